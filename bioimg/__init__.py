@@ -1,0 +1,1 @@
+"""bioimg: which transfer-learning recipe works best on these images?"""

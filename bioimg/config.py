@@ -1,0 +1,126 @@
+"""What a trial is: one cell of the comparison, as a value that is checked once, when it is made.
+
+A field of `TrialConfig` has one name from the grid to the report: it is the axis of an experiment, the flag of the command
+line, the parameter of Ray Tune, the column of the table and the key that report headers translate.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+class UserError(ValueError):
+    """Something the user can mend. The text names the field, the value, the rule and the way out; no traceback is shown."""
+
+
+def unknown(field: str, value: object, known: Iterable[str], way_out: str = "") -> UserError:
+    """The error for a name that isn't among the known ones; offers the nearest."""
+    names = list(known)
+    nearest = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    listed = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])}, ... ({len(names)} in all)"
+    return UserError(
+        f"the value of `{field}` is {value!r}, but must be one of: {listed}.{hint}{' ' + way_out if way_out else ''}"
+    )
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    at_least: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A field with its help text and its rule, which are the command line's too."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "at_least": at_least, "above": above})
+
+
+def check(config: Any) -> None:
+    """Hold every field of a dataclass made with `option` to its rule.
+
+    Raises:
+        UserError: names the first field whose value breaks its rule.
+    """
+    for field in dataclasses.fields(config):
+        value, rule = getattr(config, field.name), field.metadata
+        if rule["choices"] and value not in rule["choices"]:
+            raise unknown(field.name, value, rule["choices"])
+        if rule["at_least"] is not None and not value >= rule["at_least"]:
+            raise UserError(f"the value of `{field.name}` is {value}, but must be `{field.name} >= {rule['at_least']}`.")
+        if rule["above"] is not None and not value > rule["above"]:
+            raise UserError(f"the value of `{field.name}` is {value}, but must be `{field.name} > {rule['above']}`.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialConfig:
+    """One training run. Field order is column order in the table."""
+
+    data: str = option(
+        "phantom", "a folder of images (CLASS/image or train|val|test/CLASS/image), or `phantom`, the built-in synthetic set"
+    )
+    image_size: int = option(150, "side to which images are resized, in pixels", at_least=8)
+    split: str = option(
+        "stratified",
+        "stratified: 68/16/16 % of each class at random; grouped: no group in two parts; folder: train|val|test folders",
+        choices=("stratified", "grouped", "folder"),
+    )
+    group_pattern: str | None = option(
+        None, "regular expression on an image's path; what its first (...) matches is the image's group (slide, patient)"
+    )
+    model: str = option("resnext50_32x4d", "any classifier of torchvision by name, or the small built-in `resnext_tiny`")
+    weights: str = option(
+        "IMAGENET1K_V2",
+        "a name of torchvision's (IMAGENET1K_V1, DEFAULT), a .pth or .safetensors file, or `none` for random ones",
+    )
+    freeze: str = option(
+        "none", "none: train all; features: train the head only; a stage (layer1, layer2, ...): frozen up to and including it"
+    )
+    batch_size: int = option(32, "images per optimizer step, over all workers together", at_least=1)
+    epochs: int = option(50, "passes over the training images", at_least=1)
+    learning_rate: float = option(1e-4, "step size of the optimizer; not rescaled with batch size or workers", above=0)
+    schedule: str = option("constant", "learning rate over the epochs", choices=("constant", "cosine"))
+    optimizer: str = option("adamw", "adamw, or sgd with momentum 0.9", choices=("adamw", "sgd"))
+    weight_decay: float = option(0.01, "decay of the weights per step, times the learning rate", at_least=0)
+    augmentation: str = option(
+        "dihedral",
+        "none, or dihedral: one of the 8 flips and quarter turns for each image and epoch",
+        choices=("none", "dihedral"),
+    )
+    seed: int = option(0, "fixes the head's initial weights, the order of images and the augmentation", at_least=0)
+    workers: int = option(1, "processes (one device each) that share each batch by DDP", at_least=1)
+    precision: str = option(
+        "auto",
+        "auto: bfloat16 autocast where the hardware computes in it, else float32",
+        choices=("auto", "bfloat16", "float32"),
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.batch_size % self.workers:
+            raise UserError(
+                f"the value of `batch_size` is {self.batch_size}, but must be a multiple of `workers`, which is "
+                f"{self.workers}: it is the size over all workers together. Change one of the two."
+            )
+
+    @property
+    def key(self) -> str:
+        """Twelve hex digits that tell this trial from any other of its experiment.
+
+        Where the images lie isn't part of it (what they are is held by the data fingerprint), and neither is a field at its
+        default, so that a field added in a later version doesn't orphan earlier results.
+        """
+        chosen = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        chosen.pop("data", None)
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+
+    def describe(self, fields: Iterable[str]) -> str:
+        """The values of some fields on one line, for consoles and captions."""
+        return " ".join(f"{name}={getattr(self, name)}" for name in fields)
+
+
+FIELDS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(TrialConfig))

@@ -1,0 +1,55 @@
+"""The value that every part of the program passes around when it says "the data"."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+TRAIN, VAL, TEST = 0, 1, 2
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ImageSet:
+    """Decoded images, all of one size, with what is known of each.
+
+    pixels:   uint8 [N, size, size, 3], RGB; read-only where it is shared between processes.
+    labels:   int64 [N], an index into `classes`.
+    classes:  class names in alphabetical order.
+    paths:    N names, relative to the folder, with forward slashes: stable across machines.
+    groups:   N names of what images have in common (slide, patient), or None where nothing is known.
+    parts:    int8 [N] of TRAIN, VAL, TEST as given by folders, or None.
+    digests:  N content hashes of the images as decoded, before any resizing.
+    synthetic: drawn by a program; said wherever results are shown.
+    """
+
+    name: str
+    pixels: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    groups: tuple[str, ...] | None = None
+    parts: np.ndarray | None = None
+    digests: tuple[str, ...]
+    synthetic: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of pixels, labels and given parts: changing one pixel changes it, moving the folder doesn't."""
+        parts = [PARTS[part] for part in self.parts] if self.parts is not None else [""] * len(self)
+        rows = sorted(zip(self.digests, (self.classes[label] for label in self.labels), parts, strict=True))
+        return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Split:
+    """Which images train, validate and test: sorted int64 indices into an `ImageSet`, disjoint, together all of it."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    leaks_groups: bool | None = None
+    """Whether a known group is in two parts; None where no groups are known."""

@@ -1,0 +1,65 @@
+"""What an experiment asks: a base trial, the axes along which it is varied, and the rule that stops hopeless trials early."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bioimg.config import FIELDS, TrialConfig, UserError, check, option, unknown
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EarlyStopping:
+    """Asynchronous successive halving (ASHA; Li et al. 2020, arXiv:1810.05934) within cohorts.
+
+    At the rungs, epochs `grace_period * reduction_factor ** k`, a trial goes on only if it is among the best
+    1 / `reduction_factor` of those of its cohort that came to this rung before it.
+    """
+
+    metric: str = option("val_accuracy", "what is compared at a rung", choices=("val_accuracy", "val_loss"))
+    grace_period: int = option(2, "epochs that every trial gets", at_least=1)
+    reduction_factor: int = option(2, "of this many trials at a rung one goes on", at_least=2)
+    compare_within: tuple[str, ...] = option(("freeze",), "only trials that agree in these fields compete")
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name in self.compare_within:
+            if name not in FIELDS:
+                raise unknown("compare_within", name, FIELDS)
+
+    def rungs(self, epochs: int) -> tuple[int, ...]:
+        """The epochs before the last one after which a trial of `epochs` epochs can be stopped."""
+        powers = (self.grace_period * self.reduction_factor**k for k in itertools.count())
+        return tuple(itertools.takewhile(lambda epoch: epoch < epochs, powers))
+
+    def cohort(self, trial: TrialConfig) -> tuple[Any, ...]:
+        """What a trial has in common with those it competes with."""
+        return tuple(getattr(trial, name) for name in self.compare_within)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """A question about recipes. Its trials are all combinations of the values on its axes, the rest as in `base`."""
+
+    name: str
+    base: TrialConfig
+    axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    early_stopping: EarlyStopping | None = field(default_factory=EarlyStopping)
+
+    def __post_init__(self) -> None:
+        for name, values in self.axes.items():
+            if name not in FIELDS:
+                raise unknown("axes", name, FIELDS)
+            if name == "data":
+                raise UserError(
+                    "`data` can't be an axis: recipes are compared on one set of images. Run one experiment per set."
+                )
+            if len(values) != len(set(values)) or not values:
+                raise UserError(f"the axis `{name}` is {values}, but must hold at least one value and none twice.")
+        self.trials()
+
+    def trials(self) -> list[TrialConfig]:
+        """Every cell of the grid, the last axis varying fastest."""
+        cells = itertools.product(*self.axes.values())
+        return [dataclasses.replace(self.base, **dict(zip(self.axes, cell, strict=True))) for cell in cells]

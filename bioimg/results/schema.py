@@ -1,0 +1,75 @@
+"""The columns of the three tables, once and for all. Accuracies are fractions; what is missing is null, never 0."""
+
+import dataclasses
+
+import pyarrow as pa
+
+from bioimg.config import TrialConfig
+
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), str | None: pa.string()}
+
+TRIALS = pa.schema(
+    [
+        pa.field("experiment", pa.string()),
+        pa.field("key", pa.string()),
+        *(pa.field(f.name, _TYPES[f.type]) for f in dataclasses.fields(TrialConfig)),  # type: ignore[index]
+        # the data it saw
+        pa.field("data_fingerprint", pa.string()),
+        pa.field("synthetic", pa.bool_()),
+        pa.field("train_images", pa.int64()),
+        pa.field("val_images", pa.int64()),
+        pa.field("test_images", pa.int64()),
+        pa.field("split_leaks_groups", pa.bool_()),
+        # how it ran
+        pa.field("device", pa.string()),
+        pa.field("precision_used", pa.string()),
+        pa.field("batch_norm", pa.string()),
+        pa.field("features", pa.string()),
+        pa.field("trained_parameters", pa.int64()),
+        # how it ended
+        pa.field("status", pa.string()),
+        pa.field("epochs_run", pa.int64()),
+        pa.field("error", pa.string()),
+        # what came out
+        pa.field("final_train_loss", pa.float64()),
+        pa.field("best_train_accuracy", pa.float64()),
+        pa.field("best_val_loss", pa.float64()),
+        pa.field("best_val_loss_epoch", pa.int64()),
+        pa.field("final_val_accuracy", pa.float64()),
+        pa.field("best_val_accuracy", pa.float64()),
+        pa.field("test_accuracy", pa.float64()),
+        pa.field("final_test_accuracy", pa.float64()),
+        # what it cost
+        pa.field("train_seconds", pa.float64()),
+        pa.field("wait_seconds", pa.float64()),
+    ]
+)
+"""One row per trial. `status` is completed, stopped (by early stopping, after `epochs_run` epochs) or failed (with `error`)."""
+
+EPOCHS = pa.schema(
+    [
+        pa.field("key", pa.string()),
+        pa.field("epoch", pa.int64()),
+        pa.field("train_loss", pa.float64()),
+        pa.field("train_accuracy", pa.float64()),
+        pa.field("val_loss", pa.float64()),
+        pa.field("val_accuracy", pa.float64()),
+        pa.field("seconds", pa.float64()),
+    ]
+)
+"""One row per trial and epoch, the first epoch being 1."""
+
+PREDICTIONS = pa.schema(
+    [
+        pa.field("key", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("image", pa.string()),
+        pa.field("group", pa.string()),
+        pa.field("label", pa.int64()),
+        pa.field("prediction", pa.int64()),
+        pa.field("probabilities", pa.list_(pa.float32())),
+    ]
+)
+"""One row per completed trial, split (val, test) and image, at the epoch with the lowest validation loss.
+
+`label` and `prediction` index the classes of experiment.json."""
