@@ -36,17 +36,14 @@ class Classifier:
             module.eval()
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the head sees: float [B, F] for images [B, 3, H, W]. Leaves the model in eval mode."""
+        """What the head sees: [B, F] for images [B, 3, H, W]."""
         seen: list[torch.Tensor] = []
-        hook = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            self.model.eval()(images)
-        finally:
-            hook.remove()
+        with self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+            self.model(images)
         return seen[0]
 
 
-def build(trial: TrialConfig, classes: int) -> Classifier:
+def build(trial: TrialConfig, classes: int, *, synchronise_batch_norm: bool = False) -> Classifier:
     """The classifier of a trial, on the CPU. The trial's seed decides every weight that isn't pretrained; the global random
     state is left alone.
 
@@ -63,6 +60,8 @@ def build(trial: TrialConfig, classes: int) -> Classifier:
         old = model.get_submodule(name)
         assert isinstance(old, nn.Linear)
         model.set_submodule(name, nn.Linear(old.in_features, classes))
+    if synchronise_batch_norm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return Classifier(model, name, _freeze(model, name, trial))
 
 
@@ -80,7 +79,7 @@ def check(trial: TrialConfig) -> None:
         outline.eval()(torch.empty(1, 3, trial.image_size, trial.image_size, device=next(outline.parameters()).device))
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"the value of `image_size` is {trial.image_size}, but `model` {trial.model!r} can't take images of that size: {error}"
+            f"the value of `image_size` is {trial.image_size}, but `model` {trial.model!r} can't take such images: {error}"
         ) from error
 
 
