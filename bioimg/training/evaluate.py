@@ -23,7 +23,13 @@ class Score(NamedTuple):
 
 @torch.no_grad()
 def outputs(
-    compute: Callable[[Batch], torch.Tensor], indices: np.ndarray, *, view: int = 0, width: int, device: torch.device, group: Group
+    compute: Callable[[Batch], torch.Tensor],
+    indices: np.ndarray,
+    *,
+    view: int = 0,
+    width: int,
+    device: torch.device,
+    group: Group,
 ) -> torch.Tensor:
     """float32 [N, width], the same on every worker: what `compute` gives for each image.
 

@@ -50,7 +50,8 @@ class Run:
         self.classifier = build(trial, len(images.classes), synchronise_batch_norm=synchronise)
         self.classifier.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learner: nn.Module = self.classifier.model
-        self.inputs = Pixels(images.pixels, normalisation(trial.model, trial.weights), device)
+        self.normalisation = normalisation(trial.model, trial.weights)
+        self.inputs: Pixels | Features = Pixels(images.pixels, self.normalisation, device)
         self.features_seconds: float | None = None
         if trial.freeze == "features":
             self._freeze_features()
