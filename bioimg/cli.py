@@ -25,7 +25,7 @@ def grid(program: Path, args: Sequence[str]) -> int:
             experiment = dataclasses.replace(experiment, name=Path(experiment.base.data).stem)
         from bioimg.runner import run  # late: --help and a mistyped value needn't wait for torch
 
-        return run(experiment, settings, Console())
+        return run(experiment, settings, Console(file=sys.stdout))
     except UserError as error:
         Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
         return 2

@@ -77,7 +77,7 @@ def check_models(trials: Sequence[TrialConfig]) -> None:
 
 def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[int, ImageSet]:
     """The set at each image size that occurs, with a bar while it is decoded."""
-    with Bar(console=console, transient=True) as bar:
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading images", total=None)
         return {
             trial.image_size: data.load(trial, lambda done, total: bar.update(task, completed=done, total=total))

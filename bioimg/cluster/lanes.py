@@ -6,11 +6,19 @@ the board, so that processes, weights, features and images stay where they are.
 
 import dataclasses
 import os
+import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+# Train looks after its workers at this interval; with its own default of 2 s a dead one is seen late
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process less
+
 import ray
 import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from bioimg.cluster.board import Job
 from bioimg.config import TrialConfig
@@ -42,19 +50,12 @@ class Lane:
     """Epochs after which a trial waits for Tune's decision, for each number of epochs that a trial may have."""
 
 
-def start(lane: Lane) -> Any:
-    """Start a lane; the reference that is returned is ready when the lane has nothing left to do."""
-    return ray.remote(num_cpus=0, max_retries=0)(_control).remote(lane)
+def start(lane: Lane) -> Future[None]:
+    """Start a lane. The future is done when the lane has nothing left to do; its exception says why the lane was given up.
 
-
-def _control(lane: Lane) -> None:
-    # Train polls its workers at this interval; its own default of 2 s would be the time it takes to see a dead one
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    TorchTrainer(
+    `fit` only waits for Ray Train's controller, an actor of its own, so a thread does.
+    """
+    trainer = TorchTrainer(
         _work,
         train_loop_config={"lane": lane},
         torch_config=TorchConfig(backend="nccl" if lane.gpu else "gloo"),
@@ -64,7 +65,18 @@ def _control(lane: Lane) -> None:
             storage_path=str(Store(lane.folder).engine),
             failure_config=FailureConfig(max_failures=RESTARTS),
         ),
-    ).fit()
+    )
+    ended: Future[None] = Future()
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+            ended.set_result(None)
+        except BaseException as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=fit, name=f"lane-{lane.number}", daemon=True).start()
+    return ended
 
 
 def resources(gpu: bool) -> dict[str, float]:
@@ -74,9 +86,6 @@ def resources(gpu: bool) -> dict[str, float]:
 
 def _work(config: dict[str, Lane]) -> None:
     """One worker: take trials until there are none."""
-    from ray.train import get_context
-    from ray.train.torch import get_device
-
     lane, context = config["lane"], get_context()
     torch.set_num_threads(lane.threads)
     group = Group(context.get_world_rank(), context.get_world_size())

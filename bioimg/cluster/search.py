@@ -1,9 +1,12 @@
 """Ray Tune decides which trials go on. A Tune trial is thin: it puts its config on the board and relays what a lane says."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the store is the record; Tune's own files can lose rows
@@ -52,8 +55,13 @@ def executor(trials: Iterable[TrialConfig], count: int | None) -> Callable[..., 
         watcher: Watcher,
     ) -> None:
         if missing:
-            session.start()
-            run(experiment, missing, images, store, watcher, lane_count=min(count or available // each, len(missing)))
+            store.engine.mkdir(exist_ok=True)
+            with (
+                (store.engine / "ray.log").open("a") as log,
+                contextlib.redirect_stdout(log),
+            ):  # Ray speaks, whatever it is told
+                session.start()
+                run(experiment, missing, images, store, watcher, lane_count=min(count or available // each, len(missing)))
 
     return execute
 
@@ -93,14 +101,13 @@ def run(
     while not ray.wait([drained], timeout=1)[0]:
         _raise_if_none_is_left(running)
     ray.get(board.close.remote())
-    ray.wait(running, num_returns=len(running), timeout=5)
+    concurrent.futures.wait(running, timeout=5)
 
 
-def _raise_if_none_is_left(running: Sequence[Any]) -> None:
+def _raise_if_none_is_left(running: Sequence[Future[None]]) -> None:
     """Trials wait on the board for ever if every lane has failed."""
-    ended, at_work = ray.wait(list(running), num_returns=len(running), timeout=0)
-    if not at_work:
-        ray.get(ended)
+    if all(lane.done() for lane in running):
+        running[0].result()
 
 
 def _tune(
@@ -183,7 +190,7 @@ class _Relay(tune.Callback):
     PAUSE = 20
     """Time between merges, in multiples of what the last one took: large tables are brought up to date less often."""
 
-    def __init__(self, store: Store, watcher: Watcher, running: Sequence[Any]) -> None:
+    def __init__(self, store: Store, watcher: Watcher, running: Sequence[Future[None]]) -> None:
         self._store, self._watcher, self._running = store, watcher, running
         self._next_merge = 0.0
 

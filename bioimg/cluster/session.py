@@ -27,7 +27,6 @@ def connect() -> bool:
 def start() -> None:
     """Start Ray on this machine alone, unless a cluster has been joined."""
     if not ray.is_initialized():
-        os.environ.setdefault("RAY_maximum_startup_concurrency", "16")  # else it warns of the processes that wait, not work
         ray.init(address="local", **QUIET)
     token = Path.home() / ".ray" / "auth_token"
     if token.exists():
