@@ -12,6 +12,8 @@ QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 
 def connect() -> bool:
     """Join a running cluster if this machine is part of one or RAY_ADDRESS names one. Returns whether there is one."""
+    if ray.is_initialized():
+        return True
     try:
         ray.init(address="auto", **QUIET)
     except ConnectionError as error:

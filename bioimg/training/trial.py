@@ -126,14 +126,13 @@ class _Record:
 
 
 def _about(run: Run) -> dict[str, Any]:
-    alone = run.group.size == 1 or run.device.type == "cuda"
     return {
         "train_images": len(run.split.train),
         "val_images": len(run.split.val),
         "test_images": len(run.split.test),
         "split_leaks_groups": run.split.leaks_groups,
         "precision_used": str(run.dtype).removeprefix("torch."),
-        "batch_norm": "whole batch" if alone else "each worker's share",
+        "batch_norm": run.batch_norm,
         "features": "computed" if run.features_seconds is None else "cached",
         "features_seconds": run.features_seconds,
         "trained_parameters": sum(p.numel() for p in run.learner.parameters() if p.requires_grad),
