@@ -43,9 +43,15 @@ TRIALS = pa.schema(
         # what it cost
         pa.field("train_seconds", pa.float64()),
         pa.field("wait_seconds", pa.float64()),
+        pa.field("started_at", pa.timestamp("us", "UTC")),
+        pa.field("ended_at", pa.timestamp("us", "UTC")),
     ]
 )
-"""One row per trial. `status` is completed, stopped (by early stopping, after `epochs_run` epochs) or failed (with `error`)."""
+"""One row per trial. `status` is completed, stopped (by early stopping, after `epochs_run` epochs) or failed (with `error`).
+
+`train_seconds` is training and validation alone, `wait_seconds` everything else from the moment a lane took the trial, both
+summed over the epochs and the last attempt. `started_at` is when its first batch began, `ended_at` when its row was written.
+"""
 
 EPOCHS = pa.schema(
     [
