@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from scipy.spatial import KDTree
 
 from bioimg.data.imageset import ImageSet
 
@@ -17,6 +18,7 @@ SIDE = 64
 SLIDES = 10
 TILES = 10
 """Per class and slide."""
+INVADED = 0.5
 EDGE = 16
 """Pixels drawn beyond the tile, so that nuclei are cut by its border."""
 
@@ -32,7 +34,8 @@ def phantom(image_size: int = SIDE, seed: int = 0) -> ImageSet:
     rng = np.random.default_rng(seed)
     slide = np.repeat(np.arange(SLIDES), TILES)
     stains = Stains.draw(rng)
-    pixels = np.concatenate([stains.colour(rng, draw(rng, len(slide)), slide) for draw in TISSUES.values()])
+    maps = _bordering(rng, np.stack([np.stack(draw(rng, len(slide)), axis=-1) for draw in TISSUES.values()]))
+    pixels = np.concatenate([stains.colour(rng, tissue, slide) for tissue in maps])
     paths = tuple(f"{name}/slide-{s + 1:02}_{t % TILES + 1:03}.png" for name in TISSUES for t, s in enumerate(slide))
     return ImageSet(
         name="phantom",
@@ -52,6 +55,17 @@ def _resize(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BILINEAR)) for p in pixels])
 
 
+def _bordering(rng: np.random.Generator, maps: np.ndarray) -> np.ndarray:
+    """Let tissue of another class into each tile, up to MIXED of it: what makes the set hard. Maps are [classes, tiles, ...]."""
+    classes, tiles = maps.shape[:2]
+    other = (np.arange(classes)[:, None] + rng.integers(1, classes, (classes, tiles))) % classes
+    cloud = _cloud(rng, classes * tiles, 3).reshape(classes, tiles, SIDE, SIDE)
+    share = rng.uniform(0, INVADED, (classes, tiles))
+    order = cloud.reshape(classes, tiles, -1).argsort(axis=-1).argsort(axis=-1).reshape(cloud.shape) / SIDE**2
+    own = ((order - share[..., None, None]) * 12 + 0.5).clip(0, 1)[..., None]
+    return own * maps + (1 - own) * maps[other, np.arange(tiles)]
+
+
 @dataclass(frozen=True)
 class Stains:
     """What the tiles of a slide have in common; the first axis is the slide."""
@@ -66,9 +80,9 @@ class Stains:
         strength = np.exp(rng.normal(0, 0.22, (SLIDES, 2, 1)))
         return cls(vectors.clip(0.02) * strength, rng.uniform(225, 252, (SLIDES, 3)), rng.uniform(0.35, 0.9, SLIDES))
 
-    def colour(self, rng: np.random.Generator, maps: Maps, slide: np.ndarray) -> np.ndarray:
+    def colour(self, rng: np.random.Generator, maps: np.ndarray, slide: np.ndarray) -> np.ndarray:
         """Maps of stain to uint8 [N, SIDE, SIDE, 3]."""
-        stains = np.stack(maps, axis=-1) * np.exp(rng.normal(0, 0.12, (len(slide), 1, 1, 2)))
+        stains = maps * np.exp(rng.normal(0, 0.12, (len(slide), 1, 1, 2)))
         light = self.light[slide, None, None] * np.exp(-stains @ self.vectors[slide, None])
         blurred = np.stack([gaussian_filter(t, (b, b, 0), truncate=2.5) for t, b in zip(light, self.blur[slide], strict=True)])
         return (blurred + rng.normal(0, 3, blurred.shape)).round().clip(0, 255).astype(np.uint8)
@@ -151,10 +165,9 @@ def _cells(rng: np.random.Generator, tiles: int, count: int) -> np.ndarray:
     """Distance in pixels from the wall between neighbouring cells (Voronoi: F2 - F1)."""
     nth = np.arange(count)[:, None] * [0.7548776662, 0.5698402910]
     seeds = (rng.uniform(size=(tiles, 1, 2)) + nth) % 1 * (SIDE + 2 * EDGE) - EDGE + rng.normal(0, 3, (tiles, count, 2))
-    y, x = np.mgrid[:SIDE, :SIDE]
-    gap = np.hypot(y - seeds[..., 0, None, None], x - seeds[..., 1, None, None])
-    nearest = np.partition(gap, 1, axis=1)[:, :2]
-    return nearest[:, 1] - nearest[:, 0]
+    pixels = np.mgrid[:SIDE, :SIDE].reshape(2, -1).T
+    nearest = np.stack([KDTree(points).query(pixels, k=2)[0] for points in seeds]).reshape(tiles, SIDE, SIDE, 2)
+    return nearest[..., 1] - nearest[..., 0]
 
 
 def _torn(rng: np.random.Generator, maps: Maps, share: float) -> Maps:
