@@ -1,9 +1,12 @@
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -68,3 +71,31 @@ def test_a_linear_head_on_embedded_weights_beats_one_on_random_weights():
     images = preprocess(torch.from_numpy(drawn.pixels).permute(0, 3, 1, 2))
     none, v1, v2 = (accuracy(resnext_tiny(weights=w), images, drawn.labels) for w in (None, *ResNeXt_Tiny_Weights))
     assert min(v1, v2) > none + 0.15
+
+
+@pytest.fixture(scope="module")
+def pretrain() -> SimpleNamespace:
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "experiments" / "pretrain_textures.py")))
+
+
+def test_textures_are_drawn_anew_each_time_and_each_class_differs(pretrain: SimpleNamespace):
+    labels = torch.arange(pretrain.CLASSES)
+    once, again = pretrain.textures(labels), pretrain.textures(labels)
+    assert once.shape == (60, 3, 64, 64)
+    assert 0 <= once.min() < once.max() <= 1
+    assert (once - again).abs().mean((1, 2, 3)).min() > 0.01
+    bare = torch.stack([pretrain.pattern(label // 6, torch.full((8,), label % 6)).mean() for label in range(60)])
+    assert bare.std() > 0.05
+
+
+def test_pretraining_is_the_same_to_the_last_bit_for_the_same_seed(pretrain: SimpleNamespace):
+    recipe = pretrain.Recipe(steps=2, batch_size=8, warmup=1, cosine=True, regularise=True, average=0.9)
+    one, same, other = (pretrain.train(recipe, seed).conv1.weight for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_saved_weights_leave_out_the_head(pretrain: SimpleNamespace, tmp_path: Path):
+    pretrain.save(resnext_tiny(num_classes=9), tmp_path / "new" / "weights.safetensors")
+    fit = resnext_tiny().load_state_dict(load_file(tmp_path / "new" / "weights.safetensors"), strict=False)
+    assert (fit.missing_keys, fit.unexpected_keys) == (["fc.weight", "fc.bias"], [])
