@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from bioimg.config import TrialConfig
 
-_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), str | None: pa.string()}
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str | None: pa.string()}
 
 TRIALS = pa.schema(
     [
