@@ -2,15 +2,19 @@
 
 from bioimg.config import TrialConfig
 from bioimg.data.imageset import PARTS, TEST, TRAIN, VAL, ImageSet, Split
-from bioimg.data.read import Progress, read
-from bioimg.data.sources import find, grouped_by
-from bioimg.data.split import split
+from bioimg.data.listing import Listing, grouped_by
+from bioimg.data.read import Decoding, Progress, Rule, read
+from bioimg.data.scale import scaled
+from bioimg.data.sources import find
+from bioimg.data.split import split, warnings
 
-__all__ = ["PARTS", "TEST", "TRAIN", "VAL", "ImageSet", "Split", "load", "split"]
+__all__ = ["PARTS", "TEST", "TRAIN", "VAL", "ImageSet", "Split", "find", "load", "split", "warnings"]
 
 
 def load(trial: TrialConfig, progress: Progress | None = None) -> ImageSet:
     """Everything `trial.data` names, decoded at `trial.image_size`. `progress(done, total)` is called after each image.
+
+    A second call decodes nothing: pixels are kept (see `bioimg.data.cache`) for as long as no file changes.
 
     Raises:
         UserError: what is wrong with the folder, its labels or the split, before any image is decoded; then, with their
@@ -20,6 +24,27 @@ def load(trial: TrialConfig, progress: Progress | None = None) -> ImageSet:
         from bioimg.data.phantom import phantom  # draws with libraries that no other source needs
 
         return grouped_by(trial.group_pattern, phantom(image_size=trial.image_size))
-    listing = find(trial.data, group_pattern=trial.group_pattern)
+    rule = Rule.of(trial)
+    listing = find(trial)
     split(listing, trial)
-    return read(listing, trial.image_size, progress)
+    decoding = read(listing, rule, skip_unreadable=trial.skip_unreadable, progress=progress)
+    return image_set(listing.only(decoding.readable), decoding, trial)
+
+
+def image_set(listing: Listing, decoding: Decoding, trial: TrialConfig) -> ImageSet:
+    """The readable images of a listing, in 8 bits."""
+    pixels, limits = decoding.pixels, None
+    if pixels.dtype != "uint8":
+        pixels, limits = scaled(decoding, trial.scaling, split(listing, trial).train)
+    return ImageSet(
+        name=listing.name,
+        pixels=pixels,
+        labels=listing.labels,
+        classes=listing.classes,
+        paths=listing.paths,
+        groups=listing.groups,
+        parts=listing.parts,
+        digests=tuple(decoding.facts[i].digest for i in decoding.readable),
+        scaling=limits,
+        unreadable_skipped=len(decoding.facts) - len(listing),
+    )
