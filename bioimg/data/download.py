@@ -11,22 +11,22 @@ from bioimg.config import UserError
 from bioimg.data import cache
 
 TIMEOUT = 30
-BLOCK = 1 << 20
+BLOCK = 1 << 16
 
 
-def download(url: str, known_hash: str, by_hand: str) -> Path:
-    """A file from the network, kept in the cache.
+def download(url: str, md5: str, name: str, *, by_hand: str) -> Path:
+    """A file from the network, kept in the cache under a name.
 
     Raises:
         UserError: it can't be had; tells how to name one that was fetched by hand, as `by_hand` has it.
     """
     folder = cache.folder() / "downloads"
-    partial = folder / f"{cache.key(url)}.part"
+    fetch = _Resuming(folder / f"{name}.{md5}.part")
     try:
-        return Path(pooch.retrieve(url, known_hash, path=folder, downloader=_Resuming(partial)))  # type: ignore[arg-type]
+        return Path(pooch.retrieve(url, f"md5:{md5}", name, folder, downloader=fetch))  # type: ignore[arg-type]
     except (requests.RequestException, ValueError, OSError) as error:
         raise UserError(
-            f"{url} can't be downloaded: {error}. Download it by hand and name the file or a mirror: --data {by_hand}."
+            f"{url} can't be downloaded: {error}. Download it by hand and name the file: --data {by_hand}."
         ) from error
 
 

@@ -4,13 +4,14 @@ import dataclasses
 import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
+import pooch
 
 from bioimg.config import UserError, unknown
 from bioimg.data import cache
 from bioimg.data.archive import list_archive
+from bioimg.data.download import download
 from bioimg.data.folders import list_folder
 from bioimg.data.listing import Listing, grouped_by, listed
 
@@ -39,37 +40,36 @@ def kather2016(name: str, where: str) -> Listing:
 
 
 def medmnist(name: str) -> Listing:
-    """A set of MedMNIST by name, as pathmnist or pathmnist_128, downloaded by its own package.
+    """A set of MedMNIST by name, as pathmnist or pathmnist_128, where its own package says it is.
 
     Raises:
-        UserError: the package isn't installed, or has no such set of 2D images with one label each.
+        UserError: the package isn't installed, it can't be had, or there is no such set of 2D images with one label each.
     """
     try:
-        import medmnist  # type: ignore[import-not-found]  # an extra
+        from medmnist.info import INFO  # type: ignore[import-not-found]  # an extra
     except ImportError as error:
         raise UserError(
             f"the value of `data` is 'medmnist:{name}', which needs the package medmnist. Install it: "
             "pip install 'bioimg[medmnist]'."
         ) from error
-    flag, _, size = name.partition("_")
-    flat = [known for known, about in medmnist.INFO.items() if "3D" not in about["python_class"]]
-    if flag not in flat:
-        raise unknown("data", f"medmnist:{name}", [f"medmnist:{known}" for known in flat])
-    about: dict[str, Any] = medmnist.INFO[flag]
-    root = cache.folder() / "medmnist"
-    root.mkdir(parents=True, exist_ok=True)
-    getattr(medmnist, about["python_class"])(split="test", download=True, root=str(root), size=int(size or 28))
-    return list_archive(root / f"{name}.npz", tuple(about["label"][str(k)] for k in range(len(about["label"]))))
+    sets = {
+        flag + url.removeprefix("url"): (about[url], about[url.replace("url", "MD5")], about["label"])
+        for flag, about in INFO.items()
+        if "3D" not in about["python_class"] and "multi-label" not in about["task"]
+        for url in about
+        if url.startswith("url")
+    }
+    if name not in sets:
+        raise unknown("data", f"medmnist:{name}", [f"medmnist:{known}" for known in sets])
+    url, md5, labels = sets[name]
+    file = download(url, md5, f"{name}.npz", by_hand="FILE.npz")
+    return list_archive(file, tuple(labels[str(number)] for number in range(len(labels))))
 
 
 def _fetch(where: str) -> Path:
-    import pooch  # takes a third of a second, which only downloads need
-
-    from bioimg.data.download import download
-
     local = Path(where.removeprefix("file://")).expanduser()
     if "://" in where and not where.startswith("file://"):
-        return download(where, f"md5:{MD5}", "kather2016:FILE.zip")
+        return download(where, MD5, "kather2016.zip", by_hand="kather2016:FILE.zip")
     if not local.is_file():
         raise UserError(f"the value of `data` is 'kather2016:{where}', but must name the zip from {ZENODO}: no such file.")
     if (md5 := pooch.file_hash(str(local), alg="md5")) != MD5:
