@@ -1,14 +1,41 @@
 """Images in: from the value of `data` to one array of pixels, and which of them train, validate and test."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from bioimg.config import TrialConfig
 from bioimg.data.imageset import PARTS, TEST, TRAIN, VAL, ImageSet, Split
 from bioimg.data.listing import Listing, grouped_by
-from bioimg.data.read import Decoding, Progress, Rule, read
+from bioimg.data.read import Decoding, Progress, Rule, read_images
 from bioimg.data.scale import scaled
 from bioimg.data.sources import find
 from bioimg.data.split import split, warnings
 
-__all__ = ["PARTS", "TEST", "TRAIN", "VAL", "ImageSet", "Split", "find", "load", "split", "warnings"]
+__all__ = ["PARTS", "TEST", "TRAIN", "VAL", "ImageSet", "Split", "find", "load", "load_each", "split", "warnings"]
+
+PIXELS = ("data", "columns", "image_size", "resize", "channels", "scaling", "skip_unreadable", "group_pattern")
+PARTITION = ("split", "folds", "fold")
+
+
+def load_each(trials: Iterable[TrialConfig], progress: Progress | None = None) -> dict[TrialConfig, ImageSet]:
+    """The images of each trial. Trials that see the same pixels share one set; each trial's split is known to be possible.
+
+    The split matters to pixels only where images of more than 8 bits are scaled by their training images.
+
+    Raises:
+        UserError: as `load`.
+    """
+    sets: dict[Any, ImageSet] = {}
+    found: dict[TrialConfig, ImageSet] = {}
+    for trial in trials:
+        pixels, partition = (tuple(getattr(trial, name) for name in names) for names in (PIXELS, PARTITION))
+        if (pixels, partition) not in sets:
+            known = sets.get(pixels)
+            images = known if known is not None and known.scaling is None else load(trial, progress)
+            split(images, trial)
+            sets[pixels] = sets[pixels, partition] = images
+        found[trial] = sets[pixels, partition]
+    return found
 
 
 def load(trial: TrialConfig, progress: Progress | None = None) -> ImageSet:
@@ -27,7 +54,7 @@ def load(trial: TrialConfig, progress: Progress | None = None) -> ImageSet:
     rule = Rule.of(trial)
     listing = find(trial)
     split(listing, trial)
-    decoding = read(listing, rule, skip_unreadable=trial.skip_unreadable, progress=progress)
+    decoding = read_images(listing, rule, skip_unreadable=trial.skip_unreadable, progress=progress)
     return image_set(listing.only(decoding.readable), decoding, trial)
 
 

@@ -46,8 +46,12 @@ class ImageSet:
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits of pixels, labels, parts and scaling: changing one pixel changes it, moving the folder doesn't."""
-        parts = [PARTS[part] for part in self.parts] if self.parts is not None else [""] * len(self)
-        rows = sorted(zip(self.digests, (self.classes[label] for label in self.labels), parts, strict=True))
+        return self.fingerprint_of(self.parts)
+
+    def fingerprint_of(self, parts: np.ndarray | None) -> str:
+        """The fingerprint, were these the parts."""
+        names = [PARTS[part] for part in parts] if parts is not None else [""] * len(self)
+        rows = sorted(zip(self.digests, (self.classes[label] for label in self.labels), names, strict=True))
         content = repr(rows) if self.scaling is None else repr((rows, self.scaling))
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -63,3 +67,5 @@ class Split:
     """Whether a known group is in two parts; None where no groups are known."""
     duplicates: int = 0
     """Validation and test images of which an exact copy, as decoded, is in another part."""
+    fingerprint: str | None = None
+    """Sixteen hex digits of the pixels and labels in each part; None where images aren't decoded yet."""

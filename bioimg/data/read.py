@@ -72,7 +72,7 @@ class Decoding:
         return np.flatnonzero([not fact.error for fact in self.facts])
 
 
-def read(listing: Listing, rule: Rule, *, skip_unreadable: bool = False, progress: Progress | None = None) -> Decoding:
+def read_images(listing: Listing, rule: Rule, *, skip_unreadable: bool = False, progress: Progress | None = None) -> Decoding:
     """Decode the images of a listing, or take them from the cache if no file has changed since.
 
     Raises:

@@ -40,13 +40,15 @@ def split(images: Labelled, trial: TrialConfig) -> Split:
     cut = {"stratified": _stratified, "grouped": _grouped, "folder": _folder}[trial.split]
     part = cut(images, trial)
     train, val, test = (np.flatnonzero(part == which) for which in (TRAIN, VAL, TEST))
-    duplicates = _shared(part, images.digests) if isinstance(images, ImageSet) else np.empty(0, int)
+    decoded = images if isinstance(images, ImageSet) else None
+    duplicates = _shared(part, decoded.digests) if decoded else np.empty(0, int)
     return Split(
         train=train,
         val=val,
         test=test,
         leaks_groups=bool(len(_shared(part, images.groups))) if images.groups is not None else None,
         duplicates=int(np.count_nonzero(part[duplicates] != TRAIN)),
+        fingerprint=decoded.fingerprint_of(part) if decoded else None,
     )
 
 
