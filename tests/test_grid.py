@@ -16,12 +16,19 @@ from bioimg.experiment import Experiment
 from bioimg.results.store import read
 
 PROGRAM = Path(__file__).parent.parent / "experiments" / "grid.py"
-QUICK = "--local --weights none --freeze none --epochs 1 --image-size 32 --batch-size 64".split()
+QUICK = ["--local", "--weights", "none", "--freeze", "none", "--epochs", "1", "--image-size", "32", "--batch-size", "64"]
+PINNED = (
+    *("data", "model", "weights", "batch-size", "freeze", "epochs", "image-size", "learning-rate", "augmentation", "seed"),
+    *("split", "group-pattern", "out", "lanes", "workers", "local", "no-early-stopping"),
+)
 
 
 def grid(*args: object) -> int:
     """Run the program in this process; returns its exit code."""
-    return cli.grid(PROGRAM, [str(arg) for arg in args])
+    try:
+        return cli.grid(PROGRAM, [str(arg) for arg in args])
+    except SystemExit as end:
+        return int(end.code or 0)
 
 
 def parse(*args: str, axes: dict | None = None) -> Experiment:
@@ -55,14 +62,9 @@ def test_a_value_without_a_default_can_be_given():
 
 
 def test_help_explains_every_field_with_its_default(capsys):
-    with pytest.raises(SystemExit) as end:
-        grid("--help")
+    assert grid("--help") == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert end.value.code == 0
-    for flag in (
-        "data model weights batch-size freeze epochs image-size learning-rate augmentation seed split group-pattern "
-        "out lanes workers local no-early-stopping"
-    ).split():
+    for flag in PINNED:
         assert f"--{flag} " in shown
     assert "(default: 16 32 64)" in shown
 
@@ -82,10 +84,8 @@ def test_own_images_give_the_experiment_their_name(tmp_path):
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        (
-            ["--data", "nowhere"],
-            "the value of `data` is 'nowhere', but must be a folder of images, and there is no such folder",
-        ),
+        (["--data", "./tiles"], "the value of `data` is './tiles', but must be a folder of images, and there is no such"),
+        (["--data", "phantm"], "Did you mean 'phantom'?"),
         (["--model", "resnext50"], "the value of `model` is 'resnext50', but must be one of"),
         (["--weights", "TEXTURES_V3"], "Did you mean 'TEXTURES_V2'?"),
         (["--weights", "lost.pth"], "the value of `weights` is 'lost.pth', but there is no such file"),
@@ -94,7 +94,7 @@ def test_own_images_give_the_experiment_their_name(tmp_path):
         (["--batch-size", "0"], "the value of `batch_size` is 0, but must be `batch_size >= 1`"),
         (["--batch-size", "500"], "the value of `batch_size` is 500, but must not be larger than the training set"),
         (["--batch-size", "15", "--workers", "2"], "the value of `batch_size` is 15, but must be a multiple of `workers`"),
-        (["--workers", "4096", "--batch-size", "4096"], "but must be at most the number of devices, which is"),
+        (["--workers", "64", "--batch-size", "64"], "but must be at most the number of devices, which is"),
         (["--workers", "2", "--local"], "the value of `workers` is 2, but must be 1 with --local"),
         (["--lanes", "0"], "the value of `lanes` is 0, but must be `lanes >= 1`"),
         (["reprot"], "Did you mean 'report'?"),
@@ -129,7 +129,7 @@ def test_all_unreadable_images_are_named(tmp_path, capsys):
     folder = make_folder(tmp_path / "images", a=20, b=20)
     (folder / "a" / "3.png").write_bytes(b"not an image")
     (folder / "b" / "5.png").write_bytes((folder / "b" / "5.png").read_bytes()[:60])
-    assert grid("--data", folder, *QUICK, "--out", tmp_path / "out") == 2
+    assert grid("--data", folder, *QUICK, "--batch-size", "8", "--out", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert "a/3.png" in error
     assert "b/5.png" in error
@@ -141,9 +141,8 @@ def test_weights_that_do_not_fit_are_listed(tmp_path, capsys):
     torch.save({"conv1.weight": torch.zeros(1), "extra": torch.zeros(1)}, tmp_path / "w.pth")
     assert grid("--weights", tmp_path / "w.pth", *QUICK[3:]) == 2
     error = capsys.readouterr().err
-    assert "missing bn1.weight" in error
-    assert "unexpected extra" in error
-    assert "conv1.weight is (1,), not (64, 3, 7, 7)" in error
+    assert "missing: bn1.weight" in error
+    assert "(79 in all); unexpected: extra; of another shape: conv1.weight ((1,) for (64, 3, 7, 7))" in error
 
 
 def test_weights_that_cannot_be_fetched_say_where_to_put_them(monkeypatch, capsys, tmp_path):

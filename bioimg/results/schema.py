@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from bioimg.config import TrialConfig
 
-_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), str | None: pa.string()}
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str | None: pa.string()}
 
 TRIALS = pa.schema(
     [
@@ -20,6 +20,8 @@ TRIALS = pa.schema(
         pa.field("val_images", pa.int64()),
         pa.field("test_images", pa.int64()),
         pa.field("split_leaks_groups", pa.bool_()),
+        pa.field("duplicate_images_across_splits", pa.int64()),
+        pa.field("unreadable_skipped", pa.int64()),
         # how it ran
         pa.field("device", pa.string()),
         pa.field("precision_used", pa.string()),
