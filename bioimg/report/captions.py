@@ -60,7 +60,7 @@ HEADERS = {
     "accuracy_b": ("acc. of B (%)", "B 準確率 (%)"),
     "difference": ("A − B (points)", "A − B (百分點)"),
     "p": ("p", "p"),
-    "p_holm": ("p, Holm", "p (Holm)"),
+    "p_holm": ("p, Holm", "Holm 校正 p"),
     "test": ("test", "檢定"),
     "claim": ("what can be said", "可得的結論"),
     "gap": ("train − val acc. (points)", "訓練 − 驗證準確率 (百分點)"),
