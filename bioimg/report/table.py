@@ -74,10 +74,10 @@ class Read:
 
 
 def digits(halfwidth: float, default: int = 1) -> int:
-    """Decimals that a value with such a 95 % interval deserves: to the second digit of the interval's half-width."""
+    """Decimals that a value with such a 95 % interval deserves: to the second digit of its half-width, two at most."""
     if not 1e-9 < halfwidth < math.inf:
         return default
-    return min(4, max(0, 1 - math.floor(math.log10(halfwidth))))
+    return min(2, max(0, 1 - math.floor(math.log10(halfwidth))))
 
 
 def clean(text: object) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 from rich import box
 from rich.console import Console
@@ -48,13 +49,17 @@ def show_verdict(file: Path, verdict: Verdict, console: Console | None = None) -
 
 
 def _show_table(table: Table, console: Console) -> None:
-    places = _fitting(table, console.width)
+    cells = table.cells()[:MOST]
+    widths = [
+        max([*map(width, name.split()), *(width(row[n]) for row in cells)], default=1) for n, name in enumerate(table.headers)
+    ]
+    places = _fitting(table, widths, console.width)
     grid = Grid(title=Text(table.caption), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for place in places:
-        column = table.columns[place]
-        text = column.identity or column.kind == "text"
-        grid.add_column(Text(table.headers[place]), justify="left" if text else "right", overflow="fold", no_wrap=not text)
-    for row in table.cells()[:MOST]:
+        text = table.columns[place].identity or table.columns[place].kind == "text"
+        name = fill(table.headers[place], widths[place], break_long_words=False)
+        grid.add_column(Text(name), justify="left" if text else "right", overflow="fold")
+    for row in cells:
         grid.add_row(*(Text(row[place]) for place in places))
     console.print(grid)
     left_out = [*_rows_left(table), *_columns_left(table, places)]
@@ -74,13 +79,12 @@ def _columns_left(table: Table, places: Sequence[int]) -> list[str]:
     )
 
 
-def _fitting(table: Table, room: int) -> list[int]:
+def _fitting(table: Table, widths: Sequence[int], room: int) -> list[int]:
     """All columns if their cells fit; else those that tell rows apart and what matters most."""
-    cells = table.cells()[:MOST]
-    widths = [max([*map(width, name.split()), *(width(row[n]) for row in cells)]) + 2 for n, name in enumerate(table.headers)]
     everything = list(range(len(table.columns)))
     most = [n for n in everything if table.columns[n].identity or table.columns[n].name in LEAST]
-    return everything if sum(widths) <= room or not set(LEAST) & {column.name for column in table.columns} else most
+    fits = sum(widths) + 3 * len(widths) <= room
+    return everything if fits or not set(LEAST) & {column.name for column in table.columns} else most
 
 
 def _show_claims(results: Results, console: Console) -> None:

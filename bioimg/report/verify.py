@@ -184,7 +184,7 @@ def _places(table: Read, reference: Table) -> list[tuple[Column, int]]:
 
 
 def _place(column: Column, headers: Sequence[str]) -> int | None:
-    """Under which header a column stands: its own in any language, its name, or its title; units in parentheses don't matter."""
+    """Under which header a column stands, in any language or by its name; units in parentheses don't matter."""
     names = {_plain(name) for name in (column.name, column.name.replace("_", " "), *HEADERS.get(column.name, ()))}
     names = {_plain(column.title)} if column.title else names
     return next((place for place, name in enumerate(headers) if _plain(name) in names), None)
