@@ -1,0 +1,133 @@
+"""How figures look: colours that colour-blind readers tell apart, line styles and markers that survive grey print, fonts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib import font_manager
+
+from bioimg.config import UserError
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+"""Okabe and Ito's, without the yellow that white paper swallows; the first three also differ as greys."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "h")
+LINES: tuple[Any, ...] = ("solid", (0, (4, 1.6)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
+FILLS = ("full", "none", "left", "bottom")
+GREY = "#666666"
+PANELS = 6
+
+CJK_FAMILIES = (
+    *("Noto Sans CJK TC", "Noto Sans TC", "Source Han Sans TC", "Source Han Sans TW", "PingFang TC", "Microsoft JhengHei"),
+    *("Heiti TC", "Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "AR PL UMing TW"),
+)
+
+STYLE: dict[str, Any] = {
+    "figure.constrained_layout.use": True,
+    "figure.titlesize": 10,
+    "figure.titleweight": "bold",
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": False,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": "black",
+    "ytick.labelcolor": "black",
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 6,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "bioimg",
+    "text.parse_math": False,
+}
+"""`parse_math` is off because a `$` in a class name is a dollar; the salt makes the same results give the same SVG."""
+
+
+def style(lang: str, texts: Sequence[str]) -> dict[str, Any]:
+    """The rcParams for figures that show these texts.
+
+    Raises:
+        UserError: the language or a text needs Chinese characters and no font of this machine has them.
+    """
+    needed = lang == "zh-TW" or any(cjk(text) for text in texts)
+    families = ["DejaVu Sans", *([cjk_family()] if needed else [])]
+    return {**STYLE, "font.family": families}
+
+
+def cjk(text: str) -> bool:
+    return any("\u2e80" <= character <= "\u9fff" or "\uac00" <= character <= "\ud7af" for character in text)
+
+
+def cjk_family() -> str:
+    """The first known family with Chinese characters; also one that was installed after matplotlib listed the fonts."""
+    known = set(font_manager.get_font_names())
+    if not known.intersection(CJK_FAMILIES):
+        listed = {entry.fname for entry in font_manager.fontManager.ttflist}
+        for path in set(font_manager.findSystemFonts()) - listed:
+            if any(word in Path(path).name for word in ("CJK", "Han", "TC", "wqy", "ming")):
+                font_manager.fontManager.addfont(path)
+        known = set(font_manager.get_font_names())
+    found = next((family for family in CJK_FAMILIES if family in known), None)
+    if found is None:
+        raise UserError(
+            "the figures need Chinese characters (`lang` is zh-TW, or a name in the data holds some), but no font on this "
+            "machine has them. Install one (Debian, Ubuntu: `apt install fonts-noto-cjk`; Fedora: "
+            "`dnf install google-noto-sans-cjk-fonts`), or ask for --lang en."
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Which axis is told by colour and marker, which by line style and fill, and which by the panel.
+
+    colour, line: a field of `TrialConfig`, or None.
+    panel:        the fields whose values make a panel.
+    values:       of each of these fields, its values in the order of the table.
+    """
+
+    colour: str | None
+    line: str | None
+    panel: tuple[str, ...]
+    values: Mapping[str, list[Any]]
+
+    def look(self, trial: pd.Series) -> dict[str, Any]:
+        """The look of a trial's line, for `Axes.plot`."""
+        first = self.values[self.colour].index(str(trial[self.colour])) if self.colour else 0
+        second = self.values[self.line].index(str(trial[self.line])) if self.line else 0
+        return {
+            "color": COLOURS[first % len(COLOURS)],
+            "marker": MARKERS[(first + first // len(COLOURS)) % len(MARKERS)],
+            "linestyle": LINES[second],
+            "fillstyle": FILLS[second],
+            "markerfacecoloralt": "white",
+        }
+
+    def panels(self, trials: pd.DataFrame) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
+        """The trials of each panel, with the values that they share."""
+        if not self.panel:
+            return [((), trials)]
+        return list(trials.groupby(list(self.panel), sort=False, dropna=False))  # type: ignore[return-value]
+
+
+def encode(trials: pd.DataFrame, axes: Sequence[str]) -> Encoding:
+    """Give the axis with most values the colours, the next one the line styles, and the rest the panels."""
+    values = {axis: list(trials[axis].astype(str).unique()) for axis in axes}
+    ordered = sorted(axes, key=lambda axis: -len(values[axis]))
+    colour = ordered[0] if ordered else None
+    line = next((axis for axis in ordered[1:] if len(values[axis]) <= len(LINES)), None)
+    return Encoding(colour, line, tuple(axis for axis in axes if axis not in (colour, line)), values)

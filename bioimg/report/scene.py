@@ -1,0 +1,106 @@
+"""What figures and page have in common: names for trials, their order, and what their predictions amount to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import confusion_matrix
+
+from bioimg.config import FIELDS
+from bioimg.results.store import Results
+
+Images = Mapping[str, np.ndarray]
+"""Path of an image, as in the predictions -> its uint8 pixels [height, width, 3]."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Results, the words to tell them in, and the images where there are any."""
+
+    results: Results
+    words: Mapping[str, str]
+    images: Images | None = None
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        return self.results.trials
+
+    @cached_property
+    def axes(self) -> list[str]:
+        """The fields in which configurations differ. Repeats (seeds) are the same configuration."""
+        return [name for name in FIELDS if name not in ("seed", "data") and self.trials[name].nunique(dropna=False) > 1]
+
+    @cached_property
+    def classes(self) -> list[str]:
+        return [printable(name) for name in self.results.experiment["data"]["classes"]]
+
+    @cached_property
+    def ranked(self) -> pd.DataFrame:
+        """Trials with epochs: completed ones before others, then by the lowest validation loss. The test set ranks nothing."""
+        ran = self.trials[self.trials["key"].isin(self.results.epochs["key"])]
+        return ran.assign(unfinished=ran["status"] != "completed").sort_values(["unfinished", "best_val_loss"], kind="stable")
+
+    @cached_property
+    def completed(self) -> pd.DataFrame:
+        """The ranked trials that ran to the end and were tested."""
+        tested = self.results.predictions.loc[self.results.predictions["split"] == "test", "key"]
+        return self.ranked[(self.ranked["status"] == "completed") & self.ranked["key"].isin(tested)]
+
+    def word(self, name: str) -> str:
+        return self.words.get(name, name.replace("_", " "))
+
+    def value(self, trial: pd.Series, field: str) -> str:
+        """A field with its value: `batch 32`."""
+        return f"{self.word(field)} {printable(trial[field])}"
+
+    def label(self, trial: pd.Series) -> str:
+        """What tells this trial from the others: `weights IMAGENET1K_V2, batch 32, freeze none`."""
+        repeated = ["seed"] if self.trials["seed"].nunique() > 1 else []
+        return ", ".join(self.value(trial, field) for field in [*self.axes, *repeated]) or printable(trial["key"])
+
+    def epochs(self, trial: pd.Series) -> pd.DataFrame:
+        rows = self.results.epochs
+        return rows[rows["key"] == trial["key"]].sort_values("epoch")
+
+    def tested(self, trial: pd.Series) -> pd.DataFrame:
+        """The predictions on the test images, with `probability`, that of the predicted class."""
+        rows = self.results.predictions
+        rows = rows[(rows["key"] == trial["key"]) & (rows["split"] == "test")]
+        return rows.assign(probability=[float(max(row)) for row in rows["probabilities"]])
+
+    def confusion(self, trial: pd.Series) -> np.ndarray:
+        """Counts [true class, predicted class] on the test images."""
+        rows = self.tested(trial)
+        return confusion_matrix(rows["label"], rows["prediction"], labels=range(len(self.classes)))
+
+    def mistakes(self, trial: pd.Series) -> pd.DataFrame:
+        """The test images that it got wrong, the surest mistakes first; `others`: in how many other trials they were wrong."""
+        rows = self.results.predictions
+        rows = rows[(rows["split"] == "test") & (rows["label"] != rows["prediction"])]
+        wrong = self.tested(trial).query("label != prediction").sort_values("probability", ascending=False, kind="stable")
+        return wrong.assign(others=wrong["image"].map(rows["image"].value_counts()) - 1)
+
+    @cached_property
+    def synthetic(self) -> bool:
+        return bool(self.results.experiment["data"]["synthetic"] or self.trials["synthetic"].eq(True).any())
+
+    @cached_property
+    def leaks(self) -> bool:
+        """Whether a group of images is in two parts of the split of any trial."""
+        return bool(self.trials["split_leaks_groups"].eq(True).any())
+
+    @property
+    def source(self) -> str:
+        """What all this was computed from, on one line."""
+        experiment = self.results.experiment
+        data = experiment["data"]
+        return f"{printable(experiment['name'])} · {self.word('data')} {printable(data['name'])} ({data['fingerprint'][:8]})"
+
+
+def printable(text: object, longest: int = 28) -> str:
+    """A name from the data on one line, without control characters, its middle cut out if it is long."""
+    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(text).split()))
+    head = longest * 2 // 3
+    return line if len(line) <= longest else f"{line[:head]}…{line[head + 1 - longest :]}"
