@@ -20,7 +20,7 @@ AXES: dict[str, tuple[Any, ...]] = {
 EPOCHS, IMAGES = 10, 96
 STOPPED = {("IMAGENET1K_V1", 64, "none"): 2, ("IMAGENET1K_V2", 32, "none"): 4}
 FAILED = {("IMAGENET1K_V1", 128, "none"): "OutOfMemoryError: CUDA out of memory. Tried to allocate 784.00 MiB"}
-SKILL = {"IMAGENET1K_V1": 0.0, "IMAGENET1K_V2": 0.6, "none": 2.9, "features": 1.7, 32: 0.0, 64: 0.1, 128: 0.3}
+SKILL = {"IMAGENET1K_V1": 0.0, "IMAGENET1K_V2": 0.6, "none": 1.9, "features": 0.9, 32: 0.0, 64: 0.1, 128: 0.3}
 
 
 def write(folder: Path, *, classes: tuple[str, ...] = CLASSES, seeds: tuple[int, ...] = (0,), **changes: Any) -> Path:
@@ -83,7 +83,7 @@ def curves(trial: TrialConfig, skill: float, ran: int, generator: np.random.Gene
     for epoch in range(1, ran + 1):
         left = np.exp(-pace * epoch) + generator.normal(0, 0.015)
         over = 0.012 * max(0, epoch - 6) if trial.freeze == "none" else 0.0
-        floor = 1 / (1 + np.exp(skill - 0.6))
+        floor = 1 / (1 + np.exp(skill + 0.4))
         yield {
             "key": trial.key,
             "epoch": epoch,

@@ -16,7 +16,8 @@ from sklearn.calibration import calibration_curve
 from statsmodels.stats.proportion import proportion_confint
 
 from bioimg.config import unknown
-from bioimg.report.look import COLOURS, FILLS, GREY, LINES, Encoding, encode, style
+from bioimg.report.encoding import PANELS
+from bioimg.report.look import COLOURS, GREY, LINES, cjk, look, style
 from bioimg.report.scene import Images, Scene, printable
 from bioimg.report.words import words
 from bioimg.results.store import Results
@@ -24,7 +25,10 @@ from bioimg.results.store import Results
 FORMATS = ("png", "svg", "pdf")
 MOST = 12
 """Of more trials than these, those with the lowest validation loss get curves and matrices of their own."""
-PANELS = 6
+TRAIN = {"color": COLOURS[0], "linestyle": LINES[1], "marker": "s"}
+VAL = {"color": COLOURS[1], "linestyle": LINES[0], "marker": "o"}
+SELECTED = {"color": "black", "linestyle": "none", "marker": "o", "markersize": 8}
+ENDED = {"color": "black", "linestyle": "none", "marker": "|", "markersize": 15, "markeredgewidth": 2, "zorder": 4}
 BLANK = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """What savefig is told to leave out, so that the same results give the same files."""
 
@@ -64,7 +68,8 @@ def draw(scene: Scene) -> Iterator[tuple[str, Figure]]:
 def save(scene: Scene, figure: Figure, path: Path, formats: Sequence[str]) -> list[Path]:
     """Save a figure with its origin and the warnings of its data at the foot, in each format."""
     warnings = [scene.words[name] for name, holds in (("synthetic", scene.synthetic), ("leak", scene.leaks)) if holds]
-    figure.supxlabel("\n".join([*warnings, scene.source]), fontsize=6.5, color=GREY, x=0.01, ha="left")
+    lines = [wrap(line, figure.get_figwidth(), 6.5) for line in [*warnings, scene.source]]
+    figure.supxlabel("\n".join(lines), fontsize=6.5, color=GREY, x=0.01, ha="left")
     paths = [path.with_name(f"{path.name}.{name}") for name in formats]
     for file, name in zip(paths, formats, strict=True):
         figure.savefig(file, format=name, metadata={"Title": path.name, **BLANK[name]})
@@ -77,22 +82,44 @@ def canvas(rows: int, columns: int, width: float, height: float, **options: Any)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def headed(figure: Figure, title: str, size: float = 10, **options: Any) -> Figure:
+    """The figure with a title as wide as itself."""
+    figure.suptitle(wrap(title, figure.get_figwidth(), size), fontsize=size, x=0.01, ha="left", **options)
+    return figure
+
+
+def wrap(text: str, inches: float, points: float) -> str:
+    """Break lines at a width. A Chinese character is as wide as high, others are about 0.58 of that."""
+    wide = sum(cjk(character) for character in text) / max(1, len(text))
+    return textwrap.fill(text, int(inches * 72 / points / (0.58 + 0.47 * wide)))
+
+
 def curves(scene: Scene, trial: pd.Series) -> Figure:
-    """Loss and accuracy of one trial, training and validation, over the epochs that it was meant to have."""
+    """Loss and accuracy of one trial, training and validation, over the epochs that it was meant to have.
+
+    All such figures of a report have the same axes, so that they can be laid side by side.
+    """
     rows, word = scene.epochs(trial), scene.words
     figure, ((loss, accuracy),) = canvas(1, 2, 3.6, 2.7)
     for axes, metric in ((loss, "loss"), (accuracy, "accuracy")):
-        for part, colour, line, marker in (("train", COLOURS[0], LINES[1], "s"), ("val", COLOURS[1], LINES[0], "o")):
-            axes.plot(rows["epoch"], rows[f"{part}_{metric}"], color=colour, linestyle=line, marker=marker, markersize=3, label=word[part])
+        for part, its in (("train", TRAIN), ("val", VAL)):
+            axes.plot(rows["epoch"], rows[f"{part}_{metric}"], markersize=3, label=word[part], **its)
         epoch_axis(axes, word, trial["epochs"])
         axes.set_title(word[metric])
         mark_selected(axes, rows, trial, f"val_{metric}", word)
         mark_end(axes, rows, trial, word)
-    loss.set_ylim(bottom=0)
+    limits(scene, loss, accuracy)
+    accuracy.legend(loc="lower right", frameon=True, framealpha=1, edgecolor="none")
+    return headed(figure, f"{scene.label(trial)} ({status(trial, word)})")
+
+
+def limits(scene: Scene, loss: Axes, accuracy: Axes) -> None:
+    """The range of all trials; for losses that of validation, which a diverging trial doesn't stretch beyond measure."""
+    epochs = scene.results.epochs
+    losses, accuracies = epochs[["train_loss", "val_loss"]], epochs[["train_accuracy", "val_accuracy"]]
+    loss.set_ylim(0, 1.05 * min(losses.max().max(), 4 * epochs["val_loss"].median()))
+    accuracy.set_ylim(np.floor(10 * accuracies.min().min()) / 10, 1.01)
     percent(accuracy)
-    figure.suptitle(textwrap.fill(f"{scene.label(trial)} ({status(trial, word)})", 90), x=0.01, ha="left")
-    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower right", ncols=4)
-    return figure
 
 
 def status(trial: pd.Series, word: Any) -> str:
@@ -132,80 +159,75 @@ def mark_end(axes: Axes, rows: pd.DataFrame, trial: pd.Series, word: Any) -> Non
 
 def validation_curves(scene: Scene) -> Figure:
     """Validation loss and accuracy of all trials; each panel has the trials that agree in the fields of its title."""
-    shown, code = panels(scene, scene.ranked)
+    shown = scene.panels(scene.ranked)
     figure, grid = canvas(len(shown), 2, 3.8, 2.6, sharex=True, sharey="col")
     for (name, trials), (loss, accuracy) in zip(shown, grid, strict=True):
         for axes, column in ((loss, "val_loss"), (accuracy, "val_accuracy")):
             for _, trial in trials.iterrows():
-                validation_curve(axes, scene.epochs(trial), trial, column, code.look(trial))
+                validation_curve(axes, scene.epochs(trial), trial, column, look(scene.encoding.code(trial)))
             axes.set_title(f"{name}: {scene.words[column]}" if name else scene.words[column])
     for axes in grid[-1]:
         epoch_axis(axes, scene.words, scene.ranked["epochs"].max())
-    grid[0, 0].set_ylim(bottom=0)
-    percent(grid[0, 1])
-    marks = [
-        Line2D([], [], color="black", marker="o", label=scene.words["selected"]),
-        Line2D([], [], color="black", marker="|", markersize=13, markeredgewidth=2, label=scene.words["ended"]),
-    ]
-    key(figure, scene, code, marks)
+    limits(scene, *grid[0])
+    key(figure, scene, [SELECTED | {"label": scene.words["selected"]}, ENDED | {"label": scene.words["ended"]}])
     return figure
 
 
-def validation_curve(axes: Axes, rows: pd.DataFrame, trial: pd.Series, column: str, look: dict[str, Any]) -> None:
-    """One line, its marker where the epoch was selected, a bar across its end where the trial did not complete."""
-    selected = np.flatnonzero(rows["epoch"] == trial["best_val_loss_epoch"]).tolist()
-    axes.plot(rows["epoch"], rows[column], markevery=selected, **look)
+def validation_curve(axes: Axes, rows: pd.DataFrame, trial: pd.Series, column: str, its: dict[str, Any]) -> None:
+    """One line, its marker large where the epoch was selected, a bar across its end where the trial did not complete."""
+    selected = rows[rows["epoch"] == trial["best_val_loss_epoch"]]
+    axes.plot(rows["epoch"], rows[column], markevery=max(1, len(rows) // 10), markersize=3.5, **its)
+    axes.plot(selected["epoch"], selected[column], markersize=SELECTED["markersize"], **its)
     if trial["status"] != "completed":
-        axes.plot(rows["epoch"].iloc[-1:], rows[column].iloc[-1:], "|", markersize=13, markeredgewidth=2, color=look["color"])
+        axes.plot(rows["epoch"].iloc[-1:], rows[column].iloc[-1:], **ENDED)
 
 
-def panels(scene: Scene, trials: pd.DataFrame) -> tuple[list[tuple[str, pd.DataFrame]], Encoding]:
-    """The panels of a figure with their titles, no more than `PANELS`: those with the best trials."""
-    code = encode(scene.trials, scene.axes)
-    parts = code.panels(trials)[:PANELS]
-    return [(", ".join(scene.value(part.iloc[0], field) for field in code.panel), part) for _, part in parts], code
+def key(figure: Figure, scene: Scene, marks: Sequence[dict[str, Any]] = ()) -> None:
+    """The legend at the right: what colour and marker mean, what line and fill mean, and other marks."""
+    neutral = {"color": "black", "marker": "o"}, {"linestyle": "solid", "fillstyle": "full"}
+    parts = [legend_part(scene, scene.encoding.line, neutral[0]), legend_part(scene, scene.encoding.colour, neutral[1])]
+    handles = [*parts[1], *parts[0], *(Line2D([], [], **mark) for mark in marks)]
+    legend = figure.legend(handles=handles, loc="outside right upper", handlelength=3)
+    for text, handle in zip(legend.get_texts(), handles, strict=True):
+        text.set_weight("bold" if handle.get_linestyle() == handle.get_marker() == "None" else "normal")
 
 
-def key(figure: Figure, scene: Scene, code: Encoding, marks: Sequence[Line2D]) -> None:
-    """The legend at the right: one part for what colour and marker mean, one for line and fill, one for other marks."""
-    handles = [*legend_part(scene, code, code.colour), *legend_part(scene, code, code.line), *marks]
-    figure.legend(handles=handles, loc="outside right upper", handlelength=3)
-
-
-def legend_part(scene: Scene, code: Encoding, field: str | None) -> list[Line2D]:
+def legend_part(scene: Scene, field: str | None, neutral: dict[str, Any]) -> list[Line2D]:
+    """The values of a field under its name; `neutral` is the look of what another field tells."""
     if field is None:
         return []
-    firsts = scene.trials.drop_duplicates(field)
-    looks = [(printable(trial[field]), code.look(trial)) for _, trial in firsts.iterrows()]
-    if field != code.colour:
-        looks = [(name, {**look, "color": "black", "marker": "o"}) for name, look in looks]
-    else:
-        looks = [(name, {**look, "linestyle": "solid", "fillstyle": "full"}) for name, look in looks]
-    title = Line2D([], [], linestyle="none", label=scene.word(field))
-    return [title, *(Line2D([], [], label=name, **look) for name, look in looks)]
+    firsts = [trial for _, trial in scene.trials.drop_duplicates(field).iterrows()]
+    handles = [
+        Line2D([], [], label=printable(trial[field]), **{**look(scene.encoding.code(trial)), **neutral}) for trial in firsts
+    ]
+    return [Line2D([], [], linestyle="none", label=scene.word(field)), *handles]
 
 
 def accuracy_against_time(scene: Scene) -> Figure:
     """Test accuracy of the completed trials against what their training took."""
-    shown, code = panels(scene, scene.completed)
+    shown = scene.panels(scene.completed)
     figure, grid = canvas(1, len(shown), 3.4, 3.2, sharex=True, sharey=True)
     for (name, trials), axes in zip(shown, grid[0], strict=True):
         for _, trial in trials.iterrows():
             low, high = interval(trial)
-            axes.vlines(trial["train_seconds"], low, high, color=code.look(trial)["color"], linewidth=1)
-            axes.plot(trial["train_seconds"], trial["test_accuracy"], **{**code.look(trial), "linestyle": "none"}, markersize=8)
+            axes.vlines(trial["train_seconds"], low, high, color=look(scene.encoding.code(trial))["color"], linewidth=1)
+            axes.plot(
+                trial["train_seconds"],
+                trial["test_accuracy"],
+                **{**look(scene.encoding.code(trial)), "linestyle": "none"},
+                markersize=8,
+            )
         axes.set_title(name)
         axes.set_xlabel(scene.words["train_seconds"])
     grid[0, 0].set_ylabel(scene.words["test_accuracy"])
     grid[0, 0].set_xlim(left=0)
     percent(grid[0, 0])
-    key(figure, scene, code, [])
+    key(figure, scene)
     counts = scene.trials["status"].value_counts()
     notes = [scene.words["interval"].format(n=scene.completed["test_images"].iloc[0])]
     if len(scene.completed) < len(scene.trials):
         notes.append(scene.words["not_shown"].format(stopped=counts.get("stopped", 0), failed=counts.get("failed", 0)))
-    figure.suptitle("\n".join(notes), fontsize=8, weight="normal", x=0.01, ha="left")
-    return figure
+    return headed(figure, "; ".join(notes), 8, weight="normal")
 
 
 def interval(trial: pd.Series) -> tuple[float, float]:
@@ -224,15 +246,14 @@ def confusion(scene: Scene, trial: pd.Series) -> Figure:
         dark = "white" if shares[row, column] > 0.55 else "black"
         axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=8, color=dark)
     axes.set_xticks(range(len(counts)), scene.classes, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(counts)), scene.classes)
+    axes.set_yticks(range(len(counts)), [f"{name} ({n})" for name, n in zip(scene.classes, counts.sum(axis=1), strict=True)])
     axes.set(xlabel=scene.words["prediction"], ylabel=scene.words["label"])
     axes.grid(False)
     bar = figure.colorbar(image, shrink=0.8, format=PercentFormatter(1))
     bar.set_label(scene.words["share"], fontsize=8)
     bar.outline.set_visible(False)  # type: ignore[operator]
     title = f"{scene.label(trial)}: {scene.words['test_accuracy']} {trial['test_accuracy']:.1%}"
-    figure.suptitle(textwrap.fill(title, 60), x=0.01, ha="left")
-    return figure
+    return headed(figure, title)
 
 
 def calibration(scene: Scene) -> Figure:
@@ -262,22 +283,20 @@ def reliability(axes: Axes, scene: Scene, trial: pd.Series) -> None:
     axes.plot(confidence, share, color=COLOURS[0], linewidth=1)
     axes.scatter(confidence, share, s=20 + 300 * held, color=COLOURS[0], alpha=0.8, zorder=3)
     axes.set(xlim=(0, 1.04), ylim=(0, 1.04), aspect="equal")
-    axes.set_title(textwrap.fill(scene.label(trial), 38), fontsize=8)
+    axes.set_title(wrap(scene.label(trial), 2.4, 8), fontsize=8)
 
 
 def mistakes(scene: Scene, trial: pd.Series) -> Figure:
     """The surest of the wrong predictions on test images."""
     wrong = scene.mistakes(trial)
     shown = wrong.head(MOST)
-    columns = min(4, len(shown))
-    figure, grid = canvas(-(-len(shown) // columns), columns, 1.7, 2.0)
+    figure, grid = canvas(-(-len(shown) // 4), 4, 1.7, 2.0)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, (_, row) in zip(grid.flat, shown.iterrows(), strict=False):
         mistake(axes, scene, row)
     title = scene.words["mistakes"].format(n=len(shown), wrong=len(wrong), images=len(scene.tested(trial)))
-    figure.suptitle(textwrap.fill(f"{title}: {scene.label(trial)}", 24 * columns), x=0.01, ha="left")
-    return figure
+    return headed(figure, f"{title}: {scene.label(trial)}")
 
 
 def mistake(axes: Axes, scene: Scene, row: pd.Series) -> None:

@@ -1,11 +1,9 @@
 """How figures look: colours that colour-blind readers tell apart, line styles and markers that survive grey print, fonts."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from matplotlib import font_manager
 
 from bioimg.config import UserError
@@ -17,7 +15,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "h")
 LINES: tuple[Any, ...] = ("solid", (0, (4, 1.6)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
 FILLS = ("full", "none", "left", "bottom")
 GREY = "#666666"
-PANELS = 6
 
 CJK_FAMILIES = (
     *("Noto Sans CJK TC", "Noto Sans TC", "Source Han Sans TC", "Source Han Sans TW", "PingFang TC", "Microsoft JhengHei"),
@@ -91,43 +88,13 @@ def cjk_family() -> str:
     return found
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """Which axis is told by colour and marker, which by line style and fill, and which by the panel.
-
-    colour, line: a field of `TrialConfig`, or None.
-    panel:        the fields whose values make a panel.
-    values:       of each of these fields, its values in the order of the table.
-    """
-
-    colour: str | None
-    line: str | None
-    panel: tuple[str, ...]
-    values: Mapping[str, list[Any]]
-
-    def look(self, trial: pd.Series) -> dict[str, Any]:
-        """The look of a trial's line, for `Axes.plot`."""
-        first = self.values[self.colour].index(str(trial[self.colour])) if self.colour else 0
-        second = self.values[self.line].index(str(trial[self.line])) if self.line else 0
-        return {
-            "color": COLOURS[first % len(COLOURS)],
-            "marker": MARKERS[(first + first // len(COLOURS)) % len(MARKERS)],
-            "linestyle": LINES[second],
-            "fillstyle": FILLS[second],
-            "markerfacecoloralt": "white",
-        }
-
-    def panels(self, trials: pd.DataFrame) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
-        """The trials of each panel, with the values that they share."""
-        if not self.panel:
-            return [((), trials)]
-        return list(trials.groupby(list(self.panel), sort=False, dropna=False))  # type: ignore[return-value]
-
-
-def encode(trials: pd.DataFrame, axes: Sequence[str]) -> Encoding:
-    """Give the axis with most values the colours, the next one the line styles, and the rest the panels."""
-    values = {axis: list(trials[axis].astype(str).unique()) for axis in axes}
-    ordered = sorted(axes, key=lambda axis: -len(values[axis]))
-    colour = ordered[0] if ordered else None
-    line = next((axis for axis in ordered[1:] if len(values[axis]) <= len(LINES)), None)
-    return Encoding(colour, line, tuple(axis for axis in axes if axis not in (colour, line)), values)
+def look(code: tuple[int, int]) -> dict[str, Any]:
+    """The look of a line, for `Axes.plot`, from what `Encoding.code` says."""
+    colour, line = code
+    return {
+        "color": COLOURS[colour % len(COLOURS)],
+        "marker": MARKERS[(colour + colour // len(COLOURS)) % len(MARKERS)],
+        "linestyle": LINES[line],
+        "fillstyle": FILLS[line],
+        "markerfacecoloralt": "white",
+    }

@@ -9,6 +9,7 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from bioimg.config import FIELDS
+from bioimg.report.encoding import Encoding, encode
 from bioimg.results.store import Results
 
 Images = Mapping[str, np.ndarray]
@@ -47,6 +48,16 @@ class Scene:
         """The ranked trials that ran to the end and were tested."""
         tested = self.results.predictions.loc[self.results.predictions["split"] == "test", "key"]
         return self.ranked[(self.ranked["status"] == "completed") & self.ranked["key"].isin(tested)]
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        return encode(self.trials, self.axes)
+
+    def panels(self, trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+        """The trials of each panel with its title, the panel with the first trial first."""
+        fields = self.encoding.panel
+        parts = self.encoding.panels(trials)
+        return [(", ".join(self.value(part.iloc[0], field) for field in fields), part) for part in parts]
 
     def word(self, name: str) -> str:
         return self.words.get(name, name.replace("_", " "))
