@@ -1,0 +1,75 @@
+"""What each axis does to the test accuracy: least squares over completed trials."""
+
+import warnings
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from statsmodels.regression.linear_model import OLS, RegressionResultsWrapper
+from statsmodels.tools.sm_exceptions import SingularMatrixWarning
+
+from bioimg.results.configurations import varied
+from bioimg.results.statistics.intervals import LEVEL
+from bioimg.results.store import Results
+
+COLUMNS = ("axis", "level", "reference", "n", "effect", "low", "high", "p")
+MOST_LEVELS = 20
+
+
+def effects(results: Results) -> pd.DataFrame:
+    """Mean effect of each axis and the two-way interactions on the test accuracy, as fractions.
+
+    A level's effect is its mean difference from the axis's first level, the other axes held equal. An interaction, `a:b`, is
+    what both levels together add to the sum of their effects. Intervals (Student's t) take in how trials differ among
+    each other; they are null where no trial is left to tell (as many effects as trials), and so is an effect that the completed
+    trials can't separate from others. n: completed trials at that level.
+    """
+    completed = results.trials[results.trials["status"].eq("completed") & results.trials["test_accuracy"].notna()]
+    axes = [axis for axis in varied(completed) if completed[axis].nunique(dropna=False) <= MOST_LEVELS]
+    levels = {axis: _levels(completed[axis]) for axis in axes}
+    rows = _rows(completed, levels, list(levels)) if axes else []
+    for a, b in combinations(axes, 2):
+        cross = {f"{a}:{b}": _crossed(levels[a], levels[b])}
+        rows += _rows(completed, levels | cross, list(cross))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _levels(values: pd.Series) -> pd.DataFrame:
+    """0 or 1 for each level but the first, which is the reference (its name is the frame's)."""
+    names = values.astype(str)
+    first, *others = names.drop_duplicates()
+    table = pd.DataFrame({name: names.eq(name).astype(float) for name in others})
+    table.attrs["reference"] = first
+    return table
+
+
+def _crossed(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    products = {f"{x} and {y}": a[x] * b[y] for x in a for y in b}
+    table = pd.DataFrame({name: both for name, both in products.items() if both.any()}, index=a.index)
+    table.attrs["reference"] = "the sum of both effects"
+    return table
+
+
+def _rows(completed: pd.DataFrame, terms: dict[str, pd.DataFrame], wanted: list[str]) -> list[dict[str, object]]:
+    """The estimates of the wanted terms in a model of all terms."""
+    design = pd.concat([pd.Series(1.0, completed.index, name="mean"), *terms.values()], axis=1).to_numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SingularMatrixWarning)  # _estimate finds out which effects it spoils
+        fit = OLS(completed["test_accuracy"].to_numpy(), design).fit()
+    places = {term: place for place, term in enumerate(((t, level) for t in terms for level in terms[t]), start=1)}
+    return [
+        {"axis": axis, "level": level, "reference": terms[axis].attrs["reference"], "n": int(terms[axis][level].sum())}
+        | _estimate(fit, design, place)
+        for (axis, level), place in places.items()
+        if axis in wanted
+    ]
+
+
+def _estimate(fit: RegressionResultsWrapper, design: np.ndarray, place: int) -> dict[str, float]:
+    """Null where the column is a combination of the others; no interval where no degree of freedom is left."""
+    if np.linalg.matrix_rank(np.delete(design, place, axis=1)) == np.linalg.matrix_rank(design):
+        return {}
+    if fit.df_resid < 1:
+        return {"effect": float(fit.params[place])}
+    low, high = fit.conf_int(1 - LEVEL)[place]
+    return {"effect": float(fit.params[place]), "low": float(low), "high": float(high), "p": float(fit.pvalues[place])}

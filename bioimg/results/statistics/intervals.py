@@ -1,0 +1,60 @@
+"""Intervals: Wilson's for a share, and the bootstrap over groups for everything else."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
+
+LEVEL = 0.95
+CELLS = 4_000_000
+"""Numbers held at once while resampling, which bounds memory to some ten MB whatever the number of images."""
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of n independent images (Wilson 1927); null where n is 0."""
+    if n == 0:
+        return float("nan"), float("nan")
+    low, high = proportion_confint(correct, n, alpha=1 - LEVEL, method="wilson")
+    return float(low), float(high)
+
+
+def quantiles(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The percentile interval over the first axis; samples that have no value are left out."""
+    empty = np.isnan(samples).all(axis=0)
+    tails = np.quantile(samples, 0, axis=0), np.quantile(samples, 0, axis=0)
+    if not empty.all():
+        tails = np.nanquantile(np.where(empty, 0, samples), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return np.where(empty, np.nan, tails[0]), np.where(empty, np.nan, tails[1])
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """The bootstrap: whole groups (slides, patients) are drawn with replacement, since their images aren't independent.
+
+    units: int64 [images], the group of each image from 0; every image is its own group where none are known.
+    """
+
+    units: np.ndarray
+    count: int = 2000
+    seed: int = 0
+
+    @classmethod
+    def of(cls, groups: pd.Series, count: int = 2000) -> "Resamples":
+        """Resamples of images with these groups (null: the image stands alone)."""
+        alone = pd.Series([f"\0{position}" for position in range(len(groups))], index=groups.index)
+        return cls(pd.factorize(groups.astype(object).where(groups.notna(), alone))[0], count)
+
+    def weights(self) -> Iterator[np.ndarray]:
+        """How often each image was drawn: float64 [some resamples, images], chunk by chunk."""
+        random = np.random.default_rng(self.seed)
+        groups = int(self.units.max()) + 1
+        chunk = max(1, CELLS // len(self.units))
+        for start in range(0, self.count, chunk):
+            rows = min(chunk, self.count - start)
+            yield random.multinomial(groups, np.full(groups, 1 / groups), size=rows)[:, self.units].astype(float)
+
+    def interval(self, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The 95 % percentile interval of a statistic of weights [resamples, images] -> [resamples, ...]."""
+        return quantiles(np.concatenate([statistic(weights) for weights in self.weights()]))

@@ -1,0 +1,140 @@
+"""What predictions are worth beyond accuracy: per class, balanced, ranked, and calibrated; with bootstrap intervals.
+
+Values are scikit-learn's. The bootstrap needs each metric thousands of times, so it takes them from weighted counts for all
+resamples at once; a test holds both to the same numbers.
+"""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support, recall_score, roc_auc_score
+
+from bioimg.config import UserError
+from bioimg.results.statistics.intervals import Resamples
+from bioimg.results.store import Results
+
+BINS = 10
+METRICS = ("balanced_accuracy", "macro_f1", "auroc", "ece")
+
+
+def predicted(results: Results, key: str, split: str = "test") -> pd.DataFrame:
+    """The predictions of one trial for one split.
+
+    Raises:
+        UserError: there are none.
+    """
+    rows = results.predictions
+    rows = rows[rows["key"].eq(key) & rows["split"].eq(split)]
+    if rows.empty:
+        raise UserError(f"the trial `{key}` has no predictions for the {split} images: only completed trials do.")
+    return rows
+
+
+def confusion(results: Results, key: str, split: str = "test") -> np.ndarray:
+    """int64 [classes, classes]: images by label (rows) and prediction (columns)."""
+    rows = predicted(results, key, split)
+    return confusion_matrix(rows["label"], rows["prediction"], labels=range(len(results.experiment["data"]["classes"])))
+
+
+def per_class(results: Results, key: str, split: str = "test") -> pd.DataFrame:
+    """Recall, precision, F1 and support of each class; null where nothing was predicted or nothing is there."""
+    rows, classes = predicted(results, key, split), results.experiment["data"]["classes"]
+    precision, recall, f1, support = precision_recall_fscore_support(
+        rows["label"], rows["prediction"], labels=range(len(classes)), zero_division=np.nan
+    )
+    return pd.DataFrame({"class": classes, "recall": recall, "precision": precision, "f1": f1, "support": support})
+
+
+def calibration(results: Results, key: str, split: str = "test", bins: int = BINS) -> pd.DataFrame:
+    """Confidence against accuracy in bins of equal width: `low`, `high`, `n`, `confidence`, `accuracy` (null where n is 0).
+
+    `attrs["ece"]` is the expected calibration error (Guo et al. 2017): the mean of |accuracy - confidence| over bins, weighted by n.
+    """
+    confidence, correct = _confidence(predicted(results, key, split))
+    edges = np.linspace(0, 1, bins + 1)
+    cell = _bin(confidence, bins)
+    n = np.bincount(cell, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        means = [np.bincount(cell, values, minlength=bins) / n for values in (confidence, correct)]
+    table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "n": n, "confidence": means[0], "accuracy": means[1]})
+    table.attrs["ece"] = float((table["n"] * (table["accuracy"] - table["confidence"]).abs()).sum() / n.sum())
+    return table
+
+
+def bootstrap(results: Results, key: str, split: str = "test", resamples: int = 2000) -> pd.DataFrame:
+    """Balanced accuracy, macro F1, AUROC (one class against the rest, averaged) and expected calibration error of one trial.
+
+    Columns `metric`, `value`, `low`, `high`: 95 % percentile intervals over resamples of groups (else images).
+    A class that a resample (or the split) lacks is left out of its averages.
+    """
+    rows = predicted(results, key, split)
+    draws = Resamples.of(rows["group"], resamples)
+    low, high = draws.interval(partial(_weighted, rows=rows))
+    return pd.DataFrame({"metric": METRICS, "value": _values(rows, calibration(results, key, split)), "low": low, "high": high})
+
+
+def _values(rows: pd.DataFrame, reliability: pd.DataFrame) -> list[float]:
+    label, prediction = rows["label"].to_numpy(), rows["prediction"].to_numpy()
+    probabilities = _probabilities(rows)
+    present = [c for c in range(probabilities.shape[1]) if 0 < (label == c).sum() < len(label)]
+    auroc = [roc_auc_score(label == c, probabilities[:, c]) for c in present]
+    return [
+        float(recall_score(label, prediction, average="macro", labels=np.unique(label))),
+        float(f1_score(label, prediction, average="macro", labels=np.unique(label))),
+        float(np.mean(auroc)) if auroc else float("nan"),
+        reliability.attrs["ece"],
+    ]
+
+
+def _weighted(weights: np.ndarray, rows: pd.DataFrame) -> np.ndarray:
+    """The four metrics under each row of weights: [resamples, 4]."""
+    label, prediction, probabilities = rows["label"].to_numpy(), rows["prediction"].to_numpy(), _probabilities(rows)
+    classes = range(probabilities.shape[1])
+    recall, f1, area = (np.full((len(weights), len(classes)), np.nan) for _ in range(3))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for c in classes:
+            actual, called = weights @ (label == c), weights @ (prediction == c)
+            hit = weights @ ((label == c) & (prediction == c))
+            recall[:, c] = hit / actual
+            f1[:, c] = np.where(actual > 0, 2 * hit / (actual + called), np.nan)
+            area[:, c] = _areas(weights, label == c, probabilities[:, c])
+    return np.column_stack([_mean(recall), _mean(f1), _mean(area), _errors(weights, *_confidence(rows))])
+
+
+def _areas(weights: np.ndarray, positive: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """The area under the ROC curve under each row of weights: positives ranked above negatives, ties half."""
+    rank = np.unique(score, return_inverse=True)[1]
+    order = np.argsort(rank, kind="stable")
+    starts = np.flatnonzero(np.diff(rank[order], prepend=-1))
+    pos, neg = (np.add.reduceat((weights * part)[:, order], starts, axis=1) for part in (positive, ~positive))
+    below = np.cumsum(neg, axis=1) - neg
+    return (pos * (below + neg / 2)).sum(axis=1) / (pos.sum(axis=1) * neg.sum(axis=1))
+
+
+def _errors(weights: np.ndarray, confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    cell = _bin(confidence, BINS)
+    gaps = [np.abs(weights @ np.where(cell == b, correct - confidence, 0)) for b in range(BINS)]
+    return np.sum(gaps, axis=0) / weights.sum(axis=1)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """The mean over classes that have a value."""
+    known = ~np.isnan(values)
+    return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
+
+
+def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Bins are open below and closed above, as in Guo et al."""
+    return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+
+
+def _probabilities(rows: pd.DataFrame) -> np.ndarray:
+    return np.stack(rows["probabilities"].to_list()).astype(float)
+
+
+def _confidence(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Of each image the probability of what was predicted, and whether that was right (0 or 1)."""
+    prediction = rows["prediction"].to_numpy()
+    confidence = _probabilities(rows)[np.arange(len(rows)), prediction]
+    return confidence, rows["label"].eq(rows["prediction"]).to_numpy().astype(float)
