@@ -11,20 +11,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
-from sklearn.calibration import calibration_curve
-from statsmodels.stats.proportion import proportion_confint
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from bioimg.config import unknown
 from bioimg.report.encoding import PANELS
 from bioimg.report.look import COLOURS, GREY, LINES, cjk, look, style
 from bioimg.report.scene import Images, Scene, printable
 from bioimg.report.words import words
+from bioimg.results import statistics
 from bioimg.results.store import Results
 
 FORMATS = ("png", "svg", "pdf")
 MOST = 12
 """Of more trials than these, those with the lowest validation loss get curves and matrices of their own."""
+MOST_EFFECTS = 24
 TRAIN = {"color": COLOURS[0], "linestyle": LINES[1], "marker": "s"}
 VAL = {"color": COLOURS[1], "linestyle": LINES[0], "marker": "o"}
 SELECTED = {"color": "black", "linestyle": "none", "marker": "o", "markersize": 8}
@@ -58,6 +58,9 @@ def draw(scene: Scene) -> Iterator[tuple[str, Figure]]:
         yield "validation_curves", validation_curves(scene)
     for _, trial in scene.completed.head(MOST).iterrows():
         yield f"confusion_{trial['key']}", confusion(scene, trial)
+    found = statistics.effects(scene.results)
+    if found["effect"].notna().any():
+        yield "effects", effects(scene, found[found["effect"].notna()])
     if len(scene.completed):
         yield "accuracy_against_time", accuracy_against_time(scene)
         yield "calibration", calibration(scene)
@@ -132,8 +135,8 @@ def epoch_axis(axes: Axes, word: Any, epochs: int) -> None:
     axes.set_xlabel(word["epoch"])
 
 
-def percent(axes: Axes, digits: int = 0) -> None:
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=digits))
+def percent(axes: Axes) -> None:
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
 
 
 def mark_selected(axes: Axes, rows: pd.DataFrame, trial: pd.Series, column: str, word: Any) -> None:
@@ -203,13 +206,29 @@ def legend_part(scene: Scene, field: str | None, neutral: dict[str, Any]) -> lis
     return [Line2D([], [], linestyle="none", label=scene.word(field)), *handles]
 
 
+def effects(scene: Scene, found: pd.DataFrame) -> Figure:
+    """What each level of an axis, and each pair of levels, changes in the test accuracy, with 95 % intervals."""
+    found = found.iloc[:MOST_EFFECTS][::-1]
+    figure, ((axes,),) = canvas(1, 1, 7.2, 0.32 * len(found) + 0.7)
+    for place, (_, row) in enumerate(found.iterrows()):
+        main = ":" not in row["axis"]
+        axes.hlines(place, row["low"], row["high"], color=COLOURS[0] if main else GREY, linewidth=1.6)
+        axes.plot(row["effect"], place, "o" if main else "D", color=COLOURS[0] if main else GREY, markersize=6 if main else 5)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(found)), [scene.effect(row) for _, row in found.iterrows()])
+    axes.set(ylim=(-0.6, len(found) - 0.4), xlabel=scene.words["effect"])
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.0f}" if value else "0"))
+    return headed(figure, scene.words["effects"], 8, weight="normal")
+
+
 def accuracy_against_time(scene: Scene) -> Figure:
     """Test accuracy of the completed trials against what their training took."""
     shown = scene.panels(scene.completed)
     figure, grid = canvas(1, len(shown), 3.4, 3.2, sharex=True, sharey=True)
     for (name, trials), axes in zip(shown, grid[0], strict=True):
         for _, trial in trials.iterrows():
-            low, high = interval(trial)
+            low, high = statistics.wilson(round(trial["test_accuracy"] * trial["test_images"]), trial["test_images"])
             axes.vlines(trial["train_seconds"], low, high, color=look(scene.encoding.code(trial))["color"], linewidth=1)
             axes.plot(
                 trial["train_seconds"],
@@ -230,14 +249,9 @@ def accuracy_against_time(scene: Scene) -> Figure:
     return headed(figure, "; ".join(notes), 8, weight="normal")
 
 
-def interval(trial: pd.Series) -> tuple[float, float]:
-    right = round(trial["test_accuracy"] * trial["test_images"])
-    return proportion_confint(right, trial["test_images"], method="wilson")  # type: ignore[return-value]
-
-
 def confusion(scene: Scene, trial: pd.Series) -> Figure:
     """Counts of test images by label and prediction, shaded by their share of the label's images."""
-    counts = scene.confusion(trial)
+    counts = statistics.confusion(scene.results, trial["key"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(3.2, 1.6 + 0.45 * len(counts))
     figure, ((axes,),) = canvas(1, 1, side + 1, side)
@@ -249,10 +263,10 @@ def confusion(scene: Scene, trial: pd.Series) -> Figure:
     axes.set_yticks(range(len(counts)), [f"{name} ({n})" for name, n in zip(scene.classes, counts.sum(axis=1), strict=True)])
     axes.set(xlabel=scene.words["prediction"], ylabel=scene.words["label"])
     axes.grid(False)
-    bar = figure.colorbar(image, shrink=0.8, format=PercentFormatter(1))
+    bar = figure.colorbar(image, shrink=0.8, format=PercentFormatter(1, symbol=" %"))
     bar.set_label(scene.words["share"], fontsize=8)
     bar.outline.set_visible(False)  # type: ignore[operator]
-    title = f"{scene.label(trial)}: {scene.words['test_accuracy']} {trial['test_accuracy']:.1%}"
+    title = f"{scene.label(trial)}: {scene.words['test_accuracy']} {100 * trial['test_accuracy']:.1f} %"
     return headed(figure, title)
 
 
@@ -274,14 +288,13 @@ def calibration(scene: Scene) -> Figure:
 
 def reliability(axes: Axes, scene: Scene, trial: pd.Series) -> None:
     """One panel: the area of a point is proportional to the images of its bin."""
-    rows = scene.tested(trial)
-    right = rows["label"] == rows["prediction"]
-    share, confidence = calibration_curve(right, rows["probability"], n_bins=10)
-    held = np.histogram(rows["probability"], bins=np.linspace(0, 1, 11))[0]
-    held = held[held > 0] / len(rows)
+    bins = statistics.calibration(scene.results, trial["key"])
+    ece, bins = bins.attrs["ece"], bins[bins["n"] > 0]
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=LINES[1])
-    axes.plot(confidence, share, color=COLOURS[0], linewidth=1)
-    axes.scatter(confidence, share, s=20 + 300 * held, color=COLOURS[0], alpha=0.8, zorder=3)
+    area = 15 + 300 * bins["n"] / bins["n"].sum()
+    axes.plot(bins["confidence"], bins["accuracy"], color=COLOURS[0], linewidth=1)
+    axes.scatter(bins["confidence"], bins["accuracy"], s=area, color=COLOURS[0], edgecolor="white", zorder=3)
+    axes.text(1.02, 0.03, scene.words["ece"].format(ece=ece), ha="right", fontsize=7.5)
     axes.set(xlim=(0, 1.04), ylim=(0, 1.04), aspect="equal")
     axes.set_title(wrap(scene.label(trial), 2.4, 8), fontsize=8)
 
@@ -302,7 +315,7 @@ def mistakes(scene: Scene, trial: pd.Series) -> Figure:
 def mistake(axes: Axes, scene: Scene, row: pd.Series) -> None:
     label, prediction = (printable(scene.classes[row[part]], 16) for part in ("label", "prediction"))
     axes.set_title(
-        scene.words["mistake"].format(label=label, prediction=prediction, probability=row["probability"]), fontsize=7.5
+        scene.words["mistake"].format(label=label, prediction=prediction, probability=100 * row["probability"]), fontsize=7.5
     )
     pixels = (scene.images or {}).get(row["image"])
     if pixels is None:

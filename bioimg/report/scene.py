@@ -6,10 +6,9 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix
 
-from bioimg.config import FIELDS
 from bioimg.report.encoding import Encoding, encode
+from bioimg.results.configurations import REPEATS, varied
 from bioimg.results.store import Results
 
 Images = Mapping[str, np.ndarray]
@@ -30,8 +29,8 @@ class Scene:
 
     @cached_property
     def axes(self) -> list[str]:
-        """The fields in which configurations differ. Repeats (seeds) are the same configuration."""
-        return [name for name in FIELDS if name not in ("seed", "data") and self.trials[name].nunique(dropna=False) > 1]
+        """The fields in which configurations differ."""
+        return varied(self.trials)
 
     @cached_property
     def classes(self) -> list[str]:
@@ -68,8 +67,16 @@ class Scene:
 
     def label(self, trial: pd.Series) -> str:
         """What tells this trial from the others: `weights IMAGENET1K_V2, batch 32, freeze none`."""
-        repeated = ["seed"] if self.trials["seed"].nunique() > 1 else []
-        return ", ".join(self.value(trial, field) for field in [*self.axes, *repeated]) or printable(trial["key"])
+        repeats = [field for field in REPEATS if field in trial and self.trials[field].nunique() > 1]
+        return ", ".join(self.value(trial, field) for field in [*self.axes, *repeats]) or printable(trial["model"])
+
+    def effect(self, row: pd.Series) -> str:
+        """What a row of `statistics.effects` is about: `batch: 64 instead of 32`, or of an interaction its levels."""
+        names = [self.word(name) for name in row["axis"].split(":")]
+        levels = [printable(level) for level in row["level"].split(" and ")]
+        if len(names) == 1:
+            return self.words["instead"].format(axis=names[0], level=levels[0], reference=printable(row["reference"]))
+        return self.words["together"].format(*(f"{name} {level}" for name, level in zip(names, levels, strict=True)))
 
     def epochs(self, trial: pd.Series) -> pd.DataFrame:
         rows = self.results.epochs
@@ -80,11 +87,6 @@ class Scene:
         rows = self.results.predictions
         rows = rows[(rows["key"] == trial["key"]) & (rows["split"] == "test")]
         return rows.assign(probability=[float(max(row)) for row in rows["probabilities"]])
-
-    def confusion(self, trial: pd.Series) -> np.ndarray:
-        """Counts [true class, predicted class] on the test images."""
-        rows = self.tested(trial)
-        return confusion_matrix(rows["label"], rows["prediction"], labels=range(len(self.classes)))
 
     def mistakes(self, trial: pd.Series) -> pd.DataFrame:
         """The test images that it got wrong, the surest mistakes first; `others`: in how many other trials they were wrong."""
