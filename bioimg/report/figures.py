@@ -17,7 +17,7 @@ from bioimg.config import unknown
 from bioimg.report.encoding import PANELS
 from bioimg.report.look import COLOURS, GREY, LINES, cjk, look, style
 from bioimg.report.scene import Images, Scene, printable
-from bioimg.report.words import words
+from bioimg.report.captions import header
 from bioimg.results import statistics
 from bioimg.results.store import Results
 
@@ -44,7 +44,7 @@ def write(
     for name in formats:
         if name not in FORMATS:
             raise unknown("formats", name, FORMATS)
-    scene = Scene(results, words(lang), images)
+    scene = Scene(results, lang, images)
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(style(lang, [*scene.classes, scene.source])):
         return [path for name, figure in draw(scene) for path in save(scene, figure, folder / name, formats)]
@@ -70,8 +70,7 @@ def draw(scene: Scene) -> Iterator[tuple[str, Figure]]:
 
 def save(scene: Scene, figure: Figure, path: Path, formats: Sequence[str]) -> list[Path]:
     """Save a figure with its origin and the warnings of its data at the foot, in each format."""
-    warnings = [scene.words[name] for name, holds in (("synthetic", scene.synthetic), ("leak", scene.leaks)) if holds]
-    lines = [wrap(line, figure.get_figwidth(), 6.5) for line in [*warnings, scene.source]]
+    lines = [wrap(line, figure.get_figwidth(), 6.5) for line in [*scene.warnings, scene.source]]
     figure.supxlabel("\n".join(lines), fontsize=6.5, color=GREY, x=0.01, ha="left")
     paths = [path.with_name(f"{path.name}.{name}") for name in formats]
     for file, name in zip(paths, formats, strict=True):
@@ -203,7 +202,7 @@ def legend_part(scene: Scene, field: str | None, neutral: dict[str, Any]) -> lis
     handles = [
         Line2D([], [], label=printable(trial[field]), **{**look(scene.encoding.code(trial)), **neutral}) for trial in firsts
     ]
-    return [Line2D([], [], linestyle="none", label=scene.word(field)), *handles]
+    return [Line2D([], [], linestyle="none", label=header(field, scene.lang)), *handles]
 
 
 def effects(scene: Scene, found: pd.DataFrame) -> Figure:

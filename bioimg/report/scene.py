@@ -7,7 +7,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from bioimg.report.captions import header, text
 from bioimg.report.encoding import Encoding, encode
+from bioimg.report.notes import MIXED, fingerprint, listed
+from bioimg.report.words import words
 from bioimg.results.configurations import REPEATS, varied
 from bioimg.results.store import Results
 
@@ -20,8 +23,12 @@ class Scene:
     """Results, the words to tell them in, and the images where there are any."""
 
     results: Results
-    words: Mapping[str, str]
+    lang: str = "en"
     images: Images | None = None
+
+    @cached_property
+    def words(self) -> Mapping[str, str]:
+        return words(self.lang)
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -58,21 +65,22 @@ class Scene:
         parts = self.encoding.panels(trials)
         return [(", ".join(self.value(part.iloc[0], field) for field in fields), part) for part in parts]
 
-    def word(self, name: str) -> str:
-        return self.words.get(name, name.replace("_", " "))
-
     def value(self, trial: pd.Series, field: str) -> str:
         """A field with its value: `batch 32`."""
-        return f"{self.word(field)} {printable(trial[field])}"
+        return f"{header(field, self.lang)} {printable(trial[field])}"
+
+    def recipe(self, trial: pd.Series) -> str:
+        """What tells this configuration from the others: `weights IMAGENET1K_V2, batch 32, frozen none`."""
+        return ", ".join(self.value(trial, field) for field in self.axes) or printable(trial["model"])
 
     def label(self, trial: pd.Series) -> str:
-        """What tells this trial from the others: `weights IMAGENET1K_V2, batch 32, freeze none`."""
+        """What tells this trial from the others: the recipe and, where it is repeated, which repeat this is."""
         repeats = [field for field in REPEATS if field in trial and self.trials[field].nunique() > 1]
-        return ", ".join(self.value(trial, field) for field in [*self.axes, *repeats]) or printable(trial["model"])
+        return ", ".join([self.recipe(trial), *(self.value(trial, field) for field in repeats)])
 
     def effect(self, row: pd.Series) -> str:
         """What a row of `statistics.effects` is about: `batch: 64 instead of 32`, or of an interaction its levels."""
-        names = [self.word(name) for name in row["axis"].split(":")]
+        names = [header(name, self.lang) for name in row["axis"].split(":")]
         levels = [printable(level) for level in row["level"].split(" and ")]
         if len(names) == 1:
             return self.words["instead"].format(axis=names[0], level=levels[0], reference=printable(row["reference"]))
@@ -100,16 +108,26 @@ class Scene:
         return bool(self.results.experiment["data"]["synthetic"] or self.trials["synthetic"].eq(True).any())
 
     @cached_property
-    def leaks(self) -> bool:
-        """Whether a group of images is in two parts of the split of any trial."""
-        return bool(self.trials["split_leaks_groups"].eq(True).any())
+    def warnings(self) -> list[str]:
+        """What spoils a comparison of these trials, the worst first."""
+        trials, said = self.trials, []
+        if self.synthetic:
+            said.append(text("synthetic", self.lang))
+        mixed = [name for name in MIXED if trials[name].nunique(dropna=False) > 1]
+        if mixed:
+            said.append(text("mixed", self.lang, what=", ".join(mixed)))
+        if trials["epochs"].nunique() > 1:
+            said.append(text("epochs_differ", self.lang, epochs=listed(sorted(trials["epochs"].unique()))))
+        if trials["split_leaks_groups"].eq(True).any():
+            said.append(text("leak", self.lang))
+        return said
 
     @property
     def source(self) -> str:
         """What all this was computed from, on one line."""
         experiment = self.results.experiment
-        data = experiment["data"]
-        return f"{printable(experiment['name'])} · {self.word('data')} {printable(data['name'])} ({data['fingerprint'][:8]})"
+        data = f"{header('data', self.lang)} {printable(experiment['data']['name'])}"
+        return f"{printable(experiment['name'])} · {data} · {text('source', self.lang, fingerprint=fingerprint(self.results))}"
 
 
 def printable(text: object, longest: int = 28) -> str:
