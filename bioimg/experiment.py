@@ -21,6 +21,7 @@ class EarlyStopping:
     grace_period: int = option(2, "epochs that every trial gets", at_least=1)
     reduction_factor: int = option(2, "of this many trials at a rung one goes on", at_least=2)
     compare_within: tuple[str, ...] = option(("freeze",), "only trials that agree in these fields compete")
+    spare_frozen: bool = option(True, "trials on a frozen backbone run in full: on cached features they cost next to nothing")
 
     def __post_init__(self) -> None:
         check(self)
@@ -32,6 +33,10 @@ class EarlyStopping:
         """The epochs before the last one after which a trial of `epochs` epochs can be stopped."""
         powers = (self.grace_period * self.reduction_factor**k for k in itertools.count())
         return tuple(itertools.takewhile(lambda epoch: epoch < epochs, powers))
+
+    def spares(self, trial: TrialConfig) -> bool:
+        """Whether a trial runs to its end whatever its scores are."""
+        return self.spare_frozen and trial.freeze == "features"
 
     def cohort(self, trial: TrialConfig) -> tuple[Any, ...]:
         """What a trial has in common with those it competes with."""

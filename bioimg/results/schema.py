@@ -25,6 +25,7 @@ TRIALS = pa.schema(
         pa.field("precision_used", pa.string()),
         pa.field("batch_norm", pa.string()),
         pa.field("features", pa.string()),
+        pa.field("features_seconds", pa.float64()),
         pa.field("trained_parameters", pa.int64()),
         # how it ended
         pa.field("status", pa.string()),

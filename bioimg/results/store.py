@@ -10,13 +10,14 @@ checkpoints/KEY/       best.safetensors and, while the trial can go on, resume.p
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bioimg.config import UserError
@@ -25,6 +26,13 @@ from bioimg.results import schema
 TABLES = {"trials": schema.TRIALS, "epochs": schema.EPOCHS, "predictions": schema.PREDICTIONS}
 IDENTITY = ("name", "data")
 """Entries of experiment.json that two runs into one folder must share."""
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write under a temporary name, then rename: a reader sees the old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write(temporary)
+    temporary.replace(path)
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,12 @@ class Store:
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Write experiment.json."""
-        _replace(self._manifest, lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
+        replace(self._manifest, lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
 
     def write(self, table: str, key: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write all rows that one trial has in one table so far, in place of those it had."""
         content = pa.Table.from_pylist(list(rows), schema=TABLES[table])
-        _replace(self.parts / f"{key}.{table}.parquet", lambda path: pq.write_table(content, path))
+        replace(self.parts / f"{key}.{table}.parquet", lambda path: pq.write_table(content, path))
 
     def rows(self, table: str, key: str) -> list[dict[str, Any]]:
         """What one trial has in one table."""
@@ -84,7 +92,7 @@ class Store:
         if part.exists():
             return pq.read_table(part, schema=TABLES[table]).to_pylist()
         merged = self._table(table)
-        return merged.filter(pa.compute.equal(merged["key"], key)).to_pylist() if merged else []
+        return merged.filter(pc.field("key") == key).to_pylist() if merged is not None else []
 
     def merge(self, order: Iterable[str] = ()) -> None:
         """Bring the tables up to date with the parts, rows of the trials named in `order` first and in that order.
@@ -102,11 +110,11 @@ class Store:
                 [pq.read_table(path, schema=TABLES[table]) for path in parts] or [TABLES[table].empty_table()]
             )
             if merged is not None:
-                fresh = pa.array({path.name.split(".")[0] for path in parts}, pa.string())
-                content = pa.concat_tables([merged.filter(pa.compute.invert(pa.compute.is_in(merged["key"], fresh))), content])
+                fresh = [path.name.split(".")[0] for path in parts]
+                content = pa.concat_tables([merged.filter(~pc.field("key").isin(fresh)), content])
             places = [rank.get(key, len(rank)) for key in content["key"].to_pylist()]
             content = content.take(pa.array(sorted(range(len(places)), key=places.__getitem__), pa.int64()))
-            _replace(self.folder / f"{table}.parquet", lambda path, content=content: pq.write_table(content, path))
+            replace(self.folder / f"{table}.parquet", lambda path, content=content: pq.write_table(content, path))
         for key in ended:
             for table in TABLES:
                 (self.parts / f"{key}.{table}.parquet").unlink(missing_ok=True)
@@ -140,10 +148,3 @@ def read(folder: str | Path) -> Results:
         raise UserError(f"{folder} isn't a folder of results: it lacks {', '.join(missing)}. Name one that grid.py wrote.")
     tables = {name: pq.read_table(folder / f"{name}.parquet", schema=known).to_pandas() for name, known in TABLES.items()}
     return Results(experiment=json.loads((folder / "experiment.json").read_text()), **tables)
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Write under a temporary name, then rename: a reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    temporary.replace(path)

@@ -3,7 +3,7 @@
 from bioimg.results.statistics.curves import curves_diagnosis
 from bioimg.results.statistics.differences import best, paired, ties_with_best
 from bioimg.results.statistics.effects import effects
-from bioimg.results.statistics.intervals import Resamples, wilson
+from bioimg.results.statistics.intervals import Resamples, wilson, wilson_columns
 from bioimg.results.statistics.scores import bootstrap, calibration, confusion, per_class
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "per_class",
     "ties_with_best",
     "wilson",
+    "wilson_columns",
 ]

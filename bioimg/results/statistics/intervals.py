@@ -20,13 +20,21 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def wilson_columns(share: pd.Series, n: pd.Series) -> pd.DataFrame:
+    """The same for columns of shares and numbers of images: columns `low` and `high`, null where either is null or n is 0."""
+    table = pd.DataFrame({"low": np.nan, "high": np.nan}, index=share.index)
+    known = share.notna() & n.gt(0)
+    if known.any():
+        correct = (share[known] * n[known]).round()
+        table.loc[known] = np.column_stack(proportion_confint(correct, n[known], alpha=1 - LEVEL, method="wilson"))
+    return table
+
+
 def quantiles(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The percentile interval over the first axis; samples that have no value are left out."""
     empty = np.isnan(samples).all(axis=0)
-    tails = np.quantile(samples, 0, axis=0), np.quantile(samples, 0, axis=0)
-    if not empty.all():
-        tails = np.nanquantile(np.where(empty, 0, samples), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return np.where(empty, np.nan, tails[0]), np.where(empty, np.nan, tails[1])
+    low, high = np.nanquantile(np.where(empty, 0, samples), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
 
 
 @dataclass(frozen=True)

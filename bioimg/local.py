@@ -1,0 +1,37 @@
+"""The same experiment in this process, without Ray: the debugging twin. A breakpoint in the training loop just works."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from bioimg.config import TrialConfig
+from bioimg.data.imageset import ImageSet
+from bioimg.experiment import Experiment
+from bioimg.halving import Halving
+from bioimg.progress import Watcher
+from bioimg.results.store import Store
+from bioimg.training.run import Epoch
+from bioimg.training.trial import Place, run_trial
+
+
+def run(
+    experiment: Experiment, trials: Iterable[TrialConfig], images: Mapping[int, ImageSet], store: Store, watcher: Watcher
+) -> None:
+    """Run trials one after another and leave their rows in the store. `images` holds the set at each image size.
+
+    One thread is used, as in a lane of a CPU machine: so the rows are those of lanes to the last bit.
+    """
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = Place(experiment=experiment.name, store=store, device=device)
+    halving = Halving(experiment.early_stopping) if experiment.early_stopping else None
+
+    for trial in trials:
+
+        def go_on(epoch: Epoch, trial: TrialConfig = trial) -> bool:
+            watcher.epoch(trial.key, dataclasses.asdict(epoch))
+            return halving is None or halving.go_on(trial, epoch.epoch, getattr(epoch, halving.metric))
+
+        watcher.end(trial.key, run_trial(trial, images[trial.image_size], place, go_on))
+        store.merge()

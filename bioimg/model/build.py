@@ -1,0 +1,154 @@
+"""Any torchvision classifier by name, with a new head and with what is frozen frozen."""
+
+import copy
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torchvision import models
+
+import bioimg.model.tiny  # noqa: F401  (registers resnext_tiny)
+from bioimg.config import TrialConfig, UserError, unknown
+from bioimg.model import weights as pretrained
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A model and its parts. `head` is its last layer, a `Linear` of F inputs; the rest is the backbone."""
+
+    model: nn.Module
+    head_name: str
+    frozen: tuple[nn.Module, ...]
+    """Modules that get no gradient and stay in eval mode, so that their BatchNorm buffers stay as they are."""
+
+    @property
+    def head(self) -> nn.Linear:
+        """The layer that gives the logits."""
+        head = self.model.get_submodule(self.head_name)
+        assert isinstance(head, nn.Linear)
+        return head
+
+    def train(self) -> None:
+        """Train mode for what is trained, eval mode for what is frozen."""
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """What the head sees: [B, F] for images [B, 3, H, W]."""
+        seen: list[torch.Tensor] = []
+        with self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+            self.model(images)
+        return seen[0]
+
+
+def build(trial: TrialConfig, classes: int, *, synchronise_batch_norm: bool = False) -> Classifier:
+    """The classifier of a trial, on the CPU. The trial's seed decides every weight that isn't pretrained; the global random
+    state is left alone.
+
+    Raises:
+        UserError: no such model or weights; weights that don't fit; `freeze` names no stage of the model.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(trial.seed)
+        if trial.weights == "none":
+            model, name = _bare(trial.model), head_name(trial.model)
+        else:
+            model, name = copy.deepcopy(_pretrained(trial.model, trial.weights)), head_name(trial.model)
+        torch.manual_seed(trial.seed)
+        old = model.get_submodule(name)
+        assert isinstance(old, nn.Linear)
+        model.set_submodule(name, nn.Linear(old.in_features, classes))
+    if synchronise_batch_norm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return Classifier(model, name, _freeze(model, name, trial))
+
+
+def check(trial: TrialConfig) -> None:
+    """Find out in a moment, without any weights, whether a trial's model can be built.
+
+    Raises:
+        UserError: as `build`, except for the contents of weights.
+    """
+    head = head_name(trial.model)
+    outline = _outline(trial.model)
+    _freeze(outline, head, trial)
+    pretrained.entry(trial.model, trial.weights)
+    try:
+        outline.eval()(torch.empty(1, 3, trial.image_size, trial.image_size, device=next(outline.parameters()).device))
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"the value of `image_size` is {trial.image_size}, but `model` {trial.model!r} can't take such images: {error}"
+        ) from error
+
+
+def head_name(model: str) -> str:
+    """The dotted name of a model's last linear layer (`fc`, `classifier.1`, `heads.head`).
+
+    Raises:
+        UserError: no such model, or one that doesn't end in one linear layer.
+    """
+    outline = _outline(model)
+    names = [name for name, module in outline.named_modules() if isinstance(module, nn.Linear)]
+    if not names or getattr(outline, "aux_logits", False):
+        raise UserError(
+            f"the value of `model` is {model!r}, but must end in one linear layer. Choose another, such as resnet50."
+        )
+    return names[-1]
+
+
+def stages(model: nn.Module, head: str) -> list[str]:
+    """What `freeze` can name: the parts of the backbone that have weights, in the order of their use."""
+    top = [
+        name for name, child in model.named_children() if any(True for _ in child.parameters()) and name != head.split(".")[0]
+    ]
+    if top != ["features"]:
+        return top
+    inner = model.get_submodule("features").named_children()
+    return [f"features.{name}" for name, child in inner if any(True for _ in child.parameters())]
+
+
+@functools.lru_cache(maxsize=4)
+def _pretrained(model: str, weights: str) -> nn.Module:
+    """A backbone with its weights, kept in this process: a warm lane pays for reading them once."""
+    bare, head = _bare(model), head_name(model)
+    fitting = pretrained.fit(pretrained.load(model, weights), bare, head, weights)
+    bare.load_state_dict(fitting, strict=False)
+    return bare
+
+
+@functools.lru_cache(maxsize=16)
+def _outline(model: str) -> nn.Module:
+    """A model without memory for its tensors, to look at: made in a moment, whatever its size."""
+    try:
+        with torch.device("meta"):
+            return _bare(model)
+    except NotImplementedError:  # RegNets compute their widths with tensors that must have values
+        return _bare(model)
+
+
+def _bare(model: str) -> nn.Module:
+    known = [*models.list_models(module=models), "resnext_tiny"]
+    if model not in known:
+        raise unknown("model", model, known)
+    return models.get_model(model, weights=None)
+
+
+def _freeze(model: nn.Module, head: str, trial: TrialConfig) -> tuple[nn.Module, ...]:
+    """Turn off the gradients that `freeze` turns off; returns the modules that are frozen whole."""
+    if trial.freeze == "none":
+        return ()
+    known = stages(model, head)
+    if trial.freeze == "features":
+        model.requires_grad_(False)
+        model.get_submodule(head).requires_grad_(True)
+        return tuple(module for name, module in model.named_modules() if name and not f"{head}.".startswith(f"{name}."))
+    if trial.freeze not in known:
+        raise unknown(
+            "freeze", trial.freeze, ["none", "features", *known], f"(The stages are those of `model` {trial.model!r}.)"
+        )
+    modules = tuple(model.get_submodule(name) for name in known[: known.index(trial.freeze) + 1])
+    for module in modules:
+        module.requires_grad_(False)
+    return modules

@@ -1,0 +1,116 @@
+"""What a `weights` name means: tensors for the backbone and the normalisation they were trained with.
+
+A name is one of torchvision's for the model (`IMAGENET1K_V1`, `DEFAULT`), a file, or `none`. Random weights never stand in for
+weights that can't be had.
+"""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import URLError
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torchvision.models import WeightsEnum, get_model_weights
+
+from bioimg.config import UserError, unknown
+
+FILES = (".pth", ".pt", ".safetensors")
+
+
+class Normalisation(NamedTuple):
+    """Mean and standard deviation of each channel (R, G, B) on a scale of 0 to 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def entry(model: str, weights: str) -> WeightsEnum | None:
+    """torchvision's entry for a weights name; None for a file or `none`.
+
+    Raises:
+        UserError: there is no such name and no such file.
+    """
+    if weights == "none":
+        return None
+    if weights.endswith(FILES):
+        if not Path(weights).is_file():
+            raise UserError(f"the value of `weights` is {weights!r}, but there is no such file. Check the path.")
+        return None
+    known = get_model_weights(model).__members__
+    if weights not in known:
+        raise unknown("weights", weights, [*known, "none"], f"A file ends in {', '.join(FILES)}. (`model` is {model!r}.)")
+    return known[weights]
+
+
+def normalisation(model: str, weights: str) -> Normalisation:
+    """That of the weights entry; for a file and for `none` that of the model's default entry, so that only weights differ."""
+    chosen = entry(model, weights) or next(iter(get_model_weights(model)), None)
+    preset = chosen.transforms() if chosen else None
+    return Normalisation(tuple(preset.mean), tuple(preset.std)) if preset else IMAGENET
+
+
+def load(model: str, weights: str) -> dict[str, torch.Tensor]:
+    """The tensors of a weights name other than `none`, on the CPU, as they are stored: the head included if it is there.
+
+    Raises:
+        UserError: they aren't cached and can't be downloaded, or the file can't be read.
+    """
+    named = entry(model, weights)
+    return _fetch(named) if named else _read(Path(weights))
+
+
+def fit(tensors: Mapping[str, torch.Tensor], model: torch.nn.Module, head: str, weights: str) -> dict[str, torch.Tensor]:
+    """The tensors of all but the head, after a check that they are just those that the model has.
+
+    Raises:
+        UserError: lists what is missing, unexpected or of another shape.
+    """
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith(f"{head}.")}
+    found = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{head}.")}
+    problems = [f"missing {name}" for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
+    problems += [f"unexpected {name}" for name in found if name not in wanted]
+    problems += [
+        f"{name} is {tuple(found[name].shape)}, not {tuple(shape)}"
+        for name, shape in wanted.items()
+        if name in found and found[name].shape != shape
+    ]
+    if problems:
+        listed = "; ".join(problems[:10]) + (f"; ... ({len(problems)} in all)" if len(problems) > 10 else "")
+        raise UserError(f"the value of `weights` is {weights!r}, but its tensors must be those of `model`: {listed}.")
+    return found
+
+
+def _fetch(named: WeightsEnum) -> dict[str, torch.Tensor]:
+    try:
+        return dict(named.get_state_dict(progress=True, check_hash=True, weights_only=True))
+    except (URLError, OSError) as error:
+        target = Path(torch.hub.get_dir()) / "checkpoints" / Path(named.url).name
+        raise UserError(
+            f"the value of `weights` is {named.name!r}, but it isn't on this machine and can't be downloaded ({error}). "
+            f"Fetch {named.url} where there is a network and put it at {target}, or name a file."
+        ) from error
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        tensors = (
+            safetensors.torch.load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the value of `weights` is {str(path)!r}, but it can't be read as tensors: {reason}") from error
+    if not isinstance(tensors, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise UserError(
+            f"the value of `weights` is {str(path)!r}, but it must hold a state dict: names and tensors, nothing else. "
+            "Save `model.state_dict()`."
+        )
+    return dict(tensors)

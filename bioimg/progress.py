@@ -1,0 +1,105 @@
+"""What a person sees while an experiment runs: a live table on a terminal, plain lines elsewhere."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bioimg.config import TrialConfig
+
+STYLES = {"completed": "green", "stopped": "yellow", "failed": "bold red", "running": "cyan", "waiting": "dim"}
+
+
+class Watcher(Protocol):
+    """Whoever wants to know how trials come on."""
+
+    def epoch(self, key: str, epoch: Mapping[str, Any]) -> None:
+        """An epoch of a trial is over."""
+
+    def end(self, key: str, status: str) -> None:
+        """A trial has ended."""
+
+
+class Progress:
+    """One line per trial: cell, status, epoch, validation accuracy, time left."""
+
+    def __init__(
+        self, trials: Iterable[TrialConfig], axes: Iterable[str], statuses: Mapping[str, str], console: Console
+    ) -> None:
+        self._console, self._axes = console, list(axes)
+        self._lines = {trial.key: _Line(trial, statuses.get(trial.key, "waiting")) for trial in trials}
+        self._live = Live(get_renderable=self._table, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def epoch(self, key: str, epoch: Mapping[str, Any]) -> None:
+        line = self._lines[key]
+        line.epoch(epoch)
+        if not self._console.is_terminal:
+            self._say(
+                line,
+                f"epoch {line.epochs}/{line.trial.epochs} train loss {epoch['train_loss']:.4f} "
+                f"val loss {epoch['val_loss']:.4f} val accuracy {epoch['val_accuracy']:.3f}",
+            )
+
+    def end(self, key: str, status: str) -> None:
+        self._lines[key].status = status
+        if not self._console.is_terminal:
+            self._say(self._lines[key], status)
+
+    def _say(self, line: "_Line", text: str) -> None:
+        ended = sum(line.status not in ("waiting", "running") for line in self._lines.values())
+        cell = line.trial.describe(self._axes) or line.trial.key
+        self._console.print(f"[{ended}/{len(self._lines)}] {cell}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def _table(self) -> RenderableType:
+        shown = self._lines_that_fit()
+        table = Table(box=None, pad_edge=False)
+        for name in (*(self._axes or ["trial"]), "status", "epoch", "val accuracy", "left"):
+            table.add_column(name, justify="right" if name in ("epoch", "val accuracy", "left") else "left")
+        for line in shown:
+            table.add_row(*line.cells(self._axes))
+        hidden = len(self._lines) - len(shown)
+        return Group(table, Text(f"... and {hidden} more trials", style="dim")) if hidden else table
+
+    def _lines_that_fit(self) -> list["_Line"]:
+        """All, or where the terminal is too low for that: running ones first, then those that wait, then the rest."""
+        room = max(3, self._console.height - 4)
+        order = {"running": 0, "waiting": 1}
+        first = sorted(self._lines.values(), key=lambda line: order.get(line.status, 2))[:room]
+        return [line for line in self._lines.values() if line in first]
+
+
+class _Line:
+    def __init__(self, trial: TrialConfig, status: str) -> None:
+        self.trial, self.status = trial, status
+        self.epochs, self._accuracy, self._seconds = 0, 0.0, 0.0
+
+    def epoch(self, epoch: Mapping[str, Any]) -> None:
+        self.status, self.epochs = "running", epoch["epoch"]
+        self._accuracy, self._seconds = epoch["val_accuracy"], epoch["seconds"]
+
+    def cells(self, axes: list[str]) -> list[RenderableType]:
+        values = [str(getattr(self.trial, name)) for name in axes] or [self.trial.key]
+        return [
+            *values,
+            Text(self.status, style=STYLES[self.status]),
+            f"{self.epochs}/{self.trial.epochs}" if self.epochs else "",
+            f"{self._accuracy:.3f}" if self.epochs else "",
+            self._left(),
+        ]
+
+    def _left(self) -> str:
+        if self.status != "running":
+            return ""
+        seconds = round(self._seconds * (self.trial.epochs - self.epochs))
+        return f"{seconds // 60}:{seconds % 60:02d}"

@@ -1,0 +1,197 @@
+"""Headers, captions and notes of tables, in English and Traditional Chinese. Values from the data are never translated."""
+
+from bioimg.config import unknown
+
+HEADERS = {
+    "weights": ("weights", "預訓練權重"),
+    "batch_size": ("batch", "批次大小"),
+    "freeze": ("frozen", "凍結"),
+    "epochs": ("epochs", "訓練週期數"),
+    "model": ("model", "模型"),
+    "data": ("data", "資料"),
+    "image_size": ("image size", "影像大小"),
+    "split": ("split", "資料切分"),
+    "group_pattern": ("group pattern", "分組規則"),
+    "learning_rate": ("learning rate", "學習率"),
+    "schedule": ("schedule", "學習率排程"),
+    "optimizer": ("optimizer", "最佳化器"),
+    "weight_decay": ("weight decay", "權重衰減"),
+    "augmentation": ("augmentation", "資料增強"),
+    "seed": ("seed", "隨機種子"),
+    "workers": ("workers", "行程數"),
+    "precision": ("precision", "精度"),
+    "final_train_loss": ("final train loss", "最終訓練損失"),
+    "best_train_accuracy": ("best train acc. (%)", "最佳訓練準確率 (%)"),
+    "best_val_loss": ("best val loss (epoch)", "最佳驗證損失 (週期)"),
+    "best_val_loss_epoch": ("best epoch", "最佳週期"),
+    "final_val_accuracy": ("final val acc. (%)", "最終驗證準確率 (%)"),
+    "best_val_accuracy": ("best val acc. (%)", "最佳驗證準確率 (%)"),
+    "test_accuracy": ("test acc. (%)", "測試準確率 (%)"),
+    "final_test_accuracy": ("test acc. of last epoch (%)", "最終週期測試準確率 (%)"),
+    "train_seconds": ("time (min:s)", "訓練時間 (分:秒)"),
+    "wait_seconds": ("waiting (min:s)", "等待時間 (分:秒)"),
+    "device_seconds": ("device time (min:s)", "裝置時間 (分:秒)"),
+    "status": ("status", "狀態"),
+    "standing": ("standing", "比較結果"),
+    "runs": ("runs", "次數"),
+    "epochs_run": ("epochs run", "已訓練週期數"),
+    "epochs_stopped": ("epochs saved by stopping", "提前停止省下的週期數"),
+    "seconds_stopped": ("time saved by stopping, estimated (min:s)", "提前停止省下的時間，估計 (分:秒)"),
+    "epochs_cached": ("epochs on cached features", "使用快取特徵的週期數"),
+    "price": ("price", "費用"),
+    "balanced_accuracy": ("balanced acc. (%)", "平衡準確率 (%)"),
+    "macro_f1": ("macro F1 (%)", "巨觀 F1 (%)"),
+    "auroc": ("AUROC (%)", "AUROC (%)"),
+    "ece": ("calibration error (%)", "校準誤差 (%)"),
+    "class": ("class", "類別"),
+    "recall": ("recall (%)", "召回率 (%)"),
+    "precision_score": ("precision (%)", "精確率 (%)"),
+    "f1": ("F1 (%)", "F1 (%)"),
+    "support": ("images", "影像數"),
+    "label": ("label", "真實類別"),
+    "axis": ("axis", "變因"),
+    "level": ("level", "水準"),
+    "reference": ("against", "對照"),
+    "n": ("n", "n"),
+    "effect": ("effect on test acc. (points)", "對測試準確率的影響 (百分點)"),
+    "a": ("A", "A"),
+    "b": ("B", "B"),
+    "accuracy_a": ("acc. of A (%)", "A 準確率 (%)"),
+    "accuracy_b": ("acc. of B (%)", "B 準確率 (%)"),
+    "difference": ("A − B (points)", "A − B (百分點)"),
+    "p": ("p", "p"),
+    "p_holm": ("p, Holm", "p (Holm)"),
+    "test": ("test", "檢定"),
+    "claim": ("what can be said", "可得的結論"),
+    "gap": ("train − val acc. (points)", "訓練 − 驗證準確率 (百分點)"),
+    "last_fall": ("val loss fell until epoch", "驗證損失下降至第幾週期"),
+    "rise": ("rise of val loss (%)", "驗證損失回升 (%)"),
+    "oscillation": ("oscillation of val acc. (points)", "驗證準確率震盪 (百分點)"),
+    "reading": ("reading", "判讀"),
+    "stage": ("stage", "階段"),
+    "output": ("output", "輸出"),
+    "layers": ("layers", "層"),
+    "blocks": ("blocks", "區塊數"),
+    "parameters": ("parameters", "參數量"),
+}
+
+TEXTS = {
+    "comparison": ("Comparison of {trials} trials on {data}", "{data} 上 {trials} 次訓練的比較"),
+    "per-class": (
+        "Recall, precision and F1 of each class, on test images of {data}",
+        "{data} 測試影像各類別的召回率、精確率與 F1",
+    ),
+    "confusion": ("Test images of {data} by label and prediction", "{data} 測試影像的混淆矩陣"),
+    "scores": ("Scores on test images of {data}", "{data} 測試影像的評分"),
+    "effects": ("What each axis does to the test accuracy on {data}", "各變因對 {data} 測試準確率的影響"),
+    "differences": ("Which differences hold on test images of {data}", "{data} 測試影像上成立的差異"),
+    "cost": ("What the trials on {data} cost", "{data} 各次訓練的成本"),
+    "curves": ("What the curves on {data} show", "{data} 訓練曲線的判讀"),
+    "architecture": ("Architecture of {model} with {classes} classes", "{model} 的架構（{classes} 類）"),
+    "images": (
+        "n: {train} training, {val} validation and {test} test images of {data} (fingerprint {fingerprint}).",
+        "n：{data} 的訓練影像 {train} 張、驗證 {val} 張、測試 {test} 張（指紋 {fingerprint}）。",
+    ),
+    "definitions": (
+        "Accuracy: share of images whose most probable class is their label. Loss: mean cross-entropy. "
+        "Brackets: 95 % interval ({interval}). Decimals follow the interval's width.",
+        "準確率：機率最高的類別與標記相同的影像比例。損失：平均交叉熵。方括號：95 % 信賴區間（{interval}）。小數位數依區間寬度而定。",
+    ),
+    "selection": (
+        "Selection: test results are of the epoch with the lowest validation loss (epoch n of N in parentheses); "
+        "`best` is the configuration with the lowest validation loss. The test set selects nothing.",
+        "選擇規則：測試結果取自驗證損失最低的週期（括號為第 n／N 週期）；best 為驗證損失最低的設定。測試集不參與任何選擇。",
+    ),
+    "standing": (
+        "`tie`: the test images can't tell it from `best` ({tests}; p > 0.05 after Holm's correction).",
+        "tie：測試影像無法區別其與 best（{tests}；Holm 校正後 p > 0.05）。",
+    ),
+    "repeats": (
+        "± is the standard deviation over a row's completed runs; their number is under `runs`.",
+        "± 為該列已完成各次訓練的標準差，次數見 runs。",
+    ),
+    "one_run": (
+        "One run each: how much another seed would change isn't known.",
+        "每種設定只訓練一次：換一個隨機種子會差多少並不知道。",
+    ),
+    "split": ("Split: {split}.", "資料切分：{split}。"),
+    "leak": (
+        "WARNING: the split ignores known groups: images of one group are in training and in test, so accuracies are too high.",
+        "警告：資料切分未考慮已知分組，同一組的影像同時在訓練集與測試集，準確率因而偏高。",
+    ),
+    "unknown_groups": (
+        "Groups (slides, patients) aren't known: if images of one lie on both sides of the split, accuracies are too high.",
+        "分組（切片、病人）未知：若同一組的影像同時在切分兩側，準確率會偏高。",
+    ),
+    "independent": (
+        "Wilson intervals take images as independent; those of one group aren't, so true intervals are wider.",
+        "Wilson 區間假設影像彼此獨立；同組影像並不獨立，真正的區間更寬。",
+    ),
+    "no_stopping": ("No early stopping.", "未使用提前停止。"),
+    "stopping": (
+        "Early stopping (ASHA on {metric}, from epoch {grace_period}, one of {reduction_factor} goes on, within {within}): "
+        "{stopped} of {trials} trials stopped; they have no test accuracy and aren't ranked.",
+        "提前停止（依 {metric} 的 ASHA，自第 {grace_period} 週期起，每 {reduction_factor} 個留 1 個，於 {within} 內比較）："
+        "{trials} 次訓練中 {stopped} 次提前停止，無測試準確率，不列入排名。",
+    ),
+    "failed": ("{failed} of {trials} trials failed.", "{trials} 次訓練中 {failed} 次失敗。"),
+    "epochs_differ": (
+        "WARNING: rows were trained for different numbers of epochs ({epochs}): neither accuracies nor times are of equal runs.",
+        "警告：各列訓練週期數不同（{epochs}），準確率與時間並非在相同條件下取得。",
+    ),
+    "mixed": (
+        "WARNING: rows differ in {what}: their numbers must not be compared with each other.",
+        "警告：各列的 {what} 不同，數值不可互相比較。",
+    ),
+    "synthetic": (
+        "SYNTHETIC IMAGES, drawn by a program: these numbers say nothing about real ones.",
+        "合成影像，由程式繪製：這些數字不能代表真實影像。",
+    ),
+    "incomplete": (
+        "The experiment isn't complete: {ended} trials have ended so far.",
+        "實驗尚未完成：目前已結束 {ended} 次訓練。",
+    ),
+    "source": ("Made by bioimg from results {fingerprint}.", "由 bioimg 依結果 {fingerprint} 產生。"),
+    "other_epochs": (
+        "No trial ran for {epochs} epochs as in the report of 2023; shown are those that there are.",
+        "沒有如 2023 年報告訓練 {epochs} 週期的結果，改列現有的結果。",
+    ),
+    "none": ("No trial fits.", "沒有符合的訓練結果。"),
+    "effects_note": (
+        "Least squares over completed trials, Student's t intervals; an interaction is what both levels together add to their sum.",
+        "以已完成的訓練做最小平方估計，t 信賴區間；交互作用為兩水準並用時超出各別影響之和的部分。",
+    ),
+    "cost_note": (
+        "Training time is training and validation only; device time is that times the devices of a trial; "
+        "times saved are estimated from the trial's own epochs.",
+        "訓練時間僅含訓練與驗證；裝置時間為其乘以裝置數；省下的時間由該次訓練自身的週期估計。",
+    ),
+    "completed": ("completed", "完成"),
+    "stopped": ("stopped after {run}/{epochs}", "於 {run}/{epochs} 週期提前停止"),
+    "failed_row": ("failed: {error}", "失敗：{error}"),
+    "count_completed": ("{n} completed", "{n} 次完成"),
+    "count_stopped": ("{n} stopped", "{n} 次提前停止"),
+    "count_failed": ("{n} failed", "{n} 次失敗"),
+    "best": ("best", "最佳"),
+    "tie": ("tie", "無法區別"),
+    "worse": ("worse", "較差"),
+    "better": ("better", "較佳"),
+}
+
+LANGUAGES = ("en", "zh-TW")
+
+
+def header(name: str, lang: str) -> str:
+    """The header of a column; a name that isn't known heads its column itself."""
+    return HEADERS.get(name, (name, name))[_index(lang)]
+
+
+def text(name: str, lang: str, **values: object) -> str:
+    """A sentence with values put in."""
+    return TEXTS[name][_index(lang)].format(**values)
+
+
+def _index(lang: str) -> int:
+    if lang not in LANGUAGES:
+        raise unknown("lang", lang, LANGUAGES)
+    return LANGUAGES.index(lang)

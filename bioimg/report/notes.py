@@ -1,0 +1,69 @@
+"""What must be said with a table's numbers: of which images, by which rule and split, and what spoils a comparison."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+import pandas as pd
+
+from bioimg.report.captions import text
+from bioimg.results.configurations import configurations
+from bioimg.results.store import Results
+
+MIXED = ("data_fingerprint", "split", "group_pattern", "test_images")
+
+
+def fingerprint(results: Results) -> str:
+    """Ten hex digits of all rows of the table of trials, whatever their order: changing one number changes it."""
+    rows = sorted(results.trials.to_csv(index=False, header=False, lineterminator="\x00").split("\x00"))
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:10]
+
+
+def notes(results: Results, shown: pd.DataFrame, lang: str, *extra: str) -> tuple[str, ...]:
+    """The sentences below a table of these trials; warnings first."""
+    said = [*_warnings(results, shown, lang), *_data(results, shown, lang), *extra, *_stopping(results, shown, lang)]
+    return (*said, text("source", lang, fingerprint=fingerprint(results)))
+
+
+def _warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]:
+    if results.experiment["data"].get("synthetic") or shown["synthetic"].eq(True).any():
+        yield text("synthetic", lang)
+    if not results.experiment.get("complete", True):
+        yield text("incomplete", lang, ended=len(results.trials))
+    differing = [name for name in MIXED if shown[name].nunique(dropna=False) > 1]
+    if differing:
+        yield text("mixed", lang, what=", ".join(differing))
+    if shown["epochs"].nunique() > 1:
+        yield text("epochs_differ", lang, epochs=listed(sorted(shown["epochs"].unique())))
+    if shown["split_leaks_groups"].eq(True).any():
+        yield text("leak", lang)
+
+
+def _data(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]:
+    data = results.experiment["data"]
+    counts = {part: listed(shown[f"{part}_images"].dropna().astype(int).unique()) for part in ("train", "val", "test")}
+    yield text("images", lang, **counts, data=data["name"], fingerprint=data["fingerprint"])
+    yield text("split", lang, split=listed(shown["split"].unique()))
+    if len(shown) and not shown["split_leaks_groups"].notna().any() and data.get("groups") is None:
+        yield text("unknown_groups", lang)
+    if data.get("groups") is not None:
+        yield text("independent", lang)
+
+
+def _stopping(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]:
+    rule, counts = results.experiment.get("early_stopping"), shown["status"].value_counts()
+    stopped, failed = int(counts.get("stopped", 0)), int(counts.get("failed", 0))
+    if rule:
+        within = listed(rule["compare_within"]) or "–"
+        yield text("stopping", lang, **{**rule, "within": within, "stopped": stopped, "trials": len(shown)})
+    else:
+        yield text("no_stopping", lang)
+    if failed:
+        yield text("failed", lang, failed=failed, trials=len(shown))
+    if shown["status"].eq("completed").any() and not configurations(shown).duplicated().any():
+        yield text("one_run", lang)
+
+
+def listed(values: Iterable[object], most: int = 8) -> str:
+    """A few values on one line; of many the first ones."""
+    names = [str(value) for value in values]
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

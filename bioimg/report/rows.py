@@ -1,0 +1,89 @@
+"""Which rows, in which order: the flags `--rows` and `--sort`."""
+
+import ast
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bioimg.config import FIELDS, UserError, unknown
+
+WAY_OUT = "Write comparisons of columns with values, joined by and, or, not: --rows 'freeze == \"none\" and batch_size >= 64'."
+STATUSES = {"completed": 0, "stopped": 1, "failed": 2}
+
+
+def select(trials: pd.DataFrame, query: str | None) -> pd.DataFrame:
+    """The rows for which a condition such as `freeze == "none"` holds.
+
+    The condition goes through `DataFrame.query`, which could call methods and reach variables; so it is first parsed, and only
+    comparisons of columns and literals pass.
+
+    Raises:
+        UserError: it is anything else, names no column, or compares text with numbers.
+    """
+    if not query:
+        return trials
+    try:
+        condition = ast.parse(query.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise UserError(
+            f"the value of `rows` is {query!r}, but must be a condition (== compares, = doesn't). {WAY_OUT}"
+        ) from None
+    _check(condition, query, list(trials.columns))
+    try:
+        return trials.query(ast.unparse(condition), engine="python", local_dict={}, global_dict={})
+    except (TypeError, ValueError, NotImplementedError):
+        raise UserError(f"the value of `rows` is {query!r}, but must compare texts with texts, numbers with numbers.") from None
+
+
+def _check(node: ast.expr, query: str, columns: Sequence[str]) -> None:
+    match node:
+        case ast.BoolOp():
+            for value in node.values:
+                _check(value, query, columns)
+        case ast.UnaryOp(op=ast.Not()):
+            _check(node.operand, query, columns)
+        case ast.Compare():
+            for operand in (node.left, *node.comparators):
+                _check_operand(operand, query, columns)
+        case _:
+            raise _refused(node, query)
+
+
+def _check_operand(node: ast.expr, query: str, columns: Sequence[str]) -> None:
+    match node:
+        case ast.Name():
+            if node.id not in columns:
+                raise unknown("rows", node.id, columns)
+        case ast.Constant(value=str() | int() | float()):
+            pass
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float())):
+            pass
+        case ast.List() | ast.Tuple():
+            for element in node.elts:
+                _check_operand(element, query, columns)
+        case _:
+            raise _refused(node, query)
+
+
+def _refused(node: ast.expr, query: str) -> UserError:
+    return UserError(f"the value of `rows` is {query!r}, but must not hold {ast.unparse(node)!r}. {WAY_OUT}")
+
+
+def order(trials: pd.DataFrame, sort: Sequence[str]) -> pd.DataFrame:
+    """Completed rows first (by `state`), then by columns: settings upwards, measures from the best one on.
+
+    Raises:
+        UserError: no such column.
+    """
+    for name in sort:
+        if name not in trials:
+            raise unknown("sort", name, trials.columns)
+    if not sort:
+        return trials
+    upwards = [name in FIELDS or not _more_is_better(name) for name in sort]
+    ranked = trials.assign(_status=trials["state"].map(STATUSES))
+    return ranked.sort_values(["_status", *sort], ascending=[True, *upwards], kind="stable").drop(columns="_status")
+
+
+def _more_is_better(name: str) -> bool:
+    return name.endswith("accuracy") or name in ("macro_f1", "auroc", "runs")

@@ -1,0 +1,138 @@
+"""A table before it has a format: raw values, how a column is read, what must be said with it; and the one rule of rounding."""
+
+import math
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pandas as pd
+
+from bioimg.report.captions import header
+
+Kind = Literal["text", "count", "number", "share", "points", "loss", "epoch", "seconds", "p", "money"]
+"""share: a fraction shown in %. points: a difference of fractions, in percentage points. loss: with the epoch, where given."""
+
+MISSING = "–"
+JOINERS = "\u200c\u200d"
+LONGEST = 160
+"""Characters of a name from the data that are shown; the Parquet file holds all of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """How a column of the raw values is shown.
+
+    identity: tells rows apart (a setting, a class); `verify` finds a row by these.
+    digits:   decimals in the unit shown, from `digits`; interval: shown with `NAME_low` and `NAME_high` in brackets.
+    """
+
+    name: str
+    kind: Kind = "text"
+    identity: bool = False
+    digits: int = 0
+    interval: bool = False
+
+    @property
+    def single(self) -> bool:
+        """Whether a cell is one number, which a spreadsheet may hold as such."""
+        return self.kind in ("count", "share", "points", "loss", "money") and not self.interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Raw values (with `_low`, `_high`, `_sd`, `_epoch` columns beside those shown), and what belongs with them."""
+
+    name: str
+    values: pd.DataFrame
+    columns: tuple[Column, ...]
+    caption: str
+    notes: tuple[str, ...] = ()
+    fingerprint: str
+    lang: str = "en"
+
+    @property
+    def headers(self) -> list[str]:
+        return [clean(header(column.name, self.lang)) for column in self.columns]
+
+    def cells(self) -> list[list[str]]:
+        """Every row as text, rounded for reading."""
+        records = self.values.to_dict("records")
+        return [[cell(column, record) for column in self.columns] for record in records]
+
+
+@dataclass(frozen=True)
+class Read:
+    """A table read back from a file: text as it stands there."""
+
+    headers: list[str]
+    rows: list[list[str]]
+    place: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def digits(halfwidth: float, default: int = 1) -> int:
+    """Decimals that a value with such a 95 % interval deserves: to the second digit of the interval's half-width."""
+    if not halfwidth > 0 or math.isinf(halfwidth):
+        return default
+    return min(4, max(0, 1 - math.floor(math.log10(halfwidth))))
+
+
+def clean(text: object) -> str:
+    """A text from the data on one line, without control characters and bidirectional overrides, cut if very long."""
+    line = " ".join(str(text).split())
+    line = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn") and c not in JOINERS else c for c in line)
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+
+
+def cell(column: Column, record: Mapping[str, Any]) -> str:
+    """One cell as text."""
+    value = record.get(column.name)
+    if isinstance(value, str):
+        return clean(value)
+    if value is None or pd.isna(value):
+        return MISSING
+    text = _NUMBERS[column.kind](value, column.digits)
+    low, high, sd, epoch = (record.get(f"{column.name}_{part}") for part in ("low", "high", "sd", "epoch"))
+    if sd is not None and not pd.isna(sd):
+        return f"{text} ± {_NUMBERS[column.kind](sd, column.digits)}"
+    if column.interval and low is not None and not pd.isna(low):
+        return f"{text} [{_NUMBERS[column.kind](low, column.digits)}, {_NUMBERS[column.kind](high, column.digits)}]"
+    if column.kind == "loss" and epoch is not None and not pd.isna(epoch):
+        return f"{text} ({int(epoch)}/{int(record['epochs_run'])})"
+    return text
+
+
+def scale(kind: Kind) -> float:
+    """What a raw value is multiplied with before it is shown."""
+    return 100.0 if kind in ("share", "points") else 1.0
+
+
+def _fixed(value: float, digits: int) -> str:
+    text = f"{value:.{digits}f}"
+    text = text.removeprefix("-") if not float(text) else text
+    return text.replace("-", "−")  # a hyphen would begin a formula in a spreadsheet
+
+
+def _seconds(value: float, digits: int) -> str:
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _p(value: float, digits: int) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.2g}"
+
+
+_NUMBERS = {
+    "text": lambda value, digits: clean(value),
+    "count": lambda value, digits: _fixed(value, 0),
+    "number": lambda value, digits: f"{value:g}".replace("-", "−"),
+    "share": lambda value, digits: _fixed(100 * value, digits),
+    "points": lambda value, digits: _fixed(100 * value, digits),
+    "loss": _fixed,
+    "epoch": lambda value, digits: _fixed(value, 0),
+    "seconds": _seconds,
+    "p": _p,
+    "money": _fixed,
+}

@@ -1,0 +1,203 @@
+"""The comparison table: one row per configuration, or per trial where none is repeated, in the form of a paper's."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bioimg.config import FIELDS, unknown
+from bioimg.report.captions import text
+from bioimg.report.notes import fingerprint, listed, notes
+from bioimg.report.rows import order, select
+from bioimg.report.table import Column, Kind, Table, digits
+from bioimg.results import statistics
+from bioimg.results.configurations import REPEATS, repeated, varied
+from bioimg.results.store import Results
+
+__all__ = ["COLUMNS", "Column", "Table", "column", "comparison"]
+
+SETTINGS = ("weights", "batch_size", "freeze", "epochs")
+MEASURES = (
+    *("final_train_loss", "best_train_accuracy", "best_val_loss", "final_val_accuracy", "best_val_accuracy"),
+    *("test_accuracy", "train_seconds"),
+)
+COLUMNS = (*SETTINGS, *MEASURES)
+"""The columns of the report of 2023."""
+
+SCORES = ("balanced_accuracy", "macro_f1", "auroc", "ece")
+IMAGES = {
+    "best_train_accuracy": "train_images",
+    "final_val_accuracy": "val_images",
+    "best_val_accuracy": "val_images",
+    "test_accuracy": "test_images",
+    "final_test_accuracy": "test_images",
+}
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys((*IMAGES, *SCORES), "share"),
+    **dict.fromkeys(("final_train_loss", "best_val_loss"), "loss"),
+    **dict.fromkeys(("train_seconds", "wait_seconds"), "seconds"),
+    **dict.fromkeys(("learning_rate", "weight_decay"), "number"),
+    **dict.fromkeys(("best_val_loss_epoch", "epochs_run", "runs", "trained_parameters"), "count"),
+    **dict.fromkeys(("batch_size", "epochs", "image_size", "seed", "fold", "workers", *set(IMAGES.values())), "count"),
+}
+
+
+def comparison(
+    results: Results,
+    *,
+    rows: str | None = None,
+    columns: Sequence[str] = (),
+    sort: Sequence[str] = (),
+    group_by: Sequence[str] = (),
+    single: bool = False,
+    lang: str = "en",
+) -> Table:
+    """The comparison table.
+
+    rows:     a condition on the columns of trials.parquet, such as `freeze == "none"`.
+    columns:  those shown, in this order; by default the settings that vary, the report's measures, `status` and `standing`.
+    sort:     columns, most important first; completed rows always come first.
+    group_by: settings whose values make a row: the mean over its completed trials, their standard deviation and number. By
+              default repeats (seeds, folds) of a configuration are so put together.
+    single:   show every trial, whatever is repeated.
+
+    Raises:
+        UserError: a condition that isn't one, or a column that isn't there.
+    """
+    chosen = select(results.trials, rows)
+    part = dataclasses.replace(results, trials=chosen)
+    measured = _with_intervals(_with_scores(part, columns))
+    keys = list(group_by) or [name for name in FIELDS if name in {*SETTINGS, *varied(results.trials)}]
+    together = bool(group_by) or (repeated(chosen) and not single)
+    table = _aggregated(measured, _known(keys, measured, "group_by"), lang) if together else _worded(measured, lang)
+    if not group_by:
+        table = table.assign(standing=table["key"].map(standings(part)).map(lambda word: text(word, lang), na_action="ignore"))
+    table = order(table, sort).reset_index(drop=True)
+    repeats = [name for name in REPEATS if name in table and not together and repeated(chosen)]
+    shown = _known(columns or [*keys, *repeats, *MEASURES, *_last(table, together)], table, "columns")
+    caption = text("comparison", lang, trials=len(chosen), data=results.experiment["data"]["name"])
+    said = notes(results, chosen, lang, *_explained(part, table, together, lang))
+    shown_columns = tuple(column(name, table, name in keys + repeats) for name in shown)
+    return Table(
+        name="comparison",
+        values=table,
+        columns=shown_columns,
+        caption=caption,
+        notes=said,
+        fingerprint=fingerprint(results),
+        lang=lang,
+    )
+
+
+def column(name: str, values: pd.DataFrame, identity: bool = False) -> Column:
+    """How a column of trials is shown, its decimals by the median width of its intervals."""
+    kind = KINDS.get(name, "number" if pd.api.types.is_float_dtype(values[name]) else "text")
+    interval = f"{name}_low" in values and name in ("test_accuracy", *SCORES)
+    return Column(name=name, kind=kind, identity=identity, digits=_digits(name, kind, values), interval=interval)
+
+
+def standings(results: Results) -> dict[str, str]:
+    """Of each completed configuration: best, tie, better or worse on the test images than the best by validation."""
+    key = statistics.best(results)
+    if key is None:
+        return {}
+    pairs = statistics.paired(results, key)
+    words = {True: "better", False: "worse"}
+    judged = {
+        row["a"]: words[row["difference"] > 0] if row["holds"] else "tie"
+        for row in pairs.to_dict("records")
+        if row["holds"] is not None
+    }
+    return {key: "best", **judged}
+
+
+def _digits(name: str, kind: Kind, values: pd.DataFrame) -> int:
+    if kind == "loss":
+        return 4
+    if kind != "share" or f"{name}_low" not in values:
+        return 0
+    return digits(float((values[f"{name}_high"] - values[f"{name}_low"]).median()) * 50)
+
+
+def _known(names: Sequence[str], table: pd.DataFrame, field: str) -> list[str]:
+    for name in names:
+        if name not in table:
+            raise unknown(field, name, table.columns)
+    return list(names)
+
+
+def _last(table: pd.DataFrame, together: bool) -> list[str]:
+    return [*(["runs"] if together else []), "status", *(["standing"] if "standing" in table else [])]
+
+
+def _with_intervals(trials: pd.DataFrame) -> pd.DataFrame:
+    """The accuracies' Wilson intervals beside them, and under its own name where each is null the epoch of the best loss."""
+    added = {}
+    for name, images in IMAGES.items():
+        interval = statistics.wilson_columns(trials[name].astype(float), trials[images].astype(float))
+        added |= {f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
+    return trials.assign(**added)
+
+
+def _with_scores(results: Results, columns: Sequence[str]) -> pd.DataFrame:
+    """The scores that were asked for; they need the predictions, and time."""
+    trials = results.trials
+    if not set(columns) & set(SCORES):
+        return trials.assign(**dict.fromkeys(SCORES))
+    return trials.merge(scores(results), on="key", how="left")
+
+
+def scores(results: Results) -> pd.DataFrame:
+    """`key` and the bootstrapped scores, with `_low` and `_high`, of each trial with test predictions."""
+    tests = set(results.predictions.loc[results.predictions["split"].eq("test"), "key"])
+    rows = []
+    for key in [key for key in results.trials["key"] if key in tests]:
+        table = statistics.bootstrap(results, key).set_index("metric")
+        row = {name if part == "value" else f"{name}_{part}": table.at[name, part] for name in SCORES for part in table}
+        rows.append({"key": key, **row})
+    return pd.DataFrame(rows, columns=["key", *(f"{name}{part}" for name in SCORES for part in ("", "_low", "_high"))])
+
+
+def _worded(trials: pd.DataFrame, lang: str) -> pd.DataFrame:
+    """Statuses in words."""
+    words = [_status(row, lang) for row in trials[["status", "epochs", "epochs_run", "error"]].to_dict("records")]
+    return trials.assign(state=trials["status"], status=words, runs=1)
+
+
+def _status(row: dict, lang: str) -> str:
+    if row["status"] == "stopped":
+        run = "?" if pd.isna(row["epochs_run"]) else int(row["epochs_run"])
+        return text("stopped", lang, run=run, epochs=row["epochs"])
+    return text("failed_row", lang, error=row["error"]) if row["status"] == "failed" else text("completed", lang)
+
+
+def _aggregated(trials: pd.DataFrame, keys: list[str], lang: str) -> pd.DataFrame:
+    """One row per value of the keys: means over completed trials, `_sd` beside them, `runs`; no mean where none was completed."""
+    measures = [name for name in (*MEASURES, *SCORES, "final_test_accuracy", "wait_seconds") if name in trials]
+    groups = trials.groupby(keys, sort=False, dropna=False)
+    completed = (
+        trials[trials["status"].eq("completed")].astype(dict.fromkeys(measures, float)).groupby(keys, sort=False, dropna=False)
+    )
+    mean, sd = completed[measures].mean(), completed[measures].std().add_suffix("_sd")
+    widths = completed[[f"{name}_{end}" for name in IMAGES for end in ("low", "high")]].mean()
+    state = groups["status"].agg(lambda states: _counted(states, lang))
+    table = pd.concat([groups["key"].first(), completed.size().rename("runs"), mean, sd, widths, state], axis=1)
+    table = table.reindex(state.index).assign(runs=lambda t: t["runs"].fillna(0).astype(int)).reset_index()
+    return table.assign(state=table["runs"].gt(0).map({True: "completed", False: "failed"}))
+
+
+def _counted(states: pd.Series, lang: str) -> str:
+    counts = states.value_counts()
+    return ", ".join(text(f"count_{s}", lang, n=counts[s]) for s in ("completed", "stopped", "failed") if s in counts)
+
+
+def _explained(results: Results, table: pd.DataFrame, together: bool, lang: str) -> list[str]:
+    """What the columns mean."""
+    said = [text("definitions", lang, interval="Wilson"), text("selection", lang)]
+    if together:
+        said.append(text("repeats", lang))
+    if "standing" in table and table["standing"].eq(text("tie", lang)).any():
+        key = statistics.best(results)
+        tests = statistics.paired(results, key)["test"].dropna().unique()
+        said.append(text("standing", lang, tests=listed(tests)))
+    return said if len(table) else [text("none", lang)]

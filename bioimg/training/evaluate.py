@@ -1,0 +1,50 @@
+"""Exact evaluation: every image counts once, however many workers share the work."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from bioimg.training.batches import Batch
+from bioimg.training.distributed import Group
+
+CHUNK = 64
+"""Images that a model sees at once when it isn't trained."""
+
+
+class Score(NamedTuple):
+    """Mean cross-entropy per image, and the fraction of images that are right."""
+
+    loss: float
+    accuracy: float
+
+
+@torch.no_grad()
+def outputs(
+    compute: Callable[[Batch], torch.Tensor],
+    indices: np.ndarray,
+    *,
+    view: int = 0,
+    width: int,
+    device: torch.device,
+    group: Group,
+) -> torch.Tensor:
+    """float32 [N, width], the same on every worker: what `compute` gives for each image.
+
+    Each row is computed by one worker and zero at the others, so that their sum puts the rows together without rounding.
+    """
+    rows = torch.zeros(len(indices), width, device=device)
+    mine = group.share(np.arange(len(indices)))
+    for start in range(0, len(mine), CHUNK):
+        places = mine[start : start + CHUNK]
+        rows[torch.from_numpy(places)] = compute(Batch(indices[places], np.full(len(places), view))).float()
+    return group.sum(rows)
+
+
+def score(logits: torch.Tensor, labels: np.ndarray) -> Score:
+    """Loss and accuracy of logits [N, C] against labels [N]."""
+    target = torch.from_numpy(labels).to(logits.device)
+    loss = F.cross_entropy(logits.double(), target)
+    return Score(loss.item(), (logits.argmax(1) == target).double().mean().item())

@@ -1,0 +1,18 @@
+"""What `precision` means on a device, found out by what it can do and not by its name."""
+
+import torch
+
+
+def resolve(precision: str, device: torch.device) -> torch.dtype:
+    """The type in which autocast computes: bfloat16, or float32 for none."""
+    if precision == "auto":
+        return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies matrices in bfloat16, rather than emulating it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

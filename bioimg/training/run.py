@@ -1,0 +1,156 @@
+"""A trial in this process: its model, its data on the device, and how far it has come."""
+
+import dataclasses
+import functools
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bioimg.config import TrialConfig
+from bioimg.data.imageset import ImageSet, Split
+from bioimg.model.build import build
+from bioimg.model.weights import normalisation
+from bioimg.training import precision
+from bioimg.training.batches import VIEWS, Batch, Pixels
+from bioimg.training.distributed import ALONE, Group
+from bioimg.training.evaluate import Score, outputs, score
+from bioimg.training.features import Features
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Epoch:
+    """What one epoch came to. Losses are means per image; the training figures are those seen while the weights changed."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    seconds: float
+
+
+class Run:
+    """The state of a trial that `train` moves on, one epoch at a time.
+
+    `learner` is what the optimizer changes: the whole model, or its head alone when the rest is frozen and `inputs` are
+    therefore features that were computed once.
+    """
+
+    def __init__(
+        self, trial: TrialConfig, images: ImageSet, split: Split, *, device: torch.device, group: Group = ALONE
+    ) -> None:
+        self.trial, self.images, self.split, self.device, self.group = trial, images, split, device, group
+        self.dtype = precision.resolve(trial.precision, device)
+        synchronise = group.size > 1 and device.type == "cuda"
+        self.classifier = build(trial, len(images.classes), synchronise_batch_norm=synchronise)
+        self.classifier.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.learner: nn.Module = self.classifier.model
+        self.normalisation = normalisation(trial.model, trial.weights)
+        self.inputs: Pixels | Features = Pixels(images.pixels, self.normalisation, device)
+        self.features_seconds: float | None = None
+        if trial.freeze == "features":
+            self._freeze_features()
+        self._forward = group.wrap(self.learner, device)
+        self.optimizer = _optimizer(trial, [p for p in self.learner.parameters() if p.requires_grad])
+        self.history: list[Epoch] = []
+        self.best: dict[str, torch.Tensor] = {}
+
+    def begin(self, epoch: int) -> None:
+        """Make ready for an epoch: dropout's random state, the learning rate, train mode."""
+        seed = np.random.SeedSequence((self.trial.seed, epoch, self.group.rank)).generate_state(1)[0]
+        torch.manual_seed(int(seed))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.trial, epoch)
+        self.classifier.train()
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits float32 [B, C], with gradients that DDP averages."""
+        with self._autocast():
+            return self._forward(self.inputs(batch)).float()
+
+    def evaluate(self, indices: np.ndarray) -> torch.Tensor:
+        """Logits float32 [N, C] of the images as they are, the same on every worker."""
+        self.learner.eval()
+        self.group.synchronise_buffers(self.learner)
+        return outputs(self._predict, indices, width=len(self.images.classes), device=self.device, group=self.group)
+
+    def score(self, indices: np.ndarray) -> Score:
+        """Loss and accuracy on some images."""
+        return score(self.evaluate(indices), self.images.labels[indices])
+
+    def record(self, epoch: Epoch) -> Epoch:
+        """Take an epoch into the history, and its weights if none had a lower validation loss."""
+        if all(epoch.val_loss < earlier.val_loss for earlier in self.history):
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.learner.state_dict().items()}
+        self.history.append(epoch)
+        return epoch
+
+    def restore_best(self) -> None:
+        """Go back to the weights of the best epoch."""
+        self.learner.load_state_dict(self.best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that going on needs: tensors, numbers and names only."""
+        return {
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "history": [dataclasses.asdict(epoch) for epoch in self.history],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.learner.load_state_dict(state["learner"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best = state["best"]
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+
+    def _freeze_features(self) -> None:
+        started = time.perf_counter()
+        head, views = self.classifier.head, VIEWS[self.trial.augmentation]
+        features = _features(
+            self.trial.model, self.trial.weights, self.trial.image_size, self.trial.seed if self.trial.weights == "none" else 0,
+            self.dtype, self.images.fingerprint, views, len(self.images), head.in_features, self.device,
+        )  # fmt: skip
+        self.classifier.model.eval()
+        features.prepare(self._see, self.split.train, range(views), self.group)
+        features.prepare(self._see, np.concatenate([self.split.val, self.split.test]), range(1), self.group)
+        self.features_seconds = time.perf_counter() - started
+        self.learner, self.inputs = head, features
+
+    def _see(self, batch: Batch) -> torch.Tensor:
+        with self._autocast():
+            return self.classifier.features(self.inputs(batch))
+
+    def _predict(self, batch: Batch) -> torch.Tensor:
+        with self._autocast():
+            return self.learner(self.inputs(batch))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def learning_rate(trial: TrialConfig, epoch: int) -> float:
+    """That of an epoch (the first is 1): constant, or half a cosine from `learning_rate` towards 0."""
+    if trial.schedule == "constant":
+        return trial.learning_rate
+    return trial.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / trial.epochs)) / 2
+
+
+def _optimizer(trial: TrialConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if trial.optimizer == "sgd":
+        decay = trial.weight_decay
+        return torch.optim.SGD(parameters, trial.learning_rate, momentum=0.9, weight_decay=decay, fused=True)
+    return torch.optim.AdamW(parameters, trial.learning_rate, weight_decay=trial.weight_decay, fused=True)
+
+
+@functools.lru_cache(maxsize=4)
+def _features(*depends_on: Any) -> Features:
+    """The features of this process that depend on just this: kept from trial to trial."""
+    *_, views, images, width, device = depends_on
+    return Features(views=views, images=images, width=width, device=device)

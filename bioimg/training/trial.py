@@ -1,0 +1,161 @@
+"""One trial from where it stands to its end, with everything it leaves on disk: what a `for` loop and a lane share."""
+
+import dataclasses
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from bioimg.config import TrialConfig, UserError
+from bioimg.data.imageset import ImageSet
+from bioimg.data.split import split
+from bioimg.results.row import summary
+from bioimg.results.store import Store
+from bioimg.training import checkpoint
+from bioimg.training.distributed import ALONE, Group
+from bioimg.training.evaluate import score
+from bioimg.training.loop import NotFinite, train
+from bioimg.training.run import Epoch, Run
+
+GoOn = Callable[[Epoch], bool]
+"""Called after each epoch but the last, by all workers alike: whether to train another one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where trials run and where they leave their rows."""
+
+    experiment: str
+    store: Store
+    device: torch.device
+    group: Group = ALONE
+
+
+def run_trial(trial: TrialConfig, images: ImageSet, place: Place, go_on: GoOn) -> str:
+    """Train, test and record a trial, from its last epoch if it was begun before. Returns its status.
+
+    An exception becomes a row `failed`. Only where several workers train together and one of them may be alone with it is it
+    raised, since the others wait for that worker: then the group has to be made anew.
+    """
+    record = _Record(trial, images, place)
+    try:
+        run = Run(trial, images, split(images, trial), device=place.device, group=place.group)
+        checkpoint.load(run, place.store.checkpoint(trial.key))
+        if 0 < len(run.history) < trial.epochs and not go_on(run.history[-1]):  # its answer may have been lost
+            return record.end("stopped", run)
+        for epoch in train(run):
+            record.epoch(run)
+            if epoch.epoch < trial.epochs and not go_on(epoch):
+                return record.end("stopped", run)
+        return record.end("completed", run)
+    except Exception as error:
+        if place.group.size > 1 and not isinstance(error, NotFinite | UserError):
+            raise
+        return record.failed(error)
+
+
+def give_up(trial: TrialConfig, images: ImageSet, place: Place, reason: Exception) -> str:
+    """Leave the row of a trial that isn't tried again."""
+    return _Record(trial, images, place).failed(reason)
+
+
+class _Record:
+    """Writes what a trial leaves. Every worker calls, rank 0 writes."""
+
+    def __init__(self, trial: TrialConfig, images: ImageSet, place: Place) -> None:
+        self._trial, self._images, self._place = trial, images, place
+        self._idle_since = time.perf_counter()
+        self._writes = place.group.rank == 0
+        self._folder = place.store.checkpoint(trial.key)
+
+    def epoch(self, run: Run) -> None:
+        self._idle_since += run.history[-1].seconds
+        if self._writes:
+            checkpoint.save(run, self._folder)
+            self._place.store.write("epochs", self._trial.key, self._epochs(run))
+
+    def end(self, status: str, run: Run) -> str:
+        outcome = self._test(run) if status == "completed" else {}
+        if self._writes:
+            self._row(status, self._epochs(run), {**_about(run), **outcome})
+        return status
+
+    def failed(self, error: Exception) -> str:
+        if self._writes:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / "error.txt").write_text("".join(traceback.format_exception(error)))
+            epochs = self._place.store.rows("epochs", self._trial.key)
+            self._row("failed", epochs, {"error": f"{type(error).__name__}: {error}"})
+        return "failed"
+
+    def _test(self, run: Run) -> dict[str, Any]:
+        """Measure the test set twice: as the last epoch left the model and, once, at the best epoch."""
+        parts = {"val": run.split.val, "test": run.split.test}
+        final = run.score(run.split.test)
+        run.restore_best()
+        logits = {part: run.evaluate(indices) for part, indices in parts.items()}
+        if self._writes:
+            rows = [row for part, indices in parts.items() for row in _predictions(run, part, indices, logits[part])]
+            self._place.store.write("predictions", self._trial.key, rows)
+            checkpoint.finish(run, self._folder)
+        best = score(logits["test"], run.images.labels[run.split.test])
+        return {"test_accuracy": best.accuracy, "final_test_accuracy": final.accuracy}
+
+    def _epochs(self, run: Run) -> list[dict[str, Any]]:
+        return [{"key": self._trial.key, **dataclasses.asdict(epoch)} for epoch in run.history]
+
+    def _row(self, status: str, epochs: list[dict[str, Any]], more: dict[str, Any]) -> None:
+        row = {
+            "experiment": self._place.experiment,
+            "key": self._trial.key,
+            **dataclasses.asdict(self._trial),
+            "data_fingerprint": self._images.fingerprint,
+            "synthetic": self._images.synthetic,
+            "device": _device(self._place.device),
+            "status": status,
+            **summary(epochs),
+            "wait_seconds": time.perf_counter() - self._idle_since,
+            **more,
+        }
+        self._place.store.write("epochs", self._trial.key, epochs)
+        self._place.store.write("trials", self._trial.key, [row])
+
+
+def _about(run: Run) -> dict[str, Any]:
+    alone = run.group.size == 1 or run.device.type == "cuda"
+    return {
+        "train_images": len(run.split.train),
+        "val_images": len(run.split.val),
+        "test_images": len(run.split.test),
+        "split_leaks_groups": run.split.leaks_groups,
+        "precision_used": str(run.dtype).removeprefix("torch."),
+        "batch_norm": "whole batch" if alone else "each worker's share",
+        "features": "computed" if run.features_seconds is None else "cached",
+        "features_seconds": run.features_seconds,
+        "trained_parameters": sum(p.numel() for p in run.learner.parameters() if p.requires_grad),
+    }
+
+
+def _predictions(run: Run, part: str, indices: np.ndarray, logits: torch.Tensor) -> list[dict[str, Any]]:
+    probabilities = logits.double().softmax(1).cpu().numpy()
+    groups = run.images.groups
+    return [
+        {
+            "key": run.trial.key,
+            "split": part,
+            "image": run.images.paths[index],
+            "group": groups[index] if groups else None,
+            "label": int(run.images.labels[index]),
+            "prediction": int(chances.argmax()),
+            "probabilities": chances,
+        }
+        for index, chances in zip(indices, probabilities, strict=True)
+    ]
+
+
+def _device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

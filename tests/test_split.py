@@ -1,0 +1,113 @@
+"""Which images train, validate and test."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bioimg.config import TrialConfig, UserError
+from bioimg.data import TEST, TRAIN, VAL, split
+
+
+def labelled(labels, groups=None, parts=None):
+    labels = np.asarray(labels, np.int64)
+    classes = tuple("abcdefgh"[: labels.max() + 1])
+    return SimpleNamespace(labels=labels, classes=classes, groups=groups, parts=parts)
+
+
+def per_class(images, indices):
+    return np.bincount(images.labels[indices], minlength=len(images.classes)).tolist()
+
+
+def test_every_image_is_in_one_part():
+    cut = split(labelled(np.arange(100) % 3), TrialConfig())
+    assert sorted(np.concatenate([cut.train, cut.val, cut.test])) == list(range(100))
+    assert cut.leaks_groups is None
+
+
+def test_a_stratified_split_holds_68_16_16_percent_of_each_class():
+    images = labelled(np.repeat(range(6), 625))
+    cut = split(images, TrialConfig())
+    assert per_class(images, cut.train) == [425] * 6
+    assert per_class(images, cut.val) == per_class(images, cut.test) == [100] * 6
+
+
+def test_the_split_is_the_same_for_every_seed_and_process():
+    images = labelled(np.arange(60) % 2)
+    here = split(images, TrialConfig(seed=7)).test.tolist()
+    assert here == split(images, TrialConfig(seed=0)).test.tolist()
+    code = (
+        "import numpy, types; from bioimg.data import split; from bioimg.config import TrialConfig;"
+        "images = types.SimpleNamespace(labels=numpy.arange(60) % 2, classes=('a', 'b'), groups=None, parts=None);"
+        "print(split(images, TrialConfig()).test.tolist())"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "3"})
+    assert out.stdout.strip() == str(here)
+
+
+def test_the_smallest_class_that_can_be_split_is_in_every_part():
+    images = labelled([0] * 200 + [1] * 7)
+    cut = split(images, TrialConfig())
+    assert all(per_class(images, part)[1] >= 1 for part in (cut.train, cut.val, cut.test))
+    with pytest.raises(UserError, match=r"at least 7 images of each class; there are too few of: b \(6\)"):
+        split(labelled([0] * 200 + [1] * 6), TrialConfig())
+
+
+def test_a_stratified_split_says_that_it_leaks_groups():
+    groups = tuple(str(number % 10) for number in range(100))
+    assert split(labelled(np.arange(100) % 2, groups), TrialConfig()).leaks_groups is True
+    assert split(labelled(np.arange(100) % 2, tuple(map(str, range(100)))), TrialConfig()).leaks_groups is False
+
+
+def test_a_grouped_split_keeps_each_group_in_one_part_and_classes_near_balance():
+    rng = np.random.default_rng(0)
+    groups = tuple(str(g) for g in rng.integers(0, 30, 900))
+    images = labelled(rng.integers(0, 3, 900), groups)
+    cut = split(images, TrialConfig(split="grouped"))
+    names = [{groups[i] for i in part} for part in (cut.train, cut.val, cut.test)]
+    assert sum(map(len, names)) == len(set(groups))
+    assert cut.leaks_groups is False
+    for part, share in ((cut.train, 0.68), (cut.val, 0.16), (cut.test, 0.16)):
+        np.testing.assert_allclose(np.array(per_class(images, part)) / np.bincount(images.labels), share, atol=0.06)
+
+
+def test_a_grouped_split_finds_the_only_way_that_holds_every_class():
+    groups = ("x", "y", "z", "u", "v") * 2
+    images = labelled([0] * 5 + [1, 1, 1, 0, 0], groups)
+    cut = split(images, TrialConfig(split="grouped"))
+    assert all(min(per_class(images, part)) >= 1 for part in (cut.train, cut.val, cut.test))
+
+
+@pytest.mark.parametrize(
+    ("images", "text"),
+    [
+        (labelled([0, 1] * 9), "no groups are known. Say with --group-pattern"),
+        (labelled([0, 1] * 9, ("x", "y") * 9), "needs at least three groups; there are only these: x, y"),
+        (labelled([0] * 9 + [1] * 9, ("x", "y", "z") * 3 + ("x",) * 9), r"Groups that hold each class: a \(3\), b \(1\)"),
+    ],
+)
+def test_groups_that_can_not_be_split_are_refused(images, text):
+    with pytest.raises(UserError, match=text):
+        split(images, TrialConfig(split="grouped"))
+
+
+def test_a_folder_split_is_what_the_folders_say():
+    parts = np.array([TRAIN, VAL, TEST, TRAIN], np.int8)
+    cut = split(labelled([0, 1, 0, 1], parts=parts), TrialConfig(split="folder"))
+    assert (cut.train.tolist(), cut.val.tolist(), cut.test.tolist()) == ([0, 3], [1], [2])
+
+
+@pytest.mark.parametrize(
+    ("labels", "parts", "text"),
+    [
+        ([0, 1], None, "`data` has no folders train, val and test"),
+        ([0, 1, 1], [TRAIN, TRAIN, TEST], "`data` has no images in: val"),
+        ([0, 1, 1], [TRAIN, VAL, TEST], "classes have no image in train: b"),
+    ],
+)
+def test_folders_that_are_no_split_are_refused(labels, parts, text):
+    parts = None if parts is None else np.array(parts, np.int8)
+    with pytest.raises(UserError, match=text):
+        split(labelled(labels, parts=parts), TrialConfig(split="folder"))
