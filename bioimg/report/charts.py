@@ -1,6 +1,6 @@
 """The geometry of the page's charts, in SVG units; how they look is the style sheet's business."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,16 +107,15 @@ def number(value: float, metric: str, more: int = 0) -> str:
     return f"{100 * value:.{more}f} %" if metric == "accuracy" else f"{value:.{1 + 2 * more}f}"
 
 
-def forest(rows: pd.DataFrame, column: str) -> Iterator[dict[str, float] | None]:
+def forest(rows: pd.DataFrame, column: str, low: str = "low", high: str = "high", zero: bool = True) -> list[dict | None]:
     """For each row an interval with its middle from 0 to 100, all on one scale, with the place of zero; None where unknown."""
-    numbers = rows[[column, "low", "high"]].astype(float)
-    low, high = min(0.0, numbers.min().min()), max(0.0, numbers.max().max())
-    places = Scale(low, high, 3, 97)
-    for _, row in numbers.iterrows():
-        ends = row if row["low"] == row["low"] else row.fillna(row[column])
-        known = not np.isnan(row[column])
-        yield (
-            {"middle": places(row[column]), "low": places(ends["low"]), "high": places(ends["high"]), "zero": places(0)}
-            if known
-            else None
-        )
+    numbers = rows[[column, low, high]].astype(float).set_axis(["middle", "low", "high"], axis=1)
+    numbers = numbers.assign(low=numbers["low"].fillna(numbers["middle"]), high=numbers["high"].fillna(numbers["middle"]))
+    ends = [numbers["low"].min(), numbers["high"].max(), *([0.0] if zero else [])]
+    places = Scale(min(ends), max(ends), 3, 97)
+    return [
+        {name: places(value) for name, value in {**row, **({"zero": 0.0} if zero else {})}.items()}
+        if not np.isnan(row["middle"])
+        else None
+        for row in numbers.to_dict("records")
+    ]

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,18 @@ from PIL import Image
 
 from bioimg.config import FIELDS
 from bioimg.report import charts
+from bioimg.report.captions import header
 from bioimg.report.scene import Images, Scene, printable
-from bioimg.report.words import words
+from bioimg.report.table import Column
+from bioimg.report.tables import comparison
 from bioimg.results import statistics
-from bioimg.results.configurations import REPEATS, configurations
+from bioimg.results.configurations import configurations
 from bioimg.results.store import Results
 
 MOST_ROWS = 500
 MOST_MATRICES = 12
 MOST_MISTAKES = 12
+MOST_CHOICES = 12
 THUMBNAIL = 192
 """Longest side of an image on the page, in pixels."""
 
@@ -35,23 +38,23 @@ def write(results: Results, file: Path, lang: str = "en", images: Images | None 
     Raises:
         UserError: there is no such language.
     """
-    scene = Scene(results, words(lang), images)
+    scene = Scene(results, lang, images)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(render(scene, lang), encoding="utf-8")
+    file.write_text(render(scene), encoding="utf-8")
     return file
 
 
-def render(scene: Scene, lang: str) -> str:
+def render(scene: Scene) -> str:
     """The page as text. Everything that comes from the data goes through the template's escaping."""
     script, sheet = source("page.js"), source("page.css")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percent, points=points, clock=clock, p=p_value, loss=loss)
+    environment.filters.update(percent=percent, points=points, clock=clock, p=p_value)
     page = environment.from_string(source("page.html"))
     policy = (
         f"default-src 'none'; script-src '{digest(script)}'; style-src '{digest(sheet)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    return page.render(lang=lang, w=scene.words, policy=policy, script=Markup(script), sheet=Markup(sheet), **content(scene))  # noqa: S704
+    return page.render(policy=policy, script=Markup(script), sheet=Markup(sheet), **content(scene))
 
 
 def source(name: str) -> str:
@@ -71,14 +74,15 @@ def content(scene: Scene) -> dict[str, Any]:
     panels = charts.curves(scene)
     return {
         "scene": scene,
+        "w": scene.words,
         "headline": headline(scene, best, pairs, ties),
-        "table": table(scene, best, ties),
+        "table": table(scene, ties),
         "differences": differences(scene, pairs),
         "panels": panels,
-        "hover": {"panels": [[{"key": line["key"], "points": line["points"]} for line in panel["lines"]] for panel in panels]},
-        "chips": chips(scene),
+        "chips": (legend := chips(scene)),
+        "hover": hover(panels, legend["trials"]),
         "effects": effects(scene),
-        "scores": statistics.bootstrap(scene.results, best).to_dict("records") if best in set(scene.completed["key"]) else [],
+        "scores": scores(scene, best),
         "matrices": [matrix(scene, trial) for _, trial in scene.completed.head(MOST_MATRICES).iterrows()],
         "mistakes": list(mistakes(scene)),
         "provenance": provenance(scene),
@@ -122,6 +126,54 @@ def cheaper(scene: Scene, ties: list[str], seconds: float) -> dict[str, Any] | N
     return {"label": scene.recipe(first), "seconds": means.min()} if means.min() < 0.9 * seconds else None
 
 
+def table(scene: Scene, ties: list[str]) -> dict[str, Any]:
+    """The comparison table for this medium: cells with what they are sorted by, the test accuracy also as a mark."""
+    its = comparison(scene.results, lang=scene.lang, sort=("best_val_loss",))
+    values = its.values.head(MOST_ROWS)
+    order = arranged(its.columns)
+    columns = [{"name": its.columns[k].name, "header": its.headers[k], "identity": its.columns[k].identity} for k in order]
+    marks = charts.forest(values, "test_accuracy", "test_accuracy_low", "test_accuracy_high", zero=False)
+    rows = [
+        {
+            **{name: record[name] for name in ("key", "state")},
+            "standing": standing(record, ties),
+            "said": printable(record["status"] if pd.isna(record.get("standing")) else record["standing"], 60),
+            "cells": [(cells[k], sort_key(record[its.columns[k].name])) for k in order],
+            "mark": mark,
+        }
+        for record, cells, mark in zip(values.to_dict("records"), its.cells(), marks, strict=False)
+    ]
+    choices = filters(columns, rows)
+    return {"table": its, "columns": columns, "rows": rows, "filters": choices, "all": len(its.values)}
+
+
+def arranged(columns: Sequence[Column]) -> list[int]:
+    """Places of the columns: settings, then test accuracy, then the rest; what has become of the row is a mark of its own."""
+    shown = [place for place, column in enumerate(columns) if column.name not in ("status", "standing")]
+    return sorted(shown, key=lambda place: (not columns[place].identity, columns[place].name != "test_accuracy"))
+
+
+def standing(record: dict[str, Any], ties: list[str]) -> str:
+    """What the row's mark looks like: best, tie, other, or why it isn't ranked."""
+    if record["state"] != "completed":
+        return record["state"]
+    return "best" if ties[:1] == [record["key"]] else "tie" if record["key"] in ties else "other"
+
+
+def sort_key(value: Any) -> str:
+    return "" if pd.isna(value) else str(value)
+
+
+def filters(columns: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each setting with a few values, the values to choose among."""
+    found = []
+    for place, column in enumerate(columns):
+        values = list(dict.fromkeys(row["cells"][place][0] for row in rows))
+        if column["identity"] and 1 < len(values) <= MOST_CHOICES:
+            found.append({"place": place, "header": column["header"], "values": values})
+    return found
+
+
 def differences(scene: Scene, pairs: pd.DataFrame) -> list[dict[str, Any]]:
     """Each recipe against the best one, the nearest first."""
     if pairs.empty:
@@ -161,7 +213,11 @@ def chips(scene: Scene) -> dict[str, Any]:
             (f"c{k % 7}" if field == code.colour else f"plain l{k}" if field == code.line else "", value) for k, value in places
         ]
         axes.append(
-            {"name": scene.word(field), "field": field, "values": [{"look": its, "value": value} for its, value in looks]}
+            {
+                "name": header(field, scene.lang),
+                "field": field,
+                "values": [{"look": its, "value": value} for its, value in looks],
+            }
         )
     trials = [
         {
@@ -174,6 +230,22 @@ def chips(scene: Scene) -> dict[str, Any]:
         for _, trial in drawn.iterrows()
     ]
     return {"axes": axes, "trials": trials, "left_out": len(scene.ranked) - len(drawn)}
+
+
+def hover(panels: list[dict[str, Any]], trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the script needs to read values out of the curves."""
+    return {
+        "panels": [[{"key": line["key"], "points": line["points"]} for line in panel["lines"]] for panel in panels],
+        "trials": {trial["key"]: {"label": trial["label"], "values": trial["values"]} for trial in trials},
+    }
+
+
+def scores(scene: Scene, best: str | None) -> list[dict[str, Any]]:
+    """The best trial's scores beyond accuracy, with intervals that resample groups."""
+    if best not in set(scene.completed["key"]):
+        return []
+    found = statistics.bootstrap(scene.results, str(best)).to_dict("records")
+    return [{**row, "name": header(row["metric"], scene.lang)} for row in found]
 
 
 def matrix(scene: Scene, trial: pd.Series) -> dict[str, Any]:
@@ -208,19 +280,20 @@ def picture(pixels: np.ndarray) -> str:
 
 def provenance(scene: Scene) -> list[tuple[str, str]]:
     """What a reader needs to believe the page, or to do it again."""
-    experiment, word = scene.results.experiment, scene.word
+    experiment, word = scene.results.experiment, scene.words.__getitem__
     data, base = experiment["data"], experiment["base"]
-    fixed = ", ".join(
-        f"{word(name)} {base[name]}" for name in FIELDS if name in base and name not in (*scene.axes, *REPEATS, "data")
-    )
+    varied = {*scene.axes, *experiment["axes"], "data"}
+    fixed = ", ".join(f"{header(name, scene.lang)} {base[name]}" for name in FIELDS if name in base and name not in varied)
     versions = ", ".join(f"{name} {version}" for name, version in experiment.get("versions", {}).items())
-    hardware = ", ".join(f"{word(name)} {value}" for name, value in (experiment.get("hardware") or {}).items())
-    axes = "; ".join(f"{word(name)}: {', '.join(map(str, values))}" for name, values in experiment["axes"].items())
+    hardware = ", ".join(f"{name} {value}" for name, value in (experiment.get("hardware") or {}).items())
+    axes = "; ".join(
+        f"{header(name, scene.lang)}: {', '.join(map(str, values))}" for name, values in experiment["axes"].items()
+    )
     return [
         (word("experiment"), experiment["name"]),
         (word("axes"), axes),
         (word("fixed"), fixed),
-        (word("data"), f"{data['name']}, {data['images']} × {data['image_size']} px"),
+        (header("data", scene.lang), f"{data['name']}, {data['images']} × {data['image_size']} px"),
         (word("fingerprint"), data["fingerprint"]),
         (word("versions"), versions),
         (word("commit"), str(experiment.get("commit") or "–")),
