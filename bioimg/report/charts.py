@@ -34,11 +34,11 @@ class Scale:
         power = 10.0 ** np.floor(np.log10(span / most))
         step = next(power * m for m in (1, 2, 5, 10, 20) if span / (power * m) <= most)
         first = np.ceil(self.low / step - 1e-9)
-        return [round(float(step * k), 10) for k in np.arange(first, self.high / step + 1e-9)]
+        return [round(float(step * k), 10) + 0.0 for k in np.arange(first, self.high / step + 1e-9)]
 
 
 WIDTH, HEIGHT = 520, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 30
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 30
 
 
 def curves(scene: Scene) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def curves(scene: Scene) -> list[dict[str, Any]]:
             "title": title,
             "metric": metric,
             "across": [(across(tick), f"{tick:.0f}") for tick in across.ticks(10) if tick == int(tick)],
-            "up": [(scales[metric](tick), number(tick, metric)) for tick in scales[metric].ticks(5)],
+            "up": [(scales[metric](tick), number(tick, metric)) for tick in scales[metric].ticks(6)],
             "lines": [line(scene, trial, metric, across, scales[metric]) for _, trial in trials.iterrows()],
         }
         for title, trials in scene.panels(drawn)

@@ -132,3 +132,5 @@ if (matrix) {
   matrix.addEventListener("change", choose);
   choose();
 }
+
+window.addEventListener("beforeprint", () => all("details:not(.trials)").forEach(details => { details.open = true; }));

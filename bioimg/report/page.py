@@ -130,7 +130,7 @@ def table(scene: Scene, ties: list[str]) -> dict[str, Any]:
     """The comparison table for this medium: cells with what they are sorted by, the test accuracy also as a mark."""
     its = comparison(scene.results, lang=scene.lang, sort=("best_val_loss",))
     values = its.values.head(MOST_ROWS)
-    order = arranged(its.columns)
+    order = arranged(its.columns, values)
     columns = [{"name": its.columns[k].name, "header": its.headers[k], "identity": its.columns[k].identity} for k in order]
     marks = charts.forest(values, "test_accuracy", "test_accuracy_low", "test_accuracy_high", zero=False)
     rows = [
@@ -147,9 +147,10 @@ def table(scene: Scene, ties: list[str]) -> dict[str, Any]:
     return {"table": its, "columns": columns, "rows": rows, "filters": choices, "all": len(its.values)}
 
 
-def arranged(columns: Sequence[Column]) -> list[int]:
-    """Places of the columns: settings, then test accuracy, then the rest; what has become of the row is a mark of its own."""
-    shown = [place for place, column in enumerate(columns) if column.name not in ("status", "standing")]
+def arranged(columns: Sequence[Column], values: pd.DataFrame) -> list[int]:
+    """Places of the columns: settings that vary, test accuracy, then the rest; what became of a row is a mark of its own."""
+    same = {column.name for column in columns if column.identity and values[column.name].nunique(dropna=False) < 2}
+    shown = [place for place, column in enumerate(columns) if column.name not in {"status", "standing", *same}]
     return sorted(shown, key=lambda place: (not columns[place].identity, columns[place].name != "test_accuracy"))
 
 
@@ -179,16 +180,18 @@ def differences(scene: Scene, pairs: pd.DataFrame) -> list[dict[str, Any]]:
     if pairs.empty:
         return []
     pairs = pairs.sort_values("difference", ascending=False, kind="stable", na_position="last").head(MOST_ROWS)
-    firsts = scene.trials.set_index("key", drop=False)
+    firsts, marks = scene.trials.set_index("key", drop=False), charts.forest(pairs, "difference")
+    rows = [{**row, "label": scene.recipe(firsts.loc[row["a"]]), "verdict": verdict(row)} for row in pairs.to_dict("records")]
     return [
-        {
-            **row,
-            "label": scene.recipe(firsts.loc[row["a"]]),
-            "mark": mark,
-            "holds": None if pd.isna(row["holds"]) else bool(row["holds"]),
-        }
-        for row, mark in zip(pairs.to_dict("records"), charts.forest(pairs, "difference"), strict=True)
+        {**row, "said": scene.words[f"verdict_{row['verdict']}"], "mark": mark} for row, mark in zip(rows, marks, strict=True)
     ]
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """What a pair shows: nothing where it must not be compared, a tie where the difference doesn't hold."""
+    if pd.isna(row["holds"]):
+        return "unknown"
+    return "tie" if not row["holds"] else "better" if row["difference"] > 0 else "worse"
 
 
 def effects(scene: Scene) -> list[dict[str, Any]]:
@@ -282,6 +285,7 @@ def provenance(scene: Scene) -> list[tuple[str, str]]:
     """What a reader needs to believe the page, or to do it again."""
     experiment, word = scene.results.experiment, scene.words.__getitem__
     data, base = experiment["data"], experiment["base"]
+    groups = "–" if data.get("groups") is None else data["groups"]
     varied = {*scene.axes, *experiment["axes"], "data"}
     fixed = ", ".join(f"{header(name, scene.lang)} {base[name]}" for name in FIELDS if name in base and name not in varied)
     versions = ", ".join(f"{name} {version}" for name, version in experiment.get("versions", {}).items())
@@ -293,13 +297,20 @@ def provenance(scene: Scene) -> list[tuple[str, str]]:
         (word("experiment"), experiment["name"]),
         (word("axes"), axes),
         (word("fixed"), fixed),
-        (header("data", scene.lang), f"{data['name']}, {data['images']} × {data['image_size']} px"),
+        (
+            header("data", scene.lang),
+            scene.words["data_told"].format(**{**data, "classes": len(data["classes"]), "groups": groups}),
+        ),
         (word("fingerprint"), data["fingerprint"]),
         (word("versions"), versions),
         (word("commit"), str(experiment.get("commit") or "–")),
         (word("hardware"), hardware),
-        (word("created"), f"{experiment.get('created') or '–'} → {experiment.get('finished') or '–'}"),
+        (word("created"), " → ".join(moment(experiment.get(name)) for name in ("created", "finished"))),
     ]
+
+
+def moment(written: str | None) -> str:
+    return (written or "–")[:19].replace("T", " ")
 
 
 def percent(share: float | None, digits: int = 1) -> str:
