@@ -85,6 +85,10 @@ TEXTS = {
     "scores": ("Scores on test images of {data}", "{data} 測試影像的評分"),
     "effects": ("What each axis does to the test accuracy on {data}", "各變因對 {data} 測試準確率的影響"),
     "differences": ("Which differences hold on test images of {data}", "{data} 測試影像上成立的差異"),
+    "differences-best": (
+        "Which configurations differ from the best one on test images of {data}",
+        "{data} 測試影像上與最佳設定的差異",
+    ),
     "cost": ("What the trials on {data} cost", "{data} 各次訓練的成本"),
     "curves": ("What the curves on {data} show", "{data} 訓練曲線的判讀"),
     "architecture": ("Architecture of {model} with {classes} classes", "{model} 的架構（{classes} 類）"),
@@ -92,23 +96,51 @@ TEXTS = {
         "n: {train} training, {val} validation and {test} test images of {data} (fingerprint {fingerprint}).",
         "n：{data} 的訓練影像 {train} 張、驗證 {val} 張、測試 {test} 張（指紋 {fingerprint}）。",
     ),
+    "recall_note": (
+        "Recall: share of a label's images that are found, with its Wilson interval. Precision: share of the images called so "
+        "that are.",
+        "召回率：該標記影像被找出的比例（Wilson 區間）。精確率：被判為該類的影像中正確的比例。",
+    ),
+    "scores_note": (
+        "AUROC: one class against the rest, averaged. Calibration error: mean gap of confidence and accuracy over 10 bins. "
+        "Brackets: 95 % bootstrap interval over {units}.",
+        "AUROC：一類對其餘，取平均。校準誤差：10 個區間內信心與準確率差距的平均。方括號：對 {units} 重抽的 95 % 信賴區間。",
+    ),
+    "differences_note": (
+        "On the same {n} test images; brackets: 95 % interval. Tests: {tests}; Holm's correction is over the "
+        "{pairs} pairs of this "
+        "table. Trials that were stopped or failed aren't compared.",
+        "於相同的 {n} 張測試影像；方括號：95 % 信賴區間。檢定：{tests}；對本表 {pairs} 對做 Holm 校正。"
+        "提前停止或失敗者不比較。",
+    ),
+    "curves_note": (
+        "Rise: how far the validation loss ends above its minimum. Oscillation: root mean square change of the "
+        "validation accuracy "
+        "between epochs, over the second half.",
+        "回升：最終驗證損失高於最低值的比例。震盪：後半段訓練中驗證準確率逐週期變化的均方根。",
+    ),
+    "architecture_note": (
+        "{parameters} parameters; output for an image of {size} x {size} pixels.",
+        "參數量 {parameters}；輸出為 {size} x {size} 像素影像之值。",
+    ),
     "definitions": (
         "Accuracy: share of images whose most probable class is their label. Loss: mean cross-entropy. "
         "Brackets: 95 % interval ({interval}). Decimals follow the interval's width.",
-        "準確率：機率最高的類別與標記相同的影像比例。損失：平均交叉熵。方括號：95 % 信賴區間（{interval}）。小數位數依區間寬度而定。",
+        "準確率：機率最高的類別與標記相同的影像比例。損失：平均交叉熵。方括號：95 % 信賴區間（{interval}）。"
+        "小數位數依區間寬度而定。",
     ),
     "selection": (
         "Selection: test results are of the epoch with the lowest validation loss (epoch n of N in parentheses); "
-        "`best` is the configuration with the lowest validation loss. The test set selects nothing.",
-        "選擇規則：測試結果取自驗證損失最低的週期（括號為第 n／N 週期）；best 為驗證損失最低的設定。測試集不參與任何選擇。",
+        "“best” is the configuration with the lowest validation loss. The test set selects nothing.",
+        "選擇規則：測試結果取自驗證損失最低的週期（括號為第 n／N 週期）；「最佳」為驗證損失最低的設定。測試集不參與任何選擇。",
     ),
     "standing": (
-        "`tie`: the test images can't tell it from `best` ({tests}; p > 0.05 after Holm's correction).",
-        "tie：測試影像無法區別其與 best（{tests}；Holm 校正後 p > 0.05）。",
+        "“tie”: the test images can't tell it from “best” ({tests}; p > 0.05 after Holm's correction).",
+        "「無法區別」：測試影像無法區別其與「最佳」（{tests}；Holm 校正後 p > 0.05）。",
     ),
     "repeats": (
-        "± is the standard deviation over a row's completed runs; their number is under `runs`.",
-        "± 為該列已完成各次訓練的標準差，次數見 runs。",
+        "± is the standard deviation over a row's completed runs; their number is under “runs”.",
+        "± 為該列已完成各次訓練的標準差，次數見「次數」。",
     ),
     "one_run": (
         "One run each: how much another seed would change isn't known.",
@@ -136,7 +168,8 @@ TEXTS = {
     ),
     "failed": ("{failed} of {trials} trials failed.", "{trials} 次訓練中 {failed} 次失敗。"),
     "epochs_differ": (
-        "WARNING: rows were trained for different numbers of epochs ({epochs}): neither accuracies nor times are of equal runs.",
+        "WARNING: rows were trained for different numbers of epochs ({epochs}): neither accuracies nor times are "
+        "of equal runs.",
         "警告：各列訓練週期數不同（{epochs}），準確率與時間並非在相同條件下取得。",
     ),
     "mixed": (
@@ -157,8 +190,10 @@ TEXTS = {
         "沒有如 2023 年報告訓練 {epochs} 週期的結果，改列現有的結果。",
     ),
     "none": ("No trial fits.", "沒有符合的訓練結果。"),
+    "empty": ("Nothing to show: no trial has what this needs.", "無資料：沒有任何訓練結果具備所需內容。"),
     "effects_note": (
-        "Least squares over completed trials, Student's t intervals; an interaction is what both levels together add to their sum.",
+        "Least squares over completed trials, Student's t intervals; an interaction is what both levels together "
+        "add to their sum.",
         "以已完成的訓練做最小平方估計，t 信賴區間；交互作用為兩水準並用時超出各別影響之和的部分。",
     ),
     "cost_note": (
@@ -173,6 +208,7 @@ TEXTS = {
     "count_stopped": ("{n} stopped", "{n} 次提前停止"),
     "count_failed": ("{n} failed", "{n} 次失敗"),
     "best": ("best", "最佳"),
+    "total": ("total", "合計"),
     "tie": ("tie", "無法區別"),
     "worse": ("worse", "較差"),
     "better": ("better", "較佳"),

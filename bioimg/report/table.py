@@ -25,6 +25,7 @@ class Column:
 
     identity: tells rows apart (a setting, a class); `verify` finds a row by these.
     digits:   decimals in the unit shown, from `digits`; interval: shown with `NAME_low` and `NAME_high` in brackets.
+    title:    the header, where it isn't the translation of the name (a class of the data).
     """
 
     name: str
@@ -32,6 +33,7 @@ class Column:
     identity: bool = False
     digits: int = 0
     interval: bool = False
+    title: str | None = None
 
     @property
     def single(self) -> bool:
@@ -53,7 +55,7 @@ class Table:
 
     @property
     def headers(self) -> list[str]:
-        return [clean(header(column.name, self.lang)) for column in self.columns]
+        return [clean(column.title or header(column.name, self.lang)) for column in self.columns]
 
     def cells(self) -> list[list[str]]:
         """Every row as text, rounded for reading."""
@@ -73,7 +75,7 @@ class Read:
 
 def digits(halfwidth: float, default: int = 1) -> int:
     """Decimals that a value with such a 95 % interval deserves: to the second digit of the interval's half-width."""
-    if not halfwidth > 0 or math.isinf(halfwidth):
+    if not 1e-9 < halfwidth < math.inf:
         return default
     return min(4, max(0, 1 - math.floor(math.log10(halfwidth))))
 

@@ -172,7 +172,7 @@ def _status(row: dict, lang: str) -> str:
 
 
 def _aggregated(trials: pd.DataFrame, keys: list[str], lang: str) -> pd.DataFrame:
-    """One row per value of the keys: means over completed trials, `_sd` beside them, `runs`; no mean where none was completed."""
+    """One row per value of the keys: means over completed trials, `_sd` beside them, and `runs`."""
     measures = [name for name in (*MEASURES, *SCORES, "final_test_accuracy", "wait_seconds") if name in trials]
     groups = trials.groupby(keys, sort=False, dropna=False)
     completed = (

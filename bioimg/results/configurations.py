@@ -1,7 +1,5 @@
 """Which trials are repeats of one configuration, and what a configuration is called."""
 
-from collections.abc import Iterable
-
 import pandas as pd
 
 from bioimg.config import FIELDS
@@ -27,8 +25,3 @@ def configurations(trials: pd.DataFrame) -> pd.Series:
     if not fields:
         return pd.Series(trials["key"].iloc[0] if len(trials) else "", index=trials.index)
     return trials.groupby(fields, sort=False, dropna=False)["key"].transform("first")
-
-
-def label(values: pd.Series, fields: Iterable[str]) -> str:
-    """What tells a configuration from the others, on one line."""
-    return ", ".join(f"{name}={values[name]}" for name in fields) or "the only configuration"

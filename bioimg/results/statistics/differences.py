@@ -1,8 +1,8 @@
 """Which differences of test accuracy hold, and in which words they may be claimed.
 
-Configurations are compared on the same test images, with their repeats (seeds, folds) averaged image by image. Holm's correction
-is over the pairs of one call. Where groups are known a difference holds only if its interval, bootstrapped over groups, excludes 0
-as well, since no test on single images knows that those of one slide resemble each other.
+Configurations are compared on the same test images, with their repeats (seeds, folds) averaged image by image. Holm's
+correction is over the pairs of one call. Where groups are known a difference holds only if its interval, bootstrapped over
+groups, excludes 0 as well, since no test on single images knows that those of one slide resemble each other.
 """
 
 from collections.abc import Iterable, Iterator

@@ -22,7 +22,7 @@ def effects(results: Results) -> pd.DataFrame:
     A level's effect is its mean difference from the axis's first level, the other axes held equal. An interaction, `a:b`, is
     what both levels together add to the sum of their effects. Intervals (Student's t) take in how trials differ among
     each other; they are null where no trial is left to tell (as many effects as trials), and so is an effect that the completed
-    trials can't separate from others. n: completed trials at that level.
+    trials can't separate from others (such an interaction is left out). n: completed trials at that level.
     """
     completed = results.trials[results.trials["status"].eq("completed") & results.trials["test_accuracy"].notna()]
     axes = [axis for axis in varied(completed) if completed[axis].nunique(dropna=False) <= MOST_LEVELS]
@@ -30,7 +30,7 @@ def effects(results: Results) -> pd.DataFrame:
     rows = _rows(completed, levels, list(levels)) if axes else []
     for a, b in combinations(axes, 2):
         cross = {f"{a}:{b}": _crossed(levels[a], levels[b])}
-        rows += _rows(completed, levels | cross, list(cross))
+        rows += [row for row in _rows(completed, levels | cross, list(cross)) if "effect" in row]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

@@ -49,7 +49,7 @@ def per_class(results: Results, key: str, split: str = "test") -> pd.DataFrame:
 def calibration(results: Results, key: str, split: str = "test", bins: int = BINS) -> pd.DataFrame:
     """Confidence against accuracy in bins of equal width: `low`, `high`, `n`, `confidence`, `accuracy` (null where n is 0).
 
-    `attrs["ece"]` is the expected calibration error (Guo et al. 2017): the mean of |accuracy - confidence| over bins, weighted by n.
+    `attrs["ece"]` is the expected calibration error (Guo et al. 2017): |accuracy - confidence|, averaged over images.
     """
     confidence, correct = _confidence(predicted(results, key, split))
     edges = np.linspace(0, 1, bins + 1)

@@ -1,0 +1,92 @@
+"""Table 1 of a paper: the architecture, from the model itself. Only here the report needs torch, when asked."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from bioimg.config import TrialConfig
+from bioimg.report.captions import text
+from bioimg.report.notes import fingerprint
+from bioimg.report.table import Column, Table
+from bioimg.results.store import Results
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def architecture(results: Results, lang: str = "en") -> Table:
+    """The stages of the experiment's model: what they are made of, their output for one image and their parameters.
+
+    Raises:
+        UserError: this torchvision has no such model.
+    """
+    base, classes = results.experiment["base"], len(results.experiment["data"]["classes"])
+    trial = TrialConfig(model=base["model"], weights="none", image_size=base["image_size"])
+    values = pd.DataFrame(_stages(trial, classes))
+    shown = (
+        Column(name="stage", identity=True),
+        Column(name="layers"),
+        Column(name="blocks", kind="count"),
+        Column(name="output"),
+        Column(name="parameters", kind="count"),
+    )
+    note = text("architecture_note", lang, parameters=f"{values['parameters'].sum():,}", size=trial.image_size)
+    caption = text("architecture", lang, model=trial.model, classes=classes)
+    identity = fingerprint(results)
+    return Table(
+        name="architecture", values=values, columns=shown, caption=caption, notes=(note,), fingerprint=identity, lang=lang
+    )
+
+
+def _stages(trial: TrialConfig, classes: int) -> list[dict[str, object]]:
+    import torch
+
+    from bioimg.model.build import build
+
+    model, shapes = build(trial, classes).model.eval(), {}
+    for name, module in model.named_children():
+        module.register_forward_hook(lambda _, __, out, name=name: shapes.update({name: tuple(out.shape[1:])}))
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, trial.image_size, trial.image_size))
+    return [
+        {
+            "stage": name,
+            "layers": _layers(module),
+            "blocks": len(module) if isinstance(module, torch.nn.Sequential) else None,
+            "output": " x ".join(map(str, shapes.get(name, ()))),
+            "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        }
+        for name, module in model.named_children()
+    ]
+
+
+def _layers(module: "nn.Module") -> str:
+    """A layer with its sizes; of a stage its first block."""
+    from torch import nn
+
+    match module:
+        case nn.Conv2d():
+            groups = f", {module.groups} groups" if module.groups > 1 else ""
+            return f"{_size(module.kernel_size)} conv, {module.out_channels}{_step(module)}{groups}"
+        case nn.MaxPool2d():
+            return f"{_size(module.kernel_size)} max-pool{_step(module)}, padding {_first(module.padding)}"
+        case nn.Linear():
+            return f"linear, {module.in_features} to {module.out_features}"
+        case nn.Sequential() if len(module):
+            return _layers(module[0])
+        case _ if any(isinstance(child, nn.Conv2d) for child in module.children()):
+            return "; ".join(_layers(child) for child in module.children() if isinstance(child, nn.Conv2d))
+        case _:
+            return type(module).__name__
+
+
+def _first(size: int | tuple[int, ...]) -> int:
+    return size if isinstance(size, int) else size[0]
+
+
+def _size(size: int | tuple[int, ...]) -> str:
+    return f"{_first(size)}x{size if isinstance(size, int) else size[-1]}"
+
+
+def _step(module: "nn.Conv2d | nn.MaxPool2d") -> str:
+    return f", stride {_first(module.stride)}" if _first(module.stride) > 1 else ""

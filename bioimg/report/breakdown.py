@@ -1,0 +1,173 @@
+"""The tables beside the comparison: by class, scores, what the axes do, which differences hold, the curves, the cost."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bioimg.report.captions import header, text
+from bioimg.report.notes import fingerprint, listed, notes
+from bioimg.report.table import Column, Table, digits
+from bioimg.report.tables import SCORES, column, scores
+from bioimg.results import statistics
+from bioimg.results.configurations import REPEATS, repeated, varied
+from bioimg.results.store import Results
+
+SETTINGS = ("weights", "batch_size", "freeze")
+
+
+def settings(results: Results) -> list[str]:
+    """The fields that tell this folder's trials apart; the usual ones where there is only one trial."""
+    trials = results.trials
+    repeats = [name for name in REPEATS if name in trials and trials[name].nunique() > 1 and repeated(trials)]
+    return [*(varied(trials) or SETTINGS), *repeats]
+
+
+def configuration(trial: pd.Series, fields: Sequence[str], lang: str = "en") -> str:
+    """What tells a configuration from the others, on one line."""
+    return ", ".join(f"{header(name, lang)} {trial[name]}" for name in fields) or str(trial["weights"])
+
+
+def per_class(results: Results, lang: str = "en") -> Table:
+    """Recall, precision, F1 and number of test images of each class, for each trial with predictions."""
+    rows = [statistics.per_class(results, key).assign(key=key) for key in tested(results)]
+    values = _beside(
+        results, pd.concat(rows) if rows else pd.DataFrame(columns=["key", "class", "recall", "precision", "f1", "support"])
+    )
+    interval = statistics.wilson_columns(values["recall"].astype(float), values["support"].astype(float))
+    values = values.rename(columns={"precision_score": "precision_score"}).assign(
+        recall_low=interval["low"], recall_high=interval["high"]
+    )
+    decimals = digits(50 * float((interval["high"] - interval["low"]).median()))
+    shown = (
+        Column(name="class", identity=True),
+        Column(name="recall", kind="share", digits=decimals, interval=True),
+        Column(name="precision_score", kind="share", digits=decimals),
+        Column(name="f1", kind="share", digits=decimals),
+        Column(name="support", kind="count"),
+    )
+    return _table("per-class", results, values, shown, lang, text("recall_note", lang))
+
+
+def confusion(results: Results, lang: str = "en") -> Table:
+    """Test images by label (row) and prediction (column), for each trial with predictions."""
+    classes = results.experiment["data"]["classes"]
+    names = [f"predicted_{position}" for position in range(len(classes))]
+    rows = [
+        pd.DataFrame(statistics.confusion(results, key), columns=names).assign(label=classes, key=key)
+        for key in tested(results)
+    ]
+    values = _beside(results, pd.concat(rows) if rows else pd.DataFrame(columns=["key", "label", *names]))
+    shown = [Column(name=name, kind="count", title=title) for name, title in zip(names, classes, strict=True)]
+    return _table("confusion", results, values, (Column(name="label", identity=True), *shown), lang)
+
+
+def score_table(results: Results, lang: str = "en") -> Table:
+    """Balanced accuracy, macro F1, AUROC and calibration error of each trial with predictions."""
+    values = _beside(results, scores(results))
+    known = results.predictions["group"].notna().any()
+    said = text("scores_note", lang, units=("groups", "分組")[lang != "en"] if known else ("images", "影像")[lang != "en"])
+    return _table("scores", results, values, [column(name, values) for name in SCORES], lang, said)
+
+
+def effects(results: Results, lang: str = "en") -> Table:
+    """The mean effect of each axis and the two-way interactions."""
+    values = statistics.effects(results).rename(columns={"low": "effect_low", "high": "effect_high"})
+    decimals = digits(50 * float((values["effect_high"] - values["effect_low"]).astype(float).median()))
+    shown = (
+        *(Column(name=name, identity=True) for name in ("axis", "level", "reference")),
+        Column(name="n", kind="count"),
+        Column(name="effect", kind="points", digits=decimals, interval=True),
+        Column(name="p", kind="p"),
+    )
+    return _table("effects", results, values, shown, lang, text("effects_note", lang), beside=False)
+
+
+def differences(results: Results, lang: str = "en", every: bool = True) -> Table:
+    """Every pair of completed configurations, or each of them against the best one, with what can be said of it."""
+    best = statistics.best(results)
+    pairs = statistics.paired(results, None if every else best) if best else statistics.paired(results)
+    fields, trials = varied(results.trials), results.trials.set_index("key")
+    names = {key: configuration(trials.loc[key], fields, lang) for key in {*pairs["a"], *pairs["b"]}}
+    decimals = digits(50 * float((pairs["high"] - pairs["low"]).astype(float).median()))
+    values = pairs.assign(key_a=pairs["a"], key_b=pairs["b"], a=pairs["a"].map(names), b=pairs["b"].map(names))
+    values = values.rename(columns={"low": "difference_low", "high": "difference_high"})
+    shown = (
+        *(Column(name=name, identity=True) for name in ("a", "b")),
+        *(Column(name=name, kind="share", digits=decimals) for name in ("accuracy_a", "accuracy_b")),
+        Column(name="difference", kind="points", digits=decimals, interval=True),
+        *(Column(name=name, kind="p") for name in ("p", "p_holm")),
+        Column(name="claim"),
+    )
+    tests, n = listed(pairs["test"].dropna().unique()) or "–", listed(pairs["n"].dropna().unique()) or "0"
+    said = text("differences_note", lang, n=n, tests=tests, pairs=int(pairs["p"].notna().sum()))
+    name = "differences" if every else "differences-best"
+    return _table(name, results, values, shown, lang, said, beside=False)
+
+
+def curves(results: Results, lang: str = "en") -> Table:
+    """Over-fitting and instability of each trial."""
+    found = statistics.curves_diagnosis(results.epochs)
+    values = _beside(results, found.drop(columns="epochs"))
+    shown = (
+        Column(name="last_fall", kind="epoch"),
+        Column(name="gap", kind="points", digits=1),
+        Column(name="rise", kind="share"),
+        Column(name="oscillation", kind="points", digits=1),
+        Column(name="reading"),
+    )
+    return _table("curves", results, values, shown, lang, text("curves_note", lang))
+
+
+def cost(results: Results, lang: str = "en", price: float | None = None) -> Table:
+    """Seconds, device-seconds and epochs of each trial, what stopping and cached features saved, and money per device-hour."""
+    trials = results.trials
+    left = (trials["epochs"] - trials["epochs_run"]).where(trials["status"].eq("stopped"), 0)
+    per_epoch = trials["train_seconds"] / trials["epochs_run"].where(trials["epochs_run"].gt(0))
+    values = trials.assign(
+        device_seconds=trials["train_seconds"] * trials["workers"],
+        epochs_stopped=left,
+        seconds_stopped=(left * per_epoch).where(left.gt(0)),
+        epochs_cached=trials["epochs_run"].where(trials["features"].eq("cached"), 0),
+    )
+    values = values.assign(price=values["device_seconds"] / 3600 * price if price is not None else None)
+    measured = ["train_seconds", "wait_seconds", "device_seconds", "seconds_stopped", "price"]
+    total = values[[*measured, "epochs_run", "epochs_stopped", "epochs_cached"]].astype(float).sum(min_count=1)
+    values = pd.concat([values, total.to_frame().T.assign(status=text("total", lang))], ignore_index=True)
+    shown = [
+        *(Column(name=name, kind="seconds") for name in ("train_seconds", "wait_seconds", "device_seconds")),
+        *(Column(name=name, kind="count") for name in ("epochs_run", "epochs_stopped")),
+        Column(name="seconds_stopped", kind="seconds"),
+        Column(name="epochs_cached", kind="count"),
+        *([Column(name="price", kind="money", digits=2)] if price is not None else []),
+        Column(name="status", identity=True),
+    ]
+    return _table("cost", results, values, shown, lang, text("cost_note", lang))
+
+
+def tested(results: Results) -> list[str]:
+    """Keys of the trials with test predictions, in the order of the table."""
+    keys = set(results.predictions.loc[results.predictions["split"].eq("test"), "key"])
+    return [key for key in results.trials["key"] if key in keys]
+
+
+def _beside(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows by key with the trial's settings beside them; a class's precision doesn't take the name of a trial's."""
+    rows = rows.rename(columns={"precision": "precision_score"})
+    return rows.merge(results.trials, on="key", how="left").reset_index(drop=True)
+
+
+def _table(
+    name: str, results: Results, values: pd.DataFrame, shown: Sequence[Column], lang: str, *said: str, beside: bool = True
+) -> Table:
+    tells = [dataclasses.replace(column(field, results.trials), identity=True) for field in settings(results)] if beside else []
+    data = results.experiment["data"]["name"]
+    return Table(
+        name=name,
+        values=values,
+        columns=(*tells, *shown),
+        caption=text(name, lang, data=data),
+        notes=notes(results, results.trials, lang, *(said if len(values) else [text("empty", lang)])),
+        fingerprint=fingerprint(results),
+        lang=lang,
+    )

@@ -1,0 +1,41 @@
+"""CSV: caption and notes as lines with `#` before the header (`pandas.read_csv(path, comment="#")` skips them).
+
+Text that a spreadsheet would take for a formula gets an apostrophe before it, the sign for text.
+"""
+
+import csv
+import re
+from pathlib import Path
+
+from bioimg.report.table import Read, Table
+
+FORMULA = re.compile(r"\s*[=+\-@\t\r＝＋－＠]")
+AFTER_SEPARATOR = re.compile(r"([;\t]\s*)(?=[=+\-@＝＋－＠])")
+
+
+def write(table: Table, path: Path) -> None:
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        file.writelines(f"# {_comment(line)}\r\n" for line in (table.caption, *table.notes))
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL)
+        writer.writerows([[inert(cell) for cell in row] for row in (table.headers, *table.cells())])
+
+
+def inert(text: str) -> str:
+    """Text that no spreadsheet computes."""
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def _comment(text: str) -> str:
+    """A line that stays in one cell, and begins no formula where semicolons separate cells."""
+    return AFTER_SEPARATOR.sub(r"\1'", text.replace(",", ";").replace('"', "'"))
+
+
+def read(path: Path) -> list[Read]:
+    """The table of a CSV file, also with semicolons, as spreadsheets in many countries save it."""
+    text = path.read_text(encoding="utf-8-sig")
+    lines = [
+        line for line in text.splitlines(keepends=True) if line.strip(' ,;\t\r\n"') and not line.lstrip('"').startswith("#")
+    ]
+    separator = max(",;\t", key=lines[0].count) if lines else ","
+    rows = [[cell.removeprefix("'") for cell in row] for row in csv.reader(lines, delimiter=separator)]
+    return [Read(rows[0], rows[1:], "the table")] if rows else []

@@ -1,0 +1,93 @@
+"""Excel: numbers stay numbers, shown rounded; text is never a formula."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from openpyxl import Workbook, load_workbook
+from openpyxl.cell import Cell
+from openpyxl.styles import Alignment, Border, Font, Side
+from openpyxl.utils import get_column_letter
+from openpyxl.worksheet.worksheet import Worksheet
+
+from bioimg.report.table import Column, Read, Table, scale
+
+HEAD = 3
+WIDEST = 44
+
+
+def write(table: Table, path: Path) -> None:
+    book = Workbook()
+    sheet = book.active
+    assert isinstance(sheet, Worksheet)
+    sheet.title = table.name[:31]
+    _text(sheet.cell(1, 1), table.caption).font = Font(bold=True, size=13)
+    _head(sheet, table)
+    cells, records = table.cells(), table.values.to_dict("records")
+    for line, (texts, record) in enumerate(zip(cells, records, strict=True), start=HEAD + 1):
+        for place, (text, column) in enumerate(zip(texts, table.columns, strict=True), start=1):
+            _fill(sheet.cell(line, place), text, column, record)
+    for line, note in enumerate(table.notes, start=HEAD + len(cells) + 2):
+        _text(sheet.cell(line, 1), note).font = Font(italic=True, color="FF555555")
+    _shape(sheet, table, cells)
+    book.save(path)
+
+
+def _head(sheet: Worksheet, table: Table) -> None:
+    for place, name in enumerate(table.headers, start=1):
+        cell = _text(sheet.cell(HEAD, place), name)
+        cell.font, cell.border = Font(bold=True), Border(bottom=Side("thin"), top=Side("medium"))
+        cell.alignment = Alignment(wrap_text=True, vertical="top")
+
+
+def _fill(cell: Cell, text: str, column: Column, record: dict[str, Any]) -> None:
+    """A single number as such, with a format that rounds it; everything else as text."""
+    value = record.get(column.name)
+    alone = column.single and all(pd.isna(record.get(f"{column.name}_{part}")) for part in ("sd", "epoch"))
+    if alone and not isinstance(value, str) and not pd.isna(value):
+        cell.value = float(value) * scale(column.kind)
+        cell.number_format = "0." + "0" * column.digits if column.digits else "0"
+    else:
+        _text(cell, text)
+        cell.alignment = Alignment(horizontal="left" if column.identity or column.kind == "text" else "right")
+
+
+def _text(cell: Cell, text: str) -> Cell:
+    cell.value = text
+    cell.data_type = "s"  # openpyxl takes a text that begins with = for a formula
+    cell.quotePrefix = text[:1] in "=+-@"  # and so would Excel, once somebody edits the cell
+    return cell
+
+
+def _shape(sheet: Worksheet, table: Table, cells: list[list[str]]) -> None:
+    last = HEAD + len(cells)
+    sheet.freeze_panes = sheet.cell(HEAD + 1, 1)
+    sheet.auto_filter.ref = f"A{HEAD}:{get_column_letter(len(table.columns))}{last}"
+    for place, name in enumerate(table.headers):
+        longest = max([max(map(len, name.split())), len(name) // 2, *(len(row[place]) for row in cells)])
+        sheet.column_dimensions[get_column_letter(place + 1)].width = min(WIDEST, longest + 3)
+    for place in range(1, len(table.columns) + 1):
+        sheet.cell(last, place).border = Border(bottom=Side("medium"))
+    sheet.page_setup.orientation, sheet.page_setup.fitToWidth, sheet.page_setup.fitToHeight = "landscape", 1, 0
+    sheet.sheet_properties.pageSetUpPr.fitToPage = True
+    sheet.print_title_rows = f"{HEAD}:{HEAD}"
+
+
+def read(path: Path) -> list[Read]:
+    """The table of every sheet: from the first row with more than one cell to the next one with fewer."""
+    book = load_workbook(path, data_only=True)
+    return [found for sheet in book.worksheets if (found := _read(sheet)).headers]
+
+
+def _read(sheet: Worksheet) -> Read:
+    rows = [[_shown(value) for value in row] for row in sheet.iter_rows(values_only=True)]
+    filled = [sum(bool(cell) for cell in row) > 1 for row in rows]
+    if True not in filled:
+        return Read([], [])
+    start = filled.index(True)
+    end = next((n for n in range(start, len(rows)) if not filled[n]), len(rows))
+    return Read(rows[start], rows[start + 1 : end], f"the sheet {sheet.title!r}")
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else f"{value:.15g}" if isinstance(value, float) else str(value)

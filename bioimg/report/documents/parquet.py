@@ -1,0 +1,15 @@
+"""Parquet: the raw values, unrounded, with caption, notes and fingerprint in the file's metadata."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bioimg.report.table import Table
+
+
+def write(table: Table, path: Path) -> None:
+    content = pa.Table.from_pandas(table.values, preserve_index=False)
+    said = {"caption": table.caption, "notes": json.dumps(table.notes), "fingerprint": table.fingerprint}
+    pq.write_table(content.replace_schema_metadata({**(content.schema.metadata or {}), **said}), path)
