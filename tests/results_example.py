@@ -23,9 +23,15 @@ FAILED = {("IMAGENET1K_V1", 128, "none"): "OutOfMemoryError: CUDA out of memory.
 SKILL = {"IMAGENET1K_V1": 0.0, "IMAGENET1K_V2": 0.6, "none": 1.9, "features": 0.9, 32: 0.0, 64: 0.1, 128: 0.3}
 
 
-def write(folder: Path, *, classes: tuple[str, ...] = CLASSES, seeds: tuple[int, ...] = (0,), **changes: Any) -> Path:
-    """Write the example; `changes` replace entries of `data` in experiment.json, or, with the name of a column, its values."""
-    axes = AXES if len(seeds) == 1 else {**AXES, "seed": seeds}
+def write(
+    folder: Path,
+    *,
+    axes: Mapping[str, tuple[Any, ...]] = AXES,
+    classes: tuple[str, ...] = CLASSES,
+    complete: bool = True,
+    **changes: Any,
+) -> Path:
+    """Write the example; `changes` replace entries of `data` in experiment.json and, in the tables, what is in such a column."""
     base = TrialConfig(data="kather", epochs=EPOCHS)
     described = description(base, axes, classes)
     described["data"].update({name: value for name, value in changes.items() if name in described["data"]})
@@ -36,7 +42,7 @@ def write(folder: Path, *, classes: tuple[str, ...] = CLASSES, seeds: tuple[int,
         for table, rows in simulate(trial, classes).items():
             store.write(table, trial.key, [{**row, **{k: v for k, v in changes.items() if k in row}} for row in rows])
     store.merge([trial.key for trial in trials])
-    store.describe({**described, "complete": True})
+    store.describe({**described, "complete": complete})
     return folder
 
 

@@ -181,10 +181,21 @@ def differences(scene: Scene, pairs: pd.DataFrame) -> list[dict[str, Any]]:
         return []
     pairs = pairs.sort_values("difference", ascending=False, kind="stable", na_position="last").head(MOST_ROWS)
     firsts, marks = scene.trials.set_index("key", drop=False), charts.forest(pairs, "difference")
-    rows = [{**row, "label": scene.recipe(firsts.loc[row["a"]]), "verdict": verdict(row)} for row in pairs.to_dict("records")]
+    rows = [
+        {**row, "label": scene.recipe(firsts.loc[row["a"]]), "verdict": verdict(row), "claim": claim(scene, row)}
+        for row in pairs.to_dict("records")
+    ]
     return [
         {**row, "said": scene.words[f"verdict_{row['verdict']}"], "mark": mark} for row, mark in zip(rows, marks, strict=True)
     ]
+
+
+def claim(scene: Scene, row: dict[str, Any]) -> str:
+    """The claim of `statistics.paired`, which is in English, or the same in the language of the page."""
+    if scene.lang == "en":
+        return row["claim"]
+    told = {"a": percent(row["accuracy_a"]), "b": percent(row["accuracy_b"]), "n": row["n"], "p": p_value(row["p_holm"])}
+    return scene.words["claim_told"].format(**told, verdict=scene.words[f"verdict_{verdict(row)}"])
 
 
 def verdict(row: dict[str, Any]) -> str:
