@@ -31,7 +31,7 @@ def write(
     complete: bool = True,
     **changes: Any,
 ) -> Path:
-    """Write the example; `changes` replace entries of `data` in experiment.json and, in the tables, what is in such a column."""
+    """Write the example; `changes` replace entries of `data` in experiment.json, and columns of the tables."""
     base = TrialConfig(data="kather", epochs=EPOCHS)
     described = description(base, axes, classes)
     described["data"].update({name: value for name, value in changes.items() if name in described["data"]})

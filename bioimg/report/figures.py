@@ -14,10 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from bioimg.config import unknown
+from bioimg.report.captions import header
 from bioimg.report.encoding import PANELS
 from bioimg.report.look import COLOURS, GREY, LINES, cjk, look, style
 from bioimg.report.scene import Images, Scene, printable
-from bioimg.report.captions import header
 from bioimg.results import statistics
 from bioimg.results.store import Results
 
@@ -191,7 +191,7 @@ def key(figure: Figure, scene: Scene, marks: Sequence[dict[str, Any]] = ()) -> N
     handles = [*parts[1], *parts[0], *(Line2D([], [], **mark) for mark in marks)]
     legend = figure.legend(handles=handles, loc="outside right upper", handlelength=3)
     for text, handle in zip(legend.get_texts(), handles, strict=True):
-        text.set_weight("bold" if handle.get_linestyle() == handle.get_marker() == "None" else "normal")
+        text.set_fontweight("bold" if handle.get_linestyle() == handle.get_marker() == "None" else "normal")
 
 
 def legend_part(scene: Scene, field: str | None, neutral: dict[str, Any]) -> list[Line2D]:

@@ -54,7 +54,7 @@ STYLE: dict[str, Any] = {
 """`parse_math` is off because a `$` in a class name is a dollar; the salt makes the same results give the same SVG."""
 
 
-def style(lang: str, texts: Sequence[str]) -> dict[str, Any]:
+def style(lang: str, texts: Sequence[str]) -> dict[Any, Any]:
     """The rcParams for figures that show these texts.
 
     Raises:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from bioimg.results import statistics
 from bioimg.results.configurations import configurations
 from bioimg.results.store import Results
 
+Row = Mapping[Any, Any]
 MOST_ROWS = 500
 MOST_MATRICES = 12
 MOST_MISTAKES = 12
@@ -154,7 +155,7 @@ def arranged(columns: Sequence[Column], values: pd.DataFrame) -> list[int]:
     return sorted(shown, key=lambda place: (not columns[place].identity, columns[place].name != "test_accuracy"))
 
 
-def standing(record: dict[str, Any], ties: list[str]) -> str:
+def standing(record: Row, ties: list[str]) -> str:
     """What the row's mark looks like: best, tie, other, or why it isn't ranked."""
     if record["state"] != "completed":
         return record["state"]
@@ -190,7 +191,7 @@ def differences(scene: Scene, pairs: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def claim(scene: Scene, row: dict[str, Any]) -> str:
+def claim(scene: Scene, row: Row) -> str:
     """The claim of `statistics.paired`, which is in English, or the same in the language of the page."""
     if scene.lang == "en":
         return row["claim"]
@@ -198,14 +199,14 @@ def claim(scene: Scene, row: dict[str, Any]) -> str:
     return scene.words["claim_told"].format(**told, verdict=scene.words[f"verdict_{verdict(row)}"])
 
 
-def verdict(row: dict[str, Any]) -> str:
+def verdict(row: Row) -> str:
     """What a pair shows: nothing where it must not be compared, a tie where the difference doesn't hold."""
     if pd.isna(row["holds"]):
         return "unknown"
     return "tie" if not row["holds"] else "better" if row["difference"] > 0 else "worse"
 
 
-def effects(scene: Scene) -> list[dict[str, Any]]:
+def effects(scene: Scene) -> list[Row]:
     """What each level of an axis does, then each interaction."""
     found = statistics.effects(scene.results)
     found = found[found["effect"].notna()].head(MOST_ROWS)
@@ -254,7 +255,7 @@ def hover(panels: list[dict[str, Any]], trials: list[dict[str, Any]]) -> dict[st
     }
 
 
-def scores(scene: Scene, best: str | None) -> list[dict[str, Any]]:
+def scores(scene: Scene, best: str | None) -> list[Row]:
     """The best trial's scores beyond accuracy, with intervals that resample groups."""
     if best not in set(scene.completed["key"]):
         return []
