@@ -150,7 +150,9 @@ def table(scene: Scene, ties: list[str]) -> dict[str, Any]:
 
 def arranged(columns: Sequence[Column], values: pd.DataFrame) -> list[int]:
     """Places of the columns: settings that vary, test accuracy, then the rest; what became of a row is a mark of its own."""
-    same = {column.name for column in columns if column.identity and values[column.name].nunique(dropna=False) < 2}
+    same = {
+        column.name for column in columns if column.identity and values[column.name].nunique(dropna=False) == 1 < len(values)
+    }
     shown = [place for place, column in enumerate(columns) if column.name not in {"status", "standing", *same}]
     return sorted(shown, key=lambda place: (not columns[place].identity, columns[place].name != "test_accuracy"))
 

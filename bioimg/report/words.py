@@ -61,6 +61,7 @@ WORDS = {
         "It had the lowest validation loss of {completed} completed trials, which is what chose it; the test images did not.",
         "在 {completed} 個完成的試驗中驗證損失最低，因此選用；測試影像未參與選擇。",
     ),
+    "runs_told": ("Its accuracy is the mean of {runs} runs.", "準確率為 {runs} 次訓練的平均。"),
     "tie_none": ("The test images tell it from every other recipe.", "測試影像能將它與其他所有設定區別開來。"),
     "tie_some": (
         "On these test images {ties} other recipes can't be told from it.",
