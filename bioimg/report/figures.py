@@ -72,6 +72,8 @@ def save(scene: Scene, figure: Figure, path: Path, formats: Sequence[str]) -> li
     """Save a figure with its origin and the warnings of its data at the foot, in each format."""
     lines = [wrap(line, figure.get_figwidth(), 6.5) for line in [*scene.warnings, scene.source]]
     figure.supxlabel("\n".join(lines), fontsize=6.5, color=GREY, x=0.01, ha="left")
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once: every format gets the same figure, whichever others are asked for
     paths = [path.with_name(f"{path.name}.{name}") for name in formats]
     for file, name in zip(paths, formats, strict=True):
         figure.savefig(file, format=name, metadata={"Title": path.name, **BLANK[name]})
