@@ -1,11 +1,11 @@
 """The same experiment in this process, without Ray: the debugging twin. A breakpoint in the training loop just works."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
-from bioimg.config import TrialConfig
+from bioimg.config import TrialConfig, UserError
 from bioimg.data.imageset import ImageSet
 from bioimg.experiment import Experiment
 from bioimg.halving import Halving
@@ -13,6 +13,17 @@ from bioimg.progress import Watcher
 from bioimg.results.store import Store
 from bioimg.training.run import Epoch
 from bioimg.training.trial import Place, run_trial
+
+
+def executor(trials: Iterable[TrialConfig]) -> Callable[..., None]:
+    """`run`, after a check that this process can do it.
+
+    Raises:
+        UserError: a trial has more than one worker.
+    """
+    if shared := next((trial for trial in trials if trial.workers > 1), None):
+        raise UserError(f"the value of `workers` is {shared.workers}, but must be 1 with --local. Leave out one of the two.")
+    return run
 
 
 def run(

@@ -31,7 +31,9 @@ class Progress:
     ) -> None:
         self._console, self._axes = console, list(axes)
         self._lines = {trial.key: _Line(trial, statuses.get(trial.key, "waiting")) for trial in trials}
-        self._live = Live(get_renderable=self._table, console=console, refresh_per_second=4, transient=True)
+        self._live = Live(
+            get_renderable=self._table, console=console, refresh_per_second=4, transient=True, redirect_stdout=False
+        )
 
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
@@ -39,7 +41,8 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        if self._console.is_terminal:
+            self._live.stop()
 
     def epoch(self, key: str, epoch: Mapping[str, Any]) -> None:
         line = self._lines[key]

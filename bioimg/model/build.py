@@ -98,6 +98,13 @@ def head_name(model: str) -> str:
     return names[-1]
 
 
+@functools.cache
+def classifiers() -> list[str]:
+    """Names of torchvision's classifiers, and of all models that others have registered with it."""
+    own = [name for name in models.list_models() if not models.get_model_builder(name).__module__.startswith("torchvision.")]
+    return [*models.list_models(module=models), *own]
+
+
 def stages(model: nn.Module, head: str) -> list[str]:
     """What `freeze` can name: the parts of the backbone that have weights, in the order of their use."""
     top = [
@@ -129,9 +136,8 @@ def _outline(model: str) -> nn.Module:
 
 
 def _bare(model: str) -> nn.Module:
-    known = [*models.list_models(module=models), "resnext_tiny"]
-    if model not in known:
-        raise unknown("model", model, known)
+    if model not in classifiers():
+        raise unknown("model", model, classifiers())
     return models.get_model(model, weights=None)
 
 

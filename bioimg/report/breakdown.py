@@ -14,6 +14,7 @@ from bioimg.results.configurations import REPEATS, repeated, varied
 from bioimg.results.store import Results
 
 SETTINGS = ("weights", "batch_size", "freeze")
+MOST_FOR_PAIRS = 60
 
 
 def settings(results: Results) -> list[str]:
@@ -21,6 +22,15 @@ def settings(results: Results) -> list[str]:
     trials = results.trials
     repeats = [name for name in REPEATS if name in trials and trials[name].nunique() > 1 and repeated(trials)]
     return [*(varied(trials) or SETTINGS), *repeats]
+
+
+def tables(results: Results, lang: str = "en", price: float | None = None) -> list[Table]:
+    """All that have anything to show. Of very many configurations not every pair is compared, but each with the best."""
+    every = [per_class(results, lang), confusion(results, lang), score_table(results, lang), effects(results, lang)]
+    every += [differences(results, lang, every=False), curves(results, lang), cost(results, lang, price)]
+    if results.trials["status"].eq("completed").sum() <= MOST_FOR_PAIRS:
+        every.append(differences(results, lang))
+    return [table for table in every if len(table.values)]
 
 
 def configuration(trial: pd.Series, fields: Sequence[str], lang: str = "en") -> str:

@@ -60,7 +60,7 @@ HEADERS = {
     "accuracy_b": ("acc. of B (%)", "B 準確率 (%)"),
     "difference": ("A − B (points)", "A − B (百分點)"),
     "p": ("p", "p"),
-    "p_holm": ("p, Holm", "p (Holm)"),
+    "p_holm": ("p, Holm", "Holm 校正 p"),
     "test": ("test", "檢定"),
     "claim": ("what can be said", "可得的結論"),
     "gap": ("train − val acc. (points)", "訓練 − 驗證準確率 (百分點)"),
@@ -76,7 +76,10 @@ HEADERS = {
 }
 
 TEXTS = {
-    "comparison": ("Comparison of {trials} trials on {data}", "{data} 上 {trials} 次訓練的比較"),
+    "comparison": (
+        "Recipes compared on {data}: {trials} of {all} trials",
+        "{data} 上各種設定的比較：{all} 次訓練中的 {trials} 次",
+    ),
     "per-class": (
         "Recall, precision and F1 of each class, on test images of {data}",
         "{data} 測試影像各類別的召回率、精確率與 F1",
@@ -130,13 +133,14 @@ TEXTS = {
         "小數位數依區間寬度而定。",
     ),
     "selection": (
-        "Selection: test results are of the epoch with the lowest validation loss (epoch n of N in parentheses); "
-        "“best” is the configuration with the lowest validation loss. The test set selects nothing.",
-        "選擇規則：測試結果取自驗證損失最低的週期（括號為第 n／N 週期）；「最佳」為驗證損失最低的設定。測試集不參與任何選擇。",
+        "Selection: test results are of the epoch with the lowest validation loss (epoch n of N in parentheses). "
+        "The test set selects nothing.",
+        "選擇規則：測試結果取自驗證損失最低的週期（括號為第 n／N 週期）。測試集不參與任何選擇。",
     ),
     "standing": (
-        "“tie”: the test images can't tell it from “best” ({tests}; p > 0.05 after Holm's correction).",
-        "「無法區別」：測試影像無法區別其與「最佳」（{tests}；Holm 校正後 p > 0.05）。",
+        "“best”: the row with the lowest validation loss. “tie”: the test images can't tell it from that one "
+        "({tests}; p > 0.05 after Holm's correction).",
+        "「最佳」：驗證損失最低者。「無法區別」：測試影像無法區別其與「最佳」（{tests}；Holm 校正後 p > 0.05）。",
     ),
     "repeats": (
         "± is the standard deviation over a row's completed runs; their number is under “runs”.",

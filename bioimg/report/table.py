@@ -3,7 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
@@ -65,19 +65,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Read:
-    """A table read back from a file: text as it stands there."""
+    """A table read back from a file, as text: where in the file it is, and what else the file says."""
 
     headers: list[str]
     rows: list[list[str]]
-    place: str = ""
-    notes: list[str] = field(default_factory=list)
+    place: str
+    around: str
 
 
 def digits(halfwidth: float, default: int = 1) -> int:
-    """Decimals that a value with such a 95 % interval deserves: to the second digit of the interval's half-width."""
+    """Decimals that a value with such a 95 % interval deserves: to the second digit of its half-width, two at most."""
     if not 1e-9 < halfwidth < math.inf:
         return default
-    return min(4, max(0, 1 - math.floor(math.log10(halfwidth))))
+    return min(2, max(0, 1 - math.floor(math.log10(halfwidth))))
 
 
 def clean(text: object) -> str:
@@ -85,6 +85,11 @@ def clean(text: object) -> str:
     line = " ".join(str(text).split())
     line = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn") and c not in JOINERS else c for c in line)
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+
+
+def width(text: str) -> int:
+    """Columns of a terminal, or so: Chinese characters are twice as wide as Latin ones."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def cell(column: Column, record: Mapping[str, Any]) -> str:

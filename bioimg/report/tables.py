@@ -75,8 +75,8 @@ def comparison(
     table = order(table, sort).reset_index(drop=True)
     repeats = [name for name in REPEATS if name in table and not together and repeated(chosen)]
     shown = _known(columns or [*keys, *repeats, *MEASURES, *_last(table, together)], table, "columns")
-    caption = text("comparison", lang, trials=len(chosen), data=results.experiment["data"]["name"])
-    said = notes(results, chosen, lang, *_explained(part, table, together, lang))
+    caption = text("comparison", lang, trials=len(chosen), all=len(results.trials), data=results.experiment["data"]["name"])
+    said = notes(results, chosen, lang, *_explained(part, shown, together, lang))
     shown_columns = tuple(column(name, table, name in keys + repeats) for name in shown)
     return Table(
         name="comparison",
@@ -191,13 +191,13 @@ def _counted(states: pd.Series, lang: str) -> str:
     return ", ".join(text(f"count_{s}", lang, n=counts[s]) for s in ("completed", "stopped", "failed") if s in counts)
 
 
-def _explained(results: Results, table: pd.DataFrame, together: bool, lang: str) -> list[str]:
+def _explained(results: Results, shown: Sequence[str], together: bool, lang: str) -> list[str]:
     """What the columns mean."""
     said = [text("definitions", lang, interval="Wilson"), text("selection", lang)]
     if together:
         said.append(text("repeats", lang))
-    if "standing" in table and table["standing"].eq(text("tie", lang)).any():
-        key = statistics.best(results)
+    key = statistics.best(results)
+    if "standing" in shown and key is not None:
         tests = statistics.paired(results, key)["test"].dropna().unique()
-        said.append(text("standing", lang, tests=listed(tests)))
-    return said if len(table) else [text("none", lang)]
+        said.append(text("standing", lang, tests=listed(tests) or "–"))
+    return said if len(results.trials) else [text("none", lang)]

@@ -24,8 +24,6 @@ from bioimg.config import UserError
 from bioimg.results import schema
 
 TABLES = {"trials": schema.TRIALS, "epochs": schema.EPOCHS, "predictions": schema.PREDICTIONS}
-IDENTITY = ("name", "data")
-"""Entries of experiment.json that two runs into one folder must share."""
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
@@ -51,10 +49,29 @@ class Store:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.parts = self.folder / "parts"
+        self.engine = self.folder / "engine"
 
     def checkpoint(self, key: str) -> Path:
         """The folder of one trial's tensors."""
         return self.folder / "checkpoints" / key
+
+    def check(self, name: str) -> None:
+        """Find out, before anything is read, whether the folder can take the results of an experiment.
+
+        Raises:
+            UserError: it holds another experiment, or something that is none.
+        """
+        if self._manifest.exists():
+            self._same("name", name)
+        elif self.folder.exists() and not self.folder.is_dir():
+            raise UserError(
+                f"the value of `out` is {self.folder}, but must be a folder, and this is a file. Name another with --out."
+            )
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise UserError(
+                f"the value of `out` is {self.folder}, but must be a new or empty folder, or one with results, and this one "
+                "holds something else. Name another with --out."
+            )
 
     def begin(self, description: Mapping[str, Any]) -> None:
         """Claim the folder for an experiment, or go on with it.
@@ -62,18 +79,9 @@ class Store:
         Raises:
             UserError: the folder holds another experiment, or the same one on other data; says what differs.
         """
+        self.check(description["name"])
         if self._manifest.exists():
-            held = json.loads(self._manifest.read_text())
-            for entry in IDENTITY:
-                if held.get(entry) != description[entry]:
-                    raise UserError(
-                        f"the folder of `out`, {self.folder}, holds another experiment: its {entry} is {held.get(entry)!r}, "
-                        f"this one's is {description[entry]!r}. Give another folder with --out."
-                    )
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise UserError(
-                f"the folder of `out`, {self.folder}, isn't empty and holds no experiment. Give another one with --out."
-            )
+            self._same("data", description["data"])
         self.parts.mkdir(parents=True, exist_ok=True)
         self.describe({**description, "complete": False})
 
@@ -126,6 +134,14 @@ class Store:
             [merged] if merged is not None else []
         )
         return {row["key"]: row["status"] for table in reversed(tables) for row in table.select(["key", "status"]).to_pylist()}
+
+    def _same(self, entry: str, value: Any) -> None:
+        held = json.loads(self._manifest.read_text())[entry]
+        if held != value:
+            raise UserError(
+                f"the value of `out` is {self.folder}, but that folder holds another experiment: its {entry} is {held!r}, "
+                f"this one's is {value!r}. Name another folder with --out."
+            )
 
     @property
     def _manifest(self) -> Path:

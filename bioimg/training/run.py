@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bioimg.config import TrialConfig
 from bioimg.data.imageset import ImageSet, Split
@@ -59,6 +60,14 @@ class Run:
         self.optimizer = _optimizer(trial, [p for p in self.learner.parameters() if p.requires_grad])
         self.history: list[Epoch] = []
         self.best: dict[str, torch.Tensor] = {}
+
+    @property
+    def batch_norm(self) -> str | None:
+        """Over what BatchNorm takes its statistics while training; None where none is trained."""
+        self.classifier.train()
+        if not any(isinstance(module, _BatchNorm) and module.training for module in self.learner.modules()):
+            return None
+        return "whole batch" if self.group.size == 1 or self.device.type == "cuda" else "each worker's share"
 
     def begin(self, epoch: int) -> None:
         """Make ready for an epoch: dropout's random state, the learning rate, train mode."""

@@ -22,7 +22,7 @@ from bioimg.training.loop import NotFinite, train
 from bioimg.training.run import Epoch, Run
 
 GoOn = Callable[[Epoch], bool]
-"""Called after each epoch but the last, by all workers alike: whether to train another one."""
+"""Called after each epoch, by all workers alike: whether to train another one. After the last one the answer has no effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def run_trial(trial: TrialConfig, images: ImageSet, place: Place, go_on: GoOn) -
             return record.end("stopped", run)
         for epoch in train(run):
             record.epoch(run)
-            if epoch.epoch < trial.epochs and not go_on(epoch):
+            if not go_on(epoch) and epoch.epoch < trial.epochs:
                 return record.end("stopped", run)
         return record.end("completed", run)
     except Exception as error:
@@ -126,14 +126,13 @@ class _Record:
 
 
 def _about(run: Run) -> dict[str, Any]:
-    alone = run.group.size == 1 or run.device.type == "cuda"
     return {
         "train_images": len(run.split.train),
         "val_images": len(run.split.val),
         "test_images": len(run.split.test),
         "split_leaks_groups": run.split.leaks_groups,
         "precision_used": str(run.dtype).removeprefix("torch."),
-        "batch_norm": "whole batch" if alone else "each worker's share",
+        "batch_norm": run.batch_norm,
         "features": "computed" if run.features_seconds is None else "cached",
         "features_seconds": run.features_seconds,
         "trained_parameters": sum(p.numel() for p in run.learner.parameters() if p.requires_grad),

@@ -38,4 +38,4 @@ def read(path: Path) -> list[Read]:
     ]
     separator = max(",;\t", key=lines[0].count) if lines else ","
     rows = [[cell.removeprefix("'") for cell in row] for row in csv.reader(lines, delimiter=separator)]
-    return [Read(rows[0], rows[1:], "the table")] if rows else []
+    return [Read(rows[0], rows[1:], "the table", text)] if rows else []

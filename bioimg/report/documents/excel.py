@@ -10,7 +10,7 @@ from openpyxl.styles import Alignment, Border, Font, Side
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
 
-from bioimg.report.table import Column, Read, Table, scale
+from bioimg.report.table import Column, Read, Table, scale, width
 
 HEAD = 3
 WIDEST = 44
@@ -64,8 +64,9 @@ def _shape(sheet: Worksheet, table: Table, cells: list[list[str]]) -> None:
     sheet.freeze_panes = sheet.cell(HEAD + 1, 1)
     sheet.auto_filter.ref = f"A{HEAD}:{get_column_letter(len(table.columns))}{last}"
     for place, name in enumerate(table.headers):
-        longest = max([max(map(len, name.split())), len(name) // 2, *(len(row[place]) for row in cells)])
+        longest = max([*map(width, name.split()), width(name) // 2, *(width(row[place]) for row in cells)])
         sheet.column_dimensions[get_column_letter(place + 1)].width = min(WIDEST, longest + 3)
+    sheet.row_dimensions[HEAD].height = 32
     for place in range(1, len(table.columns) + 1):
         sheet.cell(last, place).border = Border(bottom=Side("medium"))
     sheet.page_setup.orientation, sheet.page_setup.fitToWidth, sheet.page_setup.fitToHeight = "landscape", 1, 0
@@ -82,11 +83,12 @@ def read(path: Path) -> list[Read]:
 def _read(sheet: Worksheet) -> Read:
     rows = [[_shown(value) for value in row] for row in sheet.iter_rows(values_only=True)]
     filled = [sum(bool(cell) for cell in row) > 1 for row in rows]
+    around = "\n".join(cell for row in rows for cell in row)
     if True not in filled:
-        return Read([], [])
+        return Read([], [], sheet.title, around)
     start = filled.index(True)
     end = next((n for n in range(start, len(rows)) if not filled[n]), len(rows))
-    return Read(rows[start], rows[start + 1 : end], f"the sheet {sheet.title!r}")
+    return Read(rows[start], rows[start + 1 : end], f"the sheet {sheet.title!r}", around)
 
 
 def _shown(value: object) -> str:

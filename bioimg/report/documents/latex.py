@@ -32,6 +32,7 @@ SIGNS = {
 }
 PLAIN = {latex: sign for sign, latex in SIGNS.items()}
 ESCAPES = re.compile("|".join(re.escape(latex) for latex in sorted(PLAIN, key=len, reverse=True)))
+STACK = re.compile(r"\\shortstack(?:\[\w\])?\{((?:[^{}]|\{[^{}]*\})*)\}")
 
 
 def escape(text: str) -> str:
@@ -46,10 +47,21 @@ def write(table: Table, path: Path) -> None:
 def render(table: Table) -> str:
     """The table with its caption above and its notes below."""
     columns = "".join("l" if column.identity or column.kind == "text" else "r" for column in table.columns)
-    head, *rows = [" & ".join(map(escape, row)) + r" \\" for row in (table.headers, *table.cells())]
+    head = " & ".join(_stacked(name, side) for name, side in zip(table.headers, columns, strict=True)) + r" \\"
+    rows = [" & ".join(map(escape, row)) + r" \\" for row in table.cells()]
     body = "\n".join([r"\toprule", head, r"\midrule", *rows, r"\bottomrule"])
     shape = _long if len(rows) > PAGE else _float
     return "\n".join([*_needs(table), shape(table, columns, body), ""])
+
+
+def _stacked(name: str, side: str) -> str:
+    """A long header on two lines, so that the table isn't shrunk to illegible."""
+    words = name.split()
+    cuts = range(1, len(words))
+    if len(name) <= 9 or not cuts:
+        return escape(name)
+    cut = min(cuts, key=lambda at: max(len(" ".join(words[:at])), len(" ".join(words[at:]))))
+    return rf"\shortstack[{side}]{{{escape(' '.join(words[:cut]))}\\{escape(' '.join(words[cut:]))}}}"
 
 
 def _needs(table: Table) -> list[str]:
@@ -98,10 +110,11 @@ def read(path: Path) -> list[Read]:
     """Every tabular or longtable of a LaTeX file."""
     text = re.sub(r"(?<!\\)((?:\\\\)*)%.*", r"\1", path.read_text(encoding="utf-8-sig"))
     bodies = re.finditer(r"\\begin\{(tabular|longtable|tabularx)\*?\}(.*?)\\end\{\1\*?\}", text, re.DOTALL)
-    return [_read(match[2], f"the table at line {text[: match.start()].count(chr(10)) + 1}") for match in bodies]
+    return [_read(match[2], f"the table at line {text[: match.start()].count(chr(10)) + 1}", text) for match in bodies]
 
 
-def _read(body: str, place: str) -> Read:
+def _read(body: str, place: str, around: str) -> Read:
+    body = STACK.sub(lambda match: match[1].replace(r"\\", " "), body)
     body = re.sub(r"\\caption\{.*?\\\\\n", "", body, flags=re.DOTALL)
     start = re.search(r"\\(toprule|hline)", body)
     body = re.sub(
@@ -109,7 +122,7 @@ def _read(body: str, place: str) -> Read:
     )
     lines = [line.strip() for line in re.split(r"\\\\(?:\[[^\]]*\])?", body)]
     rows = [[_unescape(cell.strip()) for cell in re.split(r"(?<!\\)&", line)] for line in lines if line]
-    return Read(rows[0], rows[1:], place) if rows else Read([], [], place)
+    return Read(*(rows[0], rows[1:]) if rows else ([], []), place, around)
 
 
 def _unescape(text: str) -> str:

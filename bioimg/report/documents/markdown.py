@@ -46,7 +46,7 @@ def _read(lines: Sequence[str], rule: int) -> Read:
         if "|" not in line:
             break
         rows.append(_cells(line))
-    return Read(headers, rows, f"the table at line {rule}")
+    return Read(headers, rows, f"the table at line {rule}", "\n".join(lines))
 
 
 def _is_rule(line: str) -> bool:

@@ -1,0 +1,47 @@
+"""The programs: `experiments/grid.py` and the `bioimg` command."""
+
+import dataclasses
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bioimg import flags
+from bioimg.config import UserError, unknown
+from bioimg.experiment import Experiment
+
+
+def grid(program: Path, args: Sequence[str]) -> int:
+    """Run the experiment that the first argument names (`demo` if none is) and print its table; returns the exit code."""
+    named = bool(args) and not args[0].startswith("-")
+    try:
+        experiment, question = load(program.parent, args[0] if named else "demo")
+        experiment, settings = flags.parse(
+            experiment, args[1:] if named else args, program=f"{program.name} [EXPERIMENT]", description=question
+        )
+        if not named and experiment.base.data != "phantom":
+            experiment = dataclasses.replace(experiment, name=Path(experiment.base.data).stem)
+        from bioimg.runner import run  # late: --help and a mistyped value needn't wait for torch
+
+        return run(experiment, settings, Console(file=sys.stdout))
+    except UserError as error:
+        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted. The table holds all that has ended; the same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+def load(folder: Path, name: str) -> tuple[Experiment, str]:
+    """The experiment of a file in a folder, and its docstring.
+
+    Raises:
+        UserError: there is no such experiment.
+    """
+    files = {path.stem: path for path in sorted(folder.glob("*.py")) if "\nEXPERIMENT = " in path.read_text(encoding="utf-8")}
+    if name not in files:
+        raise unknown("experiment", name, files, f"An experiment is a file in {folder}.")
+    module = runpy.run_path(str(files[name]))
+    return module["EXPERIMENT"], module["__doc__"] or ""

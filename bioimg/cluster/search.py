@@ -1,0 +1,213 @@
+"""Ray Tune decides which trials go on. A Tune trial is thin: it puts its config on the board and relays what a lane says."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the store is the record; Tune's own files can lose rows
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the program, not only the trial
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer output speaks at any verbosity
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from bioimg.cluster import lanes, session
+from bioimg.cluster.board import Ended, open_board
+from bioimg.config import TrialConfig, UserError
+from bioimg.data.imageset import ImageSet
+from bioimg.experiment import EarlyStopping, Experiment
+from bioimg.progress import Watcher
+from bioimg.results.store import Store
+
+
+def executor(trials: Iterable[TrialConfig], count: int | None) -> Callable[..., None]:
+    """Runs trials on lanes; made after a check that there are devices for it.
+
+    Raises:
+        UserError: more workers, or lanes of workers, than devices; or trials that differ in their workers.
+    """
+    session.connect()
+    kind, available = session.devices()
+    workers = {trial.workers for trial in trials}
+    if len(workers) > 1:
+        raise UserError(
+            f"the values of `workers` are {sorted(workers)}, but all trials of one run must have the same: lanes do."
+        )
+    each = workers.pop()
+    if each * (count or 1) > available:
+        needed = f"`workers` ({each})" + (f" times `lanes` ({count})" if count else "")
+        raise UserError(
+            f"the value of {needed} is {each * (count or 1)}, but must be at most the number of devices, "
+            f"which is {available} ({kind}). Lower it, or use a larger machine or cluster."
+        )
+
+    def execute(
+        experiment: Experiment,
+        missing: Sequence[TrialConfig],
+        images: Mapping[int, ImageSet],
+        store: Store,
+        watcher: Watcher,
+    ) -> None:
+        if missing:
+            store.engine.mkdir(exist_ok=True)
+            with (
+                (store.engine / "ray.log").open("a") as log,
+                contextlib.redirect_stdout(log),
+            ):  # Ray speaks, whatever it is told
+                session.start()
+                run(experiment, missing, images, store, watcher, lane_count=min(count or available // each, len(missing)))
+
+    return execute
+
+
+def run(
+    experiment: Experiment,
+    trials: Sequence[TrialConfig],
+    images: Mapping[int, ImageSet],
+    store: Store,
+    watcher: Watcher,
+    *,
+    lane_count: int,
+) -> None:
+    """Run trials on lanes, Tune stopping those that fall behind; returns when every lane is through."""
+    board = open_board()
+    rule = experiment.early_stopping
+    kind, _ = session.devices()
+    shared = {size: ray.put(set_of_size) for size, set_of_size in images.items()}
+    running = [
+        lanes.start(
+            lanes.Lane(
+                number=number,
+                workers=trials[0].workers,
+                gpu=kind == "GPU",
+                threads=1,
+                board=board,
+                images=shared,
+                experiment=experiment.name,
+                folder=str(store.folder.absolute()),
+                rungs={trial.epochs: rule.rungs(trial.epochs) if rule else () for trial in trials},
+            )
+        )
+        for number in range(lane_count)
+    ]
+    _tune(trials, rule, board, _Relay(store, watcher, running), str(store.engine), lane_count)
+    drained = board.drained.remote()
+    while not ray.wait([drained], timeout=1)[0]:
+        _raise_if_none_is_left(running)
+    ray.get(board.close.remote())
+    concurrent.futures.wait(running, timeout=5)
+
+
+def _raise_if_none_is_left(running: Sequence[Future[None]]) -> None:
+    """Trials wait on the board for ever if every lane has failed."""
+    if all(lane.done() for lane in running):
+        running[0].result()
+
+
+def _tune(
+    trials: Sequence[TrialConfig], rule: EarlyStopping | None, board: Any, relay: tune.Callback, folder: str, at_once: int
+) -> None:
+    tune.Tuner(
+        tune.with_resources(tune.with_parameters(_follow, board=board), {"memory": 1e8}),
+        param_space={"trial": tune.grid_search([dataclasses.asdict(trial) for trial in trials])},
+        tune_config=tune.TuneConfig(
+            scheduler=Cohorts(rule) if rule else None,
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: _key(trial.config),
+            trial_dirname_creator=lambda trial: _key(trial.config),
+        ),
+        run_config=tune.RunConfig(name="tune", storage_path=folder, verbose=0, callbacks=[relay]),
+    ).fit()
+
+
+def _follow(config: dict[str, Any], board: Any) -> None:
+    """A Tune trial: hand it to a lane and relay each epoch, until it ends there or Tune stops it here."""
+    key = _key(config)
+    try:
+        ray.get(board.submit.remote(key, config["trial"]))
+        while not isinstance(report := ray.get(board.next.remote(key)), Ended):
+            tune.report(report)  # returns when Tune lets the trial go on; raises SystemExit when it doesn't
+            ray.get(board.answer.remote(key, True))
+    except BaseException:
+        ray.get(board.answer.remote(key, False))
+        raise
+
+
+def _key(config: dict[str, Any]) -> str:
+    return TrialConfig(**config["trial"]).key
+
+
+class Cohorts(FIFOScheduler):
+    """One ASHA for each cohort, so that trials compete with their like only."""
+
+    def __init__(self, rule: EarlyStopping) -> None:
+        super().__init__()
+        self._rule = rule
+        self._schedulers: dict[tuple[Any, ...], TrialScheduler] = {}
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result["epoch"] >= trial.config["trial"]["epochs"]:  # ASHA would stop it here, but it has come to its end
+            return TrialScheduler.CONTINUE
+        return self._of(trial).on_trial_result(tune_controller, trial, result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._of(trial).on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_remove(tune_controller, trial)
+
+    def _of(self, trial: Any) -> TrialScheduler:
+        config = TrialConfig(**trial.config["trial"])
+        cohort = (config.epochs, self._rule.spares(config), *self._rule.cohort(config))
+        return self._schedulers.setdefault(cohort, self._scheduler(config))
+
+    def _scheduler(self, trial: TrialConfig) -> TrialScheduler:
+        if self._rule.spares(trial):
+            return FIFOScheduler()
+        return ASHAScheduler(
+            time_attr="epoch",
+            metric=self._rule.metric,
+            mode="min" if self._rule.metric == "val_loss" else "max",
+            max_t=max(trial.epochs, self._rule.grace_period),
+            grace_period=self._rule.grace_period,
+            reduction_factor=self._rule.reduction_factor,
+        )
+
+
+class _Relay(tune.Callback):
+    """Keeps the watcher informed and the tables up to date while Tune runs."""
+
+    PAUSE = 20
+    """Time between merges, in multiples of what the last one took: large tables are brought up to date less often."""
+
+    def __init__(self, store: Store, watcher: Watcher, running: Sequence[Future[None]]) -> None:
+        self._store, self._watcher, self._running = store, watcher, running
+        self._next_merge = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its callbacks for a restore that isn't used here, and a terminal can't be pickled."""
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        self._watcher.epoch(_key(trial.config), result)
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        key = _key(trial.config)
+        self._watcher.end(key, self._store.statuses().get(key, "stopped"))
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        started = time.monotonic()
+        _raise_if_none_is_left(self._running)
+        if started >= self._next_merge:
+            self._store.merge()
+            self._next_merge = time.monotonic() + max(2.0, self.PAUSE * (time.monotonic() - started))

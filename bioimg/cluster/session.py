@@ -1,0 +1,46 @@
+"""Ray itself: join the cluster that this machine belongs to, or start one that is this machine."""
+
+import os
+from pathlib import Path
+
+import ray
+
+from bioimg.config import UserError
+
+QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
+
+
+def connect() -> bool:
+    """Join a running cluster if this machine is part of one or RAY_ADDRESS names one. Returns whether there is one."""
+    if ray.is_initialized():
+        return True
+    try:
+        ray.init(address="auto", **QUIET)
+    except ConnectionError as error:
+        if address := os.environ.get("RAY_ADDRESS"):
+            raise UserError(
+                f"the value of RAY_ADDRESS is {address!r}, but must be the address of a running cluster that lets you in: "
+                f"{error} Check it and the cluster's token, or unset it to use this machine."
+            ) from error
+        return False
+    return True
+
+
+def start() -> None:
+    """Start Ray on this machine alone, unless a cluster has been joined."""
+    if not ray.is_initialized():
+        ray.init(address="local", **QUIET)
+    token = Path.home() / ".ray" / "auth_token"
+    if token.exists():
+        token.chmod(0o600)  # Ray writes it readable for all
+
+
+def devices() -> tuple[str, int]:
+    """What trials run on, GPUs if there are any, and how many of them there are."""
+    if ray.is_initialized():
+        held = ray.cluster_resources()
+        kind = "GPU" if held.get("GPU") else "CPU"
+        return kind, int(held.get(kind, 0))
+    import torch
+
+    return ("GPU", gpus) if (gpus := torch.cuda.device_count()) else ("CPU", os.cpu_count() or 1)

@@ -1,0 +1,86 @@
+"""The command line of an experiment, made from the dataclasses: one flag per field; several values make an axis."""
+
+import dataclasses
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from bioimg.config import TrialConfig, UserError
+from bioimg.experiment import Experiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How and where an experiment runs: nothing here changes a number in the table."""
+
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: results/NAME)")] = None
+    """Folder of the results. What it has of this experiment is kept, and only what is missing is run."""
+    lanes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each device)")] = None
+    """Trials that run side by side, each on `workers` devices."""
+    local: bool = False
+    """Run in this process, one trial after another, without Ray: for debugging."""
+    early_stopping: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: ASHA stops trials that fall behind)")] = True
+    """Train every trial to its last epoch."""
+
+    def __post_init__(self) -> None:
+        if self.lanes is not None and self.lanes < 1:
+            raise UserError(f"the value of `lanes` is {self.lanes}, but must be `lanes >= 1`.")
+
+
+def parse(experiment: Experiment, args: Sequence[str], *, program: str, description: str) -> tuple[Experiment, Settings]:
+    """The experiment as the flags change it. A flag replaces the value of the base trial, or the axis, that it names.
+
+    Raises:
+        UserError: a value breaks its field's rule.
+        SystemExit: --help, or a flag that doesn't exist; tyro has then said so.
+    """
+    flags: Any = tyro.cli(
+        _flags(experiment),
+        args=list(args),
+        prog=program,
+        description=description,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    values = {field.name: getattr(flags.trial, field.name) for field in dataclasses.fields(TrialConfig)}
+    return _changed(experiment, values, flags.settings), flags.settings
+
+
+def _changed(experiment: Experiment, values: dict[str, tuple[Any, ...]], settings: Settings) -> Experiment:
+    names = [*experiment.axes, *(name for name in values if name not in experiment.axes)]
+    axes = {name: values[name] for name in names if len(values[name]) > 1}
+    base = {name: chosen[0] for name, chosen in values.items() if len(chosen) == 1}
+    first = {name: chosen[0] for name, chosen in axes.items()}
+    return dataclasses.replace(
+        experiment,
+        base=dataclasses.replace(experiment.base, **base, **first),
+        axes=axes,
+        early_stopping=experiment.early_stopping if settings.early_stopping else None,
+    )
+
+
+def _flags(experiment: Experiment) -> type:
+    """A dataclass for tyro whose defaults are the experiment's values."""
+    fields = [_flag(field, experiment) for field in dataclasses.fields(TrialConfig)]
+    trial = dataclasses.make_dataclass("Trial", fields, frozen=True, kw_only=True)
+    trial.__doc__ = "What a trial is. Several values make an axis: every combination is a row of the table."
+    return dataclasses.make_dataclass(
+        "Flags",
+        [
+            ("trial", trial, dataclasses.field(default_factory=trial)),
+            ("settings", Settings, dataclasses.field(default_factory=Settings)),
+        ],
+        frozen=True,
+    )
+
+
+def _flag(field: Any, experiment: Experiment) -> tuple[str, Any, Any]:
+    value = getattr(experiment.base, field.name)
+    default = tuple(experiment.axes.get(field.name, () if value is None else (value,)))
+    kind = next((kind for kind in typing.get_args(field.type) if kind is not type(None)), field.type)
+    one = "{" + ",".join(field.metadata["choices"]) + "}" if field.metadata["choices"] else kind.__name__.upper()
+    arg = tyro.conf.arg(help=field.metadata["help"], metavar=f"{one} [...]")
+    return field.name, Annotated[tuple[kind, ...], arg], dataclasses.field(default=default)  # type: ignore[valid-type]

@@ -1,0 +1,57 @@
+"""Where results come from: experiment.json says what was asked, of which images, and with which versions on which machine."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bioimg.data.imageset import ImageSet
+from bioimg.experiment import Experiment
+
+FORMAT = 1
+"""Raised when older readers can't read newer results."""
+PACKAGES = ("bioimg", "torch", "torchvision", "ray", "numpy", "pyarrow")
+
+
+def describe(experiment: Experiment, images: ImageSet) -> dict[str, Any]:
+    """The content of experiment.json while the experiment runs."""
+    return {
+        "format": FORMAT,
+        "name": experiment.name,
+        "complete": False,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(),
+        "finished": None,
+        "base": dataclasses.asdict(experiment.base),
+        "axes": {name: list(values) for name, values in experiment.axes.items()},
+        "early_stopping": dataclasses.asdict(experiment.early_stopping) if experiment.early_stopping else None,
+        "data": {
+            "name": images.name,
+            "fingerprint": images.fingerprint,
+            "synthetic": images.synthetic,
+            "classes": list(images.classes),
+            "images": len(images),
+        },
+        "groups": len(set(images.groups)) if images.groups else None,
+        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        "commit": _commit(),
+        "hardware": {
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def _commit() -> str | None:
+    """That of the checkout this package runs from, if it is one, with a mark if files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

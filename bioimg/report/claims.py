@@ -1,0 +1,60 @@
+"""What these results allow to be said, in sentences: the headline of a report."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from bioimg.report.breakdown import configuration
+from bioimg.results import statistics
+from bioimg.results.configurations import varied
+from bioimg.results.store import Results
+
+
+@dataclass(frozen=True)
+class Claims:
+    """headline: the best configuration, and how sure that is. holds: differences from it that hold. open: those that don't.
+
+    refused: what isn't compared, and why.
+    """
+
+    headline: str
+    holds: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+def claims(results: Results) -> Claims:
+    """Every completed configuration against the best one by validation."""
+    key, ended = statistics.best(results), tuple(_ended(results.trials))
+    if key is None:
+        return Claims("No trial was completed: nothing can be compared.", refused=ended)
+    pairs = statistics.paired(results, key)
+    names = _names(results)
+    lines = pd.Series(
+        [f"{names[a]}: {claim}" for a, claim in zip(pairs["a"], pairs["claim"], strict=True)], index=pairs.index, dtype=object
+    )
+    parts = {word: tuple(lines[pairs["holds"].eq(word)]) for word in (True, False)}
+    refused = tuple(lines[pairs["holds"].isna()])
+    return Claims(_headline(results, key, names[key], pairs), parts[True], parts[False], refused + ended)
+
+
+def _headline(results: Results, key: str, name: str, pairs: pd.DataFrame) -> str:
+    row = results.trials.set_index("key").loc[key]
+    ties, compared = int(pairs["holds"].eq(False).sum()), int(pairs["holds"].notna().sum())
+    low, high = statistics.wilson(round(row["test_accuracy"] * row["test_images"]), int(row["test_images"]))
+    accuracy = f"{100 * row['test_accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {row['test_images']} test images"
+    rest = f"of {compared} others {ties} can't be told from it" if compared else "nothing else was completed to compare it with"
+    return f"Validation chose {name}: {accuracy}; {rest}."
+
+
+def _names(results: Results) -> dict[str, str]:
+    fields = varied(results.trials)
+    return {key: configuration(row, fields) for key, row in results.trials.set_index("key").iterrows()}
+
+
+def _ended(trials: pd.DataFrame) -> Iterator[str]:
+    for status, reason in (("stopped", "stopped early: no test accuracy"), ("failed", "failed")):
+        count = int(trials["status"].eq(status).sum())
+        if count:
+            yield f"{count} of {len(trials)} trials {reason}; not ranked"

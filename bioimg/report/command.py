@@ -1,0 +1,152 @@
+"""The commands `bioimg report` and `bioimg verify`. What they need is imported when they run, so that their help is instant."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from bioimg.config import UserError, unknown
+
+if TYPE_CHECKING:
+    from bioimg.report.table import Table
+    from bioimg.results.store import Results
+
+PRESETS = ("report-2023",)
+FORMATS = ("md", "csv", "tex", "html", "xlsx", "docx", "parquet")
+FORMAT = 1
+"""The version of results that this version reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Make tables of a results folder, and say which differences hold.
+
+    Without flags everything goes to FOLDER/report. With --rows, --columns, --sort, --group-by or --single only that comparison
+    table is made, as `selection`.
+    """
+
+    folder: Positional[Path]
+    """a folder of results, such as results/grid"""
+    rows: str | None = None
+    """a condition on settings and measures, such as 'freeze == "none" and batch_size >= 64'"""
+    columns: tuple[str, ...] = ()
+    """those shown, in this order; names are those of trials.parquet, besides balanced_accuracy, macro_f1, auroc, ece"""
+    sort: tuple[str, ...] = ()
+    """columns to sort by, the best first"""
+    group_by: tuple[str, ...] = ()
+    """settings; the trials that agree in them become one row: mean, standard deviation, number"""
+    single: bool = False
+    """a row for each trial, also where a configuration was repeated with other seeds or folds"""
+    format: Annotated[tuple[str, ...], arg(metavar="md|csv|tex|html|xlsx|docx|parquet ...")] = FORMATS
+    """formats of the tables"""
+    lang: Literal["en", "zh-TW"] = "en"
+    """language of headers, captions and notes"""
+    preset: Literal["report-2023"] | None = None
+    """the nine tables of the report of 2023 instead"""
+    price: float | None = None
+    """money for an hour of one device, for the table of costs"""
+    out: Path | None = None
+    """another folder for the tables"""
+
+    def run(self) -> int:
+        """Write and print; 0.
+
+        Raises:
+            UserError: no results there, or a flag names what isn't there.
+        """
+        from bioimg.report import documents, terminal
+
+        for name in self.format:
+            if name not in FORMATS:
+                raise unknown("format", name, FORMATS)
+        results, out = open_results(self.folder), self.out or self.folder / "report"
+        tables = self._tables(results)
+        for table in tables:
+            documents.write(table, out, self.format)
+        terminal.show(results, tables, out)
+        return 0
+
+    def _tables(self, results: "Results") -> "list[Table]":
+        """Those that were asked for, the one to print first."""
+        from bioimg.report import breakdown, presets
+        from bioimg.report.tables import comparison
+
+        if self.preset:
+            return presets.report_2023(results, self.lang)
+        chosen = {
+            "rows": self.rows,
+            "columns": self.columns,
+            "sort": self.sort,
+            "group_by": self.group_by,
+            "single": self.single,
+        }
+        table = comparison(results, **chosen, lang=self.lang)
+        return (
+            [named(table, "selection")] if any(chosen.values()) else [table, *breakdown.tables(results, self.lang, self.price)]
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Hold a table (.md, .tex, .csv, .docx, .xlsx), edited by hand or not, to the results: names every cell that disagrees."""
+
+    file: Positional[Path]
+    """the file with the table"""
+    results: Path | None = None
+    """the folder of results; by default the one above the file"""
+
+    def run(self) -> int:
+        """Print what disagrees; 1 if anything does, else 0.
+
+        Raises:
+            UserError: no such file, no table in it, or no results.
+        """
+        from bioimg.report import terminal
+        from bioimg.report.verify import verify
+
+        verdict = verify(self.file, open_results(self.results or above(self.file)))
+        terminal.show_verdict(self.file, verdict)
+        return 1 if verdict.findings else 0
+
+
+def open_results(folder: Path) -> "Results":
+    """Read results, with a word on what is wrong if they can't be.
+
+    Raises:
+        UserError: no results, half of them, or such that another version wrote.
+    """
+    from bioimg.results import store
+
+    try:
+        results = store.read(folder)
+    except (json.JSONDecodeError, OSError) as error:  # pyarrow's errors of broken files are OSErrors
+        raise UserError(
+            f"the results in {folder} can't be read: {error}. Copy the folder again, or rerun the experiment."
+        ) from error
+    found = results.experiment.get("format")
+    if found != FORMAT:
+        raise UserError(
+            f"the `format` of {folder}/experiment.json is {found!r}, but must be {FORMAT}: another version of bioimg wrote it. "
+            f"Use that version ({results.experiment.get('versions', {}).get('bioimg', 'unknown')})."
+        )
+    return results
+
+
+def above(file: Path) -> Path:
+    """The folder of results that a file lies in.
+
+    Raises:
+        UserError: it lies in none.
+    """
+    for folder in file.resolve().parents:
+        if (folder / "experiment.json").exists():
+            return folder
+    raise UserError(f"the file {file} lies in no folder of results. Name the results with --results.")
+
+
+def named(table: "Table", name: str) -> "Table":
+    from dataclasses import replace
+
+    return replace(table, name=name)

@@ -1,0 +1,98 @@
+"""What `bioimg report` and `bioimg verify` print."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import fill
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from bioimg.report.claims import claims
+from bioimg.report.table import Table, width
+from bioimg.report.verify import Verdict
+from bioimg.results.store import Results
+
+MOST = 40
+"""Rows (and claims) that are printed; files hold all."""
+
+LEAST = ("best_val_loss", "test_accuracy", "train_seconds", "runs", "status", "standing")
+
+
+def show(results: Results, tables: Sequence[Table], out: Path, console: Console | None = None) -> None:
+    """The first table, what can be claimed, and where the files are; of a preset all tables."""
+    console = console or Console(highlight=False)
+    preset = tables[0].name == "table-1"
+    for table in tables if preset else tables[:1]:
+        _show_table(table, console)
+    if tables[0].name in ("comparison", "table-1"):
+        _show_claims(results, console)
+    names = ", ".join(table.name for table in tables)
+    console.print(Text(f"\n{len(tables)} table{'s' if len(tables) > 1 else ''} in {out}: {names}"))
+
+
+def show_verdict(file: Path, verdict: Verdict, console: Console | None = None) -> None:
+    """Every cell that disagrees, and what wasn't compared."""
+    console = console or Console(highlight=False)
+    for finding in verdict.findings:
+        console.print(Text(str(finding)), style="red", soft_wrap=True)
+    if verdict.unchecked:
+        console.print(
+            Text(f"Not compared, for their headers mean nothing here: {', '.join(verdict.unchecked)}."), style="yellow"
+        )
+    if verdict.other:
+        console.print(Text(f"The file says that it was made from other results ({verdict.other})."), style="yellow")
+    count = len(verdict.findings)
+    word = "all agree" if not count else f"{count} disagree{'s' if count == 1 else ''}"
+    console.print(Text(f"{file}: {verdict.cells} cells compared, {word} with the results."), style="bold")
+
+
+def _show_table(table: Table, console: Console) -> None:
+    cells = table.cells()[:MOST]
+    widths = [
+        max([*map(width, name.split()), *(width(row[n]) for row in cells)], default=1) for n, name in enumerate(table.headers)
+    ]
+    places = _fitting(table, widths, console.width)
+    grid = Grid(title=Text(table.caption), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for place in places:
+        text = table.columns[place].identity or table.columns[place].kind == "text"
+        name = fill(table.headers[place], widths[place], break_long_words=False)
+        grid.add_column(Text(name), justify="left" if text else "right", overflow="fold")
+    for row in cells:
+        grid.add_row(*(Text(row[place]) for place in places))
+    console.print(grid)
+    left_out = [*_rows_left(table), *_columns_left(table, places)]
+    if left_out:
+        console.print(Text(f"Not shown here: {'; '.join(left_out)}."), style="dim")
+    for note in table.notes:
+        console.print(Text(f"- {note}"), style="yellow bold" if "WARNING" in note or "警告" in note else "dim")
+
+
+def _rows_left(table: Table) -> list[str]:
+    return [f"{len(table.values) - MOST} more rows"] if len(table.values) > MOST else []
+
+
+def _columns_left(table: Table, places: Sequence[int]) -> list[str]:
+    return [f"the columns {', '.join(name for n, name in enumerate(table.headers) if n not in places)}"] * (
+        len(places) < len(table.columns)
+    )
+
+
+def _fitting(table: Table, widths: Sequence[int], room: int) -> list[int]:
+    """All columns if their cells fit; else those that tell rows apart and what matters most."""
+    everything = list(range(len(table.columns)))
+    most = [n for n in everything if table.columns[n].identity or table.columns[n].name in LEAST]
+    fits = sum(widths) + 3 * len(widths) <= room
+    return everything if fits or not set(LEAST) & {column.name for column in table.columns} else most
+
+
+def _show_claims(results: Results, console: Console) -> None:
+    said = claims(results)
+    console.print(Text(f"\n{said.headline}"), style="bold")
+    for title, lines in (("Holds", said.holds), ("Can't be claimed", said.open), ("Not compared", said.refused)):
+        if lines:
+            console.print(Text(title), style="bold")
+            console.print(Text("\n".join(f"- {line}" for line in lines[:MOST])), soft_wrap=False)
+        if len(lines) > MOST:
+            console.print(Text(f"- and {len(lines) - MOST} more"), style="dim")

@@ -1,0 +1,21 @@
+"""The whole idea in a minute and a half, without data, downloads or a GPU.
+
+    python experiments/grid.py
+
+Asks: of two kinds of pretrained weights, three batch sizes, and a backbone that is trained or frozen, which does best on a
+synthetic set of tissue-like tiles (it is drawn by a program: no figure here says anything about real tissue)?
+"""
+
+from bioimg.config import TrialConfig
+from bioimg.experiment import EarlyStopping, Experiment
+
+EXPERIMENT = Experiment(
+    name="demo",
+    base=TrialConfig(data="phantom", model="resnext_tiny", image_size=64, epochs=8, learning_rate=1e-3),
+    axes={
+        "weights": ("TEXTURES_V1", "TEXTURES_V2"),
+        "batch_size": (16, 32, 64),
+        "freeze": ("none", "features"),
+    },
+    early_stopping=EarlyStopping(grace_period=2),
+)

@@ -1,0 +1,14 @@
+"""Run an experiment: every cell of its grid becomes a row of one comparison table.
+
+python experiments/grid.py                              the built-in demo
+python experiments/grid.py report --data DIR            a question of this folder, on your images
+python experiments/grid.py --data DIR --batch-size 16 32 --freeze none features
+"""
+
+import sys
+from pathlib import Path
+
+from bioimg.cli import grid
+
+if __name__ == "__main__":
+    sys.exit(grid(Path(__file__), sys.argv[1:]))

@@ -1,0 +1,28 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # `toys`, also in processes that tests start
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+torch.set_num_threads(1)  # as in a lane, so that sums are made in the same order
+
+
+def shared(*parts: str) -> Path:
+    """A file or folder of the real tiles and weights that may lie beside the project."""
+    for parent in Path(__file__).resolve().parents:
+        if (path := parent.joinpath("shared", *parts)).exists():
+            return path
+    pytest.skip(f"needs {'/'.join(('shared', *parts))} beside the project")
+
+
+@pytest.fixture
+def tiles() -> Path:
+    return shared("data", "kather2016-subset")
+
+
+@pytest.fixture
+def mobilenet_weights() -> Path:
+    return shared("weights", "mobilenet_v2-imagenet-features.pth")

@@ -1,0 +1,118 @@
+"""The whole program on a real Ray: lanes, Tune, the board, DDP."""
+
+import io
+import os
+import signal
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import ray
+from rich.console import Console
+
+from bioimg import runner
+from bioimg.config import TrialConfig
+from bioimg.experiment import EarlyStopping, Experiment
+from bioimg.flags import Settings
+from bioimg.results.store import Results, read
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings aren't ours to mend
+
+BASE = TrialConfig(
+    data="phantom", model="resnext_tiny", weights="none", image_size=32, epochs=3, learning_rate=1e-3, precision="float32"
+)
+TIMING = ["train_seconds", "wait_seconds", "features_seconds", "seconds"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """Three CPUs, whatever the machine has: enough for two lanes or for two workers."""
+    ray.init(address="local", num_cpus=3, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def run(folder: Path, *, lanes: int | None = 1, local: bool = False, stop: EarlyStopping | None = None, **axes) -> Results:
+    """Run a grid around BASE to its end."""
+    fixed = {name: value for name, value in axes.items() if not isinstance(value, tuple)}
+    base = TrialConfig(**{**{name: getattr(BASE, name) for name in BASE.__slots__}, **fixed})
+    varied = {name: value for name, value in axes.items() if isinstance(value, tuple)}
+    experiment = Experiment(name="grid", base=base, axes=varied, early_stopping=stop)
+    console = Console(file=io.StringIO())
+    assert runner.run(experiment, Settings(out=folder, lanes=lanes, local=local), console) == 0
+    return read(folder)
+
+
+def without_timing(table: pd.DataFrame) -> pd.DataFrame:
+    return table.drop(columns=[name for name in TIMING if name in table])
+
+
+def same(a: Results, b: Results) -> None:
+    """Every row of every table is the same to the last bit, timing aside."""
+    for name in ("trials", "epochs", "predictions"):
+        ours, theirs = (without_timing(getattr(results, name)) for results in (a, b))
+        order = [column for column in ("key", "epoch", "split", "image") if column in ours]
+        pd.testing.assert_frame_equal(
+            ours.sort_values(order, ignore_index=True), theirs.sort_values(order, ignore_index=True), check_exact=True
+        )
+
+
+def test_lanes_side_by_side_give_the_rows_of_the_local_twin(tmp_path):
+    axes = {"batch_size": (32, 64), "freeze": ("none", "features")}
+    on_lanes = run(tmp_path / "lanes", lanes=2, **axes)
+    assert on_lanes.trials["status"].tolist() == ["completed"] * 4
+    assert on_lanes.trials["test_accuracy"].notna().all()
+    same(on_lanes, run(tmp_path / "local", local=True, **axes))
+
+
+def test_a_stopped_trial_frees_its_lane_at_its_rung_and_the_twin_stops_it_too(tmp_path):
+    rule = EarlyStopping(grace_period=1, reduction_factor=2)
+    axes = {"learning_rate": (1e-3, 1e-9, 2e-9), "seed": (0, 1), "epochs": 4}
+    on_lanes = run(tmp_path / "lanes", lanes=1, stop=rule, **axes)
+    stopped = on_lanes.trials[on_lanes.trials["status"] == "stopped"]
+    assert len(stopped) >= 2
+    assert set(stopped["epochs_run"]) <= {1, 2}, "a lane that isn't freed at once would have trained on past the rung"
+    assert stopped["test_accuracy"].isna().all()
+    assert (on_lanes.trials["status"] == "completed").any()
+    same(on_lanes, run(tmp_path / "local", local=True, stop=rule, **axes))
+
+
+def test_two_workers_of_a_lane_train_as_one_does(tmp_path):
+    """BatchNorm is frozen here; losses agree to 1e-4, since sums are made in another order."""
+    axes = {"freeze": ("layer4", "features"), "epochs": 2}
+    one, two = (run(tmp_path / str(workers), workers=workers, **axes) for workers in (1, 2))
+    for column in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        assert two.epochs[column].to_numpy() == pytest.approx(one.epochs[column].to_numpy(), rel=1e-4)
+    assert len(two.predictions) == len(one.predictions)
+    assert not two.predictions.duplicated(["key", "split", "image"]).any(), "an image was counted twice"
+
+
+def test_running_again_does_only_what_is_missing(tmp_path):
+    first = run(tmp_path, batch_size=(32,))
+    more = run(tmp_path, batch_size=(32, 64))
+    assert more.trials["batch_size"].tolist() == [32, 64]
+    assert more.trials["train_seconds"][0] == first.trials["train_seconds"][0], "the first trial was run again"
+    assert more.experiment["complete"]
+
+
+@pytest.mark.chaos
+def test_a_killed_worker_costs_nothing_but_time(tmp_path):
+    undisturbed = run(tmp_path / "undisturbed", local=True, epochs=6)
+    killed = []
+
+    class Killer(io.StringIO):
+        """Kills the lane's worker when the console hears of the second epoch."""
+
+        def write(self, text: str) -> int:
+            if "epoch 2/6" in text and not killed:
+                ours = psutil.Process().children(recursive=True)
+                killed.extend(p.pid for p in ours if "RayTrainWorker" in " ".join(p.cmdline()))
+                for pid in killed:
+                    os.kill(pid, signal.SIGKILL)
+            return super().write(text)
+
+    experiment = Experiment(name="grid", base=TrialConfig(**{n: getattr(BASE, n) for n in BASE.__slots__} | {"epochs": 6}))
+    assert runner.run(experiment, Settings(out=tmp_path / "killed", lanes=1), Console(file=Killer())) == 0
+    assert killed, "nothing was killed, so this test says nothing"
+    same(read(tmp_path / "killed"), undisturbed)

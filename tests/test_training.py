@@ -1,0 +1,192 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+import toys
+
+from bioimg.training.batches import VIEWS, Batch, boundaries, dihedral, steps
+from bioimg.training.distributed import ALONE, Group
+from bioimg.training.loop import NotFinite, train
+from bioimg.training.run import Run, learning_rate
+
+
+def curves(run: Run) -> list[dict[str, float]]:
+    """What a run's epochs came to, without their seconds."""
+    epochs = [dataclasses.asdict(epoch) for epoch in train(run)]
+    return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in epochs]
+
+
+# batches
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(10, 4), (8, 4), (9, 4), (3, 4), (1, 4), (5, 1)])
+def test_an_epoch_has_every_image_once(images, batch_size):
+    config = toys.trial(batch_size=batch_size)
+    seen = [index for step in steps(config, np.arange(images), 1, ALONE) for index in step.batch.indices]
+    assert sorted(seen) == list(range(images))
+
+
+def test_a_last_batch_of_one_image_joins_the_one_before():
+    assert boundaries(9, 4) == [(0, 4), (4, 9)]
+    assert boundaries(10, 4) == [(0, 4), (4, 8), (8, 10)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_the_workers_shares_together_are_the_batches_of_one_worker(size):
+    config, indices = toys.trial(batch_size=12), np.arange(50)
+    alone = list(steps(config, indices, 2, ALONE))
+    shares = [list(steps(config, indices, 2, Group(rank, size))) for rank in range(size)]
+    for number, whole in enumerate(alone):
+        counted = [share[number].batch for share in shares if share[number].weight]
+        pairs = {pair for batch in counted for pair in zip(batch.indices, batch.views, strict=True)}
+        assert pairs == set(zip(whole.batch.indices, whole.batch.views, strict=True))
+
+
+def test_every_worker_takes_a_step_even_if_the_last_batch_has_fewer_images_than_workers():
+    shares = [list(steps(toys.trial(batch_size=4), np.arange(6), 1, Group(rank, 4))) for rank in range(4)]
+    assert [len(share) for share in shares] == [2, 2, 2, 2]
+    assert [share[1].weight for share in shares] == [2.0, 2.0, 0.0, 0.0]
+
+
+def test_epochs_and_seeds_differ_in_order_and_views():
+    def order(seed, epoch):
+        return [step.batch.indices.tolist() for step in steps(toys.trial(seed=seed), np.arange(50), epoch, ALONE)]
+
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) != order(0, 2)
+    assert order(0, 1) != order(1, 1)
+
+
+def test_the_eight_views_of_an_image_are_its_flips_and_quarter_turns():
+    image = torch.arange(9.0).view(1, 1, 3, 3)
+    views = {tuple(dihedral(image, np.array([view])).flatten().tolist()) for view in range(VIEWS["dihedral"])}
+    turned = {
+        tuple(np.rot90(side, k).flatten().tolist()) for side in (image[0, 0].numpy(), image[0, 0].numpy().T) for k in range(4)
+    }
+    assert len(views) == 8
+    assert views == turned
+    assert torch.equal(dihedral(image, np.array([0])), image)
+
+
+# the loop
+
+
+def test_training_learns():
+    epochs = curves(toys.run(toys.trial(epochs=20)))
+    assert epochs[-1]["val_loss"] < epochs[0]["val_loss"]
+    assert epochs[-1]["val_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("freeze", ["none", "features"])
+def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(freeze):
+    first, again, other = (curves(toys.run(toys.trial(freeze=freeze, seed=seed))) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_a_trial_that_is_resumed_goes_on_as_if_it_had_never_stopped():
+    config = toys.trial(epochs=4, schedule="cosine")
+    undisturbed = toys.run(config)
+    whole = curves(undisturbed)
+    begun = toys.run(config)
+    generator = train(begun)
+    next(generator), next(generator)
+    resumed = toys.run(config)
+    resumed.load_state_dict(begun.state_dict())
+    assert curves(resumed) == whole[2:]
+    assert all(torch.equal(resumed.best[name], tensor) for name, tensor in undisturbed.best.items())
+
+
+def test_the_best_weights_are_those_of_the_lowest_validation_loss():
+    run = toys.run(toys.trial(epochs=12, learning_rate=0.3))
+    losses = [epoch.val_loss for epoch in train(run)]
+    assert losses.index(min(losses)) < len(losses) - 1, "the last epoch must not be the best for this test to say anything"
+    run.restore_best()
+    assert run.score(run.split.val).loss == min(losses)
+
+
+def test_a_loss_that_is_not_finite_ends_training_and_names_epoch_and_step():
+    with pytest.raises(NotFinite, match=r"the loss is (nan|inf) at epoch \d+, step \d+ of 5. Lower `learning_rate` \(1e\+20\)"):
+        list(train(toys.run(toys.trial(learning_rate=1e20, optimizer="sgd"))))
+
+
+def test_the_learning_rate_is_constant_or_half_a_cosine():
+    cosine = toys.trial(epochs=4, schedule="cosine", learning_rate=1.0)
+    assert [round(learning_rate(cosine, epoch), 3) for epoch in (1, 2, 3, 4)] == [1.0, 0.854, 0.5, 0.146]
+    assert {learning_rate(toys.trial(learning_rate=0.5), epoch) for epoch in (1, 9)} == {0.5}
+
+
+# frozen
+
+
+@pytest.mark.parametrize("freeze", ["features", "layer2", "layer4"])
+def test_what_is_frozen_is_the_same_afterwards_to_the_last_bit(freeze):
+    run = toys.run(toys.trial(model="resnext_tiny", image_size=16, freeze=freeze))
+    before = {name: tensor.clone() for name, tensor in run.classifier.model.state_dict().items()}
+    list(train(run))
+    after = run.classifier.model.state_dict()
+    changed = {name.split(".")[0] for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert changed == {"features": {"fc"}, "layer4": {"fc"}, "layer2": {"layer3", "layer4", "fc"}}[freeze]
+
+
+def test_training_on_cached_features_is_training_through_the_frozen_backbone():
+    config = toys.trial(model="resnext_tiny", freeze="features", epochs=4)
+    cached = toys.run(config)
+    computed = toys.run(dataclasses.replace(config, freeze="layer4"))  # the same is frozen, but each batch goes through it
+    assert cached.features_seconds is not None
+    assert computed.features_seconds is None
+    for of_cached, of_computed in zip(curves(cached), curves(computed), strict=True):
+        assert of_cached == pytest.approx(of_computed, rel=1e-5)
+
+
+def test_features_of_a_view_are_those_of_the_turned_image():
+    run = toys.run(toys.trial(model="resnext_tiny", freeze="features"))
+    plain = toys.run(toys.trial(model="resnext_tiny", freeze="layer4"))
+    plain.classifier.model.eval()
+    batch = Batch(run.split.train[:16], np.arange(16) % 8)
+    with torch.no_grad():
+        expected = plain.classifier.features(plain.inputs(batch))
+    assert torch.allclose(run.inputs(batch), expected, atol=1e-6)
+
+
+def test_batch_norm_over_the_whole_batch_is_recorded_only_where_it_is_trained():
+    assert toys.run(toys.trial(model="resnext_tiny")).batch_norm == "whole batch"
+    assert toys.run(toys.trial(model="resnext_tiny", freeze="features")).batch_norm is None
+    assert toys.run(toys.trial()).batch_norm is None
+
+
+# several workers, as real processes
+
+
+def _worker(rank: int, size: int, meeting: str, freeze: str, queue: "torch.multiprocessing.SimpleQueue") -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
+    run = toys.run(toys.trial(freeze=freeze), toys.images(per_class=23), Group(rank, size))
+    epochs = curves(run)
+    logits = run.evaluate(run.split.test)
+    queue.put((rank, epochs, logits.tolist()))
+    dist.destroy_process_group()
+
+
+def _train_with(size: int, freeze: str, meeting: str) -> list[tuple[list[dict[str, float]], list[list[float]]]]:
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    torch.multiprocessing.spawn(_worker, (size, meeting, freeze, queue), nprocs=size)
+    return [what for _, *what in sorted(queue.get() for _ in range(size))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", ["none", "features"])
+def test_two_and_three_workers_train_and_evaluate_as_one_does(freeze, tmp_path):
+    alone = toys.run(toys.trial(freeze=freeze), toys.images(per_class=23))
+    losses, logits = curves(alone), alone.evaluate(alone.split.test).tolist()
+    assert len(alone.split.test) % 2 == 1, "a set that two workers can't share evenly"
+    assert len(alone.split.val) % 2 == 1
+    for size in (2, 3):
+        for of_worker, logits_of_worker in _train_with(size, freeze, str(tmp_path / f"meeting-{size}")):
+            for ours, theirs in zip(losses, of_worker, strict=True):
+                assert theirs == pytest.approx(ours, rel=1e-4)
+            assert np.allclose(logits_of_worker, logits, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,63 @@
+"""Small things to test with: a model, a set of images, an experiment. All are real, none is a mock."""
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision.models._api import WeightsEnum, register_model
+
+from bioimg.config import TrialConfig
+from bioimg.data.imageset import ImageSet
+from bioimg.data.split import split
+from bioimg.training.distributed import ALONE, Group
+from bioimg.training.run import Run
+
+
+class Toy(nn.Module):
+    """Two convolutions and a head, without BatchNorm."""
+
+    def __init__(self, num_classes: int = 1000) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.fc = nn.Linear(16, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.body(self.stem(images)))
+
+
+class ToyWeights(WeightsEnum):
+    """There are none."""
+
+
+@register_model()
+def toy(*, weights: ToyWeights | None = None, progress: bool = True, **kwargs: int) -> Toy:
+    return Toy(**kwargs)
+
+
+def images(per_class: int = 25, classes: int = 3, size: int = 16) -> ImageSet:
+    """Noise around a colour of its own for each class."""
+    draw = np.random.default_rng(0)
+    labels = np.repeat(np.arange(classes), per_class)
+    colours = draw.integers(60, 200, (classes, 1, 1, 3))
+    pixels = (colours[labels] + draw.normal(0, 40, (len(labels), size, size, 3))).clip(0, 255).astype(np.uint8)
+    names = tuple(f"class-{label}" for label in range(classes))
+    return ImageSet(
+        name="noise",
+        pixels=pixels,
+        labels=labels,
+        classes=names,
+        paths=tuple(f"{names[label]}/{index}.png" for index, label in enumerate(labels)),
+        digests=tuple(f"{index:016x}" for index in range(len(labels))),
+    )
+
+
+def trial(**fields: object) -> TrialConfig:
+    """A trial of the toy model that takes a moment."""
+    few = {"model": "toy", "weights": "none", "image_size": 16, "epochs": 3, "batch_size": 12, "learning_rate": 0.01}
+    return TrialConfig(**{**few, "precision": "float32", **fields})  # type: ignore[arg-type]
+
+
+def run(config: TrialConfig, of: ImageSet | None = None, group: Group = ALONE) -> Run:
+    """A run of a trial on the CPU."""
+    of = of or images()
+    return Run(config, of, split(of, config), device=torch.device("cpu"), group=group)
