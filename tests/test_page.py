@@ -16,7 +16,7 @@ import pytest
 import results_example
 
 from bioimg.config import UserError
-from bioimg.report import page
+from bioimg.report import page, sections
 from bioimg.results import store
 from bioimg.results.store import Results
 
@@ -196,7 +196,7 @@ def test_results_without_a_completed_trial_still_give_a_page(results: Results, t
 
 
 def test_rows_beyond_the_most_are_counted(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(page, "MOST_ROWS", 5)
+    monkeypatch.setattr(sections, "MOST_ROWS", 5)
     text = written(results, tmp_path)
     assert len(rows(text)) == 5
     assert "The 5 best of 12 rows" in plain(text)
@@ -268,7 +268,9 @@ def states(browser: Any) -> list[str]:
 
 
 def curves(browser: Any) -> int:
-    return browser.execute_script('return [...document.querySelectorAll(".line")].filter(e => getComputedStyle(e).display != "none").length')
+    return browser.execute_script(
+        'return [...document.querySelectorAll(".line")].filter(e => getComputedStyle(e).display != "none").length'
+    )
 
 
 def header_button(browser: Any, name: str) -> Any:

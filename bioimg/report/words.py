@@ -174,6 +174,7 @@ WORDS = {
     "experiment": ("experiment", "實驗"),
     "axes": ("varied", "變因"),
     "fixed": ("held fixed", "固定設定"),
+    "images": ("images", "影像"),
     "fingerprint": ("data fingerprint", "資料指紋"),
     "versions": ("versions", "版本"),
     "commit": ("commit", "版本提交"),
