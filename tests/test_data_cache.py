@@ -183,7 +183,7 @@ def test_limits_of_the_process_and_of_its_container_count(tmp_path, monkeypatch)
 
 
 UNDER_A_LIMIT = """
-import resource, sys, psutil, numpy as np
+import resource, sys, psutil, sklearn.model_selection, numpy as np
 from bioimg.config import TrialConfig
 from bioimg.data import load, split
 base = psutil.Process().memory_info()

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from bioimg.config import TrialConfig
 from bioimg.data.imageset import PARTS, TEST, TRAIN, VAL, ImageSet, Split
 from bioimg.data.listing import Listing, grouped_by
@@ -55,14 +57,14 @@ def load(trial: TrialConfig, progress: Progress | None = None) -> ImageSet:
     listing = find(trial)
     split(listing, trial)
     decoding = read_images(listing, rule, skip_unreadable=trial.skip_unreadable, progress=progress)
-    return image_set(listing.only(decoding.readable), decoding, trial)
+    readable = listing.only(decoding.readable)
+    return image_set(readable, decoding, trial.scaling, split(readable, trial).train)
 
 
-def image_set(listing: Listing, decoding: Decoding, trial: TrialConfig) -> ImageSet:
-    """The readable images of a listing, in 8 bits."""
-    pixels, limits = decoding.pixels, None
-    if pixels.dtype != "uint8":
-        pixels, limits = scaled(decoding, trial.scaling, split(listing, trial).train)
+def image_set(listing: Listing, decoding: Decoding, scaling: str, train: np.ndarray) -> ImageSet:
+    """The readable images of a listing in 8 bits; `train` are the images that have a say in how others are scaled."""
+    wide = decoding.pixels.dtype != np.uint8
+    pixels, limits = scaled(decoding, scaling, train) if wide else (decoding.pixels, None)
     return ImageSet(
         name=listing.name,
         pixels=pixels,

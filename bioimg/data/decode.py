@@ -66,7 +66,9 @@ def _pixels(image: Image.Image) -> tuple[np.ndarray, str]:
         pixels = np.asarray(image).astype(WIDE[image.mode])
         return pixels, f"{pixels.dtype.itemsize * 8}-bit grey"
     grey = image.mode in ("1", "L", "LA", "La")
-    return np.asarray(image.convert("L" if grey else "RGB")), f"8-bit {'grey' if grey else image.mode}"
+    mode = "L" if grey else "RGB"
+    plain = image if image.mode == mode else image.convert(mode)
+    return np.asarray(plain), f"8-bit {'grey' if grey else image.mode}"
 
 
 def _is_wide_png(start: bytes) -> bool:

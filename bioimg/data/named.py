@@ -6,12 +6,10 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pooch
 
 from bioimg.config import UserError, unknown
 from bioimg.data import cache
 from bioimg.data.archive import list_archive
-from bioimg.data.download import download
 from bioimg.data.folders import list_folder
 from bioimg.data.listing import Listing, grouped_by, listed
 
@@ -61,12 +59,18 @@ def medmnist(name: str) -> Listing:
     }
     if name not in sets:
         raise unknown("data", f"medmnist:{name}", [f"medmnist:{known}" for known in sets])
+    from bioimg.data.download import download
+
     url, md5, labels = sets[name]
     file = download(url, md5, f"{name}.npz", by_hand="FILE.npz")
     return list_archive(file, tuple(labels[str(number)] for number in range(len(labels))))
 
 
 def _fetch(where: str) -> Path:
+    import pooch  # with requests, a quarter of a second, which only downloads need
+
+    from bioimg.data.download import download
+
     local = Path(where.removeprefix("file://")).expanduser()
     if "://" in where and not where.startswith("file://"):
         return download(where, MD5, "kather2016.zip", by_hand="kather2016:FILE.zip")

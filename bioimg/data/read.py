@@ -1,11 +1,11 @@
 """Decode: every image of a listing once, in parallel, into one array that is kept for the next start."""
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from bioimg.config import TrialConfig, UserError
 from bioimg.data import archive, cache
 from bioimg.data.decode import Decoded, decode, without_pillow_limit
 from bioimg.data.listing import Listing, listed
-from bioimg.data.pixels import PixelArray, opened
+from bioimg.data.pixels import FilePixels, PixelArray, opened
 from bioimg.data.planes import fitted
 
 Progress = Callable[[int, int], None]
@@ -25,8 +25,9 @@ Progress = Callable[[int, int], None]
 VERSION = 1
 """Of what is kept; a change of how images are decoded needs a new one."""
 MAX_PIXELS = 200_000_000
-CHUNK = 16
-WORTH_PROCESSES = 50_000_000
+CHUNK = 2_000_000
+"""Bytes of files that a process gets at a time, but at most 64 files."""
+WORTH_PROCESSES = 10_000_000
 """Bytes of files below which starting processes takes longer than decoding. (Threads don't help: Pillow holds the lock.)"""
 
 
@@ -49,12 +50,13 @@ class Rule(NamedTuple):
 
 
 class Fact(NamedTuple):
-    """What is known of one image: content hash, size and kind as stored; or why it can't be read."""
+    """What is known of one image: content hash, size, kind as stored and depth as decoded; or why it can't be read."""
 
     digest: str = ""
     height: int = 0
     width: int = 0
     stored: str = ""
+    dtype: str = ""
     error: str = ""
 
 
@@ -113,57 +115,73 @@ def _stamp(file: Path) -> tuple[int, ...]:
 
 def _decode(listing: Listing, rule: Rule, skip_unreadable: bool, progress: Progress | None, folder: Path) -> None:
     facts: list[Fact] = []
-    dtypes: dict[str, list[str]] = {}
-    with (folder / "pixels").open("wb") as file:
-        for path, (pixels, fact) in zip(listing.paths, _outcomes(listing, rule), strict=True):
-            facts.append(fact)
-            if pixels is not None:
-                dtypes.setdefault(str(pixels.dtype), []).append(path)
-                file.write(pixels.data)
-            if progress:
-                progress(len(facts), len(listing))
+    (folder / "pixels").touch()
+    for fact in _facts(listing, rule, folder / "pixels"):
+        facts.append(fact)
+        if progress:
+            progress(len(facts), len(listing))
     _require_readable(listing, facts, skip_unreadable)
-    _require_one_depth(dtypes)
-    shape = (sum(map(len, dtypes.values())), rule.image_size, rule.image_size, 3)
-    (folder / "facts.json").write_text(json.dumps({"shape": shape, "dtype": next(iter(dtypes)), "facts": facts}))
+    dtype = _one_depth(listing, facts)
+    shape = _close_gaps(folder / "pixels", facts, (rule.image_size, rule.image_size, 3), dtype)
+    (folder / "facts.json").write_text(json.dumps({"shape": shape, "dtype": dtype, "facts": facts}))
 
 
-Outcome = tuple[np.ndarray | None, Fact]
-
-
-def _outcomes(listing: Listing, rule: Rule) -> Iterator[Outcome]:
-    """For each image its pixels at the size asked for, or None; in order."""
+def _facts(listing: Listing, rule: Rule, target: Path) -> Iterator[Fact]:
+    """Put the pixels of each image into its row of the target, and tell of each in order."""
     if listing.archive:
-        yield from (_outcome(image, rule) for image in archive.images(listing.archive))
+        yield from _place(enumerate(archive.images(listing.archive)), rule, target)
         return
-    chunks = [listing.files[start : start + CHUNK] for start in range(0, len(listing), CHUNK)]
-    if sum(stamp[0] for file in listing.files if (stamp := _stamp(file))) < WORTH_PROCESSES:
-        yield from (outcome for chunk in chunks for outcome in _read_files(chunk, rule))
+    size = sum(stamp[0] for file in listing.files if (stamp := _stamp(file)))
+    numbered, step = list(enumerate(listing.files)), max(1, min(64, CHUNK * len(listing) // max(size, 1)))
+    chunks = [numbered[start : start + step] for start in range(0, len(numbered), step)]
+    if size < WORTH_PROCESSES:
+        yield from (fact for chunk in chunks for fact in _read_files(chunk, rule, target))
         return
-    jobs = (joblib.delayed(_read_files)(chunk, rule) for chunk in chunks)
-    for outcomes in joblib.Parallel(n_jobs=joblib.cpu_count(), return_as="generator", idle_worker_timeout=10)(jobs):
-        yield from outcomes  # type: ignore[misc]
+    jobs = (joblib.delayed(_read_files)(chunk, rule, target) for chunk in chunks)
+    for facts in joblib.Parallel(n_jobs=joblib.cpu_count(), return_as="generator", idle_worker_timeout=10)(jobs):
+        yield from facts  # type: ignore[misc]
 
 
-def _read_files(files: Iterable[Path], rule: Rule) -> list[Outcome]:
+def _read_files(files: Iterable[tuple[int, Path]], rule: Rule, target: Path) -> list[Fact]:
     with without_pillow_limit():
-        return [_read_file(file, rule) for file in files]
+        return list(_place(((number, _attempt(file, rule)) for number, file in files), rule, target))
 
 
-def _read_file(file: Path, rule: Rule) -> Outcome:
+def _attempt(file: Path, rule: Rule) -> Decoded | Exception:
     try:
-        return _outcome(decode(file, rule.channels, rule.max_pixels), rule)
+        return decode(file, rule.channels, rule.max_pixels)
     except Exception as error:  # decoders raise whatever they like on broken files
-        return None, Fact(error=_reason(error))
+        return error
 
 
-def _outcome(image: Decoded, rule: Rule) -> Outcome:
-    pixels, stored = image
+def _place(images: Iterable[tuple[int, Decoded | Exception]], rule: Rule, target: Path) -> Iterator[Fact]:
+    with target.open("r+b", buffering=0) as rows:
+        for number, image in images:
+            if isinstance(image, Exception):
+                yield Fact(error=_reason(image))
+                continue
+            pixels = np.ascontiguousarray(fitted(image.pixels, rule.image_size, rule.resize))
+            if os.pwrite(rows.fileno(), pixels.data, number * pixels.nbytes) != pixels.nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            height, width = image.pixels.shape[:2]
+            yield Fact(_digest(image.pixels), height, width, image.stored, str(pixels.dtype))
+
+
+def _digest(pixels: np.ndarray) -> str:
     digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    height, width = pixels.shape[:2]
-    fact = Fact(digest.hexdigest()[:16], height, width, stored)
-    return np.ascontiguousarray(fitted(pixels, rule.image_size, rule.resize)), fact
+    digest.update(pixels.data)
+    return digest.hexdigest()[:16]
+
+
+def _close_gaps(file: Path, facts: list[Fact], shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
+    """Take the rows of unreadable images out."""
+    readable = [row for row, fact in enumerate(facts) if not fact.error]
+    if len(readable) < len(facts):
+        rows, closed = FilePixels(file, (len(facts), *shape), dtype), file.with_suffix(".closed")
+        with closed.open("wb") as target:
+            target.writelines(rows[row].data for row in readable)
+        closed.replace(file)
+    return len(readable), *shape
 
 
 def _reason(error: Exception) -> str:
@@ -182,10 +200,15 @@ def _require_readable(listing: Listing, facts: list[Fact], skip: bool) -> None:
         )
 
 
-def _require_one_depth(dtypes: dict[str, list[str]]) -> None:
-    if len(dtypes) > 1:
-        held = "; ".join(f"{len(paths)} of {dtype}: {', '.join(islice(paths, 3))}" for dtype, paths in dtypes.items())
+def _one_depth(listing: Listing, facts: list[Fact]) -> str:
+    paths: dict[str, list[str]] = {}
+    for path, fact in zip(listing.paths, facts, strict=True):
+        if not fact.error:
+            paths.setdefault(fact.dtype, []).append(path)
+    if len(paths) > 1:
+        held = "; ".join(f"{len(some)} of {dtype}: {', '.join(some[:3])}" for dtype, some in paths.items())
         raise UserError(
             f"the images in `data` have different depths, so that their brightness can't be compared: {held}. "
             "Convert them to one."
         )
+    return next(iter(paths))

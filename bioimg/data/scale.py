@@ -19,7 +19,7 @@ Limits = tuple[tuple[float, float], ...]
 
 
 def scaled(decoding: Decoding, rule: str, train: np.ndarray) -> tuple[PixelArray, Limits]:
-    """uint8 pixels, and the limits between which they were scaled; what lies beyond them is cut off, what isn't finite is 0.
+    """uint8 pixels, and the limits between which they were scaled; what lies beyond them is cut off, what isn't a number is 0.
 
     With the rule `percentiles`, the limits are those of the images in `train`, as resized: no test image has a say.
     """

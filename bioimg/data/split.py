@@ -5,7 +5,6 @@ from itertools import permutations
 from typing import Protocol
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from bioimg.config import TrialConfig, UserError
 from bioimg.data.imageset import PARTS, TEST, TRAIN, VAL, ImageSet, Split
@@ -80,6 +79,8 @@ def _stratified(images: Labelled, trial: TrialConfig) -> np.ndarray:
         )
     if trial.folds:
         return _rotated(next(_folds(images.labels, None, trial.folds)), trial.fold, trial.folds)
+    from sklearn.model_selection import train_test_split  # takes a second, which decoding processes needn't wait
+
     held_out = round(FRACTIONS[TEST] * len(images.labels))
     rest, test = train_test_split(np.arange(len(images.labels)), test_size=held_out, stratify=images.labels, random_state=0)
     _, val = train_test_split(rest, test_size=held_out, stratify=images.labels[rest], random_state=0)
@@ -158,6 +159,8 @@ def _cross_validations(labels: np.ndarray, groups: np.ndarray, folds: int) -> It
 
 def _folds(labels: np.ndarray, groups: np.ndarray | None, folds: int) -> Iterator[np.ndarray]:
     """The fold of each image, drawn some times."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     cutter = StratifiedKFold if groups is None else StratifiedGroupKFold
     for draw in range(DRAWS if folds > 2 else 0):
         fold = np.empty(len(labels), int)
