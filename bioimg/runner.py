@@ -16,6 +16,7 @@ from bioimg.experiment import Experiment
 from bioimg.flags import Settings
 from bioimg.model.build import build, check
 from bioimg.progress import Progress, Watcher
+from bioimg.report.command import Report
 from bioimg.results.store import Store, read
 
 
@@ -46,7 +47,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     finally:
         store.merge([trial.key for trial in trials])
     store.describe({**description, "complete": True, "finished": datetime.datetime.now(datetime.UTC).isoformat()})
-    return conclude(store, experiment, console)
+    return conclude(store, console)
 
 
 Executor = Callable[[Experiment, Sequence[TrialConfig], Mapping[TrialConfig, ImageSet], Store, Watcher], None]
@@ -108,8 +109,12 @@ def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[TrialCo
         return data.load_each(trials, lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def conclude(store: Store, experiment: Experiment, console: Console) -> int:
-    """Print the table and what failed."""
+def conclude(store: Store, console: Console) -> int:
+    """Write and print the report, and say what failed. Returns the exit code."""
+    Report(folder=store.folder).run()
     results = read(store.folder)
-    console.print(results.trials)
-    return int("failed" in results.trials["status"].to_list())
+    failed = results.trials[results.trials["status"] == "failed"]
+    for key, error in zip(failed["key"], failed["error"], strict=True):
+        text = f"failed: {key}: {error} (more in {store.checkpoint(key) / 'error.txt'})"
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    return int(len(failed) > 0)
