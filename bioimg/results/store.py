@@ -49,7 +49,7 @@ class Store:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.parts = self.folder / "parts"
-        self.engine = self.folder / "engine"
+        self.engine = self.folder.absolute() / "engine"
 
     def checkpoint(self, key: str) -> Path:
         """The folder of one trial's tensors."""
