@@ -19,10 +19,9 @@ TRIALS = pa.schema(
         pa.field("train_images", pa.int64()),
         pa.field("val_images", pa.int64()),
         pa.field("test_images", pa.int64()),
-        pa.field("unreadable_skipped", pa.int64()),
-        pa.field("split_fingerprint", pa.string()),
         pa.field("split_leaks_groups", pa.bool_()),
         pa.field("duplicate_images_across_splits", pa.int64()),
+        pa.field("unreadable_skipped", pa.int64()),
         # how it ran
         pa.field("device", pa.string()),
         pa.field("precision_used", pa.string()),
