@@ -89,6 +89,11 @@ class Store:
         """Write experiment.json."""
         replace(self._manifest, lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
 
+    def write_images(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write which image went where."""
+        content = pa.Table.from_pylist(list(rows), schema=schema.IMAGES)
+        replace(self.folder / "images.parquet", lambda path: pq.write_table(content, path))
+
     def write(self, table: str, key: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write all rows that one trial has in one table so far, in place of those it had."""
         content = pa.Table.from_pylist(list(rows), schema=TABLES[table])
