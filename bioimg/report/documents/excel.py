@@ -14,6 +14,7 @@ from bioimg.report.table import Column, Read, Table, scale, width
 
 HEAD = 3
 WIDEST = 44
+RIGHT = Alignment(horizontal="right")
 
 
 def write(table: Table, path: Path) -> None:
@@ -49,13 +50,15 @@ def _fill(cell: Cell, text: str, column: Column, record: dict[str, Any]) -> None
         cell.number_format = "0." + "0" * column.digits if column.digits else "0"
     else:
         _text(cell, text)
-        cell.alignment = Alignment(horizontal="left" if column.identity or column.kind == "text" else "right")
+        if not (column.identity or column.kind == "text"):
+            cell.alignment = RIGHT
 
 
 def _text(cell: Cell, text: str) -> Cell:
     cell.value = text
     cell.data_type = "s"  # openpyxl takes a text that begins with = for a formula
-    cell.quotePrefix = text[:1] in "=+-@"  # and so would Excel, once somebody edits the cell
+    if text.startswith(("=", "+", "-", "@")):
+        cell.quotePrefix = True  # and so would Excel, once somebody edits the cell
     return cell
 
 
