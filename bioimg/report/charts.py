@@ -1,0 +1,121 @@
+"""The geometry of the page's charts, in SVG units; how they look is the style sheet's business."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bioimg.report.encoding import Encoding
+from bioimg.report.scene import Scene
+
+MOST_LINES = 48
+"""Curves on the page; of more trials those with the lowest validation loss are drawn."""
+METRICS = ("loss", "accuracy")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From values to positions along one direction."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / ((self.high - self.low) or 1)
+        return round(self.start + share * (self.end - self.start), 1)
+
+    def ticks(self, most: int) -> list[float]:
+        """Round values in the range, no more than asked for: steps of 1, 2 or 5 times a power of ten."""
+        span = (self.high - self.low) or 1
+        power = 10.0 ** np.floor(np.log10(span / most))
+        step = next(power * m for m in (1, 2, 5, 10, 20) if span / (power * m) <= most)
+        first = np.ceil(self.low / step - 1e-9)
+        return [round(float(step * k), 10) + 0.0 for k in np.arange(first, self.high / step + 1e-9)]
+
+
+WIDTH, HEIGHT = 520, 250
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 10, 30
+
+
+def curves(scene: Scene) -> list[dict[str, Any]]:
+    """The panels of validation curves: loss and accuracy for each group of trials, all on the same scales."""
+    drawn = scene.ranked.head(MOST_LINES)
+    if drawn.empty:
+        return []
+    across = Scale(1, max(2, int(drawn["epochs"].max())), LEFT + 6, WIDTH - RIGHT)
+    scales = {metric: scale(scene.results.epochs, metric) for metric in METRICS}
+    return [
+        {
+            "title": title,
+            "metric": metric,
+            "across": [(across(tick), f"{tick:.0f}") for tick in across.ticks(10) if tick == int(tick)],
+            "up": [(scales[metric](tick), number(tick, metric)) for tick in scales[metric].ticks(6)],
+            "lines": [line(scene, trial, metric, across, scales[metric]) for _, trial in trials.iterrows()],
+        }
+        for title, trials in scene.panels(drawn)
+        for metric in METRICS
+    ]
+
+
+def scale(epochs: pd.DataFrame, metric: str) -> Scale:
+    """Loss from 0 to the highest one of validation that isn't off the chart, accuracy from the tenth below the lowest to 1."""
+    values = epochs[f"val_{metric}"].dropna()
+    if metric == "accuracy":
+        low, high = (float(np.floor(10 * values.min()) / 10), 1.0) if len(values) else (0.0, 1.0)
+    else:
+        low, high = 0.0, float(min(values.max(), 4 * values.median())) * 1.05 if len(values) else 1.0
+    return Scale(min(low, 0.9), high or 1.0, HEIGHT - BOTTOM, TOP)
+
+
+def line(scene: Scene, trial: pd.Series, metric: str, across: Scale, up: Scale) -> dict[str, Any]:
+    """One trial: its two polylines, the point of the selected epoch, the point where it ended early if it did."""
+    rows = scene.epochs(trial)
+    xs = [across(epoch) for epoch in rows["epoch"]]
+    val, train = ([up(min(value, up.high)) for value in rows[f"{part}_{metric}"]] for part in ("val", "train"))
+    points = list(zip(xs, val, strict=True))
+    selected = np.flatnonzero(rows["epoch"] == trial["best_val_loss_epoch"])
+    return {
+        "key": trial["key"],
+        "look": look(scene.encoding, trial),
+        "val": path(points),
+        "train": path(zip(xs, train, strict=True)),
+        "selected": points[selected[0]] if len(selected) else None,
+        "ended": points[-1] if trial["status"] != "completed" else None,
+        "points": [
+            (*point, int(epoch), number(value, metric, 1))
+            for point, epoch, value in zip(points, rows["epoch"], rows[f"val_{metric}"], strict=True)
+            if not np.isnan(value)
+        ],
+    }
+
+
+def look(encoding: Encoding, trial: pd.Series) -> str:
+    """The classes of the style sheet: c0 to c6 for colours, l0 to l3 for line styles."""
+    colour, style = encoding.code(trial)
+    return f"c{colour % 7} l{style}"
+
+
+def path(points: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:g},{y:g}" for x, y in points if not np.isnan(y))
+
+
+def number(value: float, metric: str, more: int = 0) -> str:
+    return f"{100 * value:.{more}f} %" if metric == "accuracy" else f"{value:.{1 + 2 * more}f}"
+
+
+def forest(rows: pd.DataFrame, column: str, low: str = "low", high: str = "high", zero: bool = True) -> list[dict | None]:
+    """For each row an interval with its middle from 0 to 100, all on one scale, with the place of zero; None where unknown."""
+    numbers = rows[[column, low, high]].astype(float).set_axis(["middle", "low", "high"], axis=1)
+    numbers = numbers.assign(low=numbers["low"].fillna(numbers["middle"]), high=numbers["high"].fillna(numbers["middle"]))
+    ends = [numbers["low"].min(), numbers["high"].max(), *([0.0] if zero else [])]
+    places = Scale(min(ends), max(ends), 3, 97)
+    return [
+        {name: places(value) for name, value in {**row, **({"zero": 0.0} if zero else {})}.items()}
+        if not np.isnan(row["middle"])
+        else None
+        for row in numbers.to_dict("records")
+    ]

@@ -1,0 +1,101 @@
+"""Curves over the epochs: of one trial, training and validation; and the validation curves of all trials together."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from bioimg.report.look import COLOURS, GREY, LINES, canvas, headed, key, look, percent
+from bioimg.report.scene import Scene
+
+TRAIN = {"color": COLOURS[0], "linestyle": LINES[1], "marker": "s"}
+VAL = {"color": COLOURS[1], "linestyle": LINES[0], "marker": "o"}
+SELECTED = {"color": "black", "linestyle": "none", "marker": "o", "markersize": 8}
+ENDED = {"color": "black", "linestyle": "none", "marker": "|", "markersize": 15, "markeredgewidth": 2, "zorder": 4}
+
+
+def curves(scene: Scene, trial: pd.Series) -> Figure:
+    """Loss and accuracy of one trial, training and validation, over the epochs that it was meant to have.
+
+    All such figures of a report have the same axes, so that they can be laid side by side.
+    """
+    rows, word = scene.epochs(trial), scene.words
+    figure, ((loss, accuracy),) = canvas(1, 2, 3.6, 2.7)
+    for axes, metric in ((loss, "loss"), (accuracy, "accuracy")):
+        for part, its in (("train", TRAIN), ("val", VAL)):
+            axes.plot(rows["epoch"], rows[f"{part}_{metric}"], markersize=3, label=word[part], **its)
+        epoch_axis(axes, word, trial["epochs"])
+        axes.set_title(word[metric])
+        mark_selected(axes, rows, trial, f"val_{metric}", word)
+        mark_end(axes, rows, trial, word)
+    limits(scene, loss, accuracy)
+    accuracy.legend(loc="lower right", frameon=True, framealpha=1, edgecolor="none")
+    return headed(figure, f"{scene.label(trial)} ({status(trial, word)})")
+
+
+def status(trial: pd.Series, word: Any) -> str:
+    return word[f"status_{trial['status']}"].format(run=trial["epochs_run"], epochs=trial["epochs"])
+
+
+def mark_selected(axes: Axes, rows: pd.DataFrame, trial: pd.Series, column: str, word: Any) -> None:
+    """A ring around the epoch whose checkpoint was tested."""
+    if pd.isna(trial["best_val_loss_epoch"]):
+        return
+    epoch = int(trial["best_val_loss_epoch"])
+    text = word["selected_epoch"].format(epoch=epoch, epochs=trial["epochs"])
+    axes.axvline(epoch, color=GREY, linewidth=0.8, linestyle=LINES[2], zorder=0)
+    value = rows.loc[rows["epoch"] == epoch, column]
+    axes.plot([epoch] * len(value), value, "o", markersize=10, fillstyle="none", color="black", label=text)
+
+
+def mark_end(axes: Axes, rows: pd.DataFrame, trial: pd.Series, word: Any) -> None:
+    """Hatch the epochs that a stopped or failed trial never had."""
+    if trial["status"] != "completed":
+        start = rows["epoch"].max() + 0.5
+        axes.axvspan(start, trial["epochs"] + 0.5, facecolor="none", edgecolor="#cccccc", hatch="///", linewidth=0)
+        centre = (start + trial["epochs"] + 0.5) / 2
+        label = word["ended" if trial["status"] == "stopped" else "failed_at"]
+        axes.text(centre, 0.5, label, transform=axes.get_xaxis_transform(), ha="center", fontsize=8, backgroundcolor="white")
+
+
+def validation_curves(scene: Scene) -> Figure:
+    """Validation loss and accuracy of all trials; each panel has the trials that agree in the fields of its title."""
+    shown = scene.panels(scene.ranked)
+    figure, grid = canvas(len(shown), 2, 3.8, 2.6, sharex=True, sharey="col")
+    for (name, trials), (loss, accuracy) in zip(shown, grid, strict=True):
+        for axes, column in ((loss, "val_loss"), (accuracy, "val_accuracy")):
+            for _, trial in trials.iterrows():
+                validation_curve(axes, scene.epochs(trial), trial, column, look(scene.encoding.code(trial)))
+            axes.set_title(f"{name}: {scene.words[column]}" if name else scene.words[column])
+    for axes in grid[-1]:
+        epoch_axis(axes, scene.words, scene.ranked["epochs"].max())
+    limits(scene, *grid[0])
+    key(figure, scene, [SELECTED | {"label": scene.words["selected"]}, ENDED | {"label": scene.words["ended"]}])
+    return figure
+
+
+def validation_curve(axes: Axes, rows: pd.DataFrame, trial: pd.Series, column: str, its: dict[str, Any]) -> None:
+    """One line, its marker large where the epoch was selected, a bar across its end where the trial did not complete."""
+    selected = rows[rows["epoch"] == trial["best_val_loss_epoch"]]
+    axes.plot(rows["epoch"], rows[column], markevery=max(1, len(rows) // 10), markersize=3.5, **its)
+    axes.plot(selected["epoch"], selected[column], markersize=SELECTED["markersize"], **its)
+    if trial["status"] != "completed":
+        axes.plot(rows["epoch"].iloc[-1:], rows[column].iloc[-1:], **ENDED)
+
+
+def limits(scene: Scene, loss: Axes, accuracy: Axes) -> None:
+    """The range of all trials; for losses that of validation, which a diverging trial doesn't stretch beyond measure."""
+    epochs = scene.results.epochs
+    losses, accuracies = epochs[["train_loss", "val_loss"]], epochs[["train_accuracy", "val_accuracy"]]
+    loss.set_ylim(0, 1.05 * min(losses.max().max(), 4 * epochs["val_loss"].median()))
+    accuracy.set_ylim(np.floor(10 * accuracies.min().min()) / 10, 1.01)
+    percent(accuracy)
+
+
+def epoch_axis(axes: Axes, word: Any, epochs: int) -> None:
+    axes.set_xlim(0.5, epochs + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel(word["epoch"])

@@ -1,0 +1,151 @@
+"""How figures look: colours that colour-blind readers tell apart, line styles and markers that survive grey print, fonts."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from bioimg.config import UserError
+from bioimg.report.captions import header
+from bioimg.report.scene import Scene, printable
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+"""Okabe and Ito's, without the yellow that white paper swallows."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "h")
+LINES: tuple[Any, ...] = ("solid", (0, (4, 1.6)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
+FILLS = ("full", "none", "left", "bottom")
+GREY = "#666666"
+
+CJK_FAMILIES = (
+    *("Noto Sans CJK TC", "Noto Sans TC", "Source Han Sans TC", "Source Han Sans TW", "PingFang TC", "Microsoft JhengHei"),
+    *("Heiti TC", "Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "AR PL UMing TW"),
+)
+
+STYLE: dict[str, Any] = {
+    "figure.constrained_layout.use": True,
+    "figure.titlesize": 10,
+    "figure.titleweight": "bold",
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": False,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": "black",
+    "ytick.labelcolor": "black",
+    "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 6,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "bioimg",
+    "text.parse_math": False,
+}
+"""`parse_math` is off because a `$` in a class name is a dollar; the salt makes the same results give the same SVG."""
+
+
+def style(lang: str, texts: Sequence[str]) -> dict[Any, Any]:
+    """The rcParams for figures that show these texts.
+
+    Raises:
+        UserError: the language or a text needs Chinese characters and no font of this machine has them.
+    """
+    needed = lang == "zh-TW" or any(cjk(text) for text in texts)
+    families = ["DejaVu Sans", *([cjk_family()] if needed else [])]
+    return {**STYLE, "font.family": families}
+
+
+def cjk(text: str) -> bool:
+    return any("\u2e80" <= character <= "\u9fff" or "\uac00" <= character <= "\ud7af" for character in text)
+
+
+def cjk_family() -> str:
+    """The first known family with Chinese characters; also one that was installed after matplotlib listed the fonts."""
+    known = set(font_manager.get_font_names())
+    if not known.intersection(CJK_FAMILIES):
+        listed = {entry.fname for entry in font_manager.fontManager.ttflist}
+        for path in set(font_manager.findSystemFonts()) - listed:
+            if any(word in Path(path).name for word in ("CJK", "Han", "TC", "wqy", "ming")):
+                font_manager.fontManager.addfont(path)
+        known = set(font_manager.get_font_names())
+    found = next((family for family in CJK_FAMILIES if family in known), None)
+    if found is None:
+        raise UserError(
+            "the figures need Chinese characters (`lang` is zh-TW, or a name in the data holds some), but no font on this "
+            "machine has them. Install one (Debian, Ubuntu: `apt install fonts-noto-cjk`; Fedora: "
+            "`dnf install google-noto-sans-cjk-fonts`), or ask for --lang en."
+        )
+    return found
+
+
+def look(code: tuple[int, int]) -> dict[str, Any]:
+    """The look of a line, for `Axes.plot`, from what `Encoding.code` says."""
+    colour, line = code
+    return {
+        "color": COLOURS[colour % len(COLOURS)],
+        "marker": MARKERS[(colour + colour // len(COLOURS)) % len(MARKERS)],
+        "linestyle": LINES[line],
+        "fillstyle": FILLS[line],
+        "markerfacecoloralt": "white",
+    }
+
+
+def canvas(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
+    """A figure, sizes in inches per panel, that belongs to no window; its axes [rows, columns]."""
+    figure = Figure(figsize=(width * columns, height * rows + 0.5))
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def headed(figure: Figure, title: str, size: float = 10, **options: Any) -> Figure:
+    """The figure with a title as wide as itself; bold, unless told otherwise, and so a bit wider than other text."""
+    figure.suptitle(wrap(title, figure.get_figwidth(), 1.1 * size), fontsize=size, x=0.01, ha="left", **options)
+    return figure
+
+
+def wrap(text: str, inches: float, points: float) -> str:
+    """Break lines at a width. A Chinese character is as wide as high, others are about 0.58 of that."""
+    wide = sum(cjk(character) for character in text) / max(1, len(text))
+    return textwrap.fill(text, int(inches * 72 / points / (0.58 + 0.47 * wide)))
+
+
+def percent(axes: Axes) -> None:
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+
+
+def key(figure: Figure, scene: Scene, marks: Sequence[dict[str, Any]] = ()) -> None:
+    """The legend at the right: what colour and marker mean, what line and fill mean, and other marks."""
+    neutral = {"color": "black", "marker": "o"}, {"linestyle": "solid", "fillstyle": "full"}
+    parts = [legend_part(scene, scene.encoding.line, neutral[0]), legend_part(scene, scene.encoding.colour, neutral[1])]
+    handles = [*parts[1], *parts[0], *(Line2D([], [], **mark) for mark in marks)]
+    legend = figure.legend(handles=handles, loc="outside right upper", handlelength=3)
+    for text, handle in zip(legend.get_texts(), handles, strict=True):
+        text.set_fontweight("bold" if handle.get_linestyle() == handle.get_marker() == "None" else "normal")
+
+
+def legend_part(scene: Scene, field: str | None, neutral: dict[str, Any]) -> list[Line2D]:
+    """The values of a field under its name; `neutral` is the look of what another field tells."""
+    if field is None:
+        return []
+    firsts = [trial for _, trial in scene.trials.drop_duplicates(field).iterrows()]
+    handles = [
+        Line2D([], [], label=printable(trial[field]), **{**look(scene.encoding.code(trial)), **neutral}) for trial in firsts
+    ]
+    return [Line2D([], [], linestyle="none", label=header(field, scene.lang)), *handles]

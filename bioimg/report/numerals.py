@@ -1,0 +1,25 @@
+"""Numbers as a reader of the page reads them; what is missing is a dash."""
+
+import pandas as pd
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None or pd.isna(share) else f"{100 * share:.{digits}f} %"
+
+
+def points(difference: float | None) -> str:
+    """A difference of shares in percentage points, signed."""
+    return "–" if difference is None or pd.isna(difference) else f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def p_value(p: float | None) -> str:
+    return "–" if p is None or pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+def moment(written: str | None) -> str:
+    return (written or "–")[:19].replace("T", " ")

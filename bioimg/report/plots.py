@@ -1,0 +1,137 @@
+"""Figures of what was reached: effects, accuracy against time, confusion, calibration, mistakes."""
+
+import textwrap
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+from bioimg.report.encoding import PANELS
+from bioimg.report.look import COLOURS, GREY, LINES, canvas, headed, key, look, percent, wrap
+from bioimg.report.scene import Scene, printable
+from bioimg.results import statistics
+
+MOST_EFFECTS = 24
+MOST_MISTAKES = 12
+
+
+def effects(scene: Scene, found: pd.DataFrame) -> Figure:
+    """What each level of an axis, and each pair of levels, changes in the test accuracy, with 95 % intervals."""
+    found = found.iloc[:MOST_EFFECTS][::-1]
+    figure, ((axes,),) = canvas(1, 1, 7.2, 0.32 * len(found) + 0.7)
+    for place, (_, row) in enumerate(found.iterrows()):
+        main = ":" not in row["axis"]
+        axes.hlines(place, row["low"], row["high"], color=COLOURS[0] if main else GREY, linewidth=1.6)
+        axes.plot(row["effect"], place, "o" if main else "D", color=COLOURS[0] if main else GREY, markersize=6 if main else 5)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(found)), [scene.effect(row) for _, row in found.iterrows()])
+    axes.set(ylim=(-0.6, len(found) - 0.4), xlabel=scene.words["effect"])
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.0f}" if value else "0"))
+    return headed(figure, scene.words["effects"], 8, weight="normal")
+
+
+def accuracy_against_time(scene: Scene) -> Figure:
+    """Test accuracy of the completed trials against what their training took."""
+    shown = scene.panels(scene.completed)
+    figure, grid = canvas(1, len(shown), 3.4, 3.2, sharex=True, sharey=True)
+    for (name, trials), axes in zip(shown, grid[0], strict=True):
+        for _, trial in trials.iterrows():
+            low, high = statistics.wilson(round(trial["test_accuracy"] * trial["test_images"]), trial["test_images"])
+            axes.vlines(trial["train_seconds"], low, high, color=look(scene.encoding.code(trial))["color"], linewidth=1)
+            axes.plot(
+                trial["train_seconds"],
+                trial["test_accuracy"],
+                **{**look(scene.encoding.code(trial)), "linestyle": "none"},
+                markersize=8,
+            )
+        axes.set_title(name)
+        axes.set_xlabel(scene.words["train_seconds"])
+    grid[0, 0].set_ylabel(scene.words["test_accuracy"])
+    grid[0, 0].set_xlim(left=0)
+    percent(grid[0, 0])
+    key(figure, scene)
+    counts = scene.trials["status"].value_counts()
+    notes = [scene.words["interval"].format(n=scene.completed["test_images"].iloc[0])]
+    if len(scene.completed) < len(scene.trials):
+        notes.append(scene.words["not_shown"].format(stopped=counts.get("stopped", 0), failed=counts.get("failed", 0)))
+    return headed(figure, "; ".join(notes), 8, weight="normal")
+
+
+def confusion(scene: Scene, trial: pd.Series) -> Figure:
+    """Counts of test images by label and prediction, shaded by their share of the label's images."""
+    counts = statistics.confusion(scene.results, trial["key"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = max(3.2, 1.6 + 0.45 * len(counts))
+    figure, ((axes,),) = canvas(1, 1, side + 1, side)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(counts):
+        dark = "white" if shares[row, column] > 0.55 else "black"
+        axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=8, color=dark)
+    axes.set_xticks(range(len(counts)), scene.classes, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(counts)), [f"{name} ({n})" for name, n in zip(scene.classes, counts.sum(axis=1), strict=True)])
+    axes.set(xlabel=scene.words["prediction"], ylabel=scene.words["label"])
+    axes.grid(False)
+    bar = figure.colorbar(image, shrink=0.8, format=PercentFormatter(1, symbol=" %"))
+    bar.set_label(scene.words["share"], fontsize=8)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    title = f"{scene.label(trial)}: {scene.words['test_accuracy']} {100 * trial['test_accuracy']:.1f} %"
+    return headed(figure, title)
+
+
+def calibration(scene: Scene) -> Figure:
+    """How often the predictions of a confidence are right, in ten bins of width 0.1, for the best trials."""
+    shown = scene.completed.head(PANELS)
+    columns = min(3, len(shown))
+    figure, grid = canvas(-(-len(shown) // columns), columns, 2.8, 2.8, sharex=True, sharey=True)
+    for axes, (_, trial) in zip(grid.flat, shown.iterrows(), strict=False):
+        reliability(axes, scene, trial)
+    for axes in grid.flat[len(shown) :]:
+        axes.set_visible(False)
+    for axes in grid[-1]:
+        axes.set_xlabel(scene.words["confidence"])
+    for axes in grid[:, 0]:
+        axes.set_ylabel(scene.words["right"])
+    return figure
+
+
+def reliability(axes: Axes, scene: Scene, trial: pd.Series) -> None:
+    """One panel: the area of a point is proportional to the images of its bin."""
+    bins = statistics.calibration(scene.results, trial["key"])
+    ece, bins = bins.attrs["ece"], bins[bins["n"] > 0]
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=LINES[1])
+    area = 15 + 300 * bins["n"] / bins["n"].sum()
+    axes.plot(bins["confidence"], bins["accuracy"], color=COLOURS[0], linewidth=1)
+    axes.scatter(bins["confidence"], bins["accuracy"], s=area, color=COLOURS[0], edgecolor="white", zorder=3)
+    axes.text(1.02, 0.03, scene.words["ece"].format(ece=ece), ha="right", fontsize=7.5)
+    axes.set(xlim=(0, 1.04), ylim=(0, 1.04), aspect="equal")
+    axes.set_title(wrap(scene.label(trial), 2.4, 8), fontsize=8)
+
+
+def mistakes(scene: Scene, trial: pd.Series) -> Figure:
+    """The surest of the wrong predictions on test images."""
+    wrong = scene.mistakes(trial)
+    shown = wrong.head(MOST_MISTAKES)
+    figure, grid = canvas(-(-len(shown) // 4), 4, 1.7, 2.0)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, (_, row) in zip(grid.flat, shown.iterrows(), strict=False):
+        mistake(axes, scene, row)
+    title = scene.words["mistakes"].format(n=len(shown), wrong=len(wrong), images=len(scene.tested(trial)))
+    return headed(figure, f"{title}: {scene.label(trial)}")
+
+
+def mistake(axes: Axes, scene: Scene, row: pd.Series) -> None:
+    label, prediction = (printable(scene.classes[row[part]], 16) for part in ("label", "prediction"))
+    axes.set_title(
+        scene.words["mistake"].format(label=label, prediction=prediction, probability=100 * row["probability"]), fontsize=7.5
+    )
+    pixels = (scene.images or {}).get(row["image"])
+    if pixels is None:
+        axes.imshow(np.full((1, 1, 3), 232, np.uint8))
+        text = f"{scene.words['no_images']}\n\n{textwrap.fill(printable(row['image'], 60), 18)}"
+        axes.text(0, 0, text, ha="center", va="center", fontsize=6, color=GREY)
+    else:
+        axes.imshow(pixels)

@@ -1,0 +1,137 @@
+"""What figures and page have in common: names for trials, their order, and what their predictions amount to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from bioimg.report.captions import header, text
+from bioimg.report.encoding import Encoding, encode
+from bioimg.report.notes import MIXED, fingerprint, listed
+from bioimg.report.words import words
+from bioimg.results.configurations import REPEATS, varied
+from bioimg.results.store import Results
+
+Images = Mapping[str, np.ndarray]
+"""Path of an image, as in the predictions -> its uint8 pixels [height, width, 3]."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Results, the words to tell them in, and the images where there are any."""
+
+    results: Results
+    lang: str = "en"
+    images: Images | None = None
+
+    @cached_property
+    def words(self) -> Mapping[str, str]:
+        return words(self.lang)
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        return self.results.trials
+
+    @cached_property
+    def axes(self) -> list[str]:
+        """The fields in which configurations differ."""
+        return varied(self.trials)
+
+    @cached_property
+    def classes(self) -> list[str]:
+        return [printable(name) for name in self.results.experiment["data"]["classes"]]
+
+    @cached_property
+    def ranked(self) -> pd.DataFrame:
+        """Trials with epochs: completed ones before others, then by the lowest validation loss. The test set ranks nothing."""
+        ran = self.trials[self.trials["key"].isin(self.results.epochs["key"])]
+        return ran.assign(unfinished=ran["status"] != "completed").sort_values(["unfinished", "best_val_loss"], kind="stable")
+
+    @cached_property
+    def completed(self) -> pd.DataFrame:
+        """The ranked trials that ran to the end and were tested."""
+        tested = self.results.predictions.loc[self.results.predictions["split"] == "test", "key"]
+        return self.ranked[(self.ranked["status"] == "completed") & self.ranked["key"].isin(tested)]
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        return encode(self.trials, self.axes)
+
+    def panels(self, trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+        """The trials of each panel with its title, the panel with the first trial first."""
+        fields = self.encoding.panel
+        parts = self.encoding.panels(trials)
+        return [(", ".join(self.value(part.iloc[0], field) for field in fields), part) for part in parts]
+
+    def value(self, trial: pd.Series, field: str) -> str:
+        """A field with its value: `batch 32`."""
+        return f"{header(field, self.lang)} {printable(trial[field])}"
+
+    def recipe(self, trial: pd.Series) -> str:
+        """What tells this configuration from the others: `weights IMAGENET1K_V2, batch 32, frozen none`."""
+        return ", ".join(self.value(trial, field) for field in self.axes) or printable(trial["model"])
+
+    def label(self, trial: pd.Series) -> str:
+        """What tells this trial from the others: the recipe and, where it is repeated, which repeat this is."""
+        repeats = [field for field in REPEATS if field in trial and self.trials[field].nunique() > 1]
+        return ", ".join([self.recipe(trial), *(self.value(trial, field) for field in repeats)])
+
+    def effect(self, row: pd.Series) -> str:
+        """What a row of `statistics.effects` is about: `batch: 64 instead of 32`, or of an interaction its levels."""
+        names = [header(name, self.lang) for name in row["axis"].split(":")]
+        levels = [printable(level) for level in row["level"].split(" and ")]
+        if len(names) == 1:
+            return self.words["instead"].format(axis=names[0], level=levels[0], reference=printable(row["reference"]))
+        return self.words["together"].format(*(f"{name} {level}" for name, level in zip(names, levels, strict=True)))
+
+    def epochs(self, trial: pd.Series) -> pd.DataFrame:
+        rows = self.results.epochs
+        return rows[rows["key"] == trial["key"]].sort_values("epoch")
+
+    def tested(self, trial: pd.Series) -> pd.DataFrame:
+        """The predictions on the test images, with `probability`, that of the predicted class."""
+        rows = self.results.predictions
+        rows = rows[(rows["key"] == trial["key"]) & (rows["split"] == "test")]
+        return rows.assign(probability=[float(max(row)) for row in rows["probabilities"]])
+
+    def mistakes(self, trial: pd.Series) -> pd.DataFrame:
+        """The test images that it got wrong, the surest mistakes first; `others`: in how many other trials they were wrong."""
+        rows = self.results.predictions
+        rows = rows[(rows["split"] == "test") & (rows["label"] != rows["prediction"])]
+        wrong = self.tested(trial).query("label != prediction").sort_values("probability", ascending=False, kind="stable")
+        return wrong.assign(others=wrong["image"].map(rows["image"].value_counts()) - 1)
+
+    @cached_property
+    def synthetic(self) -> bool:
+        return bool(self.results.experiment["data"]["synthetic"] or self.trials["synthetic"].eq(True).any())
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What spoils a comparison of these trials, the worst first."""
+        trials, said = self.trials, []
+        if self.synthetic:
+            said.append(text("synthetic", self.lang))
+        mixed = [name for name in MIXED if trials[name].nunique(dropna=False) > 1]
+        if mixed:
+            said.append(text("mixed", self.lang, what=", ".join(mixed)))
+        if trials["epochs"].nunique() > 1:
+            said.append(text("epochs_differ", self.lang, epochs=listed(sorted(trials["epochs"].unique()))))
+        if trials["split_leaks_groups"].eq(True).any():
+            said.append(text("leak", self.lang))
+        return said
+
+    @property
+    def source(self) -> str:
+        """What all this was computed from, on one line."""
+        experiment = self.results.experiment
+        data = f"{header('data', self.lang)} {printable(experiment['data']['name'])}"
+        return f"{printable(experiment['name'])} · {data} · {text('source', self.lang, fingerprint=fingerprint(self.results))}"
+
+
+def printable(text: object, longest: int = 28) -> str:
+    """A name from the data on one line, without control characters, its middle cut out if it is long."""
+    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(text).split()))
+    head = longest * 2 // 3
+    return line if len(line) <= longest else f"{line[:head]}…{line[head + 1 - longest :]}"

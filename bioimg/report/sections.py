@@ -1,0 +1,193 @@
+"""The sections of the page, as plain values for the template."""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from bioimg.report import charts
+from bioimg.report.captions import header
+from bioimg.report.numerals import p_value, percent
+from bioimg.report.scene import Scene, printable
+from bioimg.report.table import Column
+from bioimg.report.tables import comparison
+from bioimg.results import statistics
+
+Row = Mapping[Any, Any]
+MOST_ROWS = 500
+MOST_MISTAKES = 12
+MOST_CHOICES = 12
+THUMBNAIL = 192
+"""Longest side of an image on the page, in pixels."""
+
+
+def table(scene: Scene, ties: list[str]) -> dict[str, Any]:
+    """The comparison table for this medium: cells with what they are sorted by, the test accuracy also as a mark."""
+    its = comparison(scene.results, lang=scene.lang, sort=("best_val_loss",))
+    values = its.values.head(MOST_ROWS)
+    order = arranged(its.columns, values)
+    columns = [{"name": its.columns[k].name, "header": its.headers[k], "identity": its.columns[k].identity} for k in order]
+    marks = charts.forest(values, "test_accuracy", "test_accuracy_low", "test_accuracy_high", zero=False)
+    rows = [
+        {
+            **{name: record[name] for name in ("key", "state")},
+            "standing": standing(record, ties),
+            "said": printable(record["status"] if pd.isna(record.get("standing")) else record["standing"], 60),
+            "cells": [(cells[k], sort_key(record[its.columns[k].name])) for k in order],
+            "mark": mark,
+        }
+        for record, cells, mark in zip(values.to_dict("records"), its.cells(), marks, strict=False)
+    ]
+    choices = filters(columns, rows)
+    return {"table": its, "columns": columns, "rows": rows, "filters": choices, "all": len(its.values)}
+
+
+def arranged(columns: Sequence[Column], values: pd.DataFrame) -> list[int]:
+    """Places of the columns: settings that vary, test accuracy, then the rest; what became of a row is a mark of its own."""
+    same = {
+        column.name for column in columns if column.identity and values[column.name].nunique(dropna=False) == 1 < len(values)
+    }
+    shown = [place for place, column in enumerate(columns) if column.name not in {"status", "standing", *same}]
+    return sorted(shown, key=lambda place: (not columns[place].identity, columns[place].name != "test_accuracy"))
+
+
+def standing(record: Row, ties: list[str]) -> str:
+    """What the row's mark looks like: best, tie, other, or why it isn't ranked."""
+    if record["state"] != "completed":
+        return record["state"]
+    return "best" if ties[:1] == [record["key"]] else "tie" if record["key"] in ties else "other"
+
+
+def sort_key(value: Any) -> str:
+    return "" if pd.isna(value) else str(value)
+
+
+def filters(columns: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each setting with a few values, the values to choose among."""
+    found = []
+    for place, column in enumerate(columns):
+        values = list(dict.fromkeys(row["cells"][place][0] for row in rows))
+        if column["identity"] and 1 < len(values) <= MOST_CHOICES:
+            found.append({"place": place, "header": column["header"], "values": values})
+    return found
+
+
+def differences(scene: Scene, pairs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Each recipe against the best one, the nearest first."""
+    if pairs.empty:
+        return []
+    pairs = pairs.sort_values("difference", ascending=False, kind="stable", na_position="last").head(MOST_ROWS)
+    firsts, marks = scene.trials.set_index("key", drop=False), charts.forest(pairs, "difference")
+    rows = [
+        {**row, "label": scene.recipe(firsts.loc[row["a"]]), "verdict": verdict(row), "claim": claim(scene, row)}
+        for row in pairs.to_dict("records")
+    ]
+    return [
+        {**row, "said": scene.words[f"verdict_{row['verdict']}"], "mark": mark} for row, mark in zip(rows, marks, strict=True)
+    ]
+
+
+def claim(scene: Scene, row: Row) -> str:
+    """The claim of `statistics.paired`, which is in English, or the same in the language of the page."""
+    if scene.lang == "en":
+        return row["claim"]
+    told = {"a": percent(row["accuracy_a"]), "b": percent(row["accuracy_b"]), "n": row["n"], "p": p_value(row["p_holm"])}
+    return scene.words["claim_told"].format(**told, verdict=scene.words[f"verdict_{verdict(row)}"])
+
+
+def verdict(row: Row) -> str:
+    """What a pair shows: nothing where it must not be compared, a tie where the difference doesn't hold."""
+    if pd.isna(row["holds"]):
+        return "unknown"
+    return "tie" if not row["holds"] else "better" if row["difference"] > 0 else "worse"
+
+
+def effects(scene: Scene) -> list[Row]:
+    """What each level of an axis does, then each interaction."""
+    found = statistics.effects(scene.results)
+    found = found[found["effect"].notna()].head(MOST_ROWS)
+    marks = charts.forest(found, "effect")
+    labels = [scene.effect(row) for _, row in found.iterrows()]
+    return [
+        {**row, "label": label, "mark": mark, "interaction": ":" in row["axis"]}
+        for row, label, mark in zip(found.to_dict("records"), labels, marks, strict=True)
+    ]
+
+
+def chips(scene: Scene) -> dict[str, Any]:
+    """The legend, which shows and hides curves: the values of each axis, and every single trial."""
+    code, drawn = scene.encoding, scene.ranked.head(charts.MOST_LINES)
+    axes = []
+    for field in [axis for axis in (code.colour, code.line, *code.panel) if axis]:
+        places = enumerate(code.values[field])
+        looks = [
+            (f"c{k % 7}" if field == code.colour else f"plain l{k}" if field == code.line else "", value) for k, value in places
+        ]
+        axes.append(
+            {
+                "name": header(field, scene.lang),
+                "field": field,
+                "values": [{"look": its, "value": value} for its, value in looks],
+            }
+        )
+    trials = [
+        {
+            "key": trial["key"],
+            "label": scene.label(trial),
+            "look": charts.look(code, trial),
+            "status": trial["status"],
+            "values": {field: str(trial[field]) for field in scene.axes},
+        }
+        for _, trial in drawn.iterrows()
+    ]
+    return {"axes": axes, "trials": trials, "left_out": len(scene.ranked) - len(drawn)}
+
+
+def hover(panels: list[dict[str, Any]], trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the script needs to read values out of the curves."""
+    return {
+        "panels": [[{"key": line["key"], "points": line["points"]} for line in panel["lines"]] for panel in panels],
+        "trials": {trial["key"]: {"label": trial["label"], "values": trial["values"]} for trial in trials},
+    }
+
+
+def scores(scene: Scene, best: str | None) -> list[Row]:
+    """The best trial's scores beyond accuracy, with intervals that resample groups."""
+    if best not in set(scene.completed["key"]):
+        return []
+    found = statistics.bootstrap(scene.results, str(best)).to_dict("records")
+    return [{**row, "name": header(row["metric"], scene.lang)} for row in found]
+
+
+def matrix(scene: Scene, trial: pd.Series) -> dict[str, Any]:
+    """A confusion matrix with the recall and precision of each class; shade 0 to 10 is the share of the label's images."""
+    counts = statistics.confusion(scene.results, trial["key"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    per_class = statistics.per_class(scene.results, trial["key"]).to_dict("records")
+    cells = [
+        [(int(n), int(np.ceil(10 * share))) for n, share in zip(*row, strict=True)] for row in zip(counts, shares, strict=True)
+    ]
+    rows = [{"name": name, "cells": row, **its} for name, row, its in zip(scene.classes, cells, per_class, strict=True)]
+    return {"key": trial["key"], "label": scene.label(trial), "accuracy": trial["test_accuracy"], "rows": rows}
+
+
+def mistakes(scene: Scene) -> Iterator[dict[str, Any]]:
+    """The surest mistakes of the trial with the lowest validation loss."""
+    if scene.completed.empty:
+        return
+    for _, row in scene.mistakes(scene.completed.iloc[0]).head(MOST_MISTAKES).iterrows():
+        pixels = (scene.images or {}).get(row["image"])
+        label, prediction = (scene.classes[row[part]] for part in ("label", "prediction"))
+        yield {**row, "label": label, "prediction": prediction, "source": None if pixels is None else picture(pixels)}
+
+
+def picture(pixels: np.ndarray) -> str:
+    """An image as a data URL, without loss, made smaller where it is large."""
+    image, file = Image.fromarray(np.asarray(pixels)), io.BytesIO()
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
