@@ -58,14 +58,17 @@ class Table:
     def headers(self) -> list[str]:
         return [clean(column.title or header(column.name, self.lang)) for column in self.columns]
 
+    def records(self) -> list[dict[str, Any]]:
+        """Every row as raw values by name."""
+        return [{str(name): value for name, value in row.items()} for row in self.values.to_dict("records")]
+
     def cells(self) -> list[list[str]]:
         """Every row as text, rounded for reading."""
         return self._cells
 
     @functools.cached_property
     def _cells(self) -> list[list[str]]:
-        records = self.values.to_dict("records")
-        return [[cell(column, record) for column in self.columns] for record in records]
+        return [[cell(column, record) for column in self.columns] for record in self.records()]
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ IMAGES = {
 KINDS: dict[str, Kind] = {
     **dict.fromkeys((*IMAGES, *SCORES), "share"),
     **dict.fromkeys(("final_train_loss", "best_val_loss"), "loss"),
-    **dict.fromkeys(("train_seconds", "wait_seconds"), "seconds"),
+    **dict.fromkeys(("train_seconds", "wait_seconds", "features_seconds"), "seconds"),
     **dict.fromkeys(("learning_rate", "weight_decay"), "number"),
     **dict.fromkeys(("best_val_loss_epoch", "epochs_run", "runs", "trained_parameters"), "count"),
     **dict.fromkeys(("batch_size", "epochs", "image_size", "seed", "fold", "workers", *set(IMAGES.values())), "count"),

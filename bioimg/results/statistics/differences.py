@@ -94,13 +94,13 @@ class _Arms:
         groups = measured.groupby("configuration", sort=False)
         first = measured[~measured["configuration"].duplicated()].set_index("configuration")
         self.rows: dict[str, dict[str, Any]] = first[[*SAME, "epochs"]].to_dict("index")  # type: ignore[assignment]
-        self.runs: dict[str, int] = groups.size().to_dict()
-        self.accuracy: dict[str, float] = groups["test_accuracy"].mean().to_dict()
+        self.runs = {str(key): int(size) for key, size in groups.size().items()}
+        self.accuracy = {str(key): float(mean) for key, mean in groups["test_accuracy"].mean().items()}
         self.keys = list(self.rows)
         predictions = results.predictions[results.predictions["split"].eq("test")]
         joined = predictions.merge(measured[["key", "configuration"]], on="key")
         self._tests = {str(key): _correctness(rows) for key, rows in joined.groupby("configuration", sort=False)}
-        self._resamples: dict[int, np.ndarray] = {}
+        self._resamples: dict[str, np.ndarray] = {}
 
     def refusal(self, a: str, b: str) -> str:
         """In what two configurations differ so that they can't be compared; empty if they can."""
@@ -112,7 +112,7 @@ class _Arms:
     def compare(self, a: str, b: str) -> dict[str, object]:
         """One row of `paired`, all but what depends on the other pairs."""
         row: dict[str, object] = {"a": a, "b": b, "runs_a": self.runs[a], "runs_b": self.runs[b]}
-        row |= {"accuracy_a": self.accuracy[a], "accuracy_b": self.accuracy[b], "n": self.rows[a]["test_images"]}
+        row |= {"accuracy_a": self.accuracy[a], "accuracy_b": self.accuracy[b], "n": int(self.rows[a]["test_images"])}
         if self.refusal(a, b):
             return row
         both = a in self._tests and b in self._tests
@@ -169,7 +169,7 @@ def _correctness(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _mcnemar(x: pd.Series, y: pd.Series) -> float:
     table = [[int((x * y).sum()), int((x * (1 - y)).sum())], [int(((1 - x) * y).sum()), int(((1 - x) * (1 - y)).sum())]]
-    return float(mcnemar(table, exact=True).pvalue)
+    return float(mcnemar(table, exact=True).pvalue)  # type: ignore[attr-defined]
 
 
 def _paired_t(difference: pd.Series, unit: pd.Series) -> float:
