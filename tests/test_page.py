@@ -105,6 +105,7 @@ def test_a_split_that_leaks_is_said_above_the_table(text: str):
 def test_synthetic_images_are_said_in_the_headline(tmp_path: Path):
     text = written(store.read(results_example.write(tmp_path / "phantom", axes=SMALL, synthetic=True)), tmp_path)
     assert "SYNTHETIC IMAGES" in text[text.index("<h1>") : text.index("</h1>")]
+    assert "SYNTHETIC IMAGES" not in text[text.index("</h1>") : text.index("<table")]
 
 
 def test_an_experiment_that_still_runs_says_so(tmp_path: Path):
@@ -193,6 +194,16 @@ def test_results_without_a_completed_trial_still_give_a_page(results: Results, t
     assert "No trial was completed, so there is nothing to compare yet" in text
     assert "failed: OutOfMemoryError" in text
     assert "No trial was completed" in plain(written(only(results, "nothing"), tmp_path))
+
+
+def test_what_experiment_json_lacks_is_a_dash(results: Results, tmp_path: Path):
+    experiment = {**results.experiment, "commit": None, "finished": None, "hardware": {"cpus": 2, "gpus": []}}
+    experiment["data"] = {name: value for name, value in experiment["data"].items() if name not in ("groups", "image_size")}
+    text = plain(written(dataclasses.replace(results, experiment=experiment), tmp_path))
+    assert "600 images in 6 classes, – known groups, seen at 150 × 150 px" in text
+    assert "commit –" in text
+    assert "2026-03-02 09:14:07 → –" in text
+    assert "cpus 2; gpus –" in text
 
 
 def test_rows_beyond_the_most_are_counted(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
