@@ -11,7 +11,7 @@ from bioimg.report.notes import fingerprint, listed, notes
 from bioimg.report.rows import order, select
 from bioimg.report.table import Column, Kind, Table, digits
 from bioimg.results import statistics
-from bioimg.results.configurations import REPEATS, repeated, varied
+from bioimg.results.configurations import REPEATS, configurations, repeated, varied
 from bioimg.results.store import Results
 
 __all__ = ["COLUMNS", "Column", "Table", "column", "comparison"]
@@ -71,7 +71,8 @@ def comparison(
     together = bool(group_by) or (repeated(chosen) and not single)
     table = _aggregated(measured, _known(keys, measured, "group_by"), lang) if together else _worded(measured, lang)
     if not group_by:
-        table = table.assign(standing=table["key"].map(standings(part)).map(lambda word: text(word, lang), na_action="ignore"))
+        arms = table["key"].map(dict(zip(chosen["key"], configurations(chosen), strict=True)))
+        table = table.assign(standing=arms.map(standings(part)).map(lambda word: text(word, lang), na_action="ignore"))
     table = order(table, sort).reset_index(drop=True)
     repeats = [name for name in REPEATS if name in table and not together and repeated(chosen)]
     shown = _known(columns or [*keys, *repeats, *MEASURES, *_last(table, together)], table, "columns")

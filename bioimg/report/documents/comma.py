@@ -5,11 +5,13 @@ Text that a spreadsheet would take for a formula gets an apostrophe before it, t
 
 import csv
 import re
+from itertools import dropwhile
 from pathlib import Path
 
 from bioimg.report.table import Read, Table
 
 FORMULA = re.compile(r"\s*[=+\-@\t\r＝＋－＠]")
+QUOTED = re.compile(r'"[^"]*"')
 AFTER_SEPARATOR = re.compile(r"([;\t]\s*)(?=[=+\-@＝＋－＠])")
 
 
@@ -33,9 +35,12 @@ def _comment(text: str) -> str:
 def read(path: Path) -> list[Read]:
     """The table of a CSV file, also with semicolons, as spreadsheets in many countries save it."""
     text = path.read_text(encoding="utf-8-sig")
-    lines = [
-        line for line in text.splitlines(keepends=True) if line.strip(' ,;\t\r\n"') and not line.lstrip('"').startswith("#")
-    ]
-    separator = max(",;\t", key=lines[0].count) if lines else ","
-    rows = [[cell.removeprefix("'") for cell in row] for row in csv.reader(lines, delimiter=separator)]
+    lines = [line for line in text.splitlines(keepends=True) if line.strip(' ,;\t\r\n"')]
+    table = list(dropwhile(lambda line: line.lstrip('"').startswith("#"), lines))
+    bare = QUOTED.sub("", table[0]) if table else ""
+    rows = [[_text(cell) for cell in row] for row in csv.reader(table, delimiter=max(",;\t", key=bare.count))]
     return [Read(rows[0], rows[1:], "the table", text)] if rows else []
+
+
+def _text(cell: str) -> str:
+    return cell.removeprefix("'") if FORMULA.match(cell.removeprefix("'")) else cell

@@ -9,6 +9,7 @@ from bioimg.report.table import Read, Table
 PAGE = 40
 """Rows that fit on a page; a longer table would silently lose the rest in a float."""
 
+# A star or bracket at the beginning of a row would belong to the \\ before it.
 SIGNS = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -18,6 +19,7 @@ SIGNS = {
     "|": r"\textbar{}",
     '"': r"{\char34}",
     "`": "{`}",
+    "*": r"{*}",
     "[": r"{[}",
     "]": r"{]}",
     "-": r"{-}",
@@ -61,7 +63,7 @@ def _stacked(name: str, side: str) -> str:
     if len(name) <= 9 or not cuts:
         return escape(name)
     cut = min(cuts, key=lambda at: max(len(" ".join(words[:at])), len(" ".join(words[at:]))))
-    return rf"\shortstack[{side}]{{{escape(' '.join(words[:cut]))}\\{escape(' '.join(words[cut:]))}}}"
+    return rf"\shortstack[{side}]{{{escape(' '.join(words[:cut]))}\\ {escape(' '.join(words[cut:]))}}}"
 
 
 def _needs(table: Table) -> list[str]:
@@ -114,7 +116,7 @@ def read(path: Path) -> list[Read]:
 
 
 def _read(body: str, place: str, around: str) -> Read:
-    body = STACK.sub(lambda match: match[1].replace(r"\\", " "), body)
+    body = STACK.sub(lambda match: match[1].replace(r"\\ ", " "), body)
     body = re.sub(r"\\caption\{.*?\\\\\n", "", body, flags=re.DOTALL)
     start = re.search(r"\\(toprule|hline)", body)
     body = re.sub(

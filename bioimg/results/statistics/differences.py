@@ -104,7 +104,7 @@ class _Arms:
         others = [word for name, word in SAME.items() if not _equal(self.rows.at[a, name], self.rows.at[b, name])]
         if not others and a in self._tests and b in self._tests and not self._tests[a].index.equals(self._tests[b].index):
             others = ["test images"]
-        return f"another {' and '.join(others)}" if others else ""
+        return f"they differ in {' and '.join(others)}" if others else ""
 
     def compare(self, a: str, b: str) -> dict[str, object]:
         """One row of `paired`, all but what depends on the other pairs."""

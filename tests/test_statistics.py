@@ -1,0 +1,276 @@
+"""What the statistics claim, against libraries, hand counts and data whose truth is known."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_fixtures import V1, V2, curve, folder, predictions, report_2023, trial
+from scipy.stats import binomtest
+from sklearn.metrics import f1_score, recall_score, roc_auc_score
+
+from bioimg.config import TrialConfig, UserError
+from bioimg.results import statistics, store
+from bioimg.results.statistics import scores
+from bioimg.results.statistics.differences import require_comparable
+from bioimg.results.statistics.intervals import Resamples
+
+A, B = TrialConfig(weights=V1), TrialConfig(weights=V2)
+
+
+def two(path: Path, wrong_a: list[int], wrong_b: list[int], **more: object) -> store.Results:
+    """Two trials that differ in which of 600 test images they get wrong; B has the lower validation loss."""
+    groups = more.pop("groups", None)
+    rows = [
+        trial(A, test_accuracy=1 - len(wrong_a) / 600, best_val_loss=0.3),
+        trial(B, test_accuracy=1 - len(wrong_b) / 600, best_val_loss=0.2, **more),
+    ]
+    images = predictions(A.key, wrong_a, groups=groups) + predictions(B.key, wrong_b, groups=groups)  # type: ignore[arg-type]
+    return store.read(folder(path, rows, images=images))
+
+
+def test_wilson_gives_the_textbook_interval() -> None:
+    assert statistics.wilson(572, 600) == pytest.approx((0.9334, 0.9675), abs=1e-4)
+    assert np.isnan(statistics.wilson(0, 0)).all()
+
+
+def test_wilson_for_columns_equals_wilson_for_numbers_and_keeps_nulls() -> None:
+    table = statistics.wilson_columns(pd.Series([572 / 600, None, 0.5]), pd.Series([600.0, 600.0, 0.0]))
+    assert tuple(table.loc[0]) == pytest.approx(statistics.wilson(572, 600))
+    assert table.loc[1:].isna().all(axis=None)
+
+
+def test_mcnemar_counts_only_images_on_which_two_trials_disagree(tmp_path: Path) -> None:
+    results = two(tmp_path, wrong_a=list(range(30)), wrong_b=list(range(20, 36)))
+    row = statistics.paired(results, B.key).iloc[0]
+    assert row["p_mcnemar"] == pytest.approx(binomtest(20, 26).pvalue)
+    assert row["difference"] == pytest.approx((16 - 30) / 600)
+    assert row["test"] == "exact McNemar"
+
+
+def test_the_reports_v2_against_v1_cannot_be_claimed(tmp_path: Path) -> None:
+    results = store.read(report_2023(tmp_path))
+    pairs = statistics.paired(results)
+    pair = pairs[pairs["accuracy_a"].eq(0.94) & pairs["accuracy_b"].eq(0.953)].iloc[0]
+    assert pair["p"] == pytest.approx(0.304, abs=1e-3)
+    assert pair["holds"] is False
+    assert pair["claim"].startswith("94.0 % and 95.3 % of 600 images (after 50 and 40 epochs): not distinguishable, p = 0.3 (")
+
+
+def test_the_reports_frozen_against_trained_can_be_claimed(tmp_path: Path) -> None:
+    results = store.read(report_2023(tmp_path))
+    pairs = statistics.paired(results, statistics.best(results))
+    frozen = pairs[pairs["accuracy_a"].eq(0.875)].iloc[0]
+    assert frozen["holds"] is True
+    assert ": worse by 7.8 points [4.7, 11.1], p < 0.001" in frozen["claim"]
+
+
+def test_an_interval_is_told_in_the_direction_of_its_words(tmp_path: Path) -> None:
+    claim = statistics.paired(two(tmp_path, list(range(60)), []), A.key).iloc[0]["claim"]
+    assert ": better by 10.0 points [7." in claim
+
+
+def test_holm_multiplies_the_smallest_p_by_the_number_of_pairs(tmp_path: Path) -> None:
+    pairs = statistics.paired(store.read(report_2023(tmp_path)))
+    assert len(pairs) == 36
+    assert pairs["p_holm"].min() == pytest.approx(36 * pairs["p"].min())
+    assert (pairs["p_holm"] >= pairs["p"]).all()
+
+
+def test_a_difference_of_single_images_that_sits_in_one_slide_does_not_hold(tmp_path: Path) -> None:
+    """20 images differ, all of one slide: McNemar takes them for 20 pieces of evidence, but they are one."""
+    slides = [f"slide{image // 60}" for image in range(600)]
+    alone = two(tmp_path / "images", list(range(20)), [])
+    grouped = two(tmp_path / "slides", list(range(20)), [], groups=slides)
+    assert statistics.paired(alone)["holds"].tolist() == [True]
+    assert statistics.paired(grouped)["holds"].tolist() == [False]
+    assert "single images differ, groups of them don't" in statistics.paired(grouped)["claim"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"data_fingerprint": "other"}, "data"), ({"split": "grouped"}, "split"), ({"test_images": 500}, "test set")],
+)
+def test_rows_of_another_data_set_split_or_test_set_are_refused(tmp_path: Path, change: dict, word: str) -> None:
+    results = two(tmp_path, list(range(60)), [], **change)
+    pair = statistics.paired(results).iloc[0]
+    assert pair["holds"] is None
+    assert pair["claim"] == f"not compared: they differ in {word}"
+    assert statistics.ties_with_best(results) == [B.key]
+    with pytest.raises(UserError, match=f"can't be compared: they differ in {word}"):
+        require_comparable(results, A.key, B.key)
+
+
+def test_equally_many_but_other_test_images_are_refused(tmp_path: Path) -> None:
+    results = two(tmp_path, [], [])
+    other = results.predictions["key"].eq(B.key)
+    results.predictions.loc[other, "image"] = "other/" + results.predictions.loc[other, "image"]
+    assert statistics.paired(results)["claim"][0] == "not compared: they differ in test images"
+
+
+def test_validation_chooses_the_best_even_if_another_tests_better(tmp_path: Path) -> None:
+    results = two(tmp_path, wrong_a=[], wrong_b=list(range(100)))
+    assert statistics.best(results) == B.key
+    assert statistics.paired(results, B.key)["claim"][0].startswith("100.0 % and 83.3 % of 600 images: better by 16.7 points")
+
+
+def test_those_that_cannot_be_told_from_the_best_tie_with_it(tmp_path: Path) -> None:
+    results = store.read(report_2023(tmp_path))
+    ties = results.trials.set_index("key").loc[statistics.ties_with_best(results)]
+    assert ties["freeze"].unique().tolist() == ["none"]
+    assert len(ties) == 6
+    assert ties["test_accuracy"].iloc[0] == 0.953
+
+
+def test_stopped_and_failed_trials_are_compared_with_nothing(tmp_path: Path) -> None:
+    rows = [trial(A, test_accuracy=0.9, best_val_loss=0.3), trial(B, status="stopped", best_val_loss=0.1)]
+    results = store.read(folder(tmp_path, rows))
+    assert statistics.best(results) == A.key
+    assert statistics.paired(results).empty
+    assert statistics.ties_with_best(results) == [A.key]
+
+
+def test_without_a_completed_trial_nothing_is_best(tmp_path: Path) -> None:
+    results = store.read(folder(tmp_path, [trial(A, status="failed", error="boom")]))
+    assert statistics.best(results) is None
+    assert statistics.ties_with_best(results) == []
+    assert statistics.paired(results).empty
+
+
+def test_seeds_are_repeats_of_one_configuration_averaged_image_by_image(tmp_path: Path) -> None:
+    seeds = [TrialConfig(weights=weights, seed=seed) for weights in (V1, V2) for seed in (0, 1)]
+    wrong = [[0, 1, 2, 3], [0, 1, 4, 5], [6], [6]]
+    rows = [trial(c, test_accuracy=1 - len(w) / 600, best_val_loss=0.1) for c, w in zip(seeds, wrong, strict=True)]
+    images = [row for c, w in zip(seeds, wrong, strict=True) for row in predictions(c.key, w)]
+    pair = statistics.paired(store.read(folder(tmp_path, rows, images=images)))
+    assert pair[["a", "b", "runs_a", "runs_b"]].to_numpy().tolist() == [[seeds[0].key, seeds[2].key, 2, 2]]
+    assert pair["difference"][0] == pytest.approx(-3 / 600)
+    assert pair["test"][0] == "paired t over images"
+    assert np.isnan(pair["p_mcnemar"][0])
+
+
+def grid(path: Path, accuracy: dict[tuple[str, int], float]) -> store.Results:
+    rows = [trial(TrialConfig(weights=w, batch_size=b), test_accuracy=x, best_val_loss=1 - x) for (w, b), x in accuracy.items()]
+    return store.read(folder(path, rows))
+
+
+def test_effects_of_an_additive_grid_are_found(tmp_path: Path) -> None:
+    cells = {(w, b): 0.8 + 0.05 * (w == V2) - 0.01 * (b == 64) - 0.03 * (b == 128) for w in (V1, V2) for b in (32, 64, 128)}
+    table = statistics.effects(grid(tmp_path, cells)).set_index(["axis", "level"])
+    assert table.loc[("weights", V2), "effect"] == pytest.approx(0.05)
+    assert table.loc[("batch_size", "128"), "effect"] == pytest.approx(-0.03)
+    assert table.loc[("weights:batch_size", f"{V2} and 128"), "effect"] == pytest.approx(0, abs=1e-12)
+    assert table.loc[("weights", V2), "n"] == 3
+
+
+def test_an_interaction_is_what_both_add_to_their_sum_and_one_run_per_cell_gives_it_no_interval(tmp_path: Path) -> None:
+    cells = {(w, b): 0.8 + 0.07 * (w == V2 and b == 64) for w in (V1, V2) for b in (32, 64)}
+    table = statistics.effects(grid(tmp_path, cells)).set_index("axis")
+    assert table.loc["weights:batch_size", "effect"] == pytest.approx(0.07)
+    assert np.isnan(table.loc["weights:batch_size", "low"])
+    assert table.loc["weights", "low"] < 0.035 < table.loc["weights", "high"]
+
+
+def test_effects_that_completed_trials_cannot_separate_are_null(tmp_path: Path) -> None:
+    table = statistics.effects(grid(tmp_path, {(V1, 32): 0.8, (V2, 64): 0.9}))
+    assert table["axis"].tolist() == ["weights", "batch_size"]
+    assert table["effect"].isna().all()
+
+
+def scored(path: Path, n: int = 300, groups: int = 30) -> store.Results:
+    """Noisy predictions of three classes, with ties in their probabilities and one class that is seldom."""
+    random = np.random.default_rng(3)
+    labels = random.choice(3, n, p=[0.6, 0.35, 0.05])
+    logits = random.normal(size=(n, 3)).round(1) + 1.5 * np.eye(3)[labels]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    rows = [
+        {"key": A.key, "split": "test", "image": f"{i:04}", "group": f"g{i % groups}", "label": label}
+        | {"prediction": p.argmax(), "probabilities": p.astype(np.float32)}
+        for i, (label, p) in enumerate(zip(labels, probabilities, strict=True))
+    ]
+    return store.read(folder(path, [trial(A, test_accuracy=0.8)], images=rows, classes=("a", "b", "c")))
+
+
+def test_weighted_scores_are_scikit_learns(tmp_path: Path) -> None:
+    rows = scores.predicted(scored(tmp_path), A.key)
+    weights = np.random.default_rng(0).integers(0, 4, size=(5, len(rows))).astype(float)
+    label, prediction = rows["label"].to_numpy(), rows["prediction"].to_numpy()
+    probabilities = np.stack(rows["probabilities"].to_list()).astype(float)
+    for row, (recall, f1, area, _) in zip(weights, scores._weighted(weights, rows), strict=True):
+        assert recall == pytest.approx(recall_score(label, prediction, average="macro", sample_weight=row))
+        assert f1 == pytest.approx(f1_score(label, prediction, average="macro", sample_weight=row))
+        areas = [roc_auc_score(label == c, probabilities[:, c], sample_weight=row) for c in range(3)]
+        assert area == pytest.approx(np.mean(areas))
+
+
+def test_weights_of_one_give_the_scores_themselves(tmp_path: Path) -> None:
+    results = scored(tmp_path)
+    rows = scores.predicted(results, A.key)
+    table = statistics.bootstrap(results, A.key, resamples=200)
+    assert scores._weighted(np.ones((1, len(rows))), rows)[0] == pytest.approx(table["value"].to_numpy())
+    assert (table["low"] <= table["value"]).all()
+    assert (table["value"] <= table["high"]).all()
+
+
+def test_intervals_over_groups_are_wider_where_groups_agree_inside(tmp_path: Path) -> None:
+    """Whole slides are right or wrong: 10 slides tell less than 600 images."""
+    wrong = [image for image in range(600) if image // 60 in (2, 5)]
+    alone = store.read(folder(tmp_path / "a", [trial(A, test_accuracy=0.8)], images=predictions(A.key, wrong)))
+    slides = [f"s{image // 60}" for image in range(600)]
+    grouped = store.read(folder(tmp_path / "b", [trial(A, test_accuracy=0.8)], images=predictions(A.key, wrong, groups=slides)))
+    widths = [(t["high"] - t["low"])[0] for t in (statistics.bootstrap(r, A.key) for r in (alone, grouped))]
+    assert widths[1] > 3 * widths[0]
+
+
+def test_resamples_draw_whole_groups_and_are_reproducible() -> None:
+    draws = Resamples.of(pd.Series(["x", "x", "y", None, None]), count=50)
+    weights = np.concatenate(list(draws.weights()))
+    assert weights.shape == (50, 5)
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, 3] != weights[:, 4]).any()
+    assert (weights == np.concatenate(list(draws.weights()))).all()
+
+
+def test_calibration_of_a_sure_and_mostly_right_trial(tmp_path: Path) -> None:
+    """All 600 predictions claim 90 %, 540 are right: calibrated; with 300 right, off by 40 points."""
+    for wrong, error in ((60, 0.0), (300, 0.4)):
+        results = two(tmp_path / str(wrong), list(range(wrong)), [])
+        table = statistics.calibration(results, A.key)
+        assert table["n"].sum() == 600
+        assert table.attrs["ece"] == pytest.approx(error, abs=1e-6)
+
+
+def test_per_class_scores_are_of_counts_and_null_where_nothing_is_there(tmp_path: Path) -> None:
+    images = predictions(A.key, wrong=[0, 6, 12], n=60, classes=6)
+    results = store.read(folder(tmp_path, [trial(A)], images=images, classes=[*"abcdef", "none of these"]))
+    table = statistics.per_class(results, A.key).set_index("class")
+    assert table.loc["a", "recall"] == 0.7
+    assert table.loc["b", "precision"] == pytest.approx(10 / 13)
+    assert table.loc["none of these", "support"] == 0
+    assert np.isnan(table.loc["none of these", "recall"])
+    assert statistics.confusion(results, A.key)[0].tolist() == [7, 3, 0, 0, 0, 0, 0]
+
+
+def test_a_trial_without_predictions_has_no_scores(tmp_path: Path) -> None:
+    results = store.read(folder(tmp_path, [trial(A)]))
+    with pytest.raises(UserError, match=f"the trial `{A.key}` has no predictions for the test images"):
+        statistics.bootstrap(results, A.key)
+
+
+def test_curves_tell_over_fitting_and_instability(tmp_path: Path) -> None:
+    rising = curve("a", [1.0, 0.4, 0.5, 0.6, 0.7, 0.8], [0.5, 0.9, 0.8, 0.9, 0.8, 0.9])
+    calm = curve("b", [1.0, 0.9, 0.8, 0.7, 0.6, 0.5], [0.5, 0.6, 0.7, 0.71, 0.72, 0.73], train=0.75)
+    table = statistics.curves_diagnosis(pd.DataFrame(rising + calm)).set_index("key")
+    assert table.loc["a", ["last_fall", "epochs"]].tolist() == [2, 6]
+    assert table.loc["a", "gap"] == pytest.approx(0.09)
+    assert table.loc["a", "rise"] == pytest.approx(1.0)
+    assert table.loc["a", "oscillation"] == pytest.approx(0.1)
+    assert "rose by 100 % while training loss fell: over-fitting" in table.loc["a", "reading"]
+    assert "unstable" in table.loc["a", "reading"]
+    assert table.loc["b", "reading"] == "validation loss fell until epoch 6 of 6"
+
+
+def test_curves_without_a_loss_say_so() -> None:
+    table = statistics.curves_diagnosis(pd.DataFrame(curve("a", [np.nan] * 4, [0.5] * 4)))
+    assert table["reading"][0] == "no validation loss was recorded"
+    assert statistics.curves_diagnosis(pd.DataFrame(curve("a", [], []), columns=list(curve("a", [1], [1])[0]))).empty
