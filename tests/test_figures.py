@@ -22,7 +22,7 @@ from bioimg.results.store import Results
 
 ONE = {"freeze": ("features",)}
 SMALL = {"weights": ("IMAGENET1K_V1", "IMAGENET1K_V2"), "freeze": ("features",)}
-HOSTILE = ("<script>alert(1)</script>", '=HYPERLINK("http://x","y")', "100%_a&b $x^2$", "a|b--c", "long " * 60, "ورم ليفي")
+HOSTILE = ("<script>alert(1)</script>", '=HYPERLINK("http://x","y")', r"100%_a&b $\frac$", "a|b--c", "long " * 60, "ورم ليفي")
 
 
 @pytest.fixture(scope="module")
