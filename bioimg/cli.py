@@ -3,35 +3,27 @@
 import dataclasses
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import tyro
 from rich.console import Console
 
 from bioimg import flags
 from bioimg.config import UserError, unknown
 from bioimg.experiment import Experiment
+from bioimg.report.command import Report, Verify
+
+
+def main() -> int:
+    """The `bioimg` command; returns the exit code."""
+    commands = {"report": Report, "verify": Verify}
+    return _told(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="bioimg").run())
 
 
 def grid(program: Path, args: Sequence[str]) -> int:
     """Run the experiment that the first argument names (`demo` if none is) and print its table; returns the exit code."""
-    named = bool(args) and not args[0].startswith("-")
-    try:
-        experiment, question = load(program.parent, args[0] if named else "demo")
-        experiment, settings = flags.parse(
-            experiment, args[1:] if named else args, program=f"{program.name} [EXPERIMENT]", description=question
-        )
-        if not named and experiment.base.data != "phantom":
-            experiment = dataclasses.replace(experiment, name=Path(experiment.base.data).stem)
-        from bioimg.runner import run  # late: --help and a mistyped value needn't wait for torch
-
-        return run(experiment, settings, Console(file=sys.stdout))
-    except UserError as error:
-        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted. The table holds all that has ended; the same command goes on from here.", file=sys.stderr)
-        return 130
+    return _told(lambda: _grid(program, args))
 
 
 def load(folder: Path, name: str) -> tuple[Experiment, str]:
@@ -45,3 +37,27 @@ def load(folder: Path, name: str) -> tuple[Experiment, str]:
         raise unknown("experiment", name, files, f"An experiment is a file in {folder}.")
     module = runpy.run_path(str(files[name]))
     return module["EXPERIMENT"], module["__doc__"] or ""
+
+
+def _grid(program: Path, args: Sequence[str]) -> int:
+    named = bool(args) and not args[0].startswith("-")
+    experiment, question = load(program.parent, args[0] if named else "demo")
+    rest = args[1:] if named else args
+    experiment, settings = flags.parse(experiment, rest, program=f"{program.name} [EXPERIMENT]", description=question)
+    if not named and experiment.base.data != "phantom":
+        experiment = dataclasses.replace(experiment, name=Path(experiment.base.data).stem)
+    from bioimg.runner import run  # late: --help and a mistyped value needn't wait for torch
+
+    return run(experiment, settings, Console(file=sys.stdout))
+
+
+def _told(program: Callable[[], int]) -> int:
+    """Run a program; what the user can mend is told without a traceback."""
+    try:
+        return program()
+    except UserError as error:
+        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted. The tables hold all that has ended; the same command goes on from here.", file=sys.stderr)
+        return 130

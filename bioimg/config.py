@@ -61,16 +61,42 @@ class TrialConfig:
     """One training run. Field order is column order in the table."""
 
     data: str = option(
-        "phantom", "a folder of images (CLASS/image or train|val|test/CLASS/image), or `phantom`, the built-in synthetic set"
+        "phantom",
+        "a folder of images (CLASS/image or train|val|test/CLASS/image), a table of them (.csv, .tsv, .parquet), an .npz of "
+        "MedMNIST's, or a set by name: phantom (built in, synthetic), kather2016, kather2016-6, medmnist:NAME",
+    )
+    columns: str | None = option(
+        None, "names of a table's columns where they aren't path, label, group and split, as in path=file,label=diagnosis"
     )
     image_size: int = option(150, "side to which images are resized, in pixels", at_least=8)
+    resize: str = option(
+        "resize",
+        "how an image becomes square: resize (the aspect gives way), crop (the middle), pad (black bars)",
+        choices=("resize", "crop", "pad"),
+    )
+    channels: str | None = option(
+        None, "planes of multi-channel images that make up red, green and blue, numbered from 0, as in 2,1,0; one is grey"
+    )
+    scaling: str = option(
+        "percentiles",
+        "what becomes black and white in 16-bit and float images: percentiles (the 0.1th and 99.9th of all training images, "
+        "per channel) or range (0 and 65,535, or 0 and 1)",
+        choices=("percentiles", "range"),
+    )
+    skip_unreadable: bool = option(False, "pass over images that can't be read; their number is in the row")
     split: str = option(
         "stratified",
         "stratified: 68/16/16 % of each class at random; grouped: no group in two parts; folder: train|val|test folders",
         choices=("stratified", "grouped", "folder"),
     )
+    folds: int = option(
+        0, "cross-validation: this many folds (3 or more) of which one tests and the next one validates", at_least=0
+    )
+    fold: int = option(0, "which of the folds tests, from 0", at_least=0)
     group_pattern: str | None = option(
-        None, "regular expression on an image's path; what its first (...) matches is the image's group (slide, patient)"
+        None,
+        "regular expression on an image's path; what its first (...) matches is the image's group (slide, patient). "
+        "Or `parent`: the folder that holds the image names it",
     )
     model: str = option("resnext50_32x4d", "any classifier of torchvision by name, or the small built-in `resnext_tiny`")
     weights: str = option(
@@ -106,6 +132,18 @@ class TrialConfig:
                 f"the value of `batch_size` is {self.batch_size}, but must be a multiple of `workers`, which is "
                 f"{self.workers}: it is the size over all workers together. Change one of the two."
             )
+
+        self._check_folds()
+
+    def _check_folds(self) -> None:
+        if self.folds in (1, 2):
+            raise UserError(
+                f"the value of `folds` is {self.folds}, but must be 0 (none) or at least 3: to train, validate and test."
+            )
+        if self.folds and self.split == "folder":
+            raise UserError("the value of `folds` must be 0 with `split` 'folder'. Use --split stratified or grouped.")
+        if self.fold >= max(self.folds, 1):
+            raise UserError(f"the value of `fold` is {self.fold}, but must be less than `folds`, which is {self.folds}.")
 
     @property
     def key(self) -> str:

@@ -68,3 +68,8 @@ class Experiment:
         """Every cell of the grid, the last axis varying fastest."""
         cells = itertools.product(*self.axes.values())
         return [dataclasses.replace(self.base, **dict(zip(self.axes, cell, strict=True))) for cell in cells]
+
+    def over_folds(self, folds: int) -> "Experiment":
+        """The same question, asked once for each fold of a cross-validation: `fold` becomes the last axis."""
+        base = dataclasses.replace(self.base, folds=folds, fold=0)
+        return dataclasses.replace(self, base=base, axes={**self.axes, "fold": tuple(range(folds))})

@@ -27,9 +27,13 @@ def executor(trials: Iterable[TrialConfig]) -> Callable[..., None]:
 
 
 def run(
-    experiment: Experiment, trials: Iterable[TrialConfig], images: Mapping[int, ImageSet], store: Store, watcher: Watcher
+    experiment: Experiment,
+    trials: Iterable[TrialConfig],
+    images: Mapping[TrialConfig, ImageSet],
+    store: Store,
+    watcher: Watcher,
 ) -> None:
-    """Run trials one after another and leave their rows in the store. `images` holds the set at each image size.
+    """Run trials one after another and leave their rows in the store. `images` holds what each trial sees.
 
     One thread is used, as in a lane of a CPU machine: so the rows are those of lanes to the last bit.
     """
@@ -44,5 +48,5 @@ def run(
             watcher.epoch(trial.key, dataclasses.asdict(epoch))
             return halving is None or halving.go_on(trial, epoch.epoch, getattr(epoch, halving.metric))
 
-        watcher.end(trial.key, run_trial(trial, images[trial.image_size], place, go_on))
+        watcher.end(trial.key, run_trial(trial, images[trial], place, go_on))
         store.merge()

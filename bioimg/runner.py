@@ -1,6 +1,7 @@
 """An experiment from its question to its table: check all that can be checked, read the images, run what is missing."""
 
 import datetime
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from rich.progress import Progress as Bar
 from bioimg import data, provenance
 from bioimg.config import TrialConfig, UserError
 from bioimg.data.imageset import ImageSet
+from bioimg.data.split import Labelled
 from bioimg.experiment import Experiment
 from bioimg.flags import Settings
 from bioimg.model.build import build, check
 from bioimg.progress import Progress, Watcher
+from bioimg.report.command import Report
 from bioimg.results.store import Store, read
 
 
@@ -26,12 +29,15 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     trials = experiment.trials()
     store = Store(settings.out or Path("results") / experiment.name)
     store.check(experiment.name)
+    check_splits({trial: survey(trial) for trial in trials})
     check_models(trials)
     execute = executor(trials, settings)
     images = load_images(trials, console)
-    check_batches(trials, images)
+    check_splits(images)
+    for warning in {warning: None for trial, seen in images.items() for warning in data.warnings(seen, trial)}:
+        console.print(f"warning: {warning}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
 
-    description = provenance.describe(experiment, next(iter(images.values())))
+    description = provenance.describe(experiment, images[trials[0]])
     store.begin(description)
     statuses = {key: status for key, status in store.statuses().items() if status != "failed"}
     missing = [trial for trial in trials if trial.key not in statuses]
@@ -41,10 +47,10 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     finally:
         store.merge([trial.key for trial in trials])
     store.describe({**description, "complete": True, "finished": datetime.datetime.now(datetime.UTC).isoformat()})
-    return conclude(store, experiment, console)
+    return conclude(store, console)
 
 
-Executor = Callable[[Experiment, Sequence[TrialConfig], Mapping[int, ImageSet], Store, Watcher], None]
+Executor = Callable[[Experiment, Sequence[TrialConfig], Mapping[TrialConfig, ImageSet], Store, Watcher], None]
 """Runs trials and leaves their rows in the store."""
 
 
@@ -75,24 +81,20 @@ def check_models(trials: Sequence[TrialConfig]) -> None:
         build(trial, classes=2)
 
 
-def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[int, ImageSet]:
-    """The set at each image size that occurs, with a bar while it is decoded."""
-    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading images", total=None)
-        return {
-            trial.image_size: data.load(trial, lambda done, total: bar.update(task, completed=done, total=total))
-            for trial in {trial.image_size: trial for trial in trials}.values()
-        }
+@functools.cache
+def survey(trial: TrialConfig) -> Labelled:
+    """What can be known of a trial's images without decoding any."""
+    return data.load(trial) if trial.data == "phantom" else data.find(trial)
 
 
-def check_batches(trials: Sequence[TrialConfig], images: Mapping[int, ImageSet]) -> None:
-    """Hold each trial's batch size against what its split leaves to train on.
+def check_splits(images: Mapping[TrialConfig, Labelled]) -> None:
+    """Hold each trial's split and batch size against the images there are.
 
     Raises:
         UserError: the images can't be split so, or a batch is larger than the training set.
     """
-    for trial in {(t.split, t.batch_size, t.image_size): t for t in trials}.values():
-        held = len(data.split(images[trial.image_size], trial).train)
+    for trial, labelled in images.items():
+        held = len(data.split(labelled, trial).train)
         if trial.batch_size > held:
             raise UserError(
                 f"the value of `batch_size` is {trial.batch_size}, but must not be larger than the training set, "
@@ -100,8 +102,19 @@ def check_batches(trials: Sequence[TrialConfig], images: Mapping[int, ImageSet])
             )
 
 
-def conclude(store: Store, experiment: Experiment, console: Console) -> int:
-    """Print the table and what failed."""
+def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[TrialConfig, ImageSet]:
+    """What each trial sees, with a bar while it is decoded."""
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading images", total=None)
+        return data.load_each(trials, lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def conclude(store: Store, console: Console) -> int:
+    """Write and print the report, and say what failed. Returns the exit code."""
+    Report(folder=store.folder).run()
     results = read(store.folder)
-    console.print(results.trials)
-    return int("failed" in results.trials["status"].to_list())
+    failed = results.trials[results.trials["status"] == "failed"]
+    for key, error in zip(failed["key"], failed["error"], strict=True):
+        text = f"failed: {key}: {error} (more in {store.checkpoint(key) / 'error.txt'})"
+        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    return int(len(failed) > 0)

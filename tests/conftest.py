@@ -1,3 +1,5 @@
+"""What every test gets."""
+
 import os
 import sys
 from pathlib import Path
@@ -26,3 +28,8 @@ def tiles() -> Path:
 @pytest.fixture
 def mobilenet_weights() -> Path:
     return shared("weights", "mobilenet_v2-imagenet-features.pth")
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("BIOIMG_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's ow
 BASE = TrialConfig(
     data="phantom", model="resnext_tiny", weights="none", image_size=32, epochs=3, learning_rate=1e-3, precision="float32"
 )
-TIMING = ["train_seconds", "wait_seconds", "features_seconds", "seconds"]
+TIMING = ["train_seconds", "wait_seconds", "features_seconds", "seconds", "started_at", "ended_at"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -35,7 +35,7 @@ def test_an_image_of_the_right_size_is_left_as_it_is(tmp_path):
 def test_colour_and_grey_of_every_format_become_rgb(tmp_path, suffix, mode):
     path = tmp_path / f"x{suffix}"
     draw(path, mode=mode)
-    image = decode(path)
+    image = decode(path).pixels
     assert image.shape == (10, 12, 3)
     np.testing.assert_allclose(image, np.asarray(Image.open(path).convert("RGB")), atol=2)
 
@@ -44,15 +44,15 @@ def test_colour_and_grey_of_every_format_become_rgb(tmp_path, suffix, mode):
 def test_tiff_is_read_whatever_its_compression(tmp_path, compression):
     smooth = np.tile(np.arange(32, dtype=np.uint8)[:, None, None] * 4, (1, 32, 3))
     tifffile.imwrite(tmp_path / "x.tif", smooth, compression=compression, photometric="rgb")
-    np.testing.assert_allclose(decode(tmp_path / "x.tif").astype(int), smooth, atol=4)
+    np.testing.assert_allclose(decode(tmp_path / "x.tif").pixels.astype(int), smooth, atol=4)
 
 
 def test_a_wrongly_named_image_is_read_by_its_content(tmp_path):
     draw(tmp_path / "x.png")
     tifffile.imwrite(tmp_path / "y.png", np.zeros((4, 4, 3), np.uint8), compression="lzw")
     (tmp_path / "x.png").rename(tmp_path / "x.jpg")
-    assert decode(tmp_path / "x.jpg").shape == (10, 12, 3)
-    assert decode(tmp_path / "y.png").shape == (4, 4, 3)
+    assert decode(tmp_path / "x.jpg").pixels.shape == (10, 12, 3)
+    assert decode(tmp_path / "y.png").pixels.shape == (4, 4, 3)
 
 
 def test_the_exif_orientation_is_honoured(tmp_path):
@@ -60,7 +60,7 @@ def test_the_exif_orientation_is_honoured(tmp_path):
     exif = image.getexif()
     exif[274] = 6  # a quarter turn
     image.save(tmp_path / "x.jpg", exif=exif)
-    assert decode(tmp_path / "x.jpg").shape == (20, 10, 3)
+    assert decode(tmp_path / "x.jpg").pixels.shape == (20, 10, 3)
 
 
 def test_a_truncated_image_is_named_in_the_error_and_so_are_the_others(tmp_path):

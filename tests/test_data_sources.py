@@ -5,8 +5,12 @@ import pytest
 from PIL import Image
 
 from bioimg.config import TrialConfig, UserError
+from bioimg.data import find as find_of
 from bioimg.data import load
-from bioimg.data.sources import find
+
+
+def find(data, **fields):
+    return find_of(TrialConfig(data=str(data), **fields))
 
 
 def draw(path, seed=0, size=(12, 10), mode="RGB"):
@@ -24,7 +28,7 @@ def fill(folder, classes=("a", "b"), count=7, suffix=".png"):
 
 
 def test_each_folder_is_a_class_and_paths_are_relative(tmp_path):
-    listing = find(str(fill(tmp_path / "set", count=2)))
+    listing = find(fill(tmp_path / "set", count=2))
     assert listing.name == "set"
     assert listing.classes == ("a", "b")
     assert listing.paths == ("a/p0_0.png", "a/p1_1.png", "b/p0_0.png", "b/p1_1.png")
@@ -35,7 +39,7 @@ def test_each_folder_is_a_class_and_paths_are_relative(tmp_path):
 def test_train_val_and_test_folders_are_parts(tmp_path):
     for part in ("train", "val", "test"):
         fill(tmp_path / part, count=1)
-    listing = find(str(tmp_path))
+    listing = find(tmp_path)
     assert listing.classes == ("a", "b")
     assert dict(zip(listing.paths, listing.parts, strict=True)) == {
         f"{part}/{name}/p0_0.png": number for number, part in enumerate(("train", "val", "test")) for name in "ab"
@@ -45,7 +49,7 @@ def test_train_val_and_test_folders_are_parts(tmp_path):
 def test_images_in_folders_below_a_class_belong_to_it(tmp_path):
     fill(tmp_path, count=1)
     draw(tmp_path / "a" / "patient1" / "x.png")
-    assert "a/patient1/x.png" in find(str(tmp_path)).paths
+    assert "a/patient1/x.png" in find(tmp_path).paths
 
 
 def test_hidden_files_and_the_litter_of_file_managers_are_passed_over(tmp_path):
@@ -53,20 +57,20 @@ def test_hidden_files_and_the_litter_of_file_managers_are_passed_over(tmp_path):
     for name in (".hidden.png", "Thumbs.db", "notes.txt", "._p0.png"):
         (tmp_path / "a" / name).write_text("no image")
     draw(tmp_path / "__MACOSX" / "x.png")
-    assert len(find(str(tmp_path))) == 2
+    assert len(find(tmp_path)) == 2
 
 
 def test_a_link_back_to_a_folder_above_is_not_followed(tmp_path):
     fill(tmp_path, count=1)
     (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
-    assert len(find(str(tmp_path))) == 2
+    assert len(find(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(
     ("build", "text"),
     [
         (lambda p: None, "there is no such folder"),
-        (lambda p: p.write_text("x"), "this is a file"),
+        (lambda p: p.write_text("x"), "a file must be one of: .csv, .tsv, .parquet, .npz"),
         (lambda p: p.mkdir(), "holds no images"),
         (lambda p: draw(p / "x.png"), "holds no class folders but must hold at least two classes"),
         (lambda p: fill(p, classes=("a",)), "holds one class, 'a', but must hold at least two"),
@@ -76,13 +80,13 @@ def test_a_link_back_to_a_folder_above_is_not_followed(tmp_path):
 def test_what_is_no_set_of_classes_is_refused(tmp_path, build, text):
     build(tmp_path / "set")
     with pytest.raises(UserError, match=text) as caught:
-        find(str(tmp_path / "set"))
+        find(tmp_path / "set")
     assert "`data`" in str(caught.value)
     assert "set" in str(caught.value)
 
 
 def test_groups_are_what_the_pattern_finds_in_the_path(tmp_path):
-    assert find(str(fill(tmp_path, count=2)), group_pattern=r"p(\d)_").groups == ("0", "1", "0", "1")
+    assert find(fill(tmp_path, count=2), group_pattern=r"p(\d)_").groups == ("0", "1", "0", "1")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,7 @@ def test_groups_are_what_the_pattern_finds_in_the_path(tmp_path):
 )
 def test_a_group_pattern_that_does_not_work_is_refused(tmp_path, pattern, text):
     with pytest.raises(UserError, match=text):
-        find(str(fill(tmp_path, count=2)), group_pattern=pattern)
+        find(fill(tmp_path, count=2), group_pattern=pattern)
 
 
 def test_a_class_with_too_few_images_is_named_before_anything_is_decoded(tmp_path):

@@ -293,6 +293,36 @@ def test_mixed_data_synthetic_images_and_unfinished_experiments_are_warned_of(tm
     assert "isn't complete: 2 trials have ended" in notes
 
 
+def test_copies_across_parts_and_unreadable_images_are_told(tmp_path: Path) -> None:
+    rows = [trial(TrialConfig(), test_accuracy=0.9, duplicate_images_across_splits=3, unreadable_skipped=2)]
+    notes = "\n".join(comparison(store.read(folder(tmp_path, rows))).notes)
+    assert "WARNING: 3 validation and test images have an exact copy" in notes
+    assert "2 images couldn't be read" in notes
+
+
+def test_folds_of_unequal_size_are_not_mixed_data(tmp_path: Path) -> None:
+    rows = [
+        trial(TrialConfig(folds=3, fold=fold), test_accuracy=0.9 + fold / 100, best_val_loss=0.1, test_images=100 + fold)
+        for fold in range(3)
+    ]
+    table = comparison(store.read(folder(tmp_path, rows)))
+    assert column_of(table, "test_accuracy") == ["91.0 ± 1.0"]
+    assert not any("rows differ" in note for note in table.notes)
+
+
+def test_a_failed_row_without_images_does_not_turn_numbers_of_images_into_decimals(tmp_path: Path) -> None:
+    rows = [
+        trial(TrialConfig(weights=V1), test_accuracy=0.90, best_val_loss=0.2),
+        trial(TrialConfig(weights=V2), test_accuracy=0.95, best_val_loss=0.1),
+        trial(TrialConfig(batch_size=64), status="failed", error="x", test_images=None, epochs_run=None),
+    ]
+    results = store.read(folder(tmp_path, rows))
+    said = claims(results)
+    assert "of 600 test images" in said.headline
+    assert "90.0 % and 95.0 % of 600 images" in said.holds[0]
+    assert "600 test images" in comparison(results).notes[0]
+
+
 def test_one_changed_number_changes_the_fingerprint_and_the_order_of_rows_does_not(nine: Results) -> None:
     shuffled = dataclasses.replace(nine, trials=nine.trials.iloc[::-1])
     changed = dataclasses.replace(nine, trials=nine.trials.assign(test_accuracy=nine.trials["test_accuracy"] + 1e-12))

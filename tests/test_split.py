@@ -1,5 +1,6 @@
 """Which images train, validate and test."""
 
+import dataclasses
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from bioimg.config import TrialConfig, UserError
-from bioimg.data import TEST, TRAIN, VAL, split
+from bioimg.data import TEST, TRAIN, VAL, ImageSet, split, warnings
+from bioimg.experiment import Experiment
 
 
 def labelled(labels, groups=None, parts=None):
@@ -102,7 +104,7 @@ def test_a_folder_split_is_what_the_folders_say():
 @pytest.mark.parametrize(
     ("labels", "parts", "text"),
     [
-        ([0, 1], None, "`data` has no folders train, val and test"),
+        ([0, 1], None, "`data` has no parts train, val and test"),
         ([0, 1, 1], [TRAIN, TRAIN, TEST], "`data` has no images in: val"),
         ([0, 1, 1], [TRAIN, VAL, TEST], "classes have no image in train: b"),
     ],
@@ -111,3 +113,91 @@ def test_folders_that_are_no_split_are_refused(labels, parts, text):
     parts = None if parts is None else np.array(parts, np.int8)
     with pytest.raises(UserError, match=text):
         split(labelled(labels, parts=parts), TrialConfig(split="folder"))
+
+
+def image_set(labels, digests=None, groups=None, **more):
+    base = labelled(labels, groups)
+    digests = digests or tuple(map(str, range(len(labels))))
+    return ImageSet(
+        name="toy", pixels=np.zeros((len(labels), 8, 8, 3), np.uint8), labels=base.labels, classes=base.classes,
+        paths=digests, digests=digests, groups=groups, **more,
+    )  # fmt: skip
+
+
+FOLDS = [TrialConfig(folds=5, fold=fold) for fold in range(5)]
+
+
+def test_each_fold_tests_once_and_validates_once():
+    images = labelled(np.arange(100) % 4)
+    cuts = [split(images, trial) for trial in FOLDS]
+    assert sorted(np.concatenate([cut.test for cut in cuts])) == list(range(100))
+    assert sorted(np.concatenate([cut.val for cut in cuts])) == list(range(100))
+    for cut in cuts:
+        assert sorted(np.concatenate([cut.train, cut.val, cut.test])) == list(range(100))
+        assert per_class(images, cut.test) == [5] * 4
+
+
+def test_grouped_folds_keep_groups_apart_and_every_class_everywhere():
+    rng = np.random.default_rng(1)
+    groups = tuple(str(g) for g in rng.integers(0, 10, 300))
+    images = labelled(rng.integers(0, 3, 300), groups)
+    cuts = [split(images, dataclasses.replace(trial, split="grouped")) for trial in FOLDS]
+    assert sorted(np.concatenate([cut.test for cut in cuts])) == list(range(300))
+    assert all(min(per_class(images, part)) > 0 for cut in cuts for part in (cut.train, cut.val, cut.test))
+    assert not any(cut.leaks_groups for cut in cuts)
+
+
+def test_folds_that_can_not_hold_every_class_are_refused():
+    with pytest.raises(UserError, match=r"needs at least 5 images of each class; there are too few of: b \(4\)"):
+        split(labelled([0] * 20 + [1] * 4), FOLDS[0])
+    groups = ("x", "y", "z", "u") * 5
+    with pytest.raises(UserError, match=r"test of every fold.*each class: a \(4\), b \(4\).*use fewer --folds"):
+        split(labelled([0] * 10 + [1] * 10, groups), dataclasses.replace(FOLDS[0], split="grouped"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"folds": 2}, "the value of `folds` is 2, but must be 0 .none. or at least 3"),
+        ({"folds": 5, "fold": 5}, "the value of `fold` is 5, but must be less than `folds`, which is 5"),
+        ({"fold": 1}, "the value of `fold` is 1, but must be less than `folds`, which is 0"),
+        ({"folds": 5, "split": "folder"}, "`folds` must be 0 with `split` 'folder'"),
+    ],
+)
+def test_folds_that_make_no_sense_are_refused(fields, text):
+    with pytest.raises(UserError, match=text):
+        TrialConfig(**fields)
+
+
+def test_an_experiment_over_folds_asks_every_cell_once_for_each_fold():
+    trials = Experiment(name="x", base=TrialConfig(), axes={"batch_size": (8, 16)}).over_folds(5).trials()
+    assert [(t.batch_size, t.folds, t.fold) for t in trials] == [(size, 5, fold) for size in (8, 16) for fold in range(5)]
+    assert len({trial.key for trial in trials}) == 10
+
+
+def test_copies_of_an_image_in_two_parts_are_counted():
+    clean = image_set([0, 1] * 30)
+    cut = split(clean, TrialConfig())
+    assert cut.duplicates == 0
+    digests = list(clean.digests)
+    digests[cut.test[0]] = digests[cut.train[0]]  # one test image has a copy in train
+    digests[cut.val[0]] = digests[cut.val[1]]  # within one part: no leak
+    leaky = dataclasses.replace(clean, digests=tuple(digests))
+    assert split(leaky, TrialConfig()).duplicates == 1
+    assert any("1 of the 20 validation and test images have an exact copy" in text for text in warnings(leaky, TrialConfig()))
+
+
+def test_warnings_say_what_makes_results_too_good():
+    grouped = image_set([0, 1] * 30, groups=("x", "y", "z", "u", "v") * 12, unreadable_skipped=3)
+    assert [text[:40] for text in warnings(grouped, TrialConfig())] == [
+        "images of one group are in more than one",
+        "3 unreadable images were passed over.",
+    ]
+    assert warnings(dataclasses.replace(grouped, unreadable_skipped=0), TrialConfig(split="grouped")) == []
+
+
+def test_the_fingerprint_of_a_split_knows_which_image_went_where():
+    images = image_set([0, 1] * 30)
+    prints = {split(images, trial).fingerprint for trial in (TrialConfig(), *FOLDS)}
+    assert len(prints) == 6
+    assert split(labelled([0, 1] * 30), TrialConfig()).fingerprint is None

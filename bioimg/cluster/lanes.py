@@ -36,14 +36,14 @@ RESTARTS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Lane:
-    """What the workers of a lane need to know. `images` holds a reference to the set at each image size."""
+    """What the workers of a lane need to know. `images` refers to what each trial sees."""
 
     number: int
     workers: int
     gpu: bool
     threads: int
     board: Any
-    images: dict[int, Any]
+    images: dict[str, ray.ObjectRef]
     experiment: str
     folder: str
     rungs: dict[int, tuple[int, ...]]
@@ -90,22 +90,22 @@ def _work(config: dict[str, Lane]) -> None:
     torch.set_num_threads(lane.threads)
     group = Group(context.get_world_rank(), context.get_world_size())
     place = Place(experiment=lane.experiment, store=Store(lane.folder), device=get_device(), group=group)
-    images: dict[int, ImageSet] = {size: ray.get(reference) for size, reference in lane.images.items()}
 
     def take() -> Job | None:
         return group.broadcast(ray.get(lane.board.take.remote(lane.number)) if group.rank == 0 else None)
 
     while job := take():
-        status = _run(job, images, place, lane)
+        status = _run(job, place, lane)
         if group.rank == 0:
             ray.get(lane.board.end.remote(lane.number, job.key, status))
 
 
-def _run(job: Job, images: dict[int, ImageSet], place: Place, lane: Lane) -> str:
+def _run(job: Job, place: Place, lane: Lane) -> str:
     trial = TrialConfig(**job.trial)
+    images: ImageSet = ray.get(lane.images[job.key])  # shared memory: nothing is copied
     if job.attempts > ATTEMPTS:
         reason = RuntimeError(f"its worker died {ATTEMPTS} times while at it; what it said last is in Ray's logs")
-        return give_up(trial, images[trial.image_size], place, reason)
+        return give_up(trial, images, place, reason)
 
     def go_on(epoch: Epoch) -> bool:
         wait = epoch.epoch in lane.rungs[trial.epochs]
@@ -113,4 +113,4 @@ def _run(job: Job, images: dict[int, ImageSet], place: Place, lane: Lane) -> str
         mine = ray.get(report.remote(job.key, dataclasses.asdict(epoch), wait)) if place.group.rank == 0 else None
         return bool(place.group.broadcast(mine))
 
-    return run_trial(trial, images[trial.image_size], place, go_on)
+    return run_trial(trial, images, place, go_on)

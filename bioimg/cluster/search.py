@@ -50,7 +50,7 @@ def executor(trials: Iterable[TrialConfig], count: int | None) -> Callable[..., 
     def execute(
         experiment: Experiment,
         missing: Sequence[TrialConfig],
-        images: Mapping[int, ImageSet],
+        images: Mapping[TrialConfig, ImageSet],
         store: Store,
         watcher: Watcher,
     ) -> None:
@@ -69,7 +69,7 @@ def executor(trials: Iterable[TrialConfig], count: int | None) -> Callable[..., 
 def run(
     experiment: Experiment,
     trials: Sequence[TrialConfig],
-    images: Mapping[int, ImageSet],
+    images: Mapping[TrialConfig, ImageSet],
     store: Store,
     watcher: Watcher,
     *,
@@ -79,7 +79,7 @@ def run(
     board = open_board()
     rule = experiment.early_stopping
     kind, _ = session.devices()
-    shared = {size: ray.put(set_of_size) for size, set_of_size in images.items()}
+    sets = {id(seen): ray.put(seen) for seen in {id(seen): seen for seen in images.values()}.values()}
     running = [
         lanes.start(
             lanes.Lane(
@@ -88,7 +88,7 @@ def run(
                 gpu=kind == "GPU",
                 threads=1,
                 board=board,
-                images=shared,
+                images={trial.key: sets[id(images[trial])] for trial in trials},
                 experiment=experiment.name,
                 folder=str(store.folder.absolute()),
                 rungs={trial.epochs: rule.rungs(trial.epochs) if rule else () for trial in trials},

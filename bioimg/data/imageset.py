@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bioimg.data.pixels import PixelArray
+
 TRAIN, VAL, TEST = 0, 1, 2
 PARTS = ("train", "val", "test")
 
@@ -13,24 +15,29 @@ PARTS = ("train", "val", "test")
 class ImageSet:
     """Decoded images, all of one size, with what is known of each.
 
-    pixels:   uint8 [N, size, size, 3], RGB; read-only where it is shared between processes.
+    pixels:   uint8 [N, size, size, 3], RGB: an array, read-only where it is shared between processes, or, for sets larger
+              than memory, `FilePixels`, of which `pixels[indices]` reads what is asked for.
     labels:   int64 [N], an index into `classes`.
     classes:  class names in alphabetical order.
     paths:    N names, relative to the folder, with forward slashes: stable across machines.
     groups:   N names of what images have in common (slide, patient), or None where nothing is known.
     parts:    int8 [N] of TRAIN, VAL, TEST as given by folders, or None.
     digests:  N content hashes of the images as decoded, before any resizing.
+    scaling:  what became black and white in images of more than 8 bits, for red, green and blue; None for 8-bit images.
+    unreadable_skipped: how many images were passed over.
     synthetic: drawn by a program; said wherever results are shown.
     """
 
     name: str
-    pixels: np.ndarray
+    pixels: PixelArray
     labels: np.ndarray
     classes: tuple[str, ...]
     paths: tuple[str, ...]
     groups: tuple[str, ...] | None = None
     parts: np.ndarray | None = None
     digests: tuple[str, ...]
+    scaling: tuple[tuple[float, float], ...] | None = None
+    unreadable_skipped: int = 0
     synthetic: bool = False
 
     def __len__(self) -> int:
@@ -38,10 +45,15 @@ class ImageSet:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits of pixels, labels and given parts: changing one pixel changes it, moving the folder doesn't."""
-        parts = [PARTS[part] for part in self.parts] if self.parts is not None else [""] * len(self)
-        rows = sorted(zip(self.digests, (self.classes[label] for label in self.labels), parts, strict=True))
-        return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+        """Sixteen hex digits of pixels, labels, parts and scaling: changing one pixel changes it, moving the folder doesn't."""
+        return self.fingerprint_of(self.parts)
+
+    def fingerprint_of(self, parts: np.ndarray | None) -> str:
+        """The fingerprint, were these the parts."""
+        names = [PARTS[part] for part in parts] if parts is not None else [""] * len(self)
+        rows = sorted(zip(self.digests, (self.classes[label] for label in self.labels), names, strict=True))
+        content = repr(rows) if self.scaling is None else repr((rows, self.scaling))
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -53,3 +65,7 @@ class Split:
     test: np.ndarray
     leaks_groups: bool | None = None
     """Whether a known group is in two parts; None where no groups are known."""
+    duplicates: int = 0
+    """Validation and test images of which an exact copy, as decoded, is in another part."""
+    fingerprint: str | None = None
+    """Sixteen hex digits of the pixels and labels in each part; None where images aren't decoded yet."""

@@ -1,7 +1,7 @@
 """The built-in synthetic set: tiles that look like stained tissue and were drawn by this file. Nothing about them is real.
 
-Each tile is two maps, how much haematoxylin and how much eosin lie at a pixel, turned into colour by the law of Beer and
-Lambert with the stain vectors, the light and the focus of its slide.
+A tile is two maps, how much haematoxylin and how much eosin lie at each pixel, turned into colour by the law of Beer and
+Lambert with the stain, light and focus of its slide. Drawing takes about a second.
 """
 
 import hashlib
@@ -10,46 +10,70 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from scipy.spatial import KDTree
 
 from bioimg.data.imageset import ImageSet
 
 SIDE = 64
 SLIDES = 10
 TILES = 10
-"""Per class and slide."""
-EDGE = 16
-"""Pixels drawn beyond the tile, so that nuclei are cut by its border."""
+"""Of each class on each slide."""
+BORDERING = 0.42
+"""Greatest share of a tile that tissue of another class takes up. The set's difficulty hangs on it."""
+BEYOND = 8
+"""Pixels around a tile in which nuclei still lie, to be cut by its border."""
 
 HAEMATOXYLIN, EOSIN = np.array([0.563, 0.720, 0.406]), np.array([0.216, 0.801, 0.558])
 """Optical density in red, green and blue (Macenko et al. 2009)."""
 
+R2 = np.array([0.7548776662466927, 0.5698402909980532])
+"""Multiples of this modulo one are spread evenly over the unit square, however many they are (M. Roberts 2018)."""
+
 Maps = tuple[np.ndarray, np.ndarray]
-"""Haematoxylin and eosin, each float64 [N, SIDE, SIDE]."""
+"""Haematoxylin and eosin, each float64 [N, SIDE, SIDE]. Double precision, so that rounding to bytes hides the processor."""
 
 
 def phantom(image_size: int = SIDE, seed: int = 0) -> ImageSet:
-    """Six hundred tiles of six classes from ten slides."""
+    """Six hundred synthetic tiles in six classes, a hundred each, from ten slides that are the groups.
+
+    FIGURES
+    """
     rng = np.random.default_rng(seed)
     slide = np.repeat(np.arange(SLIDES), TILES)
     stains = Stains.draw(rng)
-    pixels = np.concatenate([stains.colour(rng, draw(rng, len(slide)), slide) for draw in TISSUES.values()])
-    paths = tuple(f"{name}/slide-{s + 1:02}_{t % TILES + 1:03}.png" for name in TISSUES for t, s in enumerate(slide))
+    maps = _bordering(rng, np.stack([np.stack(draw(rng, len(slide)), axis=-1) for draw in TISSUES.values()]))
+    pixels = np.concatenate([stains.colour(rng, tissue, slide) for tissue in maps])
+    groups = tuple(f"slide-{number + 1:02}" for number in slide) * len(TISSUES)
+    names = [name for name in TISSUES for _ in slide]
     return ImageSet(
         name="phantom",
-        pixels=_resize(pixels, image_size),
+        pixels=_resized(pixels, image_size),
         labels=np.repeat(np.arange(len(TISSUES)), len(slide)),
         classes=tuple(TISSUES),
-        paths=paths,
-        groups=tuple(path.split("/")[1][:8] for path in paths),
+        paths=tuple(
+            f"{name}/{group}_{i % TILES + 1:03}.png" for i, (name, group) in enumerate(zip(names, groups, strict=True))
+        ),
+        groups=groups,
         digests=tuple(hashlib.sha256(tile.tobytes()).hexdigest()[:16] for tile in pixels),
         synthetic=True,
     )
 
 
-def _resize(pixels: np.ndarray, size: int) -> np.ndarray:
+def _resized(pixels: np.ndarray, size: int) -> np.ndarray:
     if size == SIDE:
         return pixels
-    return np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BILINEAR)) for p in pixels])
+    return np.stack([np.asarray(Image.fromarray(tile).resize((size, size), Image.Resampling.BILINEAR)) for tile in pixels])
+
+
+def _bordering(rng: np.random.Generator, maps: np.ndarray) -> np.ndarray:
+    """Let tissue of another class of the same slide into each tile. Maps are [classes, tiles, SIDE, SIDE, 2]."""
+    classes, tiles = maps.shape[:2]
+    other = (np.arange(classes)[:, None] + rng.integers(1, classes, (classes, tiles))) % classes
+    cloud = _cloud(rng, classes * tiles, 3).reshape(classes, tiles, -1)
+    share = rng.uniform(0, BORDERING, (classes, tiles, 1))
+    rank = cloud.argsort(axis=-1).argsort(axis=-1) / SIDE**2
+    own = ((rank - share) * 12 + 0.5).clip(0, 1).reshape(classes, tiles, SIDE, SIDE, 1)
+    return own * maps + (1 - own) * maps[other, np.arange(tiles)]
 
 
 @dataclass(frozen=True)
@@ -62,13 +86,13 @@ class Stains:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Stains":
-        vectors = np.stack([HAEMATOXYLIN, EOSIN]) + rng.normal(0, 0.07, (SLIDES, 2, 3))
-        strength = np.exp(rng.normal(0, 0.22, (SLIDES, 2, 1)))
+        vectors = np.stack([HAEMATOXYLIN, EOSIN]) + rng.normal(0, 0.08, (SLIDES, 2, 3))
+        strength = np.exp(rng.normal(0, 0.28, (SLIDES, 2, 1)))
         return cls(vectors.clip(0.02) * strength, rng.uniform(225, 252, (SLIDES, 3)), rng.uniform(0.35, 0.9, SLIDES))
 
-    def colour(self, rng: np.random.Generator, maps: Maps, slide: np.ndarray) -> np.ndarray:
+    def colour(self, rng: np.random.Generator, maps: np.ndarray, slide: np.ndarray) -> np.ndarray:
         """Maps of stain to uint8 [N, SIDE, SIDE, 3]."""
-        stains = np.stack(maps, axis=-1) * np.exp(rng.normal(0, 0.12, (len(slide), 1, 1, 2)))
+        stains = maps * np.exp(rng.normal(0, 0.12, (len(slide), 1, 1, 2)))
         light = self.light[slide, None, None] * np.exp(-stains @ self.vectors[slide, None])
         blurred = np.stack([gaussian_filter(t, (b, b, 0), truncate=2.5) for t, b in zip(light, self.blur[slide], strict=True)])
         return (blurred + rng.normal(0, 3, blurred.shape)).round().clip(0, 255).astype(np.uint8)
@@ -106,55 +130,57 @@ def _nuclei(
 ) -> np.ndarray:
     """Ellipses 0..1: `count` per tile, half axes `radius` and `radius * length`; `pale` ones have a rim and a nucleolus.
 
-    They lie along `angle` or anyhow, and with the probability that the map `where` gives.
+    They lie along `angle` or anyhow, each with the probability that the map `where` gives.
     """
-    counts = rng.integers(*count, tiles)
-    tile = np.repeat(np.arange(tiles), counts)
-    nth = np.arange(len(tile)) - np.repeat(counts.cumsum() - counts, counts)
-    # The R2 sequence (M. Roberts 2018) keeps them apart, as cells are, whatever their number.
-    apart = (rng.uniform(size=(tiles, 2))[tile] + nth[:, None] * [0.7548776662, 0.5698402910]) % 1
-    span = SIDE + EDGE
-    jitter = 0.3 * span / np.sqrt(counts)[tile, None]
-    centre = (apart * span - EDGE / 2 + rng.normal(size=apart.shape) * jitter).clip(-EDGE / 2, SIDE - 1 + EDGE / 2)
-    a = rng.uniform(*radius, len(tile))
-    b = a * rng.uniform(*length, len(tile))
+    tile, centre = _scattered(rng, rng.integers(*count, tiles))
+    short = rng.uniform(*radius, len(tile))
+    long = short * rng.uniform(*length, len(tile))
     turn = rng.uniform(0, np.pi, len(tile)) if angle is None else angle[tile] + rng.normal(0, 0.15, len(tile))
     if where is not None:
-        y, x = centre.round().astype(int).clip(0, SIDE - 1).T
-        keep = rng.uniform(size=len(tile)) < where[tile, y, x]
-        tile, centre, a, b, turn = tile[keep], centre[keep], a[keep], b[keep], turn[keep]
-    return _stamp(tiles, tile, centre, a, b, turn, pale)
+        row, column = centre.round().astype(int).clip(0, SIDE - 1).T
+        keep = rng.uniform(size=len(tile)) < where[tile, row, column]
+        tile, centre, short, long, turn = tile[keep], centre[keep], short[keep], long[keep], turn[keep]
+    return _stamped(tiles, tile, centre, short, long, turn, pale)
 
 
-def _stamp(
-    tiles: int, tile: np.ndarray, centre: np.ndarray, a: np.ndarray, b: np.ndarray, turn: np.ndarray, pale: float
+def _scattered(rng: np.random.Generator, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The tile and the centre (row, column) of each nucleus, for the number in each tile. They keep apart, as cells do."""
+    tile = np.repeat(np.arange(len(counts)), counts)
+    nth = np.arange(len(tile)) - np.repeat(counts.cumsum() - counts, counts)
+    even = (rng.uniform(size=(len(counts), 2))[tile] + nth[:, None] * R2) % 1
+    span = SIDE + 2 * BEYOND
+    jitter = rng.normal(size=even.shape) * 0.3 * span / np.sqrt(counts)[tile, None]
+    return tile, (even * span - BEYOND + jitter).clip(-BEYOND, SIDE - 1 + BEYOND)
+
+
+def _stamped(
+    tiles: int, tile: np.ndarray, centre: np.ndarray, short: np.ndarray, long: np.ndarray, turn: np.ndarray, pale: float
 ) -> np.ndarray:
-    """Draw ellipses, each on a small square of its own, the darkest winning where they overlap."""
-    reach = int(np.ceil(b.max(initial=1))) + 1
-    corner = centre.round().astype(int)
+    """Draw each ellipse on a small square of its own and put the squares in place, the darkest winning where they overlap."""
+    reach = int(np.ceil(long.max(initial=1))) + 1
     offset = np.arange(-reach, reach + 1)
-    y = offset[:, None] - (centre - corner)[:, 0, None, None]
-    x = offset[None, :] - (centre - corner)[:, 1, None, None]
-    cos, sin = np.cos(turn)[:, None, None], np.sin(turn)[:, None, None]
-    d = np.hypot((x * cos + y * sin) / b[:, None, None], (y * cos - x * sin) / a[:, None, None])
-    cover = ((1 - d) * a[:, None, None] + 0.5).clip(0, 1)
-    inside = 1 - pale * (1 - d.clip(0, 1) ** 3) + pale * np.exp(-((d / 0.3) ** 2))
-    margin = reach + EDGE
-    width = SIDE + 2 * margin
-    rows, columns = corner[:, 0, None, None] + offset[:, None] + margin, corner[:, 1, None, None] + offset + margin
-    canvas = np.zeros(tiles * width * width)
-    np.maximum.at(canvas, ((tile[:, None, None] * width + rows) * width + columns).ravel(), (cover * inside).ravel())
-    return canvas.reshape(tiles, width, width)[:, margin:-margin, margin:-margin]
+    middle = centre.round().astype(int)
+    y, x = (offset - (centre - middle)[..., None]).transpose(1, 0, 2)
+    y, x = y[:, :, None], x[:, None, :]
+    short, long, turn = short[:, None, None], long[:, None, None], turn[:, None, None]
+    distance = np.hypot((x * np.cos(turn) + y * np.sin(turn)) / long, (y * np.cos(turn) - x * np.sin(turn)) / short)
+    cover = ((1 - distance) * short + 0.5).clip(0, 1)
+    inside = 1 - pale * (1 - distance.clip(0, 1) ** 3) + pale * np.exp(-((distance / 0.3) ** 2))
+    margin = reach + BEYOND
+    row, column = (middle[..., None] + offset + margin).transpose(1, 0, 2)
+    canvas = np.zeros((tiles, SIDE + 2 * margin, SIDE + 2 * margin))
+    np.maximum.at(canvas, (tile[:, None, None], row[:, :, None], column[:, None, :]), cover * inside)
+    return canvas[:, margin:-margin, margin:-margin]
 
 
 def _cells(rng: np.random.Generator, tiles: int, count: int) -> np.ndarray:
-    """Distance in pixels from the wall between neighbouring cells (Voronoi: F2 - F1)."""
-    nth = np.arange(count)[:, None] * [0.7548776662, 0.5698402910]
-    seeds = (rng.uniform(size=(tiles, 1, 2)) + nth) % 1 * (SIDE + 2 * EDGE) - EDGE + rng.normal(0, 3, (tiles, count, 2))
-    y, x = np.mgrid[:SIDE, :SIDE]
-    gap = np.hypot(y - seeds[..., 0, None, None], x - seeds[..., 1, None, None])
-    nearest = np.partition(gap, 1, axis=1)[:, :2]
-    return nearest[:, 1] - nearest[:, 0]
+    """How far each pixel is from the wall between its cell and the next (Voronoi: F2 - F1), in pixels."""
+    span = SIDE + 4 * BEYOND
+    even = (rng.uniform(size=(tiles, 1, 2)) + np.arange(count)[:, None] * R2) % 1 * span - 2 * BEYOND
+    seeds = even + rng.normal(0, 3, even.shape)
+    pixels = np.mgrid[:SIDE, :SIDE].reshape(2, -1).T
+    nearest = np.stack([KDTree(points).query(pixels, k=2)[0] for points in seeds]).reshape(tiles, SIDE, SIDE, 2)
+    return nearest[..., 1] - nearest[..., 0]
 
 
 def _torn(rng: np.random.Generator, maps: Maps, share: float) -> Maps:

@@ -1,94 +1,214 @@
-"""Decode: every image of a listing, once, in parallel, into one uint8 array."""
+"""Decode: every image of a listing once, in parallel, into one array that is kept for the next start."""
 
+import errno
 import hashlib
+import json
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import joblib
 import numpy as np
-import tifffile
-from PIL import Image, ImageOps
 
-from bioimg.config import UserError
-from bioimg.data.imageset import ImageSet
-from bioimg.data.sources import Listing, listed
+from bioimg.config import TrialConfig, UserError
+from bioimg.data import archive, cache
+from bioimg.data.decode import Decoded, decode, without_pillow_limit
+from bioimg.data.listing import Listing, listed
+from bioimg.data.pixels import FilePixels, PixelArray, opened
+from bioimg.data.planes import fitted
 
 Progress = Callable[[int, int], None]
 """Called with the images done and the images in all."""
 
-TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+VERSION = 1
+"""Of what is kept; a change of how images are decoded needs a new one."""
+MAX_PIXELS = 200_000_000
+CHUNK = 2_000_000
+"""Bytes of files that a process gets at a time, but at most 64 files."""
+WORTH_PROCESSES = 10_000_000
+"""Bytes of files below which starting processes takes longer than decoding. (Threads don't help: Pillow holds the lock.)"""
 
 
-def read(listing: Listing, image_size: int, progress: Progress | None = None) -> ImageSet:
-    """Decode all images and resize each to `image_size` x `image_size` (bilinear, antialiased; the aspect isn't kept).
+class Rule(NamedTuple):
+    """How each image is decoded."""
+
+    image_size: int
+    resize: str = "resize"
+    channels: tuple[int, ...] = ()
+    max_pixels: int = MAX_PIXELS
+
+    @classmethod
+    def of(cls, trial: TrialConfig) -> "Rule":
+        """What a trial asks for.
+
+        Raises:
+            UserError: `channels` isn't one to three numbers, or BIOIMG_MAX_PIXELS isn't one.
+        """
+        return cls(trial.image_size, trial.resize, _channels(trial.channels), _max_pixels())
+
+
+class Fact(NamedTuple):
+    """What is known of one image: content hash, size, kind as stored and depth as decoded; or why it can't be read."""
+
+    digest: str = ""
+    height: int = 0
+    width: int = 0
+    stored: str = ""
+    dtype: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """Pixels [N, size, size, 3] of the readable images, uint8 or not yet scaled uint16 or float32; a fact for every image."""
+
+    key: str
+    pixels: PixelArray
+    facts: tuple[Fact, ...]
+
+    @property
+    def readable(self) -> np.ndarray:
+        """Which images `pixels` holds: indices into `facts`."""
+        return np.flatnonzero([not fact.error for fact in self.facts])
+
+
+def read_images(listing: Listing, rule: Rule, *, skip_unreadable: bool = False, progress: Progress | None = None) -> Decoding:
+    """Decode the images of a listing, or take them from the cache if no file has changed since.
 
     Raises:
-        UserError: names the images that can't be read.
+        UserError: names the images that can't be read (all of them, if `skip_unreadable`), or that differ in depth.
     """
-    pixels = np.empty((len(listing), image_size, image_size, 3), np.uint8)
-    digests, unreadable = [""] * len(listing), {}
+    files = [listing.archive] if listing.archive else listing.files
+    key = cache.key(VERSION, rule, skip_unreadable, [(file.absolute(), *_stamp(file)) for file in files])
+    folder = cache.entry(f"images/{key}", lambda folder: _decode(listing, rule, skip_unreadable, progress, folder))
+    kept = json.loads((folder / "facts.json").read_text())
+    facts = tuple(Fact(*fact) for fact in kept["facts"])
+    return Decoding(key=key, pixels=opened(folder / "pixels", tuple(kept["shape"]), kept["dtype"]), facts=facts)
 
-    def one(position: int) -> None:
-        try:
-            image = decode(listing.files[position])
-        except Exception as error:  # decoders raise whatever they like on broken files
-            unreadable[listing.paths[position]] = _reason(error)
-            return
-        digests[position] = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()[:16]
-        pixels[position] = resized(image, image_size)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding and resizing release Python's lock
-        for done, _ in enumerate(pool.map(one, range(len(listing))), start=1):
-            if progress:
-                progress(done, len(listing))
-    if unreadable:
+def _channels(value: str | None) -> tuple[int, ...]:
+    planes = [plane.strip() for plane in value.split(",")] if value is not None else []
+    if len(planes) > 3 or not all(plane.isdecimal() for plane in planes):
         raise UserError(
-            f"{len(unreadable)} of {len(listing)} images in `data` can't be read: "
-            f"{listed(f'{path} ({unreadable[path]})' for path in sorted(unreadable))}. Mend or remove them."
+            f"the value of `channels` is {value!r}, but must be one to three numbers of planes from 0, as in 2,1,0."
         )
-    return ImageSet(
-        name=listing.name,
-        pixels=pixels,
-        labels=listing.labels,
-        classes=listing.classes,
-        paths=listing.paths,
-        groups=listing.groups,
-        parts=listing.parts,
-        digests=tuple(digests),
-    )
+    return tuple(map(int, planes))
 
 
-def decode(path: Path) -> np.ndarray:
-    """One image file as uint8 [height, width, 3], RGB, turned as its EXIF orientation says."""
-    with path.open("rb") as file:
-        if file.read(4) in TIFF_STARTS:
-            return _tiff(path)
-        file.seek(0)
-        with Image.open(file) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+def _max_pixels() -> int:
+    value = os.environ.get("BIOIMG_MAX_PIXELS", str(MAX_PIXELS))
+    if not value.isdecimal():
+        raise UserError(f"the value of the environment variable `BIOIMG_MAX_PIXELS` is {value!r}, but must be a whole number.")
+    return int(value)
 
 
-def _tiff(path: Path) -> np.ndarray:
-    with tifffile.TiffFile(path) as tiff:
-        pixels = tiff.asarray(maxworkers=1)
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"{pixels.dtype} pixels, not 8-bit ones")
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
-        raise ValueError(f"planes of shape {pixels.shape}, neither grey nor RGB")
-    return np.ascontiguousarray(pixels[..., :3])
+def _stamp(file: Path) -> tuple[int, ...]:
+    """Tells without reading it whether a file is still the same; () for one that can't be looked at."""
+    try:
+        status = file.stat()
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def resized(image: np.ndarray, size: int) -> np.ndarray:
-    """An image at `size` x `size`."""
-    return (
-        image
-        if image.shape[:2] == (size, size)
-        else np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-    )
+def _decode(listing: Listing, rule: Rule, skip_unreadable: bool, progress: Progress | None, folder: Path) -> None:
+    facts: list[Fact] = []
+    (folder / "pixels").touch()
+    for fact in _facts(listing, rule, folder / "pixels"):
+        facts.append(fact)
+        if progress:
+            progress(len(facts), len(listing))
+    _require_readable(listing, facts, skip_unreadable)
+    dtype = _one_depth(listing, facts)
+    shape = _close_gaps(folder / "pixels", facts, (rule.image_size, rule.image_size, 3), dtype)
+    (folder / "facts.json").write_text(json.dumps({"shape": shape, "dtype": dtype, "facts": facts}))
+
+
+def _facts(listing: Listing, rule: Rule, target: Path) -> Iterator[Fact]:
+    """Put the pixels of each image into its row of the target, and tell of each in order."""
+    if listing.archive:
+        yield from _place(enumerate(archive.images(listing.archive)), rule, target)
+        return
+    size = sum(stamp[0] for file in listing.files if (stamp := _stamp(file)))
+    numbered, step = list(enumerate(listing.files)), max(1, min(64, CHUNK * len(listing) // max(size, 1)))
+    chunks = [numbered[start : start + step] for start in range(0, len(numbered), step)]
+    if size < WORTH_PROCESSES:
+        yield from (fact for chunk in chunks for fact in _read_files(chunk, rule, target))
+        return
+    jobs = (joblib.delayed(_read_files)(chunk, rule, target) for chunk in chunks)
+    for facts in joblib.Parallel(n_jobs=joblib.cpu_count(), return_as="generator", idle_worker_timeout=10)(jobs):
+        yield from facts  # type: ignore[misc]
+
+
+def _read_files(files: Iterable[tuple[int, Path]], rule: Rule, target: Path) -> list[Fact]:
+    with without_pillow_limit():
+        return list(_place(((number, _attempt(file, rule)) for number, file in files), rule, target))
+
+
+def _attempt(file: Path, rule: Rule) -> Decoded | Exception:
+    try:
+        return decode(file, rule.channels, rule.max_pixels)
+    except Exception as error:  # decoders raise whatever they like on broken files
+        return error
+
+
+def _place(images: Iterable[tuple[int, Decoded | Exception]], rule: Rule, target: Path) -> Iterator[Fact]:
+    with target.open("r+b", buffering=0) as rows:
+        for number, image in images:
+            if isinstance(image, Exception):
+                yield Fact(error=_reason(image))
+                continue
+            pixels = np.ascontiguousarray(fitted(image.pixels, rule.image_size, rule.resize))
+            if os.pwrite(rows.fileno(), pixels.data, number * pixels.nbytes) != pixels.nbytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            height, width = image.pixels.shape[:2]
+            yield Fact(_digest(image.pixels), height, width, image.stored, str(pixels.dtype))
+
+
+def _digest(pixels: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode())
+    digest.update(pixels.data)
+    return digest.hexdigest()[:16]
+
+
+def _close_gaps(file: Path, facts: list[Fact], shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
+    """Take the rows of unreadable images out."""
+    readable = [row for row, fact in enumerate(facts) if not fact.error]
+    if len(readable) < len(facts):
+        rows, closed = FilePixels(file, (len(facts), *shape), dtype), file.with_suffix(".closed")
+        with closed.open("wb") as target:
+            target.writelines(rows[row].data for row in readable)
+        closed.replace(file)
+    return len(readable), *shape
 
 
 def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0].split(" <")[0] if str(error) else type(error).__name__
+    """The first line of what a decoder says, without the address of its file object."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error).splitlines()[0].split(" <_io")[0] if str(error) else type(error).__name__
+
+
+def _require_readable(listing: Listing, facts: list[Fact], skip: bool) -> None:
+    broken = [f"{path} ({fact.error})" for path, fact in zip(listing.paths, facts, strict=True) if fact.error]
+    if broken and (not skip or len(broken) == len(facts)):
+        raise UserError(
+            f"{len(broken)} of {len(listing)} images in `data` can't be read: {listed(broken)}. "
+            "Mend or remove them, or pass over them with --skip-unreadable."
+        )
+
+
+def _one_depth(listing: Listing, facts: list[Fact]) -> str:
+    paths: dict[str, list[str]] = {}
+    for path, fact in zip(listing.paths, facts, strict=True):
+        if not fact.error:
+            paths.setdefault(fact.dtype, []).append(path)
+    if len(paths) > 1:
+        held = "; ".join(f"{len(some)} of {dtype}: {', '.join(some[:3])}" for dtype, some in paths.items())
+        raise UserError(
+            f"the images in `data` have different depths, so that their brightness can't be compared: {held}. "
+            "Convert them to one."
+        )
+    return next(iter(paths))

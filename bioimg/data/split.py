@@ -1,16 +1,16 @@
 """Which images train, validate and test. Fixed whatever the trial's seed is: all seeds compare on the same test images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import permutations
 from typing import Protocol
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from bioimg.config import TrialConfig, UserError
-from bioimg.data.imageset import PARTS, TEST, TRAIN, VAL, Split
+from bioimg.data.imageset import PARTS, TEST, TRAIN, VAL, ImageSet, Split
+from bioimg.data.listing import listed
 
-FRACTIONS = np.array([0.68, 0.16, 0.16])
+FRACTIONS = (0.68, 0.16, 0.16)
 FEWEST = 7
 """Images that a class needs, so that 16 % of them are at least one."""
 DRAWS = 16
@@ -31,23 +31,56 @@ class Labelled(Protocol):
 
 
 def split(images: Labelled, trial: TrialConfig) -> Split:
-    """Divide the images as `trial.split` says.
+    """Divide the images as `trial.split`, `trial.folds` and `trial.fold` say.
 
     Raises:
         UserError: the images don't allow it; says which classes, groups or parts are missing.
     """
-    part = {"stratified": _stratified, "grouped": _grouped, "folder": _folder}[trial.split](images)
+    cut = {"stratified": _stratified, "grouped": _grouped, "folder": _folder}[trial.split]
+    part = cut(images, trial)
     train, val, test = (np.flatnonzero(part == which) for which in (TRAIN, VAL, TEST))
-    return Split(train=train, val=val, test=test, leaks_groups=_leaks(part, images.groups))
+    decoded = images if isinstance(images, ImageSet) else None
+    duplicates = _shared(part, decoded.digests) if decoded else np.empty(0, int)
+    return Split(
+        train=train,
+        val=val,
+        test=test,
+        leaks_groups=bool(len(_shared(part, images.groups))) if images.groups is not None else None,
+        duplicates=int(np.count_nonzero(part[duplicates] != TRAIN)),
+        fingerprint=decoded.fingerprint_of(part) if decoded else None,
+    )
 
 
-def _stratified(images: Labelled) -> np.ndarray:
-    counts = np.bincount(images.labels, minlength=len(images.classes))
-    if few := [f"{name} ({n})" for name, n in zip(images.classes, counts, strict=True) if n < FEWEST]:
-        raise UserError(
-            f"the value of `split` is 'stratified', which needs at least {FEWEST} images of each class; there are too few of: "
-            f"{', '.join(few)}. Add images, or take these classes out of `data`."
+def warnings(images: ImageSet, trial: TrialConfig) -> list[str]:
+    """What makes results on this split too good, in sentences for the console and for captions."""
+    cut, said = split(images, trial), []
+    if cut.leaks_groups:
+        said.append(
+            f"images of one group are in more than one part, since `split` is {trial.split!r}: results are too good for new "
+            "groups. Use --split grouped."
         )
+    if cut.duplicates:
+        said.append(
+            f"{cut.duplicates} of the {len(cut.val) + len(cut.test)} validation and test images have an exact copy in another "
+            "part: results are too good. Remove copies; `bioimg data` lists them."
+        )
+    if images.unreadable_skipped:
+        said.append(f"{images.unreadable_skipped} unreadable images were passed over.")
+    return said
+
+
+def _stratified(images: Labelled, trial: TrialConfig) -> np.ndarray:
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    fewest = trial.folds or FEWEST
+    if few := [f"{name} ({n})" for name, n in zip(images.classes, counts, strict=True) if n < fewest]:
+        raise UserError(
+            f"the value of `split` is 'stratified', which needs at least {fewest} images of each class; there are too few of: "
+            f"{listed(few)}. Add images, or take these classes out of `data`."
+        )
+    if trial.folds:
+        return _rotated(next(_folds(images.labels, None, trial.folds)), trial.fold, trial.folds)
+    from sklearn.model_selection import train_test_split  # takes a second, which decoding processes needn't wait
+
     held_out = round(FRACTIONS[TEST] * len(images.labels))
     rest, test = train_test_split(np.arange(len(images.labels)), test_size=held_out, stratify=images.labels, random_state=0)
     _, val = train_test_split(rest, test_size=held_out, stratify=images.labels[rest], random_state=0)
@@ -56,31 +89,26 @@ def _stratified(images: Labelled) -> np.ndarray:
     return part
 
 
-def _folder(images: Labelled) -> np.ndarray:
-    way_out = "Use --split stratified or --split grouped, or make such folders."
+def _folder(images: Labelled, trial: TrialConfig) -> np.ndarray:
+    way_out = "Use --split stratified or grouped, or give `data` such parts."
     if images.parts is None:
-        raise UserError(f"the value of `split` is 'folder', but `data` has no folders train, val and test. {way_out}")
+        raise UserError(f"the value of `split` is 'folder', but `data` has no parts train, val and test. {way_out}")
     if missing := [name for part, name in enumerate(PARTS) if part not in images.parts]:
         raise UserError(f"the value of `split` is 'folder', but `data` has no images in: {', '.join(missing)}. {way_out}")
     trained = np.unique(images.labels[images.parts == TRAIN])
     if unseen := [name for label, name in enumerate(images.classes) if label not in trained]:
-        raise UserError(f"the value of `split` is 'folder', but classes have no image in train: {', '.join(unseen)}. {way_out}")
+        raise UserError(f"the value of `split` is 'folder', but classes have no image in train: {listed(unseen)}. {way_out}")
     return images.parts
 
 
-def _grouped(images: Labelled) -> np.ndarray:
-    """Of some random allotments, the one whose classes come closest to 68/16/16 % and none is missing anywhere."""
+def _grouped(images: Labelled, trial: TrialConfig) -> np.ndarray:
+    """Of some random allotments, the one whose classes are spread most evenly and none is missing anywhere."""
     groups = _groups(images)
-    best = min(_allotments(images.labels, groups), key=lambda part: _imbalance(part, images.labels), default=None)
-    if best is None or np.isinf(_imbalance(best, images.labels)):
-        counts = [len(np.unique(groups[images.labels == label])) for label in range(len(images.classes))]
-        listed = ", ".join(f"{name} ({n})" for name, n in zip(images.classes, counts, strict=True))
-        raise UserError(
-            "the value of `split` is 'grouped', which needs every class in train, val and test with no group in two of them; "
-            f"these groups don't allow it. Groups that hold each class: {listed}. Add groups, or use --split stratified, "
-            "whose results then are too good for new groups."
-        )
-    return best
+    allotments = _cross_validations(images.labels, groups, trial.folds) if trial.folds else _sixths(images.labels, groups)
+    best = min(allotments, key=lambda allotment: allotment[0], default=(np.inf, []))
+    if np.isinf(best[0]):
+        raise _refusal(images, groups, trial.folds)
+    return best[1][trial.fold]
 
 
 def _groups(images: Labelled) -> np.ndarray:
@@ -91,36 +119,73 @@ def _groups(images: Labelled) -> np.ndarray:
         )
     groups = np.unique(images.groups, return_inverse=True)[1]
     if groups.max() < 2:
-        names = ", ".join(sorted(set(images.groups)))
         raise UserError(
-            f"the value of `split` is 'grouped', which needs at least three groups; there are only these: {names}. "
-            "Check `group_pattern`, or use --split stratified."
+            "the value of `split` is 'grouped', which needs at least three groups; there are only these: "
+            f"{', '.join(sorted(set(images.groups)))}. Check `group_pattern`, or use --split stratified."
         )
     return groups
 
 
-def _allotments(labels: np.ndarray, groups: np.ndarray) -> Iterator[np.ndarray]:
-    """Parts by sixths of the images (thirds or so where groups are few): one tests, one validates, the rest train."""
+def _refusal(images: Labelled, groups: np.ndarray, folds: int) -> UserError:
+    counts = [len(np.unique(groups[images.labels == label])) for label in range(len(images.classes))]
+    held = ", ".join(f"{name} ({n})" for name, n in zip(images.classes, counts, strict=True))
+    return UserError(
+        f"the value of `split` is 'grouped', which needs every class in train, val and test{' of every fold' if folds else ''} "
+        f"with no group in two of them; these groups don't allow it. Groups that hold each class: {held}. Add groups, "
+        f"{'use fewer --folds, ' if folds else ''}or use --split stratified, whose results then are too good for new groups."
+    )
+
+
+Allotment = tuple[float, list[np.ndarray]]
+"""How uneven it is (infinite: a class is missing somewhere), and the part of each image, once for each fold."""
+
+
+def _sixths(labels: np.ndarray, groups: np.ndarray) -> Iterator[Allotment]:
+    """One sixth of the images tests and one validates; thirds or so where groups are few."""
     folds = min(6, len(np.unique(groups)), np.bincount(labels).min())
-    for draw in range(DRAWS if folds > 2 else 0):
-        cut = StratifiedGroupKFold(folds, shuffle=True, random_state=draw).split(labels, labels, groups)
-        fold = np.empty(len(labels), int)
-        for number, (_, held_out) in enumerate(cut):
-            fold[held_out] = number
+    for fold in _folds(labels, groups, folds):
         for val, test in permutations(range(folds), 2):
-            yield np.select([fold == val, fold == test], [VAL, TEST], TRAIN)
+            part = np.select([fold == val, fold == test], [VAL, TEST], TRAIN)
+            yield _unevenness(part, labels, FRACTIONS), [part]
 
 
-def _imbalance(part: np.ndarray, labels: np.ndarray) -> float:
-    """How far the classes' shares in the parts are from 68/16/16 %; infinite where a class is missing from one."""
+def _cross_validations(labels: np.ndarray, groups: np.ndarray, folds: int) -> Iterator[Allotment]:
+    if folds > min(len(np.unique(groups)), np.bincount(labels).min()):
+        return
+    for fold in _folds(labels, groups, folds):
+        parts = [_rotated(fold, test, folds) for test in range(folds)]
+        yield max(_unevenness(part, labels, (1 - 2 / folds, 1 / folds, 1 / folds)) for part in parts), parts
+
+
+def _folds(labels: np.ndarray, groups: np.ndarray | None, folds: int) -> Iterator[np.ndarray]:
+    """The fold of each image, drawn some times."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    cutter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    for draw in range(DRAWS if folds > 2 else 0):
+        fold = np.empty(len(labels), int)
+        for number, (_, held_out) in enumerate(cutter(folds, shuffle=True, random_state=draw).split(labels, labels, groups)):
+            fold[held_out] = number
+        yield fold
+
+
+def _rotated(fold: np.ndarray, test: int, folds: int) -> np.ndarray:
+    """One fold tests, the next one validates, the rest train."""
+    return np.select([fold == test, fold == (test + 1) % folds], [TEST, VAL], TRAIN)
+
+
+def _unevenness(part: np.ndarray, labels: np.ndarray, fractions: tuple[float, float, float]) -> float:
+    """How far the classes' shares in the parts are from what they should be; infinite where a class is missing from one."""
     counts = np.zeros((labels.max() + 1, len(PARTS)))
     np.add.at(counts, (labels, part), 1)
     if not counts.all():
         return np.inf
-    return float(np.abs(counts / counts.sum(axis=1, keepdims=True) - FRACTIONS).sum())
+    return float(np.abs(counts / counts.sum(axis=1, keepdims=True) - fractions).sum())
 
 
-def _leaks(part: np.ndarray, groups: Sequence[str] | None) -> bool | None:
-    if groups is None:
-        return None
-    return len(set(zip(groups, part.tolist(), strict=True))) > len(set(groups))
+def _shared(part: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """Images whose name, a group or a digest, is in more than one part."""
+    parts: dict[str, set[int]] = {}
+    for name, which in zip(names, part.tolist(), strict=True):
+        parts.setdefault(name, set()).add(which)
+    return np.flatnonzero([len(parts[name]) > 1 for name in names])

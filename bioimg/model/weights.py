@@ -74,17 +74,23 @@ def fit(tensors: Mapping[str, torch.Tensor], model: torch.nn.Module, head: str, 
     """
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if not name.startswith(f"{head}.")}
     found = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{head}.")}
-    problems = [f"missing {name}" for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
-    problems += [f"unexpected {name}" for name in found if name not in wanted]
-    problems += [
-        f"{name} is {tuple(found[name].shape)}, not {tuple(shape)}"
-        for name, shape in wanted.items()
-        if name in found and found[name].shape != shape
-    ]
-    if problems:
-        listed = "; ".join(problems[:10]) + (f"; ... ({len(problems)} in all)" if len(problems) > 10 else "")
-        raise UserError(f"the value of `weights` is {weights!r}, but its tensors must be those of `model`: {listed}.")
+    problems = {
+        "missing": [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")],
+        "unexpected": [name for name in found if name not in wanted],
+        "of another shape": [
+            f"{name} ({tuple(found[name].shape)} for {tuple(shape)})"
+            for name, shape in wanted.items()
+            if name in found and found[name].shape != shape
+        ],
+    }
+    if any(problems.values()):
+        told = "; ".join(f"{kind}: {_first(names)}" for kind, names in problems.items() if names)
+        raise UserError(f"the value of `weights` is {weights!r}, but its tensors must be those of `model`. {told}.")
     return found
+
+
+def _first(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def _fetch(named: WeightsEnum) -> dict[str, torch.Tensor]:

@@ -43,9 +43,14 @@ def _stages(trial: TrialConfig, classes: int) -> list[dict[str, object]]:
 
     from bioimg.model.build import build
 
-    model, shapes = build(trial, classes).model.eval(), {}
+    model = build(trial, classes).model.eval()
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, module in model.named_children():
-        module.register_forward_hook(lambda _, __, out, name=name: shapes.update({name: tuple(out.shape[1:])}))
+
+        def note(_: object, __: object, output: torch.Tensor, name: str = name) -> None:
+            shapes[name] = tuple(output.shape[1:])
+
+        module.register_forward_hook(note)
     with torch.inference_mode():
         model(torch.zeros(1, 3, trial.image_size, trial.image_size))
     return [

@@ -15,6 +15,7 @@ from bioimg.results.store import Results
 
 SETTINGS = ("weights", "batch_size", "freeze")
 MOST_FOR_PAIRS = 60
+TIMES = ("train_seconds", "wait_seconds", "features_seconds", "device_seconds")
 
 
 def settings(results: Results) -> list[str]:
@@ -141,11 +142,11 @@ def cost(results: Results, lang: str = "en", price: float | None = None) -> Tabl
         epochs_cached=trials["epochs_run"].where(trials["features"].eq("cached"), 0),
     )
     values = values.assign(price=values["device_seconds"] / 3600 * price if price is not None else None)
-    measured = ["train_seconds", "wait_seconds", "device_seconds", "seconds_stopped", "price"]
+    measured = [*TIMES, "seconds_stopped", "price"]
     total = values[[*measured, "epochs_run", "epochs_stopped", "epochs_cached"]].astype(float).sum(min_count=1)
     values = pd.concat([values, total.to_frame().T.assign(status=text("total", lang))], ignore_index=True)
     shown = [
-        *(Column(name=name, kind="seconds") for name in ("train_seconds", "wait_seconds", "device_seconds")),
+        *(Column(name=name, kind="seconds") for name in TIMES),
         *(Column(name=name, kind="count") for name in ("epochs_run", "epochs_stopped")),
         Column(name="seconds_stopped", kind="seconds"),
         Column(name="epochs_cached", kind="count"),

@@ -37,6 +37,7 @@ HEADERS = {
     "epochs_run": ("epochs run", "已訓練週期數"),
     "epochs_stopped": ("epochs saved by stopping", "提前停止省下的週期數"),
     "seconds_stopped": ("time saved by stopping, estimated (min:s)", "提前停止省下的時間，估計 (分:秒)"),
+    "features_seconds": ("computing features (min:s)", "計算特徵 (分:秒)"),
     "epochs_cached": ("epochs on cached features", "使用快取特徵的週期數"),
     "price": ("price", "費用"),
     "balanced_accuracy": ("balanced acc. (%)", "平衡準確率 (%)"),
@@ -155,6 +156,11 @@ TEXTS = {
         "WARNING: the split ignores known groups: images of one group are in training and in test, so accuracies are too high.",
         "警告：資料切分未考慮已知分組，同一組的影像同時在訓練集與測試集，準確率因而偏高。",
     ),
+    "duplicate_images_across_splits": (
+        "WARNING: {n} validation and test images have an exact copy in another part of the split: accuracies are too high.",
+        "警告：驗證與測試影像中有 {n} 張在其他切分中有完全相同的影像，準確率因而偏高。",
+    ),
+    "unreadable_skipped": ("{n} images couldn't be read and were left out.", "有 {n} 張影像無法讀取，未納入。"),
     "unknown_groups": (
         "Groups (slides, patients) aren't known: if images of one lie on both sides of the split, accuracies are too high.",
         "分組（切片、病人）未知：若同一組的影像同時在切分兩側，準確率會偏高。",

@@ -40,17 +40,18 @@ def claims(results: Results) -> Claims:
 
 
 def _headline(results: Results, key: str, name: str, pairs: pd.DataFrame) -> str:
-    row = results.trials.set_index("key").loc[key]
+    row = results.trials[results.trials["key"].eq(key)].iloc[0]
+    n, share = int(row["test_images"]), float(row["test_accuracy"])
     ties, compared = int(pairs["holds"].eq(False).sum()), int(pairs["holds"].notna().sum())
-    low, high = statistics.wilson(round(row["test_accuracy"] * row["test_images"]), int(row["test_images"]))
-    accuracy = f"{100 * row['test_accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {row['test_images']} test images"
+    low, high = statistics.wilson(round(share * n), n)
+    accuracy = f"{100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {n} test images"
     rest = f"of {compared} others {ties} can't be told from it" if compared else "nothing else was completed to compare it with"
     return f"Validation chose {name}: {accuracy}; {rest}."
 
 
 def _names(results: Results) -> dict[str, str]:
     fields = varied(results.trials)
-    return {key: configuration(row, fields) for key, row in results.trials.set_index("key").iterrows()}
+    return {str(key): configuration(row, fields) for key, row in results.trials.set_index("key").iterrows()}
 
 
 def _ended(trials: pd.DataFrame) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """The commands `bioimg report` and `bioimg verify`. What they need is imported when they run, so that their help is instant."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -121,7 +120,9 @@ def open_results(folder: Path) -> "Results":
 
     try:
         results = store.read(folder)
-    except (json.JSONDecodeError, OSError) as error:  # pyarrow's errors of broken files are OSErrors
+    except UserError:
+        raise
+    except (ValueError, OSError) as error:  # of json and of pyarrow
         raise UserError(
             f"the results in {folder} can't be read: {error}. Copy the folder again, or rerun the experiment."
         ) from error

@@ -29,13 +29,19 @@ def _warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]
         yield text("synthetic", lang)
     if not results.experiment.get("complete", True):
         yield text("incomplete", lang, ended=len(results.trials))
-    differing = [name for name in MIXED if shown[name].nunique(dropna=False) > 1]
+    folds = shown["fold"].nunique() > 1 if "fold" in shown else False
+    mixed = [name for name in MIXED if not (folds and name == "test_images")]  # folds need not be of one size
+    compared = shown[shown["status"].eq("completed")]
+    differing = [name for name in mixed if compared[name].nunique(dropna=False) > 1]
     if differing:
         yield text("mixed", lang, what=", ".join(differing))
     if shown["epochs"].nunique() > 1:
         yield text("epochs_differ", lang, epochs=listed(sorted(shown["epochs"].unique())))
     if shown["split_leaks_groups"].eq(True).any():
         yield text("leak", lang)
+    for name in ("duplicate_images_across_splits", "unreadable_skipped"):
+        if name in shown and shown[name].max() > 0:
+            yield text(name, lang, n=int(shown[name].max()))
 
 
 def _data(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """A table before it has a format: raw values, how a column is read, what must be said with it; and the one rule of rounding."""
 
+import functools
 import math
 import unicodedata
 from collections.abc import Mapping
@@ -57,10 +58,17 @@ class Table:
     def headers(self) -> list[str]:
         return [clean(column.title or header(column.name, self.lang)) for column in self.columns]
 
+    def records(self) -> list[dict[str, Any]]:
+        """Every row as raw values by name."""
+        return [{str(name): value for name, value in row.items()} for row in self.values.to_dict("records")]
+
     def cells(self) -> list[list[str]]:
         """Every row as text, rounded for reading."""
-        records = self.values.to_dict("records")
-        return [[cell(column, record) for column in self.columns] for record in records]
+        return self._cells
+
+    @functools.cached_property
+    def _cells(self) -> list[list[str]]:
+        return [[cell(column, record) for column in self.columns] for record in self.records()]
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ def digits(halfwidth: float, default: int = 1) -> int:
     return min(2, max(0, 1 - math.floor(math.log10(halfwidth))))
 
 
+@functools.lru_cache(maxsize=10_000)
 def clean(text: object) -> str:
     """A text from the data on one line, without control characters and bidirectional overrides, cut if very long."""
     line = " ".join(str(text).split())

@@ -35,7 +35,7 @@ IMAGES = {
 KINDS: dict[str, Kind] = {
     **dict.fromkeys((*IMAGES, *SCORES), "share"),
     **dict.fromkeys(("final_train_loss", "best_val_loss"), "loss"),
-    **dict.fromkeys(("train_seconds", "wait_seconds"), "seconds"),
+    **dict.fromkeys(("train_seconds", "wait_seconds", "features_seconds"), "seconds"),
     **dict.fromkeys(("learning_rate", "weight_decay"), "number"),
     **dict.fromkeys(("best_val_loss_epoch", "epochs_run", "runs", "trained_parameters"), "count"),
     **dict.fromkeys(("batch_size", "epochs", "image_size", "seed", "fold", "workers", *set(IMAGES.values())), "count"),
@@ -70,14 +70,17 @@ def comparison(
     keys = list(group_by) or [name for name in FIELDS if name in {*SETTINGS, *varied(results.trials)}]
     together = bool(group_by) or (repeated(chosen) and not single)
     table = _aggregated(measured, _known(keys, measured, "group_by"), lang) if together else _worded(measured, lang)
-    if not group_by:
+    pairs = pd.DataFrame()
+    if not group_by and (not columns or "standing" in columns):
+        pairs = _against_best(part)
         arms = table["key"].map(dict(zip(chosen["key"], configurations(chosen), strict=True)))
-        table = table.assign(standing=arms.map(standings(part)).map(lambda word: text(word, lang), na_action="ignore"))
+        table = table.assign(standing=arms.map(_standings(part, pairs)).map(lambda word: text(word, lang), na_action="ignore"))
     table = order(table, sort).reset_index(drop=True)
     repeats = [name for name in REPEATS if name in table and not together and repeated(chosen)]
     shown = _known(columns or [*keys, *repeats, *MEASURES, *_last(table, together)], table, "columns")
     caption = text("comparison", lang, trials=len(chosen), all=len(results.trials), data=results.experiment["data"]["name"])
-    said = notes(results, chosen, lang, *_explained(part, shown, together, lang))
+    empty = () if len(chosen) else (text("none", lang),)
+    said = notes(results, chosen, lang, *empty, *_explained(pairs, shown, together, lang))
     shown_columns = tuple(column(name, table, name in keys + repeats) for name in shown)
     return Table(
         name="comparison",
@@ -97,19 +100,21 @@ def column(name: str, values: pd.DataFrame, identity: bool = False) -> Column:
     return Column(name=name, kind=kind, identity=identity, digits=_digits(name, kind, values), interval=interval)
 
 
-def standings(results: Results) -> dict[str, str]:
-    """Of each completed configuration: best, tie, better or worse on the test images than the best by validation."""
+def _against_best(results: Results) -> pd.DataFrame:
     key = statistics.best(results)
-    if key is None:
-        return {}
-    pairs = statistics.paired(results, key)
+    return statistics.paired(results, key) if key else pd.DataFrame()
+
+
+def _standings(results: Results, pairs: pd.DataFrame) -> dict[str, str]:
+    """Of each completed configuration: best by validation, or tie, better or worse than that one on the test images."""
     words = {True: "better", False: "worse"}
     judged = {
         row["a"]: words[row["difference"] > 0] if row["holds"] else "tie"
         for row in pairs.to_dict("records")
         if row["holds"] is not None
     }
-    return {key: "best", **judged}
+    key = statistics.best(results)
+    return {key: "best", **judged} if key else {}
 
 
 def _digits(name: str, kind: Kind, values: pd.DataFrame) -> int:
@@ -192,13 +197,11 @@ def _counted(states: pd.Series, lang: str) -> str:
     return ", ".join(text(f"count_{s}", lang, n=counts[s]) for s in ("completed", "stopped", "failed") if s in counts)
 
 
-def _explained(results: Results, shown: Sequence[str], together: bool, lang: str) -> list[str]:
+def _explained(pairs: pd.DataFrame, shown: Sequence[str], together: bool, lang: str) -> list[str]:
     """What the columns mean."""
     said = [text("definitions", lang, interval="Wilson"), text("selection", lang)]
     if together:
         said.append(text("repeats", lang))
-    key = statistics.best(results)
-    if "standing" in shown and key is not None:
-        tests = statistics.paired(results, key)["test"].dropna().unique()
-        said.append(text("standing", lang, tests=listed(tests) or "–"))
-    return said if len(results.trials) else [text("none", lang)]
+    if "standing" in shown and len(pairs):
+        said.append(text("standing", lang, tests=listed(pairs["test"].dropna().unique()) or "–"))
+    return said

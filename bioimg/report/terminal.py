@@ -17,7 +17,11 @@ from bioimg.results.store import Results
 MOST = 40
 """Rows (and claims) that are printed; files hold all."""
 
-LEAST = ("best_val_loss", "test_accuracy", "train_seconds", "runs", "status", "standing")
+LEAST = ("test_accuracy", "standing", "status", "runs", "best_val_loss", "train_seconds")
+"""Of the measures what is printed where the terminal is too narrow for all, the most important first."""
+
+TEXT = 24
+"""Characters of a text before it is folded."""
 
 
 def show(results: Results, tables: Sequence[Table], out: Path, console: Console | None = None) -> None:
@@ -50,15 +54,13 @@ def show_verdict(file: Path, verdict: Verdict, console: Console | None = None) -
 
 def _show_table(table: Table, console: Console) -> None:
     cells = table.cells()[:MOST]
-    widths = [
-        max([*map(width, name.split()), *(width(row[n]) for row in cells)], default=1) for n, name in enumerate(table.headers)
-    ]
+    widths = [max(1, *map(width, name.split()), min(TEXT, _widest(cells, n))) for n, name in enumerate(table.headers)]
     places = _fitting(table, widths, console.width)
     grid = Grid(title=Text(table.caption), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for place in places:
         text = table.columns[place].identity or table.columns[place].kind == "text"
         name = fill(table.headers[place], widths[place], break_long_words=False)
-        grid.add_column(Text(name), justify="left" if text else "right", overflow="fold")
+        grid.add_column(Text(name), justify="left" if text else "right", overflow="fold", no_wrap=not text)
     for row in cells:
         grid.add_row(*(Text(row[place]) for place in places))
     console.print(grid)
@@ -67,6 +69,10 @@ def _show_table(table: Table, console: Console) -> None:
         console.print(Text(f"Not shown here: {'; '.join(left_out)}."), style="dim")
     for note in table.notes:
         console.print(Text(f"- {note}"), style="yellow bold" if "WARNING" in note or "警告" in note else "dim")
+
+
+def _widest(cells: Sequence[Sequence[str]], place: int) -> int:
+    return max((width(row[place]) for row in cells), default=1)
 
 
 def _rows_left(table: Table) -> list[str]:
@@ -80,11 +86,15 @@ def _columns_left(table: Table, places: Sequence[int]) -> list[str]:
 
 
 def _fitting(table: Table, widths: Sequence[int], room: int) -> list[int]:
-    """All columns if their cells fit; else those that tell rows apart and what matters most."""
-    everything = list(range(len(table.columns)))
-    most = [n for n in everything if table.columns[n].identity or table.columns[n].name in LEAST]
-    fits = sum(widths) + 3 * len(widths) <= room
-    return everything if fits or not set(LEAST) & {column.name for column in table.columns} else most
+    """All columns if their cells fit; else those that tell rows apart and as many of what matters most as fit."""
+    names = [column.name for column in table.columns]
+    if sum(widths) + 3 * len(widths) <= room or not set(LEAST) & set(names):
+        return list(range(len(names)))
+    places = [n for n, column in enumerate(table.columns) if column.identity]
+    for place in (names.index(name) for name in LEAST if name in names):
+        if sum(widths[n] + 3 for n in (*places, place)) <= room:
+            places.append(place)
+    return sorted(places)
 
 
 def _show_claims(results: Results, console: Console) -> None:

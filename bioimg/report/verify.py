@@ -144,7 +144,7 @@ class _Rows:
         self.values = [(column, place) for column, place in places if not column.identity]
         values = reference.values
         self.known = {column.name: list(map(_setting, values[column.name].unique())) for column, _ in self.identity}
-        self.records = values.to_dict("records")
+        self.records = reference.records()
         self.by_identity: dict[tuple[str, ...], list[dict[str, Any]]] = {}
         for record in self.records:
             name = tuple(_setting(record[column.name]) for column, _ in self.identity)

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from bioimg.config import TrialConfig
 
-_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), str | None: pa.string()}
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str | None: pa.string()}
 
 TRIALS = pa.schema(
     [
@@ -20,6 +20,8 @@ TRIALS = pa.schema(
         pa.field("val_images", pa.int64()),
         pa.field("test_images", pa.int64()),
         pa.field("split_leaks_groups", pa.bool_()),
+        pa.field("duplicate_images_across_splits", pa.int64()),
+        pa.field("unreadable_skipped", pa.int64()),
         # how it ran
         pa.field("device", pa.string()),
         pa.field("precision_used", pa.string()),
@@ -43,9 +45,15 @@ TRIALS = pa.schema(
         # what it cost
         pa.field("train_seconds", pa.float64()),
         pa.field("wait_seconds", pa.float64()),
+        pa.field("started_at", pa.timestamp("us", "UTC")),
+        pa.field("ended_at", pa.timestamp("us", "UTC")),
     ]
 )
-"""One row per trial. `status` is completed, stopped (by early stopping, after `epochs_run` epochs) or failed (with `error`)."""
+"""One row per trial. `status` is completed, stopped (by early stopping, after `epochs_run` epochs) or failed (with `error`).
+
+`train_seconds` is training and validation alone, `wait_seconds` everything else from the moment a lane took the trial, both
+summed over the epochs and the last attempt. `started_at` is when its first batch began, `ended_at` when its row was written.
+"""
 
 EPOCHS = pa.schema(
     [

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from bioimg.config import TrialConfig
+from bioimg.data.pixels import PixelArray
 from bioimg.model.weights import Normalisation
 from bioimg.training.distributed import Group
 
@@ -59,7 +60,7 @@ def boundaries(images: int, batch_size: int) -> list[tuple[int, int]]:
 class Pixels:
     """Images on the device, normalised and turned when they are asked for."""
 
-    def __init__(self, pixels: np.ndarray, normalisation: Normalisation, device: torch.device) -> None:
+    def __init__(self, pixels: PixelArray, normalisation: Normalisation, device: torch.device) -> None:
         self._pixels, self._device = pixels, device
         mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in normalisation)
         self._scale, self._shift = 1 / (255 * std), -mean / std

@@ -1,6 +1,7 @@
 """One trial from where it stands to its end, with everything it leaves on disk: what a `for` loop and a lane share."""
 
 import dataclasses
+import datetime
 import time
 import traceback
 from collections.abc import Callable
@@ -47,6 +48,7 @@ def run_trial(trial: TrialConfig, images: ImageSet, place: Place, go_on: GoOn) -
         checkpoint.load(run, place.store.checkpoint(trial.key))
         if 0 < len(run.history) < trial.epochs and not go_on(run.history[-1]):  # its answer may have been lost
             return record.end("stopped", run)
+        record.start()
         for epoch in train(run):
             record.epoch(run)
             if not go_on(epoch) and epoch.epoch < trial.epochs:
@@ -69,8 +71,12 @@ class _Record:
     def __init__(self, trial: TrialConfig, images: ImageSet, place: Place) -> None:
         self._trial, self._images, self._place = trial, images, place
         self._idle_since = time.perf_counter()
+        self._started_at: datetime.datetime | None = None
         self._writes = place.group.rank == 0
         self._folder = place.store.checkpoint(trial.key)
+
+    def start(self) -> None:
+        self._started_at = _now()
 
     def epoch(self, run: Run) -> None:
         self._idle_since += run.history[-1].seconds
@@ -115,10 +121,13 @@ class _Record:
             **dataclasses.asdict(self._trial),
             "data_fingerprint": self._images.fingerprint,
             "synthetic": self._images.synthetic,
+            "unreadable_skipped": self._images.unreadable_skipped,
             "device": _device(self._place.device),
             "status": status,
             **summary(epochs),
             "wait_seconds": time.perf_counter() - self._idle_since,
+            "started_at": self._started_at,
+            "ended_at": _now(),
             **more,
         }
         self._place.store.write("epochs", self._trial.key, epochs)
@@ -131,6 +140,7 @@ def _about(run: Run) -> dict[str, Any]:
         "val_images": len(run.split.val),
         "test_images": len(run.split.test),
         "split_leaks_groups": run.split.leaks_groups,
+        "duplicate_images_across_splits": run.split.duplicates,
         "precision_used": str(run.dtype).removeprefix("torch."),
         "batch_norm": run.batch_norm,
         "features": "computed" if run.features_seconds is None else "cached",
@@ -154,6 +164,10 @@ def _predictions(run: Run, part: str, indices: np.ndarray, logits: torch.Tensor)
         }
         for index, chances in zip(indices, probabilities, strict=True)
     ]
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _device(device: torch.device) -> str:

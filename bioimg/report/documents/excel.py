@@ -5,15 +5,17 @@ from typing import Any
 
 import pandas as pd
 from openpyxl import Workbook, load_workbook
-from openpyxl.cell import Cell
+from openpyxl.cell.cell import Cell, MergedCell
 from openpyxl.styles import Alignment, Border, Font, Side
 from openpyxl.utils import get_column_letter
+from openpyxl.worksheet.properties import PageSetupProperties
 from openpyxl.worksheet.worksheet import Worksheet
 
 from bioimg.report.table import Column, Read, Table, scale, width
 
 HEAD = 3
 WIDEST = 44
+RIGHT = Alignment(horizontal="right")
 
 
 def write(table: Table, path: Path) -> None:
@@ -23,7 +25,7 @@ def write(table: Table, path: Path) -> None:
     sheet.title = table.name[:31]
     _text(sheet.cell(1, 1), table.caption).font = Font(bold=True, size=13)
     _head(sheet, table)
-    cells, records = table.cells(), table.values.to_dict("records")
+    cells, records = table.cells(), table.records()
     for line, (texts, record) in enumerate(zip(cells, records, strict=True), start=HEAD + 1):
         for place, (text, column) in enumerate(zip(texts, table.columns, strict=True), start=1):
             _fill(sheet.cell(line, place), text, column, record)
@@ -40,8 +42,9 @@ def _head(sheet: Worksheet, table: Table) -> None:
         cell.alignment = Alignment(wrap_text=True, vertical="top")
 
 
-def _fill(cell: Cell, text: str, column: Column, record: dict[str, Any]) -> None:
+def _fill(cell: Cell | MergedCell, text: str, column: Column, record: dict[str, Any]) -> None:
     """A single number as such, with a format that rounds it; everything else as text."""
+    assert isinstance(cell, Cell)
     value = record.get(column.name)
     alone = column.single and all(pd.isna(record.get(f"{column.name}_{part}")) for part in ("sd", "epoch"))
     if alone and not isinstance(value, str) and not pd.isna(value):
@@ -49,19 +52,22 @@ def _fill(cell: Cell, text: str, column: Column, record: dict[str, Any]) -> None
         cell.number_format = "0." + "0" * column.digits if column.digits else "0"
     else:
         _text(cell, text)
-        cell.alignment = Alignment(horizontal="left" if column.identity or column.kind == "text" else "right")
+        if not (column.identity or column.kind == "text"):
+            cell.alignment = RIGHT
 
 
-def _text(cell: Cell, text: str) -> Cell:
+def _text(cell: Cell | MergedCell, text: str) -> Cell:
+    assert isinstance(cell, Cell)
     cell.value = text
     cell.data_type = "s"  # openpyxl takes a text that begins with = for a formula
-    cell.quotePrefix = text[:1] in "=+-@"  # and so would Excel, once somebody edits the cell
+    if text.startswith(("=", "+", "-", "@")):
+        cell.quotePrefix = True  # and so would Excel, once somebody edits the cell
     return cell
 
 
 def _shape(sheet: Worksheet, table: Table, cells: list[list[str]]) -> None:
     last = HEAD + len(cells)
-    sheet.freeze_panes = sheet.cell(HEAD + 1, 1)
+    sheet.freeze_panes = f"A{HEAD + 1}"
     sheet.auto_filter.ref = f"A{HEAD}:{get_column_letter(len(table.columns))}{last}"
     for place, name in enumerate(table.headers):
         longest = max([*map(width, name.split()), width(name) // 2, *(width(row[place]) for row in cells)])
@@ -70,7 +76,7 @@ def _shape(sheet: Worksheet, table: Table, cells: list[list[str]]) -> None:
     for place in range(1, len(table.columns) + 1):
         sheet.cell(last, place).border = Border(bottom=Side("medium"))
     sheet.page_setup.orientation, sheet.page_setup.fitToWidth, sheet.page_setup.fitToHeight = "landscape", 1, 0
-    sheet.sheet_properties.pageSetUpPr.fitToPage = True
+    sheet.sheet_properties.pageSetUpPr = PageSetupProperties(fitToPage=True)
     sheet.print_title_rows = f"{HEAD}:{HEAD}"
 
 

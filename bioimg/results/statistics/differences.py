@@ -7,6 +7,7 @@ groups, excludes 0 as well, since no test on single images knows that those of o
 
 from collections.abc import Iterable, Iterator
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -90,18 +91,20 @@ class _Arms:
     def __init__(self, results: Results) -> None:
         completed = _completed(results)
         measured = completed[completed["test_accuracy"].notna()]
-        self.rows = measured.groupby("configuration", sort=False).first()
-        self.runs = measured.groupby("configuration", sort=False).size()
-        self.accuracy = measured.groupby("configuration", sort=False)["test_accuracy"].mean()
-        self.keys = list(self.rows.index)
+        groups = measured.groupby("configuration", sort=False)
+        first = measured[~measured["configuration"].duplicated()].set_index("configuration")
+        self.rows: dict[str, dict[str, Any]] = first[[*SAME, "epochs"]].to_dict("index")  # type: ignore[assignment]
+        self.runs = {str(key): int(size) for key, size in groups.size().items()}
+        self.accuracy = {str(key): float(mean) for key, mean in groups["test_accuracy"].mean().items()}
+        self.keys = list(self.rows)
         predictions = results.predictions[results.predictions["split"].eq("test")]
         joined = predictions.merge(measured[["key", "configuration"]], on="key")
         self._tests = {str(key): _correctness(rows) for key, rows in joined.groupby("configuration", sort=False)}
-        self._resamples: dict[int, np.ndarray] = {}
+        self._resamples: dict[str, np.ndarray] = {}
 
     def refusal(self, a: str, b: str) -> str:
         """In what two configurations differ so that they can't be compared; empty if they can."""
-        others = [word for name, word in SAME.items() if not _equal(self.rows.at[a, name], self.rows.at[b, name])]
+        others = [word for name, word in SAME.items() if not _equal(self.rows[a][name], self.rows[b][name])]
         if not others and a in self._tests and b in self._tests and not self._tests[a].index.equals(self._tests[b].index):
             others = ["test images"]
         return f"they differ in {' and '.join(others)}" if others else ""
@@ -109,7 +112,7 @@ class _Arms:
     def compare(self, a: str, b: str) -> dict[str, object]:
         """One row of `paired`, all but what depends on the other pairs."""
         row: dict[str, object] = {"a": a, "b": b, "runs_a": self.runs[a], "runs_b": self.runs[b]}
-        row |= {"accuracy_a": self.accuracy[a], "accuracy_b": self.accuracy[b], "n": self.rows.at[a, "test_images"]}
+        row |= {"accuracy_a": self.accuracy[a], "accuracy_b": self.accuracy[b], "n": int(self.rows[a]["test_images"])}
         if self.refusal(a, b):
             return row
         both = a in self._tests and b in self._tests
@@ -142,8 +145,8 @@ class _Arms:
         return self._resamples[key]
 
     def _unpaired(self, a: str, b: str) -> dict[str, object]:
-        counts = [round(self.accuracy[key] * self.rows.at[key, "test_images"]) for key in (a, b)]
-        n = int(self.rows.at[a, "test_images"])
+        counts = [round(self.accuracy[key] * self.rows[key]["test_images"]) for key in (a, b)]
+        n = int(self.rows[a]["test_images"])
         low, high = confint_proportions_2indep(counts[0], n, counts[1], n, method="newcomb")
         p = 1.0 if counts[0] == counts[1] else float(proportions_ztest(counts, [n, n])[1])
         difference = self.accuracy[a] - self.accuracy[b]
@@ -166,7 +169,7 @@ def _correctness(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _mcnemar(x: pd.Series, y: pd.Series) -> float:
     table = [[int((x * y).sum()), int((x * (1 - y)).sum())], [int(((1 - x) * y).sum()), int(((1 - x) * (1 - y)).sum())]]
-    return float(mcnemar(table, exact=True).pvalue)
+    return float(mcnemar(table, exact=True).pvalue)  # type: ignore[attr-defined]
 
 
 def _paired_t(difference: pd.Series, unit: pd.Series) -> float:
@@ -191,7 +194,7 @@ def _judge(table: pd.DataFrame, arms: _Arms) -> pd.DataFrame:
 def _claims(table: pd.DataFrame, arms: _Arms) -> Iterator[str]:
     for row in table.to_dict("records"):
         reason = arms.refusal(row["a"], row["b"])
-        yield f"not compared: {reason}" if reason else _claim(row, _lengths(arms.rows.loc[[row["a"], row["b"]], "epochs"]))
+        yield f"not compared: {reason}" if reason else _claim(row, _lengths(arms.rows[row[side]]["epochs"] for side in "ab"))
 
 
 def _claim(row: dict, lengths: str) -> str:

@@ -65,7 +65,7 @@ def _rows(completed: pd.DataFrame, terms: dict[str, pd.DataFrame], wanted: list[
     ]
 
 
-def _estimate(fit: RegressionResultsWrapper, design: np.ndarray, place: int) -> dict[str, float]:
+def _estimate(fit: RegressionResultsWrapper, design: np.ndarray, place: int) -> dict[str, object]:
     """Null where the column is a combination of the others; no interval where no degree of freedom is left."""
     if np.linalg.matrix_rank(np.delete(design, place, axis=1)) == np.linalg.matrix_rank(design):
         return {}

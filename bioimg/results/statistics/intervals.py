@@ -16,7 +16,7 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     """The 95 % interval of a share of n independent images (Wilson 1927); null where n is 0."""
     if n == 0:
         return float("nan"), float("nan")
-    low, high = proportion_confint(correct, n, alpha=1 - LEVEL, method="wilson")
+    low, high = np.asarray(proportion_confint(correct, n, alpha=1 - LEVEL, method="wilson"), float)
     return float(low), float(high)
 
 

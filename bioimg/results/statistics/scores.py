@@ -41,7 +41,10 @@ def per_class(results: Results, key: str, split: str = "test") -> pd.DataFrame:
     """Recall, precision, F1 and support of each class; null where nothing was predicted or nothing is there."""
     rows, classes = predicted(results, key, split), results.experiment["data"]["classes"]
     precision, recall, f1, support = precision_recall_fscore_support(
-        rows["label"], rows["prediction"], labels=range(len(classes)), zero_division=np.nan
+        rows["label"],
+        rows["prediction"],
+        labels=range(len(classes)),
+        zero_division=np.nan,  # type: ignore[arg-type]
     )
     return pd.DataFrame({"class": classes, "recall": recall, "precision": precision, "f1": f1, "support": support})
 

@@ -1,0 +1,40 @@
+"""Near duplicates: images that look the same, though some pixels differ."""
+
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+from bioimg.data import cache
+from bioimg.data.imageset import ImageSet
+
+DISTANCE = 4
+"""Bits of 64 in which the perceptual hashes of two images may differ. Of the 87,990 pairs among 420 tiles of Kather 2016 none
+is within 10; the same tile saved as JPEG of quality 70, shrunk to two thirds or made 10 % brighter is within 4."""
+BLOCK = 512
+
+
+def alike(images: ImageSet) -> np.ndarray:
+    """Pairs [P, 2] of indices of images that look the same but aren't, by the DCT hash of the package imagehash."""
+    bits = _bits(images) * np.float32(2) - 1
+    pairs = []
+    for start in range(0, len(bits), BLOCK):
+        agreeing = bits[start : start + BLOCK] @ bits.T  # 64 - 2 * distance
+        left, right = np.nonzero(agreeing >= bits.shape[1] - 2 * DISTANCE)
+        pairs += [(a, b) for a, b in zip((left + start).tolist(), right.tolist(), strict=True) if a < b]
+    differing = [(a, b) for a, b in pairs if images.digests[a] != images.digests[b]]
+    return np.array(differing, np.int64).reshape(-1, 2)
+
+
+def _bits(images: ImageSet) -> np.ndarray:
+    """uint8 [N, 64] of 0 and 1, kept like pixels are."""
+
+    def write(folder: Path) -> None:
+        np.save(folder / "bits.npy", np.stack([_hash(images.pixels[i]) for i in range(len(images))]))
+
+    return np.load(cache.entry(f"alike/{cache.key(images.digests, images.pixels.shape, images.scaling)}", write) / "bits.npy")
+
+
+def _hash(pixels: np.ndarray) -> np.ndarray:
+    return imagehash.phash(Image.fromarray(pixels)).hash.reshape(-1).astype(np.uint8)

@@ -1,0 +1,107 @@
+"""Images in one .npz file as MedMNIST has them: train_images, train_labels and so on, 2D, grey or RGB."""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from bioimg.config import UserError
+from bioimg.data.decode import Decoded
+from bioimg.data.imageset import PARTS
+from bioimg.data.listing import Listing
+from bioimg.data.planes import Planes, rgb
+
+
+class Header(NamedTuple):
+    """What an array in the file is, told without reading it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def list_archive(file: Path, classes: tuple[str, ...] = ()) -> Listing:
+    """List the images of an .npz file; its arrays say which train, validate and test. Classes without names are numbers.
+
+    Raises:
+        UserError: it is damaged, arrays are missing, or images aren't 2D with one label each.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            labels = {name: _labels(file, archive, name) for name in _parts(file, archive)}
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+        raise _bad(file, f"can't be read: {error}") from error
+    every = np.concatenate(list(labels.values()))
+    values, indices = np.unique(every, return_inverse=True)
+    if len(values) < 2:
+        raise _bad(file, "holds one class but must hold at least two")
+    return Listing(
+        name=file.stem,
+        files=(),
+        paths=tuple(f"{name}/{number:06}" for name, one in labels.items() for number in range(len(one))),
+        labels=indices.astype(np.int64),
+        classes=tuple(classes[value] if value < len(classes) else str(value) for value in values),
+        parts=np.concatenate([np.full(len(one), PARTS.index(name), np.int8) for name, one in labels.items()]),
+        archive=file,
+    )
+
+
+def images(file: Path) -> Iterator[Decoded]:
+    """Its images in the order of the listing, one in memory at a time.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for name in _parts(file, archive):
+                with archive.open(f"{name}_images.npy") as member:
+                    yield from _rows(member)
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
+        raise _bad(file, f"can't be read: {error}") from error
+
+
+def _rows(member: IO[bytes]) -> Iterator[Decoded]:
+    shape, dtype = _header(member)
+    size = int(np.prod(shape[1:])) * dtype.itemsize
+    stored = f"{dtype.itemsize * 8}-bit {'RGB' if len(shape) == 4 else 'grey'}"
+    for _ in range(shape[0]):
+        pixels = np.frombuffer(member.read(size), dtype).reshape(shape[1:])
+        yield Decoded(np.ascontiguousarray(rgb(Planes(pixels, pixels.ndim == 3, stored))), stored)
+
+
+def _parts(file: Path, archive: zipfile.ZipFile) -> list[str]:
+    held = set(archive.namelist())
+    parts = [name for name in PARTS if f"{name}_images.npy" in held]
+    missing = [f"{name}_labels" for name in parts if f"{name}_labels.npy" not in held]
+    if not parts or missing:
+        raise _bad(file, f"lacks {', '.join(missing) or 'train_images'} (arrays of a MedMNIST file)")
+    return parts
+
+
+def _labels(file: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}_images.npy") as member:
+        shape = _header(member).shape
+    if not (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)):
+        raise _bad(file, f"holds {name}_images of shape {shape}, but must hold 2D ones: [N, H, W] or [N, H, W, 3]")
+    with archive.open(f"{name}_labels.npy") as member:
+        labels = np.lib.format.read_array(member, allow_pickle=False)
+    if labels.size != shape[0] or labels.dtype.kind not in "iub":
+        raise _bad(
+            file, f"holds {name}_labels of shape {labels.shape}, but must hold one whole number for each of {shape[0]} images"
+        )
+    return labels.reshape(-1)
+
+
+def _header(member: IO[bytes]) -> Header:
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read(member)
+    if by_columns or dtype.hasobject:
+        raise ValueError("an array in Fortran order or of objects")
+    return Header(shape, dtype)
+
+
+def _bad(file: Path, what: str) -> UserError:
+    return UserError(f"the file of `data`, {file}, {what}. Give a MedMNIST file, or a folder of images.")

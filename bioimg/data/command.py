@@ -1,0 +1,137 @@
+"""`bioimg data`: look at a set of images before anything is trained on it."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from bioimg.config import TrialConfig, UserError
+from bioimg.data.audit import Audit, Parts, audit
+from bioimg.data.listing import listed
+from bioimg.data.sheet import contact_sheet
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCommand:
+    """Show what a set of images holds, and what each split of it would."""
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    """A folder, a table, an .npz or a name, as for --data of an experiment."""
+    group_pattern: str | None = None
+    """As of an experiment; without it, patterns are guessed."""
+    columns: str | None = None
+    """As of an experiment."""
+    channels: str | None = None
+    """As of an experiment."""
+    image_size: int = 150
+    """At which images are decoded; those of an experiment with the same size needn't be decoded again."""
+    contact_sheet: Path | None = Path("contact-sheet.png")
+    """Where an image with a few images of each class goes; None for nowhere."""
+    json: bool = False
+    """Print JSON, with every name, for programs."""
+
+    def run(self, console: Console) -> int:
+        """Print it and write the contact sheet; returns the exit code.
+
+        Raises:
+            UserError: there is nothing to look at, or the contact sheet can't be written.
+        """
+        names = ("data", "group_pattern", "columns", "channels", "image_size")
+        trial = TrialConfig(**{name: getattr(self, name) for name in names})
+        with Bar(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("reading images", total=None)
+            found, images = audit(trial, lambda done, total: bar.update(task, completed=done, total=total))
+        if self.contact_sheet:
+            _save(contact_sheet(images), self.contact_sheet)
+        if self.json:
+            print(json.dumps(dataclasses.asdict(found) | {"contact_sheet": str(self.contact_sheet or "")}, indent=2))
+        else:
+            show(found, console)
+            console.print(f"contact sheet: {self.contact_sheet}" if self.contact_sheet else "", highlight=False)
+        return 0
+
+
+def _save(sheet: Image.Image, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the value of `contact_sheet` is {str(path)!r}, which can't be written: {error}.") from error
+
+
+def show(found: Audit, console: Console) -> None:
+    """Print an audit for people."""
+    synthetic = " (synthetic: drawn by a program)" if found.synthetic else ""
+    console.print(Text(f"{found.name}: {found.images} images in {len(found.classes)} classes{synthetic}", "bold"))
+    for name, value in _lines(found):
+        console.print(Text.assemble((f"{name:<16}", "cyan"), value), soft_wrap=True)
+    console.print(_table(found))
+    for name, parts in found.splits.items():
+        for text in _troubles(name, parts):
+            console.print(Text(text, "yellow"), soft_wrap=True)
+
+
+def _lines(found: Audit) -> list[tuple[str, str]]:
+    groups = found.groups
+    lines = [
+        ("size", _counts(found.sizes)),
+        ("stored as", _counts(found.stored)),
+        ("format", _counts(found.formats)),
+        ("imbalance", f"{found.imbalance:.3g} images of the largest class for one of the smallest"),
+        (
+            "groups",
+            "none known; --group-pattern says how paths name them"
+            if groups is None
+            else f"{len(groups)}: {_counts(dict(sorted(groups.items())))}",
+        ),
+        (
+            "guessed groups",
+            "; ".join(f"--group-pattern '{g.pattern}' ({g.groups}, as {g.example})" for g in found.guessed_patterns),
+        ),
+        ("scaling", ", ".join(f"{low:.6g} to {high:.6g}" for low, high in found.scaling or ())),
+        ("unreadable", _named([f"{path} ({reason})" for path, reason in found.unreadable.items()])),
+        ("ignored", _named(found.ignored)),
+        ("copies", _named([" = ".join(same) for same in found.duplicates])),
+        ("look alike", _named([f"{a} ~ {b}" for a, b in found.near_duplicates])),
+        ("fingerprint", found.fingerprint),
+    ]
+    return [(name, value) for name, value in lines if value]
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return listed(f"{name} ({count})" for name, count in counts.items())
+
+
+def _named(items: list[str]) -> str:
+    return f"{len(items)}: {listed(items)}" if items else ""
+
+
+def _table(found: Audit) -> Table:
+    """Images of each class, in all and in the parts of each split that can be made."""
+    table = Table("class", "images", title="what each split would hold (train / val / test)")
+    splits = {name: parts for name, parts in found.splits.items() if not parts.error}
+    for name in splits:
+        table.add_column(name, justify="right")
+    for label, count in found.classes.items():
+        held = [" / ".join(str(some[label]) for some in parts.images.values()) for parts in splits.values()]
+        table.add_row(Text(label), str(count), *held)
+    return table
+
+
+def _troubles(name: str, parts: Parts) -> list[str]:
+    if parts.error:
+        return [f"{name}: {parts.error}"]
+    troubles = [
+        (parts.leaks_groups, "images of one group are in more than one part: results are too good for new groups"),
+        (parts.duplicates, f"{parts.duplicates} validation and test images have an exact copy in another part"),
+        (parts.near_duplicates, f"{parts.near_duplicates} validation and test images look like one in another part"),
+    ]
+    return [f"{name}: {text}." for there, text in troubles if there]

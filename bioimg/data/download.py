@@ -1,0 +1,55 @@
+"""Downloads that go on where they were cut off, with a progress bar, verified."""
+
+from pathlib import Path
+from typing import Any
+
+import pooch
+import requests
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bioimg.config import UserError
+from bioimg.data import cache
+
+TIMEOUT = 30
+BLOCK = 1 << 16
+
+
+def download(url: str, md5: str, name: str, *, by_hand: str) -> Path:
+    """A file from the network, kept in the cache under a name.
+
+    Raises:
+        UserError: it can't be had; tells how to name one that was fetched by hand, as `by_hand` has it.
+    """
+    folder = cache.folder() / "downloads"
+    fetch = _Resuming(folder / f"{name}.{md5}.part")
+    try:
+        return Path(pooch.retrieve(url, f"md5:{md5}", name, folder, downloader=fetch))  # type: ignore[arg-type]
+    except (requests.RequestException, ValueError, OSError) as error:
+        raise UserError(
+            f"{url} can't be downloaded: {error}. Download it by hand and name the file: --data {by_hand}."
+        ) from error
+
+
+class _Resuming:
+    """A downloader of pooch's that leaves what it has in a file of its own until all of it is there."""
+
+    def __init__(self, partial: Path) -> None:
+        self.partial = partial
+
+    def __call__(self, url: str, output_file: Any, pooch: Any, *, check_only: bool | None = None) -> None:
+        done = self.partial.stat().st_size if self.partial.exists() else 0
+        headers = {"Range": f"bytes={done}-"} if done else {}
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            if response.status_code != requests.codes.range_not_satisfiable:  # that is: nothing is left to fetch
+                response.raise_for_status()
+                self._write(response, done if response.status_code == requests.codes.partial_content else 0)
+        self.partial.replace(output_file)
+
+    def _write(self, response: requests.Response, done: int) -> None:
+        total = int(response.headers.get("Content-Length", 0)) + done or None
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        with self.partial.open("ab" if done else "wb") as file, Progress(*columns) as bar:
+            task = bar.add_task("download", total=total, completed=done)
+            for block in response.iter_content(BLOCK):
+                file.write(block)
+                bar.advance(task, len(block))

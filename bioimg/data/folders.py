@@ -1,0 +1,103 @@
+"""Folders of images: CLASS/image, or train|val|test/CLASS/image; below a class at any depth."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unicodedata import normalize
+
+import numpy as np
+
+from bioimg.config import UserError
+from bioimg.data.listing import FORMATS, PART_NAMES, Listing, listed
+
+LITTER = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
+LAYOUT = "Expected is DATA/CLASS/image or DATA/train|val|test/CLASS/image."
+
+
+def list_folder(folder: Path) -> Listing:
+    """List a folder of images. Hidden files, and those that file managers leave behind, don't count.
+
+    Raises:
+        UserError: no images in it, fewer than two classes, one without images, or names that differ only in case.
+    """
+    files = [path.split("/") for path in sorted(_files(folder))]
+    if not any(_is_image(steps) for steps in files):
+        raise UserError(f"the folder of `data`, {folder}, holds no images ({', '.join(FORMATS)}). {LAYOUT}")
+    tops = sorted(entry.name for entry in _visible(folder) if _is_dir(entry))
+    has_parts = bool(tops) and all(name.lower() in PART_NAMES for name in tops)
+    depth = 1 if has_parts else 0
+    inside = [steps for steps in files if _is_image(steps) and len(steps) > depth + 1]
+    labels = [steps[depth] for steps in inside]
+    classes = tuple(sorted(set(labels)))
+    _require_classes(folder, classes, () if has_parts else tops)
+    return Listing(
+        name=folder.resolve().name,
+        files=tuple(folder.joinpath(*steps) for steps in inside),
+        paths=tuple(printable("/".join(steps)) for steps in inside),
+        labels=np.array([classes.index(label) for label in labels], np.int64),
+        classes=tuple(printable(name) for name in classes),
+        parts=np.array([PART_NAMES[steps[0].lower()] for steps in inside], np.int8) if has_parts else None,
+        ignored=tuple(printable("/".join(steps)) for steps in files if not _is_image(steps) or len(steps) <= depth + 1),
+    )
+
+
+def _is_image(steps: Sequence[str]) -> bool:
+    return Path(steps[-1]).suffix.lower() in FORMATS
+
+
+def printable(name: str) -> str:
+    """A file name that isn't UTF-8 can be opened, but not be written into a table."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _require_classes(folder: Path, classes: Sequence[str], tops: Sequence[str]) -> None:
+    if len(classes) < 2:
+        held = f"one class, {classes[0]!r}," if classes else "no class folders"
+        raise UserError(
+            f"the folder of `data`, {folder}, holds {held} but must hold at least two classes, one folder for each. {LAYOUT}"
+        )
+    if empty := [name for name in tops if name not in classes]:
+        raise UserError(
+            f"the folder of `data`, {folder}, holds classes without images: {listed(empty)}. Fill these folders or remove them."
+        )
+    same = Counter(_alike(name) for name in classes)
+    if twins := [name for name in classes if same[_alike(name)] > 1]:
+        raise UserError(
+            f"the folder of `data`, {folder}, holds classes that differ only in case: {listed(twins)}. Rename or merge them."
+        )
+
+
+def _alike(name: str) -> str:
+    return normalize("NFC", name).casefold().strip()
+
+
+def _files(folder: Path, prefix: str = "", above: tuple[Any, ...] = ()) -> Iterator[str]:
+    """Paths of all files in a folder and below it; a link that leads back to a folder above it is not followed."""
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    for entry in _visible(folder):
+        if _is_dir(entry):
+            yield from _files(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
+        else:
+            yield prefix + entry.name
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [e for e in entries if not e.name.startswith(".") and e.name.lower() not in LITTER]
+    except OSError as error:
+        raise UserError(
+            f"the folder {folder} in `data` can't be listed: {str(error.strerror).lower()}. Change its permissions, or move it."
+        ) from error

@@ -1,0 +1,99 @@
+"""What there is, before anything is decoded: files, labels, groups and parts."""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import numpy as np
+
+from bioimg.config import UserError
+from bioimg.data.imageset import ImageSet
+
+FORMATS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+PART_NAMES = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, "test": 2, "testing": 2}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Listing:
+    """Images with their labels; fields as in `ImageSet`.
+
+    files:   one file for each image; none where `archive`, an .npz file, holds them all.
+    ignored: names of files that aren't images or lie in no class, as far as they were come across.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    groups: tuple[str, ...] | None = None
+    parts: np.ndarray | None = None
+    archive: Path | None = None
+    ignored: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def only(self, kept: np.ndarray) -> "Listing":
+        """Some of its images, by index. Classes stay, also those of which nothing is left."""
+        if len(kept) == len(self):
+            return self
+        return dataclasses.replace(
+            self,
+            files=tuple(self.files[i] for i in kept) if self.files else (),
+            paths=tuple(self.paths[i] for i in kept),
+            labels=self.labels[kept],
+            groups=self.groups and tuple(self.groups[i] for i in kept),
+            parts=None if self.parts is None else self.parts[kept],
+        )
+
+
+Grouped = TypeVar("Grouped", Listing, ImageSet)
+
+
+def listed(items: Iterable[object]) -> str:
+    """The first ten of many offenders, and how many there are."""
+    items = list(items)
+    more = f", ... ({len(items)} in all)" if len(items) > 10 else ""
+    return ", ".join(str(item) for item in items[:10]) + more
+
+
+def grouped_by(pattern: str | None, images: Grouped) -> Grouped:
+    """The same images, each in the group that the pattern finds in its path, or in the one its folder names (`parent`).
+
+    Raises:
+        UserError: it isn't a regular expression with a (...), some path doesn't match, or folders name classes only.
+    """
+    if pattern is None:
+        return images
+    names = _parents(images) if pattern == "parent" else _matches(pattern, images.paths)
+    return dataclasses.replace(images, groups=tuple(names))
+
+
+def _matches(pattern: str, paths: tuple[str, ...]) -> list[str]:
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise _bad_pattern(pattern, f"a regular expression ({error})") from error
+    if not expression.groups:
+        raise _bad_pattern(pattern, "a regular expression with a (...) around what is the group's name, as in 'HE-(\\d+)'")
+    matches = [expression.search(path) for path in paths]
+    names = [(match and match[1]) or "" for match in matches]
+    if unmatched := [path for path, name in zip(paths, names, strict=True) if not name]:
+        raise _bad_pattern(pattern, f"found in the path of every image, and isn't in: {listed(unmatched)}")
+    return names
+
+
+def _parents(images: Grouped) -> list[str]:
+    names = [PurePosixPath(path).parent.name for path in images.paths]
+    if same := sorted(set(names) & {*images.classes, *PART_NAMES, ""}):
+        rule = "a pattern where images lie directly in the folder of their class, as they do in"
+        raise _bad_pattern("parent", f"{rule}: {listed(same)}")
+    return names
+
+
+def _bad_pattern(pattern: str, rule: str) -> UserError:
+    return UserError(f"the value of `group_pattern` is {pattern!r}, but must be {rule}. Mend it, or leave it out.")

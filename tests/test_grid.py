@@ -1,0 +1,227 @@
+"""The program as a user meets it: flags, errors, what it leaves behind."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bioimg import cli, flags
+from bioimg.config import TrialConfig, UserError
+from bioimg.experiment import Experiment
+from bioimg.results.store import read
+
+PROGRAM = Path(__file__).parent.parent / "experiments" / "grid.py"
+QUICK = ["--local", "--weights", "none", "--freeze", "none", "--epochs", "1", "--image-size", "32", "--batch-size", "64"]
+PINNED = (
+    *("data", "model", "weights", "batch-size", "freeze", "epochs", "image-size", "learning-rate", "augmentation", "seed"),
+    *("split", "group-pattern", "out", "lanes", "workers", "local", "no-early-stopping"),
+)
+
+
+def grid(*args: object) -> int:
+    """Run the program in this process; returns its exit code."""
+    try:
+        return cli.grid(PROGRAM, [str(arg) for arg in args])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def parse(*args: str, axes: dict | None = None) -> Experiment:
+    experiment = Experiment(name="grid", base=TrialConfig(), axes=axes or {})
+    return flags.parse(experiment, args, program="grid.py", description="")[0]
+
+
+def make_folder(folder: Path, **counts: int) -> Path:
+    """A folder of images, so many of each class."""
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.random.default_rng(number).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+# flags
+
+
+def test_several_values_make_an_axis_and_one_value_replaces_it():
+    experiment = parse("--freeze", "none", "--batch-size", "8", "16", axes={"freeze": ("none", "features"), "seed": (0, 1)})
+    assert dict(experiment.axes) == {"seed": (0, 1), "batch_size": (8, 16)}
+    assert experiment.base.freeze == "none"
+    assert len(experiment.trials()) == 4
+
+
+def test_a_value_without_a_default_can_be_given():
+    assert parse().base.group_pattern is None
+    assert parse("--group-pattern", "HE-(..)").base.group_pattern == "HE-(..)"
+
+
+def test_help_explains_every_field_with_its_default(capsys):
+    assert grid("--help") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for flag in PINNED:
+        assert f"--{flag} " in shown
+    assert "(default: 16 32 64)" in shown
+
+
+def test_own_images_give_the_experiment_their_name(tmp_path):
+    folder = make_folder(tmp_path / "my-tiles", a=20, b=20)
+    assert grid("--data", folder, *QUICK, "--batch-size", "8", "--out", tmp_path / "out") == 0
+    results = read(tmp_path / "out")
+    assert results.experiment["name"] == "my-tiles"
+    assert results.experiment["data"]["synthetic"] is False
+    assert results.trials["status"].tolist() == ["completed"]
+
+
+# bad input: an error by its text, exit code 2, no traceback
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["--data", "./tiles"], "the value of `data` is './tiles', but must be a folder of images, and there is no such"),
+        (["--data", "phantm"], "Did you mean 'phantom'?"),
+        (["--model", "resnext50"], "the value of `model` is 'resnext50', but must be one of"),
+        (["--weights", "TEXTURES_V3"], "Did you mean 'TEXTURES_V2'?"),
+        (["--weights", "lost.pth"], "the value of `weights` is 'lost.pth', but there is no such file"),
+        (["--freeze", "layer9"], "Did you mean 'layer4'?"),
+        (["--augmentation", "dihedrall"], "Did you mean 'dihedral'?"),
+        (["--batch-size", "0"], "the value of `batch_size` is 0, but must be `batch_size >= 1`"),
+        (["--batch-size", "500"], "the value of `batch_size` is 500, but must not be larger than the training set"),
+        (["--batch-size", "15", "--workers", "2"], "the value of `batch_size` is 15, but must be a multiple of `workers`"),
+        (["--workers", "64", "--batch-size", "64"], "but must be at most the number of devices, which is"),
+        (["--workers", "2", "--local"], "the value of `workers` is 2, but must be 1 with --local"),
+        (["--lanes", "0"], "the value of `lanes` is 0, but must be `lanes >= 1`"),
+        (["reprot"], "Did you mean 'report'?"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_rule_and_the_way_out(args, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert grid(*args) == 2
+    error = capsys.readouterr().err
+    assert text in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir()), "nothing may be left behind"
+
+
+@pytest.mark.parametrize(
+    ("counts", "text"),
+    [
+        ({}, "holds no images"),
+        ({"only": 20}, "holds one class, 'only', but must hold at least two classes"),
+        ({"many": 20, "few": 3}, "few (3)"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_told_before_training(counts, text, tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    make_folder(folder, **counts)
+    assert grid("--data", folder, "--out", tmp_path / "out") == 2
+    assert text in capsys.readouterr().err
+
+
+def test_all_unreadable_images_are_named(tmp_path, capsys):
+    folder = make_folder(tmp_path / "images", a=20, b=20)
+    (folder / "a" / "3.png").write_bytes(b"not an image")
+    (folder / "b" / "5.png").write_bytes((folder / "b" / "5.png").read_bytes()[:60])
+    assert grid("--data", folder, *QUICK, "--batch-size", "8", "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "a/3.png" in error
+    assert "b/5.png" in error
+
+
+def test_weights_that_do_not_fit_are_listed(tmp_path, capsys):
+    import torch
+
+    torch.save({"conv1.weight": torch.zeros(1), "extra": torch.zeros(1)}, tmp_path / "w.pth")
+    assert grid("--weights", tmp_path / "w.pth", *QUICK[3:]) == 2
+    error = capsys.readouterr().err
+    assert "missing: bn1.weight" in error
+    assert "(79 in all); unexpected: extra; of another shape: conv1.weight ((1,) for (64, 3, 7, 7))" in error
+
+
+def test_weights_that_cannot_be_fetched_say_where_to_put_them(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    assert grid("--model", "resnet18", "--weights", "IMAGENET1K_V1", "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "the value of `weights` is 'IMAGENET1K_V1', but it isn't on this machine and can't be downloaded" in error
+    assert str(tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth") in error
+
+
+def test_a_folder_with_other_results_is_left_alone(tmp_path, capsys):
+    folder = make_folder(tmp_path / "images", a=20, b=20)
+    common = [*QUICK, "--batch-size", "8", "--out", tmp_path / "out"]
+    assert grid("--data", folder, *common) == 0
+    before = (tmp_path / "out" / "trials.parquet").read_bytes()
+    assert grid(*common) == 2
+    assert "that folder holds another experiment: its name is 'images', this one's is 'demo'" in capsys.readouterr().err
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(folder / "a" / "0.png")
+    assert grid("--data", folder, *common) == 2
+    assert "its data is" in capsys.readouterr().err
+    assert (tmp_path / "out" / "trials.parquet").read_bytes() == before
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.docx").touch()
+    assert grid(*QUICK, "--out", tmp_path) == 2
+    assert "this one holds something else" in capsys.readouterr().err
+
+
+def test_a_trial_that_fails_is_a_row_and_the_others_go_on(tmp_path):
+    assert grid(*QUICK, "--optimizer", "sgd", "--learning-rate", "1e30", "1e-3", "--out", tmp_path / "out") == 1
+    rows = read(tmp_path / "out").trials.set_index("learning_rate")
+    assert rows["status"].to_dict() == {1e30: "failed", 1e-3: "completed"}
+    assert "NotFinite: the loss is" in rows.loc[1e30, "error"]
+    assert (tmp_path / "out" / "checkpoints" / rows.loc[1e30, "key"] / "error.txt").read_text().startswith("Traceback")
+
+
+@pytest.mark.slow
+def test_from_the_shell_an_error_comes_at_once_and_without_a_traceback(tmp_path):
+    started = time.monotonic()
+    command = [sys.executable, str(PROGRAM), "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: the value of `data`")
+    assert "Traceback" not in ended.stderr
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_a_whole_table_and_goes_on_when_run_again(tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, str(PROGRAM), *QUICK, "--epochs", "3", "--seed", *map(str, range(6)), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    while "completed" not in (line := process.stdout.readline()):
+        assert line, process.communicate()
+    process.send_signal(2)
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert "the same command goes on from here" in error
+    cut_off = read(out)
+    assert 1 <= len(cut_off.trials) < 6
+    assert not cut_off.experiment["complete"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    whole = read(out)
+    assert len(whole.trials) == 6
+    first = whole.trials.set_index("key").loc[cut_off.trials["key"][0]]
+    assert first["ended_at"] == cut_off.trials["ended_at"][0], "what was done is not done again"
+
+
+def test_what_was_asked_and_with_what_is_written_down(tmp_path):
+    assert grid(*QUICK, "--out", tmp_path / "out") == 0
+    written = json.loads((tmp_path / "out" / "experiment.json").read_text())
+    assert written["complete"]
+    assert written["data"]["synthetic"]
+    assert len(written["data"]["classes"]) == 6
+    assert {"python", "bioimg", "torch", "torchvision", "ray"} <= set(written["versions"])
+
+
+def test_user_errors_are_value_errors():
+    assert issubclass(UserError, ValueError)
