@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bioimg.config import UserError
-from bioimg.report import figures, look
+from bioimg.report import figures, learning_curves, look
 from bioimg.report.scene import Scene
 from bioimg.results import store
 from bioimg.results.store import Results
 
 ONE = {"freeze": ("features",)}
 SMALL = {"weights": ("IMAGENET1K_V1", "IMAGENET1K_V2"), "freeze": ("features",)}
-HOSTILE = ("<script>alert(1)</script>", '=HYPERLINK("http://x","y")', "100%_a&b $x^2$", "a|b--c", "long " * 60, "ورم ليفي")
+HOSTILE = ("<script>alert(1)</script>", '=HYPERLINK("http://x","y")', r"100%_a&b $\frac$", "a|b--c", "long " * 60, "ورم ليفي")
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +213,11 @@ def test_of_many_trials_the_best_get_figures_of_their_own(results: Results, monk
     names = list(drawn(results))
     best = results.trials[results.trials["status"] == "completed"].sort_values("best_val_loss")["key"].head(3)
     assert [name for name in names if name.startswith("curves_")] == [f"curves_{key}" for key in best]
+
+
+def test_validation_curves_say_how_many_trials_they_leave_out(results: Results, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(learning_curves, "MOST_LINES", 5)
+    assert "7 more trials with a higher validation loss are not drawn" in words(drawn(results)["validation_curves"])
 
 
 def test_neither_torch_nor_ray_is_imported():
