@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bioimg.config import UserError
-from bioimg.report import figures, learning_curves, look
+from bioimg.report import figures, learning_curves, look, plots
 from bioimg.report.scene import Scene
 from bioimg.results import store
 from bioimg.results.store import Results
@@ -139,6 +139,15 @@ def test_a_confusion_matrix_counts_every_test_image_once(results: Results, shown
 def test_accuracy_against_time_says_what_it_leaves_out(shown: dict[str, Figure]):
     text = words(shown["accuracy_against_time"])
     assert "2 stopped and 1 failed trials, which have no test accuracy" in text
+
+
+def test_accuracy_against_time_of_many_trials_shows_the_best(results: Results, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plots, "MOST_POINTS", 4)
+    figure = drawn(results)["accuracy_against_time"]
+    times = sorted(float(line.get_xdata()[0]) for axes in figure.axes for line in axes.lines if len(line.get_xdata()))
+    best = results.trials[results.trials["status"] == "completed"].nsmallest(4, "best_val_loss")
+    assert times == sorted(best["train_seconds"])
+    assert "5 more trials with a higher validation loss are not drawn" in words(figure)
 
 
 def test_effects_are_those_of_the_statistics(shown: dict[str, Figure]):

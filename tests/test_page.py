@@ -221,6 +221,8 @@ def test_what_experiment_json_lacks_is_a_dash(results: Results, tmp_path: Path):
     text = plain(written(dataclasses.replace(results, experiment=experiment), tmp_path))
     assert "600 images in 6 classes, – known groups, seen at 150 × 150 px" in text
     assert "commit –" in text
+    assert "group pattern –; model resnext50_32x4d" in text
+    assert "seed 0; workers 1" in text
     assert "2026-03-02 09:14:07 → –" in text
     assert "cpus 2; gpus –" in text
 

@@ -145,5 +145,6 @@ def provenance(scene: Scene) -> list[tuple[str, str]]:
 
 def described(values: Mapping[str, Any], lang: str) -> str:
     """Names with their values on one line."""
-    texts = {name: listed(value) or "–" if isinstance(value, list) else value for name, value in values.items()}
+    lines = {name: listed(value) if isinstance(value, list) else value for name, value in values.items()}
+    texts = {name: "–" if line in (None, "") else line for name, line in lines.items()}
     return "; ".join(f"{header(name, lang)} {value}" for name, value in texts.items())

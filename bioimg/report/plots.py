@@ -17,6 +17,7 @@ from bioimg.results import statistics
 
 MOST_EFFECTS = 24
 MOST_MISTAKES = 12
+MOST_POINTS = 500
 
 
 def effects(scene: Scene, found: pd.DataFrame) -> Figure:
@@ -37,7 +38,8 @@ def effects(scene: Scene, found: pd.DataFrame) -> Figure:
 
 def accuracy_against_time(scene: Scene) -> Figure:
     """Test accuracy of the completed trials against what their training took."""
-    shown, seconds = scene.panels(scene.measured), scene.measured["train_seconds"]
+    points = scene.measured.head(MOST_POINTS)
+    shown, seconds = scene.panels(points), points["train_seconds"]
     figure, grid = canvas(1, len(shown), 3.4, 3.2, sharex=True, sharey=True)
     for (name, trials), axes in zip(shown, grid[0], strict=True):
         for _, trial in trials.iterrows():
@@ -65,9 +67,12 @@ def measured_point(axes: Axes, trial: pd.Series, its: dict[str, Any]) -> None:
 def left_out(scene: Scene) -> list[str]:
     """What the bars are, and which trials aren't there."""
     counts = scene.trials["status"].value_counts()
+    rest = len(scene.measured) - MOST_POINTS
     notes = [scene.words["interval"].format(n=listed(scene.measured["test_images"].unique()))]
     if len(scene.measured) < len(scene.trials):
         notes.append(scene.words["not_shown"].format(stopped=counts.get("stopped", 0), failed=counts.get("failed", 0)))
+    if rest > 0:
+        notes.append(scene.words["left_out"].format(left_out=rest))
     return notes
 
 

@@ -67,8 +67,8 @@ class Scene:
 
     @cached_property
     def measured(self) -> pd.DataFrame:
-        """The completed trials whose test accuracy and training time are known, also where predictions aren't."""
-        completed = self.trials[self.trials["status"] == "completed"]
+        """The completed trials whose test accuracy and training time are known, also where curves and predictions aren't."""
+        completed = self.trials[self.trials["status"] == "completed"].sort_values("best_val_loss", kind="stable")
         return completed.dropna(subset=["test_accuracy", "test_images", "train_seconds"])
 
     def value(self, trial: pd.Series, field: str) -> str:
