@@ -11,13 +11,14 @@ from rich.console import Console
 
 from bioimg import flags
 from bioimg.config import UserError, unknown
+from bioimg.data.command import DataCommand
 from bioimg.experiment import Experiment
 from bioimg.report.command import Report, Verify
 
 
 def main() -> int:
     """The `bioimg` command; returns the exit code."""
-    commands = {"report": Report, "verify": Verify}
+    commands = {"data": DataCommand, "report": Report, "verify": Verify}
     return _told(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="bioimg").run())
 
 

@@ -45,7 +45,8 @@ def parse(experiment: Experiment, args: Sequence[str], *, program: str, descript
         description=description,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    values = {field.name: getattr(flags.trial, field.name) for field in dataclasses.fields(TrialConfig)}
+    given = {field.name: getattr(flags.trial, field.name) for field in dataclasses.fields(TrialConfig)}
+    values = {name: value if isinstance(value, tuple) else (value,) for name, value in given.items()}
     return _changed(experiment, values, flags.settings), flags.settings
 
 
@@ -80,6 +81,8 @@ def _flags(experiment: Experiment) -> type:
 
 def _flag(field: Any, experiment: Experiment) -> tuple[str, Any, Any]:
     value = getattr(experiment.base, field.name)
+    if field.type is bool:  # yes or no for all trials: a flag without a value
+        return field.name, Annotated[bool, tyro.conf.arg(help=field.metadata["help"])], dataclasses.field(default=value)
     default = tuple(experiment.axes.get(field.name, () if value is None else (value,)))
     kind = next((kind for kind in typing.get_args(field.type) if kind is not type(None)), field.type)
     one = "{" + ",".join(field.metadata["choices"]) + "}" if field.metadata["choices"] else kind.__name__.upper()

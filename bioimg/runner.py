@@ -11,7 +11,7 @@ from rich.progress import Progress as Bar
 
 from bioimg import data, provenance
 from bioimg.config import TrialConfig, UserError
-from bioimg.data.imageset import ImageSet
+from bioimg.data.imageset import ByPath, ImageSet
 from bioimg.data.split import Labelled
 from bioimg.experiment import Experiment
 from bioimg.flags import Settings
@@ -49,8 +49,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     finally:
         store.merge([trial.key for trial in trials])
     store.describe({**description, "complete": True, "finished": datetime.datetime.now(datetime.UTC).isoformat()})
-    first = images[trials[0]]
-    return conclude(store, dict(zip(first.paths, first.pixels, strict=True)), console)
+    return conclude(store, ByPath(images[trials[0]]), console)
 
 
 Executor = Callable[[Experiment, Sequence[TrialConfig], Mapping[TrialConfig, ImageSet], Store, Watcher], None]

@@ -67,9 +67,8 @@ def _gaps_on_a_lane(workers: int, trials: int) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         runner.run(experiment, Settings(out=Path(folder) / "out", lanes=1), Console(file=io.StringIO()))
         rows = read(Path(folder) / "out").trials.sort_values("started_at")
-    return _gaps(
-        rows["started_at"].map(lambda t: t.timestamp()).to_list(), rows["ended_at"].map(lambda t: t.timestamp()).to_list()
-    )
+    started, ended = ([moment / 1e6 for moment in rows[name].astype("int64")] for name in ("started_at", "ended_at"))
+    return _gaps(started, ended)
 
 
 def _gaps_of_trainers(workers: int, trials: int) -> list[float]:

@@ -57,6 +57,11 @@ def test_several_values_make_an_axis_and_one_value_replaces_it():
     assert len(experiment.trials()) == 4
 
 
+def test_yes_or_no_is_a_flag_without_a_value():
+    assert not parse().base.skip_unreadable
+    assert parse("--skip-unreadable").base.skip_unreadable
+
+
 def test_folds_are_an_axis_unless_some_are_picked():
     assert dict(parse("--folds", "5").axes) == {"fold": (0, 1, 2, 3, 4)}
     assert parse("--folds", "5", "--fold", "3").base.fold == 3

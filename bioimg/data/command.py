@@ -38,12 +38,13 @@ class DataCommand:
     json: bool = False
     """Print JSON, with every name, for programs."""
 
-    def run(self, console: Console) -> int:
+    def run(self, console: Console | None = None) -> int:
         """Print it and write the contact sheet; returns the exit code.
 
         Raises:
             UserError: there is nothing to look at, or the contact sheet can't be written.
         """
+        console = console or Console()
         names = ("data", "group_pattern", "columns", "channels", "image_size")
         trial = TrialConfig(**{name: getattr(self, name) for name in names})
         with Bar(console=Console(stderr=True), transient=True) as bar:

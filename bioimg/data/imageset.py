@@ -1,6 +1,7 @@
 """The value that every part of the program passes around when it says "the data"."""
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,22 @@ class ImageSet:
         rows = sorted(zip(self.digests, (self.classes[label] for label in self.labels), names, strict=True))
         content = repr(rows) if self.scaling is None else repr((rows, self.scaling))
         return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+class ByPath(Mapping[str, np.ndarray]):
+    """uint8 [size, size, 3] of an image by its path, read when it is asked for."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self._pixels, self._places = images.pixels, {path: place for place, path in enumerate(images.paths)}
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        return self._pixels[np.array([self._places[path]])][0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

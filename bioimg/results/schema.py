@@ -19,6 +19,7 @@ TRIALS = pa.schema(
         pa.field("train_images", pa.int64()),
         pa.field("val_images", pa.int64()),
         pa.field("test_images", pa.int64()),
+        pa.field("split_fingerprint", pa.string()),
         pa.field("split_leaks_groups", pa.bool_()),
         pa.field("duplicate_images_across_splits", pa.int64()),
         pa.field("unreadable_skipped", pa.int64()),

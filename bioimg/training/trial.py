@@ -145,6 +145,7 @@ def _about(run: Run) -> dict[str, Any]:
         "train_images": len(run.split.train),
         "val_images": len(run.split.val),
         "test_images": len(run.split.test),
+        "split_fingerprint": run.split.fingerprint,
         "split_leaks_groups": run.split.leaks_groups,
         "duplicate_images_across_splits": run.split.duplicates,
         "precision_used": str(run.dtype).removeprefix("torch."),
