@@ -28,7 +28,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
         UserError: something that the user can mend; what can be known at once comes before any image is read.
     """
     trials = experiment.trials()
-    store = Store(settings.out or Path("results") / experiment.name)
+    store = Store((settings.out or Path("results") / experiment.name).expanduser())
     store.check(experiment.name)
     check_splits({trial: survey(trial) for trial in trials})
     check_models(trials)
