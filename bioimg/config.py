@@ -117,6 +117,16 @@ class TrialConfig:
         "none, or dihedral: one of the 8 flips and quarter turns for each image and epoch",
         choices=("none", "dihedral"),
     )
+    class_weights: str = option(
+        "none",
+        "weights of the classes in the training loss: none, or balanced (inversely proportional to their training images)",
+        choices=("none", "balanced"),
+    )
+    sampling: str = option(
+        "shuffle",
+        "an epoch's images: shuffle (each training image once), or balanced (as many, drawn from all classes alike)",
+        choices=("shuffle", "balanced"),
+    )
     seed: int = option(0, "fixes the head's initial weights, the order of images and the augmentation", at_least=0)
     workers: int = option(1, "processes (one device each) that share each batch by DDP", at_least=1)
     precision: str = option(

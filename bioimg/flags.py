@@ -54,12 +54,13 @@ def _changed(experiment: Experiment, values: dict[str, tuple[Any, ...]], setting
     axes = {name: values[name] for name in names if len(values[name]) > 1}
     base = {name: chosen[0] for name, chosen in values.items() if len(chosen) == 1}
     first = {name: chosen[0] for name, chosen in axes.items()}
-    return dataclasses.replace(
+    changed = dataclasses.replace(
         experiment,
         base=dataclasses.replace(experiment.base, **base, **first),
         axes=axes,
         early_stopping=experiment.early_stopping if settings.early_stopping else None,
     )
+    return changed.over_folds(changed.base.folds) if changed.base.folds and values["fold"] == (0,) else changed
 
 
 def _flags(experiment: Experiment) -> type:

@@ -6,12 +6,15 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bioimg.config import TrialConfig
 from bioimg.data.imageset import ImageSet
+from bioimg.data.split import split
 from bioimg.experiment import Experiment
 
 FORMAT = 1
@@ -46,6 +49,23 @@ def describe(experiment: Experiment, images: ImageSet) -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         },
     }
+
+
+def whereabouts(images: Mapping[TrialConfig, ImageSet]) -> Iterator[dict[str, Any]]:
+    """Rows of images.parquet: which image is in which part, for each way of splitting that the trials use."""
+    ways = ("split", "folds", "fold", "group_pattern")
+    for trial, seen in {tuple(getattr(trial, way) for way in ways): (trial, seen) for trial, seen in images.items()}.values():
+        cut = split(seen, trial)
+        for part in ("train", "val", "test"):
+            for index in getattr(cut, part):
+                yield {
+                    **{way: getattr(trial, way) for way in ways},
+                    "image": seen.paths[index],
+                    "group": seen.groups[index] if seen.groups else None,
+                    "label": int(seen.labels[index]),
+                    "part": part,
+                    "digest": seen.digests[index],
+                }
 
 
 def _commit() -> str | None:

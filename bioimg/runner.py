@@ -39,6 +39,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
 
     description = provenance.describe(experiment, images[trials[0]])
     store.begin(description)
+    store.write_images(provenance.whereabouts(images))
     statuses = {key: status for key, status in store.statuses().items() if status != "failed"}
     missing = [trial for trial in trials if trial.key not in statuses]
     try:

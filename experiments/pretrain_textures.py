@@ -3,8 +3,19 @@
     python experiments/pretrain_textures.py                           # both recipes, into bioimg/model/embedded/
     python experiments/pretrain_textures.py --evaluate --tiles DIR    # what a linear head makes of them
 
+Cost: ten minutes of one core that computes in bfloat16 (3 for V1, 7 for V2), a GPU isn't used; --evaluate some 20 s.
+
 A picture shows two of 60 patterns in inks of any hue. The model is asked which two, and for the mean and covariance of
-the picture's colours, without which it would learn that colour doesn't matter.
+the picture's colours, without which it would learn that colour doesn't matter. No drawing code and no class is shared
+with the phantom set.
+
+Expected of --evaluate, accuracy of a linear head on frozen features at 64 px, five folds, mean over 3 seeds (which make
+the folds and the random weights; the three lie within 0.03 of each other):
+
+                                          none    TEXTURES_V1   TEXTURES_V2
+    phantom                               0.508   0.737         0.873
+    phantom, no slide in two folds        0.499   0.704         0.849
+    420 tiles of Kather et al. 2016       0.621   0.756         0.767     (six classes, DOI 10.5281/zenodo.53169)
 """
 
 import math

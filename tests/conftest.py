@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parent))  # `toys`, also in processes that tests start
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 torch.set_num_threads(1)  # as in a lane, so that sums are made in the same order
+threadpool_limits(1)  # threads of BLAS that wait for a busy core cost more than they bring
 
 
 def shared(*parts: str) -> Path:

@@ -1,6 +1,7 @@
 """From files to one array of pixels."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 from test_data_sources import draw, fill
 
 from bioimg.config import TrialConfig, UserError
-from bioimg.data import load
+from bioimg.data import load, read
 from bioimg.data.read import decode
 
 
@@ -90,3 +91,24 @@ def test_the_fingerprint_knows_pixels_labels_and_parts_but_not_the_folder(tmp_pa
     pixels[0, 0, 0] ^= 1
     Image.fromarray(pixels).save(file)
     assert load(TrialConfig(data=str(tmp_path / "two"))).fingerprint != images.fingerprint
+
+
+def test_decoding_in_processes_gives_the_same_set_and_names_the_same_files(tmp_path, monkeypatch):
+    trial = TrialConfig(data=str(fill(tmp_path / "set", count=40)), image_size=8, skip_unreadable=True)
+    (tmp_path / "set" / "a" / "p0_0.png").write_text("text")
+    alone, seen = load(trial), []
+    monkeypatch.setenv("BIOIMG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(read, "WORTH_PROCESSES", 0)
+    monkeypatch.setattr(read, "CHUNK", 3000)
+    together = load(trial, lambda done, total: seen.append((done, total)))
+    np.testing.assert_array_equal(together.pixels, alone.pixels)
+    assert (together.fingerprint, together.unreadable_skipped) == (alone.fingerprint, 1)
+    assert seen == [(done, 80) for done in range(1, 81)]
+    with pytest.raises(UserError, match=r"1 of 80 images in `data` can't be read: a/p0_0\.png \("):
+        load(dataclasses.replace(trial, skip_unreadable=False))
+
+
+def test_a_full_disk_is_said_and_not_taken_for_unreadable_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "pwrite", lambda file, content, offset: 0)
+    with pytest.raises(UserError, match=r"the cache folder .* can't be written: No space left on device\. Make room there"):
+        load(TrialConfig(data=str(fill(tmp_path)), skip_unreadable=True))

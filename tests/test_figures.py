@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bioimg.config import UserError
-from bioimg.report import figures, look
+from bioimg.report import figures, learning_curves, look, plots
 from bioimg.report.scene import Scene
 from bioimg.results import store
 from bioimg.results.store import Results
 
 ONE = {"freeze": ("features",)}
 SMALL = {"weights": ("IMAGENET1K_V1", "IMAGENET1K_V2"), "freeze": ("features",)}
-HOSTILE = ("<script>alert(1)</script>", '=HYPERLINK("http://x","y")', "100%_a&b $x^2$", "a|b--c", "long " * 60, "ورم ليفي")
+HOSTILE = ("<script>alert(1)</script>", '=HYPERLINK("http://x","y")', r"100%_a&b $\frac$", "a|b--c", "long " * 60, "ورم ليفي")
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,15 @@ def test_accuracy_against_time_says_what_it_leaves_out(shown: dict[str, Figure])
     assert "2 stopped and 1 failed trials, which have no test accuracy" in text
 
 
+def test_accuracy_against_time_of_many_trials_shows_the_best(results: Results, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plots, "MOST_POINTS", 4)
+    figure = drawn(results)["accuracy_against_time"]
+    times = sorted(float(line.get_xdata()[0]) for axes in figure.axes for line in axes.lines if len(line.get_xdata()))
+    best = results.trials[results.trials["status"] == "completed"].nsmallest(4, "best_val_loss")
+    assert times == sorted(best["train_seconds"])
+    assert "5 more trials with a higher validation loss are not drawn" in words(figure)
+
+
 def test_effects_are_those_of_the_statistics(shown: dict[str, Figure]):
     text = words(shown["effects"])
     assert "frozen: features instead of none" in text
@@ -213,6 +222,11 @@ def test_of_many_trials_the_best_get_figures_of_their_own(results: Results, monk
     names = list(drawn(results))
     best = results.trials[results.trials["status"] == "completed"].sort_values("best_val_loss")["key"].head(3)
     assert [name for name in names if name.startswith("curves_")] == [f"curves_{key}" for key in best]
+
+
+def test_validation_curves_say_how_many_trials_they_leave_out(results: Results, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(learning_curves, "MOST_LINES", 5)
+    assert "7 more trials with a higher validation loss are not drawn" in words(drawn(results)["validation_curves"])
 
 
 def test_neither_torch_nor_ray_is_imported():

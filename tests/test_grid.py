@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -54,6 +55,11 @@ def test_several_values_make_an_axis_and_one_value_replaces_it():
     assert dict(experiment.axes) == {"seed": (0, 1), "batch_size": (8, 16)}
     assert experiment.base.freeze == "none"
     assert len(experiment.trials()) == 4
+
+
+def test_folds_are_an_axis_unless_some_are_picked():
+    assert dict(parse("--folds", "5").axes) == {"fold": (0, 1, 2, 3, 4)}
+    assert parse("--folds", "5", "--fold", "3").base.fold == 3
 
 
 def test_a_value_without_a_default_can_be_given():
@@ -221,6 +227,21 @@ def test_what_was_asked_and_with_what_is_written_down(tmp_path):
     assert written["data"]["synthetic"]
     assert len(written["data"]["classes"]) == 6
     assert {"python", "bioimg", "torch", "torchvision", "ray"} <= set(written["versions"])
+
+
+def test_no_group_is_in_two_parts_of_any_fold_and_where_each_image_went_is_written_down(tmp_path, tiles):
+    pattern = ["--split", "grouped", "--folds", "3", "--group-pattern", r"HE-(\d+)"]
+    assert grid("--data", tiles, *QUICK, *pattern, "--batch-size", "32", "--out", tmp_path / "out") == 0
+    images = pd.read_parquet(tmp_path / "out" / "images.parquet")
+    assert images.groupby("fold")["image"].nunique().tolist() == [420, 420, 420]
+    assert images["group"].nunique() == 10
+    assert (images.groupby(["fold", "group"])["part"].nunique() == 1).all()
+    tested = images[images["part"] == "test"]
+    assert len(tested) == 420, "over the folds, every image tests once"
+    rows = read(tmp_path / "out").trials
+    assert rows["fold"].tolist() == [0, 1, 2]
+    assert rows["split_leaks_groups"].tolist() == [False] * 3
+    assert rows[["balanced_accuracy", "macro_f1"]].notna().all(axis=None)
 
 
 def test_user_errors_are_value_errors():

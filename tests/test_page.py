@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import report_fixtures
 import results_example
 
 from bioimg.config import UserError
@@ -87,6 +88,16 @@ def rows(text: str) -> list[dict[str, str | None]]:
     return [attributes for attributes, _ in Elements(text).named("tr") if "data-state" in attributes]
 
 
+def tied(folder: Path, cells: dict[tuple[str, str], tuple[float, float]]) -> Results:
+    """Two recipes, the first with the lower validation loss, with these accuracies and seconds, and no predictions."""
+    axes = {"weights": ("IMAGENET1K_V2",), "freeze": ("none", "features")}
+    results = store.read(results_example.write(folder, axes=axes | {"batch_size": (128,)}))
+    values = [cells[cell] for cell in zip(results.trials["weights"], results.trials["freeze"], strict=True)]
+    accuracies, seconds = zip(*values, strict=True)
+    trials = results.trials.assign(test_accuracy=accuracies, train_seconds=seconds, test_images=100)
+    return dataclasses.replace(results, trials=trials, predictions=results.predictions.head(0))
+
+
 def only(results: Results, status: str) -> Results:
     return dataclasses.replace(results, trials=results.trials[results.trials["status"] == status])
 
@@ -98,6 +109,14 @@ def test_the_headline_names_the_recipe_that_validation_chose(text: str):
     assert "95 % interval 85.7 % to 96.4 %" in plain(text)
 
 
+def test_a_faster_recipe_is_named_only_if_it_is_no_less_accurate(tmp_path: Path):
+    faster = {("IMAGENET1K_V2", "none"): (0.90, 200.0), ("IMAGENET1K_V2", "features"): (0.91, 50.0)}
+    text = plain(written(tied(tmp_path / "faster", faster), tmp_path))
+    assert "frozen features was the fastest: 91.0 % after 50.0 s instead of 3:20 min" in text
+    less = {("IMAGENET1K_V2", "none"): (0.90, 200.0), ("IMAGENET1K_V2", "features"): (0.89, 50.0)}
+    assert "was the fastest" not in plain(written(tied(tmp_path / "less", less), tmp_path))
+
+
 def test_a_split_that_leaks_is_said_above_the_table(text: str):
     assert 0 < text.index("WARNING: the split ignores known groups") < text.index("<table")
 
@@ -105,6 +124,7 @@ def test_a_split_that_leaks_is_said_above_the_table(text: str):
 def test_synthetic_images_are_said_in_the_headline(tmp_path: Path):
     text = written(store.read(results_example.write(tmp_path / "phantom", axes=SMALL, synthetic=True)), tmp_path)
     assert "SYNTHETIC IMAGES" in text[text.index("<h1>") : text.index("</h1>")]
+    assert "SYNTHETIC IMAGES" not in text[text.index("</h1>") : text.index("<table")]
 
 
 def test_an_experiment_that_still_runs_says_so(tmp_path: Path):
@@ -193,6 +213,26 @@ def test_results_without_a_completed_trial_still_give_a_page(results: Results, t
     assert "No trial was completed, so there is nothing to compare yet" in text
     assert "failed: OutOfMemoryError" in text
     assert "No trial was completed" in plain(written(only(results, "nothing"), tmp_path))
+
+
+def test_what_experiment_json_lacks_is_a_dash(results: Results, tmp_path: Path):
+    experiment = {**results.experiment, "commit": None, "finished": None, "hardware": {"cpus": 2, "gpus": []}}
+    experiment["data"] = {name: value for name, value in experiment["data"].items() if name not in ("groups", "image_size")}
+    text = plain(written(dataclasses.replace(results, experiment=experiment), tmp_path))
+    assert "600 images in 6 classes, – known groups, seen at 150 × 150 px" in text
+    assert "commit –" in text
+    assert "group pattern –; model resnext50_32x4d" in text
+    assert "seed 0; workers 1" in text
+    assert "2026-03-02 09:14:07 → –" in text
+    assert "cpus 2; gpus –" in text
+
+
+def test_numbers_without_curves_or_predictions_still_give_a_page(tmp_path: Path):
+    results = store.read(report_fixtures.report_2023(tmp_path / "2023"))
+    text = written(results, tmp_path)
+    assert len(rows(text)) == len(results.trials) == 9
+    assert "for different numbers of epochs" in plain(text)
+    assert Elements(text).named("option") != []
 
 
 def test_rows_beyond_the_most_are_counted(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

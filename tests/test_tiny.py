@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from bioimg.data.phantom import phantom
@@ -57,12 +58,13 @@ def test_default_weights_are_those_of_the_second_recipe():
 
 
 def accuracy(model: nn.Module, images: torch.Tensor, labels: np.ndarray) -> float:
-    """Of a logistic regression on frozen features, over five folds."""
+    """Of a logistic regression on frozen features, over three folds."""
     body = nn.Sequential(*list(model.eval().children())[:-1], nn.Flatten())
     with torch.inference_mode():
         features = body(images).numpy()
     head = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
-    return cross_val_score(head, features, labels, cv=StratifiedKFold(5, shuffle=True, random_state=0)).mean()
+    with threadpool_limits(1):  # small matrices: threads only wait for each other on a busy machine
+        return cross_val_score(head, features, labels, cv=StratifiedKFold(3, shuffle=True, random_state=0)).mean()
 
 
 def test_a_linear_head_on_embedded_weights_beats_one_on_random_weights():

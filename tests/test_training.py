@@ -21,11 +21,13 @@ def curves(run: Run) -> list[dict[str, float]]:
 
 # batches
 
+LABELS = np.repeat([0, 1], [90, 10])
+
 
 @pytest.mark.parametrize(("images", "batch_size"), [(10, 4), (8, 4), (9, 4), (3, 4), (1, 4), (5, 1)])
 def test_an_epoch_has_every_image_once(images, batch_size):
     config = toys.trial(batch_size=batch_size)
-    seen = [index for step in steps(config, np.arange(images), 1, ALONE) for index in step.batch.indices]
+    seen = [index for step in steps(config, np.arange(images), LABELS, 1, ALONE) for index in step.batch.indices]
     assert sorted(seen) == list(range(images))
 
 
@@ -37,8 +39,8 @@ def test_a_last_batch_of_one_image_joins_the_one_before():
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_the_workers_shares_together_are_the_batches_of_one_worker(size):
     config, indices = toys.trial(batch_size=12), np.arange(50)
-    alone = list(steps(config, indices, 2, ALONE))
-    shares = [list(steps(config, indices, 2, Group(rank, size))) for rank in range(size)]
+    alone = list(steps(config, indices, LABELS, 2, ALONE))
+    shares = [list(steps(config, indices, LABELS, 2, Group(rank, size))) for rank in range(size)]
     for number, whole in enumerate(alone):
         counted = [share[number].batch for share in shares if share[number].weight]
         pairs = {pair for batch in counted for pair in zip(batch.indices, batch.views, strict=True)}
@@ -46,14 +48,14 @@ def test_the_workers_shares_together_are_the_batches_of_one_worker(size):
 
 
 def test_every_worker_takes_a_step_even_if_the_last_batch_has_fewer_images_than_workers():
-    shares = [list(steps(toys.trial(batch_size=4), np.arange(6), 1, Group(rank, 4))) for rank in range(4)]
+    shares = [list(steps(toys.trial(batch_size=4), np.arange(6), LABELS, 1, Group(rank, 4))) for rank in range(4)]
     assert [len(share) for share in shares] == [2, 2, 2, 2]
     assert [share[1].weight for share in shares] == [2.0, 2.0, 0.0, 0.0]
 
 
 def test_epochs_and_seeds_differ_in_order_and_views():
     def order(seed, epoch):
-        return [step.batch.indices.tolist() for step in steps(toys.trial(seed=seed), np.arange(50), epoch, ALONE)]
+        return [step.batch.indices.tolist() for step in steps(toys.trial(seed=seed), np.arange(50), LABELS, epoch, ALONE)]
 
     assert order(0, 1) == order(0, 1)
     assert order(0, 1) != order(0, 2)
@@ -69,6 +71,13 @@ def test_the_eight_views_of_an_image_are_its_flips_and_quarter_turns():
     assert len(views) == 8
     assert views == turned
     assert torch.equal(dihedral(image, np.array([0])), image)
+
+
+def test_balanced_sampling_shows_each_class_alike():
+    config, indices = toys.trial(sampling="balanced", batch_size=10), np.arange(100)
+    seen = np.concatenate([s.batch.indices for epoch in range(20) for s in steps(config, indices, LABELS, epoch, ALONE)])
+    assert len(seen) == 20 * 100
+    assert LABELS[seen].mean() == pytest.approx(0.5, abs=0.05)
 
 
 # the loop
@@ -111,6 +120,19 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss():
 def test_a_loss_that_is_not_finite_ends_training_and_names_epoch_and_step():
     with pytest.raises(NotFinite, match=r"the loss is (nan|inf) at epoch \d+, step \d+ of 5. Lower `learning_rate` \(1e\+20\)"):
         list(train(toys.run(toys.trial(learning_rate=1e20, optimizer="sgd"))))
+
+
+def test_balanced_class_weights_make_a_rare_class_count_as_much_as_a_frequent_one():
+    few = toys.images(per_class=40, classes=2)
+    rare = np.flatnonzero(few.labels == 0)[:10]
+    kept = np.concatenate([rare, np.flatnonzero(few.labels == 1)])
+    names = ("paths", "digests")
+    chosen = {name: tuple(getattr(few, name)[i] for i in kept) for name in names}
+    unbalanced = dataclasses.replace(few, pixels=few.pixels[kept], labels=few.labels[kept], **chosen)
+    run = toys.run(toys.trial(class_weights="balanced"), unbalanced)
+    counts = np.bincount(unbalanced.labels[run.split.train])
+    assert (counts * run.class_weights.numpy()).tolist() == pytest.approx([counts.sum() / 2] * 2)
+    assert curves(run) != curves(toys.run(toys.trial(), unbalanced))
 
 
 def test_the_learning_rate_is_constant_or_half_a_cosine():

@@ -9,6 +9,7 @@ import os
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # Train looks after its workers at this interval; with its own default of 2 s a dead one is seen late
@@ -46,6 +47,8 @@ class Lane:
     images: dict[str, ray.ObjectRef]
     experiment: str
     folder: str
+    stands_in: str
+    """The folder in which the user gave relative paths."""
     rungs: dict[int, tuple[int, ...]]
     """Epochs after which a trial waits for Tune's decision, for each number of epochs that a trial may have."""
 
@@ -88,6 +91,8 @@ def _work(config: dict[str, Lane]) -> None:
     """One worker: take trials until there are none."""
     lane, context = config["lane"], get_context()
     torch.set_num_threads(lane.threads)
+    if Path(lane.stands_in).is_dir():
+        os.chdir(lane.stands_in)
     group = Group(context.get_world_rank(), context.get_world_size())
     place = Place(experiment=lane.experiment, store=Store(lane.folder), device=get_device(), group=group)
 

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the store is the record; Tune's own files can lose rows
@@ -91,6 +92,7 @@ def run(
                 images={trial.key: sets[id(images[trial])] for trial in trials},
                 experiment=experiment.name,
                 folder=str(store.folder.absolute()),
+                stands_in=str(Path.cwd()),
                 rungs={trial.epochs: rule.rungs(trial.epochs) if rule else () for trial in trials},
             )
         )

@@ -1,5 +1,7 @@
 """One image file as an array: whatever the format, compression, depth and colours are."""
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,21 +36,33 @@ def decode(path: Path, channels: tuple[int, ...] = (), max_pixels: int | None = 
     Raises:
         ValueError, OSError and whatever else decoders raise: the file is broken, larger than `max_pixels`, or needs `channels`.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError("not a file")
     with path.open("rb") as file:
         start = file.read(26)
+        if not start:
+            raise ValueError("an empty file")
         file.seek(0)
         planes = decode_tiff(file, max_pixels) if start[:4] in STARTS else _pillow(file, start, max_pixels)
     return Decoded(np.ascontiguousarray(rgb(planes, channels)), planes.stored)
 
 
 @contextmanager
-def without_pillow_limit() -> Iterator[None]:
-    """Pillow's own limit on pixels is a process-wide global with a warning below it; ours takes its place."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+def quiet_decoders() -> Iterator[None]:
+    """Within it, what is wrong with a file is said by an exception alone: no warnings, no log, no limit but `max_pixels`.
+
+    All of these are settings of the whole process, so they are put back.
+    """
+    log, limit = logging.getLogger("tifffile"), Image.MAX_IMAGE_PIXELS
+    level = log.level
+    Image.MAX_IMAGE_PIXELS = None
+    log.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+        log.setLevel(level)
 
 
 def _pillow(file: BinaryIO, start: bytes, max_pixels: int | None) -> Planes:

@@ -14,7 +14,7 @@ import numpy as np
 
 from bioimg.config import TrialConfig, UserError
 from bioimg.data import archive, cache
-from bioimg.data.decode import Decoded, decode, without_pillow_limit
+from bioimg.data.decode import Decoded, decode, quiet_decoders
 from bioimg.data.listing import Listing, listed
 from bioimg.data.pixels import FilePixels, PixelArray, opened
 from bioimg.data.planes import fitted
@@ -143,7 +143,7 @@ def _facts(listing: Listing, rule: Rule, target: Path) -> Iterator[Fact]:
 
 
 def _read_files(files: Iterable[tuple[int, Path]], rule: Rule, target: Path) -> list[Fact]:
-    with without_pillow_limit():
+    with quiet_decoders():
         return list(_place(((number, _attempt(file, rule)) for number, file in files), rule, target))
 
 

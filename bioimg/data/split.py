@@ -1,20 +1,17 @@
 """Which images train, validate and test. Fixed whatever the trial's seed is: all seeds compare on the same test images."""
 
-from collections.abc import Iterator
-from itertools import permutations
 from typing import Protocol
 
 import numpy as np
 
 from bioimg.config import TrialConfig, UserError
+from bioimg.data.groups import allot
 from bioimg.data.imageset import PARTS, TEST, TRAIN, VAL, ImageSet, Split
 from bioimg.data.listing import listed
 
 FRACTIONS = (0.68, 0.16, 0.16)
 FEWEST = 7
 """Images that a class needs, so that 16 % of them are at least one."""
-DRAWS = 16
-"""Random allotments of groups of which the best balanced one is taken."""
 
 
 class Labelled(Protocol):
@@ -78,14 +75,26 @@ def _stratified(images: Labelled, trial: TrialConfig) -> np.ndarray:
             f"{listed(few)}. Add images, or take these classes out of `data`."
         )
     if trial.folds:
-        return _rotated(next(_folds(images.labels, None, trial.folds)), trial.fold, trial.folds)
-    from sklearn.model_selection import train_test_split  # takes a second, which decoding processes needn't wait
+        return _folded(images.labels, trial)
+    from sklearn.model_selection import train_test_split  # takes a second, for which decoding processes needn't wait
 
     held_out = round(FRACTIONS[TEST] * len(images.labels))
     rest, test = train_test_split(np.arange(len(images.labels)), test_size=held_out, stratify=images.labels, random_state=0)
     _, val = train_test_split(rest, test_size=held_out, stratify=images.labels[rest], random_state=0)
     part = np.full(len(images.labels), TRAIN)
     part[val], part[test] = VAL, TEST
+    return part
+
+
+def _folded(labels: np.ndarray, trial: TrialConfig) -> np.ndarray:
+    """One fold tests, the next one validates, the rest train."""
+    from sklearn.model_selection import StratifiedKFold
+
+    cutter = StratifiedKFold(trial.folds, shuffle=True, random_state=0)
+    folds = [held_out for _, held_out in cutter.split(labels, labels)]
+    part = np.full(len(labels), TRAIN)
+    part[folds[trial.fold]] = TEST
+    part[folds[(trial.fold + 1) % trial.folds]] = VAL
     return part
 
 
@@ -102,13 +111,11 @@ def _folder(images: Labelled, trial: TrialConfig) -> np.ndarray:
 
 
 def _grouped(images: Labelled, trial: TrialConfig) -> np.ndarray:
-    """Of some random allotments, the one whose classes are spread most evenly and none is missing anywhere."""
     groups = _groups(images)
-    allotments = _cross_validations(images.labels, groups, trial.folds) if trial.folds else _sixths(images.labels, groups)
-    best = min(allotments, key=lambda allotment: allotment[0], default=(np.inf, []))
-    if np.isinf(best[0]):
+    part = allot(images.labels, groups, FRACTIONS, trial.folds, trial.fold)
+    if part is None:
         raise _refusal(images, groups, trial.folds)
-    return best[1][trial.fold]
+    return part
 
 
 def _groups(images: Labelled) -> np.ndarray:
@@ -134,53 +141,6 @@ def _refusal(images: Labelled, groups: np.ndarray, folds: int) -> UserError:
         f"with no group in two of them; these groups don't allow it. Groups that hold each class: {held}. Add groups, "
         f"{'use fewer --folds, ' if folds else ''}or use --split stratified, whose results then are too good for new groups."
     )
-
-
-Allotment = tuple[float, list[np.ndarray]]
-"""How uneven it is (infinite: a class is missing somewhere), and the part of each image, once for each fold."""
-
-
-def _sixths(labels: np.ndarray, groups: np.ndarray) -> Iterator[Allotment]:
-    """One sixth of the images tests and one validates; thirds or so where groups are few."""
-    folds = min(6, len(np.unique(groups)), np.bincount(labels).min())
-    for fold in _folds(labels, groups, folds):
-        for val, test in permutations(range(folds), 2):
-            part = np.select([fold == val, fold == test], [VAL, TEST], TRAIN)
-            yield _unevenness(part, labels, FRACTIONS), [part]
-
-
-def _cross_validations(labels: np.ndarray, groups: np.ndarray, folds: int) -> Iterator[Allotment]:
-    if folds > min(len(np.unique(groups)), np.bincount(labels).min()):
-        return
-    for fold in _folds(labels, groups, folds):
-        parts = [_rotated(fold, test, folds) for test in range(folds)]
-        yield max(_unevenness(part, labels, (1 - 2 / folds, 1 / folds, 1 / folds)) for part in parts), parts
-
-
-def _folds(labels: np.ndarray, groups: np.ndarray | None, folds: int) -> Iterator[np.ndarray]:
-    """The fold of each image, drawn some times."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    cutter = StratifiedKFold if groups is None else StratifiedGroupKFold
-    for draw in range(DRAWS if folds > 2 else 0):
-        fold = np.empty(len(labels), int)
-        for number, (_, held_out) in enumerate(cutter(folds, shuffle=True, random_state=draw).split(labels, labels, groups)):
-            fold[held_out] = number
-        yield fold
-
-
-def _rotated(fold: np.ndarray, test: int, folds: int) -> np.ndarray:
-    """One fold tests, the next one validates, the rest train."""
-    return np.select([fold == test, fold == (test + 1) % folds], [TEST, VAL], TRAIN)
-
-
-def _unevenness(part: np.ndarray, labels: np.ndarray, fractions: tuple[float, float, float]) -> float:
-    """How far the classes' shares in the parts are from what they should be; infinite where a class is missing from one."""
-    counts = np.zeros((labels.max() + 1, len(PARTS)))
-    np.add.at(counts, (labels, part), 1)
-    if not counts.all():
-        return np.inf
-    return float(np.abs(counts / counts.sum(axis=1, keepdims=True) - fractions).sum())
 
 
 def _shared(part: np.ndarray, names: tuple[str, ...]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """TIFF as microscopes and scanners write it: any compression, depth and order of planes."""
 
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,14 +23,25 @@ def decode_tiff(file: BinaryIO, max_pixels: int | None = None) -> Planes:
         image = tiff.pages[0] if len(tiff.pages) == 1 else _only_series(tiff)
         page: Any = tiff.pages[0] if len(tiff.pages) == 1 else image.keyframe
         check_pixels(page.imagewidth, page.imagelength, max_pixels)
+        _check_whole(tiff, [page] if image is page else image.pages or ())
         pixels = _planes_last(image.asarray(maxworkers=1), image.axes)
         tag = page.tags.get("Orientation")
         return _coloured(turned(pixels, int(tag.value) if tag else UPRIGHT), page)
 
 
+def _check_whole(tiff: tifffile.TiffFile, pages: Sequence[Any]) -> None:
+    """Some codecs fill up in silence what a file that was cut off lacks."""
+    for page in pages:
+        segments = zip(page.dataoffsets, page.databytecounts, strict=True) if page is not None else ()
+        if any(offset + size > tiff.filehandle.size for offset, size in segments):
+            raise ValueError("the file is cut off")
+
+
 def _only_series(tiff: tifffile.TiffFile) -> Any:
     series = [one for one in tiff.series if not one.keyframe.is_reduced]
-    if len(series) != 1:
+    if not series:
+        raise ValueError("no image in it")
+    if len(series) > 1:
         shapes = " and ".join(str(one.shape) for one in series[:3])
         raise ValueError(f"{len(series)} images of shapes {shapes}, where one is expected (a whole slide? cut it into tiles)")
     return series[0]

@@ -37,8 +37,10 @@ def _embedded(name: str, recipe: str) -> Weights:
 class ResNeXt_Tiny_Weights(WeightsEnum):
     """Weights without the head, trained on textures that a program drew (`experiments/pretrain_textures.py`)."""
 
-    TEXTURES_V1 = _embedded("TEXTURES_V1", "A plain recipe.")
-    TEXTURES_V2 = _embedded("TEXTURES_V2", "A longer recipe with modern regularisation.")
+    TEXTURES_V1 = _embedded("TEXTURES_V1", "The plain recipe.")
+    TEXTURES_V2 = _embedded(
+        "TEXTURES_V2", "The longer recipe: cosine with warm-up, label smoothing, erasing, mixup, averaged weights."
+    )
     DEFAULT = TEXTURES_V2
 
     def get_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:

@@ -165,7 +165,8 @@ def tested(results: Results) -> list[str]:
 def _beside(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
     """Rows by key with the trial's settings beside them; a class's precision doesn't take the name of a trial's."""
     rows = rows.rename(columns={"precision": "precision_score"})
-    return rows.merge(results.trials, on="key", how="left").reset_index(drop=True)
+    trials = results.trials.drop(columns=rows.columns.drop("key"), errors="ignore")
+    return rows.merge(trials, on="key", how="left").reset_index(drop=True)
 
 
 def _table(

@@ -49,8 +49,9 @@ def draw(scene: Scene) -> Iterator[tuple[str, Figure]]:
     found = statistics.effects(scene.results)
     if found["effect"].notna().any():
         yield "effects", plots.effects(scene, found[found["effect"].notna()])
-    if len(scene.completed):
+    if len(scene.measured):
         yield "accuracy_against_time", plots.accuracy_against_time(scene)
+    if len(scene.completed):
         yield "calibration", plots.calibration(scene)
         if len(scene.mistakes(scene.completed.iloc[0])):
             yield "mistakes", plots.mistakes(scene, scene.completed.iloc[0])

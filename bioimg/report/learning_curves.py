@@ -11,6 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from bioimg.report.look import COLOURS, GREY, LINES, canvas, headed, key, look, percent
 from bioimg.report.scene import Scene
 
+MOST_LINES = 48
+"""Of more trials those with the lowest validation loss are drawn together."""
 TRAIN = {"color": COLOURS[0], "linestyle": LINES[1], "marker": "s"}
 VAL = {"color": COLOURS[1], "linestyle": LINES[0], "marker": "o"}
 SELECTED = {"color": "black", "linestyle": "none", "marker": "o", "markersize": 8}
@@ -63,7 +65,8 @@ def mark_end(axes: Axes, rows: pd.DataFrame, trial: pd.Series, word: Any) -> Non
 
 def validation_curves(scene: Scene) -> Figure:
     """Validation loss and accuracy of all trials; each panel has the trials that agree in the fields of its title."""
-    shown = scene.panels(scene.ranked)
+    drawn = scene.ranked.head(MOST_LINES)
+    shown = scene.panels(drawn)
     figure, grid = canvas(len(shown), 2, 3.8, 2.6, sharex=True, sharey="col")
     for (name, trials), (loss, accuracy) in zip(shown, grid, strict=True):
         for axes, column in ((loss, "val_loss"), (accuracy, "val_accuracy")):
@@ -71,9 +74,11 @@ def validation_curves(scene: Scene) -> Figure:
                 validation_curve(axes, scene.epochs(trial), trial, column, look(scene.encoding.code(trial)))
             axes.set_title(f"{name}: {scene.words[column]}" if name else scene.words[column])
     for axes in grid[-1]:
-        epoch_axis(axes, scene.words, scene.ranked["epochs"].max())
+        epoch_axis(axes, scene.words, drawn["epochs"].max())
     limits(scene, *grid[0])
     key(figure, scene, [SELECTED | {"label": scene.words["selected"]}, ENDED | {"label": scene.words["ended"]}])
+    if len(scene.ranked) > len(drawn):
+        return headed(figure, scene.words["left_out"].format(left_out=len(scene.ranked) - len(drawn)), 8, weight="normal")
     return figure
 
 

@@ -17,8 +17,11 @@ def p_value(p: float | None) -> str:
 
 
 def clock(seconds: float) -> str:
+    """A duration: `4.2 s`, `16:15 min` or `2:03:10 h`."""
+    if pd.isna(seconds) or seconds < 59.95:
+        return "–" if pd.isna(seconds) else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h" if minutes >= 60 else f"{minutes}:{rest:02} min"
 
 
 def moment(written: str | None) -> str:

@@ -1,20 +1,23 @@
 """Figures of what was reached: effects, accuracy against time, confusion, calibration, mistakes."""
 
 import textwrap
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter, StrMethodFormatter
 
 from bioimg.report.encoding import PANELS
 from bioimg.report.look import COLOURS, GREY, LINES, canvas, headed, key, look, percent, wrap
+from bioimg.report.notes import listed
 from bioimg.report.scene import Scene, printable
 from bioimg.results import statistics
 
 MOST_EFFECTS = 24
 MOST_MISTAKES = 12
+MOST_POINTS = 500
 
 
 def effects(scene: Scene, found: pd.DataFrame) -> Figure:
@@ -35,29 +38,42 @@ def effects(scene: Scene, found: pd.DataFrame) -> Figure:
 
 def accuracy_against_time(scene: Scene) -> Figure:
     """Test accuracy of the completed trials against what their training took."""
-    shown = scene.panels(scene.completed)
+    points = scene.measured.head(MOST_POINTS)
+    shown, seconds = scene.panels(points), points["train_seconds"]
     figure, grid = canvas(1, len(shown), 3.4, 3.2, sharex=True, sharey=True)
     for (name, trials), axes in zip(shown, grid[0], strict=True):
         for _, trial in trials.iterrows():
-            low, high = statistics.wilson(round(trial["test_accuracy"] * trial["test_images"]), trial["test_images"])
-            axes.vlines(trial["train_seconds"], low, high, color=look(scene.encoding.code(trial))["color"], linewidth=1)
-            axes.plot(
-                trial["train_seconds"],
-                trial["test_accuracy"],
-                **{**look(scene.encoding.code(trial)), "linestyle": "none"},
-                markersize=8,
-            )
+            measured_point(axes, trial, look(scene.encoding.code(trial)))
         axes.set_title(name)
         axes.set_xlabel(scene.words["train_seconds"])
     grid[0, 0].set_ylabel(scene.words["test_accuracy"])
-    grid[0, 0].set_xlim(left=0)
+    if seconds.min() > 0 and seconds.max() > 10 * seconds.min():
+        grid[0, 0].set_xscale("log")
+        grid[0, 0].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    else:
+        grid[0, 0].set_xlim(left=0)
     percent(grid[0, 0])
     key(figure, scene)
+    return headed(figure, "; ".join(left_out(scene)), 8, weight="normal")
+
+
+def measured_point(axes: Axes, trial: pd.Series, its: dict[str, Any]) -> None:
+    """One trial with the interval of its accuracy."""
+    low, high = statistics.wilson(round(trial["test_accuracy"] * trial["test_images"]), int(trial["test_images"]))
+    axes.vlines(trial["train_seconds"], low, high, color=its["color"], linewidth=1)
+    axes.plot(trial["train_seconds"], trial["test_accuracy"], **{**its, "linestyle": "none"}, markersize=8)
+
+
+def left_out(scene: Scene) -> list[str]:
+    """What the bars are, and which trials aren't there."""
     counts = scene.trials["status"].value_counts()
-    notes = [scene.words["interval"].format(n=scene.completed["test_images"].iloc[0])]
-    if len(scene.completed) < len(scene.trials):
+    rest = len(scene.measured) - MOST_POINTS
+    notes = [scene.words["interval"].format(n=listed(scene.measured["test_images"].unique()))]
+    if len(scene.measured) < len(scene.trials):
         notes.append(scene.words["not_shown"].format(stopped=counts.get("stopped", 0), failed=counts.get("failed", 0)))
-    return headed(figure, "; ".join(notes), 8, weight="normal")
+    if rest > 0:
+        notes.append(scene.words["left_out"].format(left_out=rest))
+    return notes
 
 
 def confusion(scene: Scene, trial: pd.Series) -> Figure:

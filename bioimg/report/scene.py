@@ -65,6 +65,12 @@ class Scene:
         parts = self.encoding.panels(trials)
         return [(", ".join(self.value(part.iloc[0], field) for field in fields), part) for part in parts]
 
+    @cached_property
+    def measured(self) -> pd.DataFrame:
+        """The completed trials whose test accuracy and training time are known, also where curves and predictions aren't."""
+        completed = self.trials[self.trials["status"] == "completed"].sort_values("best_val_loss", kind="stable")
+        return completed.dropna(subset=["test_accuracy", "test_images", "train_seconds"])
+
     def value(self, trial: pd.Series, field: str) -> str:
         """A field with its value: `batch 32`."""
         return f"{header(field, self.lang)} {printable(trial[field])}"

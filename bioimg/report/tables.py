@@ -149,8 +149,8 @@ def _with_scores(results: Results, columns: Sequence[str]) -> pd.DataFrame:
     """The scores that were asked for; they need the predictions, and time."""
     trials = results.trials
     if not set(columns) & set(SCORES):
-        return trials.assign(**dict.fromkeys(SCORES))
-    return trials.merge(scores(results), on="key", how="left")
+        return trials.assign(**dict.fromkeys([name for name in SCORES if name not in trials]))
+    return trials.drop(columns=list(SCORES), errors="ignore").merge(scores(results), on="key", how="left")
 
 
 def scores(results: Results) -> pd.DataFrame:

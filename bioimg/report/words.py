@@ -68,9 +68,9 @@ WORDS = {
         "以這些測試影像，另有 {ties} 種設定與它無法區別。",
     ),
     "tie_one": ("On these test images 1 other recipe can't be told from it.", "以這些測試影像，另有 1 種設定與它無法區別。"),
-    "cheaper": (
-        "The fastest of those is {recipe}: {seconds} instead of {best} (min:s).",
-        "其中最快的是 {recipe}：{seconds}，而非 {best}（分:秒）。",
+    "faster": (
+        "Of those that were no less accurate, {recipe} was the fastest: {accuracy} after {seconds} instead of {best}.",
+        "其中準確率不較低者以 {recipe} 最快：{accuracy}，訓練 {seconds}，而非 {best}。",
     ),
     "running": (
         "The experiment isn't complete: {trials} trials have ended so far.",

@@ -42,6 +42,8 @@ TRIALS = pa.schema(
         pa.field("best_val_accuracy", pa.float64()),
         pa.field("test_accuracy", pa.float64()),
         pa.field("final_test_accuracy", pa.float64()),
+        pa.field("balanced_accuracy", pa.float64()),
+        pa.field("macro_f1", pa.float64()),
         # what it cost
         pa.field("train_seconds", pa.float64()),
         pa.field("wait_seconds", pa.float64()),
@@ -82,3 +84,18 @@ PREDICTIONS = pa.schema(
 """One row per completed trial, split (val, test) and image, at the epoch with the lowest validation loss.
 
 `label` and `prediction` index the classes of experiment.json."""
+
+IMAGES = pa.schema(
+    [
+        pa.field("split", pa.string()),
+        pa.field("folds", pa.int64()),
+        pa.field("fold", pa.int64()),
+        pa.field("group_pattern", pa.string()),
+        pa.field("image", pa.string()),
+        pa.field("group", pa.string()),
+        pa.field("label", pa.int64()),
+        pa.field("part", pa.string()),
+        pa.field("digest", pa.string()),
+    ]
+)
+"""Which image went where: one row per way of splitting that the trials use, and image; `part` is train, val or test."""

@@ -49,7 +49,7 @@ class Store:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.parts = self.folder / "parts"
-        self.engine = self.folder / "engine"
+        self.engine = self.folder.absolute() / "engine"
 
     def checkpoint(self, key: str) -> Path:
         """The folder of one trial's tensors."""
@@ -88,6 +88,11 @@ class Store:
     def describe(self, description: Mapping[str, Any]) -> None:
         """Write experiment.json."""
         replace(self._manifest, lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
+
+    def write_images(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write which image went where."""
+        content = pa.Table.from_pylist(list(rows), schema=schema.IMAGES)
+        replace(self.folder / "images.parquet", lambda path: pq.write_table(content, path))
 
     def write(self, table: str, key: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write all rows that one trial has in one table so far, in place of those it had."""

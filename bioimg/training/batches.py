@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_sample_weight
 
 from bioimg.config import TrialConfig
 from bioimg.data.pixels import PixelArray
@@ -33,10 +34,17 @@ class Step(NamedTuple):
     weight: float
 
 
-def steps(trial: TrialConfig, indices: np.ndarray, epoch: int, group: Group) -> Iterator[Step]:
-    """One epoch as this worker sees it: over all workers, every image once."""
+def steps(trial: TrialConfig, indices: np.ndarray, labels: np.ndarray, epoch: int, group: Group) -> Iterator[Step]:
+    """One epoch of the images at `indices` as this worker sees it: over all workers, every image once.
+
+    With balanced sampling as many are drawn with replacement, each class as often as any other. `labels` is int64 [N].
+    """
     draw = np.random.default_rng((trial.seed, epoch))
-    order = draw.permutation(indices)
+    if trial.sampling == "balanced":
+        rarity = compute_sample_weight("balanced", labels[indices])
+        order = draw.choice(indices, len(indices), p=rarity / rarity.sum())
+    else:
+        order = draw.permutation(indices)
     views = draw.integers(VIEWS[trial.augmentation], size=len(order))
     for start, stop in boundaries(len(order), trial.batch_size):
         mine = group.share(np.arange(start, stop))

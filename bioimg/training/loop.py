@@ -23,8 +23,8 @@ def train(run: Run) -> Iterator[Epoch]:
     Raises:
         NotFinite: names the epoch and the step.
     """
-    trial, group, train_set = run.trial, run.group, run.split.train
-    labels = torch.from_numpy(run.images.labels).to(run.device)
+    trial, group, train_set, known = run.trial, run.group, run.split.train, run.images.labels
+    labels, class_weights = torch.from_numpy(known).to(run.device), run.class_weights
     sizes = np.diff(boundaries(len(train_set), trial.batch_size)).ravel()
 
     for epoch in range(len(run.history) + 1, trial.epochs + 1):
@@ -32,10 +32,10 @@ def train(run: Run) -> Iterator[Epoch]:
         run.begin(epoch)
         losses, correct = [], torch.zeros((), dtype=torch.int64, device=run.device)
 
-        for batch, weight in steps(trial, train_set, epoch, group):
+        for batch, weight in steps(trial, train_set, known, epoch, group):
             target = labels[torch.from_numpy(batch.indices)]
             logits = run.forward(batch)
-            loss = F.cross_entropy(logits, target, reduction="sum") * weight
+            loss = F.cross_entropy(logits, target, class_weights, reduction="sum") * weight
             loss.backward()
             run.optimizer.step()
             run.optimizer.zero_grad(set_to_none=True)

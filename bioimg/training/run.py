@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -57,6 +58,7 @@ class Run:
         if trial.freeze == "features":
             self._freeze_features()
         self._forward = group.wrap(self.learner, device)
+        self.class_weights = self._class_weights()
         self.optimizer = _optimizer(trial, [p for p in self.learner.parameters() if p.requires_grad])
         self.history: list[Epoch] = []
         self.best: dict[str, torch.Tensor] = {}
@@ -118,6 +120,14 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.best = state["best"]
         self.history = [Epoch(**epoch) for epoch in state["history"]]
+
+    def _class_weights(self) -> torch.Tensor | None:
+        """float32 [C]: what an image of each class counts in the training loss, 1 on average over the training images."""
+        if self.trial.class_weights == "none":
+            return None
+        present = self.images.labels[self.split.train]
+        weights = compute_class_weight("balanced", classes=np.arange(len(self.images.classes)), y=present)
+        return torch.tensor(weights, dtype=torch.float32, device=self.device)
 
     def _freeze_features(self) -> None:
         started = time.perf_counter()

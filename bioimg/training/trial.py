@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from bioimg.config import TrialConfig, UserError
 from bioimg.data.imageset import ImageSet
@@ -108,8 +109,13 @@ class _Record:
             rows = [row for part, indices in parts.items() for row in _predictions(run, part, indices, logits[part])]
             self._place.store.write("predictions", self._trial.key, rows)
             checkpoint.finish(run, self._folder)
-        best = score(logits["test"], run.images.labels[run.split.test])
-        return {"test_accuracy": best.accuracy, "final_test_accuracy": final.accuracy}
+        labels, predicted = run.images.labels[run.split.test], logits["test"].argmax(1).cpu().numpy()
+        return {
+            "test_accuracy": score(logits["test"], labels).accuracy,
+            "final_test_accuracy": final.accuracy,
+            "balanced_accuracy": balanced_accuracy_score(labels, predicted),
+            "macro_f1": f1_score(labels, predicted, average="macro", zero_division=0),  # type: ignore[arg-type]
+        }
 
     def _epochs(self, run: Run) -> list[dict[str, Any]]:
         return [{"key": self._trial.key, **dataclasses.asdict(epoch)} for epoch in run.history]

@@ -1,0 +1,86 @@
+"""The floors of the house: imports go down, Ray is in one folder, what must start fast imports nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+PROJECT = Path(__file__).parent.parent
+FLOORS = (
+    {"config"},
+    {"experiment", "data", "model", "results"},
+    {"halving", "training", "report", "progress", "provenance", "flags"},
+    {"local", "cluster"},
+    {"runner"},
+    {"cli"},
+)
+WITHIN = {"halving": {"experiment"}, "cluster": {"cluster"}}
+QUESTIONS = [path for path in (PROJECT / "experiments").glob("*.py") if "\nEXPERIMENT = " in path.read_text()]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(module: str) -> str:
+    """`model` for bioimg.model.build."""
+    return module.split(".")[1]
+
+
+def floor(name: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if name in rooms)
+
+
+FILES = [path for path in (PROJECT / "bioimg").rglob("*.py") if path.parent.name != "bioimg" or path.stem != "__init__"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_imports_only_go_down(path):
+    own = path.relative_to(PROJECT / "bioimg").parts[0].removesuffix(".py")
+    for module in imports(path):
+        if module.startswith("bioimg.") and room(module) != own:
+            assert floor(room(module)) < floor(own) or same_floor_is_fine(own, room(module)), f"{own} imports {module}"
+
+
+def same_floor_is_fine(own: str, other: str) -> bool:
+    """Rooms of one floor may look into each other in one direction: data and model never, training and report never."""
+    return (own, other) in {("progress", "results")}
+
+
+def test_ray_is_imported_in_one_folder_only():
+    found = {path.relative_to(PROJECT).parts[1] for path in FILES if any(name.split(".")[0] == "ray" for name in imports(path))}
+    assert found == {"cluster"}
+
+
+@pytest.mark.parametrize("path", QUESTIONS, ids=lambda path: path.stem)
+def test_an_experiment_only_states_its_question(path):
+    assert {module.rsplit(".", 1)[0] for module in imports(path)} <= {"bioimg.config", "bioimg.experiment"}
+
+
+@pytest.mark.parametrize("code", ["import bioimg", "import bioimg.report.command", "import bioimg.cli", "import bioimg.data"])
+def test_what_must_start_fast_imports_neither_ray_nor_torch(code):
+    command = f"{code}; import sys; print(sorted({{'ray', 'torch', 'torchvision'}} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
+def test_the_first_lines_of_a_project_are_as_its_user_fixed_them():
+    held = {path.name for path in PROJECT.iterdir() if not path.name.startswith(".")}
+    fixed = {"pyproject.toml", "cluster.yaml", "experiments", "bioimg", "tests", "README.md", "LICENSE"}
+    assert held - {"results"} - {name for name in held if name.endswith(".egg-info")} <= fixed
+
+
+def test_the_cluster_file_is_one_that_ray_takes():
+    config = prepare_config(yaml.safe_load((PROJECT / "cluster.yaml").read_text()))
+    validate_config(config)
