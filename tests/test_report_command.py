@@ -83,7 +83,7 @@ def test_verify_finds_its_results_above_the_file_and_ends_with_1_if_a_cell_is_wr
     report(results, "--format", "md")
     path = results / "report" / "comparison.md"
     assert check(path) == 0
-    assert "108 cells compared, all agree with the results." in " ".join(capsys.readouterr().out.split())
+    assert "117 cells compared, all agree with the results." in " ".join(capsys.readouterr().out.split())
     path.write_text(path.read_text().replace("95.3 [", "96.3 ["))
     assert check(path) == 1
     assert "the file says 96.3 [93.3, 96.8], the results say 95.3 [93.3, 96.8]." in capsys.readouterr().out
