@@ -39,8 +39,8 @@ def describe(experiment: Experiment, images: ImageSet) -> dict[str, Any]:
             "synthetic": images.synthetic,
             "classes": list(images.classes),
             "images": len(images),
+            "groups": len(set(images.groups)) if images.groups else None,
         },
-        "groups": len(set(images.groups)) if images.groups else None,
         "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
         "commit": _commit(),
         "hardware": {

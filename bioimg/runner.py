@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress as Bar
 
@@ -48,7 +49,8 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     finally:
         store.merge([trial.key for trial in trials])
     store.describe({**description, "complete": True, "finished": datetime.datetime.now(datetime.UTC).isoformat()})
-    return conclude(store, console)
+    first = images[trials[0]]
+    return conclude(store, dict(zip(first.paths, first.pixels, strict=True)), console)
 
 
 Executor = Callable[[Experiment, Sequence[TrialConfig], Mapping[TrialConfig, ImageSet], Store, Watcher], None]
@@ -110,9 +112,9 @@ def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[TrialCo
         return data.load_each(trials, lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def conclude(store: Store, console: Console) -> int:
-    """Write and print the report, and say what failed. Returns the exit code."""
-    Report(folder=store.folder).run()
+def conclude(store: Store, images: Mapping[str, np.ndarray], console: Console) -> int:
+    """Write and print the report, without the figures, and say what failed. Returns the exit code."""
+    Report(folder=store.folder, figures=False).run(images)
     results = read(store.folder)
     failed = results.trials[results.trials["status"] == "failed"]
     for key, error in zip(failed["key"], failed["error"], strict=True):

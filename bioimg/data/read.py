@@ -1,7 +1,6 @@
 """Decode: every image of a listing once, in parallel, into one array that is kept for the next start."""
 
 import errno
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 import joblib
 import numpy as np
+import xxhash
 
 from bioimg.config import TrialConfig, UserError
 from bioimg.data import archive, cache
@@ -22,7 +22,7 @@ from bioimg.data.planes import fitted
 Progress = Callable[[int, int], None]
 """Called with the images done and the images in all."""
 
-VERSION = 1
+VERSION = 2
 """Of what is kept; a change of how images are decoded needs a new one."""
 MAX_PIXELS = 200_000_000
 CHUNK = 2_000_000
@@ -168,9 +168,9 @@ def _place(images: Iterable[tuple[int, Decoded | Exception]], rule: Rule, target
 
 
 def _digest(pixels: np.ndarray) -> str:
-    digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode())
+    digest = xxhash.xxh3_64(f"{pixels.shape} {pixels.dtype}".encode())
     digest.update(pixels.data)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 def _close_gaps(file: Path, facts: list[Fact], shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:

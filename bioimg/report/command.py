@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from bioimg.config import UserError, unknown
 
 if TYPE_CHECKING:
+    from bioimg.report.scene import Images
     from bioimg.report.table import Table
     from bioimg.results.store import Results
 
@@ -20,9 +21,9 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Make tables of a results folder, and say which differences hold.
+    """Make tables, figures and a page of a results folder, and say which differences hold.
 
-    Without flags everything goes to FOLDER/report. With --rows, --columns, --sort, --group-by or --single only that comparison
+    Without flags everything goes to FOLDER/report: `report.html` is what to open first. With --rows, --columns, --sort, --group-by or --single only that comparison
     table is made, as `selection`.
     """
 
@@ -44,13 +45,15 @@ class Report:
     """language of headers, captions and notes"""
     preset: Literal["report-2023"] | None = None
     """the nine tables of the report of 2023 instead"""
+    figures: FlagCreatePairsOff[bool] = True
+    """leave out the figures, which take longest"""
     price: float | None = None
     """money for an hour of one device, for the table of costs"""
     out: Path | None = None
-    """another folder for the tables"""
+    """another folder for all of it"""
 
-    def run(self) -> int:
-        """Write and print; 0.
+    def run(self, images: "Images | None" = None) -> int:
+        """Write and print; 0. With the images of the set, the page and a figure show the worst mistakes.
 
         Raises:
             UserError: no results there, or a flag names what isn't there.
@@ -65,7 +68,15 @@ class Report:
         for table in tables:
             documents.write(table, out, self.format)
         terminal.show(results, tables, out)
+        if not (self.preset or self._chosen):
+            self._illustrate(results, out, images)
         return 0
+
+    @property
+    def _chosen(self) -> "dict[str, Any]":
+        """What was asked of the comparison table; empty if nothing was."""
+        names = ("rows", "columns", "sort", "group_by", "single")
+        return {name: value for name in names if (value := getattr(self, name))}
 
     def _tables(self, results: "Results") -> "list[Table]":
         """Those that were asked for, the one to print first."""
@@ -74,17 +85,17 @@ class Report:
 
         if self.preset:
             return presets.report_2023(results, self.lang)
-        chosen = {
-            "rows": self.rows,
-            "columns": self.columns,
-            "sort": self.sort,
-            "group_by": self.group_by,
-            "single": self.single,
-        }
-        table = comparison(results, **chosen, lang=self.lang)
-        return (
-            [named(table, "selection")] if any(chosen.values()) else [table, *breakdown.tables(results, self.lang, self.price)]
-        )
+        table = comparison(results, **self._chosen, lang=self.lang)
+        return [named(table, "selection")] if self._chosen else [table, *breakdown.tables(results, self.lang, self.price)]
+
+    def _illustrate(self, results: "Results", out: Path, images: "Images | None") -> None:
+        from bioimg.report import page
+
+        print(f"The page to open first: {page.write(results, out / 'report.html', self.lang, images)}")
+        if self.figures:
+            from bioimg.report import figures
+
+            print(f"{len(figures.write(results, out / 'figures', lang=self.lang, images=images))} figures in {out / 'figures'}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,7 +81,7 @@ class Store:
         """
         self.check(description["name"])
         if self._manifest.exists():
-            self._same("data", description["data"])
+            self._same("data fingerprint", description["data"]["fingerprint"])
         self.parts.mkdir(parents=True, exist_ok=True)
         self.describe({**description, "complete": False})
 
@@ -140,11 +140,12 @@ class Store:
         )
         return {row["key"]: row["status"] for table in reversed(tables) for row in table.select(["key", "status"]).to_pylist()}
 
-    def _same(self, entry: str, value: Any) -> None:
-        held = json.loads(self._manifest.read_text())[entry]
-        if held != value:
+    def _same(self, what: str, value: str) -> None:
+        held = json.loads(self._manifest.read_text())
+        known = held["name"] if what == "name" else held["data"]["fingerprint"]
+        if known != value:
             raise UserError(
-                f"the value of `out` is {self.folder}, but that folder holds another experiment: its {entry} is {held!r}, "
+                f"the value of `out` is {self.folder}, but that folder holds another experiment: its {what} is {known!r}, "
                 f"this one's is {value!r}. Name another folder with --out."
             )
 
