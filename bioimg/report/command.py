@@ -23,8 +23,8 @@ FORMAT = 1
 class Report:
     """Make tables, figures and a page of a results folder, and say which differences hold.
 
-    Without flags everything goes to FOLDER/report: `report.html` is what to open first. With --rows, --columns, --sort, --group-by or --single only that comparison
-    table is made, as `selection`.
+    Without flags everything goes to FOLDER/report: `report.html` is what to open first. With --rows, --columns, --sort,
+    --group-by or --single only that comparison table is made, as `selection`.
     """
 
     folder: Positional[Path]
