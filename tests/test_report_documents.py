@@ -174,13 +174,14 @@ def test_parquet_holds_raw_values_whole_names_and_the_caption(tmp_path: Path, na
     assert json.loads(table.schema.metadata[b"notes"])[-1] == "Made by bioimg from results 0123456789."
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(name=st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
 def test_any_name_survives_markdown_csv_and_latex(tmp_path: Path, name: str) -> None:
     table = a_table(name)
     for form in ("md", "csv", "tex"):
         (path,) = documents.write(table, tmp_path, [form])
         (back,) = documents.read(path)
+        assert [header.strip() for header in back.headers] == [header.strip() for header in table.headers]
         assert [row[0].strip() for row in back.rows] == [clean(name).strip(), "plain"]
         assert [row[1:] for row in back.rows] == [row[1:] for row in table.cells()]
 

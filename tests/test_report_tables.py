@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_fixtures import NINE_RUNS, V1, V2, curve, folder, predictions, report_2023, trial
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import FIELDS, TrialConfig, UserError
 from bioimg.report import breakdown
 from bioimg.report.agreement import agrees
+from bioimg.report.captions import HEADERS
 from bioimg.report.claims import claims
 from bioimg.report.notes import fingerprint
 from bioimg.report.presets import REPORT_2023
@@ -336,6 +337,11 @@ def test_headers_and_notes_can_be_chinese(nine: Results) -> None:
     assert any("資料切分未考慮已知分組" in note for note in table.notes)
     with pytest.raises(UserError, match="the value of `lang` is 'tlh'"):
         comparison(nine, lang="tlh")
+
+
+def test_every_setting_has_a_header_in_both_languages() -> None:
+    assert set(FIELDS) <= set(HEADERS)
+    assert all(name != chinese for name, (_, chinese) in HEADERS.items() if name in FIELDS)
 
 
 def test_the_headline_says_what_can_and_cannot_be_claimed(nine: Results) -> None:

@@ -70,10 +70,11 @@ def test_an_interval_is_told_in_the_direction_of_its_words(tmp_path: Path) -> No
     assert ": better by 10.0 points [7." in claim
 
 
-def test_holm_multiplies_the_smallest_p_by_the_number_of_pairs(tmp_path: Path) -> None:
+def test_holm_multiplies_the_smallest_p_by_the_number_of_pairs_and_the_next_by_one_less(tmp_path: Path) -> None:
     pairs = statistics.paired(store.read(report_2023(tmp_path)))
     assert len(pairs) == 36
     assert pairs["p_holm"].min() == pytest.approx(36 * pairs["p"].min())
+    assert pairs["p_holm"].nsmallest(2).iloc[1] == pytest.approx(35 * pairs["p"].nsmallest(2).iloc[1])
     assert (pairs["p_holm"] >= pairs["p"]).all()
 
 

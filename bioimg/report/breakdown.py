@@ -21,7 +21,7 @@ TIMES = ("train_seconds", "wait_seconds", "features_seconds", "device_seconds")
 def settings(results: Results) -> list[str]:
     """The fields that tell this folder's trials apart; the usual ones where there is only one trial."""
     trials = results.trials
-    repeats = [name for name in REPEATS if name in trials and trials[name].nunique() > 1 and repeated(trials)]
+    repeats = [name for name in REPEATS if trials[name].nunique() > 1 and repeated(trials)]
     return [*(varied(trials) or SETTINGS), *repeats]
 
 

@@ -29,7 +29,7 @@ def _warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]
         yield text("synthetic", lang)
     if not results.experiment.get("complete", True):
         yield text("incomplete", lang, ended=len(results.trials))
-    folds = shown["fold"].nunique() > 1 if "fold" in shown else False
+    folds = shown["fold"].nunique() > 1
     mixed = [name for name in MIXED if not (folds and name == "test_images")]  # folds need not be of one size
     compared = shown[shown["status"].eq("completed")]
     differing = [name for name in mixed if compared[name].nunique(dropna=False) > 1]

@@ -91,7 +91,7 @@ def digits(halfwidth: float, default: int = 1) -> int:
 @functools.lru_cache(maxsize=10_000)
 def clean(text: object) -> str:
     """A text from the data on one line, without control characters and bidirectional overrides, cut if very long."""
-    line = " ".join(str(text).split())
+    line = " ".join(unicodedata.normalize("NFC", str(text)).split())
     line = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn") and c not in JOINERS else c for c in line)
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 

@@ -76,7 +76,7 @@ def comparison(
         arms = table["key"].map(dict(zip(chosen["key"], configurations(chosen), strict=True)))
         table = table.assign(standing=arms.map(_standings(part, pairs)).map(lambda word: text(word, lang), na_action="ignore"))
     table = order(table, sort).reset_index(drop=True)
-    repeats = [name for name in REPEATS if name in table and not together and repeated(chosen)]
+    repeats = [name for name in REPEATS if not together and repeated(chosen) and chosen[name].nunique() > 1]
     shown = _known(columns or [*keys, *repeats, *MEASURES, *_last(table, together)], table, "columns")
     caption = text("comparison", lang, trials=len(chosen), all=len(results.trials), data=results.experiment["data"]["name"])
     empty = () if len(chosen) else (text("none", lang),)

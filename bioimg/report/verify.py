@@ -106,11 +106,11 @@ def _comparisons(table: Read, results: Results, lang: str) -> Iterator[Table]:
     """Of all trials, of those that are in the file (which may change what is best), and put together as the file does."""
     settings = breakdown.settings(results)
     scores = [name for name in SCORES if _place(Column(name=name), table.headers) is not None]
-    every = _with_all_columns(comparison(results, columns=[*settings, *scores], single=True, lang=lang), settings)
+    every = _with_all_columns(comparison(results, columns=[*settings, *scores, "standing"], single=True, lang=lang), settings)
     yield every
     keys = _Rows(every, _places(table, every)).keys(table)
     part = dataclasses.replace(results, trials=results.trials[results.trials["key"].isin(keys)])
-    yield _with_all_columns(comparison(part, columns=[*settings, *scores], single=True, lang=lang), settings)
+    yield _with_all_columns(comparison(part, columns=[*settings, *scores, "standing"], single=True, lang=lang), settings)
     together = [name for name in settings if _place(Column(name=name), table.headers) is not None]
     if _place(Column(name="runs"), table.headers) is not None:
         yield _with_all_columns(comparison(results, group_by=together, lang=lang), together)

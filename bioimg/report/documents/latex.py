@@ -1,7 +1,6 @@
 """LaTeX with booktabs: a float to `\\input`, or a longtable where a page might not hold it."""
 
 import re
-import unicodedata
 from pathlib import Path
 
 from bioimg.report.table import Read, Table
@@ -34,12 +33,12 @@ SIGNS = {
 }
 PLAIN = {latex: sign for sign, latex in SIGNS.items()}
 ESCAPES = re.compile("|".join(re.escape(latex) for latex in sorted(PLAIN, key=len, reverse=True)))
-STACK = re.compile(r"\\shortstack(?:\[\w\])?\{((?:[^{}]|\{[^{}]*\})*)\}")
+STACK = re.compile(r"\\shortstack(?:\[\w\])?\{((?:\\.|[^{}\\]|\{(?:\\.|[^{}\\])*\})*)\}")
 
 
 def escape(text: str) -> str:
     """Text that LaTeX sets as it is."""
-    return "".join(SIGNS.get(character, character) for character in unicodedata.normalize("NFC", text))
+    return "".join(SIGNS.get(character, character) for character in text)
 
 
 def write(table: Table, path: Path) -> None:

@@ -8,7 +8,8 @@ from bioimg.report.table import Table
 STYLE = (
     "body{font:15px/1.4 system-ui,sans-serif;margin:2em;color-scheme:light dark}table{border-collapse:collapse;"
     "border-block:2px solid;font-variant-numeric:tabular-nums}th,td{padding:.25em .7em;text-align:start;vertical-align:top}"
-    "thead{border-bottom:1px solid}.number{text-align:end;white-space:nowrap}"
+    "thead{border-bottom:1px solid}th{word-break:keep-all}td{white-space:nowrap}.number{text-align:end}"
+    ".text{white-space:normal;min-width:8em}"
     "caption{text-align:start;font-weight:600;padding:.5em 0}"
     "ul{font-size:.85em;max-width:60em}figure{margin:0;overflow-x:auto}"
 )
@@ -22,7 +23,7 @@ def write(table: Table, path: Path) -> None:
 
 def fragment(table: Table) -> str:
     """A `<figure>` with the table, its caption and its notes."""
-    kinds = ["" if column.identity or column.kind == "text" else ' class="number"' for column in table.columns]
+    kinds = ["" if column.identity else f' class="{"text" if column.kind == "text" else "number"}"' for column in table.columns]
     head = "".join(
         f'<th scope="col" dir="auto"{kind}>{escape(name)}</th>' for kind, name in zip(kinds, table.headers, strict=True)
     )
