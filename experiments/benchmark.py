@@ -1,6 +1,7 @@
 """What is claimed about speed, measured on this machine.
 
     python experiments/benchmark.py overhead
+    python experiments/benchmark.py data [--folder DIR]
 
 Each part prints a table and ends with one line, `PART: FIGURE against TARGET: holds` or `falls short`; its exit status says the
 same.
@@ -9,21 +10,31 @@ same.
 import contextlib
 import io
 import logging
+import os
+import shutil
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import ray
 import tyro
+from PIL import Image
 from ray import tune
 from rich.console import Console
 from rich.table import Table
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
 
 from bioimg import runner
 from bioimg.config import TrialConfig
+from bioimg.data import load
+from bioimg.data.imageset import ByPath
+from bioimg.data.phantom import phantom
 from bioimg.experiment import Experiment
 from bioimg.flags import Settings
 from bioimg.results.store import read
@@ -50,6 +61,57 @@ def overhead(
         on_lanes.append(statistics.median(lanes))
     CONSOLE.print(table)
     return verdict("overhead", max(on_lanes), 0.5, "s")
+
+
+def data(
+    folder: Annotated[Path | None, tyro.conf.arg(help="images to decode; by default the phantom, enlarged")] = None,
+    repeats: Annotated[int, tyro.conf.arg(help="of which the median is taken")] = 3,
+) -> bool:
+    """Decoding against torchvision's ImageFolder with as many processes, and a second start, which decodes nothing.
+
+    Both resize to 150 px. The first run in a process also starts its workers and is shown apart; the verdict is on later ones.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        images = folder or _enlarged_phantom(Path(temporary) / "images")
+        os.environ["BIOIMG_CACHE"] = str(Path(temporary) / "cache")
+        trial = TrialConfig(data=str(images), image_size=150)
+        ours, decoded, again = [], [], []
+        for _ in range(repeats + 1):
+            shutil.rmtree(os.environ["BIOIMG_CACHE"], ignore_errors=True)
+            ours.append(_seconds(lambda: load(trial)))
+            again.append(_seconds(lambda: load(trial, lambda done, total: decoded.append(done))))
+        theirs = [_seconds(lambda: _read_with_image_folder(images)) for _ in range(repeats)]
+        count = len(load(trial))
+    table = Table("", "images/s", title=f"{count} images from {folder or 'the phantom, 600 px JPEG'}")
+    table.add_row("bioimg, first run in a process", f"{count / ours[0]:.0f}")
+    table.add_row("bioimg", f"{count / statistics.median(ours[1:]):.0f}")
+    table.add_row("torchvision's ImageFolder", f"{count / statistics.median(theirs):.0f}")
+    table.add_row(f"bioimg, second start ({len(decoded)} images decoded)", f"{count / statistics.median(again):.0f}")
+    CONSOLE.print(table)
+    return (
+        verdict("data", statistics.median(ours[1:]) / statistics.median(theirs), 1.0, "of ImageFolder's time") and not decoded
+    )
+
+
+def _enlarged_phantom(folder: Path) -> Path:
+    drawn = phantom()
+    for path, tile in ByPath(drawn).items():
+        file = (folder / path).with_suffix(".jpg")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(tile).resize((600, 600)).save(file, quality=90)
+    return folder
+
+
+def _read_with_image_folder(folder: Path) -> None:
+    read = ImageFolder(str(folder), v2.Compose([v2.Resize((150, 150)), v2.PILToTensor()]))
+    for _ in DataLoader(read, batch_size=64, num_workers=os.cpu_count() or 1):
+        pass
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def verdict(part: str, figure: float, target: float, unit: str) -> bool:
@@ -108,4 +170,4 @@ def _gaps(started: list[float], ended: list[float]) -> list[float]:
 
 
 if __name__ == "__main__":
-    sys.exit(not tyro.extras.subcommand_cli_from_dict({"overhead": overhead}, description=__doc__))
+    sys.exit(not tyro.extras.subcommand_cli_from_dict({"overhead": overhead, "data": data}, description=__doc__))

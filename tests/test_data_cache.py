@@ -212,3 +212,50 @@ def test_a_set_three_times_the_memory_limit_is_read_batch_by_batch(tmp_path):
     kind, top = out.stdout.split()
     assert kind == "FilePixels"
     assert int(top) < 200_000_000
+
+
+TRAIN_UNDER_A_LIMIT = """
+import resource, sys
+import psutil
+import torch
+from pathlib import Path
+from bioimg import local
+from bioimg.config import TrialConfig
+from bioimg.data import load_each
+from bioimg.experiment import Experiment
+from bioimg.results.store import Store
+
+class Silent:
+    def epoch(self, key, epoch): pass
+    def end(self, key, status): print(status)
+
+process = psutil.Process()
+base, limit = process.memory_info(), 300_000_000
+resource.setrlimit(resource.RLIMIT_AS, (base.vms + limit, -1))
+trial = TrialConfig(data=sys.argv[1], image_size=512, model="resnext_tiny", weights="none", freeze="features",
+                    augmentation="none", epochs=1, batch_size=64, precision="float32")
+images = load_each([trial])
+kept = images[trial].pixels
+store = Store(sys.argv[2])
+store.folder.mkdir()
+store.parts.mkdir()
+local.run(Experiment(name="large", base=trial), [trial], images, store, Silent())
+print(type(kept).__name__, kept.nbytes // limit, process.memory_info().rss - base.rss)
+"""
+
+
+@pytest.mark.slow
+def test_training_on_a_set_three_times_the_memory_limit_stays_within_it(tmp_path):
+    for label in "ab":
+        for number in range(600):
+            draw(tmp_path / "images" / label / f"{number}.png", seed=number, size=(8, 8))
+    out = subprocess.run(
+        [sys.executable, "-c", TRAIN_UNDER_A_LIMIT, str(tmp_path / "images"), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert out.returncode == 0, out.stderr
+    status, kind, times, grown = out.stdout.split()
+    assert (status, kind, times) == ("completed", "FilePixels", "3")
+    assert int(grown) < 1.5 * 2**30

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from bioimg.training.batches import Batch
 from bioimg.training.distributed import Group
 
-CHUNK = 64
-"""Images that a model sees at once when it isn't trained."""
+MOST, PIXELS = 64, 64 * 150 * 150
+"""Images, and pixels of them, that a model sees at once when it isn't trained: it must not need more memory than training."""
 
 
 class Score(NamedTuple):
@@ -27,6 +27,7 @@ def outputs(
     indices: np.ndarray,
     *,
     view: int = 0,
+    image_size: int,
     width: int,
     device: torch.device,
     group: Group,
@@ -37,8 +38,9 @@ def outputs(
     """
     rows = torch.zeros(len(indices), width, device=device)
     mine = group.share(np.arange(len(indices)))
-    for start in range(0, len(mine), CHUNK):
-        places = mine[start : start + CHUNK]
+    at_once = min(MOST, max(1, PIXELS // image_size**2))
+    for start in range(0, len(mine), at_once):
+        places = mine[start : start + at_once]
         rows[torch.from_numpy(places)] = compute(Batch(indices[places], np.full(len(places), view))).float()
     return group.sum(rows)
 

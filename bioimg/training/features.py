@@ -16,7 +16,8 @@ from bioimg.training.evaluate import outputs
 class Features:
     """What the head sees of each image and view: float32 [views, images, width] on the device, filled as it is needed."""
 
-    def __init__(self, *, views: int, images: int, width: int, device: torch.device) -> None:
+    def __init__(self, *, views: int, images: int, image_size: int, width: int, device: torch.device) -> None:
+        self._image_size = image_size
         self._values = torch.zeros(views, images, width, device=device)
         self._known = np.zeros((views, images), dtype=bool)
 
@@ -26,7 +27,8 @@ class Features:
         for view in views:
             new = indices[~self._known[view, indices]]
             if len(new):
-                rows = outputs(compute, new, view=view, width=width, device=device, group=group)
+                size = self._image_size
+                rows = outputs(compute, new, view=view, image_size=size, width=width, device=device, group=group)
                 self._values[view, torch.from_numpy(new)] = rows
                 self._known[view, new] = True
 

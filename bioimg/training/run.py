@@ -5,7 +5,7 @@ import functools
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -88,7 +88,14 @@ class Run:
         """Logits float32 [N, C] of the images as they are, the same on every worker."""
         self.learner.eval()
         self.group.synchronise_buffers(self.learner)
-        return outputs(self._predict, indices, width=len(self.images.classes), device=self.device, group=self.group)
+        return outputs(
+            self._predict,
+            indices,
+            image_size=self.trial.image_size,
+            width=len(self.images.classes),
+            device=self.device,
+            group=self.group,
+        )
 
     def score(self, indices: np.ndarray) -> Score:
         """Loss and accuracy on some images."""
@@ -133,9 +140,20 @@ class Run:
         started = time.perf_counter()
         head, views = self.classifier.head, VIEWS[self.trial.augmentation]
         features = _features(
-            self.trial.model, self.trial.weights, self.trial.image_size, self.trial.seed if self.trial.weights == "none" else 0,
-            self.dtype, self.images.fingerprint, views, len(self.images), head.in_features, self.device,
-        )  # fmt: skip
+            FeaturesKey(
+                model=self.trial.model,
+                weights=self.trial.weights,
+                seed=self.trial.seed if self.trial.weights == "none" else None,
+                dtype=self.dtype,
+                fingerprint=self.images.fingerprint,
+                image_size=self.trial.image_size,
+                resize=self.trial.resize,
+                device=self.device,
+            ),
+            views,
+            len(self.images),
+            head.in_features,
+        )
         self.classifier.model.eval()
         features.prepare(self._see, self.split.train, range(views), self.group)
         features.prepare(self._see, np.concatenate([self.split.val, self.split.test]), range(1), self.group)
@@ -168,8 +186,20 @@ def _optimizer(trial: TrialConfig, parameters: list[nn.Parameter]) -> torch.opti
     return torch.optim.AdamW(parameters, trial.learning_rate, weight_decay=trial.weight_decay, fused=True)
 
 
+class FeaturesKey(NamedTuple):
+    """What features depend on. Random weights depend on the seed."""
+
+    model: str
+    weights: str
+    seed: int | None
+    dtype: torch.dtype
+    fingerprint: str
+    image_size: int
+    resize: str
+    device: torch.device
+
+
 @functools.lru_cache(maxsize=4)
-def _features(*depends_on: Any) -> Features:
-    """The features of this process that depend on just this: kept from trial to trial."""
-    *_, views, images, width, device = depends_on
-    return Features(views=views, images=images, width=width, device=device)
+def _features(key: FeaturesKey, views: int, images: int, width: int) -> Features:
+    """The features of this process that depend on just this: kept from trial to trial, filled by those that need them."""
+    return Features(views=views, images=images, image_size=key.image_size, width=width, device=key.device)
