@@ -186,6 +186,11 @@ def test_any_name_survives_markdown_csv_and_latex(tmp_path: Path, name: str) -> 
         assert [row[1:] for row in back.rows] == [row[1:] for row in table.cells()]
 
 
+@pytest.mark.parametrize("sign", ["*", "["])
+def test_a_latex_row_gives_nothing_to_the_line_break_before_it(sign: str) -> None:
+    assert not re.search(r"\\\\\s*[*\[]", latex.render(a_table(f"{sign}a]")))
+
+
 def compiles(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
     engine = "xelatex" if "program = xelatex" in source else "pdflatex"
     if not shutil.which(engine):
