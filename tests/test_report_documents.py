@@ -1,6 +1,7 @@
 """Tables as files: whatever stands in a name, every format stays valid, inert, and says the same when it is read back."""
 
 import csv
+import dataclasses
 import html.parser
 import json
 import re
@@ -184,6 +185,13 @@ def test_any_name_survives_markdown_csv_and_latex(tmp_path: Path, name: str) -> 
         assert [header.strip() for header in back.headers] == [header.strip() for header in table.headers]
         assert [row[0].strip() for row in back.rows] == [clean(name).strip(), "plain"]
         assert [row[1:] for row in back.rows] == [row[1:] for row in table.cells()]
+
+
+@pytest.mark.parametrize("sign", ["*", "["])
+def test_a_latex_row_gives_nothing_to_the_line_break_before_it(sign: str) -> None:
+    table = a_table(f"{sign}a]")
+    second = dataclasses.replace(table, values=table.values.iloc[::-1])
+    assert not re.search(r"\\\\\s*[*\[]", latex.render(second))
 
 
 def compiles(folder: Path, source: str) -> subprocess.CompletedProcess[str]:

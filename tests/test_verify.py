@@ -105,6 +105,13 @@ def test_headers_may_be_chinese(nine: Results, tmp_path: Path) -> None:
     assert {finding[0] for finding in found(as_markdown(tmp_path / "t.md", rows), nine)} == {2, 4}
 
 
+def test_settings_that_exist_are_believed_and_the_numbers_named(nine: Results, tmp_path: Path) -> None:
+    """All numbers are the frozen run's, so that naming one setting would explain the row with fewer words."""
+    rows = (TABLE_9[0], ("V1", "128", "no", *TABLE_9[4][3:]))
+    named = {column for _, column, _, _ in found(as_markdown(tmp_path / "t.md", rows), nine)}
+    assert named == {"best val loss (epoch)", "test acc. (%)", "best val acc. (%)"}
+
+
 def test_a_finding_reads_as_a_sentence(nine: Results, tmp_path: Path) -> None:
     finding = verify(as_markdown(tmp_path / "t.md", TABLE_9), nine).findings[-1]
     assert str(finding) == "the table at line 3, row 4 (V1, 32, yes), batch: the file says 32, the results say 128."
