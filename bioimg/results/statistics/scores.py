@@ -119,9 +119,10 @@ def _errors(weights: np.ndarray, confidence: np.ndarray, correct: np.ndarray) ->
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """The mean over classes that have a value."""
+    """The mean over classes that have a value; nan where none has, as for the area in a draw of one class only."""
     known = ~np.isnan(values)
-    return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
 
 
 def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:
