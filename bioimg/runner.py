@@ -1,7 +1,6 @@
 """An experiment from its question to its table: check all that can be checked, read the images, run what is missing."""
 
 import datetime
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     trials = experiment.trials()
     store = Store((settings.out or Path("results") / experiment.name).expanduser())
     store.check(experiment.name)
-    check_splits({trial: survey(trial) for trial in trials})
+    check_splits(survey(trials))
     check_models(trials)
     execute = executor(trials, settings)
     images = load_images(trials, console)
@@ -83,10 +82,13 @@ def check_models(trials: Sequence[TrialConfig]) -> None:
         build(trial, classes=2)
 
 
-@functools.cache
-def survey(trial: TrialConfig) -> Labelled:
-    """What can be known of a trial's images without decoding any."""
-    return data.load(trial) if trial.data == "phantom" else data.find(trial)
+def survey(trials: Sequence[TrialConfig]) -> dict[TrialConfig, Labelled]:
+    """What can be known of each trial's images without decoding any. Each set is looked at once."""
+    seen: dict[tuple[object, ...], Labelled] = {}
+    for trial in trials:
+        if (sight := data.sight(trial)) not in seen:
+            seen[sight] = data.load(trial) if trial.data == "phantom" else data.find(trial)
+    return {trial: seen[data.sight(trial)] for trial in trials}
 
 
 def check_splits(images: Mapping[TrialConfig, Labelled]) -> None:

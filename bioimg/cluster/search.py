@@ -1,4 +1,4 @@
-"""Ray Tune decides which trials go on. A Tune trial is thin: it puts its config on the board and relays what a lane says."""
+"""Ray Tune decides which trials go on."""
 
 import concurrent.futures
 import contextlib
@@ -19,7 +19,8 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from bioimg.cluster import lanes, session
-from bioimg.cluster.board import Ended, open_board
+from bioimg.cluster.board import open_board
+from bioimg.cluster.follow import follow, key
 from bioimg.config import TrialConfig, UserError
 from bioimg.data.imageset import ImageSet
 from bioimg.experiment import EarlyStopping, Experiment
@@ -116,34 +117,17 @@ def _tune(
     trials: Sequence[TrialConfig], rule: EarlyStopping | None, board: Any, relay: tune.Callback, folder: str, at_once: int
 ) -> None:
     tune.Tuner(
-        tune.with_resources(tune.with_parameters(_follow, board=board), {"memory": 1e8}),
+        tune.with_resources(tune.with_parameters(follow, board=board), {"memory": 1e8}),
         param_space={"trial": tune.grid_search([dataclasses.asdict(trial) for trial in trials])},
         tune_config=tune.TuneConfig(
             scheduler=Cohorts(rule) if rule else None,
             max_concurrent_trials=at_once,
             reuse_actors=True,
-            trial_name_creator=lambda trial: _key(trial.config),
-            trial_dirname_creator=lambda trial: _key(trial.config),
+            trial_name_creator=lambda trial: key(trial.config),
+            trial_dirname_creator=lambda trial: key(trial.config),
         ),
         run_config=tune.RunConfig(name="tune", storage_path=folder, verbose=0, callbacks=[relay]),
     ).fit()
-
-
-def _follow(config: dict[str, Any], board: Any) -> None:
-    """A Tune trial: hand it to a lane and relay each epoch, until it ends there or Tune stops it here."""
-    key = _key(config)
-    try:
-        ray.get(board.submit.remote(key, config["trial"]))
-        while not isinstance(report := ray.get(board.next.remote(key)), Ended):
-            tune.report(report)  # returns when Tune lets the trial go on; raises SystemExit when it doesn't
-            ray.get(board.answer.remote(key, True))
-    except BaseException:
-        ray.get(board.answer.remote(key, False))
-        raise
-
-
-def _key(config: dict[str, Any]) -> str:
-    return TrialConfig(**config["trial"]).key
 
 
 class Cohorts(FIFOScheduler):
@@ -201,11 +185,11 @@ class _Relay(tune.Callback):
         return {}
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        self._watcher.epoch(_key(trial.config), result)
+        self._watcher.epoch(key(trial.config), result)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        key = _key(trial.config)
-        self._watcher.end(key, self._store.statuses().get(key, "stopped"))
+        ended = key(trial.config)
+        self._watcher.end(ended, self._store.statuses().get(ended, "stopped"))
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         started = time.monotonic()

@@ -13,10 +13,15 @@ from bioimg.data.scale import scaled
 from bioimg.data.sources import find
 from bioimg.data.split import split, warnings
 
-__all__ = ["PARTS", "TEST", "TRAIN", "VAL", "ImageSet", "Split", "find", "load", "load_each", "split", "warnings"]
+__all__ = ["PARTS", "TEST", "TRAIN", "VAL", "ImageSet", "Split", "find", "load", "load_each", "sight", "split", "warnings"]
 
 PIXELS = ("data", "columns", "image_size", "resize", "channels", "scaling", "skip_unreadable", "group_pattern")
 PARTITION = ("split", "folds", "fold")
+
+
+def sight(trial: TrialConfig) -> tuple[object, ...]:
+    """What decides which pixels a trial sees: equal for trials that share a set."""
+    return tuple(getattr(trial, name) for name in PIXELS)
 
 
 def load_each(trials: Iterable[TrialConfig], progress: Progress | None = None) -> dict[TrialConfig, ImageSet]:
@@ -30,7 +35,7 @@ def load_each(trials: Iterable[TrialConfig], progress: Progress | None = None) -
     sets: dict[Any, ImageSet] = {}
     found: dict[TrialConfig, ImageSet] = {}
     for trial in trials:
-        pixels, partition = (tuple(getattr(trial, name) for name in names) for names in (PIXELS, PARTITION))
+        pixels, partition = sight(trial), tuple(getattr(trial, name) for name in PARTITION)
         if (pixels, partition) not in sets:
             known = sets.get(pixels)
             images = known if known is not None and known.scaling is None else load(trial, progress)

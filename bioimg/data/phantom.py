@@ -4,6 +4,7 @@ A tile is two maps, how much haematoxylin and how much eosin lie at each pixel, 
 Lambert with the stain, light and focus of its slide. Drawing takes about a second.
 """
 
+import functools
 import hashlib
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ Maps = tuple[np.ndarray, np.ndarray]
 """Haematoxylin and eosin, each float64 [N, SIDE, SIDE]: so precise that bytes are the same whatever the processor."""
 
 
+@functools.lru_cache(maxsize=2)
 def phantom(image_size: int = SIDE, seed: int = 0) -> ImageSet:
     """Six hundred synthetic tiles in six classes, a hundred each, from ten slides that are the groups.
 
@@ -72,9 +74,11 @@ def phantom(image_size: int = SIDE, seed: int = 0) -> ImageSet:
 
 
 def _resized(pixels: np.ndarray, size: int) -> np.ndarray:
-    if size == SIDE:
-        return pixels
-    return np.stack([np.asarray(Image.fromarray(tile).resize((size, size), Image.Resampling.BILINEAR)) for tile in pixels])
+    if size != SIDE:
+        tiles = (Image.fromarray(tile).resize((size, size), Image.Resampling.BILINEAR) for tile in pixels)
+        pixels = np.stack([np.asarray(tile) for tile in tiles])
+    pixels.flags.writeable = False  # it is drawn once and shared
+    return pixels
 
 
 def _bordering(rng: np.random.Generator, maps: np.ndarray) -> np.ndarray:

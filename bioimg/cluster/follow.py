@@ -1,0 +1,27 @@
+"""A Tune trial. It is thin: the work is done by a lane, and this process imports no torch."""
+
+from typing import Any
+
+import ray
+from ray import tune
+
+from bioimg.cluster.board import Ended
+from bioimg.config import TrialConfig
+
+
+def follow(config: dict[str, Any], board: Any) -> None:
+    """Put a trial on the board and relay each epoch, until it ends in its lane or Tune stops it here."""
+    name = key(config)
+    try:
+        ray.get(board.submit.remote(name, config["trial"]))
+        while not isinstance(report := ray.get(board.next.remote(name)), Ended):
+            tune.report(report)  # returns when Tune lets the trial go on; raises SystemExit when it doesn't
+            ray.get(board.answer.remote(name, True))
+    except BaseException:
+        ray.get(board.answer.remote(name, False))
+        raise
+
+
+def key(config: dict[str, Any]) -> str:
+    """The key of the trial that a Tune config holds."""
+    return TrialConfig(**config["trial"]).key
