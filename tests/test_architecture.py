@@ -75,6 +75,12 @@ def test_what_must_start_fast_imports_neither_ray_nor_torch(code):
     assert shown.stdout.strip() == "[]"
 
 
+def test_the_process_of_a_tune_trial_imports_no_torch():
+    command = "import bioimg.cluster.follow, sys; print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "False"
+
+
 def test_the_first_lines_of_a_project_are_as_its_user_fixed_them():
     held = {path.name for path in PROJECT.iterdir() if not path.name.startswith(".")}
     fixed = {"pyproject.toml", "cluster.yaml", "experiments", "bioimg", "tests", "README.md", "LICENSE"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from PIL import Image
 
 from bioimg import cli, flags
@@ -223,6 +224,55 @@ def test_an_interrupted_run_leaves_a_whole_table_and_goes_on_when_run_again(tmp_
     assert len(whole.trials) == 6
     first = whole.trials.set_index("key").loc[cut_off.trials["key"][0]]
     assert first["ended_at"] == cut_off.trials["ended_at"][0], "what was done is not done again"
+
+
+def sixteen_bit_tiffs(folder: Path) -> Path:
+    """Grey tiles of two classes, of which one is brighter."""
+    for label, level in (("dark", 9000), ("bright", 30000)):
+        (folder / label).mkdir(parents=True)
+        for number in range(20):
+            noise = np.random.default_rng(number).normal(level, 3000, (40, 40)).clip(0, 65535)
+            tifffile.imwrite(folder / label / f"{number}.tif", noise.astype(np.uint16))
+    return folder
+
+
+def table_of(folder: Path) -> Path:
+    """The same as a table that names its files."""
+    files = sorted(sixteen_bit_tiffs(folder / "tiles").rglob("*.tif"))
+    rows = [{"path": file.relative_to(folder), "label": file.parent.name, "group": f"p{int(file.stem) % 4}"} for file in files]
+    pd.DataFrame(rows).to_csv(folder / "tiles.csv", index=False)
+    return folder / "tiles.csv"
+
+
+def medmnist(folder: Path) -> Path:
+    """A file as MedMNIST's are, grey, with parts of its own."""
+    draw, arrays = np.random.default_rng(0), {}
+    for part, count in (("train", 40), ("val", 12), ("test", 12)):
+        labels = np.arange(count) % 2
+        arrays[f"{part}_labels"] = labels[:, None].astype(np.uint8)
+        arrays[f"{part}_images"] = (
+            (draw.normal(80, 20, (count, 28, 28)) + 80 * labels[:, None, None]).clip(0, 255).astype(np.uint8)
+        )
+    np.savez(folder / "tinymnist.npz", **arrays)
+    return folder / "tinymnist.npz"
+
+
+@pytest.mark.parametrize(
+    ("make", "more"),
+    [
+        (sixteen_bit_tiffs, []),
+        (table_of, ["--split", "grouped"]),
+        (medmnist, ["--split", "folder"]),
+    ],
+)
+def test_images_of_every_source_train(make, more, tmp_path):
+    (tmp_path / "data").mkdir()
+    data = make(tmp_path / "data")
+    fit = ["--epochs", "6", "--batch-size", "8", "--learning-rate", "0.003", "--precision", "float32"]
+    assert grid("--data", data, *QUICK, *fit, *more, "--out", tmp_path / "out") == 0
+    row = read(tmp_path / "out").trials.iloc[0]
+    assert row["status"] == "completed"
+    assert row["best_train_accuracy"] > 0.8
 
 
 def test_what_was_asked_and_with_what_is_written_down(tmp_path):

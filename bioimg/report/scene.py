@@ -107,7 +107,8 @@ class Scene:
         rows = self.results.predictions
         rows = rows[(rows["split"] == "test") & (rows["label"] != rows["prediction"])]
         wrong = self.tested(trial).query("label != prediction").sort_values("probability", ascending=False, kind="stable")
-        return wrong.assign(others=wrong["image"].map(rows["image"].value_counts()) - 1)
+        times = rows["image"].value_counts().reindex(wrong["image"])
+        return wrong.assign(others=times.to_numpy() - 1)
 
     @cached_property
     def synthetic(self) -> bool:
