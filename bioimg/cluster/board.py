@@ -76,6 +76,12 @@ class Board:
         self._reports[key].put_nowait(Ended(status))
         await self._notify()
 
+    async def give_back(self, lane: int) -> None:
+        """A lane is lost for good: the trial that it was at is the next one that another takes."""
+        if job := self._taken.pop(lane, None):
+            self._waiting.appendleft(job)
+        await self._notify()
+
     async def next(self, key: str) -> dict[str, Any] | Ended:
         """The next report of a trial."""
         return await self._reports[key].get()

@@ -76,6 +76,7 @@ def start(lane: Lane) -> Future[None]:
             trainer.fit()
             ended.set_result(None)
         except BaseException as error:
+            lane.board.give_back.remote(lane.number)
             ended.set_exception(error)
 
     threading.Thread(target=fit, name=f"lane-{lane.number}", daemon=True).start()

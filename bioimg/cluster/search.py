@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,8 +29,8 @@ from bioimg.progress import Watcher
 from bioimg.results.store import Store
 
 
-def executor(trials: Iterable[TrialConfig], count: int | None) -> Callable[..., None]:
-    """Runs trials on lanes; made after a check that there are devices for it.
+def executor(trials: Iterable[TrialConfig], lane_count: int | None) -> Callable[..., None]:
+    """`run` on so many lanes, by default as many as there are devices for; made after a check that there are enough.
 
     Raises:
         UserError: more workers, or lanes of workers, than devices; or trials that differ in their workers.
@@ -42,30 +43,13 @@ def executor(trials: Iterable[TrialConfig], count: int | None) -> Callable[..., 
             f"the values of `workers` are {sorted(workers)}, but all trials of one run must have the same: lanes do."
         )
     each = workers.pop()
-    if each * (count or 1) > available:
-        needed = f"`workers` ({each})" + (f" times `lanes` ({count})" if count else "")
+    if each * (lane_count or 1) > available:
+        needed = f"`workers` ({each})" + (f" times `lanes` ({lane_count})" if lane_count else "")
         raise UserError(
-            f"the value of {needed} is {each * (count or 1)}, but must be at most the number of devices, "
+            f"the value of {needed} is {each * (lane_count or 1)}, but must be at most the number of devices, "
             f"which is {available} ({kind}). Lower it, or use a larger machine or cluster."
         )
-
-    def execute(
-        experiment: Experiment,
-        missing: Sequence[TrialConfig],
-        images: Mapping[TrialConfig, ImageSet],
-        store: Store,
-        watcher: Watcher,
-    ) -> None:
-        if missing:
-            store.engine.mkdir(exist_ok=True)
-            with (
-                (store.engine / "ray.log").open("a") as log,
-                contextlib.redirect_stdout(log),
-            ):  # Ray speaks, whatever it is told
-                session.start()
-                run(experiment, missing, images, store, watcher, lane_count=min(count or available // each, len(missing)))
-
-    return execute
+    return functools.partial(run, lane_count=lane_count or available // each)
 
 
 def run(
@@ -77,34 +61,48 @@ def run(
     *,
     lane_count: int,
 ) -> None:
-    """Run trials on lanes, Tune stopping those that fall behind; returns when every lane is through."""
-    board = open_board()
+    """Run trials on lanes, Tune stopping those that fall behind; returns when every trial has left its row.
+
+    What Ray prints, whatever it is told, goes to a file beside the results.
+    """
+    if not trials:
+        return
+    store.engine.mkdir(exist_ok=True)
+    with (store.engine / "ray.log").open("a") as log, contextlib.redirect_stdout(log):
+        session.start()
+        board = open_board()
+        running = _start_lanes(experiment, trials, images, store, board, min(lane_count, len(trials)))
+        _tune(trials, experiment.early_stopping, board, _Relay(store, watcher, running), str(store.engine), len(running))
+        drained = board.drained.remote()
+        while not ray.wait([drained], timeout=1)[0]:
+            _raise_if_none_is_left(running)
+        ray.get(board.close.remote())
+        concurrent.futures.wait(running, timeout=5)
+
+
+def _start_lanes(
+    experiment: Experiment,
+    trials: Sequence[TrialConfig],
+    images: Mapping[TrialConfig, ImageSet],
+    store: Store,
+    board: Any,
+    count: int,
+) -> list[Future[None]]:
     rule = experiment.early_stopping
-    kind, _ = session.devices()
     sets = {id(seen): ray.put(seen) for seen in {id(seen): seen for seen in images.values()}.values()}
-    running = [
-        lanes.start(
-            lanes.Lane(
-                number=number,
-                workers=trials[0].workers,
-                gpu=kind == "GPU",
-                threads=1,
-                board=board,
-                images={trial.key: sets[id(images[trial])] for trial in trials},
-                experiment=experiment.name,
-                folder=str(store.folder.absolute()),
-                stands_in=str(Path.cwd()),
-                rungs={trial.epochs: rule.rungs(trial.epochs) if rule else () for trial in trials},
-            )
-        )
-        for number in range(lane_count)
-    ]
-    _tune(trials, rule, board, _Relay(store, watcher, running), str(store.engine), lane_count)
-    drained = board.drained.remote()
-    while not ray.wait([drained], timeout=1)[0]:
-        _raise_if_none_is_left(running)
-    ray.get(board.close.remote())
-    concurrent.futures.wait(running, timeout=5)
+    first = lanes.Lane(
+        number=0,
+        workers=trials[0].workers,
+        gpu=session.devices()[0] == "GPU",
+        threads=1,
+        board=board,
+        images={trial.key: sets[id(images[trial])] for trial in trials},
+        experiment=experiment.name,
+        folder=str(store.folder.absolute()),
+        stands_in=str(Path.cwd()),
+        rungs={trial.epochs: rule.rungs(trial.epochs) if rule else () for trial in trials},
+    )
+    return [lanes.start(dataclasses.replace(first, number=number)) for number in range(count)]
 
 
 def _raise_if_none_is_left(running: Sequence[Future[None]]) -> None:
