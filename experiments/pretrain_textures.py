@@ -247,7 +247,7 @@ def features(weights: ResNeXt_Tiny_Weights | None, pixels: np.ndarray, seed: int
     torch.manual_seed(seed)
     model = resnext_tiny(weights=weights).eval()
     backbone = nn.Sequential(*list(model.children())[:-1], nn.Flatten())
-    images = NORMALISE(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
+    images = NORMALISE(torch.tensor(pixels).permute(0, 3, 1, 2) / 255)
     return torch.cat([backbone(chunk) for chunk in images.split(128)]).numpy()
 
 

@@ -70,7 +70,7 @@ def accuracy(model: nn.Module, images: torch.Tensor, labels: np.ndarray) -> floa
 def test_a_linear_head_on_embedded_weights_beats_one_on_random_weights():
     torch.manual_seed(0)
     drawn, preprocess = phantom(), ResNeXt_Tiny_Weights.DEFAULT.transforms()
-    images = preprocess(torch.from_numpy(drawn.pixels).permute(0, 3, 1, 2))
+    images = preprocess(torch.tensor(drawn.pixels).permute(0, 3, 1, 2))
     none, v1, v2 = (accuracy(resnext_tiny(weights=w), images, drawn.labels) for w in (None, *ResNeXt_Tiny_Weights))
     assert min(v1, v2) > none + 0.15
 
