@@ -76,7 +76,8 @@ def start(lane: Lane) -> Future[None]:
             trainer.fit()
             ended.set_result(None)
         except BaseException as error:
-            lane.board.give_back.remote(lane.number)
+            if ray.is_initialized():  # else this is the end of the program, and the call would start another Ray
+                lane.board.give_back.remote(lane.number)
             ended.set_exception(error)
 
     threading.Thread(target=fit, name=f"lane-{lane.number}", daemon=True).start()
