@@ -226,7 +226,7 @@ from bioimg.training.trial import Place, run_trial
 
 torch.set_num_threads(1)
 process = psutil.Process()
-base, limit = process.memory_info(), 300_000_000
+base, limit = process.memory_info(), 400_000_000
 resource.setrlimit(resource.RLIMIT_AS, (base.vms + limit, -1))
 trial = TrialConfig(data=sys.argv[1], image_size=512, model="resnext_tiny", weights="none", freeze="features",
                     augmentation="none", epochs=1, batch_size=64, precision="float32")
@@ -244,7 +244,7 @@ print(status, type(kept).__name__, kept.nbytes // limit, process.memory_info().r
 @pytest.mark.slow
 def test_training_on_a_set_three_times_the_memory_limit_stays_within_it(tmp_path):
     for label in "ab":
-        for number in range(600):
+        for number in range(800):
             draw(tmp_path / "images" / label / f"{number}.png", seed=number, size=(8, 8))
     out = subprocess.run(
         [sys.executable, "-c", TRAIN_UNDER_A_LIMIT, str(tmp_path / "images"), str(tmp_path / "out")],
