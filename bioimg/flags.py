@@ -5,7 +5,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -25,10 +25,14 @@ class Settings:
     """Run in this process, one trial after another, without Ray: for debugging."""
     early_stopping: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: ASHA stops trials that fall behind)")] = True
     """Train every trial to its last epoch."""
+    track: tuple[Literal["mlflow", "wandb"], ...] = ()
+    """Also send every epoch to trackers that the lab runs. TensorBoard files are written anyway."""
 
     def __post_init__(self) -> None:
         if self.lanes is not None and self.lanes < 1:
             raise UserError(f"the value of `lanes` is {self.lanes}, but must be `lanes >= 1`.")
+        if self.local and self.track:
+            raise UserError("the value of `track` must be left out with --local: it is Ray that tells trackers.")
 
 
 def parse(experiment: Experiment, args: Sequence[str], *, program: str, description: str) -> tuple[Experiment, Settings]:

@@ -23,6 +23,21 @@ class Watcher(Protocol):
         """A trial has ended."""
 
 
+class Watchers:
+    """Several watchers that are told the same."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self._watchers = watchers
+
+    def epoch(self, key: str, epoch: Mapping[str, Any]) -> None:
+        for watcher in self._watchers:
+            watcher.epoch(key, epoch)
+
+    def end(self, key: str, status: str) -> None:
+        for watcher in self._watchers:
+            watcher.end(key, status)
+
+
 class Progress:
     """One line per trial: cell, status, epoch, validation accuracy, time left."""
 

@@ -15,9 +15,10 @@ from bioimg.data.split import Labelled
 from bioimg.experiment import Experiment
 from bioimg.flags import Settings
 from bioimg.model.build import build, check
-from bioimg.progress import Progress, Watcher
+from bioimg.progress import Progress, Watcher, Watchers
 from bioimg.report.command import Report
 from bioimg.results.store import Store, read
+from bioimg.tensorboard import TensorBoard
 
 
 def run(experiment: Experiment, settings: Settings, console: Console) -> int:
@@ -44,7 +45,8 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     missing = [trial for trial in trials if trial.key not in statuses]
     try:
         with Progress(trials, experiment.axes, statuses, console) as progress:
-            execute(experiment, missing, images, store, progress)
+            curves = TensorBoard(str(store.folder / "tensorboard"), trials, experiment.axes)
+            execute(experiment, missing, images, store, Watchers(progress, curves))
     finally:
         store.merge([trial.key for trial in trials])
     store.describe({**description, "complete": True, "finished": datetime.datetime.now(datetime.UTC).isoformat()})
@@ -67,7 +69,7 @@ def executor(trials: Sequence[TrialConfig], settings: Settings) -> Executor:
         return local.executor(trials)
     from bioimg.cluster import search
 
-    return search.executor(trials, settings.lanes)
+    return search.executor(trials, settings.lanes, settings.track)
 
 
 def check_models(trials: Sequence[TrialConfig]) -> None:

@@ -14,7 +14,7 @@ PROJECT = Path(__file__).parent.parent
 FLOORS = (
     {"config"},
     {"experiment", "data", "model", "results"},
-    {"halving", "training", "report", "progress", "provenance", "flags"},
+    {"halving", "training", "report", "progress", "provenance", "flags", "tensorboard"},
     {"local", "cluster"},
     {"runner"},
     {"cli"},

@@ -19,7 +19,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from bioimg.cluster import lanes, session
+from bioimg.cluster import lanes, session, trackers
 from bioimg.cluster.board import open_board
 from bioimg.cluster.follow import follow, key
 from bioimg.config import TrialConfig, UserError
@@ -29,12 +29,14 @@ from bioimg.progress import Watcher
 from bioimg.results.store import Store
 
 
-def executor(trials: Iterable[TrialConfig], lane_count: int | None) -> Callable[..., None]:
+def executor(trials: Iterable[TrialConfig], lane_count: int | None, track: Sequence[str] = ()) -> Callable[..., None]:
     """`run` on so many lanes, by default as many as there are devices for; made after a check that there are enough.
 
     Raises:
-        UserError: more workers, or lanes of workers, than devices; or trials that differ in their workers.
+        UserError: more workers, or lanes of workers, than devices; trials that differ in their workers; a tracker that isn't
+            installed.
     """
+    trackers.check(track)
     session.connect()
     kind, available = session.devices()
     workers = {trial.workers for trial in trials}
@@ -49,7 +51,7 @@ def executor(trials: Iterable[TrialConfig], lane_count: int | None) -> Callable[
             f"the value of {needed} is {each * (lane_count or 1)}, but must be at most the number of devices, "
             f"which is {available} ({kind}). Lower it, or use a larger machine or cluster."
         )
-    return functools.partial(run, lane_count=lane_count or available // each)
+    return functools.partial(run, lane_count=lane_count or available // each, track=track)
 
 
 def run(
@@ -60,6 +62,7 @@ def run(
     watcher: Watcher,
     *,
     lane_count: int,
+    track: Sequence[str] = (),
 ) -> None:
     """Run trials on lanes, Tune stopping those that fall behind; returns when every trial has left its row.
 
@@ -72,7 +75,8 @@ def run(
         session.start()
         board = open_board()
         running = _start_lanes(experiment, trials, images, store, board, min(lane_count, len(trials)))
-        _tune(trials, experiment.early_stopping, board, _Relay(store, watcher, running), str(store.engine), len(running))
+        told = [_Relay(store, watcher, running), *trackers.callbacks(track, experiment.name)]
+        _tune(trials, experiment.early_stopping, board, told, str(store.engine), len(running))
         drained = board.drained.remote()
         while not ray.wait([drained], timeout=1)[0]:
             _raise_if_none_is_left(running)
@@ -112,7 +116,12 @@ def _raise_if_none_is_left(running: Sequence[Future[None]]) -> None:
 
 
 def _tune(
-    trials: Sequence[TrialConfig], rule: EarlyStopping | None, board: Any, relay: tune.Callback, folder: str, at_once: int
+    trials: Sequence[TrialConfig],
+    rule: EarlyStopping | None,
+    board: Any,
+    told: list[tune.Callback],
+    folder: str,
+    at_once: int,
 ) -> None:
     tune.Tuner(
         tune.with_resources(tune.with_parameters(follow, board=board), {"memory": 1e8}),
@@ -124,7 +133,7 @@ def _tune(
             trial_name_creator=lambda trial: key(trial.config),
             trial_dirname_creator=lambda trial: key(trial.config),
         ),
-        run_config=tune.RunConfig(name="tune", storage_path=folder, verbose=0, callbacks=[relay]),
+        run_config=tune.RunConfig(name="tune", storage_path=folder, verbose=0, callbacks=told),
     ).fit()
 
 
