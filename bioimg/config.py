@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ def check(config: Any) -> None:
         value, rule = getattr(config, field.name), field.metadata
         if rule["choices"] and value not in rule["choices"]:
             raise unknown(field.name, value, rule["choices"])
-        if rule["at_least"] is not None and not value >= rule["at_least"]:
+        if value is not None and rule["at_least"] is not None and not value >= rule["at_least"]:
             raise UserError(f"the value of `{field.name}` is {value}, but must be `{field.name} >= {rule['at_least']}`.")
         if rule["above"] is not None and not value > rule["above"]:
             raise UserError(f"the value of `{field.name}` is {value}, but must be `{field.name} > {rule['above']}`.")
@@ -165,6 +165,11 @@ class TrialConfig:
         chosen = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
         chosen.pop("data", None)
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "TrialConfig":
+        """The trial of a row of the trials table."""
+        return cls(**{name: row[name] for name in FIELDS})
 
     def describe(self, fields: Iterable[str]) -> str:
         """The values of some fields on one line, for consoles and captions."""

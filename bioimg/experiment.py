@@ -2,11 +2,20 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from bioimg.config import FIELDS, TrialConfig, UserError, check, option, unknown
+
+
+class Stop(NamedTuple):
+    """Why a trial was stopped: at this rung its score was worse than what was needed among those that came there before it."""
+
+    stopped_at_rung: int
+    rung_score: float
+    rung_threshold: float
+    rung_trials: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +27,9 @@ class EarlyStopping:
     """
 
     metric: str = option("val_accuracy", "what is compared at a rung", choices=("val_accuracy", "val_loss"))
-    grace_period: int = option(2, "epochs that every trial gets", at_least=1)
+    grace_period: int | None = option(
+        None, "epochs that every trial gets; by default a tenth of its epochs, at least 2", at_least=1
+    )
     reduction_factor: int = option(2, "of this many trials at a rung one goes on", at_least=2)
     compare_within: tuple[str, ...] = option(("freeze",), "only trials that agree in these fields compete")
     spare_frozen: bool = option(True, "trials on a frozen backbone run in full: on cached features they cost next to nothing")
@@ -31,7 +42,8 @@ class EarlyStopping:
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
         """The epochs before the last one after which a trial of `epochs` epochs can be stopped."""
-        powers = (self.grace_period * self.reduction_factor**k for k in itertools.count())
+        grace = self.grace_period or max(2, epochs // 10)
+        powers = (grace * self.reduction_factor**k for k in itertools.count())
         return tuple(itertools.takewhile(lambda epoch: epoch < epochs, powers))
 
     def spares(self, trial: TrialConfig) -> bool:
@@ -39,8 +51,8 @@ class EarlyStopping:
         return self.spare_frozen and trial.freeze == "features"
 
     def cohort(self, trial: TrialConfig) -> tuple[Any, ...]:
-        """What a trial has in common with those it competes with."""
-        return tuple(getattr(trial, name) for name in self.compare_within)
+        """What a trial has in common with those it competes with; always its length, on which rungs and schedules hang."""
+        return (trial.epochs, *(getattr(trial, name) for name in self.compare_within))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +80,22 @@ class Experiment:
         """Every cell of the grid, the last axis varying fastest."""
         cells = itertools.product(*self.axes.values())
         return [dataclasses.replace(self.base, **dict(zip(self.axes, cell, strict=True))) for cell in cells]
+
+    def queue(self, trials: Iterable[TrialConfig]) -> list[TrialConfig]:
+        """The order in which trials are run.
+
+        Those that run to their end anyway come first, in the order of the grid, so that rows show early and those that share
+        features follow each other. Then the longest, so that none of them is left alone at the end; equally long ones by their
+        keys: an order that has nothing to do with the axes, so that no value of one is judged by its like alone, and that
+        doesn't change when an axis grows.
+        """
+        rule = self.early_stopping
+
+        def place(trial: TrialConfig) -> tuple[bool, int, str]:
+            spared = rule is not None and rule.spares(trial)
+            return (False, 0, "") if spared else (True, -trial.epochs, trial.key)
+
+        return sorted(trials, key=place)
 
     def over_folds(self, folds: int) -> "Experiment":
         """The same question, asked once for each fold of a cross-validation: `fold` becomes the last axis."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from bioimg.config import TrialConfig, UserError
-from bioimg.experiment import Experiment
+from bioimg.experiment import EarlyStopping, Experiment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,12 @@ class Settings:
     """Run in this process, one trial after another, without Ray: for debugging."""
     early_stopping: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: ASHA stops trials that fall behind)")] = True
     """Train every trial to its last epoch."""
-    track: tuple[Literal["mlflow", "wandb"], ...] = ()
+    finish: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[KEY ...]", help_behavior_hint="(default: none)")] = None
+    """Afterwards train stopped trials to their last epoch, from where they stopped: those with these keys, or all."""
+    track: Annotated[
+        tuple[Literal["mlflow", "wandb"], ...],
+        tyro.conf.arg(metavar="{mlflow,wandb} [...]", help_behavior_hint="(none)"),
+    ] = ()
     """Also send every epoch to trackers that the lab runs. TensorBoard files are written anyway."""
 
     def __post_init__(self) -> None:
@@ -51,10 +56,18 @@ def parse(experiment: Experiment, args: Sequence[str], *, program: str, descript
     )
     given = {field.name: getattr(flags.trial, field.name) for field in dataclasses.fields(TrialConfig)}
     values = {name: value if isinstance(value, tuple) else (value,) for name, value in given.items()}
-    return _changed(experiment, values, flags.settings), flags.settings
+    return _changed(experiment, values, _rule(experiment, flags.rule), flags.settings), flags.settings
 
 
-def _changed(experiment: Experiment, values: dict[str, tuple[Any, ...]], settings: Settings) -> Experiment:
+def _rule(experiment: Experiment, given: Any) -> EarlyStopping | None:
+    """The experiment's own rule, or none, unless a flag asks for another."""
+    rule = EarlyStopping(**{field.name: getattr(given, field.name) for field in dataclasses.fields(EarlyStopping)})
+    return experiment.early_stopping if rule == (experiment.early_stopping or EarlyStopping()) else rule
+
+
+def _changed(
+    experiment: Experiment, values: dict[str, tuple[Any, ...]], rule: EarlyStopping | None, settings: Settings
+) -> Experiment:
     names = [*experiment.axes, *(name for name in values if name not in experiment.axes)]
     axes = {name: values[name] for name in names if len(values[name]) > 1}
     base = {name: chosen[0] for name, chosen in values.items() if len(chosen) == 1}
@@ -63,7 +76,7 @@ def _changed(experiment: Experiment, values: dict[str, tuple[Any, ...]], setting
         experiment,
         base=dataclasses.replace(experiment.base, **base, **first),
         axes=axes,
-        early_stopping=experiment.early_stopping if settings.early_stopping else None,
+        early_stopping=rule if settings.early_stopping else None,
     )
     return changed.over_folds(changed.base.folds) if changed.base.folds and values["fold"] == (0,) else changed
 
@@ -73,14 +86,27 @@ def _flags(experiment: Experiment) -> type:
     fields = [_flag(field, experiment) for field in dataclasses.fields(TrialConfig)]
     trial = dataclasses.make_dataclass("Trial", fields, frozen=True, kw_only=True)
     trial.__doc__ = "What a trial is. Several values make an axis: every combination is a row of the table."
+    rule = dataclasses.make_dataclass("Rule", _rule_flags(experiment), frozen=True, kw_only=True)
+    rule.__doc__ = "Early stopping (ASHA): which trials go on, and against which others each is held."
     return dataclasses.make_dataclass(
         "Flags",
         [
             ("trial", trial, dataclasses.field(default_factory=trial)),
+            ("rule", rule, dataclasses.field(default_factory=rule)),
             ("settings", Settings, dataclasses.field(default_factory=Settings)),
         ],
         frozen=True,
     )
+
+
+def _rule_flags(experiment: Experiment) -> list[tuple[str, Any, Any]]:
+    """The fields of the rule, each with one value."""
+    rule, flags = experiment.early_stopping or EarlyStopping(), []
+    for field in dataclasses.fields(EarlyStopping):
+        kind = Literal[field.metadata["choices"]] if field.metadata["choices"] else field.type
+        flag = Annotated[kind, tyro.conf.arg(help=field.metadata["help"])]  # type: ignore[valid-type]
+        flags.append((field.name, flag, dataclasses.field(default=getattr(rule, field.name))))
+    return flags
 
 
 def _flag(field: Any, experiment: Experiment) -> tuple[str, Any, Any]:

@@ -1,32 +1,76 @@
-"""The rule of early stopping, without Ray: for the local twin and for replaying recorded curves."""
+"""The rule of early stopping, without Ray: for the local twin, for recorded curves, and for the numbers in the row."""
 
 from collections import defaultdict
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bioimg.config import TrialConfig
-from bioimg.experiment import EarlyStopping
+from bioimg.experiment import EarlyStopping, Stop
+from bioimg.results.store import Store
+
+
+class Earlier(NamedTuple):
+    """A trial of an earlier run and rows of the epochs table, by which later ones are judged."""
+
+    trial: TrialConfig
+    epochs: Sequence[Mapping[str, Any]]
 
 
 class Halving:
     """Asynchronous successive halving within cohorts, as `ray.tune.schedulers.ASHAScheduler` decides it (a test compares)."""
 
-    def __init__(self, rule: EarlyStopping) -> None:
+    def __init__(self, rule: EarlyStopping, earlier: Iterable[Earlier] = ()) -> None:
         self._rule = rule
         self._scores: defaultdict[tuple[Any, ...], list[float]] = defaultdict(list)
+        for trial, epochs in earlier:
+            for epoch in epochs:
+                self.judge(trial, epoch["epoch"], epoch[rule.metric])
 
     @property
     def metric(self) -> str:
         """The column of the epochs table that is compared."""
         return self._rule.metric
 
-    def go_on(self, trial: TrialConfig, epoch: int, score: float) -> bool:
-        """Whether a trial that has just ended `epoch` with `score` (its metric there) is to be trained on."""
+    def judge(self, trial: TrialConfig, epoch: int, score: float) -> Stop | None:
+        """Why a trial that has just ended `epoch` with `score` (its metric there) is to be stopped; None if it isn't."""
         if self._rule.spares(trial) or epoch not in self._rule.rungs(trial.epochs):
-            return True
+            return None
         sign = -1 if self._rule.metric == "val_loss" else 1
         scores = self._scores[(*self._rule.cohort(trial), epoch)]
-        worse = bool(scores) and sign * score < np.percentile(scores, 100 * (1 - 1 / self._rule.reduction_factor))
+        among, needed = len(scores), np.percentile(scores, 100 * (1 - 1 / self._rule.reduction_factor)) if scores else -np.inf
         scores.append(sign * score)
-        return not worse
+        return Stop(epoch, score, float(sign * needed), among) if sign * score < needed else None
+
+
+def earlier(store: Store, to_run: Iterable[TrialConfig]) -> list[Earlier]:
+    """What is on record in a results folder, as far as it isn't judged again.
+
+    Of a trial that will go on, the last epoch is left out: its judgement may have been lost, so it is asked for anew.
+    """
+    waiting = {trial.key: trial for trial in to_run}
+    ended = {row["key"]: TrialConfig.of(row) for row in store.every("trials") if row["key"] not in waiting}
+    epochs: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in store.every("epochs"):
+        epochs[row["key"]].append(row)
+    unfinished = [Earlier(trial, epochs[key][:-1]) for key, trial in waiting.items()]
+    return [*(Earlier(trial, epochs[key]) for key, trial in ended.items()), *unfinished]
+
+
+def unrepresented(rule: EarlyStopping, ended: Mapping[TrialConfig, Mapping[str, Any]]) -> list[TrialConfig]:
+    """The best stopped trial of each cohort of which none came to its end: the one that beat it has failed."""
+    cohorts: defaultdict[tuple[Any, ...], list[TrialConfig]] = defaultdict(list)
+    for trial in ended:
+        cohorts[rule.cohort(trial)].append(trial)
+    best = []
+    for members in cohorts.values():
+        stopped = [trial for trial in members if ended[trial]["status"] == "stopped"]
+        if stopped and not any(ended[trial]["status"] == "completed" for trial in members):
+            best.append(max(stopped, key=lambda trial: _came(rule, ended[trial])))
+    return best
+
+
+def _came(rule: EarlyStopping, row: Mapping[str, Any]) -> tuple[int, float]:
+    """How far a stopped trial came, the more the better."""
+    return row["stopped_at_rung"], -row["rung_score"] if rule.metric == "val_loss" else row["rung_score"]

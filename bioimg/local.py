@@ -1,14 +1,14 @@
 """The same experiment in this process, without Ray: the debugging twin. A breakpoint in the training loop just works."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
 from bioimg.config import TrialConfig, UserError
 from bioimg.data.imageset import ImageSet
-from bioimg.experiment import Experiment
-from bioimg.halving import Halving
+from bioimg.experiment import Experiment, Stop
+from bioimg.halving import Halving, earlier
 from bioimg.progress import Watcher
 from bioimg.results.store import Store
 from bioimg.training.run import Epoch
@@ -28,7 +28,7 @@ def executor(trials: Iterable[TrialConfig]) -> Callable[..., None]:
 
 def run(
     experiment: Experiment,
-    trials: Iterable[TrialConfig],
+    trials: Sequence[TrialConfig],
     images: Mapping[TrialConfig, ImageSet],
     store: Store,
     watcher: Watcher,
@@ -40,13 +40,14 @@ def run(
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     place = Place(experiment=experiment.name, store=store, device=device)
-    halving = Halving(experiment.early_stopping) if experiment.early_stopping else None
+    rule = experiment.early_stopping
+    halving = Halving(rule, earlier(store, trials)) if rule else None
 
     for trial in trials:
 
-        def go_on(epoch: Epoch, trial: TrialConfig = trial) -> bool:
+        def judge(epoch: Epoch, trial: TrialConfig = trial) -> Stop | None:
             watcher.epoch(trial.key, dataclasses.asdict(epoch))
-            return halving is None or halving.go_on(trial, epoch.epoch, getattr(epoch, halving.metric))
+            return halving.judge(trial, epoch.epoch, getattr(epoch, halving.metric)) if halving else None
 
-        watcher.end(trial.key, run_trial(trial, images[trial], place, go_on))
+        watcher.end(trial.key, run_trial(trial, images[trial], place, judge))
         store.merge()

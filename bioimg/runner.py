@@ -1,5 +1,6 @@
 """An experiment from its question to its table: check all that can be checked, read the images, run what is missing."""
 
+import dataclasses
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,12 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from bioimg import data, provenance
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig, UserError, unknown
 from bioimg.data.imageset import ByPath, ImageSet
 from bioimg.data.split import Labelled
 from bioimg.experiment import Experiment
 from bioimg.flags import Settings
+from bioimg.halving import unrepresented
 from bioimg.model.build import build, check
 from bioimg.progress import Progress, Watcher, Watchers
 from bioimg.report.command import Report
@@ -43,14 +45,42 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     store.write_images(provenance.whereabouts(images))
     statuses = {key: status for key, status in store.statuses().items() if status != "failed"}
     missing = [trial for trial in trials if trial.key not in statuses]
+    check_finish(settings.finish or (), statuses)
     try:
         with Progress(trials, experiment.axes, statuses, console) as progress:
-            curves = TensorBoard(str(store.folder / "tensorboard"), trials, experiment.axes)
-            execute(experiment, missing, images, store, Watchers(progress, curves))
+            watcher = Watchers(progress, TensorBoard(str(store.folder / "tensorboard"), trials, experiment.axes))
+            execute(experiment, experiment.queue(missing), images, store, watcher)
+            unstopped = dataclasses.replace(experiment, early_stopping=None)
+            execute(unstopped, to_finish(experiment, trials, store, settings.finish), images, store, watcher)
     finally:
         store.merge([trial.key for trial in trials])
     store.describe({**description, "complete": True, "finished": datetime.datetime.now(datetime.UTC).isoformat()})
     return conclude(store, ByPath(images[trials[0]]), console)
+
+
+def to_finish(
+    experiment: Experiment, trials: Sequence[TrialConfig], store: Store, keys: Sequence[str] | None
+) -> list[TrialConfig]:
+    """Stopped trials that are to be trained to their last epoch: those that the user names (all, if none is named), and what
+    would else be missing from the comparison."""
+    rows = {row["key"]: row for row in store.every("trials")}
+    ended = {trial: rows[trial.key] for trial in trials if trial.key in rows}
+    stopped = [trial for trial, row in ended.items() if row["status"] == "stopped"]
+    asked = [trial for trial in stopped if keys is not None and (trial.key in keys or not keys)]
+    rule = experiment.early_stopping
+    return asked or (unrepresented(rule, ended) if rule else [])
+
+
+def check_finish(keys: Sequence[str], statuses: Mapping[str, str]) -> None:
+    """Hold the keys that are to be finished against what has been stopped.
+
+    Raises:
+        UserError: one wasn't.
+    """
+    stopped = [key for key, status in statuses.items() if status == "stopped"]
+    for key in keys:
+        if key not in stopped:
+            raise unknown("finish", key, stopped, "These trials are stopped; without a key, --finish takes them all.")
 
 
 Executor = Callable[[Experiment, Sequence[TrialConfig], Mapping[TrialConfig, ImageSet], Store, Watcher], None]

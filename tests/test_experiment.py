@@ -6,8 +6,8 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler
 
 from bioimg.config import TrialConfig, UserError
-from bioimg.experiment import EarlyStopping, Experiment
-from bioimg.halving import Halving
+from bioimg.experiment import EarlyStopping, Experiment, Stop
+from bioimg.halving import Halving, unrepresented
 
 
 def test_the_grid_is_every_combination_of_the_axes():
@@ -40,6 +40,35 @@ def test_rungs_lie_before_the_last_epoch():
     assert rule.rungs(2) == ()
 
 
+@pytest.mark.parametrize(("epochs", "rungs"), [(2, ()), (10, (2, 4, 8)), (50, (5, 10, 20, 40)), (100, (10, 20, 40, 80))])
+def test_without_a_grace_period_the_first_rung_is_a_tenth_of_the_epochs(epochs, rungs):
+    assert EarlyStopping().rungs(epochs) == rungs
+
+
+def test_frozen_trials_run_first_then_the_longest_and_the_rest_in_no_order_of_the_axes():
+    axes = {"epochs": (5, 9), "freeze": ("none", "features"), "seed": tuple(range(8))}
+    experiment = Experiment(name="grid", base=TrialConfig(), axes=axes)
+    queue = experiment.queue(experiment.trials())
+    assert [trial.freeze for trial in queue] == ["features"] * 16 + ["none"] * 16
+    assert [trial.epochs for trial in queue[16:]] == [9] * 8 + [5] * 8
+    assert [trial.seed for trial in queue[:8]] == list(range(8)), "features are made in the order of the grid"
+    assert [trial.seed for trial in queue[16:24]] != list(range(8))
+
+
+def test_a_longer_axis_leaves_the_order_of_the_trials_there_were():
+    few, more = (Experiment(name="g", base=TrialConfig(), axes={"seed": tuple(range(n))}) for n in (5, 20))
+    before = few.queue(few.trials())
+    assert [trial for trial in more.queue(more.trials()) if trial in before] == before
+
+
+def test_where_the_best_trial_of_a_cohort_failed_the_best_stopped_one_takes_its_place():
+    failed, far, near, other = (TrialConfig(epochs=9, seed=seed) for seed in range(4))
+    row = {"status": "stopped", "stopped_at_rung": 4, "rung_score": 0.5}
+    ended = {failed: {"status": "failed"}, near: {**row, "stopped_at_rung": 2, "rung_score": 0.9}, far: row}
+    assert unrepresented(EarlyStopping(), ended) == [far]
+    assert unrepresented(EarlyStopping(), ended | {other: {"status": "completed"}}) == []
+
+
 @pytest.mark.parametrize("metric", ["val_accuracy", "val_loss"])
 def test_the_local_rule_decides_as_the_scheduler_of_ray_does(metric):
     rule, epochs = EarlyStopping(metric=metric, grace_period=1, reduction_factor=3), 12
@@ -52,9 +81,9 @@ def test_the_local_rule_decides_as_the_scheduler_of_ray_does(metric):
         theirs.on_trial_add(None, ray_trial)
         for epoch in range(1, epochs):
             score = float(draw.random())
-            go_on = theirs.on_trial_result(None, ray_trial, {"epoch": epoch, metric: score}) == ASHAScheduler.CONTINUE
-            assert ours.go_on(config, epoch, score) == go_on
-            if not go_on:
+            stop = theirs.on_trial_result(None, ray_trial, {"epoch": epoch, metric: score}) == ASHAScheduler.STOP
+            assert bool(ours.judge(config, epoch, score)) == stop
+            if stop:
                 stopped += 1
                 break
     assert stopped > 20
@@ -63,17 +92,17 @@ def test_the_local_rule_decides_as_the_scheduler_of_ray_does(metric):
 def test_trials_compete_within_their_cohort_only():
     halving = Halving(EarlyStopping(grace_period=1, compare_within=("weights",), spare_frozen=False))
     for seed in range(4):
-        assert halving.go_on(TrialConfig(weights="DEFAULT", seed=seed), 1, 0.9)
-    assert halving.go_on(TrialConfig(weights="none"), 1, 0.1)
-    assert not halving.go_on(TrialConfig(weights="DEFAULT"), 1, 0.1)
+        assert not halving.judge(TrialConfig(weights="DEFAULT", seed=seed), 1, 0.9)
+    assert not halving.judge(TrialConfig(weights="none"), 1, 0.1)
+    assert halving.judge(TrialConfig(weights="DEFAULT"), 1, 0.1) == Stop(1, 0.1, 0.9, 4)
 
 
 def test_frozen_trials_run_in_full_unless_told_otherwise():
     frozen = [TrialConfig(freeze="features", seed=seed) for seed in range(2)]
     for spare in (True, False):
         halving = Halving(EarlyStopping(grace_period=1, spare_frozen=spare))
-        halving.go_on(frozen[0], 1, 0.9)
-        assert halving.go_on(frozen[1], 1, 0.1) == spare
+        halving.judge(frozen[0], 1, 0.9)
+        assert (halving.judge(frozen[1], 1, 0.1) is None) == spare
 
 
 def test_in_every_order_one_trial_of_a_cohort_comes_to_its_end():
@@ -81,5 +110,5 @@ def test_in_every_order_one_trial_of_a_cohort_comes_to_its_end():
     for order in itertools.permutations(scores):
         halving = Halving(EarlyStopping(grace_period=1))
         trials = [TrialConfig(epochs=6, seed=seed) for seed in order]
-        through = [all(halving.go_on(t, e, scores[t.seed]) for e in range(1, 6)) for t in trials]
+        through = [all(halving.judge(t, e, scores[t.seed]) is None for e in range(1, 6)) for t in trials]
         assert any(through)

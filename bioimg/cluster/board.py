@@ -3,7 +3,7 @@
     Tune trial                board                        lane
     submit(trial)  ------->   queue            ------->    take()
     next(key)      <-------   reports of a key <-------    report(key, epoch)
-    answer(key)    ------->   answers          ------->       ... returns whether to go on
+    go_on(key), stop(key, why)  ------->       ------->       ... returns why to stop, if so
 
 It is an asyncio actor: whoever asks for what isn't there yet waits, without polling.
 """
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+
+from bioimg.experiment import Stop
 
 
 @dataclass
@@ -39,8 +41,8 @@ class Board:
         self._waiting: deque[Job] = deque()
         self._taken: dict[int, Job] = {}
         self._reports: defaultdict[str, asyncio.Queue[dict[str, Any] | Ended]] = defaultdict(asyncio.Queue)
-        self._answers: dict[str, asyncio.Future[bool]] = {}
-        self._stopped: set[str] = set()
+        self._answers: dict[str, asyncio.Future[Stop | None]] = {}
+        self._stopped: dict[str, Stop] = {}
         self._open = True
         self._changed = asyncio.Condition()
 
@@ -63,12 +65,12 @@ class Board:
             job.attempts += 1
             return job
 
-    async def report(self, key: str, epoch: dict[str, Any], wait: bool) -> bool:
-        """Pass an epoch on to Tune. Returns whether to go on: what is known so far or, with `wait`, what Tune says to this."""
+    async def report(self, key: str, epoch: dict[str, Any], wait: bool) -> Stop | None:
+        """Pass an epoch on to Tune. Returns why to stop, if so: what is known or, with `wait`, what Tune says to this one."""
         if wait:
             self._answers[key] = asyncio.get_running_loop().create_future()
         self._reports[key].put_nowait(epoch)
-        return await self._answers[key] if wait else key not in self._stopped
+        return await self._answers[key] if wait else self._stopped.get(key)
 
     async def end(self, lane: int, key: str, status: str) -> None:
         """A lane is through with a trial."""
@@ -86,15 +88,19 @@ class Board:
         """The next report of a trial."""
         return await self._reports[key].get()
 
-    async def answer(self, key: str, go_on: bool) -> None:
-        """What Tune says to the last report of a trial."""
-        if not go_on:
-            self._stopped.add(key)
-            self._waiting = deque(job for job in self._waiting if job.key != key)
+    async def go_on(self, key: str) -> None:
+        """Tune has seen the last report of a trial and lets it go on."""
+        self._answer(key, None)
+
+    async def stop(self, key: str, why: Stop) -> None:
+        """Tune stops a trial."""
+        self._stopped[key] = why
+        self._answer(key, why)
+
+    def _answer(self, key: str, stop: Stop | None) -> None:
         future = self._answers.pop(key, None)
         if future is not None and not future.done():
-            future.set_result(go_on)
-        await self._notify()
+            future.set_result(stop)
 
     async def close(self) -> None:
         """Let lanes go once nothing waits."""

@@ -12,14 +12,10 @@ from bioimg.config import TrialConfig
 def follow(config: dict[str, Any], board: Any) -> None:
     """Put a trial on the board and relay each epoch, until it ends in its lane or Tune stops it here."""
     name = key(config)
-    try:
-        ray.get(board.submit.remote(name, config["trial"]))
-        while not isinstance(report := ray.get(board.next.remote(name)), Ended):
-            tune.report(report)  # returns when Tune lets the trial go on; raises SystemExit when it doesn't
-            ray.get(board.answer.remote(name, True))
-    except BaseException:
-        ray.get(board.answer.remote(name, False))
-        raise
+    ray.get(board.submit.remote(name, config["trial"]))
+    while not isinstance(report := ray.get(board.next.remote(name)), Ended):
+        tune.report(report)  # returns when Tune lets the trial go on; raises SystemExit when its scheduler has stopped it
+        ray.get(board.go_on.remote(name))
 
 
 def key(config: dict[str, Any]) -> str:

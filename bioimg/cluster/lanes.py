@@ -24,6 +24,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from bioimg.cluster.board import Job
 from bioimg.config import TrialConfig
 from bioimg.data.imageset import ImageSet
+from bioimg.experiment import Stop
 from bioimg.results.store import Store
 from bioimg.training.distributed import Group
 from bioimg.training.run import Epoch
@@ -114,10 +115,10 @@ def _run(job: Job, place: Place, lane: Lane) -> str:
         reason = RuntimeError(f"its worker died {ATTEMPTS} times while at it; what it said last is in Ray's logs")
         return give_up(trial, images, place, reason)
 
-    def go_on(epoch: Epoch) -> bool:
+    def judge(epoch: Epoch) -> Stop | None:
         wait = epoch.epoch in lane.rungs[trial.epochs]
         report = lane.board.report
-        mine = ray.get(report.remote(job.key, dataclasses.asdict(epoch), wait)) if place.group.rank == 0 else None
-        return bool(place.group.broadcast(mine))
+        mine: Stop | None = ray.get(report.remote(job.key, dataclasses.asdict(epoch), wait)) if place.group.rank == 0 else None
+        return place.group.broadcast(mine)
 
-    return run_trial(trial, images, place, go_on)
+    return run_trial(trial, images, place, judge)

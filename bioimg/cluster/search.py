@@ -17,14 +17,15 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer output speaks at a
 
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from bioimg.cluster import lanes, session, trackers
 from bioimg.cluster.board import open_board
+from bioimg.cluster.cohorts import Cohorts
 from bioimg.cluster.follow import follow, key
 from bioimg.config import TrialConfig, UserError
 from bioimg.data.imageset import ImageSet
-from bioimg.experiment import EarlyStopping, Experiment
+from bioimg.experiment import Experiment
+from bioimg.halving import earlier
 from bioimg.progress import Watcher
 from bioimg.results.store import Store
 
@@ -76,7 +77,9 @@ def run(
         board = open_board()
         running = _start_lanes(experiment, trials, images, store, board, min(lane_count, len(trials)))
         told = [_Relay(store, watcher, running), *trackers.callbacks(track, experiment.name)]
-        _tune(trials, experiment.early_stopping, board, told, str(store.engine), len(running))
+        rule = experiment.early_stopping
+        scheduler = Cohorts(rule, earlier(store, trials), board) if rule else None
+        _tune(trials, scheduler, board, told, str(store.engine), len(running))
         drained = board.drained.remote()
         while not ray.wait([drained], timeout=1)[0]:
             _raise_if_none_is_left(running)
@@ -117,7 +120,7 @@ def _raise_if_none_is_left(running: Sequence[Future[None]]) -> None:
 
 def _tune(
     trials: Sequence[TrialConfig],
-    rule: EarlyStopping | None,
+    scheduler: Cohorts | None,
     board: Any,
     told: list[tune.Callback],
     folder: str,
@@ -127,7 +130,7 @@ def _tune(
         tune.with_resources(tune.with_parameters(follow, board=board), {"memory": 1e8}),
         param_space={"trial": tune.grid_search([dataclasses.asdict(trial) for trial in trials])},
         tune_config=tune.TuneConfig(
-            scheduler=Cohorts(rule) if rule else None,
+            scheduler=scheduler,
             max_concurrent_trials=at_once,
             reuse_actors=True,
             trial_name_creator=lambda trial: key(trial.config),
@@ -135,46 +138,6 @@ def _tune(
         ),
         run_config=tune.RunConfig(name="tune", storage_path=folder, verbose=0, callbacks=told),
     ).fit()
-
-
-class Cohorts(FIFOScheduler):
-    """One ASHA for each cohort, so that trials compete with their like only."""
-
-    def __init__(self, rule: EarlyStopping) -> None:
-        super().__init__()
-        self._rule = rule
-        self._schedulers: dict[tuple[Any, ...], TrialScheduler] = {}
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._of(trial).on_trial_add(tune_controller, trial)
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if result["epoch"] >= trial.config["trial"]["epochs"]:  # ASHA would stop it here, but it has come to its end
-            return TrialScheduler.CONTINUE
-        return self._of(trial).on_trial_result(tune_controller, trial, result)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        self._of(trial).on_trial_complete(tune_controller, trial, result)
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        self._of(trial).on_trial_remove(tune_controller, trial)
-
-    def _of(self, trial: Any) -> TrialScheduler:
-        config = TrialConfig(**trial.config["trial"])
-        cohort = (config.epochs, self._rule.spares(config), *self._rule.cohort(config))
-        return self._schedulers.setdefault(cohort, self._scheduler(config))
-
-    def _scheduler(self, trial: TrialConfig) -> TrialScheduler:
-        if self._rule.spares(trial):
-            return FIFOScheduler()
-        return ASHAScheduler(
-            time_attr="epoch",
-            metric=self._rule.metric,
-            mode="min" if self._rule.metric == "val_loss" else "max",
-            max_t=max(trial.epochs, self._rule.grace_period),
-            grace_period=self._rule.grace_period,
-            reduction_factor=self._rule.reduction_factor,
-        )
 
 
 class _Relay(tune.Callback):

@@ -5,6 +5,7 @@ import dataclasses
 import pyarrow as pa
 
 from bioimg.config import TrialConfig
+from bioimg.experiment import Stop
 
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str | None: pa.string()}
 
@@ -34,6 +35,7 @@ TRIALS = pa.schema(
         pa.field("status", pa.string()),
         pa.field("epochs_run", pa.int64()),
         pa.field("error", pa.string()),
+        *(pa.field(name, _TYPES[kind]) for name, kind in Stop.__annotations__.items()),
         # what came out
         pa.field("final_train_loss", pa.float64()),
         pa.field("best_train_accuracy", pa.float64()),
@@ -53,6 +55,9 @@ TRIALS = pa.schema(
     ]
 )
 """One row per trial. `status` is completed, stopped (by early stopping, after `epochs_run` epochs) or failed (with `error`).
+
+A stopped one says at which rung its score (the experiment's `early_stopping.metric`) missed the threshold, which those of its
+cohort that came to this rung before it, `rung_trials` of them, had set.
 
 `train_seconds` is training and validation alone, `wait_seconds` everything else from the moment a lane took the trial, both
 summed over the epochs and the last attempt. `started_at` is when its first batch began, `ended_at` when its row was written.

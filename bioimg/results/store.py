@@ -132,6 +132,14 @@ class Store:
             for table in TABLES:
                 (self.parts / f"{key}.{table}.parquet").unlink(missing_ok=True)
 
+    def every(self, table: str) -> list[dict[str, Any]]:
+        """All rows of one table: those of parts in place of merged ones."""
+        parts = {path.name.split(".")[0]: path for path in sorted(self.parts.glob(f"*.{table}.parquet"))}
+        merged = self._table(table)
+        fresh = pa.array(list(parts), pa.string())
+        rows = merged.filter(~pc.field("key").isin(fresh)).to_pylist() if merged is not None else []
+        return rows + [row for path in parts.values() for row in pq.read_table(path, schema=TABLES[table]).to_pylist()]
+
     def statuses(self) -> dict[str, str]:
         """The status of every trial that has ended, by key."""
         merged = self._table("trials")

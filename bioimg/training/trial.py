@@ -15,6 +15,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from bioimg.config import TrialConfig, UserError
 from bioimg.data.imageset import ImageSet
 from bioimg.data.split import split
+from bioimg.experiment import Stop
 from bioimg.results.row import summary
 from bioimg.results.store import Store
 from bioimg.training import checkpoint
@@ -23,8 +24,8 @@ from bioimg.training.evaluate import score
 from bioimg.training.loop import NotFinite, train
 from bioimg.training.run import Epoch, Run
 
-GoOn = Callable[[Epoch], bool]
-"""Called after each epoch, by all workers alike: whether to train another one. After the last one the answer has no effect."""
+Judge = Callable[[Epoch], Stop | None]
+"""Called after each epoch, by all workers alike: why not to train another one, if so. After the last one it has no effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Place:
     group: Group = ALONE
 
 
-def run_trial(trial: TrialConfig, images: ImageSet, place: Place, go_on: GoOn) -> str:
+def run_trial(trial: TrialConfig, images: ImageSet, place: Place, judge: Judge) -> str:
     """Train, test and record a trial, from its last epoch if it was begun before. Returns its status.
 
     An exception becomes a row `failed`. Only where several workers train together and one of them may be alone with it is it
@@ -47,13 +48,13 @@ def run_trial(trial: TrialConfig, images: ImageSet, place: Place, go_on: GoOn) -
     try:
         run = Run(trial, images, split(images, trial), device=place.device, group=place.group)
         checkpoint.load(run, place.store.checkpoint(trial.key))
-        if 0 < len(run.history) < trial.epochs and not go_on(run.history[-1]):  # its answer may have been lost
-            return record.end("stopped", run)
+        if 0 < len(run.history) < trial.epochs and (stop := judge(run.history[-1])):  # its answer may have been lost
+            return record.end("stopped", run, stop)
         record.start()
         for epoch in train(run):
             record.epoch(run)
-            if not go_on(epoch) and epoch.epoch < trial.epochs:
-                return record.end("stopped", run)
+            if (stop := judge(epoch)) and epoch.epoch < trial.epochs:
+                return record.end("stopped", run, stop)
         return record.end("completed", run)
     except Exception as error:
         if place.group.size > 1 and not isinstance(error, NotFinite | UserError):
@@ -85,8 +86,8 @@ class _Record:
             checkpoint.save(run, self._folder)
             self._place.store.write("epochs", self._trial.key, self._epochs(run))
 
-    def end(self, status: str, run: Run) -> str:
-        outcome = self._test(run) if status == "completed" else {}
+    def end(self, status: str, run: Run, stop: Stop | None = None) -> str:
+        outcome = stop._asdict() if stop else self._test(run)
         if self._writes:
             self._row(status, self._epochs(run), {**_about(run), **outcome})
         return status

@@ -1,0 +1,67 @@
+"""Tune's ASHA, so that trials compete with their like only, also with those of earlier runs."""
+
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import ray
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from bioimg.config import TrialConfig
+from bioimg.experiment import EarlyStopping, Stop
+from bioimg.halving import Earlier, Halving
+
+
+class Cohorts(FIFOScheduler):
+    """One ASHA for each cohort. It decides; why is worked out beside it, for the row, and told to the board before Tune stops.
+
+    ASHA's rungs aren't saved by Tune, so what earlier runs have on record is played to it first.
+    """
+
+    def __init__(self, rule: EarlyStopping, earlier: Iterable[Earlier], board: Any) -> None:
+        super().__init__()
+        self._rule, self._board, self._halving = rule, board, Halving(rule)
+        self._schedulers: dict[tuple[Any, ...], ASHAScheduler] = {}
+        for trial, epochs in earlier:
+            played = SimpleNamespace(trial_id=f"earlier-{trial.key}")
+            self._of(trial).on_trial_add(None, played)  # type: ignore[arg-type]
+            for epoch in epochs:
+                self._decide(trial, played, epoch)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._of(_config(trial)).on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        config = _config(trial)
+        decision, why = self._decide(config, trial, result)
+        if decision == TrialScheduler.STOP:
+            ray.get(self._board.stop.remote(config.key, why))
+        return decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Nothing: the last epoch is no rung, and ASHA would take it for one."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """Nothing: what a trial had at its rungs stays there."""
+
+    def _decide(self, config: TrialConfig, trial: Any, result: Mapping[str, Any]) -> tuple[str, Stop | None]:
+        epoch = result["epoch"]
+        if self._rule.spares(config) or epoch not in self._rule.rungs(config.epochs):
+            return TrialScheduler.CONTINUE, None
+        decision = self._of(config).on_trial_result(None, trial, dict(result))  # type: ignore[arg-type]
+        return decision, self._halving.judge(config, epoch, result[self._rule.metric])
+
+    def _of(self, trial: TrialConfig) -> ASHAScheduler:
+        scheduler = ASHAScheduler(
+            time_attr="epoch",
+            metric=self._rule.metric,
+            mode="min" if self._rule.metric == "val_loss" else "max",
+            max_t=trial.epochs + 1,  # a trial that has come to its end isn't stopped
+            grace_period=min(self._rule.rungs(trial.epochs), default=1),
+            reduction_factor=self._rule.reduction_factor,
+        )
+        return self._schedulers.setdefault(self._rule.cohort(trial), scheduler)
+
+
+def _config(trial: Any) -> TrialConfig:
+    return TrialConfig(**trial.config["trial"])

@@ -1,0 +1,113 @@
+"""Early stopping over the life of a results folder: what was stopped, by what, and how it is taken to its end."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from bioimg import runner
+from bioimg.config import TrialConfig, UserError
+from bioimg.experiment import EarlyStopping, Experiment
+from bioimg.flags import Settings
+from bioimg.results.store import Results, read
+
+RATES = (1e-3, 3e-3, 1e-9, 2e-9, 3e-9)
+BASE = TrialConfig(model="resnext_tiny", weights="none", image_size=32, batch_size=64, epochs=4, precision="float32")
+TIMING = ["train_seconds", "wait_seconds", "features_seconds", "seconds", "started_at", "ended_at"]
+
+
+class Interrupted(Exception):
+    """The program was ended from outside."""
+
+
+class Interrupter(io.StringIO):
+    """A console that ends the program when it hears of some epoch for the n-th time."""
+
+    def __init__(self, text: str, times: int) -> None:
+        super().__init__()
+        self._text, self._times = text, times
+
+    def write(self, text: str) -> int:
+        self._times -= self._text in text
+        if not self._times:
+            raise Interrupted
+        return super().write(text)
+
+
+def experiment(rates: tuple[float, ...] = RATES, **base: Any) -> Experiment:
+    changed = TrialConfig(**{name: getattr(BASE, name) for name in BASE.__slots__} | base)
+    rule = EarlyStopping(grace_period=1)
+    return Experiment(name="stopping", base=changed, axes={"learning_rate": rates}, early_stopping=rule)
+
+
+def run(folder: Path, asked: Experiment, console: io.StringIO | None = None, **settings: Any) -> Results:
+    assert runner.run(asked, Settings(out=folder, local=True, **settings), Console(file=console or io.StringIO())) == 0
+    return read(folder)
+
+
+def same(a: Results, b: Results) -> None:
+    for name in ("trials", "epochs", "predictions"):
+        ours, theirs = (
+            getattr(results, name).drop(columns=[column for column in TIMING if column in getattr(results, name)])
+            for results in (a, b)
+        )
+        order = [column for column in ("key", "epoch", "split", "image") if column in ours]
+        pd.testing.assert_frame_equal(
+            ours.sort_values(order, ignore_index=True), theirs.sort_values(order, ignore_index=True), check_exact=True
+        )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Results:
+    """The grid run in one go: some are stopped."""
+    results = run(tmp_path_factory.mktemp("whole") / "out", experiment())
+    assert 2 <= results.trials["status"].eq("stopped").sum() < len(RATES)
+    return results
+
+
+def test_a_stopped_row_says_at_which_rung_against_what_and_among_how_many(whole):
+    order = [trial.key for trial in experiment().queue(experiment().trials())]
+    scores = whole.epochs.set_index(["epoch", "key"])["val_accuracy"]
+    for row in whole.trials[whole.trials["status"] == "stopped"].to_dict("records"):
+        assert row["stopped_at_rung"] == row["epochs_run"]
+        at_rung = scores.loc[row["stopped_at_rung"]]
+        before = [key for key in order[: order.index(row["key"])] if key in at_rung]
+        assert row["rung_score"] == at_rung[row["key"]] < row["rung_threshold"] == at_rung[before].median()
+        assert row["rung_trials"] == len(before)
+    assert whole.trials.loc[whole.trials["status"] == "completed", "stopped_at_rung"].isna().all()
+
+
+def test_trials_that_are_added_later_are_judged_against_all_earlier_ones(whole, tmp_path):
+    in_order = [trial.learning_rate for trial in experiment().queue(experiment().trials())]
+    run(tmp_path / "out", experiment(tuple(in_order[:3])))
+    same(run(tmp_path / "out", experiment()), whole)
+
+
+@pytest.mark.parametrize(("text", "times"), [("epoch 1/4", 3), ("epoch 2/4", 1), ("epoch 3/4", 2), ("stopped", 1)])
+def test_an_interrupted_grid_stops_the_same_trials_when_it_goes_on(whole, tmp_path, text, times):
+    with pytest.raises(Interrupted):
+        run(tmp_path / "out", experiment(), Interrupter(text, times))
+    same(run(tmp_path / "out", experiment()), whole)
+
+
+def test_finish_takes_stopped_trials_to_the_end_that_they_would_have_come_to(whole, tmp_path):
+    run(tmp_path / "out", experiment())
+    finished = run(tmp_path / "out", experiment(), finish=())
+    assert finished.trials["status"].eq("completed").all()
+    same(finished, run(tmp_path / "all", experiment(), early_stopping=False))
+
+
+def test_finish_takes_only_the_trial_whose_key_it_is_given(whole, tmp_path):
+    before = run(tmp_path / "out", experiment()).trials.set_index("key")["status"]
+    key = before.index[before == "stopped"][0]
+    after = run(tmp_path / "out", experiment(), finish=(key,)).trials.set_index("key")["status"]
+    assert after[key] == "completed"
+    assert after.drop(key).equals(before.drop(key))
+
+
+def test_a_key_that_no_stopped_trial_has_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(UserError, match=r"the value of `finish` is 'abc'.*without a key, --finish takes them all"):
+        run(tmp_path / "out", experiment(), finish=("abc",))
