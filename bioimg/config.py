@@ -108,6 +108,7 @@ class TrialConfig:
     )
     batch_size: int = option(32, "images per optimizer step, over all workers together", at_least=1)
     epochs: int = option(50, "passes over the training images", at_least=1)
+    patience: int = option(0, "end a trial when its validation loss hasn't fallen for this many epochs; 0: never", at_least=0)
     learning_rate: float = option(1e-4, "step size of the optimizer; not rescaled with batch size or workers", above=0)
     schedule: str = option("constant", "learning rate over the epochs", choices=("constant", "cosine"))
     optimizer: str = option("adamw", "adamw, or sgd with momentum 0.9", choices=("adamw", "sgd"))

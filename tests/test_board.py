@@ -1,6 +1,9 @@
 import asyncio
 
 from bioimg.cluster.board import Board, Ended
+from bioimg.experiment import Stop
+
+WHY = Stop(2, 0.5, 0.75, 3)
 
 
 async def _submitted(*keys: str) -> Board:
@@ -43,19 +46,10 @@ def test_at_a_rung_a_lane_waits_for_the_answer():
         report = asyncio.create_task(board.report("a", {"epoch": 2}, wait=True))
         assert await board.next("a") == {"epoch": 2}
         assert not report.done()
-        await board.answer("a", False)
+        await board.stop("a", WHY)
         return await report
 
-    assert asyncio.run(play()) is False
-
-
-def test_a_trial_that_is_stopped_while_it_waits_is_never_taken():
-    async def play():
-        board = await _submitted("a", "b")
-        await board.answer("a", False)
-        return (await board.take(0)).key
-
-    assert asyncio.run(play()) == "b"
+    assert asyncio.run(play()) == WHY
 
 
 def test_a_closed_board_lets_lanes_go_when_nothing_waits():

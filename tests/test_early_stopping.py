@@ -1,5 +1,6 @@
 """Early stopping over the life of a results folder: what was stopped, by what, and how it is taken to its end."""
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ BASE = TrialConfig(model="resnext_tiny", weights="none", image_size=32, batch_si
 TIMING = ["train_seconds", "wait_seconds", "features_seconds", "seconds", "started_at", "ended_at"]
 
 
-class Interrupted(Exception):
-    """The program was ended from outside."""
+class Interrupted(BaseException):
+    """The program is ended from outside, as by Ctrl-C."""
 
 
 class Interrupter(io.StringIO):
@@ -60,6 +61,14 @@ def same(a: Results, b: Results) -> None:
         )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_report():
+    """The report has tests of its own, and takes longer than these grids."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "conclude", lambda *_: 0)
+        yield
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Results:
     """The grid run in one go: some are stopped."""
@@ -86,7 +95,7 @@ def test_trials_that_are_added_later_are_judged_against_all_earlier_ones(whole, 
     same(run(tmp_path / "out", experiment()), whole)
 
 
-@pytest.mark.parametrize(("text", "times"), [("epoch 1/4", 3), ("epoch 2/4", 1), ("epoch 3/4", 2), ("stopped", 1)])
+@pytest.mark.parametrize(("text", "times"), [("epoch 1/4", 3), ("epoch 3/4", 1), ("stopped", 1)])
 def test_an_interrupted_grid_stops_the_same_trials_when_it_goes_on(whole, tmp_path, text, times):
     with pytest.raises(Interrupted):
         run(tmp_path / "out", experiment(), Interrupter(text, times))
@@ -97,7 +106,7 @@ def test_finish_takes_stopped_trials_to_the_end_that_they_would_have_come_to(who
     run(tmp_path / "out", experiment())
     finished = run(tmp_path / "out", experiment(), finish=())
     assert finished.trials["status"].eq("completed").all()
-    same(finished, run(tmp_path / "all", experiment(), early_stopping=False))
+    same(finished, run(tmp_path / "all", dataclasses.replace(experiment(), early_stopping=None)))
 
 
 def test_finish_takes_only_the_trial_whose_key_it_is_given(whole, tmp_path):
@@ -106,6 +115,26 @@ def test_finish_takes_only_the_trial_whose_key_it_is_given(whole, tmp_path):
     after = run(tmp_path / "out", experiment(), finish=(key,)).trials.set_index("key")["status"]
     assert after[key] == "completed"
     assert after.drop(key).equals(before.drop(key))
+
+
+def test_a_trial_without_patience_left_is_complete_and_says_so(tmp_path):
+    impatient = experiment((1e-9,), epochs=6, patience=2)
+    results = run(tmp_path / "out", dataclasses.replace(impatient, early_stopping=None))
+    (row,), losses = results.trials.to_dict("records"), results.epochs["val_loss"].tolist()
+    best = losses.index(min(losses)) + 1
+    assert row["status"] == "completed"
+    assert row["epochs_run"] == len(losses) == min(best + 2, 6)
+    assert row["out_of_patience"] == (best + 2 <= 6)
+    assert row["test_accuracy"] >= 0
+
+
+def test_patience_that_ran_out_before_an_interruption_is_not_given_again(tmp_path):
+    impatient = dataclasses.replace(experiment((1e-1,), epochs=30, patience=1), early_stopping=None)
+    length = run(tmp_path / "whole", impatient).trials["epochs_run"][0]
+    assert length < 30
+    with pytest.raises(Interrupted):
+        run(tmp_path / "out", impatient, Interrupter(f"epoch {length}/30", 1))
+    same(run(tmp_path / "out", impatient), read(tmp_path / "whole"))
 
 
 def test_a_key_that_no_stopped_trial_has_is_refused_before_anything_runs(tmp_path):

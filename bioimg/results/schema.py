@@ -34,6 +34,7 @@ TRIALS = pa.schema(
         # how it ended
         pa.field("status", pa.string()),
         pa.field("epochs_run", pa.int64()),
+        pa.field("out_of_patience", pa.bool_()),
         pa.field("error", pa.string()),
         *(pa.field(name, _TYPES[kind]) for name, kind in Stop.__annotations__.items()),
         # what came out
@@ -56,8 +57,9 @@ TRIALS = pa.schema(
 )
 """One row per trial. `status` is completed, stopped (by early stopping, after `epochs_run` epochs) or failed (with `error`).
 
-A stopped one says at which rung its score (the experiment's `early_stopping.metric`) missed the threshold, which those of its
-cohort that came to this rung before it, `rung_trials` of them, had set.
+A completed one may have fewer epochs than it was given, `out_of_patience`: that is part of its recipe, so it is an answer like
+any other. A stopped one says at which rung its score (the experiment's `early_stopping.metric`) missed the threshold, which those
+of its cohort that came to this rung before it, `rung_trials` of them, had set.
 
 `train_seconds` is training and validation alone, `wait_seconds` everything else from the moment a lane took the trial, both
 summed over the epochs and the last attempt. `started_at` is when its first batch began, `ended_at` when its row was written.

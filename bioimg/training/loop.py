@@ -16,9 +16,9 @@ class NotFinite(ArithmeticError):
 
 
 def train(run: Run) -> Iterator[Epoch]:
-    """Train from where `run` stands to its last epoch; yields each epoch when it is over, validation included.
+    """Train from where `run` stands to its last epoch or the end of its patience.
 
-    Whoever drives the generator may save `run.state_dict()` between two epochs, or stop asking for more.
+    Yields each epoch when it is over, validation included. Whoever drives the generator may save `run.state_dict()` between two epochs, or stop asking for more.
 
     Raises:
         NotFinite: names the epoch and the step.
@@ -28,6 +28,8 @@ def train(run: Run) -> Iterator[Epoch]:
     sizes = np.diff(boundaries(len(train_set), trial.batch_size)).ravel()
 
     for epoch in range(len(run.history) + 1, trial.epochs + 1):
+        if run.out_of_patience:
+            return
         started = time.perf_counter()
         run.begin(epoch)
         losses, correct = [], torch.zeros((), dtype=torch.int64, device=run.device)

@@ -71,6 +71,12 @@ class Run:
             return None
         return "whole batch" if self.group.size == 1 or self.device.type == "cuda" else "each worker's share"
 
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the validation loss hasn't fallen for `patience` epochs."""
+        losses = [epoch.val_loss for epoch in self.history]
+        return 0 < self.trial.patience <= len(losses) - 1 - losses.index(min(losses)) if losses else False
+
     def begin(self, epoch: int) -> None:
         """Make ready for an epoch: dropout's random state, the learning rate, train mode."""
         seed = np.random.SeedSequence((self.trial.seed, epoch, self.group.rank)).generate_state(1)[0]

@@ -153,6 +153,7 @@ def _about(run: Run) -> dict[str, Any]:
         "batch_norm": run.batch_norm,
         "features": "computed" if run.features_seconds is None else "cached",
         "features_seconds": run.features_seconds,
+        "out_of_patience": run.out_of_patience,
         "trained_parameters": sum(p.numel() for p in run.learner.parameters() if p.requires_grad),
     }
 
