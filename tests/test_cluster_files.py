@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,6 +58,8 @@ def aws(monkeypatch, tmp_path):
     moto = pytest.importorskip("moto", reason="needs moto[ec2,iam]: pip install -e '.[dev]'")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ssh").mkdir()
+    at_once = SimpleNamespace(sleep=lambda seconds: None)  # a new role needn't spread here
+    monkeypatch.setattr("ray.autoscaler._private.aws.config.time", at_once)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     with moto.mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
