@@ -54,7 +54,7 @@ def examine(out: str, weights: Sequence[str] = (), workers: int = 1, gpus_wanted
         told = _ask([_on(node, facts.gather, out, mark, tuple(weights), gpus=_gpus(node)) for node in nodes])
     finally:
         facts.remove(out, mark)
-    common = {"gpus_wanted": gpus_wanted, "authenticated": _authenticated()}
+    common = {"gpus_wanted": gpus_wanted}
     known: Facts = {
         _name(node): fact if isinstance(fact, str) else {**fact, **common, **_held(node)}
         for node, fact in zip(nodes, told, strict=True)
@@ -118,11 +118,6 @@ def _held(node: dict[str, Any]) -> dict[str, float]:
 def _gpus(node: dict[str, Any]) -> float:
     """Without asking for its GPUs a task sees none."""
     return node["Resources"].get("GPU", 0)
-
-
-def _authenticated() -> bool:
-    """Whether this machine needed a token to get in."""
-    return os.environ.get("RAY_AUTH_MODE", "disabled") == "token"
 
 
 def _reach(address: str) -> None:

@@ -29,6 +29,7 @@ def gather(out: str, mark: str, weights: tuple[str, ...]) -> dict[str, Any]:
         "storage": _attempt(lambda: _meet(out, mark)),
         "absent": [path for path in weights if not Path(path).expanduser().exists()],
         "token_mode": token.stat().st_mode & 0o777 if token.exists() else None,
+        "authenticated": os.environ.get("RAY_AUTH_MODE", "").lower() == "token",  # as Ray was started here, not as we asked
         "disk": shutil.disk_usage("/tmp").free,
         "shm": shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else None,
         "clock": time.time(),  # last: the asking machine compares it with its own when this arrives
