@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from bioimg import flags
+from bioimg.cluster.command import Doctor
 from bioimg.config import UserError, unknown
 from bioimg.data.command import DataCommand
 from bioimg.experiment import Experiment
@@ -18,7 +19,7 @@ from bioimg.report.command import Report, Verify
 
 def main() -> int:
     """The `bioimg` command; returns the exit code."""
-    commands = {"data": DataCommand, "report": Report, "verify": Verify}
+    commands = {"data": DataCommand, "report": Report, "verify": Verify, "doctor": Doctor}
     return _told(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="bioimg").run())
 
 

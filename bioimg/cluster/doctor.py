@@ -1,0 +1,136 @@
+"""Ask every node of a cluster what it has, before money is spent: `bioimg doctor`."""
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray import cloudpickle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from bioimg.cluster import facts, session
+from bioimg.cluster.verdicts import Facts, Line, judge
+from bioimg.config import UserError
+
+PATIENCE = 60.0
+"""Seconds in which a node must answer."""
+
+cloudpickle.register_pickle_by_value(facts)
+
+
+def join(address: str | None) -> None:
+    """Become part of the cluster at an address, or of the one here, or start Ray on this machine alone.
+
+    Raises:
+        UserError: nothing can be reached there, or it doesn't let this machine in.
+    """
+    if address and not ray.is_initialized():
+        _reach(address)
+        os.environ["RAY_ADDRESS"] = address
+    if not session.connect():
+        session.start()
+
+
+def examine(out: str, weights: Sequence[str] = (), workers: int = 1, gpus_wanted: bool = False, needs: int = 0) -> list[Line]:
+    """Every verdict on every node that is up.
+
+    Args:
+        out: URI of the results folder.
+        weights: files that trials will read.
+        workers: workers of a trial; with more than one, nodes are tried at summing together.
+        gpus_wanted: whether a node without a GPU is wrong.
+        needs: bytes of images that each node must hold.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    mark = f".doctor-{secrets.token_hex(8)}"
+    try:
+        facts.write(out, mark)
+    except OSError as error:
+        return [Line("results storage", "this machine", f"{error}. Give --out a folder that can be written.")]
+    try:
+        told = _ask([_on(node, facts.gather, out, mark, tuple(weights), gpus=_gpus(node)) for node in nodes])
+    finally:
+        facts.remove(out, mark)
+    common = {"gpus_wanted": gpus_wanted}
+    known: Facts = {
+        _name(node): fact if isinstance(fact, str) else {**fact, **common, **_held(node)}
+        for node, fact in zip(nodes, told, strict=True)
+    }
+    return judge(known, needs) + (_together(nodes[:workers]) if min(workers, len(nodes)) > 1 else [])
+
+
+def _ask(calls: Sequence[Any]) -> list[Any]:
+    """The answer to each call, with the difference of the clocks; or, as a string, why there is none."""
+    told: dict[Any, Any] = {}
+    waiting, until = list(calls), time.monotonic() + PATIENCE
+    while waiting and (left := until - time.monotonic()) > 0:
+        ready, waiting = ray.wait(waiting, timeout=left)
+        told |= {call: _answer(call) for call in ready}
+    for call in waiting:
+        ray.cancel(call, force=True)
+    late = f"no answer in {PATIENCE:.0f} s. Is it busy or gone? `ray status` lists what is up; start Ray there anew."
+    return [told.get(call, late) for call in calls]
+
+
+def _answer(call: Any) -> Any:
+    try:
+        answer: Any = ray.get(call)
+    except Exception as error:  # whatever happened there is the verdict on that node
+        why = str(error).strip().splitlines()[-1]
+        return f"{type(error).__name__}: {why}. Start Ray there anew and look at its logs in /tmp/ray."
+    return {**answer, "skew": answer["clock"] - time.time()} if isinstance(answer, dict) else answer
+
+
+def _on(node: dict[str, Any], function: Callable[..., Any], *args: Any, gpus: float = 0) -> Any:
+    """Call a function on a node. A task holds no CPU, so that a busy or a head node answers too."""
+    here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    return ray.remote(function).options(num_cpus=0, num_gpus=gpus, max_retries=0, scheduling_strategy=here).remote(*args)
+
+
+def _together(nodes: Sequence[dict[str, Any]]) -> list[Line]:
+    """The verdict on a sum over nodes, made as DDP makes it."""
+    backend = "nccl" if all(node["Resources"].get("GPU") for node in nodes) else "gloo"
+    names = ", ".join(map(_name, nodes))
+    (place,) = _ask([_on(nodes[0], facts.free_port)])
+    if isinstance(place, str):
+        return [Line("all-reduce", names, place)]
+    gpus = 1 if backend == "nccl" else 0
+    sums = _ask([_on(node, facts.all_reduce, rank, len(nodes), place, backend, gpus=gpus) for rank, node in enumerate(nodes)])
+    right = len(nodes) * (len(nodes) + 1) / 2
+    if all(total == right for total in sums):
+        return [Line("all-reduce", names)]
+    why = next(total for total in sums if total != right)
+    way_out = "Each host's name must resolve to its own address (/etc/hosts), or set GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME."
+    return [Line("all-reduce", names, f"{backend}: {why} {way_out}")]
+
+
+def _name(node: dict[str, Any]) -> str:
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}:{node['NodeManagerPort']})"
+
+
+def _held(node: dict[str, Any]) -> dict[str, float]:
+    return {"gpus": node["Resources"].get("GPU", 0), "store": node["Resources"].get("object_store_memory", 0)}
+
+
+def _gpus(node: dict[str, Any]) -> float:
+    """Without asking for its GPUs a task sees none."""
+    return node["Resources"].get("GPU", 0)
+
+
+def _reach(address: str) -> None:
+    """Ray itself would try for minutes.
+
+    Raises:
+        UserError: nothing answers at the address.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the value of `address` is {address!r}, but must be HOST:PORT of a running cluster's head (port 6379 unless "
+            f"you chose another): {error}. Look for it with `ray status` on the head."
+        ) from error

@@ -1,0 +1,119 @@
+"""What a node says of itself. Sent to it by value, so that a node on which bioimg is missing can still say so."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("bioimg", "ray", "torch", "torchvision")
+
+
+def gather(out: str, mark: str, weights: tuple[str, ...]) -> dict[str, Any]:
+    """The facts of the node that this runs on.
+
+    Args:
+        out: the results folder, absolute or a URI.
+        mark: name of a file in it that the asking machine has just written.
+        weights: files that trials on this node will read.
+    """
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return {
+        "host": socket.gethostname(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "broken": _attempt(lambda: __import__("bioimg.cluster.lanes")),
+        "product": _attempt(_multiply),
+        "storage": _attempt(lambda: _meet(out, mark)),
+        "absent": [path for path in weights if not Path(path).expanduser().exists()],
+        "token_mode": token.stat().st_mode & 0o777 if token.exists() else None,
+        "authenticated": os.environ.get("RAY_AUTH_MODE", "").lower() == "token",  # as Ray was started here, not as we asked
+        "disk": shutil.disk_usage("/tmp").free,
+        "shm": shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else None,
+        "clock": time.time(),  # last: the asking machine compares it with its own when this arrives
+    }
+
+
+def write(out: str, name: str) -> None:
+    """Make an empty file in the results folder, and the folder if need be."""
+    from pyarrow import fs
+
+    system, folder = fs.FileSystem.from_uri(out)
+    system.create_dir(folder)
+    system.open_output_stream(f"{folder}/{name}").close()
+
+
+def remove(out: str, name: str) -> None:
+    """Take a file out of the results folder."""
+    from pyarrow import fs
+
+    system, folder = fs.FileSystem.from_uri(out)
+    system.delete_file(f"{folder}/{name}")
+
+
+def free_port() -> tuple[str, int]:
+    """Where this node can be met by the others."""
+    import ray
+
+    with socket.socket() as door:
+        door.bind(("", 0))
+        return ray.util.get_node_ip_address(), door.getsockname()[1]
+
+
+def all_reduce(rank: int, world: int, place: tuple[str, int], backend: str) -> float:
+    """The sum over all nodes of rank + 1, made as DDP makes it."""
+    import datetime
+
+    import torch
+    from torch import distributed
+
+    device = "cuda" if backend == "nccl" else "cpu"
+    distributed.init_process_group(
+        backend, f"tcp://{place[0]}:{place[1]}", datetime.timedelta(seconds=30), world_size=world, rank=rank
+    )
+    try:
+        total = torch.tensor(float(rank + 1), device=device)
+        distributed.all_reduce(total)
+        return total.item()
+    finally:
+        distributed.destroy_process_group()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _attempt(action: Any) -> str | None:
+    """What went wrong, None if nothing did."""
+    try:
+        action()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _multiply() -> None:
+    """A product of matrices on every device, held against what it must be."""
+    import torch
+
+    for device in [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]:
+        product = torch.ones(64, 64, device=device) @ torch.ones(64, 64, device=device)
+        if not bool((product == 64).all()):
+            raise ArithmeticError(f"{device} multiplies wrongly")
+
+
+def _meet(out: str, mark: str) -> None:
+    """See the file of the asking machine, and leave and take away one of one's own."""
+    from pyarrow import fs
+
+    system, folder = fs.FileSystem.from_uri(out)
+    if system.get_file_info(f"{folder}/{mark}").type == fs.FileType.NotFound:
+        raise FileNotFoundError("not the same folder as where bioimg was started")
+    own = f"{folder}/{mark}-{socket.gethostname()}-{os.getpid()}"
+    system.open_output_stream(own).close()
+    system.delete_file(own)

