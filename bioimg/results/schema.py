@@ -5,7 +5,6 @@ import dataclasses
 import pyarrow as pa
 
 from bioimg.config import TrialConfig
-from bioimg.experiment import Stop
 
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str | None: pa.string()}
 
@@ -36,7 +35,10 @@ TRIALS = pa.schema(
         pa.field("epochs_run", pa.int64()),
         pa.field("out_of_patience", pa.bool_()),
         pa.field("error", pa.string()),
-        *(pa.field(name, _TYPES[kind]) for name, kind in Stop.__annotations__.items()),
+        pa.field("stopped_at_rung", pa.int64()),
+        pa.field("rung_score", pa.float64()),
+        pa.field("rung_threshold", pa.float64()),
+        pa.field("rung_trials", pa.int64()),
         # what came out
         pa.field("final_train_loss", pa.float64()),
         pa.field("best_train_accuracy", pa.float64()),
@@ -58,8 +60,8 @@ TRIALS = pa.schema(
 """One row per trial. `status` is completed, stopped (by early stopping, after `epochs_run` epochs) or failed (with `error`).
 
 A completed one may have fewer epochs than it was given, `out_of_patience`: that is part of its recipe, so it is an answer like
-any other. A stopped one says at which rung its score (the experiment's `early_stopping.metric`) missed the threshold, which those
-of its cohort that came to this rung before it, `rung_trials` of them, had set.
+any other. A stopped one says at which rung its score (the experiment's `early_stopping.metric`) missed the threshold that those
+of its cohort which came to this rung before it, `rung_trials` of them, had set.
 
 `train_seconds` is training and validation alone, `wait_seconds` everything else from the moment a lane took the trial, both
 summed over the epochs and the last attempt. `started_at` is when its first batch began, `ended_at` when its row was written.

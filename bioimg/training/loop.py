@@ -18,7 +18,8 @@ class NotFinite(ArithmeticError):
 def train(run: Run) -> Iterator[Epoch]:
     """Train from where `run` stands to its last epoch or the end of its patience.
 
-    Yields each epoch when it is over, validation included. Whoever drives the generator may save `run.state_dict()` between two epochs, or stop asking for more.
+    Yields each epoch when it is over, validation included. Whoever drives the generator may save `run.state_dict()` between two
+    epochs, or stop asking for more.
 
     Raises:
         NotFinite: names the epoch and the step.
