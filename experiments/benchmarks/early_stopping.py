@@ -41,9 +41,9 @@ class Curve:
 class Replay(Part):
     """Replays early stopping on the curves of an experiment that ran with --no-early-stopping.
 
-    How often a trial as good as the winner survives, what the best survivor lacks to the winner in validation accuracy (regret),
-    whether each cohort keeps a row at full length, and what is saved. Trials arrive at rungs as they do on lanes: in order of
-    submission, at the recorded pace.
+    How often a trial as good as the winner survives, what the best survivor lacks to the winner in validation accuracy
+    (regret), whether each cohort keeps a row at full length, and what is saved. Trials arrive at rungs as they do on lanes: in
+    order of submission, at the recorded pace.
     """
 
     results: Path | None = None
@@ -86,7 +86,7 @@ class Replay(Part):
         for _ in range(self.orders):
             shuffled = [curves[place] for place in orders.permutation(len(curves))]
             found.append(judge(shuffled, replay(shuffled, rule, self.lanes)))
-        return pd.DataFrame(found).mean().to_dict()
+        return {str(name): value for name, value in pd.DataFrame(found).mean().items()}
 
 
 def replay(curves: Sequence[Curve], rule: EarlyStopping, lanes: int) -> list[int]:
@@ -152,5 +152,3 @@ def _curves(trials: pd.DataFrame, epochs: dict[Any, pd.DataFrame]) -> Iterator[C
 def _demo(folder: Path) -> Path:
     tree.python([str(tree.EXPERIMENTS / "grid.py"), "--no-early-stopping", "--out", str(folder)])
     return folder
-
-

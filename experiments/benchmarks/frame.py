@@ -19,7 +19,7 @@ PACKAGES = ("bioimg", "ray", "torch", "torchvision")
 
 @dataclass(frozen=True)
 class Target:
-    """A figure and what is asked of it. Where there is nothing to hold it against, `figure` is None and the target isn't met."""
+    """A figure and what is asked of it; a figure that couldn't be measured is None and falls short."""
 
     what: str
     figure: float | None

@@ -3,7 +3,7 @@
 import math
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def summary(who: str, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def targets(runs: dict[str, Sequence[Run]]) -> list[Target]:
+def targets(runs: Mapping[str, Sequence[Run]]) -> list[Target]:
     """What is asked of this project, of those who took part."""
     asked = [("ours-full", "sequential", 4.0), ("ours", "sequential", 10.0), ("ours", "ray-asha", 3.0)]
     found = [

@@ -64,6 +64,7 @@ class Step(Part):
     """epochs, and extractions, of which the medians are taken, after one that warms up"""
     threads: int = 1
     """threads; a lane on a CPU has one"""
+
     def run(self) -> Outcome:
         torch.set_num_threads(self.threads)
         peaks = {name: peak(dtype) for name, dtype in DTYPES.items()}
@@ -75,7 +76,7 @@ class Step(Part):
             Target(f"{work} in bfloat16", shares[work, "bfloat16", "channels_last"], limit, "of the matrix product's peak")
             for work, limit in (("training", 0.55), ("extraction", 0.7))
         ]
-        notes = [f"{name} matrix product: {rate / 1e9:.0f} GFLOP/s with {self.threads} thread{'s' if self.threads > 1 else ''}" for name, rate in peaks.items()]
+        notes = [f"{name} matrix product: {rate / 1e9:.0f} GFLOP/s (threads: {self.threads})" for name, rate in peaks.items()]
         return Outcome(f"{self.model}, {self.image_size} px, batches of {self.batch_size}", rows, targets, notes)
 
     def _rows(self, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:

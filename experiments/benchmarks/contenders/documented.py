@@ -5,6 +5,7 @@ As many trials run side by side as there are cores, with one thread each. No che
 """
 
 import functools
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ def run(task: Task, folder: Path, *, early_stopping: bool, recipe: str = "float3
     Raises:
         RuntimeError: a trial failed.
     """
-    ray.init(address="local", log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
     storage = str((folder / "ray").absolute())
     asha = ASHAScheduler("epochs", max_t=task.epochs, grace_period=task.grace_period, reduction_factor=task.reduction_factor)
     results = tune.Tuner(
@@ -68,7 +69,8 @@ def run(task: Task, folder: Path, *, early_stopping: bool, recipe: str = "float3
     if results.errors:
         raise RuntimeError(f"{len(results.errors)} trials failed, the first with {results.errors[0]}")
     for result in results:
-        assert result.config and result.metrics
+        assert result.config is not None
+        assert result.metrics is not None
         yield plain.trained(Cell(*result.config["cell"]), result.metrics)
 
 

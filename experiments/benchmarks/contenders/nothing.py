@@ -1,6 +1,11 @@
-"""Ray's documented pattern on trials of no work: TRIALS WORKERS FOLDER leaves a file in FOLDER, named after the moment, for each
-trial's first step. Drivers of trials are reused, which is in its favour."""
+"""Ray's documented pattern on trials of no work.
 
+TRIALS WORKERS FOLDER leaves a file in FOLDER for each trial's first step, named after the moment. Drivers of trials are reused,
+which is in its favour.
+"""
+
+import itertools
+import logging
 import sys
 import time
 from pathlib import Path
@@ -31,7 +36,7 @@ def driver(config: dict[str, Any]) -> None:
 
 def main(trials: int, workers: int, folder: Path) -> None:
     """Run so many trials, one after another."""
-    ray.init(address="local", log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
     tune.Tuner(
         tune.with_resources(driver, {"memory": 1e8}),
         param_space={"number": tune.grid_search(list(range(trials))), "workers": workers, "folder": folder},
@@ -43,7 +48,7 @@ def main(trials: int, workers: int, folder: Path) -> None:
 def gaps(folder: Path) -> list[float]:
     """Seconds from each trial to the next."""
     moments = sorted(float(path.stem) for path in folder.glob("*.started"))
-    return [after - before for before, after in zip(moments, moments[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(moments)]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What a user would write: a loop over configurations, each trained from the first epoch to the last, one after another.
 
 `sequential` is ImageFolder, DataLoader and float32. `torchvision` is torchvision's reference recipe (references/classification
-there) as it is run with --amp: its transforms, autocast (bfloat16 on a CPU), and memory in the usual order, since it has no flag
-for another. In both a frozen backbone is run again in each epoch.
+there) as it is run with --amp: its transforms, autocast (bfloat16 on a CPU), and memory in the usual order, since it has no
+flag for another. In both a frozen backbone is run again in each epoch.
 """
 
 import copy
@@ -58,7 +58,7 @@ def reference(size: int) -> Recipe:
 def fit(task: Task, cell: Cell, recipe: Recipe) -> Iterator[dict[str, Any]]:
     """Train a configuration; yields the fields of `Trained` after each epoch, as they are by then. The last one is tested."""
     torch.manual_seed(task.seed)
-    loaders = {part: _loader(task, cell, recipe, part) for part in ("train", "val", "test")}
+    loaders = {part: loader(task, cell, recipe, part) for part in ("train", "val", "test")}
     counts = {f"{part}_images": len(loader.dataset) for part, loader in loaders.items()}  # type: ignore[arg-type]
     model = network(task, cell, len(loaders["train"].dataset.classes))  # type: ignore[attr-defined]
     optimizer = torch.optim.AdamW(
@@ -89,7 +89,7 @@ def network(task: Task, cell: Cell, classes: int) -> nn.Module:
     tensors = torch.load(cell.weights, weights_only=True)
     model.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}, strict=False)
     model.requires_grad_(cell.freeze == "none")
-    model.fc = nn.Linear(model.fc.in_features, classes)
+    model.fc = nn.Linear(model.get_submodule("fc").in_features, classes)  # type: ignore[arg-type]
     return model
 
 
@@ -118,7 +118,8 @@ def run(task: Task, recipe: Recipe) -> Iterator[Trained]:
         yield trained(cell, last)
 
 
-def _loader(task: Task, cell: Cell, recipe: Recipe, part: str) -> DataLoader:
+def loader(task: Task, cell: Cell, recipe: Recipe, part: str) -> DataLoader:
+    """Images of a part, in a new order each time if they are to be trained on."""
     images = ImageFolder(str(Path(task.folder) / part), recipe.train if part == "train" else recipe.still)
     return DataLoader(
         images,

@@ -42,8 +42,8 @@ class Task:
     @staticmethod
     def read(file: Path) -> "Task":
         """What `write` wrote."""
-        given = json.loads(file.read_text())
-        return Task(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        given: dict[str, Any] = json.loads(file.read_text())
+        return Task(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})  # type: ignore[arg-type]
 
     def write(self, file: Path) -> None:
         """As JSON."""
