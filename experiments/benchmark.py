@@ -21,6 +21,8 @@ from benchmarks.grid import Grid
 from benchmarks.overhead import Overhead
 from benchmarks.scale import Scale
 from benchmarks.step import Step
+from benchmarks.tree import Broken
+from bioimg.config import UserError
 
 PARTS: dict[str, type[Part]] = {
     "grid": Grid,
@@ -38,7 +40,11 @@ def main() -> int:
         return max([subprocess.call([sys.executable, str(Path(__file__)), name]) for name in PARTS])
     part: Part = tyro.extras.subcommand_cli_from_dict(PARTS, description=__doc__)
     name = next(name for name, known in PARTS.items() if isinstance(part, known))
-    return int(not conclude(name, part.run(), part.out, Console(file=sys.stdout)))
+    try:
+        return int(not conclude(name, part.run(), part.out, Console(file=sys.stdout)))
+    except (UserError, Broken) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

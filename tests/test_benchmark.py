@@ -195,6 +195,18 @@ def test_the_grid_is_judged_by_medians_of_whole_programs_and_early_stopping_by_o
     assert [target.what for target in targets({"ours": runs["ours"]})] == []
 
 
+def test_a_contender_that_fails_leaves_the_others_their_results_and_its_targets_short():
+    found = targets({"ours": [ran(50, 0.9)], "sequential": [], "ray-asha": [ran(200, 0.9)]})
+    assert [(target.figure, target.holds) for target in found] == [(None, False), (4.0, True)]
+    assert summary("sequential", []) == {"contender": "sequential"}
+
+
+def test_a_mistake_in_a_flag_is_told_without_a_traceback(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "early-stopping", "--results", str(tmp_path)])
+    assert benchmark.main() == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path} isn't a folder of results")
+
+
 def curve(seed: int, accuracies, *, freeze: str = "none", pace: float = 1.0) -> Curve:
     values = np.array(accuracies, dtype=float)
     trial = TrialConfig(seed=seed, epochs=len(values), freeze=freeze)

@@ -54,7 +54,7 @@ class Data(Part):
             Target("decoding", usual / imagefolder, 1.0, "of ImageFolder's time", at_most=True),
             Target("a second start", len(decoded), 0, "images decoded", at_most=True),
         ]
-        return Outcome(f"{count} images from {self.folder or 'the phantom, 600 px JPEG'}", rows, targets)
+        return Outcome(f"{count} images from {self.folder.name if self.folder else 'the phantom, 600 px JPEG'}", rows, targets)
 
 
 def enlarged_phantom(folder: Path) -> Path:

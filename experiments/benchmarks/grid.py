@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -26,7 +26,8 @@ CONTENDERS = {
     "ray": ("documented", "the same without ASHA"),
     "ray-asha-bfloat16": ("documented", "the same with ASHA and the training of torchvision's recipe"),
 }
-BY_DEFAULT = ("ours", "ours-full", "sequential", "torchvision", "ray-asha")
+Who = Literal["ours", "ours-full", "sequential", "torchvision", "ray-asha", "ray", "ray-asha-bfloat16"]
+BY_DEFAULT: tuple[Who, ...] = ("ours", "ours-full", "sequential", "torchvision", "ray-asha")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,8 @@ class Grid(Part):
     """a ResNet of torchvision's by name"""
     image_size: int = 150
     """side of the images in pixels"""
-    only: tuple[str, ...] = BY_DEFAULT
-    """who takes part: ours, ours-full, sequential, torchvision, ray-asha; also ray and ray-asha-bfloat16"""
+    only: tuple[Who, ...] = BY_DEFAULT
+    """who takes part"""
     repeats: int = 1
     """runs of each, of which the medians are taken"""
 
@@ -79,13 +80,14 @@ class Grid(Part):
             scratch = Path(name)
             source = images.source(self.folder, scratch / "phantom", self.image_size)
             task = self.task(source, scratch)
-            runs = {who: [self._run(who, task, scratch / f"{who}-{n}") for n in range(self.repeats)] for who in self.only}
+            broken: list[str] = []
+            runs = {who: self._runs(who, task, scratch, broken) for who in self.only}
         cells = [_cell(who, run.cost.seconds, row) for who in runs for run in runs[who] for row in run.rows]
         self.out.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(cells).to_parquet(self.out / "grid-cells.parquet")
         drawn = "files" if self.weights else "random, of two seeds: accuracies say little, times are the same"
         about = f"{self.images_per_class} images of each class from {source.name}, {self.epochs} epochs; weights: {drawn}"
-        notes = [about, *(f"{who}: {CONTENDERS[who][1]}" for who in self.only)]
+        notes = [about, *(f"{who}: {CONTENDERS[who][1]}" for who in self.only), *broken]
         if left_out := [who for who in CONTENDERS if who not in self.only]:
             notes.append(f"not run: {', '.join(left_out)} (see --only)")
         return Outcome(f"{len(task.cells())} configurations", [summary(who, runs[who]) for who in runs], targets(runs), notes)
@@ -108,16 +110,27 @@ class Grid(Part):
         torch.save(torchvision.models.get_model(self.model, weights=None).state_dict(), file)
         return str(file)
 
-    def _run(self, who: str, task: Task, folder: Path) -> Run:
-        folder.mkdir()
-        task.write(folder / "task.json")
-        module = f"benchmarks.contenders.{CONTENDERS[who][0]}"
-        cost = tree.python(["-m", module, who, str(folder)], BIOIMG_CACHE=str(folder / "cache"))
-        return Run(cost=cost, rows=read_rows(folder))
+    def _runs(self, who: str, task: Task, scratch: Path, broken: list[str]) -> list[Run]:
+        """Every run of a contender; none, and a word in `broken`, if one fails: the others' results aren't lost for it."""
+        try:
+            return [_run(who, task, scratch / f"{who}-{number}") for number in range(self.repeats)]
+        except tree.Broken as error:
+            broken.append(f"{who} failed: {error}")
+            return []
+
+
+def _run(who: str, task: Task, folder: Path) -> Run:
+    folder.mkdir()
+    task.write(folder / "task.json")
+    module = f"benchmarks.contenders.{CONTENDERS[who][0]}"
+    cost = tree.python(["-m", module, who, str(folder)], BIOIMG_CACHE=str(folder / "cache"))
+    return Run(cost=cost, rows=read_rows(folder))
 
 
 def summary(who: str, runs: Sequence[Run]) -> dict[str, Any]:
     """A contender's row: medians over its runs."""
+    if not runs:
+        return {"contender": who}
     return {
         "contender": who,
         "seconds": _median([run.cost.seconds for run in runs]),
@@ -133,30 +146,31 @@ def targets(runs: Mapping[str, Sequence[Run]]) -> list[Target]:
     """What is asked of this project, of those who took part."""
     asked = [("ours-full", "sequential", 4.0), ("ours", "sequential", 10.0), ("ours", "ray-asha", 3.0)]
     found = [
-        Target(f"{mine} as fast as {other}", _time(runs[other]) / _time(runs[mine]), times, "times")
+        Target(f"{mine} as fast as {other}", _ratio(runs[other], runs[mine]), times, "times")
         for mine, other, times in asked
         if mine in runs and other in runs
     ]
-    if "ours" in runs and "sequential" in runs:
+    if runs.get("ours") and runs.get("sequential"):
         found.append(_no_worse(runs["ours"], runs["sequential"]))
     return found
 
 
+def _ratio(theirs: Sequence[Run], ours: Sequence[Run]) -> float | None:
+    times = [statistics.median(run.cost.seconds for run in runs) for runs in (theirs, ours) if runs]
+    return times[0] / times[1] if len(times) == 2 else None
+
+
 def _no_worse(ours: Sequence[Run], theirs: Sequence[Run]) -> Target:
     """Early stopping mustn't cost more test accuracy than one standard error of it."""
-    mine, other = (_median([run.test_accuracy for run in runs]) for runs in (ours, theirs))
+    mine, other = (statistics.median(run.test_accuracy for run in runs) for runs in (ours, theirs))
     error = math.sqrt(other * (1 - other) / theirs[0].rows[0].test_images)
-    return Target("best test accuracy of ours against sequential's", mine - other, -error, "(one standard error)")
+    return Target("best test accuracy of ours less sequential's", mine - other, -error, "(minus one standard error)")
 
 
 def _cell(who: str, seconds: float, row: Trained) -> dict[str, Any]:
     cell, *_ = row
     known = {name: value for name, value in row._asdict().items() if name != "cell"}
     return {"contender": who, "seconds": seconds, **cell._asdict(), "weights": Path(cell.weights).name, **known}
-
-
-def _time(runs: Sequence[Run]) -> float:
-    return _median([run.cost.seconds for run in runs])
 
 
 def _median(values: Sequence[float]) -> float:
