@@ -21,7 +21,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from bioimg.cluster import lanes, session
 from bioimg.cluster.board import open_board
-from bioimg.cluster.follow import follow, key
+from bioimg.cluster.follow import follow, key, pack, trial_of
 from bioimg.config import TrialConfig, UserError
 from bioimg.data.imageset import ImageSet
 from bioimg.experiment import EarlyStopping, Experiment
@@ -116,7 +116,7 @@ def _tune(
 ) -> None:
     tune.Tuner(
         tune.with_resources(tune.with_parameters(follow, board=board), {"memory": 1e8}),
-        param_space={"trial": tune.grid_search([dataclasses.asdict(trial) for trial in trials])},
+        param_space={"trial": tune.grid_search([pack(trial) for trial in trials])},
         tune_config=tune.TuneConfig(
             scheduler=Cohorts(rule) if rule else None,
             max_concurrent_trials=at_once,
@@ -140,7 +140,7 @@ class Cohorts(FIFOScheduler):
         self._of(trial).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if result["epoch"] >= trial.config["trial"]["epochs"]:  # ASHA would stop it here, but it has come to its end
+        if result["epoch"] >= trial_of(trial.config).epochs:  # ASHA would stop it here, but it has come to its end
             return TrialScheduler.CONTINUE
         return self._of(trial).on_trial_result(tune_controller, trial, result)
 
@@ -151,7 +151,7 @@ class Cohorts(FIFOScheduler):
         self._of(trial).on_trial_remove(tune_controller, trial)
 
     def _of(self, trial: Any) -> TrialScheduler:
-        config = TrialConfig(**trial.config["trial"])
+        config = trial_of(trial.config)
         cohort = (config.epochs, self._rule.spares(config), *self._rule.cohort(config))
         return self._schedulers.setdefault(cohort, self._scheduler(config))
 
@@ -187,7 +187,8 @@ class _Relay(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         ended = key(trial.config)
-        self._watcher.end(ended, self._store.statuses().get(ended, "stopped"))
+        rows = self._store.rows("trials", ended)  # of this one alone: reading all of them takes longer the more there are
+        self._watcher.end(ended, rows[0]["status"] if rows else "stopped")
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         started = time.monotonic()
