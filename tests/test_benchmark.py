@@ -14,13 +14,12 @@ import torchvision
 from PIL import Image
 from rich.console import Console
 
-from benchmarks import images, lanes, scale, tree
+from benchmarks import images, lanes, overhead, scale, step, tree
 from benchmarks.contenders import ours, plain
 from benchmarks.contenders.task import Cell, Task, Trained, read_rows
 from benchmarks.early_stopping import Curve, Replay, judge, recorded, replay
 from benchmarks.frame import Outcome, Target, conclude
 from benchmarks.grid import Run, summary, targets
-from benchmarks.step import Step
 from bioimg.config import TrialConfig, UserError
 from bioimg.data import load, split
 from bioimg.experiment import EarlyStopping
@@ -146,12 +145,13 @@ def test_a_part_prints_its_rows_and_ends_with_its_targets_and_leaves_its_rows_as
     written = pd.read_parquet(tmp_path / "part.parquet")
     assert written["seconds"].isna().tolist() == [False, True]
     assert {"measured_at", "processor", "cores", "torch", "bioimg"} <= set(written)
+    assert pd.read_parquet(tmp_path / "part-targets.parquet")["holds"].tolist() == [False, True]
 
 
 @pytest.mark.parametrize(("figure", "code"), [(1.0, 1), (3.0, 0)])
 def test_the_exit_status_says_whether_the_targets_hold(tmp_path, monkeypatch, figure, code):
     outcome = Outcome("", [{"a": 1}], [Target("a", figure, 2.0, "s")])
-    monkeypatch.setattr(Step, "run", lambda self: outcome)
+    monkeypatch.setattr(step.Step, "run", lambda self: outcome)
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "step", "--out", str(tmp_path)])
     assert benchmark.main() == code
 
@@ -274,8 +274,36 @@ def test_tenths_show_trials_that_become_slower_and_a_program_that_grows():
     assert rows[4]["GiB"] == pytest.approx(2)
 
 
-def test_the_step_is_measured_in_every_precision_and_layout_and_against_the_peak_of_its_own():
-    outcome = Step(model="resnext_tiny", image_size=32, batch_size=4, steps=1, repeats=1).run()
+def test_a_folder_of_many_results_is_written_read_and_tabulated(tmp_path):
+    reading, tabulating = scale._tabulating(tmp_path / "many", trials=40, epochs=3)
+    results = read(tmp_path / "many")
+    assert (len(results.trials), len(results.epochs)) == (40, 120)
+    assert reading > 0
+    assert tabulating > 0
+    assert scale._all_tables(tmp_path / "all", trials=8, epochs=3) > 0
+
+
+def test_overhead_shows_waits_on_one_lane_and_memory_of_whole_programs():
+    cost = tree.Cost(100.0, memory=[2**30, 3 * 2**30])
+    ran = lanes.Ran(cost, pd.DataFrame({"started": [110.0, 112.5], "ended": [112.0, 113.0]}))
+    row = overhead._row("lane", 1, ran.gaps, ran)
+    assert row == {
+        "": "lane",
+        "workers": 1,
+        "trials": 2,
+        "median s": 0.5,
+        "longest s": 0.5,
+        "first batch": 10.0,
+        "first trial": 12.0,
+        "peak GiB": 3.0,
+    }
+    assert "median s" not in overhead._row("two lanes", 1, None, ran)
+    assert "peak GiB" not in overhead._row("a TorchTrainer for each trial", 1, [7.0])
+
+
+def test_the_step_is_measured_in_every_precision_and_layout_and_against_the_peak_of_its_own(monkeypatch):
+    monkeypatch.setattr(step, "PRODUCTS", (512,))
+    outcome = step.Step(model="resnext_tiny", image_size=32, batch_size=4, steps=1, repeats=1).run()
     rows = pd.DataFrame(outcome.rows)
     assert len(rows.groupby(["work", "precision", "layout"])) == len(rows) == 8
     assert (rows["images/s"] > 0).all()

@@ -1,5 +1,6 @@
 """What all parts have in common: rows that become a table and a Parquet file, and targets that hold or don't."""
 
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -69,7 +70,9 @@ def conclude(name: str, outcome: Outcome, out: Path, console: Console) -> bool:
     for note in outcome.notes:
         console.print(note, highlight=False, markup=False)
     out.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame([{**row, **circumstances()} for row in outcome.rows]).to_parquet(out / f"{name}.parquet")
+    told = [{**dataclasses.asdict(target), "holds": target.holds} for target in outcome.targets]
+    for file, rows in ((name, outcome.rows), (f"{name}-targets", told)):
+        pd.DataFrame([{**row, **circumstances()} for row in rows]).to_parquet(out / f"{file}.parquet")
     for target in outcome.targets:
         console.print(f"{name}: {target}", highlight=False, markup=False, soft_wrap=True)
     return all(target.holds for target in outcome.targets)

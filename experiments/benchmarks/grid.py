@@ -15,7 +15,7 @@ import torchvision
 import bioimg.model.tiny  # noqa: F401  (registers resnext_tiny, for trials of this program)
 from benchmarks import images, tree
 from benchmarks.contenders.task import Task, Trained, read_rows
-from benchmarks.frame import Outcome, Part, Target
+from benchmarks.frame import Outcome, Part, Target, circumstances
 
 CONTENDERS = {
     "ours": ("ours", "this project, early stopping within cohorts; a lane with one thread for each core"),
@@ -84,7 +84,7 @@ class Grid(Part):
             runs = {who: self._runs(who, task, scratch, broken) for who in self.only}
         cells = [_cell(who, run.cost.seconds, row) for who in runs for run in runs[who] for row in run.rows]
         self.out.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(cells).to_parquet(self.out / "grid-cells.parquet")
+        pd.DataFrame([{**cell, **circumstances()} for cell in cells]).to_parquet(self.out / "grid-cells.parquet")
         drawn = "files" if self.weights else "random, of two seeds: accuracies say little, times are the same"
         about = f"{self.images_per_class} images of each class from {source.name}, {self.epochs} epochs; weights: {drawn}"
         notes = [about, *(f"{who}: {CONTENDERS[who][1]}" for who in self.only), *broken]

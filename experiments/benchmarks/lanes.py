@@ -32,7 +32,7 @@ class Ran:
         return self.trials["started"].min() - self.cost.started_at
 
     @property
-    def first_epoch(self) -> float:
+    def first_trial(self) -> float:
         """Seconds from the program's start to the end of the first trial, which includes its test and its row."""
         return self.trials["ended"].min() - self.cost.started_at
 

@@ -2,7 +2,6 @@
 
 import statistics
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,18 +35,14 @@ class Overhead(Part):
         light = {workers: self._light(workers) for workers in (1, 2)}
         trainers = {workers: self._documented(workers) for workers in (1, 2)}
         two_lanes, heavy = lanes.run(4, *lanes.TINY, *BATCH, lanes=2), self._heavy()
-        a_lane = (two_lanes.cost.peak_memory - light[1].cost.peak_memory) / 2**30
         rows = [
-            *_rows("lane", {workers: ran.gaps for workers, ran in light.items()}),
-            *_rows("a TorchTrainer for each trial", trainers),
-            *_rows("lane, ResNeXt-50", {1: heavy.gaps}),
+            *(_row("lane", workers, ran.gaps, ran) for workers, ran in light.items()),
+            _row("two lanes", 1, None, two_lanes),
+            *(_row("a TorchTrainer for each trial", workers, gaps) for workers, gaps in trainers.items()),
+            _row("lane, ResNeXt-50 of random weights", 1, heavy.gaps, heavy),
         ]
-        notes = [
-            f"From the program's start to the first batch {light[1].first_batch:.1f} s, to the end of the first trial, of one "
-            f"epoch, {light[1].first_epoch:.1f} s",
-            f"Memory of all processes with one lane {light[1].cost.peak_memory / 2**30:.2f} GiB; a second lane takes "
-            f"{a_lane:.2f} GiB",
-        ]
+        a_lane = (two_lanes.cost.peak_memory - light[1].cost.peak_memory) / 2**30
+        notes = ["first batch, first trial: seconds from the program's start", f"a second lane takes {a_lane:.2f} GiB"]
         slowest = max(statistics.median(ran.gaps) for ran in light.values())
         ratio = min(statistics.median(trainers[n]) / statistics.median(light[n].gaps) for n in light)
         targets = [
@@ -74,7 +69,12 @@ class Overhead(Part):
             return nothing.gaps(Path(name))
 
 
-def _rows(way: str, gaps: dict[int, list[float]]) -> Iterator[dict[str, Any]]:
-    for workers, waits in gaps.items():
-        waited = {"median s": float(statistics.median(waits)), "longest s": float(max(waits))}
-        yield {"": way, "workers": workers, "trials": len(waits) + 1, **waited}
+def _row(way: str, workers: int, gaps: list[float] | None, ran: lanes.Ran | None = None) -> dict[str, Any]:
+    """Waits between trials mean something on one lane only, and the rest where whole programs are alike."""
+    row: dict[str, Any] = {"": way, "workers": workers}
+    if gaps:
+        row |= {"trials": len(gaps) + 1, "median s": float(statistics.median(gaps)), "longest s": float(max(gaps))}
+    if ran:
+        started = {"first batch": float(ran.first_batch), "first trial": float(ran.first_trial)}
+        row |= {**started, "peak GiB": ran.cost.peak_memory / 2**30}
+    return row

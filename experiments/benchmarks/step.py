@@ -94,6 +94,7 @@ class Step(Part):
                         "layout": layout,
                         "images/s": rate,
                         "GFLOP per image": cost[work] / 1e9,
+                        "peak GFLOP/s": peaks[precision] / 1e9,
                         "share of peak": rate * cost[work] / peaks[precision],
                     }
 
