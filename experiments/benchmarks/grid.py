@@ -23,8 +23,8 @@ CONTENDERS = {
     "sequential": ("plain", "ImageFolder, DataLoader (1 process), float32, one trial after another on all cores"),
     "torchvision": ("plain", "torchvision's reference recipe: its transforms, autocast to bfloat16, one trial after another"),
     "ray-asha": ("documented", "a TorchTrainer for each trial, ASHA, the sequential loop's training; a trial for each core"),
-    "ray": ("documented", "the same without ASHA"),
-    "ray-asha-bfloat16": ("documented", "the same with ASHA and the training of torchvision's recipe"),
+    "ray": ("documented", "a TorchTrainer for each trial, no ASHA, the sequential loop's training; a trial for each core"),
+    "ray-asha-bfloat16": ("documented", "a TorchTrainer for each trial, ASHA, torchvision's training; a trial for each core"),
 }
 Who = Literal["ours", "ours-full", "sequential", "torchvision", "ray-asha", "ray", "ray-asha-bfloat16"]
 BY_DEFAULT: tuple[Who, ...] = ("ours", "ours-full", "sequential", "torchvision", "ray-asha")
