@@ -14,18 +14,17 @@ import torchvision
 from PIL import Image
 from rich.console import Console
 
-from benchmarks import images, lanes, overhead, scale, step, tree
+from benchmarks import grid, images, lanes, overhead, scale, step, tree
 from benchmarks.contenders import ours, plain
 from benchmarks.contenders.task import Cell, Task, Trained, read_rows
 from benchmarks.early_stopping import Curve, Replay, judge, recorded, replay
 from benchmarks.frame import Outcome, Target, conclude
-from benchmarks.grid import Run, summary, targets
 from bioimg.config import TrialConfig, UserError
 from bioimg.data import load, split
 from bioimg.experiment import EarlyStopping
-from bioimg.model.weights import IMAGENET
 from bioimg.results.store import read
-from bioimg.training.batches import Batch, Pixels
+from bioimg.training.batches import Batch
+from bioimg.training.run import Run
 
 
 @pytest.fixture
@@ -75,8 +74,8 @@ def test_the_loops_see_images_as_this_project_sees_them(task, monkeypatch):
     theirs = torch.cat([batch for batch, _ in plain.loader(task, task.cells()[0], plain.sequential(32), "val")])
     trial = ours.experiment(task, early_stopping=False).trials()[0]
     seen = load(trial)
-    places = split(seen, trial).val
-    mine = Pixels(seen.pixels, IMAGENET, torch.device("cpu"))(Batch(places, np.zeros(len(places), dtype=np.int64)))
+    run = Run(trial, seen, split(seen, trial), device=torch.device("cpu"))
+    mine = run.inputs(Batch(run.split.val, np.zeros(len(run.split.val), dtype=np.int64)))
     torch.testing.assert_close(theirs, mine.contiguous(), atol=1e-5, rtol=0)
 
 
@@ -175,10 +174,10 @@ def test_every_part_explains_itself_and_its_flags(name, monkeypatch, capsys):
     assert "results/benchmark" in shown
 
 
-def ran(seconds: float, test_accuracy: float) -> Run:
+def ran(seconds: float, test_accuracy: float) -> grid.Run:
     cell = Trained(Cell("w", 8, "none"), 6, 36, 18, 36, 0.8, test_accuracy)
     cut = cell._replace(epochs=1, val_accuracy=0.7, test_accuracy=None)
-    return Run(cost=tree.Cost(0.0, seconds=seconds), rows=[cell, cut])
+    return grid.Run(cost=tree.Cost(0.0, seconds=seconds), rows=[cell, cut])
 
 
 def test_the_grid_is_judged_by_medians_of_whole_programs_and_early_stopping_by_one_standard_error():
@@ -188,17 +187,17 @@ def test_the_grid_is_judged_by_medians_of_whole_programs_and_early_stopping_by_o
         "sequential": [ran(600, 0.9)],
         "ray-asha": [ran(150, 0.9)],
     }
-    found = targets(runs)
+    found = grid.targets(runs)
     assert [target.figure for target in found[:3]] == pytest.approx([600 / 130, 10, 2.5])
     assert [target.holds for target in found] == [True, True, False, False]  # 0.06 is more than sqrt(0.09 / 36)
-    assert summary("ours", runs["ours"])["epochs trained"] == 7
-    assert [target.what for target in targets({"ours": runs["ours"]})] == []
+    assert grid.summary("ours", runs["ours"])["epochs trained"] == 7
+    assert [target.what for target in grid.targets({"ours": runs["ours"]})] == []
 
 
 def test_a_contender_that_fails_leaves_the_others_their_results_and_its_targets_short():
-    found = targets({"ours": [ran(50, 0.9)], "sequential": [], "ray-asha": [ran(200, 0.9)]})
+    found = grid.targets({"ours": [ran(50, 0.9)], "sequential": [], "ray-asha": [ran(200, 0.9)]})
     assert [(target.figure, target.holds) for target in found] == [(None, False), (4.0, True)]
-    assert summary("sequential", []) == {"contender": "sequential"}
+    assert grid.summary("sequential", []) == {"contender": "sequential"}
 
 
 def test_a_mistake_in_a_flag_is_told_without_a_traceback(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """What stays flat when trials become many."""
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from bioimg.config import TrialConfig
 from bioimg.report import breakdown
 from bioimg.report.tables import comparison
 from bioimg.results import schema
-from bioimg.results.store import Store, read
+from bioimg.results.store import read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +127,10 @@ def write(folder: Path, trials: int, epochs: int, tested: int = 8) -> None:
         ),
         "predictions": _table(_predictions(keys, draw.integers(2, size=(trials, 2 * tested)), tested), "PREDICTIONS"),
     }
-    store = Store(folder)
-    store.parts.mkdir(parents=True)
     data = {"name": "none", "fingerprint": "0" * 16, "classes": ["A", "B"], "synthetic": True, "images": 24, "groups": None}
-    store.describe({"format": 1, "name": "scale", "axes": {}, "early_stopping": None, "data": data})
+    described = {"format": 1, "name": "scale", "axes": {}, "early_stopping": None, "data": data}
+    folder.mkdir(parents=True)
+    (folder / "experiment.json").write_text(json.dumps(described))
     for name, table in tables.items():
         pq.write_table(table, folder / f"{name}.parquet")
 
