@@ -77,5 +77,5 @@ def test_mlflow_and_wandb_hear_of_every_epoch(tmp_path, monkeypatch):
     for run_ in client.search_runs([experiment.experiment_id]):
         told = [point.value for point in client.get_metric_history(run_.info.run_id, "val_loss")]
         assert told == pytest.approx(rows[rows["key"] == run_.info.run_name]["val_loss"].tolist())
-        assert run_.data.params["trial/learning_rate"] in ("0.001", "0.01")
+        assert run_.data.params["learning_rate"] in ("0.001", "0.01")
     assert len(list(tmp_path.rglob("offline-run-*/*.wandb"))) == len(EXPERIMENT.trials())

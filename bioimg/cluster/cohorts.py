@@ -7,6 +7,7 @@ from typing import Any
 import ray
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
+from bioimg.cluster.follow import trial_of
 from bioimg.config import TrialConfig
 from bioimg.experiment import EarlyStopping, Stop
 from bioimg.halving import Earlier, Halving
@@ -29,10 +30,10 @@ class Cohorts(FIFOScheduler):
                 self._decide(trial, played, epoch)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._of(_config(trial)).on_trial_add(tune_controller, trial)
+        self._of(trial_of(trial.config)).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        config = _config(trial)
+        config = trial_of(trial.config)
         decision, why = self._decide(config, trial, result)
         if decision == TrialScheduler.STOP:
             ray.get(self._board.stop.remote(config.key, why))
@@ -61,7 +62,3 @@ class Cohorts(FIFOScheduler):
             reduction_factor=self._rule.reduction_factor,
         )
         return self._schedulers.setdefault(self._rule.cohort(trial), scheduler)
-
-
-def _config(trial: Any) -> TrialConfig:
-    return TrialConfig(**trial.config["trial"])

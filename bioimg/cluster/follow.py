@@ -1,5 +1,7 @@
 """A Tune trial. It is thin: the work is done by a lane, and this process imports no torch."""
 
+import dataclasses
+import json
 from typing import Any
 
 import ray
@@ -12,7 +14,7 @@ from bioimg.config import TrialConfig
 def follow(config: dict[str, Any], board: Any) -> None:
     """Put a trial on the board and relay each epoch, until it ends in its lane or Tune stops it here."""
     name = key(config)
-    ray.get(board.submit.remote(name, config["trial"]))
+    ray.get(board.submit.remote(name, dataclasses.asdict(trial_of(config))))
     while not isinstance(report := ray.get(board.next.remote(name)), Ended):
         tune.report(report)  # returns when Tune lets the trial go on; raises SystemExit when its scheduler has stopped it
         ray.get(board.go_on.remote(name))
@@ -20,4 +22,14 @@ def follow(config: dict[str, Any], board: Any) -> None:
 
 def key(config: dict[str, Any]) -> str:
     """The key of the trial that a Tune config holds."""
-    return TrialConfig(**config["trial"]).key
+    return trial_of(config).key
+
+
+def pack(trial: TrialConfig) -> str:
+    """A trial as Tune is given it: one text, since Tune copies the whole grid, value by value, for each trial it makes."""
+    return json.dumps(dataclasses.asdict(trial))
+
+
+def trial_of(config: dict[str, Any]) -> TrialConfig:
+    """The trial that a Tune config holds."""
+    return TrialConfig(**json.loads(config["trial"]))

@@ -21,7 +21,7 @@ from ray import tune
 from bioimg.cluster import lanes, session, trackers
 from bioimg.cluster.board import open_board
 from bioimg.cluster.cohorts import Cohorts
-from bioimg.cluster.follow import follow, key
+from bioimg.cluster.follow import follow, key, pack
 from bioimg.config import TrialConfig, UserError
 from bioimg.data.imageset import ImageSet
 from bioimg.experiment import Experiment
@@ -128,7 +128,7 @@ def _tune(
 ) -> None:
     tune.Tuner(
         tune.with_resources(tune.with_parameters(follow, board=board), {"memory": 1e8}),
-        param_space={"trial": tune.grid_search([dataclasses.asdict(trial) for trial in trials])},
+        param_space={"trial": tune.grid_search([pack(trial) for trial in trials])},
         tune_config=tune.TuneConfig(
             scheduler=scheduler,
             max_concurrent_trials=at_once,
@@ -159,7 +159,8 @@ class _Relay(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         ended = key(trial.config)
-        self._watcher.end(ended, self._store.statuses().get(ended, "stopped"))
+        rows = self._store.rows("trials", ended)  # of this one alone: reading all of them takes longer the more there are
+        self._watcher.end(ended, rows[0]["status"] if rows else "stopped")
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         started = time.monotonic()

@@ -1,10 +1,13 @@
 """Trackers that a lab may run already, told of every epoch through Ray Tune's own integrations."""
 
+import dataclasses
 import importlib.util
 from collections.abc import Sequence
+from typing import Any
 
 from ray import tune
 
+from bioimg.cluster.follow import trial_of
 from bioimg.config import UserError
 
 
@@ -27,13 +30,24 @@ def check(trackers: Sequence[str]) -> None:
             )
 
 
+class _Settings:
+    """Shows a tracker the settings one by one, where Tune was given them as one text."""
+
+    def log_trial_start(self, trial: Any) -> None:
+        packed, trial.config = trial.config, dataclasses.asdict(trial_of(trial.config))
+        try:
+            super().log_trial_start(trial)  # type: ignore[misc]
+        finally:
+            trial.config = packed
+
+
 def _mlflow(experiment: str) -> tune.Callback:
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    return MLflowLoggerCallback(experiment_name=experiment)
+    return type("MLflow", (_Settings, MLflowLoggerCallback), {})(experiment_name=experiment)
 
 
 def _wandb(experiment: str) -> tune.Callback:
     from ray.air.integrations.wandb import WandbLoggerCallback
 
-    return WandbLoggerCallback(project="bioimg", group=experiment)
+    return type("Wandb", (_Settings, WandbLoggerCallback), {})(project="bioimg", group=experiment)

@@ -1,0 +1,143 @@
+"""What a user would write: a loop over configurations, each trained from the first epoch to the last, one after another.
+
+`sequential` is ImageFolder, DataLoader and float32. `torchvision` is torchvision's reference recipe (references/classification
+there) as it is run with --amp: its transforms, autocast (bfloat16 on a CPU), and memory in the usual order, since it has no
+flag for another. In both a frozen backbone is run again in each epoch.
+"""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+import bioimg.model.tiny  # noqa: F401  (registers resnext_tiny, for trials of this program)
+from benchmarks.contenders.task import Cell, Task, Trained, main
+
+LOADER_PROCESSES = 1
+"""Decoding and turning tiles takes a hundredth of the time of training on them; one process hides it."""
+
+
+class Recipe(NamedTuple):
+    """How images are seen in training and otherwise, and the type that autocast computes in."""
+
+    train: v2.Transform
+    still: v2.Transform
+    dtype: torch.dtype
+
+
+class Score(NamedTuple):
+    """Mean cross-entropy per image, and the fraction of images that are right."""
+
+    loss: float
+    accuracy: float
+
+
+def sequential(size: int) -> Recipe:
+    """The 8 flips and quarter turns alike, as bioimg has them."""
+    turn = v2.RandomApply([v2.RandomRotation((90, 90))], p=0.5)
+    resize, end = v2.Resize((size, size)), _normalised()
+    train = v2.Compose([v2.PILToTensor(), resize, v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), turn, *end])
+    return Recipe(train, v2.Compose([v2.PILToTensor(), resize, *end]), torch.float32)
+
+
+def reference(size: int) -> Recipe:
+    """The presets of torchvision's reference recipe."""
+    train = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), v2.PILToTensor(), *_normalised()])
+    still = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor(), *_normalised()])
+    return Recipe(train, still, torch.bfloat16)
+
+
+def fit(task: Task, cell: Cell, recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """Train a configuration; yields the fields of `Trained` after each epoch, as they are by then. The last one is tested."""
+    torch.manual_seed(task.seed)
+    loaders = {part: loader(task, cell, recipe, part) for part in ("train", "val", "test")}
+    counts = {f"{part}_images": len(loader.dataset) for part, loader in loaders.items()}  # type: ignore[arg-type]
+    model = network(task, cell, len(loaders["train"].dataset.classes))  # type: ignore[attr-defined]
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], task.learning_rate, weight_decay=task.weight_decay
+    )
+    best, best_state = Score(float("inf"), 0.0), {}
+    for epoch in range(1, task.epochs + 1):
+        model.train(cell.freeze == "none")
+        for images, labels in loaders["train"]:
+            with torch.autocast("cpu", recipe.dtype, enabled=recipe.dtype != torch.float32):
+                loss = F.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        score = evaluate(model, loaders["val"], recipe)
+        if score.loss < best.loss:
+            best, best_state = score, copy.deepcopy(model.state_dict())
+        row = {"epochs": epoch, **counts, "val_accuracy": best.accuracy, "epoch_val_accuracy": score.accuracy}
+        if epoch == task.epochs:
+            model.load_state_dict(best_state)
+            row["test_accuracy"] = evaluate(model, loaders["test"], recipe).accuracy
+        yield row
+
+
+def network(task: Task, cell: Cell, classes: int) -> nn.Module:
+    """The model with its weights and a new head; all but the head frozen where the cell says so."""
+    model = torchvision.models.get_model(task.model, weights=None)
+    tensors = torch.load(cell.weights, weights_only=True)
+    model.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}, strict=False)
+    model.requires_grad_(cell.freeze == "none")
+    model.fc = nn.Linear(model.get_submodule("fc").in_features, classes)  # type: ignore[arg-type]
+    return model
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loader: DataLoader, recipe: Recipe) -> Score:
+    """Over all images of a loader."""
+    model.eval()
+    loss, right, count = 0.0, 0, 0
+    for images, labels in loader:
+        with torch.autocast("cpu", recipe.dtype, enabled=recipe.dtype != torch.float32):
+            logits = model(images).float()
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        right, count = right + int((logits.argmax(1) == labels).sum()), count + len(labels)
+    return Score(loss / count, right / count)
+
+
+def trained(cell: Cell, row: dict[str, Any]) -> Trained:
+    """What `fit` yielded last, as the row of its configuration."""
+    return Trained(cell, **{name: row.get(name) for name in Trained._fields[1:]})  # type: ignore[arg-type]
+
+
+def run(task: Task, recipe: Recipe) -> Iterator[Trained]:
+    """One configuration after another, on all cores."""
+    for cell in task.cells():
+        *_, last = fit(task, cell, recipe)
+        yield trained(cell, last)
+
+
+def loader(task: Task, cell: Cell, recipe: Recipe, part: str) -> DataLoader:
+    """Images of a part, in a new order each time if they are to be trained on."""
+    images = ImageFolder(str(Path(task.folder) / part), recipe.train if part == "train" else recipe.still)
+    return DataLoader(
+        images,
+        cell.batch_size,
+        shuffle=part == "train",
+        num_workers=LOADER_PROCESSES,
+        persistent_workers=LOADER_PROCESSES > 0,
+    )
+
+
+def _normalised() -> list[v2.Transform]:
+    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
+
+
+if __name__ == "__main__":
+    main(
+        {
+            "sequential": lambda task, folder: run(task, sequential(task.image_size)),
+            "torchvision": lambda task, folder: run(task, reference(task.image_size)),
+        }
+    )

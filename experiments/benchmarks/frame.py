@@ -1,0 +1,122 @@
+"""What all parts have in common: rows that become a table and a Parquet file, and targets that hold or don't."""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+
+PACKAGES = ("bioimg", "ray", "torch", "torchvision")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure and what is asked of it; a figure that couldn't be measured is None and falls short."""
+
+    what: str
+    figure: float | None
+    limit: float
+    unit: str
+    at_most: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether the figure is there and on the right side of the limit."""
+        if self.figure is None:
+            return False
+        return self.figure <= self.limit if self.at_most else self.figure >= self.limit
+
+    def __str__(self) -> str:
+        measured = "not measured" if self.figure is None else f"{self.figure:.3g} {self.unit}"
+        sense = "at most" if self.at_most else "at least"
+        verdict = "holds" if self.holds else "falls short"
+        return f"{self.what}: {measured} against {sense} {self.limit:g} {self.unit}: {verdict}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a part has found: rows with the same names as columns, how they came about, and the targets."""
+
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    targets: Sequence[Target]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of the benchmark; its fields are its flags."""
+
+    out: Path = Path("results/benchmark")
+    """folder for PART.parquet"""
+
+    def run(self) -> Outcome:
+        """Measure."""
+        raise NotImplementedError
+
+
+def conclude(name: str, outcome: Outcome, out: Path, console: Console) -> bool:
+    """Print and write what a part has found. Returns whether all its targets hold."""
+    console.print(grid(outcome))
+    for note in outcome.notes:
+        console.print(note, highlight=False, markup=False)
+    out.mkdir(parents=True, exist_ok=True)
+    told = [{**dataclasses.asdict(target), "holds": target.holds} for target in outcome.targets]
+    for file, rows in ((name, outcome.rows), (f"{name}-targets", told)):
+        pd.DataFrame([{**row, **circumstances()} for row in rows]).to_parquet(out / f"{file}.parquet")
+    for target in outcome.targets:
+        console.print(f"{name}: {target}", highlight=False, markup=False, soft_wrap=True)
+    return all(target.holds for target in outcome.targets)
+
+
+def grid(outcome: Outcome) -> Table:
+    """The rows as a table; what a row lacks is left empty."""
+    names = list(dict.fromkeys(name for row in outcome.rows for name in row))
+    table = Table(*names, title=outcome.title)
+    for row in outcome.rows:
+        table.add_row(*(shown(row.get(name)) for name in names))
+    return table
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in the table: numbers with three digits."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value)
+
+
+def circumstances() -> dict[str, Any]:
+    """Columns of every row that is written: when, where and with what it was measured."""
+    return {
+        "measured_at": pd.Timestamp.now("UTC"),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "gpus": torch.cuda.device_count(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def processor() -> str:
+    """The processor's name as the system tells it."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long some work takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

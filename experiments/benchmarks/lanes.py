@@ -1,0 +1,52 @@
+"""`experiments/grid.py` as a user starts it, for parts that measure its lanes."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks import tree
+from bioimg.results.store import read
+
+TINY = ("--model", "resnext_tiny", "--weights", "none", "--image-size", "32", "--freeze", "none", "--epochs", "1")
+"""Next to no work."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run cost, and its trials in the order in which they began, with their moments in seconds since the epoch."""
+
+    cost: tree.Cost
+    trials: pd.DataFrame
+
+    @property
+    def gaps(self) -> list[float]:
+        """Seconds from each trial's end to the next one's first batch; means something on one lane."""
+        return list(self.trials["started"].iloc[1:].to_numpy() - self.trials["ended"].iloc[:-1].to_numpy())
+
+    @property
+    def first_batch(self) -> float:
+        """Seconds from the program's start."""
+        return self.trials["started"].min() - self.cost.started_at
+
+    @property
+    def first_trial(self) -> float:
+        """Seconds from the program's start to the end of the first trial, which includes its test and its row."""
+        return self.trials["ended"].min() - self.cost.started_at
+
+
+def run(trials: int, *flags: str, lanes: int) -> Ran:
+    """Run so many seeds of one configuration on lanes, without early stopping."""
+    return _run(["--seed", *map(str, range(trials)), "--lanes", str(lanes), "--no-early-stopping", *flags])
+
+
+def _run(flags: Sequence[str]) -> Ran:
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name) / "results"
+        cost = tree.python([str(tree.EXPERIMENTS / "grid.py"), *flags, "--out", str(out)], BIOIMG_CACHE=f"{name}/cache")
+        rows = read(out).trials
+    for column in ("started", "ended"):
+        rows[column] = rows[f"{column}_at"].astype("int64") / 1e6
+    return Ran(cost, rows.sort_values("started"))

@@ -1,0 +1,161 @@
+"""How much of what the machine can do becomes training steps and features."""
+
+import functools
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.frame import Outcome, Part, Target, seconds
+from bioimg.config import TrialConfig
+from bioimg.data.imageset import ImageSet, Split
+from bioimg.training.batches import Batch
+from bioimg.training.loop import train
+from bioimg.training.run import Run
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRODUCTS = (1024, 2048, 4096)
+"""Sides of the matrices of which the fastest product is the machine's peak."""
+
+
+class Contiguous(Run):
+    """A run whose model and images have the channels first in memory, as torch has them unless it is told otherwise."""
+
+    @classmethod
+    def of(cls, run: Run) -> Run:
+        """Change a run before its first batch."""
+        run.classifier.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        inputs = run.inputs
+        run.inputs = lambda batch: inputs(batch).contiguous()  # type: ignore[assignment]
+        return run
+
+    def _freeze_features(self) -> None:
+        self.of(self)
+        super()._freeze_features()
+
+
+LAYOUTS: dict[str, type[Run]] = {"channels_last": Run, "contiguous": Contiguous}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Part):
+    """Images per second of training and of feature extraction, and the share of the machine's matrix-product peak that they
+    come to, by precision and memory layout.
+
+    Both go through the code that trials use: an epoch of `bioimg.training.loop.train` (that validates on one image), and the
+    features that a frozen trial is prepared with. Peaks are those of `torch.mm` in the same run with the same threads.
+    """
+
+    model: str = "resnext50_32x4d"
+    """a classifier of torchvision's by name"""
+    image_size: int = 150
+    """side of the images in pixels"""
+    batch_size: int = 32
+    """images per training step"""
+    steps: int = 4
+    """training steps in an epoch; as many images are features extracted of"""
+    repeats: int = 3
+    """epochs, and extractions, of which the medians are taken, after one that warms up"""
+    threads: int = 1
+    """threads; a lane on a CPU has one"""
+
+    def run(self) -> Outcome:
+        torch.set_num_threads(self.threads)
+        peaks = {name: peak(dtype) for name, dtype in DTYPES.items()}
+        with tempfile.TemporaryDirectory() as name:
+            os.environ["BIOIMG_CACHE"] = name  # features that an earlier run has left mustn't be found
+            rows = list(self._rows(peaks))
+        shares = {(row["work"], row["precision"], row["layout"]): row["share of peak"] for row in rows}
+        targets = [
+            Target(f"{work} in bfloat16", shares[work, "bfloat16", "channels_last"], limit, "of the matrix product's peak")
+            for work, limit in (("training", 0.55), ("extraction", 0.7))
+        ]
+        notes = [f"{name} matrix product: {rate / 1e9:.0f} GFLOP/s (threads: {self.threads})" for name, rate in peaks.items()]
+        return Outcome(f"{self.model}, {self.image_size} px, batches of {self.batch_size}", rows, targets, notes)
+
+    def _rows(self, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:
+        images = self.images()
+        forward = self._flops(images)
+        # a backward pass is two products for each one; torch's counter can't tell, it takes grouped convolutions for dense ones
+        cost = {"training": 3 * forward, "extraction": forward}
+        for precision in DTYPES:
+            for layout in LAYOUTS:
+                for work, measure in (("training", self.training), ("extraction", self.extraction)):
+                    rate = measure(images, precision, layout)
+                    yield {
+                        "work": work,
+                        "precision": precision,
+                        "layout": layout,
+                        "images/s": rate,
+                        "GFLOP per image": cost[work] / 1e9,
+                        "peak GFLOP/s": peaks[precision] / 1e9,
+                        "share of peak": rate * cost[work] / peaks[precision],
+                    }
+
+    def images(self) -> ImageSet:
+        """Noise, which takes as long as anything: the training images and two more."""
+        count, size = self._count + 2, self.image_size
+        return ImageSet(
+            name="noise",
+            pixels=np.random.default_rng(0).integers(256, size=(count, size, size, 3), dtype=np.uint8),
+            labels=np.arange(count) % 6,
+            classes=tuple("ABCDEF"),
+            paths=tuple(f"{number}.png" for number in range(count)),
+            digests=tuple(map(str, range(count))),
+        )
+
+    def training(self, images: ImageSet, precision: str, layout: str) -> float:
+        """Images per second of an epoch."""
+        run = LAYOUTS[layout](self._trial(precision), images, self._split, device=torch.device("cpu"))
+        if layout == "contiguous":
+            Contiguous.of(run)
+        epochs = [epoch.seconds for epoch in train(run)]
+        return self._count / statistics.median(epochs[1:])
+
+    def extraction(self, images: ImageSet, precision: str, layout: str) -> float:
+        """Images per second of what makes a frozen trial ready; random weights of another seed have features of their own."""
+        times = []
+        for seed in range(self.repeats + 1):
+            trial = self._trial(precision, freeze="features", seed=seed + 100 * list(LAYOUTS).index(layout))
+            run = LAYOUTS[layout](trial, images, self._split, device=torch.device("cpu"))
+            assert run.features_seconds is not None
+            times.append(run.features_seconds)
+        return (self._count + 2) / statistics.median(times[1:])
+
+    def _flops(self, images: ImageSet) -> float:
+        """Floating-point operations of a forward pass for an image, a multiplication and an addition being two."""
+        run = Run(self._trial("float32"), images, self._split, device=torch.device("cpu"))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            run.forward(Batch(np.arange(2), np.zeros(2, dtype=np.int64)))
+        return counter.get_total_flops() / 2
+
+    def _trial(self, precision: str, **changes: Any) -> TrialConfig:
+        known = {"model": self.model, "weights": "none", "image_size": self.image_size, "augmentation": "none"}
+        epochs = self.repeats + 1
+        return TrialConfig(**{**known, "batch_size": self.batch_size, "epochs": epochs, "precision": precision, **changes})
+
+    @property
+    def _count(self) -> int:
+        return self.steps * self.batch_size
+
+    @property
+    def _split(self) -> Split:
+        places = np.arange(self._count + 2)
+        return Split(train=places[:-2], val=places[-2:-1], test=places[-1:])
+
+
+def peak(dtype: torch.dtype) -> float:
+    """The most floating-point operations per second that a product of square matrices comes to."""
+    return max(2 * side**3 / _product(side, dtype) for side in PRODUCTS)
+
+
+def _product(side: int, dtype: torch.dtype) -> float:
+    left, right = (torch.randn(side, side).to(dtype) for _ in range(2))
+    multiply = functools.partial(torch.mm, left, right)
+    return min(seconds(multiply) for _ in range(5))
