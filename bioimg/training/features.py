@@ -42,11 +42,16 @@ class Block(NamedTuple):
 
 
 class Features:
-    """What the head sees of each image and view: float32 [views, images, width] on the device, filled as it is needed."""
+    """What the head sees of each image and view: [views, images, width] on the device, filled as it is needed.
 
-    def __init__(self, key: str, *, shape: tuple[int, int, int], image_size: int, device: torch.device, about: str) -> None:
+    `dtype` is that in which the head computes: autocast would round to it anyway.
+    """
+
+    def __init__(
+        self, key: str, *, shape: tuple[int, int, int], dtype: torch.dtype, image_size: int, device: torch.device, about: str
+    ) -> None:
         self._folder, self._image_size = cache.use(f"features/{key}"), image_size
-        self._values = torch.empty(shape, device=device)
+        self._values = torch.empty(shape, dtype=dtype, device=device)
         self._known: set[int] = set()
         with cache.writing():
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -67,8 +72,9 @@ class Features:
         cache.trim()
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """float32 [B, width]."""
-        return self._values[torch.from_numpy(batch.views), torch.from_numpy(batch.indices)]
+        """[B, width]."""
+        rows = torch.from_numpy(batch.views * self._values.shape[1] + batch.indices)
+        return self._values.flatten(0, 1).index_select(0, rows.to(self._values.device))
 
     def _fill(self, block: Block, compute: Compute, wait: bool) -> bool:
         with self._locked(block, wait) as mine:
@@ -97,7 +103,7 @@ class Features:
                 yield True
 
     def _write(self, block: Block, values: torch.Tensor) -> None:
-        content = values.cpu().numpy().tobytes()
+        content = values.to(self._values.dtype).cpu().view(torch.uint8).numpy().tobytes()
         with cache.writing():
             replace(self._file(block), lambda path: path.write_bytes(xxhash.xxh3_128_digest(content) + content))
 
@@ -109,7 +115,7 @@ class Features:
             return False
         if xxhash.xxh3_128_digest(content[DIGEST:]) != content[:DIGEST]:
             return False
-        values = torch.from_numpy(np.frombuffer(content[DIGEST:], np.float32).reshape(len(block.indices), -1).copy())
+        values = torch.frombuffer(bytearray(content[DIGEST:]), dtype=self._values.dtype).reshape(len(block.indices), -1)
         self._values[block.view, torch.from_numpy(block.indices)] = values.to(self._values.device)
         self._known.add(block.content)
         return True

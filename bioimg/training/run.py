@@ -78,7 +78,10 @@ class Run:
         torch.manual_seed(int(seed))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.trial, epoch)
-        self.classifier.train()
+        if self.learner is self.classifier.model:
+            self.classifier.train()
+        else:
+            self.learner.train()
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits float32 [B, C], with gradients that DDP averages."""
@@ -149,6 +152,7 @@ class Run:
         return Features(
             key,
             shape=(VIEWS[trial.augmentation], len(images), self.classifier.head.in_features),
+            dtype=self.dtype,
             image_size=trial.image_size,
             device=self.device,
             about=f"{trial.model} {trial.weights}, {images.name} at {trial.image_size} px, {str(self.dtype)[6:]}",
