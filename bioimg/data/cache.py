@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,8 @@ KINDS = ("images", "scaled", "alike", "features", "downloads")
 """Folders whose content are entries; whatever else lies in the cache is one itself."""
 LOCKS, ABOUT = "locks", "about.txt"
 GB = 10**9
+ABANDONED = 24 * 3600
+"""Seconds after which what nobody writes to any more was left by a killed process."""
 
 _in_use: dict[Path, int] = {}
 
@@ -47,7 +50,7 @@ def key(*content: object) -> str:
     return hashlib.sha256(repr(content).encode("utf-8", "surrogateescape")).hexdigest()[:20]
 
 
-def entry(name: str, write: Callable[[Path], None], about: str = "") -> Path:
+def entry(name: str, write: Callable[[Path], object], about: str = "") -> Path:
     """The folder of one entry. `write` fills it if it isn't there; whoever looks sees a whole entry or none.
 
     Raises:
@@ -105,7 +108,9 @@ def entries() -> list[Entry]:
 
 
 def trim() -> None:
-    """Remove entries until the cache has the size that it may have."""
+    """Remove entries until the cache has the size that it may have; and what processes left that were killed while writing."""
+    for unfinished in _unfinished():
+        shutil.rmtree(unfinished, ignore_errors=True)
     kept = entries()
     excess = sum(one.bytes for one in kept) - limit(sum(one.bytes for one in kept))
     for one in kept:
@@ -121,7 +126,7 @@ def limit(kept: int) -> float:
     """
     value = os.environ.get("BIOIMG_CACHE_GB")
     try:
-        return float(value) * GB if value else (shutil.disk_usage(folder()).free + kept) / 2
+        return float(value) * GB if value else (_free() + kept) / 2
     except ValueError:
         raise UserError(
             f"the value of the environment variable `BIOIMG_CACHE_GB` is {value!r}, but must be a number of gigabytes."
@@ -149,8 +154,21 @@ def _open_lock(name: str) -> int:
     return os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
 
 
+def _free() -> int:
+    return next(shutil.disk_usage(top).free for top in (folder(), *folder().absolute().parents) if top.exists())
+
+
 def _visible(top: Path) -> list[Path]:
     return [path for path in top.iterdir() if not path.name.startswith(".")] if top.is_dir() else []
+
+
+def _unfinished() -> list[Path]:
+    hidden = [path for top in (folder(), *map(folder().joinpath, KINDS)) for path in top.glob(".*") if path.is_dir()]
+    return [path for path in hidden if _newest(path) < time.time() - ABANDONED]
+
+
+def _newest(top: Path) -> float:
+    return max((status.st_mtime for path in (top, *top.rglob("*")) if (status := _status(path))), default=0)
 
 
 def _look(place: Path) -> Entry:

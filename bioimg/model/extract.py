@@ -7,7 +7,6 @@ import torch
 import xxhash
 from torch import nn
 from torch.fx.experimental.optimization import fuse
-from torch.fx.proxy import TraceError
 
 from bioimg.model.build import Classifier
 
@@ -33,12 +32,9 @@ def digest(classifier: Classifier) -> str:
 
 
 def _folded(model: nn.Module) -> nn.Module:
-    """A copy in eval mode, without those BatchNorms that alone take what a convolution gives.
-
-    A few of torchvision's models (MaxViT) do what can't be traced: they stay as they are.
-    """
+    """A copy in eval mode, without those BatchNorms that alone take what a convolution gives."""
     whole = copy.deepcopy(model).eval()
     try:
         return fuse(whole)
-    except TraceError:
+    except Exception:  # torchvision's can all be traced; of other models any can fail in its own way, and stays as it is
         return whole

@@ -162,13 +162,9 @@ class Run:
         """Of all that features depend on. The order of the images is part of it, and of weights their very values."""
         trial, images = self.trial, self.images
         sight = (trial.image_size, trial.resize, trial.channels, images.scaling, images.digests)
-        model = (trial.model, digest(self.classifier), self.normalisation, VIEWS[trial.augmentation])
-        where = (
-            torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
-            torch.__version__,
-            str(self.dtype),
-        )
-        return cache.key(VERSION, sight, model, where)
+        model = (trial.model, digest(self.classifier), self.normalisation)
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return cache.key(VERSION, sight, model, (device, torch.__version__, self.dtype))
 
     def _wanted(self) -> dict[int, np.ndarray]:
         """Images whose features are needed in each view. With folds each of them trains in some trial."""
