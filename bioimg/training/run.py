@@ -49,16 +49,18 @@ class Run:
     ) -> None:
         self.trial, self.images, self.split, self.device, self.group = trial, images, split, device, group
         self.dtype = precision.resolve(trial.precision, device)
+        precision.allow_tf32(trial.tf32)
         synchronise = group.size > 1 and device.type == "cuda"
         self.classifier = build(trial, len(images.classes), synchronise_batch_norm=synchronise)
         self.classifier.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learner: nn.Module = self.classifier.model
         self.normalisation = normalisation(trial.model, trial.weights)
-        self.inputs: Pixels | Features = Pixels(images.pixels, self.normalisation, device)
+        self.inputs: Pixels | Features = Pixels(images, self.normalisation, device)
         self.features_seconds: float | None = None
         if trial.freeze == "features":
             self._freeze_features()
-        self._forward = group.wrap(self.learner, device)
+        wrapped = group.wrap(self.learner, device)  # first, so that DDP's buckets are where the compiled graph breaks
+        self._forward = torch.compile(wrapped) if trial.compile else wrapped
         self.class_weights = self._class_weights()
         self.optimizer = _optimizer(trial, [p for p in self.learner.parameters() if p.requires_grad])
         self.history: list[Epoch] = []
@@ -164,7 +166,7 @@ class Run:
         sight = (trial.image_size, trial.resize, trial.channels, images.scaling, images.digests)
         model = (trial.model, digest(self.classifier), self.normalisation)
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
-        return cache.key(VERSION, sight, model, (device, torch.__version__, self.dtype))
+        return cache.key(VERSION, sight, model, (device, torch.__version__, self.dtype, trial.tf32))
 
     def _wanted(self) -> dict[int, np.ndarray]:
         """Images whose features are needed in each view. With folds each of them trains in some trial."""
