@@ -27,7 +27,7 @@ OTHER = {
     **{"skip_unreadable": True, "split": "grouped", "folds": 5, "group_pattern": "(a)", "model": "resnet18", "weights": "none"},
     **{"freeze": "features", "batch_size": 64, "epochs": 2, "learning_rate": 0.1, "schedule": "cosine", "optimizer": "sgd"},
     **{"weight_decay": 0.1, "augmentation": "none", "class_weights": "balanced", "sampling": "balanced", "seed": 1},
-    **{"workers": 2, "precision": "float32"},
+    **{"workers": 2, "precision": "float32", "tf32": True, "compile": True},
 }
 
 

@@ -13,6 +13,7 @@ import torch
 import toys
 from torch import nn
 
+from bioimg.config import UserError
 from bioimg.data import cache
 from bioimg.model.build import Classifier, build
 from bioimg.model.extract import digest, extractor
@@ -128,6 +129,13 @@ def test_a_damaged_block_is_computed_again(damage, computed):
     files()[0].write_bytes(damage(files()[0].read_bytes()))
     assert torch.equal(seen(anew()), expected)
     assert len(computed) == 1
+
+
+def test_features_that_can_not_be_kept_are_told(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BIOIMG_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"the cache folder .*file can't be written: .*environment variable BIOIMG_CACHE"):
+        anew()
 
 
 # shared by processes

@@ -55,7 +55,8 @@ class Features:
         self._known: set[int] = set()
         with cache.writing():
             self._folder.mkdir(parents=True, exist_ok=True)
-            replace(self._folder / cache.ABOUT, lambda path: path.write_text(about, encoding="utf-8"))
+            if not (self._folder / cache.ABOUT).exists():
+                replace(self._folder / cache.ABOUT, lambda path: path.write_text(about, encoding="utf-8"))
 
     def prepare(self, backbone: Callable[[], Compute], wanted: dict[int, np.ndarray]) -> None:
         """Have the features of the images `wanted` in each view. `backbone` is called if any must be computed.
