@@ -12,6 +12,7 @@ from rich.console import Console
 from bioimg import flags
 from bioimg.cluster.command import Doctor
 from bioimg.config import UserError, unknown
+from bioimg.data.cache_command import CacheCommand
 from bioimg.data.command import DataCommand
 from bioimg.experiment import Experiment
 from bioimg.report.command import Report, Verify
@@ -19,7 +20,7 @@ from bioimg.report.command import Report, Verify
 
 def main() -> int:
     """The `bioimg` command; returns the exit code."""
-    commands = {"data": DataCommand, "report": Report, "verify": Verify, "doctor": Doctor}
+    commands = {"data": DataCommand, "report": Report, "verify": Verify, "doctor": Doctor, "cache": CacheCommand}
     return _told(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="bioimg").run())
 
 

@@ -135,6 +135,8 @@ class TrialConfig:
         "auto: bfloat16 autocast where the hardware computes in it, else float32",
         choices=("auto", "bfloat16", "float32"),
     )
+    tf32: bool = option(False, "on CUDA, multiply float32 with a mantissa of 10 bits (TF32): faster, and less exact")
+    compile: bool = option(False, "compile the model (torch.compile): it takes a minute or more at each trial's start")
 
     def __post_init__(self) -> None:
         check(self)

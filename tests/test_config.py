@@ -26,15 +26,8 @@ OTHER = {
     **{"columns": "path=file", "image_size": 96, "resize": "crop", "channels": "0,1,2", "scaling": "range", "fold": 1},
     **{"skip_unreadable": True, "split": "grouped", "folds": 5, "group_pattern": "(a)", "model": "resnet18", "weights": "none"},
     **{"freeze": "features", "batch_size": 64, "epochs": 2, "learning_rate": 0.1, "schedule": "cosine", "optimizer": "sgd"},
-    **{
-        "weight_decay": 0.1,
-        "augmentation": "none",
-        "class_weights": "balanced",
-        "sampling": "balanced",
-        "seed": 1,
-        "patience": 3,
-    },
-    **{"workers": 2, "precision": "float32"},
+    **{"weight_decay": 0.1, "augmentation": "none", "class_weights": "balanced", "sampling": "balanced", "seed": 1},
+    **{"workers": 2, "precision": "float32", "patience": 3, "tf32": True, "compile": True},
 }
 
 

@@ -20,8 +20,8 @@ def download(url: str, md5: str, name: str, *, by_hand: str) -> Path:
     Raises:
         UserError: it can't be had; tells how to name one that was fetched by hand, as `by_hand` has it.
     """
-    folder = cache.folder() / "downloads"
-    fetch = _Resuming(folder / f"{name}.{md5}.part")
+    folder = cache.use(f"downloads/{name}").parent
+    fetch = _Resuming(cache.use(f"downloads/{name}.{md5}.part"))
     try:
         return Path(pooch.retrieve(url, f"md5:{md5}", name, folder, downloader=fetch))  # type: ignore[arg-type]
     except (requests.RequestException, ValueError, OSError) as error:

@@ -82,7 +82,8 @@ def read_images(listing: Listing, rule: Rule, *, skip_unreadable: bool = False, 
     """
     files = [listing.archive] if listing.archive else listing.files
     key = cache.key(VERSION, rule, skip_unreadable, [(file.absolute(), *_stamp(file)) for file in files])
-    folder = cache.entry(f"images/{key}", lambda folder: _decode(listing, rule, skip_unreadable, progress, folder))
+    about = f"{listing.name} at {rule.image_size} px"
+    folder = cache.entry(f"images/{key}", lambda folder: _decode(listing, rule, skip_unreadable, progress, folder), about)
     kept = json.loads((folder / "facts.json").read_text())
     facts = tuple(Fact(*fact) for fact in kept["facts"])
     return Decoding(key=key, pixels=opened(folder / "pixels", tuple(kept["shape"]), kept["dtype"]), facts=facts)

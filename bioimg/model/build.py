@@ -154,6 +154,8 @@ def _freeze(model: nn.Module, head: str, trial: TrialConfig) -> tuple[nn.Module,
         raise unknown(
             "freeze", trial.freeze, ["none", "features", *known], f"(The stages are those of `model` {trial.model!r}.)"
         )
+    for token in model.parameters(recurse=False):  # a ViT's class token, which goes in before the first block
+        token.requires_grad_(False)
     modules = tuple(model.get_submodule(name) for name in known[: known.index(trial.freeze) + 1])
     for module in modules:
         module.requires_grad_(False)

@@ -4,6 +4,7 @@ A name is one of torchvision's for the model (`IMAGENET1K_V1`, `DEFAULT`), a fil
 weights that can't be had.
 """
 
+import contextlib
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from urllib.error import URLError
 
 import safetensors.torch
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 from torchvision.models import WeightsEnum, get_model_weights
 
@@ -94,14 +96,21 @@ def _first(names: list[str], most: int = 5) -> str:
 
 
 def _fetch(named: WeightsEnum) -> dict[str, torch.Tensor]:
+    """From torch's own folder; of several processes that lack a file one downloads it and the others wait."""
+    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(named.url).name
     try:
-        return dict(named.get_state_dict(progress=True, check_hash=True, weights_only=True))
+        with contextlib.nullcontext() if target.exists() or not named.url.startswith("http") else _alone(target):
+            return dict(named.get_state_dict(progress=True, check_hash=True, weights_only=True))
     except (URLError, OSError) as error:
-        target = Path(torch.hub.get_dir()) / "checkpoints" / Path(named.url).name
         raise UserError(
             f"the value of `weights` is {named.name!r}, but it isn't on this machine and can't be downloaded ({error}). "
             f"Fetch {named.url} where there is a network and put it at {target}, or name a file."
         ) from error
+
+
+def _alone(target: Path) -> FileLock:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{target}.lock")
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

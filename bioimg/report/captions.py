@@ -29,6 +29,8 @@ HEADERS = {
     "seed": ("seed", "隨機種子"),
     "workers": ("workers", "行程數"),
     "precision": ("precision", "精度"),
+    "tf32": ("TF32", "TF32"),
+    "compile": ("compiled", "編譯"),
     "final_train_loss": ("final train loss", "最終訓練損失"),
     "best_train_accuracy": ("best train acc. (%)", "最佳訓練準確率 (%)"),
     "best_val_loss": ("best val loss (epoch)", "最佳驗證損失 (週期)"),

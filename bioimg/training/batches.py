@@ -4,7 +4,7 @@ Order and views of an epoch are drawn for the whole batch from (seed, epoch) alo
 workers, and a resumed trial needs no random state.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +12,16 @@ import torch
 from sklearn.utils.class_weight import compute_sample_weight
 
 from bioimg.config import TrialConfig
-from bioimg.data.pixels import PixelArray
+from bioimg.data.imageset import ImageSet
+from bioimg.data.pixels import SHARE, PixelArray
 from bioimg.model.weights import Normalisation
 from bioimg.training.distributed import Group
 
 VIEWS = {"none": 1, "dihedral": 8}
 """In how many ways an augmentation can show an image; view 0 is the image as it is."""
+
+
+CHUNK = 1024
 
 
 class Batch(NamedTuple):
@@ -68,15 +72,55 @@ def boundaries(images: int, batch_size: int) -> list[tuple[int, int]]:
 class Pixels:
     """Images on the device, normalised and turned when they are asked for."""
 
-    def __init__(self, pixels: PixelArray, normalisation: Normalisation, device: torch.device) -> None:
-        self._pixels, self._device = pixels, device
+    def __init__(self, images: ImageSet, normalisation: Normalisation, device: torch.device) -> None:
+        self._gather = gatherer(images, device)
         mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in normalisation)
         self._scale, self._shift = 1 / (255 * std), -mean / std
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """float32 [B, 3, H, W], channels last in memory."""
-        images = torch.from_numpy(self._pixels[batch.indices]).to(self._device).permute(0, 3, 1, 2)
+        images = self._gather(batch.indices).permute(0, 3, 1, 2)
         return dihedral(images, batch.views) * self._scale + self._shift
+
+
+def gatherer(images: ImageSet, device: torch.device) -> Callable[[np.ndarray], torch.Tensor]:
+    """What gives uint8 [B, H, W, 3] on the device for indices [B].
+
+    On a GPU all images are there if they fit; else those of each batch are copied from pinned memory, while the GPU computes.
+    """
+    pixels = images.pixels
+    if device.type == "cpu":
+        return lambda indices: torch.from_numpy(pixels[indices])
+    if fits(pixels, device):
+        whole = _resident(images, device)
+        return lambda indices: whole.index_select(0, torch.from_numpy(indices).to(device))
+    return lambda indices: torch.from_numpy(pixels[indices]).pin_memory().to(device, non_blocking=True)
+
+
+def fits(pixels: PixelArray, device: torch.device) -> bool:
+    """Whether the images of a set may stay on a GPU: they take at most a quarter of it, since models need room."""
+    return pixels.nbytes <= SHARE * torch.cuda.mem_get_info(device)[1]
+
+
+def copied(pixels: PixelArray, device: torch.device) -> torch.Tensor:
+    """All images on the device, read in parts: on the way they are nowhere else in full."""
+    whole = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(pixels), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(pixels)))
+        whole[start : start + CHUNK] = torch.from_numpy(pixels[rows])
+    return whole
+
+
+_on_gpu: dict[object, torch.Tensor] = {}
+
+
+def _resident(images: ImageSet, device: torch.device) -> torch.Tensor:
+    """A set on the GPU, kept from trial to trial until another one is needed."""
+    which = (images.digests, images.pixels.shape, images.scaling, device)
+    if which not in _on_gpu:
+        _on_gpu.clear()
+        _on_gpu[which] = copied(images.pixels, device)
+    return _on_gpu[which]
 
 
 def dihedral(images: torch.Tensor, views: np.ndarray) -> torch.Tensor:

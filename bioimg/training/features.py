@@ -1,38 +1,145 @@
 """A frozen backbone is run once for each image and view, however many trials, epochs, seeds and folds use it.
 
 Dihedral augmentation has 8 outcomes, so 8 views cover it: the head trains on what it would see anyway.
+
+Features are kept in the cache in blocks: the same images in the same order, whoever computes them. Who needs a block that isn't
+there locks it and computes it; others meanwhile take other blocks, so that lanes share the work.
 """
 
-from collections.abc import Callable
+import contextlib
+import fcntl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import xxhash
 
+from bioimg.data import cache
+from bioimg.results.store import replace
 from bioimg.training.batches import Batch
-from bioimg.training.distributed import Group
 from bioimg.training.evaluate import outputs
+
+VERSION = 1
+"""Of how features are computed: to be raised when their values change."""
+BLOCK = 128
+DIGEST = xxhash.xxh3_128().digest_size
+
+Compute = Callable[[Batch], torch.Tensor]
+
+
+class Block(NamedTuple):
+    """Some images, int64 [n], in one view."""
+
+    view: int
+    indices: np.ndarray
+
+    @property
+    def content(self) -> int:
+        """A number of 62 bits, another one for other images or another view."""
+        return xxhash.xxh3_64_intdigest(self.indices.astype("<i8").tobytes(), seed=self.view) >> 2
 
 
 class Features:
-    """What the head sees of each image and view: float32 [views, images, width] on the device, filled as it is needed."""
+    """What the head sees of each image and view: [views, images, width] on the device, filled as it is needed.
 
-    def __init__(self, *, views: int, images: int, image_size: int, width: int, device: torch.device) -> None:
-        self._image_size = image_size
-        self._values = torch.zeros(views, images, width, device=device)
-        self._known = np.zeros((views, images), dtype=bool)
+    `dtype` is that in which the head computes: autocast would round to it anyway.
+    """
 
-    def prepare(self, compute: Callable[[Batch], torch.Tensor], indices: np.ndarray, views: range, group: Group) -> None:
-        """Run the backbone for those of the images and views that it hasn't seen yet, shared among the workers."""
-        device, width = self._values.device, self._values.shape[2]
-        for view in views:
-            new = indices[~self._known[view, indices]]
-            if len(new):
-                size = self._image_size
-                rows = outputs(compute, new, view=view, image_size=size, width=width, device=device, group=group)
-                self._values[view, torch.from_numpy(new)] = rows
-                self._known[view, new] = True
+    def __init__(
+        self, key: str, *, shape: tuple[int, int, int], dtype: torch.dtype, image_size: int, device: torch.device, about: str
+    ) -> None:
+        self._folder, self._image_size = cache.use(f"features/{key}"), image_size
+        self._values = torch.empty(shape, dtype=dtype, device=device)
+        self._known: set[int] = set()
+        with cache.writing():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if not (self._folder / cache.ABOUT).exists():
+                replace(self._folder / cache.ABOUT, lambda path: path.write_text(about, encoding="utf-8"))
+
+    def prepare(self, backbone: Callable[[], Compute], wanted: dict[int, np.ndarray]) -> None:
+        """Have the features of the images `wanted` in each view. `backbone` is called if any must be computed.
+
+        Raises:
+            UserError: the cache can't be written.
+        """
+        missing = [block for block in _blocks(wanted) if block.content not in self._known and not self._read(block)]
+        if not missing:
+            return
+        compute = backbone()
+        for wait in (False, True):  # first what nobody is at, then what others have done meanwhile, or died over
+            missing = [block for block in missing if not self._fill(block, compute, wait)]
+        cache.trim()
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """float32 [B, width]."""
-        assert self._known[batch.views, batch.indices].all()
-        return self._values[torch.from_numpy(batch.views), torch.from_numpy(batch.indices)]
+        """[B, width]."""
+        rows = torch.from_numpy(batch.views * self._values.shape[1] + batch.indices)
+        return self._values.flatten(0, 1).index_select(0, rows.to(self._values.device))
+
+    def _fill(self, block: Block, compute: Compute, wait: bool) -> bool:
+        with self._locked(block, wait) as mine:
+            if mine and not self._read(block):
+                self._write(block, self._computed(block, compute))
+                self._read(block)
+            return mine
+
+    def _computed(self, block: Block, compute: Compute) -> torch.Tensor:
+        values = self._values
+        return outputs(
+            compute, block.indices, view=block.view, image_size=self._image_size, width=values.shape[2], device=values.device
+        )
+
+    @contextlib.contextmanager
+    def _locked(self, block: Block, wait: bool) -> Iterator[bool]:
+        """One byte of a file for each block; the system frees it when its process dies. Whether it could be had at once."""
+        with cache.writing():
+            lock = (self._folder / "lock").open("a")
+        with lock as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, block.content)
+            except (BlockingIOError, PermissionError):
+                yield False
+            else:
+                yield True
+
+    def _write(self, block: Block, values: torch.Tensor) -> None:
+        content = values.to(self._values.dtype).cpu().view(torch.uint8).numpy().tobytes()
+        with cache.writing():
+            replace(self._file(block), lambda path: path.write_bytes(xxhash.xxh3_128_digest(content) + content))
+
+    def _read(self, block: Block) -> bool:
+        """Take a block from the cache, if it is there and whole."""
+        try:
+            content = memoryview(self._file(block).read_bytes())
+        except FileNotFoundError:
+            return False
+        if xxhash.xxh3_128_digest(content[DIGEST:]) != content[:DIGEST]:
+            return False
+        values = torch.frombuffer(bytearray(content[DIGEST:]), dtype=self._values.dtype).reshape(len(block.indices), -1)
+        self._values[block.view, torch.from_numpy(block.indices)] = values.to(self._values.device)
+        self._known.add(block.content)
+        return True
+
+    def _file(self, block: Block) -> Path:
+        return self._folder / f"{block.view}-{block.content:016x}"
+
+
+_held: dict[object, Features] = {}
+
+
+def held(key: str, views: int, make: Callable[[str], Features]) -> Features:
+    """The features of this process under a key: kept from trial to trial, until others are needed."""
+    which = (cache.folder(), key, views)
+    if which not in _held:
+        _held.clear()
+        _held[which] = make(key)
+    return _held[which]
+
+
+def _blocks(wanted: dict[int, np.ndarray]) -> list[Block]:
+    return [
+        Block(view, indices[start : start + BLOCK])
+        for view, indices in wanted.items()
+        for start in range(0, len(indices), BLOCK)
+    ]

@@ -10,6 +10,15 @@ def resolve(precision: str, device: torch.device) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
 
 
+def allow_tf32(allowed: bool) -> None:
+    """Whether float32 products and convolutions on CUDA may use TF32. It holds for the process: each trial says it anew.
+
+    torch's own default is no for products and yes for convolutions.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies matrices in bfloat16, rather than emulating it."""
     if device.type == "cuda":

@@ -1,11 +1,10 @@
 """A trial in this process: its model, its data on the device, and how far it has come."""
 
 import dataclasses
-import functools
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +13,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bioimg.config import TrialConfig
+from bioimg.data import cache
 from bioimg.data.imageset import ImageSet, Split
 from bioimg.model.build import build
+from bioimg.model.extract import digest, extractor
 from bioimg.model.weights import normalisation
 from bioimg.training import precision
 from bioimg.training.batches import VIEWS, Batch, Pixels
 from bioimg.training.distributed import ALONE, Group
 from bioimg.training.evaluate import Score, outputs, score
-from bioimg.training.features import Features
+from bioimg.training.features import VERSION, Compute, Features, held
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,16 +49,18 @@ class Run:
     ) -> None:
         self.trial, self.images, self.split, self.device, self.group = trial, images, split, device, group
         self.dtype = precision.resolve(trial.precision, device)
+        precision.allow_tf32(trial.tf32)
         synchronise = group.size > 1 and device.type == "cuda"
         self.classifier = build(trial, len(images.classes), synchronise_batch_norm=synchronise)
         self.classifier.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learner: nn.Module = self.classifier.model
         self.normalisation = normalisation(trial.model, trial.weights)
-        self.inputs: Pixels | Features = Pixels(images.pixels, self.normalisation, device)
+        self.inputs: Pixels | Features = Pixels(images, self.normalisation, device)
         self.features_seconds: float | None = None
         if trial.freeze == "features":
             self._freeze_features()
-        self._forward = group.wrap(self.learner, device)
+        wrapped = group.wrap(self.learner, device)  # first, so that DDP's buckets are where the compiled graph breaks
+        self._forward = torch.compile(wrapped) if trial.compile else wrapped
         self.class_weights = self._class_weights()
         self.optimizer = _optimizer(trial, [p for p in self.learner.parameters() if p.requires_grad])
         self.history: list[Epoch] = []
@@ -83,7 +86,10 @@ class Run:
         torch.manual_seed(int(seed))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.trial, epoch)
-        self.classifier.train()
+        if self.learner is self.classifier.model:
+            self.classifier.train()
+        else:
+            self.learner.train()
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits float32 [B, C], with gradients that DDP averages."""
@@ -144,31 +150,44 @@ class Run:
 
     def _freeze_features(self) -> None:
         started = time.perf_counter()
-        head, views = self.classifier.head, VIEWS[self.trial.augmentation]
-        features = _features(
-            FeaturesKey(
-                model=self.trial.model,
-                weights=self.trial.weights,
-                seed=self.trial.seed if self.trial.weights == "none" else None,
-                dtype=self.dtype,
-                fingerprint=self.images.fingerprint,
-                image_size=self.trial.image_size,
-                resize=self.trial.resize,
-                device=self.device,
-            ),
-            views,
-            len(self.images),
-            head.in_features,
-        )
-        self.classifier.model.eval()
-        features.prepare(self._see, self.split.train, range(views), self.group)
-        features.prepare(self._see, np.concatenate([self.split.val, self.split.test]), range(1), self.group)
+        features = held(self._features_key(), VIEWS[self.trial.augmentation], self._features)
+        features.prepare(self._backbone, self._wanted())
         self.features_seconds = time.perf_counter() - started
-        self.learner, self.inputs = head, features
+        self.learner, self.inputs = self.classifier.head, features
 
-    def _see(self, batch: Batch) -> torch.Tensor:
-        with self._autocast():
-            return self.classifier.features(self.inputs(batch))
+    def _features(self, key: str) -> Features:
+        trial, images = self.trial, self.images
+        return Features(
+            key,
+            shape=(VIEWS[trial.augmentation], len(images), self.classifier.head.in_features),
+            dtype=self.dtype,
+            image_size=trial.image_size,
+            device=self.device,
+            about=f"{trial.model} {trial.weights}, {images.name} at {trial.image_size} px, {str(self.dtype)[6:]}",
+        )
+
+    def _features_key(self) -> str:
+        """Of all that features depend on. The order of the images is part of it, and of weights their very values."""
+        trial, images = self.trial, self.images
+        sight = (trial.image_size, trial.resize, trial.channels, images.scaling, images.digests)
+        model = (trial.model, digest(self.classifier), self.normalisation)
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return cache.key(VERSION, sight, model, (device, torch.__version__, self.dtype, trial.tf32))
+
+    def _wanted(self) -> dict[int, np.ndarray]:
+        """Images whose features are needed in each view. With folds each of them trains in some trial."""
+        every = np.arange(len(self.images))
+        trained = every if self.trial.folds else self.split.train
+        return {view: trained if view else every for view in range(VIEWS[self.trial.augmentation])}
+
+    def _backbone(self) -> Compute:
+        pixels, extract = self.inputs, extractor(self.classifier, self.dtype)
+
+        def compute(batch: Batch) -> torch.Tensor:
+            with self._autocast():
+                return extract(pixels(batch))
+
+        return compute
 
     def _predict(self, batch: Batch) -> torch.Tensor:
         with self._autocast():
@@ -190,22 +209,3 @@ def _optimizer(trial: TrialConfig, parameters: list[nn.Parameter]) -> torch.opti
         decay = trial.weight_decay
         return torch.optim.SGD(parameters, trial.learning_rate, momentum=0.9, weight_decay=decay, fused=True)
     return torch.optim.AdamW(parameters, trial.learning_rate, weight_decay=trial.weight_decay, fused=True)
-
-
-class FeaturesKey(NamedTuple):
-    """What features depend on. Random weights depend on the seed."""
-
-    model: str
-    weights: str
-    seed: int | None
-    dtype: torch.dtype
-    fingerprint: str
-    image_size: int
-    resize: str
-    device: torch.device
-
-
-@functools.lru_cache(maxsize=4)
-def _features(key: FeaturesKey, views: int, images: int, width: int) -> Features:
-    """The features of this process that depend on just this: kept from trial to trial, filled by those that need them."""
-    return Features(views=views, images=images, image_size=key.image_size, width=width, device=key.device)

@@ -71,7 +71,7 @@ class Replay(Part):
         best = max(curves, key=lambda curve: curve.accuracy)
         error = math.sqrt(best.accuracy * (1 - best.accuracy) / best.val_images)
         target = Target(
-            f"mean regret with the defaults (grace {default.grace_period}, reduction {default.reduction_factor})",
+            f"mean regret with the defaults (grace by length, reduction {default.reduction_factor})",
             usual["mean regret"],
             error,
             "of validation accuracy (one standard error)",
@@ -79,7 +79,7 @@ class Replay(Part):
         )
         return Outcome(f"{len(curves)} trials, {self.orders} orders, {self.lanes} lanes", rows, [target])
 
-    def _summary(self, curves: Sequence[Curve], policy: str, grace: int, factor: int) -> dict[str, Any]:
+    def _summary(self, curves: Sequence[Curve], policy: str, grace: int | None, factor: int) -> dict[str, Any]:
         rule = EarlyStopping(grace_period=grace, reduction_factor=factor, **POLICIES[policy])
         orders = np.random.default_rng(0)
         found = []

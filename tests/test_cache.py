@@ -1,0 +1,109 @@
+"""The cache is bounded, what a process uses stays, and `bioimg cache` tells what there is."""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from bioimg.config import UserError
+from bioimg.data import cache
+from bioimg.data.cache_command import CacheCommand
+
+
+def keep(name: str, size: int = 1_000_000, used: int = 0) -> None:
+    """An entry that another process left, last used some seconds after 1970."""
+    left = "from bioimg.data import cache; import sys; from pathlib import Path\n" + (
+        "cache.entry(sys.argv[1], lambda f: (f / 'x').write_bytes(bytes(int(sys.argv[2]))), about='what it is')"
+    )
+    subprocess.run([sys.executable, "-c", left, name, str(size)], check=True)
+    os.utime(cache.folder() / "locks" / name.replace("/", "-"), (used, used))
+
+
+def names() -> list[str]:
+    return [entry.name for entry in cache.entries()]
+
+
+def said(**options: bool) -> str:
+    text = io.StringIO()
+    assert CacheCommand(**options).run(Console(file=text, width=150)) == 0
+    return text.getvalue()
+
+
+def test_what_was_not_used_for_longest_is_removed_when_there_is_too_much(monkeypatch):
+    for number, name in enumerate(("images/a", "features/b", "set-c")):
+        keep(name, used=[2, 1, 3][number])
+    monkeypatch.setenv("BIOIMG_CACHE_GB", "0.0035")
+    cache.entry("scaled/d", lambda folder: shutil.copy(cache.folder() / "images/a/x", folder))
+    assert names() == ["images/a", "set-c", "scaled/d"]
+
+
+def test_what_a_process_uses_is_not_removed(monkeypatch):
+    keep("images/a", used=1)
+    keep("images/b", used=2)
+    assert cache.use("images/a").is_dir()
+    monkeypatch.setenv("BIOIMG_CACHE_GB", "0")
+    cache.trim()
+    assert names() == ["images/a"]
+
+
+def test_what_a_killed_process_used_can_be_removed():
+    held = "from bioimg.data import cache; cache.use('images/a'); print('held', flush=True); input()"
+    keep("images/a")
+    user = subprocess.Popen([sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with user:
+        assert user.stdout is not None
+        user.stdout.readline()
+        assert not cache.remove("images/a")
+        user.kill()
+        user.wait()
+    assert cache.remove("images/a")
+    assert names() == []
+
+
+def test_the_cache_may_take_half_of_what_the_disk_has_for_it(monkeypatch):
+    free = shutil.disk_usage(cache.folder()).free
+    assert cache.limit(10**9) == pytest.approx((free + 10**9) / 2, rel=0.05)
+    monkeypatch.setenv("BIOIMG_CACHE_GB", "2.5")
+    assert cache.limit(100) == 2.5e9
+    monkeypatch.setenv("BIOIMG_CACHE_GB", "much")
+    with pytest.raises(UserError, match=r"`BIOIMG_CACHE_GB` is 'much', but must be a number of gigabytes"):
+        cache.limit(100)
+
+
+def test_what_a_killed_process_left_half_written_goes_after_a_day():
+    old, new = (cache.folder() / "images" / name for name in (".old", ".new"))
+    for left in (old, new):
+        left.mkdir(parents=True)
+        (left / "pixels").touch()
+    for path in (old / "pixels", old):
+        os.utime(path, (0, 0))
+    cache.trim()
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_cache_that_is_not_there_yet_is_empty(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIOIMG_CACHE", str(tmp_path / "none" / "yet"))
+    assert said().startswith("0 entries")
+
+
+def test_the_command_lists_what_is_kept_and_how_large_it_is():
+    assert said().startswith(f"0 entries of 0 bytes in {cache.folder()}, at most ")
+    keep("features/b", size=2_000_000, used=86_400 * 365)
+    shown = said()
+    assert "features/b" in shown
+    assert "what it is" in shown
+    assert "2.0 MB" in shown
+    assert "1971-01-01" in shown
+
+
+def test_the_command_clears_all_but_what_is_in_use():
+    keep("images/a")
+    keep("images/b")
+    cache.use("images/a")
+    assert said(clear=True) == "removed 1 entry of 1.0 MB; 1 in use stay\n"
+    assert names() == ["images/a"]
