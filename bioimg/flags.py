@@ -4,7 +4,6 @@ import dataclasses
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -17,8 +16,8 @@ from bioimg.experiment import Experiment
 class Settings:
     """How and where an experiment runs: nothing here changes a number in the table."""
 
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: results/NAME)")] = None
-    """Folder of the results. What it has of this experiment is kept, and only what is missing is run."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="DIR|s3://...", help_behavior_hint="(default: results/NAME)")] = None
+    """Folder of the results, or s3://bucket/path. What it has of this experiment is kept, and only what is missing is run."""
     lanes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each device)")] = None
     """Trials that run side by side, each on `workers` devices."""
     local: bool = False

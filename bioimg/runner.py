@@ -2,7 +2,6 @@
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -27,7 +26,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
         UserError: something that the user can mend; what can be known at once comes before any image is read.
     """
     trials = experiment.trials()
-    store = Store((settings.out or Path("results") / experiment.name).expanduser())
+    store = Store(settings.out or f"results/{experiment.name}")
     store.check(experiment.name)
     check_splits(survey(trials))
     check_models(trials)
@@ -115,10 +114,10 @@ def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[TrialCo
 
 def conclude(store: Store, images: Mapping[str, np.ndarray], console: Console) -> int:
     """Write and print the report, without the figures, and say what failed. Returns the exit code."""
-    Report(folder=store.folder, figures=False).run(images)
-    results = read(store.folder)
+    Report(folder=store.shown, figures=False).run(images)
+    results = read(store.shown)
     failed = results.trials[results.trials["status"] == "failed"]
     for key, error in zip(failed["key"], failed["error"], strict=True):
-        text = f"failed: {key}: {error} (more in {store.checkpoint(key) / 'error.txt'})"
+        text = f"failed: {key}: {error} (more in {store.named(f'{store.checkpoint(key)}/error.txt')})"
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
     return int(len(failed) > 0)

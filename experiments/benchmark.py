@@ -127,7 +127,7 @@ def _gaps_on_a_lane(workers: int, trials: int) -> list[float]:
     base = TrialConfig(model="resnext_tiny", weights="none", image_size=32, epochs=1, batch_size=408, workers=workers)
     experiment = Experiment(name="overhead", base=base, axes={"seed": tuple(range(trials))}, early_stopping=None)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        runner.run(experiment, Settings(out=Path(folder) / "out", lanes=1), Console(file=io.StringIO()))
+        runner.run(experiment, Settings(out=str(Path(folder) / "out"), lanes=1), Console(file=io.StringIO()))
         rows = read(Path(folder) / "out").trials.sort_values("started_at")
     started, ended = ([moment / 1e6 for moment in rows[name].astype("int64")] for name in ("started_at", "ended_at"))
     return _gaps(started, ended)
