@@ -45,7 +45,10 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
         with Progress(trials, experiment.axes, statuses, console) as progress:
             execute(experiment, missing, images, store, progress)
     finally:
-        store.merge([trial.key for trial in trials])
+        try:
+            store.merge([trial.key for trial in trials])
+        finally:
+            store.release()
     store.describe({**description, "complete": True, "finished": datetime.datetime.now(datetime.UTC).isoformat()})
     return conclude(store, ByPath(images[trials[0]]), console)
 

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from bioimg.config import UserError
 from bioimg.results import schema
 from bioimg.results.folder import beside, is_remote, open_folder
+from bioimg.results.lock import HOLDER, Lock
 
 TABLES = {"trials": schema.TRIALS, "epochs": schema.EPOCHS, "predictions": schema.PREDICTIONS}
 MANIFEST = "experiment.json"
@@ -50,6 +51,7 @@ class Store:
         self.place = self.shown if is_remote(place) else str(Path(self.shown).absolute())
         self.files = open_folder(self.shown)
         self.engine = beside(self.place, "engine")
+        self._lock: Lock | None = None
 
     @contextlib.contextmanager
     def log(self) -> Iterator[IO[str]]:
@@ -78,22 +80,29 @@ class Store:
             raise UserError(
                 f"the value of `out` is {self.shown}, but must be a folder, and this is a file. Name another with --out."
             )
-        elif self.files.names():
+        elif set(self.files.names()) - {HOLDER}:
             raise UserError(
                 f"the value of `out` is {self.shown}, but must be a new or empty folder, or one with results, and this one "
                 "holds something else. Name another with --out."
             )
 
     def begin(self, description: Mapping[str, Any]) -> None:
-        """Claim the folder for an experiment, or go on with it.
+        """Claim the folder for an experiment, or go on with it, until `release`.
 
         Raises:
-            UserError: the folder holds another experiment, or the same one on other data; says what differs.
+            UserError: another run writes there; or the folder holds another experiment, or the same one on other data.
         """
         self.check(description["name"])
         if self.files.size(MANIFEST) is not None:
             self._same("data fingerprint", description["data"]["fingerprint"])
+        self._lock = Lock(self.files)
         self.describe({**description, "complete": False})
+
+    def release(self) -> None:
+        """Leave the folder to other runs."""
+        if self._lock:
+            self._lock.release()
+            self._lock = None
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Write experiment.json."""
