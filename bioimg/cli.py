@@ -14,11 +14,12 @@ from bioimg.config import UserError, unknown
 from bioimg.data.command import DataCommand
 from bioimg.experiment import Experiment
 from bioimg.report.command import Report, Verify
+from bioimg.status import Status
 
 
 def main() -> int:
     """The `bioimg` command; returns the exit code."""
-    commands = {"data": DataCommand, "report": Report, "verify": Verify}
+    commands = {"data": DataCommand, "report": Report, "status": Status, "verify": Verify}
     return _told(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="bioimg").run())
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import psutil
 
 from bioimg.config import UserError
 from bioimg.results.folder import Disk, Folder, Unwritable
@@ -54,8 +55,7 @@ class Lock:
         self._files.write(HOLDER, json.dumps({**self._me, "renewed": time.time()}).encode())
 
     def _lease(self) -> None:
-        held = _holder(self._files)
-        if held and time.time() - held["renewed"] < EXPIRES:
+        if held := alive(self._files):
             raise _taken(self._files, held)
         self._write()
         time.sleep(SETTLES)
@@ -80,6 +80,16 @@ def _locked(files: Disk) -> filelock.BaseFileLock:
     except filelock.Timeout:
         raise _taken(files, _holder(files) or {}) from None
     return lock
+
+
+def alive(files: Folder) -> dict[str, Any] | None:
+    """Who writes in a folder: host, pid and since; None if nobody does. A process of another host is believed."""
+    held = _holder(files)
+    if held is None:
+        return None
+    if isinstance(files, Disk):
+        return held if held["host"] != socket.gethostname() or psutil.pid_exists(held["pid"]) else None
+    return held if time.time() - held["renewed"] < EXPIRES else None
 
 
 def _holder(files: Folder) -> dict[str, Any] | None:

@@ -135,7 +135,7 @@ class Store:
         A damaged part counts as missing, and what it held is computed again.
         """
         rank = {key: position for position, key in enumerate(order)}
-        parts = {table: self._parts(table) for table in TABLES}
+        parts = self._parts()
         for table in ("predictions", "epochs", "trials"):
             merged = self._table(table)
             if not parts[table] and merged is not None:
@@ -152,9 +152,30 @@ class Store:
 
     def statuses(self) -> dict[str, str]:
         """The status of every trial that has ended, by key."""
-        merged = self._table("trials")
-        tables = [*([merged] if merged is not None else []), *self._parts("trials").values()]
-        return {row["key"]: row["status"] for table in tables for row in table.select(["key", "status"]).to_pylist()}
+        return {row["key"]: row["status"] for row in self._newest("trials", ["key", "status"])}
+
+    def latest(self) -> dict[str, dict[str, Any]]:
+        """The last epoch of every trial that has one, also of those that run, by key."""
+        return {row["key"]: row for row in self._newest("epochs", TABLES["epochs"].names)}
+
+    def experiment(self) -> dict[str, Any]:
+        """The content of experiment.json.
+
+        Raises:
+            UserError: there is none.
+        """
+        try:
+            return json.loads(self.files.read(MANIFEST))
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.shown} isn't a folder of results: it lacks {MANIFEST}. Name one that grid.py wrote."
+            ) from None
+
+    def _newest(self, table: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Rows of a table and then those of its parts, which replace them."""
+        parts, merged = self._parts()[table], self._table(table)  # in this order: what is merged in between is in the table
+        for rows in (*([merged] if merged is not None else []), *parts.values()):
+            yield from rows.select(columns).to_pylist()
 
     def _same(self, what: str, value: str) -> None:
         held = json.loads(self.files.read(MANIFEST))
@@ -165,22 +186,27 @@ class Store:
                 f"this one's is {value!r}. Name another folder with --out."
             )
 
-    def _parts(self, table: str) -> dict[str, pa.Table]:
-        """What the parts of one table hold, by the key of their trial."""
-        ending = f".{table}.parquet"
-        names = [name for name in self.files.names("parts") if name.endswith(ending)]
-        found = {name.removeprefix("parts/").removesuffix(ending): self._part(name) for name in names}
-        return {key: rows for key, rows in found.items() if rows is not None}
+    def _parts(self) -> dict[str, dict[str, pa.Table]]:
+        """What the parts hold, by table and key. A trial with a damaged part is left out, so that it runs again."""
+        held: dict[str, dict[str, pa.Table]] = {table: {} for table in TABLES}
+        damaged = set()
+        for name in self.files.names("parts"):
+            key, table, _ = name.removeprefix("parts/").split(".")
+            rows = self._part(name)
+            if rows is None:
+                damaged.add(key)
+            else:
+                held[table][key] = rows
+        return {table: {key: rows for key, rows in parts.items() if key not in damaged} for table, parts in held.items()}
 
     def _part(self, name: str) -> pa.Table | None:
-        """The rows of a part; a damaged one is told and deleted, since what it held is computed again."""
+        """The rows of a part; None if there is none, or if it is damaged, which is told."""
         try:
             return _decoded(self.files.read(name), TABLES[name.split(".")[-2]])
         except FileNotFoundError:
             return None
         except Damaged as error:
             log.warning("%s is damaged (%s): it is left out, and what it held is computed again.", self.named(name), error)
-            self.files.delete(name)
             return None
 
     def _table(self, table: str) -> pa.Table | None:
