@@ -4,7 +4,7 @@ import dataclasses
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -20,6 +20,8 @@ class Settings:
     """Folder of the results, or s3://bucket/path. What it has of this experiment is kept, and only what is missing is run."""
     lanes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each device)")] = None
     """Trials that run side by side, each on `workers` devices."""
+    keep: Literal["best", "all", "none"] = "best"
+    """Weights that stay: of the best epoch of completed trials (and what --finish needs of stopped ones); all; or none."""
     local: bool = False
     """Run in this process, one trial after another, without Ray: for debugging."""
     early_stopping: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: ASHA stops trials that fall behind)")] = True

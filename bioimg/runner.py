@@ -36,7 +36,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     for warning in {warning: None for trial, seen in images.items() for warning in data.warnings(seen, trial)}:
         console.print(f"warning: {warning}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
 
-    description = provenance.describe(experiment, images[trials[0]])
+    description = {**provenance.describe(experiment, images[trials[0]]), "keep": settings.keep}
     store.begin(description)
     store.write_images(provenance.whereabouts(images))
     statuses = {key: status for key, status in store.statuses().items() if status != "failed"}
@@ -50,6 +50,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
         finally:
             store.release()
     store.describe({**description, "complete": True, "finished": datetime.datetime.now(datetime.UTC).isoformat()})
+    store.tidy()
     return conclude(store, ByPath(images[trials[0]]), console)
 
 
@@ -119,6 +120,8 @@ def conclude(store: Store, images: Mapping[str, np.ndarray], console: Console) -
     """Write and print the report, without the figures, and say what failed. Returns the exit code."""
     Report(folder=store.shown, figures=False).run(images)
     results = read(store.shown)
+    if taken := results.trials["bytes"].sum():
+        console.print(f"Checkpoints take {taken / 1e6:.1f} MB ({store.named('checkpoints')}).", highlight=False, soft_wrap=True)
     failed = results.trials[results.trials["status"] == "failed"]
     for key, error in zip(failed["key"], failed["error"], strict=True):
         text = f"failed: {key}: {error} (more in {store.named(f'{store.checkpoint(key)}/error.txt')})"

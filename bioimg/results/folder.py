@@ -53,6 +53,10 @@ class Folder(Protocol):
         """In bytes; None if there is no such file."""
         ...
 
+    def used(self, under: str) -> int:
+        """Bytes of all files below."""
+        ...
+
     def delete(self, name: str) -> None:
         """Delete a file; nothing happens if there is none."""
         ...
@@ -123,6 +127,9 @@ class Disk:
         path = self.path / name
         return path.stat().st_size if path.is_file() else None
 
+    def used(self, under: str) -> int:
+        return sum(self.size(name) or 0 for name in self.names(under))
+
     def delete(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
@@ -161,10 +168,10 @@ class Bucket:
         self._patiently("written", name, request)
 
     def names(self, under: str = "") -> list[str]:
-        start = f"{self._root}/{under}".rstrip("/")
-        chosen = fs.FileSelector(start, recursive=True, allow_not_found=True)
-        found = self._patiently("listed", under, lambda: self._files.get_file_info(chosen))
-        return sorted(entry.path.removeprefix(f"{self._root}/") for entry in found if entry.is_file)
+        return sorted(entry.path.removeprefix(f"{self._root}/") for entry in self._list(under))
+
+    def used(self, under: str) -> int:
+        return sum(entry.size for entry in self._list(under))
 
     def size(self, name: str) -> int | None:
         found = self._patiently("looked at", name, lambda: self._files.get_file_info(f"{self._root}/{name}"))
@@ -179,6 +186,11 @@ class Bucket:
         copy = functools.partial(self._files.copy_file, f"{self._root}/{name}", f"{self._root}/{to}")
         self._patiently("copied", name, copy)
         self.delete(name)
+
+    def _list(self, under: str) -> list[fs.FileInfo]:
+        chosen = fs.FileSelector(f"{self._root}/{under}".rstrip("/"), recursive=True, allow_not_found=True)
+        found = self._patiently("listed", under, lambda: self._files.get_file_info(chosen))
+        return [entry for entry in found if entry.is_file]
 
     def _patiently(self, what: str, name: str, request: Callable[[], T]) -> T:
         for attempt in range(TRIES):

@@ -9,6 +9,7 @@ checkpoints/KEY/       best.safetensors and, while the trial can go on, resume.p
 """
 
 import contextlib
+import functools
 import json
 import logging
 import tempfile
@@ -157,6 +158,17 @@ class Store:
     def latest(self) -> dict[str, dict[str, Any]]:
         """The last epoch of every trial that has one, also of those that run, by key."""
         return {row["key"]: row for row in self._newest("epochs", TABLES["epochs"].names)}
+
+    @functools.cached_property
+    def keep(self) -> str:
+        """Which tensors stay once a trial has ended, as experiment.json says: those of the `best` epoch, `all` or `none`."""
+        return self.experiment().get("keep", "best") if self.files.size(MANIFEST) is not None else "best"
+
+    def tidy(self) -> None:
+        """Delete what Ray left of a run that is complete, its log aside. Folders stay, since Ray may not have ended yet."""
+        for name in self.files.names("engine"):
+            if name != "engine/ray.log":
+                self.files.delete(name)
 
     def experiment(self) -> dict[str, Any]:
         """The content of experiment.json.

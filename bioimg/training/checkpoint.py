@@ -26,8 +26,10 @@ def save(run: Run, files: Folder, under: str) -> None:
 
     Nothing waits for the disk here: what a power failure spoils is found by its checksum, and the previous state is used.
     """
-    content = io.BytesIO()
-    torch.save(run.state_dict(), content)
+    state, content = run.state_dict(), io.BytesIO()
+    if all(run.history[-1].val_loss < epoch.val_loss for epoch in run.history[:-1]):
+        state["best"] = state["learner"]  # the same tensors, which are then written once
+    torch.save(state, content)
     if files.size(f"{under}/{RESUME}") is not None:
         files.move(f"{under}/{RESUME}", f"{under}/{PREVIOUS}")
     files.write(f"{under}/{RESUME}", content.getbuffer(), flush=False)
@@ -46,8 +48,36 @@ def load(run: Run, files: Folder, under: str) -> None:
         files.delete(f"{under}/{name}")
 
 
-def finish(run: Run, files: Folder, under: str) -> None:
-    """Write the model as it is, with what predicting needs to know, and drop what going on needed."""
+def finish(run: Run, files: Folder, under: str, keep: str = "best") -> None:
+    """Write the model as it is, with what predicting needs to know, and drop what going on needed: if `keep` says so.
+
+    The model is whole, also where only its head was trained: it can then be used without the file its backbone came from.
+    """
+    if keep != "none":
+        _export(run, files, under)
+    if keep != "all":
+        drop(files, under)
+
+
+def stop(run: Run, files: Folder, under: str, keep: str = "best") -> None:
+    """Keep the state that a stopped trial can be finished from, once, and flushed; with `all` its best epoch too."""
+    if keep == "none":
+        drop(files, under)
+    elif keep == "all":
+        run.restore_best()
+        _export(run, files, under)
+    elif files.size(f"{under}/{RESUME}") is not None and _whole(content := files.read(f"{under}/{RESUME}")):
+        files.write(f"{under}/{RESUME}", content)
+        files.delete(f"{under}/{PREVIOUS}")
+
+
+def drop(files: Folder, under: str) -> None:
+    """Delete what going on needed."""
+    files.delete(f"{under}/{RESUME}")
+    files.delete(f"{under}/{PREVIOUS}")
+
+
+def _export(run: Run, files: Folder, under: str) -> None:
     about: dict[str, Any] = {
         "model": run.trial.model,
         "image_size": run.trial.image_size,
@@ -56,13 +86,6 @@ def finish(run: Run, files: Folder, under: str) -> None:
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in run.classifier.model.state_dict().items()}
     files.write(f"{under}/{BEST}", safetensors.torch.save(tensors, metadata={"bioimg": json.dumps(about)}))
-    drop(files, under)
-
-
-def drop(files: Folder, under: str) -> None:
-    """Delete what going on needed."""
-    files.delete(f"{under}/{RESUME}")
-    files.delete(f"{under}/{PREVIOUS}")
 
 
 def _whole(content: bytes) -> bool:

@@ -91,7 +91,10 @@ class _Record:
     def end(self, status: str, run: Run) -> str:
         outcome = self._test(run) if status == "completed" else {}
         if self._writes:
-            self._row(status, self._epochs(run), {**_about(run), **outcome})
+            about = {**_about(run), **outcome}
+            if status == "stopped":
+                checkpoint.stop(run, self._files, self._folder, self._place.store.keep)
+            self._row(status, self._epochs(run), about)
         return status
 
     def failed(self, error: Exception) -> str:
@@ -110,7 +113,7 @@ class _Record:
         if self._writes:
             rows = [row for part, indices in parts.items() for row in _predictions(run, part, indices, logits[part])]
             self._place.store.write("predictions", self._trial.key, rows)
-            checkpoint.finish(run, self._files, self._folder)
+            checkpoint.finish(run, self._files, self._folder, self._place.store.keep)
         labels, predicted = run.images.labels[run.split.test], logits["test"].argmax(1).cpu().numpy()
         return {
             "test_accuracy": score(logits["test"], labels).accuracy,
@@ -133,6 +136,7 @@ class _Record:
             "device": _device(self._place.device),
             "status": status,
             **summary(epochs),
+            "bytes": self._files.used(self._folder),
             "wait_seconds": time.perf_counter() - self._idle_since,
             "started_at": self._started_at,
             "ended_at": _now(),
