@@ -205,6 +205,25 @@ def test_a_damaged_table_is_named_with_the_way_out(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("table", ["trials", "epochs", "predictions"])
+def test_a_damaged_table_is_made_again_from_the_one_before_and_the_parts(table, tmp_path, caplog):
+    store, images = Store(tmp_path), toys.images()
+    store.describe({})
+    trials = [toys.trial(seed=seed) for seed in range(3)]
+    for trial in trials:
+        run_trial(trial, images, place(store), lambda epoch: True)
+        store.merge()
+    whole, path = read(tmp_path), tmp_path / f"{table}.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with caplog.at_level(logging.WARNING, "bioimg"):
+        assert store.statuses() == {trial.key: "completed" for trial in trials}
+        store.merge()
+    assert f"{table}.parquet is damaged" in caplog.text
+    mended = read(tmp_path)
+    for name in ("trials", "epochs", "predictions"):
+        pd.testing.assert_frame_equal(getattr(mended, name), getattr(whole, name))
+
+
 # no room
 
 

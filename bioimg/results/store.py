@@ -4,6 +4,7 @@ experiment.json        what was asked, of which data, by which versions; `comple
 trials.parquet         the comparison table, one row per ended trial
 epochs.parquet         one row per trial and epoch
 predictions.parquet    one row per completed trial, split (val, test) and image
+*.previous.parquet     the three tables before the last merge, for when one is damaged
 parts/KEY.*.parquet    the same rows of trials that ended since the last merge, or still run
 checkpoints/KEY/       best.safetensors and, while the trial can go on, resume.pt
 """
@@ -32,6 +33,10 @@ TABLES = {"trials": schema.TRIALS, "epochs": schema.EPOCHS, "predictions": schem
 MANIFEST = "experiment.json"
 
 log = logging.getLogger("bioimg")
+
+
+class Damaged(ValueError):
+    """The bytes of a file aren't those that were written."""
 
 
 @dataclass(frozen=True)
@@ -133,21 +138,25 @@ class Store:
         """Bring the tables up to date with the parts, rows of the trials named in `order` first and in that order.
 
         The table of trials is written last and parts go only afterwards: whenever this is cut off, the next merge mends it.
+        Each table is kept as TABLE.previous.parquet before, and parts go only with the merge after, so that a table that is
+        found damaged can be made from these.
         A damaged part counts as missing, and what it held is computed again.
         """
         rank = {key: position for position, key in enumerate(order)}
-        parts = self._parts()
+        parts, ended = self._parts(), self._table("trials")
         for table in ("predictions", "epochs", "trials"):
             merged = self._table(table)
             if not parts[table] and merged is not None:
                 continue
             content = pa.concat_tables(list(parts[table].values()) or [TABLES[table].empty_table()])
             if merged is not None:
+                self.files.write(f"{table}.previous.parquet", _encoded(merged))
                 content = pa.concat_tables([merged.filter(~pc.field("key").isin(list(parts[table]))), content])
             places = [rank.get(key, len(rank)) for key in content["key"].to_pylist()]
             content = content.take(pa.array(sorted(range(len(places)), key=places.__getitem__), pa.int64()))
             self.files.write(f"{table}.parquet", _encoded(content))
-        for key in parts["trials"]:
+        kept_twice = set(ended["key"].to_pylist()) if ended is not None else set()
+        for key in kept_twice & set(parts["trials"]):
             for table in TABLES:
                 self.files.delete(_part(key, table))
 
@@ -222,16 +231,28 @@ class Store:
             return None
 
     def _table(self, table: str) -> pa.Table | None:
+        """A merged table; None if there is none. Where it is damaged, that of the merge before, which is told."""
         name = f"{table}.parquet"
         try:
             return _decoded(self.files.read(name), TABLES[table])
         except FileNotFoundError:
             return None
         except Damaged as error:
+            return self._previous(table, error)
+
+    def _previous(self, table: str, damage: Damaged) -> pa.Table:
+        name = f"{table}.parquet"
+        try:
+            rows = _decoded(self.files.read(f"{table}.previous.parquet"), TABLES[table])
+        except (FileNotFoundError, Damaged):
             raise UserError(
-                f"{self.named(name)} is damaged ({error}). Put a copy of it in its place, or delete trials.parquet, "
+                f"{self.named(name)} is damaged ({damage}). Put a copy of it in its place, or delete trials.parquet, "
                 "epochs.parquet and predictions.parquet there and run the same command again: it computes their rows anew."
-            ) from error
+            ) from damage
+        log.warning(
+            "%s is damaged (%s): the table before it is used. The command of the run mends it.", self.named(name), damage
+        )
+        return rows
 
     def named(self, name: str) -> str:
         """A file of the folder, as the user may name it."""
@@ -251,10 +272,6 @@ def read(place: str | Path) -> Results:
         raise UserError(f"{place} isn't a folder of results: it lacks {', '.join(missing)}. Name one that grid.py wrote.")
     tables = {name: store._table(name).to_pandas() for name in TABLES}  # type: ignore[union-attr]
     return Results(experiment=json.loads(store.files.read(MANIFEST)), **tables)
-
-
-class Damaged(ValueError):
-    """The bytes of a file aren't those that were written."""
 
 
 def _part(key: str, table: str) -> str:
