@@ -16,11 +16,15 @@ from bioimg.data.cache_command import CacheCommand
 from bioimg.data.command import DataCommand
 from bioimg.experiment import Experiment
 from bioimg.report.command import Report, Verify
+from bioimg.status import Status
 
 
 def main() -> int:
     """The `bioimg` command; returns the exit code."""
-    commands = {"data": DataCommand, "report": Report, "verify": Verify, "doctor": Doctor, "cache": CacheCommand}
+    commands = {
+        **{"data": DataCommand, "report": Report, "verify": Verify, "status": Status},
+        **{"doctor": Doctor, "cache": CacheCommand},
+    }
     return _told(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="bioimg").run())
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -17,10 +16,12 @@ from bioimg.experiment import EarlyStopping, Experiment
 class Settings:
     """How and where an experiment runs: nothing here changes a number in the table."""
 
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: results/NAME)")] = None
-    """Folder of the results. What it has of this experiment is kept, and only what is missing is run."""
+    out: Annotated[str | None, tyro.conf.arg(metavar="DIR|s3://...", help_behavior_hint="(default: results/NAME)")] = None
+    """Folder of the results, or s3://bucket/path. What it has of this experiment is kept, and only what is missing is run."""
     lanes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each device)")] = None
     """Trials that run side by side, each on `workers` devices."""
+    keep: Literal["best", "all", "none"] = "best"
+    """Weights that stay: of the best epoch of completed trials (and what --finish needs of stopped ones); all; or none."""
     local: bool = False
     """Run in this process, one trial after another, without Ray: for debugging."""
     early_stopping: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: ASHA stops trials that fall behind)")] = True

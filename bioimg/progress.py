@@ -47,7 +47,7 @@ class Progress:
         self._console, self._axes = console, list(axes)
         self._lines = {trial.key: _Line(trial, statuses.get(trial.key, "waiting")) for trial in trials}
         self._live = Live(
-            get_renderable=self._table, console=console, refresh_per_second=4, transient=True, redirect_stdout=False
+            get_renderable=self.table, console=console, refresh_per_second=4, transient=True, redirect_stdout=False
         )
 
     def __enter__(self) -> "Progress":
@@ -79,7 +79,14 @@ class Progress:
         cell = line.trial.describe(self._axes) or line.trial.key
         self._console.print(f"[{ended}/{len(self._lines)}] {cell}: {text}", markup=False, highlight=False, soft_wrap=True)
 
-    def _table(self) -> RenderableType:
+    def recall(self, key: str, epoch: Mapping[str, Any] | None, status: str) -> None:
+        """Take in what is known of a trial, without a word."""
+        if epoch:
+            self._lines[key].epoch(epoch)
+        self._lines[key].status = status
+
+    def table(self) -> RenderableType:
+        """All trials, or as many as the terminal is high."""
         shown = self._lines_that_fit()
         table = Table(box=None, pad_edge=False)
         for name in (*(self._axes or ["trial"]), "status", "epoch", "val accuracy", "left"):

@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -19,6 +18,7 @@ from bioimg.halving import unrepresented
 from bioimg.model.build import build, check
 from bioimg.progress import Progress, Watcher, Watchers
 from bioimg.report.command import Report
+from bioimg.results.folder import beside
 from bioimg.results.store import Store, read
 from bioimg.tensorboard import TensorBoard
 
@@ -30,7 +30,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
         UserError: something that the user can mend; what can be known at once comes before any image is read.
     """
     trials = experiment.trials()
-    store = Store((settings.out or Path("results") / experiment.name).expanduser())
+    store = Store(settings.out or f"results/{experiment.name}")
     store.check(experiment.name)
     check_splits(survey(trials))
     check_models(trials)
@@ -40,7 +40,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     for warning in {warning: None for trial, seen in images.items() for warning in data.warnings(seen, trial)}:
         console.print(f"warning: {warning}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
 
-    description = provenance.describe(experiment, images[trials[0]])
+    description = {**provenance.describe(experiment, images[trials[0]]), "keep": settings.keep}
     store.begin(description)
     store.write_images(provenance.whereabouts(images))
     statuses = {key: status for key, status in store.statuses().items() if status != "failed"}
@@ -48,13 +48,17 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     check_finish(settings.finish or (), statuses)
     try:
         with Progress(trials, experiment.axes, statuses, console) as progress:
-            watcher = Watchers(progress, TensorBoard(str(store.folder / "tensorboard"), trials, experiment.axes))
+            watcher = Watchers(progress, TensorBoard(beside(store.place, "tensorboard"), trials, experiment.axes))
             execute(experiment, experiment.queue(missing), images, store, watcher)
             unstopped = dataclasses.replace(experiment, early_stopping=None)
             execute(unstopped, to_finish(experiment, trials, store, settings.finish), images, store, watcher)
     finally:
-        store.merge([trial.key for trial in trials])
+        try:
+            store.merge([trial.key for trial in trials])
+        finally:
+            store.release()
     store.describe({**description, "complete": True, "finished": datetime.datetime.now(datetime.UTC).isoformat()})
+    store.tidy()
     return conclude(store, ByPath(images[trials[0]]), console)
 
 
@@ -147,10 +151,12 @@ def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[TrialCo
 
 def conclude(store: Store, images: Mapping[str, np.ndarray], console: Console) -> int:
     """Write and print the report, without the figures, and say what failed. Returns the exit code."""
-    Report(folder=store.folder, figures=False).run(images)
-    results = read(store.folder)
+    Report(folder=store.shown, figures=False).run(images)
+    results = read(store.shown)
+    if taken := results.trials["bytes"].sum():
+        console.print(f"Checkpoints take {taken / 1e6:.1f} MB ({store.named('checkpoints')}).", highlight=False, soft_wrap=True)
     failed = results.trials[results.trials["status"] == "failed"]
     for key, error in zip(failed["key"], failed["error"], strict=True):
-        text = f"failed: {key}: {error} (more in {store.checkpoint(key) / 'error.txt'})"
+        text = f"failed: {key}: {error} (more in {store.named(f'{store.checkpoint(key)}/error.txt')})"
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
     return int(len(failed) > 0)

@@ -43,6 +43,7 @@ def write(
             store.write(table, trial.key, [{**row, **{k: v for k, v in changes.items() if k in row}} for row in rows])
     store.merge([trial.key for trial in trials])
     store.describe({**described, "complete": complete})
+    store.release()
     return folder
 
 

@@ -15,7 +15,7 @@ FLOORS = (
     {"config"},
     {"experiment", "data", "model", "results"},
     {"halving", "training", "report", "progress", "provenance", "flags", "tensorboard"},
-    {"local", "cluster"},
+    {"local", "cluster", "status"},
     {"runner"},
     {"cli"},
 )

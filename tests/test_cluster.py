@@ -40,7 +40,7 @@ def run(folder: Path, *, lanes: int | None = 1, local: bool = False, stop: Early
     varied = {name: value for name, value in axes.items() if isinstance(value, tuple)}
     experiment = Experiment(name="grid", base=base, axes=varied, early_stopping=stop)
     console = Console(file=io.StringIO())
-    assert runner.run(experiment, Settings(out=folder, lanes=lanes, local=local), console) == 0
+    assert runner.run(experiment, Settings(out=str(folder), lanes=lanes, local=local), console) == 0
     return read(folder)
 
 
@@ -113,6 +113,6 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path):
             return super().write(text)
 
     experiment = Experiment(name="grid", base=TrialConfig(**{n: getattr(BASE, n) for n in BASE.__slots__} | {"epochs": 6}))
-    assert runner.run(experiment, Settings(out=tmp_path / "killed", lanes=1), Console(file=Killer())) == 0
+    assert runner.run(experiment, Settings(out=str(tmp_path / "killed"), lanes=1), Console(file=Killer())) == 0
     assert killed, "nothing was killed, so this test says nothing"
     same(read(tmp_path / "killed"), undisturbed)

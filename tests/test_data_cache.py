@@ -233,8 +233,6 @@ trial = TrialConfig(data=sys.argv[1], image_size=512, model="resnext_tiny", weig
 images = load_each([trial])
 kept = images[trial].pixels
 store = Store(sys.argv[2])
-store.folder.mkdir()
-store.parts.mkdir()
 place = Place(experiment="large", store=store, device=torch.device("cpu"))
 status = run_trial(trial, images[trial], place, lambda epoch: True)
 print(status, type(kept).__name__, kept.nbytes // limit, process.memory_info().rss - base.rss)

@@ -45,7 +45,7 @@ def experiment(rates: tuple[float, ...] = RATES, **base: Any) -> Experiment:
 
 
 def run(folder: Path, asked: Experiment, console: io.StringIO | None = None, **settings: Any) -> Results:
-    assert runner.run(asked, Settings(out=folder, local=True, **settings), Console(file=console or io.StringIO())) == 0
+    assert runner.run(asked, Settings(out=str(folder), local=True, **settings), Console(file=console or io.StringIO())) == 0
     return read(folder)
 
 

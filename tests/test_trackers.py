@@ -26,7 +26,7 @@ EXPERIMENT = Experiment(
 
 
 def run(folder: Path, **settings: object) -> None:
-    assert runner.run(EXPERIMENT, Settings(out=folder, **settings), Console(file=io.StringIO())) == 0  # type: ignore[arg-type]
+    assert runner.run(EXPERIMENT, Settings(out=str(folder), **settings), Console(file=io.StringIO())) == 0  # type: ignore[arg-type]
 
 
 def test_tensorboard_shows_the_curves_of_the_table_under_the_name_of_each_cell(tmp_path):

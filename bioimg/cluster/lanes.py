@@ -66,7 +66,7 @@ def start(lane: Lane) -> Future[None]:
         scaling_config=ScalingConfig(num_workers=lane.workers, use_gpu=lane.gpu, resources_per_worker=resources(lane.gpu)),
         run_config=RunConfig(
             name=f"lane-{lane.number}",
-            storage_path=str(Store(lane.folder).engine),
+            storage_path=Store(lane.folder).engine,
             failure_config=FailureConfig(max_failures=RESTARTS),
         ),
     )

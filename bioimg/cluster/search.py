@@ -71,15 +71,14 @@ def run(
     """
     if not trials:
         return
-    store.engine.mkdir(exist_ok=True)
-    with (store.engine / "ray.log").open("a") as log, contextlib.redirect_stdout(log):
+    with store.log() as log, contextlib.redirect_stdout(log):
         session.start()
         board = open_board()
         running = _start_lanes(experiment, trials, images, store, board, min(lane_count, len(trials)))
         told = [_Relay(store, watcher, running), *trackers.callbacks(track, experiment.name)]
         rule = experiment.early_stopping
         scheduler = Cohorts(rule, earlier(store, trials), board) if rule else None
-        _tune(trials, scheduler, board, told, str(store.engine), len(running))
+        _tune(trials, scheduler, board, told, store.engine, len(running))
         drained = board.drained.remote()
         while not ray.wait([drained], timeout=1)[0]:
             _raise_if_none_is_left(running)
@@ -105,7 +104,7 @@ def _start_lanes(
         board=board,
         images={trial.key: sets[id(images[trial])] for trial in trials},
         experiment=experiment.name,
-        folder=str(store.folder.absolute()),
+        folder=store.place,
         stands_in=str(Path.cwd()),
         rungs={trial.epochs: rule.rungs(trial.epochs) if rule else () for trial in trials},
     )

@@ -1,5 +1,8 @@
 """The commands `bioimg report` and `bioimg verify`. What they need is imported when they run, so that their help is instant."""
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,8 +30,8 @@ class Report:
     --group-by or --single only that comparison table is made, as `selection`.
     """
 
-    folder: Positional[Path]
-    """a folder of results, such as results/grid"""
+    folder: Positional[str]
+    """a folder of results, such as results/grid or s3://bucket/grid"""
     rows: str | None = None
     """a condition on settings and measures, such as 'freeze == "none" and batch_size >= 64'"""
     columns: tuple[str, ...] = ()
@@ -58,19 +61,23 @@ class Report:
         Raises:
             UserError: no results there, or a flag names what isn't there.
         """
-        from bioimg.report import documents, terminal
-
         for name in self.format:
             if name not in FORMATS:
                 raise unknown("format", name, FORMATS)
-        results, out = open_results(self.folder), self.out or self.folder / "report"
+        results = open_results(self.folder)
+        with _target(self.folder, self.out) as out:
+            self._make(results, out, images)
+        return 0
+
+    def _make(self, results: "Results", out: Path, images: "Images | None") -> None:
+        from bioimg.report import documents, terminal
+
         tables = self._tables(results)
         for table in tables:
             documents.write(table, out, self.format)
         terminal.show(results, tables, out)
         if not (self.preset or self._chosen):
             self._illustrate(results, out, images)
-        return 0
 
     @property
     def _chosen(self) -> "dict[str, Any]":
@@ -104,7 +111,7 @@ class Verify:
 
     file: Positional[Path]
     """the file with the table"""
-    results: Path | None = None
+    results: str | None = None
     """the folder of results; by default the one above the file"""
 
     def run(self) -> int:
@@ -121,7 +128,7 @@ class Verify:
         return 1 if verdict.findings else 0
 
 
-def open_results(folder: Path) -> "Results":
+def open_results(folder: str | Path) -> "Results":
     """Read results, with a word on what is wrong if they can't be.
 
     Raises:
@@ -144,6 +151,22 @@ def open_results(folder: Path) -> "Results":
             f"Use that version ({results.experiment.get('versions', {}).get('bioimg', 'unknown')})."
         )
     return results
+
+
+@contextlib.contextmanager
+def _target(folder: str, out: Path | None) -> Iterator[Path]:
+    """Where documents are made: beside the results; for results in an object store in a folder that is uploaded afterwards."""
+    from bioimg.results.folder import beside, is_remote, open_folder
+
+    if out or not is_remote(folder):
+        yield out or Path(folder) / "report"
+        return
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
+        files = open_folder(folder)
+        for file in sorted(path for path in Path(made).rglob("*") if path.is_file()):
+            files.write(f"report/{file.relative_to(made).as_posix()}", file.read_bytes())
+    print(f"Uploaded to {beside(folder, 'report')}")
 
 
 def above(file: Path) -> Path:

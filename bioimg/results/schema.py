@@ -53,6 +53,7 @@ TRIALS = pa.schema(
         # what it cost
         pa.field("train_seconds", pa.float64()),
         pa.field("wait_seconds", pa.float64()),
+        pa.field("bytes", pa.int64()),
         pa.field("started_at", pa.timestamp("us", "UTC")),
         pa.field("ended_at", pa.timestamp("us", "UTC")),
     ]
@@ -65,6 +66,7 @@ of its cohort which came to this rung before it, `rung_trials` of them, had set.
 
 `train_seconds` is training and validation alone, `wait_seconds` everything else from the moment a lane took the trial, both
 summed over the epochs and the last attempt. `started_at` is when its first batch began, `ended_at` when its row was written.
+`bytes` is what its checkpoints took on disk then.
 """
 
 EPOCHS = pa.schema(

@@ -4,16 +4,20 @@ experiment.json        what was asked, of which data, by which versions; `comple
 trials.parquet         the comparison table, one row per ended trial
 epochs.parquet         one row per trial and epoch
 predictions.parquet    one row per completed trial, split (val, test) and image
+*.previous.parquet     the three tables before the last merge, for when one is damaged
 parts/KEY.*.parquet    the same rows of trials that ended since the last merge, or still run
 checkpoints/KEY/       best.safetensors and, while the trial can go on, resume.pt
 """
 
+import contextlib
+import functools
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -22,15 +26,17 @@ import pyarrow.parquet as pq
 
 from bioimg.config import UserError
 from bioimg.results import schema
+from bioimg.results.folder import beside, is_remote, open_folder
+from bioimg.results.lock import HOLDER, Lock
 
 TABLES = {"trials": schema.TRIALS, "epochs": schema.EPOCHS, "predictions": schema.PREDICTIONS}
+MANIFEST = "experiment.json"
+
+log = logging.getLogger("bioimg")
 
 
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary name, then rename: a reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    temporary.replace(path)
+class Damaged(ValueError):
+    """The bytes of a file aren't those that were written."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +50,29 @@ class Results:
 
 
 class Store:
-    """A results folder that is being written."""
+    """A results folder that is being written: a path, or an address such as s3://bucket/path."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.parts = self.folder / "parts"
-        self.engine = self.folder.absolute() / "engine"
+    def __init__(self, place: str | Path) -> None:
+        self.shown = str(place) if is_remote(place) else str(Path(place).expanduser())
+        self.place = self.shown if is_remote(place) else str(Path(self.shown).absolute())
+        self.files = open_folder(self.shown)
+        self.engine = beside(self.place, "engine")
+        self._lock: Lock | None = None
 
-    def checkpoint(self, key: str) -> Path:
-        """The folder of one trial's tensors."""
-        return self.folder / "checkpoints" / key
+    @contextlib.contextmanager
+    def log(self) -> Iterator[IO[str]]:
+        """Where Ray's own messages go: engine/ray.log; for an object store, which can't append, a file of this machine."""
+        if is_remote(self.place):
+            with tempfile.NamedTemporaryFile("w", prefix="bioimg-ray-", suffix=".log", delete=False) as file:
+                yield file
+        else:
+            Path(self.engine).mkdir(parents=True, exist_ok=True)
+            with (Path(self.engine) / "ray.log").open("a") as file:
+                yield file
+
+    def checkpoint(self, key: str) -> str:
+        """The name of the folder of one trial's tensors."""
+        return f"checkpoints/{key}"
 
     def check(self, name: str) -> None:
         """Find out, before anything is read, whether the folder can take the results of an experiment.
@@ -61,49 +80,57 @@ class Store:
         Raises:
             UserError: it holds another experiment, or something that is none.
         """
-        if self._manifest.exists():
+        if self.files.size(MANIFEST) is not None:
             self._same("name", name)
-        elif self.folder.exists() and not self.folder.is_dir():
+        elif not is_remote(self.place) and Path(self.place).is_file():
             raise UserError(
-                f"the value of `out` is {self.folder}, but must be a folder, and this is a file. Name another with --out."
+                f"the value of `out` is {self.shown}, but must be a folder, and this is a file. Name another with --out."
             )
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif set(self.files.names()) - {HOLDER}:
             raise UserError(
-                f"the value of `out` is {self.folder}, but must be a new or empty folder, or one with results, and this one "
+                f"the value of `out` is {self.shown}, but must be a new or empty folder, or one with results, and this one "
                 "holds something else. Name another with --out."
             )
 
     def begin(self, description: Mapping[str, Any]) -> None:
-        """Claim the folder for an experiment, or go on with it.
+        """Claim the folder for an experiment, or go on with it, until `release`.
 
         Raises:
-            UserError: the folder holds another experiment, or the same one on other data; says what differs.
+            UserError: another run writes there; or the folder holds another experiment, or the same one on other data.
         """
         self.check(description["name"])
-        if self._manifest.exists():
+        if self.files.size(MANIFEST) is not None:
             self._same("data fingerprint", description["data"]["fingerprint"])
-        self.parts.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock(self.files)
         self.describe({**description, "complete": False})
+
+    def release(self) -> None:
+        """Leave the folder to other runs."""
+        if self._lock:
+            self._lock.release()
+            self._lock = None
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Write experiment.json."""
-        replace(self._manifest, lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
+        self.files.write(MANIFEST, (json.dumps(description, indent=2) + "\n").encode())
 
     def write_images(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write which image went where."""
-        content = pa.Table.from_pylist(list(rows), schema=schema.IMAGES)
-        replace(self.folder / "images.parquet", lambda path: pq.write_table(content, path))
+        self.files.write("images.parquet", _encoded(pa.Table.from_pylist(list(rows), schema=schema.IMAGES)))
 
     def write(self, table: str, key: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write all rows that one trial has in one table so far, in place of those it had."""
-        content = pa.Table.from_pylist(list(rows), schema=TABLES[table])
-        replace(self.parts / f"{key}.{table}.parquet", lambda path: pq.write_table(content, path))
+        """Write all rows that one trial has in one table so far, in place of those it had.
+
+        The epochs of a trial that runs are written again with each epoch, so nothing waits for the disk there.
+        """
+        content = _encoded(pa.Table.from_pylist(list(rows), schema=TABLES[table]))
+        self.files.write(_part(key, table), content, flush=table != "epochs")
 
     def rows(self, table: str, key: str) -> list[dict[str, Any]]:
         """What one trial has in one table."""
-        part = self.parts / f"{key}.{table}.parquet"
-        if part.exists():
-            return pq.read_table(part, schema=TABLES[table]).to_pylist()
+        part = self._part(_part(key, table))
+        if part is not None:
+            return part.to_pylist()
         merged = self._table(table)
         return merged.filter(pc.field("key") == key).to_pylist() if merged is not None else []
 
@@ -111,70 +138,162 @@ class Store:
         """Bring the tables up to date with the parts, rows of the trials named in `order` first and in that order.
 
         The table of trials is written last and parts go only afterwards: whenever this is cut off, the next merge mends it.
+        Each table is kept as TABLE.previous.parquet before, and parts go only with the merge after, so that a table that is
+        found damaged can be made from these.
+        A damaged part counts as missing, and what it held is computed again.
         """
         rank = {key: position for position, key in enumerate(order)}
-        ended = {path.name.split(".")[0] for path in self.parts.glob("*.trials.parquet")}
+        parts, ended = self._parts(), self._table("trials")
         for table in ("predictions", "epochs", "trials"):
-            parts = sorted(self.parts.glob(f"*.{table}.parquet"))
             merged = self._table(table)
-            if not parts and merged is not None:
+            if not parts[table] and merged is not None:
                 continue
-            content = pa.concat_tables(
-                [pq.read_table(path, schema=TABLES[table]) for path in parts] or [TABLES[table].empty_table()]
-            )
+            content = pa.concat_tables(list(parts[table].values()) or [TABLES[table].empty_table()])
             if merged is not None:
-                fresh = [path.name.split(".")[0] for path in parts]
-                content = pa.concat_tables([merged.filter(~pc.field("key").isin(fresh)), content])
+                self.files.write(f"{table}.previous.parquet", _encoded(merged))
+                content = pa.concat_tables([merged.filter(~pc.field("key").isin(list(parts[table]))), content])
             places = [rank.get(key, len(rank)) for key in content["key"].to_pylist()]
             content = content.take(pa.array(sorted(range(len(places)), key=places.__getitem__), pa.int64()))
-            replace(self.folder / f"{table}.parquet", lambda path, content=content: pq.write_table(content, path))
-        for key in ended:
+            self.files.write(f"{table}.parquet", _encoded(content))
+        kept_twice = set(ended["key"].to_pylist()) if ended is not None else set()
+        for key in kept_twice & set(parts["trials"]):
             for table in TABLES:
-                (self.parts / f"{key}.{table}.parquet").unlink(missing_ok=True)
+                self.files.delete(_part(key, table))
 
     def every(self, table: str) -> list[dict[str, Any]]:
         """All rows of one table: those of parts in place of merged ones."""
-        parts = {path.name.split(".")[0]: path for path in sorted(self.parts.glob(f"*.{table}.parquet"))}
-        merged = self._table(table)
+        parts, merged = self._parts()[table], self._table(table)
         fresh = pa.array(list(parts), pa.string())
         rows = merged.filter(~pc.field("key").isin(fresh)).to_pylist() if merged is not None else []
-        return rows + [row for path in parts.values() for row in pq.read_table(path, schema=TABLES[table]).to_pylist()]
+        return rows + [row for part in parts.values() for row in part.to_pylist()]
 
     def statuses(self) -> dict[str, str]:
         """The status of every trial that has ended, by key."""
-        merged = self._table("trials")
-        tables = [pq.read_table(path) for path in self.parts.glob("*.trials.parquet")] + (
-            [merged] if merged is not None else []
-        )
-        return {row["key"]: row["status"] for table in reversed(tables) for row in table.select(["key", "status"]).to_pylist()}
+        return {row["key"]: row["status"] for row in self._newest("trials", ["key", "status"])}
+
+    def latest(self) -> dict[str, dict[str, Any]]:
+        """The last epoch of every trial that has one, also of those that run, by key."""
+        return {row["key"]: row for row in self._newest("epochs", TABLES["epochs"].names)}
+
+    @functools.cached_property
+    def keep(self) -> str:
+        """Which tensors stay once a trial has ended, as experiment.json says: those of the `best` epoch, `all` or `none`."""
+        return self.experiment().get("keep", "best") if self.files.size(MANIFEST) is not None else "best"
+
+    def tidy(self) -> None:
+        """Delete what Ray left of a run that is complete, its log aside. Folders stay, since Ray may not have ended yet."""
+        for name in self.files.names("engine"):
+            if name != "engine/ray.log":
+                self.files.delete(name)
+
+    def experiment(self) -> dict[str, Any]:
+        """The content of experiment.json.
+
+        Raises:
+            UserError: there is none.
+        """
+        try:
+            return json.loads(self.files.read(MANIFEST))
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.shown} isn't a folder of results: it lacks {MANIFEST}. Name one that grid.py wrote."
+            ) from None
+
+    def _newest(self, table: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Rows of a table and then those of its parts, which replace them."""
+        parts, merged = self._parts()[table], self._table(table)  # in this order: what is merged in between is in the table
+        for rows in (*([merged] if merged is not None else []), *parts.values()):
+            yield from rows.select(columns).to_pylist()
 
     def _same(self, what: str, value: str) -> None:
-        held = json.loads(self._manifest.read_text())
+        held = json.loads(self.files.read(MANIFEST))
         known = held["name"] if what == "name" else held["data"]["fingerprint"]
         if known != value:
             raise UserError(
-                f"the value of `out` is {self.folder}, but that folder holds another experiment: its {what} is {known!r}, "
+                f"the value of `out` is {self.shown}, but that folder holds another experiment: its {what} is {known!r}, "
                 f"this one's is {value!r}. Name another folder with --out."
             )
 
-    @property
-    def _manifest(self) -> Path:
-        return self.folder / "experiment.json"
+    def _parts(self) -> dict[str, dict[str, pa.Table]]:
+        """What the parts hold, by table and key. A trial with a damaged part is left out, so that it runs again."""
+        held: dict[str, dict[str, pa.Table]] = {table: {} for table in TABLES}
+        damaged = set()
+        for name in self.files.names("parts"):
+            key, table, _ = name.removeprefix("parts/").split(".")
+            rows = self._part(name)
+            if rows is None:
+                damaged.add(key)
+            else:
+                held[table][key] = rows
+        return {table: {key: rows for key, rows in parts.items() if key not in damaged} for table, parts in held.items()}
+
+    def _part(self, name: str) -> pa.Table | None:
+        """The rows of a part; None if there is none, or if it is damaged, which is told."""
+        try:
+            return _decoded(self.files.read(name), TABLES[name.split(".")[-2]])
+        except FileNotFoundError:
+            return None
+        except Damaged as error:
+            log.warning("%s is damaged (%s): it is left out, and what it held is computed again.", self.named(name), error)
+            return None
 
     def _table(self, table: str) -> pa.Table | None:
-        path = self.folder / f"{table}.parquet"
-        return pq.read_table(path, schema=TABLES[table]) if path.exists() else None
+        """A merged table; None if there is none. Where it is damaged, that of the merge before, which is told."""
+        name = f"{table}.parquet"
+        try:
+            return _decoded(self.files.read(name), TABLES[table])
+        except FileNotFoundError:
+            return None
+        except Damaged as error:
+            return self._previous(table, error)
+
+    def _previous(self, table: str, damage: Damaged) -> pa.Table:
+        name = f"{table}.parquet"
+        try:
+            rows = _decoded(self.files.read(f"{table}.previous.parquet"), TABLES[table])
+        except (FileNotFoundError, Damaged):
+            raise UserError(
+                f"{self.named(name)} is damaged ({damage}). Put a copy of it in its place, or delete trials.parquet, "
+                "epochs.parquet and predictions.parquet there and run the same command again: it computes their rows anew."
+            ) from damage
+        log.warning(
+            "%s is damaged (%s): the table before it is used. The command of the run mends it.", self.named(name), damage
+        )
+        return rows
+
+    def named(self, name: str) -> str:
+        """A file of the folder, as the user may name it."""
+        return beside(self.shown, name)
 
 
-def read(folder: str | Path) -> Results:
+def read(place: str | Path) -> Results:
     """Read a results folder, also of a running experiment (as of its last merge).
 
     Raises:
-        UserError: it isn't one.
+        UserError: it isn't one, or a table is damaged.
     """
-    folder = Path(folder)
-    missing = [name for name in ("experiment.json", *(f"{table}.parquet" for table in TABLES)) if not (folder / name).exists()]
+    store = Store(place)
+    names = [MANIFEST, *(f"{table}.parquet" for table in TABLES)]
+    missing = [name for name in names if store.files.size(name) is None]
     if missing:
-        raise UserError(f"{folder} isn't a folder of results: it lacks {', '.join(missing)}. Name one that grid.py wrote.")
-    tables = {name: pq.read_table(folder / f"{name}.parquet", schema=known).to_pandas() for name, known in TABLES.items()}
-    return Results(experiment=json.loads((folder / "experiment.json").read_text()), **tables)
+        raise UserError(f"{place} isn't a folder of results: it lacks {', '.join(missing)}. Name one that grid.py wrote.")
+    tables = {name: store._table(name).to_pandas() for name in TABLES}  # type: ignore[union-attr]
+    return Results(experiment=json.loads(store.files.read(MANIFEST)), **tables)
+
+
+def _part(key: str, table: str) -> str:
+    return f"parts/{key}.{table}.parquet"
+
+
+def _encoded(table: pa.Table) -> pa.Buffer:
+    """Parquet with a checksum for each page."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, write_page_checksum=True)
+    return sink.getvalue()
+
+
+def _decoded(content: bytes, known: pa.Schema) -> pa.Table:
+    try:
+        return pq.read_table(pa.BufferReader(content), schema=known, page_checksum_verification=True)
+    except (ValueError, OSError, KeyError) as error:  # of pyarrow
+        raise Damaged(str(error).splitlines()[0]) from error

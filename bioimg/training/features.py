@@ -17,7 +17,7 @@ import torch
 import xxhash
 
 from bioimg.data import cache
-from bioimg.results.store import replace
+from bioimg.results.folder import replace
 from bioimg.training.batches import Batch
 from bioimg.training.evaluate import outputs
 
@@ -56,7 +56,7 @@ class Features:
         with cache.writing():
             self._folder.mkdir(parents=True, exist_ok=True)
             if not (self._folder / cache.ABOUT).exists():
-                replace(self._folder / cache.ABOUT, lambda path: path.write_text(about, encoding="utf-8"))
+                replace(self._folder / cache.ABOUT, about.encode(), flush=False)
 
     def prepare(self, backbone: Callable[[], Compute], wanted: dict[int, np.ndarray]) -> None:
         """Have the features of the images `wanted` in each view. `backbone` is called if any must be computed.
@@ -106,7 +106,7 @@ class Features:
     def _write(self, block: Block, values: torch.Tensor) -> None:
         content = values.to(self._values.dtype).cpu().view(torch.uint8).numpy().tobytes()
         with cache.writing():
-            replace(self._file(block), lambda path: path.write_bytes(xxhash.xxh3_128_digest(content) + content))
+            replace(self._file(block), xxhash.xxh3_128_digest(content) + content, flush=False)
 
     def _read(self, block: Block) -> bool:
         """Take a block from the cache, if it is there and whole."""

@@ -16,6 +16,7 @@ from bioimg.config import TrialConfig, UserError
 from bioimg.data.imageset import ImageSet
 from bioimg.data.split import split
 from bioimg.experiment import Stop
+from bioimg.results.folder import Unwritable
 from bioimg.results.row import summary
 from bioimg.results.store import Store
 from bioimg.training import checkpoint
@@ -47,7 +48,7 @@ def run_trial(trial: TrialConfig, images: ImageSet, place: Place, judge: Judge) 
     record = _Record(trial, images, place)
     try:
         run = Run(trial, images, split(images, trial), device=place.device, group=place.group)
-        checkpoint.load(run, place.store.checkpoint(trial.key))
+        checkpoint.load(run, place.store.files, place.store.checkpoint(trial.key))
         if 0 < len(run.history) < trial.epochs and (stop := judge(run.history[-1])):  # its answer may have been lost
             return record.end("stopped", run, stop)
         record.start()
@@ -56,6 +57,8 @@ def run_trial(trial: TrialConfig, images: ImageSet, place: Place, judge: Judge) 
             if (stop := judge(epoch)) and epoch.epoch < trial.epochs:
                 return record.end("stopped", run, stop)
         return record.end("completed", run)
+    except Unwritable:  # nor could a row `failed` be written
+        raise
     except Exception as error:
         if place.group.size > 1 and not isinstance(error, NotFinite | UserError):
             raise
@@ -75,7 +78,7 @@ class _Record:
         self._idle_since = time.perf_counter()
         self._started_at: datetime.datetime | None = None
         self._writes = place.group.rank == 0
-        self._folder = place.store.checkpoint(trial.key)
+        self._files, self._folder = place.store.files, place.store.checkpoint(trial.key)
 
     def start(self) -> None:
         self._started_at = _now()
@@ -83,19 +86,21 @@ class _Record:
     def epoch(self, run: Run) -> None:
         self._idle_since += run.history[-1].seconds
         if self._writes:
-            checkpoint.save(run, self._folder)
+            checkpoint.save(run, self._files, self._folder)
             self._place.store.write("epochs", self._trial.key, self._epochs(run))
 
     def end(self, status: str, run: Run, stop: Stop | None = None) -> str:
         outcome = stop._asdict() if stop else self._test(run)
         if self._writes:
-            self._row(status, self._epochs(run), {**_about(run), **outcome})
+            about = {**_about(run), **outcome}
+            if status == "stopped":
+                checkpoint.stop(run, self._files, self._folder, self._place.store.keep)
+            self._row(status, self._epochs(run), about)
         return status
 
     def failed(self, error: Exception) -> str:
         if self._writes:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / "error.txt").write_text("".join(traceback.format_exception(error)))
+            self._files.write(f"{self._folder}/error.txt", "".join(traceback.format_exception(error)).encode())
             epochs = self._place.store.rows("epochs", self._trial.key)
             self._row("failed", epochs, {"error": f"{type(error).__name__}: {error}"})
         return "failed"
@@ -109,7 +114,7 @@ class _Record:
         if self._writes:
             rows = [row for part, indices in parts.items() for row in _predictions(run, part, indices, logits[part])]
             self._place.store.write("predictions", self._trial.key, rows)
-            checkpoint.finish(run, self._folder)
+            checkpoint.finish(run, self._files, self._folder, self._place.store.keep)
         labels, predicted = run.images.labels[run.split.test], logits["test"].argmax(1).cpu().numpy()
         return {
             "test_accuracy": score(logits["test"], labels).accuracy,
@@ -132,6 +137,7 @@ class _Record:
             "device": _device(self._place.device),
             "status": status,
             **summary(epochs),
+            "bytes": self._files.used(self._folder),
             "wait_seconds": time.perf_counter() - self._idle_since,
             "started_at": self._started_at,
             "ended_at": _now(),

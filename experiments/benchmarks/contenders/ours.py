@@ -34,7 +34,7 @@ def experiment(task: Task, *, early_stopping: bool) -> Experiment:
 def run(task: Task, folder: Path, *, early_stopping: bool, local: bool = False) -> Iterator[Trained]:
     """Run the task into `folder`/results."""
     asked = experiment(task, early_stopping=early_stopping)
-    runner.run(asked, Settings(out=folder / "results", local=local), Console(width=200))
+    runner.run(asked, Settings(out=str(folder / "results"), local=local), Console(width=200))
     results = read(folder / "results")
     accuracies = results.epochs.set_index(["key", "epoch"])["val_accuracy"]
     for row in results.trials.to_dict("records"):

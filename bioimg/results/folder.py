@@ -1,0 +1,236 @@
+"""Files of a results folder, on a disk (NFS too) or in an object store: whole files in, whole files out.
+
+A reader sees an old file or a new one, never half of one. On a disk a file is written under a temporary name, flushed and
+renamed, which is atomic, on NFS too. In an object store an upload becomes visible at once when it is complete, so there the
+name is written directly.
+"""
+
+import contextlib
+import functools
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import pyarrow as pa
+from pyarrow import fs
+
+from bioimg.config import UserError
+
+TRIES, PAUSE = 6, 0.1
+"""A request to an object store is made so often, with a pause in seconds that doubles each time."""
+
+T = TypeVar("T")
+Content = bytes | memoryview | pa.Buffer
+
+
+class Unwritable(UserError):
+    """The folder can't take a file. Nobody can record anything then, so this ends the experiment."""
+
+
+def replace(path: Path, content: Content, *, flush: bool = True) -> None:
+    """Write a file of a disk under a temporary name, then rename it.
+
+    Raises:
+        OSError: it can't be written; what was there is there still.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    if flush:
+        _flush_names(path.parent)
+
+
+class Folder(Protocol):
+    """Names are relative, with `/` between their parts. `str` gives what the user may name the folder by."""
+
+    def read(self, name: str) -> bytes:
+        """Raises FileNotFoundError if there is no such file."""
+        ...
+
+    def write(self, name: str, content: Content, *, flush: bool = True) -> None:
+        """Replace a file. Without `flush` a power failure may leave it damaged: for what is checked and can be made again.
+
+        Raises:
+            Unwritable: the disk is full, or the storage can't be reached.
+        """
+        ...
+
+    def names(self, under: str = "") -> list[str]:
+        """Names of all files below, in order; temporary ones aside."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """In bytes; None if there is no such file."""
+        ...
+
+    def used(self, under: str) -> int:
+        """Bytes of all files below."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Delete a file; nothing happens if there is none."""
+        ...
+
+    def move(self, name: str, to: str) -> None:
+        """Rename a file, replacing another."""
+        ...
+
+
+def is_remote(place: str | Path) -> bool:
+    """Whether a place is an address (s3://bucket/path, gs://bucket/path) and not a path."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", str(place)) is not None
+
+
+def beside(place: str, name: str) -> str:
+    """What lies in a place, as the user would write it: a query stays at the end."""
+    path, mark, query = place.partition("?") if is_remote(place) else (place, "", "")
+    return f"{path.rstrip('/')}/{name}{mark}{query}"
+
+
+def open_folder(place: str | Path) -> Folder:
+    """The folder that a path or an address names; it needn't exist.
+
+    Raises:
+        UserError: an address that no storage is known for.
+    """
+    return Bucket(str(place)) if is_remote(place) else Disk(Path(place))
+
+
+class Disk:
+    """A folder that the operating system knows."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def write(self, name: str, content: Content, *, flush: bool = True) -> None:
+        path = self.path / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace(path, content, flush=flush)
+        except OSError as error:
+            raise Unwritable(
+                f"{path} can't be written: {error.strerror}. {_room(path)} Make room, or see to the disk, and run the same "
+                "command again: it goes on from here, and the tables hold all that has ended."
+            ) from error
+
+    def names(self, under: str = "") -> list[str]:
+        found = (path for path in (self.path / under).rglob("*") if path.is_file() and not path.name.startswith("."))
+        return sorted(path.relative_to(self.path).as_posix() for path in found)
+
+    def size(self, name: str) -> int | None:
+        path = self.path / name
+        return path.stat().st_size if path.is_file() else None
+
+    def used(self, under: str) -> int:
+        return sum(self.size(name) or 0 for name in self.names(under))
+
+    def delete(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+
+    def move(self, name: str, to: str) -> None:
+        (self.path / name).replace(self.path / to)
+
+
+class Bucket:
+    """A prefix in an object store. A request that fails is made again."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        try:
+            self._files, root = fs.FileSystem.from_uri(uri)
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"the value of `out` is {uri!r}, but must be a path, s3://bucket/path or gs://bucket/path: {error}."
+            ) from error
+        self._root = root.rstrip("/")
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def read(self, name: str) -> bytes:
+        def request() -> bytes:
+            with self._files.open_input_file(f"{self._root}/{name}") as file:
+                return file.read()
+
+        return self._patiently("read", name, request)
+
+    def write(self, name: str, content: Content, *, flush: bool = True) -> None:
+        def request() -> None:
+            with self._files.open_output_stream(f"{self._root}/{name}") as file:
+                file.write(content)
+
+        self._patiently("written", name, request)
+
+    def names(self, under: str = "") -> list[str]:
+        return sorted(entry.path.removeprefix(f"{self._root}/") for entry in self._list(under))
+
+    def used(self, under: str) -> int:
+        return sum(entry.size for entry in self._list(under))
+
+    def size(self, name: str) -> int | None:
+        found = self._patiently("looked at", name, lambda: self._files.get_file_info(f"{self._root}/{name}"))
+        return found.size if found.is_file else None
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._patiently("deleted", name, lambda: self._files.delete_file(f"{self._root}/{name}"))
+
+    def move(self, name: str, to: str) -> None:
+        """A copy and a deletion; cut off in between, both names hold the file."""
+        copy = functools.partial(self._files.copy_file, f"{self._root}/{name}", f"{self._root}/{to}")
+        self._patiently("copied", name, copy)
+        self.delete(name)
+
+    def _list(self, under: str) -> list[fs.FileInfo]:
+        chosen = fs.FileSelector(f"{self._root}/{under}".rstrip("/"), recursive=True, allow_not_found=True)
+        found = self._patiently("listed", under, lambda: self._files.get_file_info(chosen))
+        return [entry for entry in found if entry.is_file]
+
+    def _patiently(self, what: str, name: str, request: Callable[[], T]) -> T:
+        for attempt in range(TRIES):
+            try:
+                return request()
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                if attempt + 1 == TRIES:
+                    raise Unwritable(
+                        f"{beside(self.uri, name)} can't be {what}, tried {TRIES} times: {error}. See that the storage can be "
+                        "reached and the credentials hold, and run the same command again: it goes on from here."
+                    ) from error
+                time.sleep(PAUSE * 2**attempt)
+        raise AssertionError
+
+
+def _flush_names(folder: Path) -> None:
+    """Make a rename last through a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _room(path: Path) -> str:
+    """How much space is left where a file would lie."""
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    seen = os.statvfs(there)
+    return f"{seen.f_bavail * seen.f_frsize / 1e6:.1f} MB are free in {there}."

@@ -1,0 +1,112 @@
+"""One run at a time in a results folder; the second is told whose the folder is.
+
+On a disk the operating system holds the lock (`flock`; over NFS as far as the server does), so it ends with its process,
+however that ends. An object store has no locks: there running.json is a lease that its holder renews, and that counts for
+nothing `EXPIRES` seconds after the last renewal. Two runs that start within the same second could both get it if the store is
+so slow that neither sees the other's; a holder whose renewals fail for longer than `EXPIRES` goes on and may meet another.
+"""
+
+import datetime
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import filelock
+import psutil
+
+from bioimg.config import UserError
+from bioimg.results.folder import Disk, Folder, Unwritable
+
+HOLDER = "running.json"
+RENEWED, EXPIRES, SETTLES = 20, 90, 1
+"""Seconds between renewals of a lease, until it counts for nothing, and until a new one is looked at again."""
+
+
+class Lock:
+    """Held from the moment it is made.
+
+    Raises:
+        UserError: another run holds the folder; says which.
+    """
+
+    def __init__(self, files: Folder) -> None:
+        self._files = files
+        self._me = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now(), "run": uuid.uuid4().hex}
+        self._ended = threading.Event()
+        if isinstance(files, Disk):
+            self._lock = _locked(files)
+            self._write()
+        else:
+            self._lease()
+
+    def release(self) -> None:
+        """Leave the folder to others."""
+        self._ended.set()
+        self._files.delete(HOLDER)
+        if isinstance(self._files, Disk):
+            self._lock.release()
+
+    def _write(self) -> None:
+        self._files.write(HOLDER, json.dumps({**self._me, "renewed": time.time()}).encode())
+
+    def _lease(self) -> None:
+        if held := alive(self._files):
+            raise _taken(self._files, held)
+        self._write()
+        time.sleep(SETTLES)
+        held = _holder(self._files)
+        if held and held["run"] != self._me["run"]:
+            raise _taken(self._files, held)
+        threading.Thread(target=self._renew, daemon=True).start()
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEWED):
+            try:
+                self._write()
+            except Unwritable:
+                continue  # whoever writes results is told
+
+
+def _locked(files: Disk) -> filelock.BaseFileLock:
+    Path(files.path).mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(files.path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise _taken(files, _holder(files) or {}) from None
+    return lock
+
+
+def alive(files: Folder) -> dict[str, Any] | None:
+    """Who writes in a folder: host, pid and since; None if nobody does. A process of another host is believed."""
+    held = _holder(files)
+    if held is None:
+        return None
+    if isinstance(files, Disk):
+        return held if held["host"] != socket.gethostname() or psutil.pid_exists(held["pid"]) else None
+    return held if time.time() - held["renewed"] < EXPIRES else None
+
+
+def _holder(files: Folder) -> dict[str, Any] | None:
+    try:
+        return json.loads(files.read(HOLDER))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _taken(files: Folder, held: dict[str, Any]) -> UserError:
+    lease = "" if isinstance(files, Disk) else f" If that run is dead, its claim ends {EXPIRES} s after its last sign of life."
+    return UserError(
+        f"the value of `out` is {files}, but another run writes there: process {held.get('pid', 'unknown')} on "
+        f"{held.get('host', 'unknown')}, since {held.get('since', 'unknown')}. Wait for it, or name another folder with --out."
+        f"{lease}"
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

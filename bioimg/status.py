@@ -1,0 +1,119 @@
+"""The command `bioimg status`: how an experiment comes on, from its folder alone. It needs no Ray and disturbs no run."""
+
+import contextlib
+import datetime
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+from tyro.conf import FlagCreatePairsOff, Positional
+
+from bioimg.config import TrialConfig
+from bioimg.experiment import Experiment
+from bioimg.progress import STYLES, Progress
+
+if TYPE_CHECKING:
+    from bioimg.results.store import Store
+
+PAUSE = 2.0
+"""Seconds between two looks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Show what is done, running, waiting and failed, with the latest scores and the time that is left, roughly."""
+
+    folder: Positional[str]
+    """a folder of results, such as results/grid or s3://bucket/grid"""
+    watch: FlagCreatePairsOff[bool] = False
+    """look again every two seconds until no run writes there"""
+
+    def run(self) -> int:
+        """Print it; 0.
+
+        Raises:
+            UserError: no results there.
+        """
+        from bioimg.results.store import Store
+
+        store, console = Store(self.folder), Console()
+        seen = look(store, console)
+        if self.watch and seen.holder:
+            with contextlib.suppress(KeyboardInterrupt), Live(seen.shown, console=console, transient=True) as live:
+                while seen.holder:
+                    time.sleep(PAUSE)
+                    seen = look(store, console)
+                    live.update(seen.shown)
+        console.print(seen.shown)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """What a look at the folder gave: for the terminal, and who writes there."""
+
+    shown: RenderableType
+    holder: Mapping[str, Any] | None
+
+
+def look(store: "Store", console: Console) -> Sight:
+    """Read how far every trial is."""
+    from bioimg.results.lock import alive
+
+    about, holder = store.experiment(), alive(store.files)
+    axes = {name: tuple(values) for name, values in about["axes"].items()}
+    trials = Experiment(name=about["name"], base=TrialConfig(**about["base"]), axes=axes).trials()
+    ended, latest = store.statuses(), store.latest()
+    begun = "running" if holder else "waiting"
+    statuses = {trial.key: ended.get(trial.key, begun if trial.key in latest else "waiting") for trial in trials}
+    progress = Progress(trials, axes, {}, console)
+    for trial in trials:
+        progress.recall(trial.key, latest.get(trial.key), statuses[trial.key])
+    rest = seconds_left(trials, statuses, latest)
+    return Sight(shown=Group(progress.table(), _summary(statuses, rest), _run(about, holder)), holder=holder)
+
+
+def seconds_left(
+    trials: Iterable[TrialConfig], statuses: Mapping[str, str], latest: Mapping[str, Mapping[str, Any]]
+) -> float | None:
+    """For the epochs that are still to come, as many trials at once as run now: None if no epoch has been timed.
+
+    An epoch is taken to last as the trial's last one did, or as those of trials that freeze alike, or else as any. What early
+    stopping will save isn't known.
+    """
+    trials = list(trials)
+    timed = [(trial.freeze, latest[trial.key]["seconds"]) for trial in trials if trial.key in latest]
+    if not timed:
+        return None
+
+    def epoch(trial: TrialConfig) -> float:
+        if trial.key in latest:
+            return latest[trial.key]["seconds"]
+        alike = [seconds for freeze, seconds in timed if freeze == trial.freeze] or [seconds for _, seconds in timed]
+        return sum(alike) / len(alike)
+
+    due = [trial for trial in trials if statuses[trial.key] in ("running", "waiting")]
+    left = sum(epoch(trial) * (trial.epochs - latest.get(trial.key, {"epoch": 0})["epoch"]) for trial in due)
+    return left / max(1, sum(status == "running" for status in statuses.values()))
+
+
+def _summary(statuses: Mapping[str, str], rest: float | None) -> Text:
+    counts = Counter(statuses.values())
+    said = Text(f"{len(statuses)} trials: ")
+    said.append_text(Text(", ").join(Text(f"{counts[name]} {name}", style=STYLES[name]) for name in STYLES if counts[name]))
+    if rest:
+        said.append(f"; about {datetime.timedelta(seconds=round(rest))} left")
+    return said
+
+
+def _run(about: Mapping[str, Any], holder: Mapping[str, Any] | None) -> Text:
+    if holder:
+        return Text(f"Running since {holder['since']}: process {holder['pid']} on {holder['host']}.")
+    if about["complete"]:
+        return Text("Complete.")
+    return Text("No run writes there. The command that started it goes on from here.", style="yellow")

@@ -1,0 +1,248 @@
+"""Results on a disk and in an object store: the same table, whatever fails on the way."""
+
+import logging
+import random
+import resource
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import boto3
+import pandas as pd
+import pytest
+import torch
+import toys
+from moto.server import DomainDispatcherApplication, create_backend_app
+from test_grid import QUICK, grid
+from werkzeug.serving import make_server
+
+from bioimg.config import UserError
+from bioimg.results.folder import Bucket, Disk, Unwritable, beside
+from bioimg.results.store import Store, read
+from bioimg.training import checkpoint
+from bioimg.training.loop import train
+from bioimg.training.trial import Place, run_trial
+
+TIMING = ["train_seconds", "wait_seconds", "features_seconds", "started_at", "ended_at"]
+
+
+class Unreliable:
+    """An S3 server that answers one request in ten, drawn from a seed, with 503 while `on`."""
+
+    def __init__(self) -> None:
+        self.on, self.failed, self._draw = False, 0, random.Random(0)
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self, threaded=True)
+        self.port = self._server.port
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def __call__(self, request: dict, start: Callable) -> Iterable[bytes]:
+        if not self.on or self._draw.random() >= 0.1:
+            return self._moto(request, start)
+        self.failed += 1
+        request["wsgi.input"].read(-1 if request.get("wsgi.input_terminated") else int(request.get("CONTENT_LENGTH") or 0))
+        start("503 Service Unavailable", [("Content-Length", "0")])
+        return []
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture(scope="module")
+def server():
+    """An S3 server with a bucket `lab`."""
+    server = Unreliable()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():
+            patch.setenv(f"AWS_{name}", value)
+        boto3.client("s3", endpoint_url=f"http://127.0.0.1:{server.port}").create_bucket(Bucket="lab")
+        yield server
+    server.close()
+
+
+@pytest.fixture
+def bucket(server):
+    """Makes addresses of folders on that server."""
+    return lambda name, port=server.port: f"s3://lab/{name}?scheme=http&endpoint_override=127.0.0.1%3A{port}"
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def files(request, tmp_path):
+    if request.param == "disk":
+        return Disk(tmp_path)
+    return Bucket(request.getfixturevalue("bucket")("alike"))
+
+
+def test_a_file_is_written_read_listed_moved_and_deleted_alike(files):
+    files.write("a/b.txt", b"one")
+    files.write("a/b.txt", b"two")
+    files.write("c.txt", b"")
+    assert (files.read("a/b.txt"), files.size("a/b.txt"), files.size("a")) == (b"two", 3, None)
+    assert (files.names(), files.names("a"), files.names("none")) == (["a/b.txt", "c.txt"], ["a/b.txt"], [])
+    files.move("a/b.txt", "a/d.txt")
+    assert files.names("a") == ["a/d.txt"]
+    files.delete("a/d.txt")
+    files.delete("a/d.txt")
+    with pytest.raises(FileNotFoundError):
+        files.read("a/d.txt")
+
+
+def test_a_name_in_an_address_keeps_the_query_at_the_end():
+    assert beside("s3://lab/grid?scheme=http", "engine") == "s3://lab/grid/engine?scheme=http"
+    assert beside("results/grid", "engine") == "results/grid/engine"
+
+
+def test_an_address_of_no_known_storage_is_named_with_the_way_out():
+    with pytest.raises(UserError, match="the value of `out` is 'ftp://lab/grid', but must be a path, s3://bucket/path"):
+        Store("ftp://lab/grid")
+
+
+def test_a_grid_in_a_bucket_whose_server_fails_one_request_in_ten_is_the_one_on_disk(tmp_path, bucket, server):
+    remote, server.on = bucket("grid"), True
+    try:
+        for out in (tmp_path / "grid", remote):
+            assert grid(*QUICK, "--learning-rate", "0.01", "0.02", "--out", out) == 0
+        ours, theirs = read(tmp_path / "grid"), read(remote)
+    finally:
+        server.on = False
+    assert server.failed > 0
+    pd.testing.assert_frame_equal(ours.trials.drop(columns=TIMING), theirs.trials.drop(columns=TIMING))
+    pd.testing.assert_frame_equal(ours.epochs.drop(columns="seconds"), theirs.epochs.drop(columns="seconds"))
+    pd.testing.assert_frame_equal(ours.predictions, theirs.predictions)
+    names = Bucket(remote).names()
+    assert {"report/report.html", "report/comparison.md", "experiment.json"} <= set(names)
+    assert not [name for name in names if "resume" in name or name.startswith("parts/")]
+
+
+def test_a_storage_that_is_not_there_is_an_error_that_says_what_to_do(bucket, monkeypatch):
+    monkeypatch.setattr("bioimg.results.folder.TRIES", 2)
+    address = bucket("x", port=9)
+    with pytest.raises(Unwritable, match=r"tried 2 times.*See that the storage can be reached"):
+        Bucket(address).write("a", b"a")
+
+
+# damage
+
+
+def interrupted(folder: Path, after: int) -> Store:
+    """A store with a trial that was killed after some epochs."""
+    store, run = Store(folder), toys.run(toys.trial(epochs=5))
+
+    for epoch in train(run):
+        checkpoint.save(run, store.files, store.checkpoint(run.trial.key))
+        if epoch.epoch == after:
+            return store
+    raise AssertionError
+
+
+def place(store: Store) -> Place:
+    return Place(experiment="toy", store=store, device=torch.device("cpu"))
+
+
+def curves(store: Store) -> list[dict]:
+    return [{**row, "seconds": 0} for row in store.rows("epochs", toys.trial(epochs=5).key)]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+@pytest.mark.parametrize("both", [False, True], ids=["newest", "both"])
+def test_a_damaged_checkpoint_is_told_and_the_previous_one_gives_the_same_rows(damage, both, tmp_path, caplog):
+    trial, images = toys.trial(epochs=5), toys.images()
+    whole = Store(tmp_path / "whole")
+    run_trial(trial, images, place(whole), lambda epoch: True)
+    store = interrupted(tmp_path / "cut", after=3)
+    for name in ("resume.pt", "resume.previous.pt")[: 1 + both]:
+        path = tmp_path / "cut" / store.checkpoint(trial.key) / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes({"truncated": content[:-100], "flipped": content, "empty": b""}[damage])
+    with caplog.at_level(logging.WARNING, "bioimg"):
+        assert run_trial(trial, images, place(store), lambda epoch: True) == "completed"
+    assert caplog.text.count("is damaged: the trial goes on from what was saved before it") == 1 + both
+    assert curves(store) == curves(whole)
+    assert store.rows("predictions", trial.key) == whole.rows("predictions", trial.key)
+
+
+def test_no_flipped_bit_of_a_checkpoint_changes_what_is_loaded(tmp_path):
+    store = interrupted(tmp_path, after=1)
+    name = f"{store.checkpoint(toys.trial(epochs=5).key)}/resume.pt"
+    content, draw = store.files.read(name), random.Random(0)
+    before = toys.run(toys.trial(epochs=5))
+    checkpoint.load(before, store.files, name.rpartition("/")[0])
+    for _ in range(60):
+        changed = bytearray(content)
+        changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+        store.files.write(name, bytes(changed))
+        after = toys.run(toys.trial(epochs=5))
+        checkpoint.load(after, store.files, name.rpartition("/")[0])
+        if after.history:
+            assert after.history == before.history
+            assert all(torch.equal(after.best[key], tensor) for key, tensor in before.best.items())
+
+
+def test_a_damaged_part_is_told_and_its_trial_runs_again_with_the_same_row(tmp_path, caplog):
+    trial, images, store = toys.trial(epochs=5), toys.images(), Store(tmp_path)
+    run_trial(trial, images, place(store), lambda epoch: True)
+    epochs = curves(store)
+    part = tmp_path / "parts" / f"{trial.key}.trials.parquet"
+    part.write_bytes(part.read_bytes()[:-9])
+    with caplog.at_level(logging.WARNING, "bioimg"):
+        assert store.statuses() == {}
+    assert "trials.parquet is damaged" in caplog.text
+    run_trial(trial, images, place(store), lambda epoch: True)
+    assert (store.statuses(), curves(store)) == ({trial.key: "completed"}, epochs)
+
+
+def test_a_damaged_table_is_named_with_the_way_out(tmp_path):
+    store = Store(tmp_path)
+    run_trial(toys.trial(), toys.images(), place(store), lambda epoch: True)
+    store.merge()
+    store.describe({})
+    content = bytearray((tmp_path / "epochs.parquet").read_bytes())
+    content[40] ^= 255
+    (tmp_path / "epochs.parquet").write_bytes(content)
+    with pytest.raises(UserError, match=r"epochs.parquet is damaged .* run the same command again"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("table", ["trials", "epochs", "predictions"])
+def test_a_damaged_table_is_made_again_from_the_one_before_and_the_parts(table, tmp_path, caplog):
+    store, images = Store(tmp_path), toys.images()
+    store.describe({})
+    trials = [toys.trial(seed=seed) for seed in range(3)]
+    for trial in trials:
+        run_trial(trial, images, place(store), lambda epoch: True)
+        store.merge()
+    whole, path = read(tmp_path), tmp_path / f"{table}.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with caplog.at_level(logging.WARNING, "bioimg"):
+        assert store.statuses() == {trial.key: "completed" for trial in trials}
+        store.merge()
+    assert f"{table}.parquet is damaged" in caplog.text
+    mended = read(tmp_path)
+    for name in ("trials", "epochs", "predictions"):
+        pd.testing.assert_frame_equal(getattr(mended, name), getattr(whole, name))
+
+
+# no room
+
+
+def test_a_full_disk_ends_the_run_with_a_message_and_leaves_the_table_whole(tmp_path, capsys):
+    command = [*QUICK, "--learning-rate", "0.01", "0.02", "--out", tmp_path / "grid"]
+    assert grid(*command) == 0
+    table = (tmp_path / "grid" / "trials.parquet").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        assert grid(*command, "--seed", "0", "1") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    error = capsys.readouterr().err
+    assert "resume.pt can't be written: File too large" in error
+    assert "MB are free" in error
+    assert "run the same command again" in error
+    assert len(read(tmp_path / "grid").trials) == 2
+    assert (tmp_path / "grid" / "trials.parquet").read_bytes() == table
+    assert {path.name for path in (tmp_path / "grid").rglob(".*")} <= {".lock"}, "no temporary file may be left behind"
+    assert grid(*command, "--seed", "0", "1") == 0
+    assert len(read(tmp_path / "grid").trials) == 4

@@ -1,0 +1,68 @@
+"""Two runs into one folder: the second is told, and a dead one holds nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bioimg.config import UserError
+from bioimg.results import lock
+from bioimg.results.folder import Disk
+from bioimg.results.lock import Lock
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from bioimg.results.folder import Disk
+from bioimg.results.lock import Lock
+held = Lock(Disk(Path(sys.argv[1])))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def leased(monkeypatch):
+    """Leases without locks of the operating system, and short ones."""
+    monkeypatch.setattr(lock, "Disk", type("NoDisk", (), {}))
+    monkeypatch.setattr(lock, "SETTLES", 0)
+
+
+def test_the_second_run_is_told_who_holds_the_folder_until_that_process_is_killed(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    with holder, holder.stdout:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=rf"another run writes there: process {holder.pid} on .*, since 20.* Wait for it"):
+            Lock(Disk(tmp_path))
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    Lock(Disk(tmp_path)).release()
+
+
+def test_a_released_folder_can_be_taken_again(tmp_path):
+    Lock(Disk(tmp_path)).release()
+    Lock(Disk(tmp_path)).release()
+    assert not (tmp_path / "running.json").exists()
+
+
+@pytest.mark.usefixtures("leased")
+def test_a_lease_in_an_object_store_holds_until_it_is_no_longer_renewed(tmp_path, monkeypatch):
+    first = Lock(Disk(tmp_path))
+    with pytest.raises(UserError, match=rf"process {os.getpid()} on .* its claim ends 90 s after its last sign of life"):
+        Lock(Disk(tmp_path))
+    monkeypatch.setattr(lock, "EXPIRES", 0)
+    Lock(Disk(tmp_path)).release()
+    first.release()
+
+
+@pytest.mark.usefixtures("leased")
+def test_a_lease_is_renewed_while_it_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "RENEWED", 0.01)
+    held, written = Lock(Disk(tmp_path)), (tmp_path / "running.json").read_bytes()
+    while (tmp_path / "running.json").read_bytes() == written:
+        time.sleep(0.01)
+    held.release()

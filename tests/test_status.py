@@ -1,0 +1,95 @@
+"""`bioimg status`: how an experiment comes on, from another terminal and from the folder alone."""
+
+import dataclasses
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import results_example
+from rich.console import Console
+
+from bioimg import cli
+from bioimg.config import TrialConfig
+from bioimg.results.store import Store
+from bioimg.status import look, seconds_left
+
+BASE = TrialConfig(data="kather", epochs=10)
+AXES = {"seed": (0, 1, 2, 3)}
+TRIALS = [dataclasses.replace(BASE, seed=seed) for seed in AXES["seed"]]
+EPOCH = {"train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.625, "seconds": 30.0}
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A run that is going on: the first trial has ended, the second failed, the third is after epoch 4, the fourth waits."""
+    store = Store(tmp_path / "grid")
+    store.begin(results_example.description(BASE, AXES, ("a", "b")))
+    for trial, status, epochs in zip(TRIALS, ("completed", "failed", None), (10, 1, 4), strict=False):
+        store.write("epochs", trial.key, [{"key": trial.key, "epoch": epoch + 1, **EPOCH} for epoch in range(epochs)])
+        if status:
+            store.write("trials", trial.key, [{"key": trial.key, "status": status}])
+    yield store
+    store.release()
+
+
+def shown(store: Store) -> str:
+    file = io.StringIO()
+    console = Console(file=file, width=120)
+    console.print(look(store, console).shown)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_every_trial_is_shown_with_its_status_its_epoch_and_the_time_that_is_left(store, merged):
+    if merged:
+        store.merge()
+    rows = [line.split() for line in shown(store).splitlines()]
+    assert rows[0] == ["seed", "status", "epoch", "val", "accuracy", "left"]
+    assert rows[1:5] == [
+        ["0", "completed", "10/10", "0.625"],
+        ["1", "failed", "1/10", "0.625"],
+        ["2", "running", "4/10", "0.625", "3:00"],
+        ["3", "waiting"],
+    ]
+    assert "4 trials: 1 completed, 1 failed, 1 running, 1 waiting; about 0:08:00 left" in shown(store)
+    assert "Running since 20" in shown(store)
+
+
+def test_a_trial_does_not_run_where_no_run_is(store):
+    store.release()
+    assert "1 completed, 1 failed, 2 waiting" in shown(store)
+    assert "No run writes there. The command that started it goes on from here." in shown(store)
+
+
+def test_the_time_that_is_left_is_known_from_the_first_epoch_on():
+    assert seconds_left(TRIALS, {trial.key: "waiting" for trial in TRIALS}, {}) is None
+
+
+def test_frozen_trials_are_expected_to_take_as_long_as_frozen_ones():
+    mixed = [dataclasses.replace(BASE, freeze=freeze, seed=seed) for freeze in ("none", "features") for seed in (0, 1)]
+    latest = {mixed[0].key: {"epoch": 10, "seconds": 60.0}, mixed[2].key: {"epoch": 10, "seconds": 1.0}}
+    statuses = dict(zip([trial.key for trial in mixed], ["completed", "waiting", "completed", "waiting"], strict=True))
+    assert seconds_left(mixed, statuses, latest) == 10 * 60 + 10 * 1
+
+
+def test_the_command_changes_nothing_and_needs_neither_ray_nor_torch(store, tmp_path):
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = files()
+    code = (
+        "import sys; from bioimg import cli; sys.argv = ['bioimg', 'status', sys.argv[1]]; code = cli.main();"
+        "sys.exit(code or len({'ray', 'torch'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code, str(tmp_path / "grid")], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert "4 trials" in out.stdout
+    assert files() == before
+
+
+def test_a_folder_without_results_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bioimg", "status", str(tmp_path)])
+    assert cli.main() == 2
+    assert "isn't a folder of results: it lacks experiment.json. Name one that grid.py wrote." in capsys.readouterr().err
