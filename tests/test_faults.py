@@ -117,10 +117,10 @@ def test_a_trial_that_kills_its_worker_is_given_up_and_the_next_goes_on(machine,
 
 
 def test_a_trial_that_runs_out_of_memory_says_so_and_how_to_need_less(machine, tmp_path):
-    asked = experiment(model="greedy", image_size=16, batch_size=(24, 12), epochs=2)
+    asked = experiment(model="greedy", image_size=16, batch_size=(12, 6), epochs=1)
     rows = go(asked, tmp_path, lanes=1, code=1).trials.set_index("batch_size")
-    assert rows["status"].to_dict() == {12: "completed", 24: "failed"}
-    assert re.search(r"OutOfMemoryError: CUDA out of memory.*Lower `batch_size` or `image_size`", rows["error"][24])
+    assert rows["status"].to_dict() == {6: "completed", 12: "failed"}
+    assert re.search(r"OutOfMemoryError: CUDA out of memory.*Lower `batch_size` or `image_size`", rows["error"][12])
 
 
 def test_an_error_that_all_workers_raise_alike_is_recorded_at_once(machine, tmp_path):
