@@ -1,10 +1,12 @@
 """Ray itself: join the cluster that this machine belongs to, or start one that is this machine."""
 
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 
 from bioimg.config import UserError
 
@@ -16,8 +18,9 @@ def connect() -> bool:
     if ray.is_initialized():
         return True
     try:
+        _knock(canonicalize_bootstrap_address("auto"))
         ray.init(address="auto", **QUIET)
-    except ConnectionError as error:
+    except (OSError, ValueError) as error:  # nobody there, nobody who lets us in; not an address
         if address := os.environ.get("RAY_ADDRESS"):
             raise UserError(
                 f"the value of RAY_ADDRESS is {address!r}, but must be the address of a running cluster that lets you in: "
@@ -25,6 +28,17 @@ def connect() -> bool:
             ) from error
         return False
     return True
+
+
+def _knock(address: str | None) -> None:
+    """See whether anybody listens, for Ray itself tries for minutes: also at the address that a killed cluster left on disk.
+
+    Raises:
+        OSError: nobody does.
+    """
+    if address:
+        host, port = address.rsplit(":", 1)
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def start() -> None:
