@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from ray.cluster_utils import AutoscalingCluster, Cluster
+from ray.cluster_utils import Cluster
 from test_cluster import same
 from test_faults import When, experiment, go
 
@@ -77,20 +77,6 @@ def test_lanes_come_and_go_with_machines(tmp_path):
         cluster.shutdown()
     assert len(machines) >= 2
     same(struck, go(asked, tmp_path / "local", local=True))
-
-
-def test_an_autoscaler_is_asked_for_what_trials_need(tmp_path):
-    asked = experiment(epochs=2, seed=(0, 1))
-    kind = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
-    cluster = AutoscalingCluster(head_resources={"CPU": 0}, worker_node_types={"cpu": kind}, idle_timeout_minutes=10)
-    try:
-        cluster.start()
-        ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
-        rows = go(asked, tmp_path).trials
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    assert rows["status"].tolist() == ["completed"] * 2
 
 
 def test_an_address_that_is_no_cluster_is_told_within_a_minute(tmp_path):
