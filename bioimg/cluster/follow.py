@@ -12,12 +12,15 @@ from bioimg.config import TrialConfig
 
 
 def follow(config: dict[str, Any], board: Any) -> None:
-    """Put a trial on the board and relay each epoch, until it ends in its lane or Tune stops it here."""
+    """Put a trial on the board and relay each epoch, until it ends in its lane or Tune stops it here.
+
+    Begun anew after its process died, it goes on with the report that has no answer yet.
+    """
     name = key(config)
     ray.get(board.submit.remote(name, dataclasses.asdict(trial_of(config))))
     while not isinstance(report := ray.get(board.next.remote(name)), Ended):
         tune.report(report)  # returns when Tune lets the trial go on; raises SystemExit when its scheduler has stopped it
-        ray.get(board.go_on.remote(name))
+        ray.get(board.go_on.remote(name, report["epoch"]))
 
 
 def key(config: dict[str, Any]) -> str:
