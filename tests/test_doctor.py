@@ -1,9 +1,15 @@
 """`bioimg doctor`: what each node says of itself, and what that means."""
 
+import contextlib
 import io
+import os
 import re
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
@@ -91,13 +97,105 @@ def test_an_address_where_nothing_listens_is_told_at_once():
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{door.getsockname()[1]}"
-    with pytest.raises(UserError, match=rf"`address` is '{address}', but must be HOST:PORT of a running cluster's head"):
+    with pytest.raises(UserError, match=rf"`--address` is '{address}', but must be HOST:PORT of a running cluster's head"):
         doctor.join(address)
 
 
 def test_an_address_without_a_port_is_told_at_once():
     with pytest.raises(UserError, match="must be HOST:PORT"):
         doctor.join("somewhere")
+
+
+def test_an_open_port_that_isnt_ray_is_told_in_time(monkeypatch):
+    monkeypatch.setattr(doctor, "JOINING", 4.0)
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        address = f"127.0.0.1:{door.getsockname()[1]}"
+        with pytest.raises(
+            UserError, match=rf"`--address` is '{address}'.*no Ray answers there within 4 s.*copy ~/.ray/auth_token"
+        ):
+            doctor.join(address)
+
+
+def free_port() -> int:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return door.getsockname()[1]
+
+
+@contextlib.contextmanager
+def head(mode: str, token: Path) -> Iterator[str]:
+    """A head on loopback in a mode of authentication; its address."""
+    address = f"127.0.0.1:{free_port()}"
+    ports = [f"--port={address.split(':')[1]}", f"--ray-client-server-port={free_port()}"]
+    small = ["--num-cpus=1", "--object-store-memory=100000000", "--include-dashboard=false", "--disable-usage-stats"]
+    start = ["-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1", *ports, *small]
+    env = {**os.environ, "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN_PATH": str(token)}
+    with subprocess.Popen([sys.executable, *start], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            until = time.monotonic() + 60
+            while not reached(address) and time.monotonic() < until:
+                time.sleep(0.2)
+            yield address
+        finally:
+            process.terminate()
+
+
+def reached(address: str) -> bool:
+    host, port = address.split(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+        return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def token(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("token") / "auth_token"
+    path.write_text("a" * 64)
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture(scope="module")
+def guarded(token) -> Iterator[str]:
+    with head("token", token) as address:
+        yield address
+
+
+def examined(address: str, token: Path, out: Path) -> str:
+    """What `bioimg doctor` prints to somebody who holds a token."""
+    program = "import sys; from bioimg.cli import main; sys.exit(main())"
+    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    command = [sys.executable, "-c", program, "doctor", "--address", address, "--out", str(out)]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    return ended.stdout + ended.stderr
+
+
+@pytest.mark.ray
+def test_a_head_that_asks_for_a_token_is_ok(guarded, token, tmp_path):
+    assert re.search(r"^ok +authentication", told := examined(guarded, token, tmp_path), re.MULTILINE), told
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("held", ["b" * 64, None], ids=["wrong", "missing"])
+def test_a_token_that_isnt_the_clusters_is_told_in_time_and_without_rays_log(guarded, held, tmp_path, monkeypatch, capfd):
+    if held:
+        (tmp_path / "auth_token").write_text(held)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "auth_token"))
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    with pytest.raises(UserError, match=rf"`--address` is '{guarded}'.*copy ~/.ray/auth_token from its head") as told:
+        doctor.join(guarded)
+    print(f"{told.value}")
+    captured = capfd.readouterr()
+    assert captured.err == ""
+
+
+@pytest.mark.ray
+def test_a_head_that_lets_anybody_in_is_wrong_though_we_hold_a_token(token, tmp_path):
+    with head("disabled", token) as address:
+        told = examined(address, token, tmp_path)
+    assert re.search(r"^wrong +authentication .*anybody who reaches this node", told, re.MULTILINE), told
 
 
 @pytest.fixture(scope="module")

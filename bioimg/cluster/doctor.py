@@ -3,6 +3,8 @@
 import os
 import secrets
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +20,11 @@ from bioimg.config import UserError
 PATIENCE = 60.0
 """Seconds in which a node must answer."""
 
+JOINING = 40.0
+"""Seconds in which a cluster must let this machine in. Ray itself tries for minutes."""
+
+TOKEN = "If it asks for a token: copy ~/.ray/auth_token from its head, and export RAY_AUTH_MODE=token."
+
 cloudpickle.register_pickle_by_value(facts)
 
 
@@ -27,9 +34,11 @@ def join(address: str | None) -> None:
     Raises:
         UserError: nothing can be reached there, or it doesn't let this machine in.
     """
-    if address and not ray.is_initialized():
-        _reach(address)
-        os.environ["RAY_ADDRESS"] = address
+    if not ray.is_initialized():
+        if address:
+            _reach(address)
+            os.environ["RAY_ADDRESS"] = address
+        _let_in(os.environ.get("RAY_ADDRESS") or "auto")
     if not session.connect():
         session.start()
 
@@ -121,7 +130,7 @@ def _gpus(node: dict[str, Any]) -> float:
 
 
 def _reach(address: str) -> None:
-    """Ray itself would try for minutes.
+    """Tell a mistyped address at once.
 
     Raises:
         UserError: nothing answers at the address.
@@ -130,7 +139,27 @@ def _reach(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"the value of `address` is {address!r}, but must be HOST:PORT of a running cluster's head (port 6379 unless "
-            f"you chose another): {error}. Look for it with `ray status` on the head."
-        ) from error
+        raise _refused(address, f"{error}. Look for it with `ray status` on the head.") from error
+
+
+def _let_in(address: str) -> None:
+    """Join in a process that can be ended, and whose log isn't the user's to read.
+
+    Raises:
+        UserError: no Ray answers, or it asks for another token.
+    """
+    program = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+    try:
+        ended = subprocess.run([sys.executable, "-c", program, address], capture_output=True, text=True, timeout=JOINING)
+    except subprocess.TimeoutExpired:
+        raise _refused(address, f"no Ray answers there within {JOINING:.0f} s. Is it the port of the head? {TOKEN}") from None
+    if ended.returncode == 0 or (address == "auto" and "Could not find any running Ray" in ended.stderr):
+        return
+    raise _refused(address, f"{ended.stderr.strip().splitlines()[-1]} {TOKEN}")
+
+
+def _refused(address: str, why: str) -> UserError:
+    return UserError(
+        f"the value of `--address` is {address!r}, but must be HOST:PORT of a running cluster's head (port 6379 unless you "
+        f"chose another): {why}"
+    )
