@@ -18,7 +18,7 @@ from rich.console import Console
 
 from bioimg.cluster import doctor, facts, verdicts
 from bioimg.cluster.command import show
-from bioimg.cluster.verdicts import GIB, Line, judge
+from bioimg.cluster.verdicts import GIB, Line, judge, judge_basics
 from bioimg.config import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -83,6 +83,7 @@ def test_a_node_without_dev_shm_isnt_wrong():
 
 def test_a_node_that_says_nothing_is_named_and_the_others_are_judged():
     lines = judge({"a": WELL, "b": "no answer in 60 s."}, 0)
+    assert not judge_basics({"b": "no answer in 10 s."})
     assert lines[0] == Line("answers", "b", "no answer in 60 s.")
     assert len(lines) == 11
 
@@ -227,8 +228,44 @@ def test_every_node_of_a_real_cluster_is_asked_and_they_sum_together(cluster, tm
 @pytest.mark.ray
 def test_a_file_of_weights_and_room_that_a_real_node_lacks_are_told(cluster, tmp_path):
     lines = doctor.examine(tmp_path.as_uri(), weights=["/nowhere/w.pth"], gpus_wanted=True, needs=GIB)
-    for check in ("weights", "devices", "object store"):
+    assert any(line.wrong for line in of(lines, "devices"))
+    for check in ("weights", "object store"):
         assert all(line.wrong for line in of(lines, check)), check
+
+
+@pytest.mark.ray
+def test_a_run_on_nodes_that_are_alike_and_share_its_folder_may_start(cluster, tmp_path):
+    doctor.check(tmp_path.as_uri())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ray
+def test_a_run_whose_results_arent_shared_is_refused_before_a_trial_starts(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(facts, "write", lambda out, name: None)
+    monkeypatch.setattr(facts, "remove", lambda out, name: None)
+    with pytest.raises(UserError, match=r"must be alike and share `out`: results storage on .*not the same folder.*--out"):
+        doctor.check(tmp_path.as_uri())
+
+
+@pytest.mark.ray
+def test_devices_that_another_program_holds_are_told_and_the_rest_of_the_node_is_judged(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "PATIENCE", 15.0)
+    monkeypatch.setattr(facts, "product", lambda: time.sleep(60))
+    lines = doctor.examine(tmp_path.as_uri())
+    assert all("no answer in 15 s. Is it busy" in (line.wrong or "") for line in of(lines, "devices"))
+    assert not any(line.wrong for line in of(lines, "results storage"))
+
+
+@pytest.mark.ray
+def test_a_head_needs_no_gpu(cluster, tmp_path):
+    assert [bool(line.wrong) for line in of(doctor.examine(tmp_path.as_uri(), gpus_wanted=True), "devices")].count(True) == 1
+
+
+def test_a_bucket_that_cant_be_written_is_a_line_and_no_traceback(monkeypatch):
+    monkeypatch.setattr(doctor, "_nodes", lambda: [])
+    (line,) = doctor.examine("nonsense://bucket/folder")
+    assert line.check == "results storage"
+    assert "Give --out a folder that can be written" in (line.wrong or "")
 
 
 @pytest.mark.ray

@@ -1,7 +1,6 @@
 """The command `bioimg doctor`. Ray is imported when it runs, so that its help is instant."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -23,7 +22,7 @@ class Doctor:
     workers: int = 1
     """workers of a trial: with more than one, nodes are tried at summing together, as DDP does"""
     gpu: bool = False
-    """a worker without a GPU is wrong"""
+    """a worker without a GPU is wrong (the head of a cluster needs none)"""
     needs: float = 0.0
     """GiB of images that each node must hold in Ray's object store"""
 
@@ -36,8 +35,7 @@ class Doctor:
         from bioimg.cluster import doctor
 
         doctor.join(self.address)
-        out = self.out if "://" in self.out else Path(self.out).expanduser().resolve().as_uri()
-        lines = doctor.examine(out, self.weights, self.workers, self.gpu, int(self.needs * 2**30))
+        lines = doctor.examine(doctor.uri(self.out), self.weights, self.workers, self.gpu, int(self.needs * 2**30))
         return show(lines, Console())
 
 

@@ -23,10 +23,8 @@ def gather(out: str, mark: str, weights: tuple[str, ...]) -> dict[str, Any]:
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     return {
         "host": socket.gethostname(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        **basics(out, mark),
         "broken": _attempt(lambda: __import__("bioimg.cluster.lanes")),
-        "product": _attempt(_multiply),
-        "storage": _attempt(lambda: _meet(out, mark)),
         "absent": [path for path in weights if not Path(path).expanduser().exists()],
         "token_mode": token.stat().st_mode & 0o777 if token.exists() else None,
         "authenticated": os.environ.get("RAY_AUTH_MODE", "").lower() == "token",  # as Ray was started here, not as we asked
@@ -34,6 +32,20 @@ def gather(out: str, mark: str, weights: tuple[str, ...]) -> dict[str, Any]:
         "shm": shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else None,
         "clock": time.time(),  # last: the asking machine compares it with its own when this arrives
     }
+
+
+def basics(out: str, mark: str) -> dict[str, Any]:
+    """The facts without which no trial ends well, told in a moment: torch isn't imported."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "broken": _attempt(lambda: __import__("bioimg")),
+        "storage": _attempt(lambda: _meet(out, mark)),
+    }
+
+
+def product() -> str | None:
+    """What is wrong with the devices of the node that this runs on, or rather with those that it was given."""
+    return _attempt(_multiply)
 
 
 def write(out: str, name: str) -> None:

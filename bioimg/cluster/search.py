@@ -19,7 +19,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from bioimg.cluster import lanes, session, trackers
+from bioimg.cluster import doctor, lanes, session, trackers
 from bioimg.cluster.board import open_board
 from bioimg.cluster.follow import follow, key
 from bioimg.config import TrialConfig, UserError
@@ -73,6 +73,7 @@ def run(
     store.engine.mkdir(exist_ok=True)
     with (store.engine / "ray.log").open("a") as log, contextlib.redirect_stdout(log):
         session.start()
+        doctor.check(doctor.uri(str(store.folder)))
         board = open_board()
         running = _start_lanes(experiment, trials, images, store, board, min(lane_count, len(trials)))
         told = [_Relay(store, watcher, running), *trackers.callbacks(track, experiment.name)]

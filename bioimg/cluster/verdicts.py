@@ -33,15 +33,16 @@ def judge(facts: Facts, needs: int) -> list[Line]:
     return silent + [line for node, fact in said.items() for line in _node(node, fact, expected, needs)]
 
 
+def judge_basics(facts: Facts) -> list[Line]:
+    """The verdicts on `facts.basics`. Who said nothing isn't judged: it may be about to go, which lanes can bear."""
+    said = {node: fact for node, fact in facts.items() if not isinstance(fact, str)}
+    expected = _usual(said)
+    return [line for node, fact in said.items() for line in _basics(node, fact, expected)]
+
+
 def _node(node: str, fact: Mapping[str, Any], expected: Mapping[str, str | None], needs: int) -> Iterator[Line]:
-    yield Line("versions", node, _versions(fact["versions"], expected))
-    yield Line("imports bioimg", node, _because(fact["broken"], "Install bioimg on this node as on the others."))
+    yield from _basics(node, fact, expected)
     yield Line("devices", node, _devices(fact))
-    yield Line(
-        "results storage",
-        node,
-        _because(fact["storage"], "Give --out a folder that all nodes share and may write (NFS), or s3://BUCKET/FOLDER."),
-    )
     yield Line("weights", node, _absent(fact["absent"]))
     yield Line("disk", node, _room("/tmp", fact["disk"], DISK, "Free some, or give the node a larger disk."))
     yield Line("/dev/shm", node, _room("/dev/shm", fact["shm"], SHM, "In a container: --shm-size=4g or more."))
@@ -52,6 +53,13 @@ def _node(node: str, fact: Mapping[str, Any], expected: Mapping[str, str | None]
     )
     yield Line("authentication", node, _token(fact["token_mode"], fact["authenticated"]))
     yield Line("clock", node, _clock(fact["skew"]))
+
+
+def _basics(node: str, fact: Mapping[str, Any], expected: Mapping[str, str | None]) -> Iterator[Line]:
+    yield Line("versions", node, _versions(fact["versions"], expected))
+    yield Line("imports bioimg", node, _because(fact["broken"], "Install bioimg on this node as on the others."))
+    way_out = "Give --out a folder that all nodes share and may write (NFS), or s3://BUCKET/FOLDER."
+    yield Line("results storage", node, _because(fact["storage"], way_out))
 
 
 def _usual(said: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
