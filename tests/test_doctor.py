@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from bioimg.cluster import doctor, facts, verdicts
-from bioimg.cluster.command import show
+from bioimg.cluster.command import Doctor, show
 from bioimg.cluster.verdicts import GIB, Line, judge, judge_basics
 from bioimg.config import UserError
 
@@ -62,7 +62,7 @@ def test_a_cluster_that_is_well_gets_an_ok_for_every_check_and_node():
         ("devices", {"product": "RuntimeError: CUDA error"}, "CUDA error. Look at nvidia-smi"),
         ("devices", {"gpus": 0}, "has no GPU for Ray"),
         ("results storage", {"storage": "FileNotFoundError: not the same"}, "Give --out a folder that all nodes share"),
-        ("weights", {"absent": ["w.pth"]}, "w.pth: no such file"),
+        ("weights", {"absent": ["w.pth: no such file"]}, "w.pth: no such file"),
         ("disk", {"disk": GIB}, r"/tmp has 1\.0 GiB, but needs 5\.0"),
         ("/dev/shm", {"shm": GIB // 16}, r"--shm-size"),
         ("object store", {"store": GIB // 2}, r"object store has 0\.5 GiB, but needs 1\.0"),
@@ -86,6 +86,29 @@ def test_a_node_that_says_nothing_is_named_and_the_others_are_judged():
     assert not judge_basics({"b": "no answer in 10 s."})
     assert lines[0] == Line("answers", "b", "no answer in 60 s.")
     assert len(lines) == 11
+
+
+def test_what_each_node_must_hold_follows_from_the_images(tmp_path):
+    for name in ("a/1.png", "a/2.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert Doctor(data=str(tmp_path), image_size=100)._needs() == 3 * 100 * 100 * 3
+
+
+def test_weights_by_name_are_those_of_every_model_and_an_unknown_name_is_told():
+    places = Doctor(model=("resnet18", "mobilenet_v2"), weights=("IMAGENET1K_V1", "none", "mine.pth"))._places()
+    assert [place.rsplit("/")[-1].split("-")[0] for place in places] == ["mine.pth", "resnet18", "mobilenet_v2"]
+    with pytest.raises(UserError, match="`weights` is 'IMAGENET'"):
+        Doctor(weights=("IMAGENET",))._places()
+
+
+def test_a_url_of_weights_that_a_node_cant_reach_is_told_unless_it_has_the_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    url = f"http://127.0.0.1:{free_port()}/w.pth"
+    assert re.search(rf"{url}: .*refused.*, and there is no {tmp_path}/hub/checkpoints/w.pth", facts._absent(url) or "")
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "w.pth").touch()
+    assert facts._absent(url) is None
 
 
 def test_the_exit_code_says_whether_anything_is_wrong():

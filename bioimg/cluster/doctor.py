@@ -52,7 +52,7 @@ def examine(out: str, weights: Sequence[str] = (), workers: int = 1, gpus_wanted
 
     Args:
         out: URI of the results folder.
-        weights: files that trials will read.
+        weights: files or URLs that trials will read.
         workers: workers of a trial; with more than one, nodes are tried at summing together.
         gpus_wanted: whether a node without a GPU is wrong.
         needs: bytes of images that each node must hold.

@@ -88,8 +88,8 @@ def _devices(fact: Mapping[str, Any]) -> str | None:
     return _because(fact["product"], "Look at nvidia-smi there; driver and torch's CUDA must fit.")
 
 
-def _absent(paths: list[str]) -> str | None:
-    return f"{', '.join(paths)}: no such file. Copy it there, or put it where all nodes see it." if paths else None
+def _absent(reasons: list[str]) -> str | None:
+    return _because("; ".join(reasons), "Copy it there, or put it where all nodes see it.")
 
 
 def _room(place: str, free: int | None, needed: int, way_out: str) -> str | None:
