@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -306,6 +307,26 @@ def test_a_node_that_never_answers_is_given_up(cluster, tmp_path, monkeypatch):
     lines = doctor.examine(tmp_path.as_uri())
     assert [line.check for line in lines] == ["answers", "answers"]
     assert "no answer in 1 s" in (lines[0].wrong or "")
+
+
+@pytest.mark.ray
+def test_a_node_that_dies_while_it_is_asked_is_a_line_and_the_others_are_judged(cluster, tmp_path, monkeypatch):
+    doomed = cluster.add_node(num_cpus=1, object_store_memory=10**8).node_id
+    cluster.wait_for_nodes()
+    gather = facts.gather
+
+    def gather_or_die(*args):
+        if ray.get_runtime_context().get_node_id() == doomed:
+            os.kill(os.getppid(), signal.SIGKILL)  # the node's own process
+            time.sleep(60)
+        return gather(*args)
+
+    monkeypatch.setattr(facts, "gather", gather_or_die)
+    monkeypatch.setattr(facts, "product", lambda: None)
+    lines = doctor.examine(tmp_path.as_uri())
+    (silent,) = of(lines, "answers")
+    assert "Start Ray there anew" in (silent.wrong or "")
+    assert len(of(lines, "versions")) == 2
 
 
 def test_clocks_may_differ_by_less_than_the_time_of_asking():

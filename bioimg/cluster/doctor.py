@@ -74,7 +74,8 @@ def examine(out: str, weights: Sequence[str] = (), workers: int = 1, gpus_wanted
         for node, fact, product in zip(nodes, told, told[len(nodes) :], strict=False)
         for wanted in [gpus_wanted and (len(nodes) == 1 or not _is_head(node))]
     }
-    return judge(known, needs) + (_together(nodes[:workers]) if min(workers, len(nodes)) > 1 else [])
+    able = [node for node in nodes if _gpus(node)] or nodes
+    return judge(known, needs) + (_together(able[:workers]) if min(workers, len(able)) > 1 else [])
 
 
 def check(out: str) -> None:

@@ -79,7 +79,7 @@ def _versions(own: Mapping[str, str | None], expected: Mapping[str, str | None])
 
 
 def _because(error: str | None, way_out: str) -> str | None:
-    return f"{error}. {way_out}" if error else None
+    return f"{error.rstrip('.')}. {way_out}" if error else None
 
 
 def _devices(fact: Mapping[str, Any]) -> str | None:
