@@ -250,9 +250,10 @@ def test_every_node_of_a_real_cluster_is_asked_and_they_sum_together(cluster, tm
 
 
 @pytest.mark.ray
-def test_a_file_of_weights_and_room_that_a_real_node_lacks_are_told(cluster, tmp_path):
+def test_weights_room_and_gpus_that_real_nodes_lack_are_told_but_a_head_needs_no_gpu(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(facts, "product", lambda: None)
     lines = doctor.examine(tmp_path.as_uri(), weights=["/nowhere/w.pth"], gpus_wanted=True, needs=GIB)
-    assert any(line.wrong for line in of(lines, "devices"))
+    assert [bool(line.wrong) for line in of(lines, "devices")].count(True) == 1
     for check in ("weights", "object store"):
         assert all(line.wrong for line in of(lines, check)), check
 
@@ -273,16 +274,12 @@ def test_a_run_whose_results_arent_shared_is_refused_before_a_trial_starts(clust
 
 @pytest.mark.ray
 def test_devices_that_another_program_holds_are_told_and_the_rest_of_the_node_is_judged(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "PATIENCE", 15.0)
+    monkeypatch.setattr(doctor, "PATIENCE", 10.0)
+    monkeypatch.setattr(facts, "gather", lambda *args: {**WELL, "clock": time.time()})
     monkeypatch.setattr(facts, "product", lambda: time.sleep(60))
     lines = doctor.examine(tmp_path.as_uri())
-    assert all("no answer in 15 s. Is it busy" in (line.wrong or "") for line in of(lines, "devices"))
+    assert all("no answer in 10 s. Is it busy" in (line.wrong or "") for line in of(lines, "devices"))
     assert not any(line.wrong for line in of(lines, "results storage"))
-
-
-@pytest.mark.ray
-def test_a_head_needs_no_gpu(cluster, tmp_path):
-    assert [bool(line.wrong) for line in of(doctor.examine(tmp_path.as_uri(), gpus_wanted=True), "devices")].count(True) == 1
 
 
 def test_a_bucket_that_cant_be_written_is_a_line_and_no_traceback(monkeypatch):
@@ -313,19 +310,19 @@ def test_a_node_that_never_answers_is_given_up(cluster, tmp_path, monkeypatch):
 def test_a_node_that_dies_while_it_is_asked_is_a_line_and_the_others_are_judged(cluster, tmp_path, monkeypatch):
     doomed = cluster.add_node(num_cpus=1, object_store_memory=10**8).node_id
     cluster.wait_for_nodes()
-    gather = facts.gather
 
     def gather_or_die(*args):
         if ray.get_runtime_context().get_node_id() == doomed:
             os.kill(os.getppid(), signal.SIGKILL)  # the node's own process
             time.sleep(60)
-        return gather(*args)
+        return {**WELL, "clock": time.time()}
 
+    monkeypatch.setattr(doctor, "PATIENCE", 10.0)
     monkeypatch.setattr(facts, "gather", gather_or_die)
     monkeypatch.setattr(facts, "product", lambda: None)
     lines = doctor.examine(tmp_path.as_uri())
     (silent,) = of(lines, "answers")
-    assert "Start Ray there anew" in (silent.wrong or "")
+    assert "start ray there anew" in (silent.wrong or "").lower()
     assert len(of(lines, "versions")) == 2
 
 
