@@ -1,6 +1,7 @@
 """The files that start a cluster, held against Ray's schema and an AWS that moto plays: a typo fails here."""
 
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 PROJECT = Path(__file__).parent.parent
 FILES = (PROJECT / "cluster.yaml", PROJECT / "experiments" / "clusters" / "onprem.yaml")
+KUBERAY = PROJECT / "experiments" / "clusters" / "kuberay.yaml"
 SBATCH = PROJECT / "experiments" / "clusters" / "slurm.sbatch"
 
 
@@ -72,6 +74,7 @@ def test_aws_makes_what_the_file_asks_for(aws):
     from ray.autoscaler._private.aws.config import bootstrap_aws
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 
+    boto3.client("iam").create_instance_profile(InstanceProfileName="bioimg")  # as the end of the file says
     config = bootstrap_aws(prepare_config(load(FILES[0])))
     worker = config["available_node_types"]["worker"]["node_config"]
     provider = AWSNodeProvider(config["provider"], config["cluster_name"])
@@ -80,9 +83,58 @@ def test_aws_makes_what_the_file_asks_for(aws):
     (machine,) = [m for r in ec2.describe_instances()["Reservations"] for m in r["Instances"]]
     assert machine["InstanceType"] == worker["InstanceType"]
     assert machine["InstanceLifecycle"] == "spot"
+    assert machine["IamInstanceProfile"]["Arn"].endswith("instance-profile/bioimg")
     (group,) = [g for g in ec2.describe_security_groups()["SecurityGroups"] if g["GroupName"].startswith("ray-autoscaler")]
     outside = [p for p in group["IpPermissions"] if any(r["CidrIp"] == "0.0.0.0/0" for r in p["IpRanges"])]
     assert [p["FromPort"] for p in outside] == [22]
+
+
+def test_aws_machines_come_with_the_work_and_go_after_it():
+    config = prepare_config(load(FILES[0]))
+    assert config["idle_timeout_minutes"] == 10
+    head, worker = (config["available_node_types"][name] for name in ("head", "worker"))
+    assert (worker["min_workers"], worker["max_workers"]) == (0, config["max_workers"])
+    assert head["resources"]["CPU"] == 0
+
+
+@pytest.mark.parametrize("path", [*FILES, KUBERAY, SBATCH], ids=lambda path: path.name)
+def test_no_file_holds_a_secret(path):
+    assert not re.search(r"AKIA|aws_secret|AUTH_TOKEN=|password", path.read_text(encoding="utf-8"), re.IGNORECASE)
+
+
+JOB = load(KUBERAY)["spec"]
+GROUPS = [JOB["rayClusterSpec"]["headGroupSpec"], *JOB["rayClusterSpec"]["workerGroupSpecs"]]
+
+
+def test_the_kubernetes_job_has_only_fields_that_kuberay_knows():
+    """KubeRay's Go types RayJobSpec, RayClusterSpec, HeadGroupSpec and WorkerGroupSpec: a misspelt field would be dropped."""
+    assert set(JOB) <= {
+        "entrypoint", "rayClusterSpec", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit"
+    }  # fmt: skip
+    assert set(JOB["rayClusterSpec"]) <= {
+        "rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"
+    }  # fmt: skip
+    assert all(set(g) <= {"rayStartParams", "template", "groupName", "minReplicas", "maxReplicas"} for g in GROUPS)
+
+
+def test_the_kubernetes_job_runs_the_same_program_with_a_token_and_goes_when_it_has_ended():
+    assert "experiments/grid.py report" in JOB["entrypoint"]
+    assert JOB["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    assert JOB["shutdownAfterJobFinishes"]
+    assert GROUPS[1]["minReplicas"] == 0
+
+
+def test_every_pod_of_the_kubernetes_job_has_the_same_image_the_shared_folder_and_memory_for_the_object_store():
+    pods = [group["template"]["spec"] for group in GROUPS]
+    assert len({pod["containers"][0]["image"] for pod in pods}) == 1
+    for pod in pods:
+        assert {m["mountPath"] for m in pod["containers"][0]["volumeMounts"]} == {"/shared", "/dev/shm"}
+        assert {m["name"] for m in pod["containers"][0]["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    assert "nvidia.com/gpu" in pods[1]["containers"][0]["resources"]["limits"]
+
+
+def test_the_ray_on_kubernetes_is_the_one_on_aws():
+    assert f"ray:{JOB['rayClusterSpec']['rayVersion']}-" in load(FILES[0])["docker"]["image"]
 
 
 def sbatch(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -1,9 +1,16 @@
 """`bioimg doctor`: what each node says of itself, and what that means."""
 
+import contextlib
 import io
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
@@ -11,8 +18,8 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from bioimg.cluster import doctor, facts, verdicts
-from bioimg.cluster.command import show
-from bioimg.cluster.verdicts import GIB, Line, judge
+from bioimg.cluster.command import Doctor, show
+from bioimg.cluster.verdicts import GIB, Line, judge, judge_basics
 from bioimg.config import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -56,7 +63,7 @@ def test_a_cluster_that_is_well_gets_an_ok_for_every_check_and_node():
         ("devices", {"product": "RuntimeError: CUDA error"}, "CUDA error. Look at nvidia-smi"),
         ("devices", {"gpus": 0}, "has no GPU for Ray"),
         ("results storage", {"storage": "FileNotFoundError: not the same"}, "Give --out a folder that all nodes share"),
-        ("weights", {"absent": ["w.pth"]}, "w.pth: no such file"),
+        ("weights", {"absent": ["w.pth: no such file"]}, "w.pth: no such file"),
         ("disk", {"disk": GIB}, r"/tmp has 1\.0 GiB, but needs 5\.0"),
         ("/dev/shm", {"shm": GIB // 16}, r"--shm-size"),
         ("object store", {"store": GIB // 2}, r"object store has 0\.5 GiB, but needs 1\.0"),
@@ -77,8 +84,32 @@ def test_a_node_without_dev_shm_isnt_wrong():
 
 def test_a_node_that_says_nothing_is_named_and_the_others_are_judged():
     lines = judge({"a": WELL, "b": "no answer in 60 s."}, 0)
+    assert not judge_basics({"b": "no answer in 10 s."})
     assert lines[0] == Line("answers", "b", "no answer in 60 s.")
     assert len(lines) == 11
+
+
+def test_what_each_node_must_hold_follows_from_the_images(tmp_path):
+    for name in ("a/1.png", "a/2.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert Doctor(data=str(tmp_path), image_size=100)._needs() == 3 * 100 * 100 * 3
+
+
+def test_weights_by_name_are_those_of_every_model_and_an_unknown_name_is_told():
+    places = Doctor(model=("resnet18", "mobilenet_v2"), weights=("IMAGENET1K_V1", "none", "mine.pth"))._places()
+    assert [place.rsplit("/")[-1].split("-")[0] for place in places] == ["mine.pth", "resnet18", "mobilenet_v2"]
+    with pytest.raises(UserError, match="`weights` is 'IMAGENET'"):
+        Doctor(weights=("IMAGENET",))._places()
+
+
+def test_a_url_of_weights_that_a_node_cant_reach_is_told_unless_it_has_the_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    url = f"http://127.0.0.1:{free_port()}/w.pth"
+    assert re.search(rf"{url}: .*refused.*, and there is no {tmp_path}/hub/checkpoints/w.pth", facts._absent(url) or "")
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "w.pth").touch()
+    assert facts._absent(url) is None
 
 
 def test_the_exit_code_says_whether_anything_is_wrong():
@@ -91,13 +122,105 @@ def test_an_address_where_nothing_listens_is_told_at_once():
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{door.getsockname()[1]}"
-    with pytest.raises(UserError, match=rf"`address` is '{address}', but must be HOST:PORT of a running cluster's head"):
+    with pytest.raises(UserError, match=rf"`--address` is '{address}', but must be HOST:PORT of a running cluster's head"):
         doctor.join(address)
 
 
 def test_an_address_without_a_port_is_told_at_once():
     with pytest.raises(UserError, match="must be HOST:PORT"):
         doctor.join("somewhere")
+
+
+def test_an_open_port_that_isnt_ray_is_told_in_time(monkeypatch):
+    monkeypatch.setattr(doctor, "JOINING", 4.0)
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        address = f"127.0.0.1:{door.getsockname()[1]}"
+        with pytest.raises(
+            UserError, match=rf"`--address` is '{address}'.*no Ray answers there within 4 s.*copy ~/.ray/auth_token"
+        ):
+            doctor.join(address)
+
+
+def free_port() -> int:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return door.getsockname()[1]
+
+
+@contextlib.contextmanager
+def head(mode: str, token: Path) -> Iterator[str]:
+    """A head on loopback in a mode of authentication; its address."""
+    address = f"127.0.0.1:{free_port()}"
+    ports = [f"--port={address.split(':')[1]}", f"--ray-client-server-port={free_port()}"]
+    small = ["--num-cpus=1", "--object-store-memory=100000000", "--include-dashboard=false", "--disable-usage-stats"]
+    start = ["-m", "ray.scripts.scripts", "start", "--head", "--block", "--node-ip-address=127.0.0.1", *ports, *small]
+    env = {**os.environ, "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN_PATH": str(token)}
+    with subprocess.Popen([sys.executable, *start], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            until = time.monotonic() + 60
+            while not reached(address) and time.monotonic() < until:
+                time.sleep(0.2)
+            yield address
+        finally:
+            process.terminate()
+
+
+def reached(address: str) -> bool:
+    host, port = address.split(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+        return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def token(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("token") / "auth_token"
+    path.write_text("a" * 64)
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture(scope="module")
+def guarded(token) -> Iterator[str]:
+    with head("token", token) as address:
+        yield address
+
+
+def examined(address: str, token: Path, out: Path) -> str:
+    """What `bioimg doctor` prints to somebody who holds a token."""
+    program = "import sys; from bioimg.cli import main; sys.exit(main())"
+    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    command = [sys.executable, "-c", program, "doctor", "--address", address, "--out", str(out)]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    return ended.stdout + ended.stderr
+
+
+@pytest.mark.ray
+def test_a_head_that_asks_for_a_token_is_ok(guarded, token, tmp_path):
+    assert re.search(r"^ok +authentication", told := examined(guarded, token, tmp_path), re.MULTILINE), told
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("held", ["b" * 64, None], ids=["wrong", "missing"])
+def test_a_token_that_isnt_the_clusters_is_told_in_time_and_without_rays_log(guarded, held, tmp_path, monkeypatch, capfd):
+    if held:
+        (tmp_path / "auth_token").write_text(held)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "auth_token"))
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    with pytest.raises(UserError, match=rf"`--address` is '{guarded}'.*copy ~/.ray/auth_token from its head") as told:
+        doctor.join(guarded)
+    print(f"{told.value}")
+    captured = capfd.readouterr()
+    assert captured.err == ""
+
+
+@pytest.mark.ray
+def test_a_head_that_lets_anybody_in_is_wrong_though_we_hold_a_token(token, tmp_path):
+    with head("disabled", token) as address:
+        told = examined(address, token, tmp_path)
+    assert re.search(r"^wrong +authentication .*anybody who reaches this node", told, re.MULTILINE), told
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +250,43 @@ def test_every_node_of_a_real_cluster_is_asked_and_they_sum_together(cluster, tm
 
 
 @pytest.mark.ray
-def test_a_file_of_weights_and_room_that_a_real_node_lacks_are_told(cluster, tmp_path):
+def test_weights_room_and_gpus_that_real_nodes_lack_are_told_but_a_head_needs_no_gpu(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(facts, "product", lambda: None)
     lines = doctor.examine(tmp_path.as_uri(), weights=["/nowhere/w.pth"], gpus_wanted=True, needs=GIB)
-    for check in ("weights", "devices", "object store"):
+    assert [bool(line.wrong) for line in of(lines, "devices")].count(True) == 1
+    for check in ("weights", "object store"):
         assert all(line.wrong for line in of(lines, check)), check
+
+
+@pytest.mark.ray
+def test_a_run_on_nodes_that_are_alike_and_share_its_folder_may_start(cluster, tmp_path):
+    doctor.check(tmp_path.as_uri())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ray
+def test_a_run_whose_results_arent_shared_is_refused_before_a_trial_starts(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(facts, "write", lambda out, name: None)
+    monkeypatch.setattr(facts, "remove", lambda out, name: None)
+    with pytest.raises(UserError, match=r"must be alike and share `out`: results storage on .*not the same folder.*--out"):
+        doctor.check(tmp_path.as_uri())
+
+
+@pytest.mark.ray
+def test_devices_that_another_program_holds_are_told_and_the_rest_of_the_node_is_judged(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "PATIENCE", 10.0)
+    monkeypatch.setattr(facts, "gather", lambda *args: {**WELL, "clock": time.time()})
+    monkeypatch.setattr(facts, "product", lambda: time.sleep(60))
+    lines = doctor.examine(tmp_path.as_uri())
+    assert all("no answer in 10 s. Is it busy" in (line.wrong or "") for line in of(lines, "devices"))
+    assert not any(line.wrong for line in of(lines, "results storage"))
+
+
+def test_a_bucket_that_cant_be_written_is_a_line_and_no_traceback(monkeypatch):
+    monkeypatch.setattr(doctor, "_nodes", lambda: [])
+    (line,) = doctor.examine("nonsense://bucket/folder")
+    assert line.check == "results storage"
+    assert "Give --out a folder that can be written" in (line.wrong or "")
 
 
 @pytest.mark.ray
@@ -148,6 +304,26 @@ def test_a_node_that_never_answers_is_given_up(cluster, tmp_path, monkeypatch):
     lines = doctor.examine(tmp_path.as_uri())
     assert [line.check for line in lines] == ["answers", "answers"]
     assert "no answer in 1 s" in (lines[0].wrong or "")
+
+
+@pytest.mark.ray
+def test_a_node_that_dies_while_it_is_asked_is_a_line_and_the_others_are_judged(cluster, tmp_path, monkeypatch):
+    doomed = cluster.add_node(num_cpus=1, object_store_memory=10**8).node_id
+    cluster.wait_for_nodes()
+
+    def gather_or_die(*args):
+        if ray.get_runtime_context().get_node_id() == doomed:
+            os.kill(os.getppid(), signal.SIGKILL)  # the node's own process
+            time.sleep(60)
+        return {**WELL, "clock": time.time()}
+
+    monkeypatch.setattr(doctor, "PATIENCE", 10.0)
+    monkeypatch.setattr(facts, "gather", gather_or_die)
+    monkeypatch.setattr(facts, "product", lambda: None)
+    lines = doctor.examine(tmp_path.as_uri())
+    (silent,) = of(lines, "answers")
+    assert "start ray there anew" in (silent.wrong or "").lower()
+    assert len(of(lines, "versions")) == 2
 
 
 def test_clocks_may_differ_by_less_than_the_time_of_asking():

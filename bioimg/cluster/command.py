@@ -1,10 +1,11 @@
 """The command `bioimg doctor`. Ray is imported when it runs, so that its help is instant."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+
+from bioimg.config import TrialConfig
 
 if TYPE_CHECKING:
     from bioimg.cluster.verdicts import Line
@@ -18,27 +19,48 @@ class Doctor:
     """HOST:PORT of the cluster's head; by default the cluster that this machine is part of, or this machine alone"""
     out: str = "results"
     """where results will go: every node must see this folder and be able to write there"""
+    data: str = "phantom"
+    """images that trials will read, as in grid.py: each node must hold them in Ray's object store"""
+    image_size: int = 150
+    """side to which images are resized, in pixels"""
+    model: tuple[str, ...] = ("resnext50_32x4d",)
+    """models that trials will train"""
     weights: tuple[str, ...] = ()
-    """files of weights that trials will read"""
+    """weights that trials will read: names as in grid.py, or files. Each node must have them or be able to fetch them"""
     workers: int = 1
     """workers of a trial: with more than one, nodes are tried at summing together, as DDP does"""
     gpu: bool = False
-    """a worker without a GPU is wrong"""
-    needs: float = 0.0
-    """GiB of images that each node must hold in Ray's object store"""
+    """a worker without a GPU is wrong (the head of a cluster needs none)"""
 
     def run(self) -> int:
         """Ask, and print the answers. Returns the exit code: 0, or 1 if anything is wrong.
 
         Raises:
-            UserError: there is no such cluster, or it doesn't let this machine in.
+            UserError: there is no such cluster, or it doesn't let this machine in; there are no such images, model or weights.
         """
+        needs, weights = self._needs(), self._places()
         from bioimg.cluster import doctor
 
         doctor.join(self.address)
-        out = self.out if "://" in self.out else Path(self.out).expanduser().resolve().as_uri()
-        lines = doctor.examine(out, self.weights, self.workers, self.gpu, int(self.needs * 2**30))
+        lines = doctor.examine(doctor.uri(self.out), weights, self.workers, self.gpu, needs)
         return show(lines, Console())
+
+    def _needs(self) -> int:
+        """Bytes of the images when they are decoded: three channels of one byte. The phantom is small."""
+        if self.data == "phantom":
+            return 0
+        from bioimg.data.sources import find
+
+        return len(find(TrialConfig(data=self.data, image_size=self.image_size))) * self.image_size**2 * 3
+
+    def _places(self) -> tuple[str, ...]:
+        """Where weights lie: a URL for a name, else the file itself, which only the nodes need to see."""
+        from bioimg.model import weights
+
+        files = tuple(name for name in self.weights if name.endswith(weights.FILES))
+        names = [name for name in self.weights if name not in files]
+        entries = [weights.entry(model, name) for model in self.model for name in names]
+        return files + tuple(entry.url for entry in entries if entry)
 
 
 def show(lines: "list[Line]", console: Console) -> int:

@@ -6,6 +6,7 @@ import platform
 import shutil
 import socket
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,34 @@ def gather(out: str, mark: str, weights: tuple[str, ...]) -> dict[str, Any]:
     Args:
         out: the results folder, absolute or a URI.
         mark: name of a file in it that the asking machine has just written.
-        weights: files that trials on this node will read.
+        weights: files or URLs that trials on this node will read.
     """
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     return {
         "host": socket.gethostname(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        **basics(out, mark),
         "broken": _attempt(lambda: __import__("bioimg.cluster.lanes")),
-        "product": _attempt(_multiply),
-        "storage": _attempt(lambda: _meet(out, mark)),
-        "absent": [path for path in weights if not Path(path).expanduser().exists()],
+        "absent": [why for place in weights if (why := _absent(place))],
         "token_mode": token.stat().st_mode & 0o777 if token.exists() else None,
         "authenticated": os.environ.get("RAY_AUTH_MODE", "").lower() == "token",  # as Ray was started here, not as we asked
         "disk": shutil.disk_usage("/tmp").free,
         "shm": shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else None,
         "clock": time.time(),  # last: the asking machine compares it with its own when this arrives
     }
+
+
+def basics(out: str, mark: str) -> dict[str, Any]:
+    """The facts without which no trial ends well, told in a moment: torch isn't imported."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "broken": _attempt(lambda: __import__("bioimg")),
+        "storage": _attempt(lambda: _meet(out, mark)),
+    }
+
+
+def product() -> str | None:
+    """What is wrong with the devices of the node that this runs on, or rather with those that it was given."""
+    return _attempt(_multiply)
 
 
 def write(out: str, name: str) -> None:
@@ -95,6 +108,21 @@ def _attempt(action: Any) -> str | None:
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def _absent(place: str) -> str | None:
+    """Why weights can't be had here: a file isn't there, or a URL is neither in torch's cache nor answers."""
+    if not place.startswith("http"):
+        return None if Path(place).expanduser().exists() else f"{place}: no such file"
+    import torch
+
+    kept = Path(torch.hub.get_dir()) / "checkpoints" / place.rsplit("/", 1)[-1]
+    why = None if kept.exists() else _attempt(lambda: _open(place))
+    return f"{place}: {why}, and there is no {kept}" if why else None
+
+
+def _open(url: str) -> None:
+    urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=10).close()
 
 
 def _multiply() -> None:

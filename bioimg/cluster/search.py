@@ -16,7 +16,7 @@ import ray
 from ray import tune
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from bioimg.cluster import session, trackers
+from bioimg.cluster import doctor, session, trackers
 from bioimg.cluster.board import open_board
 from bioimg.cluster.cohorts import Cohorts
 from bioimg.cluster.fleet import PAUSE, Fleet
@@ -79,6 +79,7 @@ def run(
         return
     with store.log() as log, contextlib.redirect_stdout(log):
         session.start()
+        doctor.check(doctor.uri(store.place))
         lane, rule = _lane(experiment, trials, images, store, gpu), experiment.early_stopping
         scheduler = Cohorts(rule, earlier(store, trials), lane.board) if rule else None
         with Fleet(lane, trials=len(trials), limit=limit, say=watcher.say) as fleet:

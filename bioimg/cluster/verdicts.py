@@ -33,15 +33,16 @@ def judge(facts: Facts, needs: int) -> list[Line]:
     return silent + [line for node, fact in said.items() for line in _node(node, fact, expected, needs)]
 
 
+def judge_basics(facts: Facts) -> list[Line]:
+    """The verdicts on `facts.basics`. Who said nothing isn't judged: it may be about to go, which lanes can bear."""
+    said = {node: fact for node, fact in facts.items() if not isinstance(fact, str)}
+    expected = _usual(said)
+    return [line for node, fact in said.items() for line in _basics(node, fact, expected)]
+
+
 def _node(node: str, fact: Mapping[str, Any], expected: Mapping[str, str | None], needs: int) -> Iterator[Line]:
-    yield Line("versions", node, _versions(fact["versions"], expected))
-    yield Line("imports bioimg", node, _because(fact["broken"], "Install bioimg on this node as on the others."))
+    yield from _basics(node, fact, expected)
     yield Line("devices", node, _devices(fact))
-    yield Line(
-        "results storage",
-        node,
-        _because(fact["storage"], "Give --out a folder that all nodes share and may write (NFS), or s3://BUCKET/FOLDER."),
-    )
     yield Line("weights", node, _absent(fact["absent"]))
     yield Line("disk", node, _room("/tmp", fact["disk"], DISK, "Free some, or give the node a larger disk."))
     yield Line("/dev/shm", node, _room("/dev/shm", fact["shm"], SHM, "In a container: --shm-size=4g or more."))
@@ -52,6 +53,13 @@ def _node(node: str, fact: Mapping[str, Any], expected: Mapping[str, str | None]
     )
     yield Line("authentication", node, _token(fact["token_mode"], fact["authenticated"]))
     yield Line("clock", node, _clock(fact["skew"]))
+
+
+def _basics(node: str, fact: Mapping[str, Any], expected: Mapping[str, str | None]) -> Iterator[Line]:
+    yield Line("versions", node, _versions(fact["versions"], expected))
+    yield Line("imports bioimg", node, _because(fact["broken"], "Install bioimg on this node as on the others."))
+    way_out = "Give --out a folder that all nodes share and may write (NFS), or s3://BUCKET/FOLDER."
+    yield Line("results storage", node, _because(fact["storage"], way_out))
 
 
 def _usual(said: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
@@ -71,7 +79,7 @@ def _versions(own: Mapping[str, str | None], expected: Mapping[str, str | None])
 
 
 def _because(error: str | None, way_out: str) -> str | None:
-    return f"{error}. {way_out}" if error else None
+    return f"{error.rstrip('.')}. {way_out}" if error else None
 
 
 def _devices(fact: Mapping[str, Any]) -> str | None:
@@ -80,8 +88,8 @@ def _devices(fact: Mapping[str, Any]) -> str | None:
     return _because(fact["product"], "Look at nvidia-smi there; driver and torch's CUDA must fit.")
 
 
-def _absent(paths: list[str]) -> str | None:
-    return f"{', '.join(paths)}: no such file. Copy it there, or put it where all nodes see it." if paths else None
+def _absent(reasons: list[str]) -> str | None:
+    return _because("; ".join(reasons), "Copy it there, or put it where all nodes see it.")
 
 
 def _room(place: str, free: int | None, needed: int, way_out: str) -> str | None:
