@@ -19,20 +19,22 @@ from typing import Any
 import psutil
 
 PACKAGES = "openssh-server rsync iproute2"
+"""Of Debian."""
 NETWORK = "10.77.0"
 DESK = f"{NETWORK}.254"
+SPACES = ("--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child")
 
 START = r"""
 set -eu
 mount --make-rprivate /
 ip link set lo up
 hostname "$name"
-mkdir -p "$own/home" "$own/ray" "$own/shm" /tmp/ray
+mkdir -p "$own/ray" /tmp/ray
 mount --bind "$own/ray" /tmp/ray
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
 mkdir /run/sshd
-mount --bind "$base/hosts" /etc/hosts
+mount --bind "$own/hosts" /etc/hosts
 mount --bind "$own/passwd" /etc/passwd
 """
 
@@ -41,109 +43,106 @@ def missing() -> str | None:
     """What keeps hosts from being made here, and what to do; None if nothing does."""
     if os.geteuid() != 0:
         return "needs root: network namespaces are made"
-    programs = ("/usr/sbin/sshd", "ssh-keygen", "ssh", "rsync", "ip", "unshare", "nsenter")
+    programs = ("/usr/sbin/sshd", "ssh-keygen", "ssh", "rsync", "ip", "unshare", "nsenter", "setpriv")
     if absent := [name for name in programs if not shutil.which(name)]:
         return f"needs {', '.join(absent)}: apt-get install --no-install-recommends {PACKAGES}"
-    alone = ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "ip", "link", "add", "name", "b", "type", "bridge"]
+    alone = ["unshare", *SPACES, "ip", "link", "add", "name", "lab", "type", "bridge"]
     tried = subprocess.run(alone, capture_output=True, text=True)
     return f"needs namespaces, which this machine doesn't allow: {tried.stderr.strip()}" if tried.returncode else None
 
 
 class Host:
-    """One host, switched on when it is made. Commands run in it as from its console."""
+    """One host, switched on when it is made. Commands run in it as at its console."""
 
-    def __init__(self, base: Path, name: str, command: Sequence[str]) -> None:
-        self.name, self.own = name, base / name
-        self.home = self.own / "home"
-        env = {"name": name, "base": str(base), "own": str(self.own), "PATH": os.environ["PATH"], "HOME": str(self.home)}
-        spaces = ["--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child"]
-        self._log = (self.own / "console").open("ab")
-        self._unshare = subprocess.Popen(
-            ["unshare", *spaces, "bash", "-c", START + shlex.join(["exec", *command])],
-            env=env, stdout=self._log, stderr=self._log, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        self.pid = until(self._first, f"{name} to start")
+    def __init__(self, name: str, own: Path, program: Sequence[str]) -> None:
+        self.home = own / "home"
+        with (own / "console").open("ab") as console:
+            self._unshare = subprocess.Popen(
+                ["setpriv", "--pdeathsig=KILL", "unshare", *SPACES, "bash", "-c", START + shlex.join(["exec", *program])],
+                env={**os.environ, "name": name, "own": str(own)},
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+            )
+        outside = psutil.Process(self._unshare.pid)
+        self.pid: int = until(lambda: next((child.pid for child in outside.children()), None), f"{name} to start")
+        """Of its first process, as it is seen from outside."""
 
-    def _first(self) -> int | None:
-        """The pid of the host's first process, as it is seen from outside."""
-        return next((child.pid for child in psutil.Process(self._unshare.pid).children()), None)
-
-    def run(self, command: str, **options: object) -> subprocess.CompletedProcess[str]:
-        """Run a command line at the host's console."""
-        return subprocess.run(self.argv(command), **{"capture_output": True, "text": True, **options})  # type: ignore[call-overload]
-
-    def argv(self, command: str) -> list[str]:
-        """What runs a command line at the host's console."""
+    def run(self, command: str, timeout: float = 300) -> str:
+        """What a command line prints at the host's console; it must succeed."""
         clean = ["env", "-i", f"HOME={self.home}", "USER=lab", "TERM=dumb", "LANG=C.UTF-8", "bash", "--login", "-c", command]
-        return ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--ipc", "--net", "--pid", *clean]
+        inside = ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--ipc", "--net", "--pid", *clean]
+        ended = subprocess.run(inside, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+        assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
+        return ended.stdout
 
-    def processes(self) -> list[psutil.Process]:
-        """All that run in it."""
-        return psutil.Process(self.pid).children(recursive=True) if self._unshare.poll() is None else []
+    def runs(self, name: str) -> bool:
+        """Whether one of its processes is called so."""
+        return any(name in " ".join(_arguments(process)) for process in psutil.Process(self.pid).children(recursive=True))
 
     def cut(self) -> None:
         """Pull the plug: every process of the host is gone at once."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         self._unshare.wait()
-        self._log.close()
 
 
 class Lab:
-    """A desk and hosts `one`, `two`, ... on a network of their own, with a key that opens all of them."""
+    """A desk, and hosts on a network of their own with a key that opens all of them. Made by `lab`."""
 
-    def __init__(self, base: Path, count: int, profile: str) -> None:
-        self.base, self.profile = base, profile
-        self.names = ("one", "two", "three", "four", "five")[:count]
-        self.address = {name: f"{NETWORK}.{number}" for number, name in enumerate(self.names, 1)}
-        lines = ["127.0.0.1 localhost", f"{DESK} desk", *(f"{address} {name}" for name, address in self.address.items())]
-        (base / "hosts").write_text("\n".join(lines) + "\n")
-        self.desk = self._host("desk", ["sleep", "infinity"])
-        self._at_desk(f"ip link add lab type bridge; ip address add {DESK}/24 dev lab; ip link set lab up")
-        (self.desk.home / ".ssh").mkdir(mode=0o700)
-        self.key = self.desk.home / ".ssh" / "id_ed25519"
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key], check=True)
+    def __init__(self, folder: Path, names: Sequence[str], profile: str) -> None:
+        self._folder, self._profile = folder, profile
+        self.address = {name: f"{NETWORK}.{number}" for number, name in enumerate(names, 1)}
         self.hosts: dict[str, Host] = {}
-        for name in self.names:
-            self.switch_on(name)
+        self._key = folder / "desk" / "home" / ".ssh" / "id_ed25519"
+        self._key.parent.mkdir(parents=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self._key], check=True)
+        self.desk = self._host("desk", ["sleep", "infinity"])
+        self._plug(f"ip link add lab type bridge; ip address add {DESK}/24 dev lab; ip link set lab up")
 
     def switch_on(self, name: str) -> None:
         """Start a host and plug in its cable."""
-        options = ("UsePAM=no", "StrictModes=no", "PermitRootLogin=yes", f"AuthorizedKeysFile={self.key}.pub", f"HostKey={self.key}")
-        host = self._host(name, ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", *(f"-o{option}" for option in options)])
-        self._at_desk(
-            f"ip link add to-{name} type veth peer name lan netns /proc/{host.pid}/ns/net; ip link set to-{name} master lab up"
-        )
-        host.run(f"ip address add {self.address[name]}/24 dev lan; ip link set lan up; ip route add default via {DESK}", check=True)
-        self.hosts[name] = host
+        key = [f"-oAuthorizedKeysFile={self._key}.pub", f"-oHostKey={self._key}"]
+        free = ["-oUsePAM=no", "-oStrictModes=no", "-oPermitRootLogin=yes"]
+        self.hosts[name] = host = self._host(name, ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", *key, *free])
+        self._plug(f"ip link add to-{name} type veth peer name lan netns /proc/{host.pid}/ns/net")
+        self._plug(f"ip link set to-{name} master lab up")
+        host.run(f"ip address add {self.address[name]}/24 dev lan; ip link set lan up; ip route add default via {DESK}")
 
-    def off(self) -> None:
-        """Switch everything off."""
-        for host in (*self.hosts.values(), self.desk):
-            host.cut()
-
-    def _host(self, name: str, command: Sequence[str]) -> Host:
-        own = self.base / name
+    def _host(self, name: str, program: Sequence[str]) -> Host:
+        own = self._folder / name
         (own / "home").mkdir(parents=True, exist_ok=True)
-        (own / "home" / ".bash_profile").write_text(self.profile)
+        (own / "home" / ".bash_profile").write_text(self._profile)
+        known = {"localhost": "127.0.0.1", "desk": DESK, **self.address}
+        (own / "hosts").write_text("".join(f"{address} {host}\n" for host, address in known.items()))
         users = [line for line in Path("/etc/passwd").read_text().splitlines() if not line.startswith(("lab:", "sshd:"))]
-        users += ["sshd:x:74:74::/run/sshd:/usr/sbin/nologin"]
-        (own / "passwd").write_text("\n".join([f"lab:x:0:0::{own}/home:/bin/bash", *users]) + "\n")
-        return Host(self.base, name, command)
+        ours = [f"lab:x:0:0::{own}/home:/bin/bash", "sshd:x:74:74::/run/sshd:/usr/sbin/nologin"]
+        (own / "passwd").write_text("\n".join([*ours, *users, ""]))
+        return Host(name, own, program)
 
-    def _at_desk(self, command: str) -> None:
-        # only the network: another host's /proc is seen from outside
+    def _plug(self, command: str) -> None:
+        """At the desk's end of the network, but with /proc as seen from outside, where all hosts are."""
         subprocess.run(["nsenter", f"--target={self.desk.pid}", "--net", "bash", "-ec", command], check=True)
 
 
 @contextlib.contextmanager
-def lab(base: Path, count: int, profile: str) -> Iterator[Lab]:
-    """A lab that is switched off at the end, whatever happens."""
-    built = Lab(base, count, profile)
+def lab(folder: Path, names: Sequence[str], profile: str) -> Iterator[Lab]:
+    """A lab whose hosts are switched on, and off at the end, whatever happens. `profile`: what each login shell runs first."""
+    built = Lab(folder, names, profile)
     try:
+        for name in names:
+            built.switch_on(name)
         yield built
     finally:
-        built.off()
+        for host in (*built.hosts.values(), built.desk):
+            host.cut()
+
+
+def _arguments(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has just ended
+        return []
 
 
 def until(look: Callable[[], Any], what: str, seconds: float = 60) -> Any:
