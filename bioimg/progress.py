@@ -22,6 +22,9 @@ class Watcher(Protocol):
     def end(self, key: str, status: str) -> None:
         """A trial has ended."""
 
+    def say(self, text: str) -> None:
+        """Something that isn't about one trial."""
+
 
 class Watchers:
     """Several watchers that are told the same."""
@@ -36,6 +39,10 @@ class Watchers:
     def end(self, key: str, status: str) -> None:
         for watcher in self._watchers:
             watcher.end(key, status)
+
+    def say(self, text: str) -> None:
+        for watcher in self._watchers:
+            watcher.say(text)
 
 
 class Progress:
@@ -73,6 +80,9 @@ class Progress:
         self._lines[key].status = status
         if not self._console.is_terminal:
             self._say(self._lines[key], status)
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _say(self, line: "_Line", text: str) -> None:
         ended = sum(line.status not in ("waiting", "running") for line in self._lines.values())

@@ -30,6 +30,9 @@ class TensorBoard:
         if writer := self._writers.pop(key, None):
             writer.close()
 
+    def say(self, text: str) -> None:
+        """Nothing: there are only curves."""
+
 
 def _name(trial: TrialConfig, axes: list[str]) -> str:
     """A folder's name that a person can read, and of which there is one for each trial."""

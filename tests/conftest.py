@@ -22,6 +22,12 @@ def shared(*parts: str) -> Path:
     pytest.skip(f"needs {'/'.join(('shared', *parts))} beside the project")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The whole campaign takes its time: it runs when it is asked for."""
+    if "chaos" not in config.option.markexpr:
+        items[:] = [item for item in items if item.get_closest_marker("campaign") is None]
+
+
 @pytest.fixture
 def tiles() -> Path:
     return shared("data", "kather2016-subset")

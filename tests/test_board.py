@@ -1,13 +1,23 @@
 import asyncio
 
+import pytest
+
 from bioimg.cluster.board import Board, Ended
 
 
 async def _submitted(*keys: str) -> Board:
-    board = Board()
+    board = Board(len(keys))
     for key in keys:
         await board.submit(key, {"seed": 0})
     return board
+
+
+async def _soon(waiting) -> asyncio.Task:
+    """Something that was asked of the board and has had every chance to be answered."""
+    task = asyncio.create_task(waiting)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    return task
 
 
 def test_trials_are_taken_in_the_order_of_their_submission_and_once_each():
@@ -19,53 +29,156 @@ def test_trials_are_taken_in_the_order_of_their_submission_and_once_each():
     assert asyncio.run(play()) == ["a", "b"]
 
 
-def test_a_lane_that_was_restarted_gets_the_same_trial_again_with_its_attempts_counted():
-    async def play():
-        board = await _submitted("a", "b")
-        return [((job := await board.take(0)).key, job.attempts) for _ in range(3)]
-
-    assert asyncio.run(play()) == [("a", 1), ("a", 2), ("a", 3)]
-
-
-def test_the_trial_of_a_lost_lane_is_the_next_that_another_takes():
+def test_the_trial_of_a_lost_lane_is_the_next_that_another_takes_and_knows_why():
     async def play():
         board = await _submitted("a", "b")
         await board.take(0)
-        await board.give_back(0)
-        return (await board.take(1)).key
+        await board.give_back(0, "its machine was lost")
+        job = await board.take(1)
+        return job.key, job.attempts, job.reason
 
-    assert asyncio.run(play()) == "a"
+    assert asyncio.run(play()) == ("a", 2, "its machine was lost")
+
+
+def test_attempts_are_counted_from_the_last_epoch_that_was_new():
+    """So a trial that only has bad luck with its machines, and comes on, is never given up."""
+
+    async def play():
+        board = await _submitted("a")
+        await board.take(0)
+        await board.report(0, {"epoch": 1}, wait=False)
+        await board.give_back(0, "")
+        first = (await board.take(1)).attempts
+        await board.report(1, {"epoch": 1}, wait=False)  # where it stands
+        await board.give_back(1, "")
+        return first, (await board.take(2)).attempts
+
+    assert asyncio.run(play()) == (1, 2)
+
+
+def test_a_lane_that_was_given_up_is_not_heard_any_more():
+    async def play():
+        board = await _submitted("a")
+        await board.take(0)
+        await board.give_back(0, "it hung")
+        with pytest.raises(LookupError, match="lane 0 was given up"):
+            await board.report(0, {"epoch": 1}, wait=False)
+        with pytest.raises(LookupError, match="lane 0 was given up"):
+            await board.end(0, "completed")
+        return await board.take(0), (await board.take(1)).key
+
+    assert asyncio.run(play()) == (None, "a")
+
+
+def test_a_lane_that_is_lost_while_it_waits_takes_nothing():
+    async def play():
+        board = Board(1)
+        waiting = await _soon(board.take(0))
+        await board.give_back(0, "")
+        await board.submit("a", {})
+        return await waiting, (await board.take(1)).key, await board.state()
+
+    assert asyncio.run(play()) == (None, "a", (1, 0))
 
 
 def test_at_a_rung_a_lane_waits_for_the_answer():
     async def play():
         board = await _submitted("a")
-        report = asyncio.create_task(board.report("a", {"epoch": 2}, wait=True))
+        await board.take(0)
+        report = await _soon(board.report(0, {"epoch": 2}, wait=True))
         assert await board.next("a") == {"epoch": 2}
         assert not report.done()
-        await board.answer("a", False)
+        await board.answer("a", 2, False)
         return await report
 
     assert asyncio.run(play()) is False
 
 
-def test_a_trial_that_is_stopped_while_it_waits_is_never_taken():
-    async def play():
-        board = await _submitted("a", "b")
-        await board.answer("a", False)
-        return (await board.take(0)).key
-
-    assert asyncio.run(play()) == "b"
-
-
-def test_a_closed_board_lets_lanes_go_when_nothing_waits():
+def test_the_answer_to_an_earlier_epoch_does_not_let_a_lane_past_its_rung():
     async def play():
         board = await _submitted("a")
-        await board.close()
-        assert (await board.take(0)).key == "a"
-        await board.end(0, "a", "completed")
-        await board.drained()
-        assert await board.next("a") == Ended("completed")
-        return await board.take(0)
+        await board.take(0)
+        await board.report(0, {"epoch": 1}, wait=False)
+        report = await _soon(board.report(0, {"epoch": 2}, wait=True))
+        await board.answer("a", (await board.next("a"))["epoch"], True)
+        assert not (await _soon(asyncio.sleep(0))).cancelled()
+        assert not report.done()
+        await board.answer("a", (await board.next("a"))["epoch"], True)
+        return await report
 
-    assert asyncio.run(play()) is None
+    assert asyncio.run(play()) is True
+
+
+def test_a_report_stays_until_it_is_answered_so_that_a_process_that_dies_loses_none():
+    async def play():
+        board = await _submitted("a")
+        await board.take(0)
+        await board.report(0, {"epoch": 1}, wait=False)
+        return await board.next("a"), await board.next("a")
+
+    assert asyncio.run(play()) == ({"epoch": 1}, {"epoch": 1})
+
+
+def test_a_lane_that_goes_on_at_an_answered_rung_waits_for_no_other_answer():
+    async def play():
+        board = await _submitted("a")
+        await board.take(0)
+        await _soon(board.report(0, {"epoch": 2}, wait=True))
+        await board.give_back(0, "")
+        await board.answer("a", 2, True)
+        await board.take(1)
+        return await asyncio.wait_for(board.report(1, {"epoch": 2}, wait=True), 1)
+
+    assert asyncio.run(play()) is True
+
+
+def test_a_trial_that_is_stopped_while_it_waits_is_taken_to_leave_its_row():
+    async def play():
+        board = await _submitted("a")
+        await board.take(0)
+        await board.report(0, {"epoch": 2}, wait=False)
+        await board.give_back(0, "")
+        await board.answer("a", 2, False)
+        await board.take(1)
+        return await board.report(1, {"epoch": 2}, wait=True)
+
+    assert asyncio.run(play()) is False
+
+
+def test_a_lane_leaves_when_all_trials_that_are_left_are_taken():
+    async def play():
+        board = Board(2)
+        await board.submit("a", {})
+        assert (await board.take(0)).key == "a"
+        second = await _soon(board.take(1))
+        assert not second.done(), "a trial is still to be submitted"
+        await board.submit("b", {})
+        assert (await second).key == "b"
+        left = await board.take(2)
+        await board.end(0, "completed")
+        await board.report(1, {"epoch": 1}, wait=False)
+        assert await board.next("a") == Ended("completed")
+        return left, await board.state()
+
+    assert asyncio.run(play()) == (None, (1, 0))
+
+
+def test_lanes_that_are_lost_before_they_took_anything_are_counted():
+    async def play():
+        board = await _submitted("a")
+        await board.give_back(0, "")
+        await board.give_back(1, "")
+        before = await board.state()
+        await board.take(2)
+        return before, await board.state()
+
+    assert asyncio.run(play()) == ((1, 2), (1, 0))
+
+
+@pytest.mark.parametrize(("errors", "alike"), [(("x", "x"), True), (("x", "y"), False), (("x",), False)])
+def test_an_error_is_the_trial_s_own_when_all_workers_raise_the_same(errors, alike):
+    async def play():
+        board = Board(1)
+        return await asyncio.gather(*(board.alike(0, rank, 2, error, 0.1) for rank, error in enumerate(errors)))
+
+    assert asyncio.run(play()) == [alike] * len(errors)

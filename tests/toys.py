@@ -1,5 +1,8 @@
 """Small things to test with: a model, a set of images, an experiment. All are real, none is a mock."""
 
+import os
+import signal
+
 import numpy as np
 import torch
 from torch import nn
@@ -61,3 +64,35 @@ def run(config: TrialConfig, of: ImageSet | None = None, group: Group = ALONE) -
     """A run of a trial on the CPU."""
     of = of or images()
     return Run(config, of, split(of, config), device=torch.device("cpu"), group=group)
+
+
+class Deadly(Toy):
+    """Is killed, as Linux kills what takes too much memory, by a batch of more than 12 images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training and len(images) > 12:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(images)
+
+
+class Greedy(Toy):
+    """Runs out of a GPU's memory at a batch of more than 6 images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training and len(images) > 6:
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {os.getpid()} MiB.")
+        return super().forward(images)
+
+
+class Name(str):
+    """An experiment's name that brings this module, and so its models, into the processes that it goes to."""
+
+
+@register_model()
+def deadly(*, weights: ToyWeights | None = None, progress: bool = True, **kwargs: int) -> Deadly:
+    return Deadly(**kwargs)
+
+
+@register_model()
+def greedy(*, weights: ToyWeights | None = None, progress: bool = True, **kwargs: int) -> Greedy:
+    return Greedy(**kwargs)

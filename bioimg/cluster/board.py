@@ -5,24 +5,29 @@
     next(key)      <-------   reports of a key <-------    report(key, epoch)
     answer(key)    ------->   answers          ------->       ... returns whether to go on
 
-It is an asyncio actor: whoever asks for what isn't there yet waits, without polling.
+It is an asyncio actor: whoever asks for what isn't there yet waits, without polling. Whoever asks may die at any moment: a
+report stays until it is answered, and a lane that was given up isn't heard any more.
 """
 
 import asyncio
 from collections import defaultdict, deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 @dataclass
 class Job:
-    """A trial on the board. `attempts` counts the times that a lane took it."""
+    """A trial on the board. `attempts` counts the times that a lane took it since it last came on by an epoch."""
 
     key: str
     trial: dict[str, Any]
     attempts: int = 0
+    reason: str = ""
+    """Why the last lane that was at it was lost."""
 
 
 @dataclass(frozen=True)
@@ -32,85 +37,128 @@ class Ended:
     status: str
 
 
-class Board:
-    """Knows what waits, who works at what, and nothing of what a trial is."""
+@dataclass
+class _Talk:
+    """What was said of a trial: reports that wait for an answer, the last epoch reported, and the last one answered."""
 
-    def __init__(self) -> None:
+    reports: deque[dict[str, Any] | Ended] = field(default_factory=deque)
+    latest: int = 0
+    answered: int = 0
+
+
+class Board:
+    """Knows what waits, who works at what, and nothing of what a trial is. `trials` is how many there will be."""
+
+    def __init__(self, trials: int) -> None:
+        self._left = trials
         self._waiting: deque[Job] = deque()
         self._taken: dict[int, Job] = {}
-        self._reports: defaultdict[str, asyncio.Queue[dict[str, Any] | Ended]] = defaultdict(asyncio.Queue)
-        self._answers: dict[str, asyncio.Future[bool]] = {}
+        self._talks: defaultdict[str, _Talk] = defaultdict(_Talk)
+        self._submitted: set[str] = set()
         self._stopped: set[str] = set()
-        self._open = True
+        self._lost: set[int] = set()
+        self._in_vain = 0
+        self._raised: defaultdict[int, dict[int, str]] = defaultdict(dict)
         self._changed = asyncio.Condition()
 
     async def submit(self, key: str, trial: dict[str, Any]) -> None:
         """Put a trial up, unless it is here already."""
-        if key not in self._reports:
-            self._reports[key] = asyncio.Queue()
+        if key not in self._submitted:
+            self._submitted.add(key)
             self._waiting.append(Job(key, trial))
             await self._notify()
 
     async def take(self, lane: int) -> Job | None:
-        """The next trial for a lane; the same one again if the lane was restarted before its end; None when all is done."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: lane in self._taken or self._waiting or not self._open)
-            if lane not in self._taken and self._waiting:
-                self._taken[lane] = self._waiting.popleft()
-            if lane not in self._taken:
-                return None
-            job = self._taken[lane]
-            job.attempts += 1
-            return job
+        """The next trial for a lane; None when all that are left are taken, or the lane has been given up."""
+        await self._until(lambda: self._waiting or self._left == len(self._taken) or lane in self._lost)
+        if lane in self._lost or not self._waiting:
+            return None
+        self._in_vain = 0
+        job = self._taken[lane] = self._waiting.popleft()
+        job.attempts += 1
+        return job
 
-    async def report(self, key: str, epoch: dict[str, Any], wait: bool) -> bool:
+    async def report(self, lane: int, epoch: dict[str, Any], wait: bool) -> bool:
         """Pass an epoch on to Tune. Returns whether to go on: what is known so far or, with `wait`, what Tune says to this."""
+        job = self._held(lane)
+        talk, number = self._talks[job.key], epoch["epoch"]
+        if number > talk.latest:  # a lane that goes on with a trial begins by saying where it stands
+            talk.latest, job.attempts = number, 0
+            talk.reports.append(epoch)
+            await self._notify()
         if wait:
-            self._answers[key] = asyncio.get_running_loop().create_future()
-        self._reports[key].put_nowait(epoch)
-        return await self._answers[key] if wait else key not in self._stopped
+            await self._until(lambda: job.key in self._stopped or talk.answered >= number)
+        return job.key not in self._stopped
 
-    async def end(self, lane: int, key: str, status: str) -> None:
-        """A lane is through with a trial."""
-        self._taken.pop(lane, None)
-        self._reports[key].put_nowait(Ended(status))
+    async def end(self, lane: int, status: str) -> None:
+        """A lane is through with its trial."""
+        job = self._held(lane)
+        del self._taken[lane]
+        self._left -= 1
+        self._talks[job.key].reports.append(Ended(status))
         await self._notify()
 
-    async def give_back(self, lane: int) -> None:
-        """A lane is lost for good: the trial that it was at is the next one that another takes."""
-        if job := self._taken.pop(lane, None):
+    async def give_back(self, lane: int, reason: str) -> None:
+        """A lane is lost: the trial that it was at is the next one that another takes."""
+        self._lost.add(lane)
+        job = self._taken.pop(lane, None)
+        if job:
+            job.reason = reason
             self._waiting.appendleft(job)
+        else:
+            self._in_vain += 1
         await self._notify()
+
+    async def alike(self, lane: int, rank: int, workers: int, error: str, within: float) -> bool:
+        """Whether all workers of a lane raised the same error, once each has said so or `within` seconds have passed."""
+        raised = self._raised[lane]
+        raised[rank] = error
+        await self._notify()
+        try:
+            await asyncio.wait_for(self._until(lambda: len(raised) == workers), within)
+        except TimeoutError:
+            return False
+        return len(set(raised.values())) == 1
+
+    async def ended(self, lane: int) -> None:
+        """Returns when a lane isn't at a trial."""
+        await self._until(lambda: lane not in self._taken)
 
     async def next(self, key: str) -> dict[str, Any] | Ended:
-        """The next report of a trial."""
-        return await self._reports[key].get()
+        """The oldest report of a trial that has no answer."""
+        talk = self._talks[key]
+        await self._until(lambda: talk.reports)
+        return talk.reports[0]
 
-    async def answer(self, key: str, go_on: bool) -> None:
-        """What Tune says to the last report of a trial."""
+    async def answer(self, key: str, epoch: int, go_on: bool) -> None:
+        """What Tune says to a report of a trial. A trial that it stops is still taken by a lane, which leaves its row."""
+        talk = self._talks[key]
         if not go_on:
             self._stopped.add(key)
-            self._waiting = deque(job for job in self._waiting if job.key != key)
-        future = self._answers.pop(key, None)
-        if future is not None and not future.done():
-            future.set_result(go_on)
+        if epoch > talk.answered:
+            talk.answered = epoch
+            talk.reports.popleft()
         await self._notify()
 
-    async def close(self) -> None:
-        """Let lanes go once nothing waits."""
-        self._open = False
-        await self._notify()
+    async def state(self) -> tuple[int, int]:
+        """How many trials haven't ended, and how many lanes in a row were lost before they took any."""
+        return self._left, self._in_vain
 
-    async def drained(self) -> None:
-        """Returns when nothing waits and no lane is at work."""
+    def _held(self, lane: int) -> Job:
+        if lane not in self._taken:
+            raise LookupError(f"lane {lane} was given up")
+        return self._taken[lane]
+
+    async def _until(self, holds: Callable[[], object]) -> None:
         async with self._changed:
-            await self._changed.wait_for(lambda: not self._waiting and not self._taken)
+            await self._changed.wait_for(holds)
 
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
 
 
-def open_board() -> Any:
-    """A board in an actor of its own, which holds no device."""
-    return ray.remote(Board).options(num_cpus=0, max_concurrency=1000).remote()
+def open_board(trials: int) -> Any:
+    """A board in an actor of its own, which holds no device and stays on this machine: others come and go."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Board).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here).remote(trials)

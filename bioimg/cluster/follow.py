@@ -10,16 +10,19 @@ from bioimg.config import TrialConfig
 
 
 def follow(config: dict[str, Any], board: Any) -> None:
-    """Put a trial on the board and relay each epoch, until it ends in its lane or Tune stops it here."""
+    """Put a trial on the board and relay each epoch, until it ends in its lane or Tune stops it here.
+
+    Begun anew after its process died, it goes on with the report that has no answer yet.
+    """
     name = key(config)
-    try:
-        ray.get(board.submit.remote(name, config["trial"]))
-        while not isinstance(report := ray.get(board.next.remote(name)), Ended):
-            tune.report(report)  # returns when Tune lets the trial go on; raises SystemExit when it doesn't
-            ray.get(board.answer.remote(name, True))
-    except BaseException:
-        ray.get(board.answer.remote(name, False))
-        raise
+    ray.get(board.submit.remote(name, config["trial"]))
+    while not isinstance(report := ray.get(board.next.remote(name)), Ended):
+        try:
+            tune.report(report)  # returns when Tune lets the trial go on
+        except SystemExit:  # it doesn't
+            ray.get(board.answer.remote(name, report["epoch"], False))
+            raise
+        ray.get(board.answer.remote(name, report["epoch"], True))
 
 
 def key(config: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ A TorchTrainer for every trial, the documented way, costs its start again and ag
 the board, so that processes, weights, features and images stay where they are.
 """
 
+import contextlib
 import dataclasses
 import os
 import threading
@@ -14,11 +15,15 @@ from typing import Any
 
 # Train looks after its workers at this interval; with its own default of 2 s a dead one is seen late
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+# A worker that says nothing for so long hangs. It answers while it trains: a long epoch isn't a hang
+os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "60")
+os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5")  # what is owed to workers that hang
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process less
 
 import ray
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError, get_context
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from bioimg.cluster.board import Job
@@ -30,9 +35,14 @@ from bioimg.training.run import Epoch
 from bioimg.training.trial import Place, give_up, run_trial
 
 ATTEMPTS = 3
-"""How often a lane takes the same trial before it is recorded as failed: a trial that kills its worker isn't tried for ever."""
-RESTARTS = 100
-"""How often a lane's workers are started again."""
+"""How often a lane takes a trial that doesn't come on before it is recorded as failed: one that kills its worker isn't tried
+for ever."""
+ALIKE = 10.0
+"""Seconds in which all workers of a lane must have raised the same error for it to be the trial's own."""
+
+
+class Lost(BaseException):
+    """The lane can't go on. It isn't an Exception: no trial has failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +64,10 @@ class Lane:
 
 
 def start(lane: Lane) -> Future[None]:
-    """Start a lane. The future is done when the lane has nothing left to do; its exception says why the lane was given up.
+    """Start a lane. The future is done when the lane has nothing left to do; its exception says why the lane was lost.
 
-    `fit` only waits for Ray Train's controller, an actor of its own, so a thread does.
+    `fit` only waits for Ray Train's controller, an actor of its own, so a thread does. Train starts nothing again by itself:
+    whatever is lost, a worker or a machine, its trial goes back to the board at once.
     """
     trainer = TorchTrainer(
         _work,
@@ -66,7 +77,7 @@ def start(lane: Lane) -> Future[None]:
         run_config=RunConfig(
             name=f"lane-{lane.number}",
             storage_path=str(Store(lane.folder).engine),
-            failure_config=FailureConfig(max_failures=RESTARTS),
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
         ),
     )
     ended: Future[None] = Future()
@@ -76,12 +87,20 @@ def start(lane: Lane) -> Future[None]:
             trainer.fit()
             ended.set_result(None)
         except BaseException as error:
-            if ray.is_initialized():  # else this is the end of the program, and the call would start another Ray
-                lane.board.give_back.remote(lane.number)
+            with contextlib.suppress(RayError):  # the board is lost, too: whoever tends the lanes finds out
+                if ray.is_initialized():  # else this is the end of the program, and the call would start another Ray
+                    ray.get(lane.board.give_back.remote(lane.number, cause(error)))
             ended.set_exception(error)
 
     threading.Thread(target=fit, name=f"lane-{lane.number}", daemon=True).start()
     return ended
+
+
+def cause(error: BaseException) -> str:
+    """What a worker died of, in a line."""
+    failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
+    first = getattr(failures[0], "health_check_failure", failures[0])
+    return " ".join(str(first).split())[:500]
 
 
 def resources(gpu: bool) -> dict[str, float]:
@@ -99,25 +118,59 @@ def _work(config: dict[str, Lane]) -> None:
     place = Place(experiment=lane.experiment, store=Store(lane.folder), device=get_device(), group=group)
 
     def take() -> Job | None:
-        return group.broadcast(ray.get(lane.board.take.remote(lane.number)) if group.rank == 0 else None)
+        return group.broadcast(_ask(lane.board.take.remote(lane.number)) if group.rank == 0 else None)
 
     while job := take():
         status = _run(job, place, lane)
         if group.rank == 0:
-            ray.get(lane.board.end.remote(lane.number, job.key, status))
+            _ask(lane.board.end.remote(lane.number, status))
+        if status == "failed":
+            torch.cuda.empty_cache()  # after running out of memory, fragments of it are no use to the next trial
 
 
 def _run(job: Job, place: Place, lane: Lane) -> str:
     trial = TrialConfig(**job.trial)
-    images: ImageSet = ray.get(lane.images[job.key])  # shared memory: nothing is copied
+    images: ImageSet = _ask(lane.images[job.key])  # shared memory: nothing is copied
     if job.attempts > ATTEMPTS:
-        reason = RuntimeError(f"its worker died {ATTEMPTS} times while at it; what it said last is in Ray's logs")
+        reason = RuntimeError(f"its worker was lost {ATTEMPTS} times while at the same epoch, at last with: {job.reason}")
         return give_up(trial, images, place, reason)
 
     def go_on(epoch: Epoch) -> bool:
         wait = epoch.epoch in lane.rungs[trial.epochs]
         report = lane.board.report
-        mine = ray.get(report.remote(job.key, dataclasses.asdict(epoch), wait)) if place.group.rank == 0 else None
+        mine = _ask(report.remote(lane.number, dataclasses.asdict(epoch), wait)) if place.group.rank == 0 else None
         return bool(place.group.broadcast(mine))
 
-    return run_trial(trial, images, place, go_on)
+    try:
+        return run_trial(trial, images, place, go_on)
+    except Exception as error:  # of one of several workers
+        _fail_together(error, trial, images, place, lane)
+        raise  # where the others stand is unknown: the group is made anew
+
+
+def _fail_together(error: Exception, trial: TrialConfig, images: ImageSet, place: Place, lane: Lane) -> None:
+    """Record the trial as failed if all workers raised the same: then it is the trial's fault and needn't be tried again.
+
+    They tell the board, since they can't tell each other any more.
+    """
+    told = type(error).__name__ + ("" if isinstance(error, torch.OutOfMemoryError) else f": {error}")
+    group, board = place.group, lane.board
+    if not _ask(board.alike.remote(lane.number, group.rank, group.size, told, ALIKE)):
+        return
+    if group.rank == 0:
+        give_up(trial, images, place, error)
+        _ask(board.end.remote(lane.number, "failed"))
+    else:  # the first worker that ends takes the others with it
+        _ask(board.ended.remote(lane.number))
+
+
+def _ask(reference: Any) -> Any:
+    """What the board says.
+
+    Raises:
+        Lost: it can't be reached any more, or has given up this lane.
+    """
+    try:
+        return ray.get(reference)
+    except RayError as error:
+        raise Lost(str(error)) from error

@@ -1,13 +1,11 @@
 """Ray Tune decides which trials go on."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,13 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer output speaks at a
 import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from bioimg.cluster import lanes, session, trackers
+from bioimg.cluster import session, trackers
 from bioimg.cluster.board import open_board
+from bioimg.cluster.fleet import PAUSE, Fleet
 from bioimg.cluster.follow import follow, key
+from bioimg.cluster.lanes import Lane
 from bioimg.config import TrialConfig, UserError
 from bioimg.data.imageset import ImageSet
 from bioimg.experiment import EarlyStopping, Experiment
@@ -30,14 +31,15 @@ from bioimg.results.store import Store
 
 
 def executor(trials: Iterable[TrialConfig], lane_count: int | None, track: Sequence[str] = ()) -> Callable[..., None]:
-    """`run` on so many lanes, by default as many as there are devices for; made after a check that there are enough.
+    """`run` on at most so many lanes, by default as many as there are devices for; made after a check that there are enough,
+    or, on a cluster that can grow, that there can be.
 
     Raises:
         UserError: more workers, or lanes of workers, than devices; trials that differ in their workers; a tracker that isn't
             installed.
     """
     trackers.check(track)
-    session.connect()
+    joined = session.connect()
     kind, available = session.devices()
     workers = {trial.workers for trial in trials}
     if len(workers) > 1:
@@ -45,13 +47,14 @@ def executor(trials: Iterable[TrialConfig], lane_count: int | None, track: Seque
             f"the values of `workers` are {sorted(workers)}, but all trials of one run must have the same: lanes do."
         )
     each = workers.pop()
-    if each * (lane_count or 1) > available:
+    if each * (lane_count or 1) > available and not (joined and lane_count):
         needed = f"`workers` ({each})" + (f" times `lanes` ({lane_count})" if lane_count else "")
         raise UserError(
             f"the value of {needed} is {each * (lane_count or 1)}, but must be at most the number of devices, "
             f"which is {available} ({kind}). Lower it, or use a larger machine or cluster."
+            + (" If machines are still to join this one, say with --lanes how many lanes to wait for." if joined else "")
         )
-    return functools.partial(run, lane_count=lane_count or available // each, track=track)
+    return functools.partial(run, limit=lane_count, gpu=kind == "GPU", track=track)
 
 
 def run(
@@ -61,58 +64,54 @@ def run(
     store: Store,
     watcher: Watcher,
     *,
-    lane_count: int,
+    limit: int | None,
+    gpu: bool,
     track: Sequence[str] = (),
 ) -> None:
-    """Run trials on lanes, Tune stopping those that fall behind; returns when every trial has left its row.
+    """Run trials on at most `limit` lanes, Tune stopping those that fall behind; returns when every trial has left its row.
 
     What Ray prints, whatever it is told, goes to a file beside the results.
+
+    Raises:
+        UserError: as `Fleet.tend`.
     """
     if not trials:
         return
     store.engine.mkdir(exist_ok=True)
     with (store.engine / "ray.log").open("a") as log, contextlib.redirect_stdout(log):
         session.start()
-        board = open_board()
-        running = _start_lanes(experiment, trials, images, store, board, min(lane_count, len(trials)))
-        told = [_Relay(store, watcher, running), *trackers.callbacks(track, experiment.name)]
-        _tune(trials, experiment.early_stopping, board, told, str(store.engine), len(running))
-        drained = board.drained.remote()
-        while not ray.wait([drained], timeout=1)[0]:
-            _raise_if_none_is_left(running)
-        ray.get(board.close.remote())
-        concurrent.futures.wait(running, timeout=5)
+        lane = _lane(experiment, trials, images, store, gpu)
+        with Fleet(lane, trials=len(trials), limit=limit, say=watcher.say) as fleet:
+            pace = BasicVariantGenerator(max_concurrent=1)
+            told = [_Relay(store, watcher, fleet, pace), *trackers.callbacks(track, experiment.name)]
+            _tune(trials, experiment.early_stopping, lane.board, told, str(store.engine), pace)
+            while not fleet.done:
+                fleet.tend()
+                time.sleep(PAUSE)
 
 
-def _start_lanes(
+def _lane(
     experiment: Experiment,
     trials: Sequence[TrialConfig],
     images: Mapping[TrialConfig, ImageSet],
     store: Store,
-    board: Any,
-    count: int,
-) -> list[Future[None]]:
+    gpu: bool,
+) -> Lane:
+    """What all lanes have in common."""
     rule = experiment.early_stopping
     sets = {id(seen): ray.put(seen) for seen in {id(seen): seen for seen in images.values()}.values()}
-    first = lanes.Lane(
+    return Lane(
         number=0,
         workers=trials[0].workers,
-        gpu=session.devices()[0] == "GPU",
+        gpu=gpu,
         threads=1,
-        board=board,
+        board=open_board(len(trials)),
         images={trial.key: sets[id(images[trial])] for trial in trials},
         experiment=experiment.name,
         folder=str(store.folder.absolute()),
         stands_in=str(Path.cwd()),
         rungs={trial.epochs: rule.rungs(trial.epochs) if rule else () for trial in trials},
     )
-    return [lanes.start(dataclasses.replace(first, number=number)) for number in range(count)]
-
-
-def _raise_if_none_is_left(running: Sequence[Future[None]]) -> None:
-    """Trials wait on the board for ever if every lane has failed."""
-    if all(lane.done() for lane in running):
-        running[0].result()
 
 
 def _tune(
@@ -121,19 +120,26 @@ def _tune(
     board: Any,
     told: list[tune.Callback],
     folder: str,
-    at_once: int,
+    pace: BasicVariantGenerator,
 ) -> None:
+    here = {f"node:{ray.util.get_node_ip_address()}": 1e-4}  # other machines come and go, and stay while they are used
     tune.Tuner(
-        tune.with_resources(tune.with_parameters(follow, board=board), {"memory": 1e8}),
+        tune.with_resources(tune.with_parameters(follow, board=board), {"memory": 1e8, **here}),
         param_space={"trial": tune.grid_search([dataclasses.asdict(trial) for trial in trials])},
         tune_config=tune.TuneConfig(
             scheduler=Cohorts(rule) if rule else None,
-            max_concurrent_trials=at_once,
+            search_alg=pace,
             reuse_actors=True,
             trial_name_creator=lambda trial: key(trial.config),
             trial_dirname_creator=lambda trial: key(trial.config),
         ),
-        run_config=tune.RunConfig(name="tune", storage_path=folder, verbose=0, callbacks=told),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=folder,
+            verbose=0,
+            callbacks=told,
+            failure_config=tune.FailureConfig(max_failures=-1),  # of a process that only relays
+        ),
     ).fit()
 
 
@@ -183,8 +189,8 @@ class _Relay(tune.Callback):
     PAUSE = 20
     """Time between merges, in multiples of what the last one took: large tables are brought up to date less often."""
 
-    def __init__(self, store: Store, watcher: Watcher, running: Sequence[Future[None]]) -> None:
-        self._store, self._watcher, self._running = store, watcher, running
+    def __init__(self, store: Store, watcher: Watcher, fleet: Fleet, pace: BasicVariantGenerator) -> None:
+        self._store, self._watcher, self._fleet, self._pace = store, watcher, fleet, pace
         self._next_merge = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -200,7 +206,8 @@ class _Relay(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         started = time.monotonic()
-        _raise_if_none_is_left(self._running)
+        self._fleet.tend()
+        self._pace.max_concurrent = max(1, self._fleet.size)  # a process for each trial that a lane can be at
         if started >= self._next_merge:
             self._store.merge()
             self._next_merge = time.monotonic() + max(2.0, self.PAUSE * (time.monotonic() - started))

@@ -1,9 +1,12 @@
 """Ray itself: join the cluster that this machine belongs to, or start one that is this machine."""
 
 import os
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 
 from bioimg.config import UserError
 
@@ -15,8 +18,9 @@ def connect() -> bool:
     if ray.is_initialized():
         return True
     try:
+        _knock(canonicalize_bootstrap_address("auto"))
         ray.init(address="auto", **QUIET)
-    except ConnectionError as error:
+    except (OSError, ValueError) as error:  # nobody there, nobody who lets us in; not an address
         if address := os.environ.get("RAY_ADDRESS"):
             raise UserError(
                 f"the value of RAY_ADDRESS is {address!r}, but must be the address of a running cluster that lets you in: "
@@ -24,6 +28,17 @@ def connect() -> bool:
             ) from error
         return False
     return True
+
+
+def _knock(address: str | None) -> None:
+    """See whether anybody listens, for Ray itself tries for minutes: also at the address that a killed cluster left on disk.
+
+    Raises:
+        OSError: nobody does.
+    """
+    if address:
+        host, port = address.rsplit(":", 1)
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def start() -> None:
@@ -36,11 +51,19 @@ def start() -> None:
 
 
 def devices() -> tuple[str, int]:
-    """What trials run on, GPUs if there are any, and how many of them there are."""
+    """What trials run on, GPUs if there are any, and how many of them there are or, where a cluster grows, can be."""
     if ray.is_initialized():
-        held = ray.cluster_resources()
+        held = {**ray.cluster_resources()}
+        for name, most in (ray._private.state.state.get_max_resources_from_cluster_config() or {}).items():  # type: ignore[attr-defined]
+            held[name] = max(held.get(name, 0), most)  # no public call tells what an autoscaler may add; Ray Train asks so, too
         kind = "GPU" if held.get("GPU") else "CPU"
         return kind, int(held.get(kind, 0))
     import torch
 
     return ("GPU", gpus) if (gpus := torch.cuda.device_count()) else ("CPU", os.cpu_count() or 1)
+
+
+def slots(resources: Mapping[str, float]) -> int:
+    """For how many workers that need so much the cluster has room now, if nobody else uses it."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(int(min(node.get(name, 0) // need for name, need in resources.items())) for node in nodes)

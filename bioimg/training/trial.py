@@ -96,7 +96,7 @@ class _Record:
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / "error.txt").write_text("".join(traceback.format_exception(error)))
             epochs = self._place.store.rows("epochs", self._trial.key)
-            self._row("failed", epochs, {"error": f"{type(error).__name__}: {error}"})
+            self._row("failed", epochs, {"error": _reason(error)})
         return "failed"
 
     def _test(self, run: Run) -> dict[str, Any]:
@@ -138,6 +138,13 @@ class _Record:
         }
         self._place.store.write("epochs", self._trial.key, epochs)
         self._place.store.write("trials", self._trial.key, [row])
+
+
+def _reason(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:  # the latter on a CPU
+        text += " Lower `batch_size` or `image_size`, freeze more, or use a device with more memory."
+    return text
 
 
 def _about(run: Run) -> dict[str, Any]:

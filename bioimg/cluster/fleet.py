@@ -1,0 +1,111 @@
+"""The fleet: as many lanes as trials need and devices allow, while both change."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Any
+
+import ray
+from ray.autoscaler.sdk import request_resources
+from ray.exceptions import RayActorError
+from ray.train import ControllerError
+
+from bioimg.cluster import lanes, session
+from bioimg.config import UserError
+
+IN_VAIN = 3
+"""How many lanes in a row may be lost before they took a trial: then there is something that another start doesn't mend."""
+PAUSE = 0.5
+"""Seconds between two looks at the cluster."""
+
+
+class Fleet:
+    """Keeps lanes running until every trial has ended. Whoever has it calls `tend` again and again.
+
+    A lane is never moved or mended: one that is lost, for whatever reason, is replaced once there are devices for it.
+    """
+
+    def __init__(self, first: lanes.Lane, *, trials: int, limit: int | None, say: Callable[[str], None]) -> None:
+        """Lanes are like `first`; there are at most `limit` of them, and `say` is told when none can run."""
+        self._first, self._limit, self._say = first, limit, say
+        self._board: Any = first.board
+        self._running: list[Future[None]] = []
+        self._left, self._started, self._asked, self._next = trials, 0, 0, 0.0
+        self._waits = False
+
+    def __enter__(self) -> "Fleet":
+        self.tend()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            wait(self._running, timeout=5)
+        if ray.is_initialized():
+            self._ask_for(0)
+
+    @property
+    def size(self) -> int:
+        """How many lanes there are."""
+        return len(self._running)
+
+    @property
+    def done(self) -> bool:
+        """Whether every trial has ended, as of the last look."""
+        return self._left == 0
+
+    def tend(self) -> None:
+        """Count trials, lanes and devices, and start the lanes that are missing.
+
+        Raises:
+            UserError: the board is lost, or lanes end before they take a trial.
+        """
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + PAUSE
+        self._left, in_vain = self._state()
+        lost = [error for lane in self._running if lane.done() and (error := lane.exception())]
+        self._running = [lane for lane in self._running if not lane.done()]
+        if lost and not self._running and in_vain >= IN_VAIN and not _is_late(lost[-1]):
+            raise UserError(
+                f"{in_vain} lanes in a row ended before they could take a trial, the last one with: {lanes.cause(lost[-1])}. "
+                "Mend that; the same command then goes on from here."
+            ) from lost[-1]
+        wanted = min(self._left, self._limit or self._left)
+        self._ask_for(wanted)
+        self._start(min(wanted, session.slots(lanes.resources(self._first.gpu)) // self._first.workers) - len(self._running))
+        self._tell()
+
+    def _state(self) -> tuple[int, int]:
+        try:
+            return ray.get(self._board.state.remote())
+        except RayActorError as error:
+            raise UserError(
+                "the board, the process between Ray Tune and the lanes, was lost: it was killed, or its machine ran out of "
+                "memory. Every epoch that was reported is kept; the same command goes on from here."
+            ) from error
+
+    def _start(self, count: int) -> None:
+        for _ in range(count):
+            self._running.append(lanes.start(dataclasses.replace(self._first, number=self._started)))
+            self._started += 1
+
+    def _ask_for(self, count: int) -> None:
+        """Have an autoscaler, if there is one, make the cluster large enough for so many lanes, but no larger."""
+        if count != self._asked:
+            request_resources(bundles=[lanes.resources(self._first.gpu)] * count * self._first.workers)
+            self._asked = count
+
+    def _tell(self) -> None:
+        waits = self._left > 0 and not self._running
+        if waits and not self._waits:
+            self._say(
+                f"{self._left} trials wait: no lane can run until the cluster has {self._first.workers} free "
+                f"{'GPU' if self._first.gpu else 'CPU'}{'s' if self._first.workers > 1 else ''}."
+            )
+        self._waits = waits
+
+
+def _is_late(error: BaseException) -> bool:
+    """Whether a lane ended because others hold the devices that it was to have."""
+    return isinstance(error, ControllerError) and "Timeout" in type(error.controller_failure).__name__

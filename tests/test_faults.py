@@ -1,0 +1,129 @@
+"""What an experiment survives. Processes are killed or stopped for real, at moments that its console tells."""
+
+import io
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import toys
+from rich.console import Console
+from test_cluster import BASE, same
+
+from bioimg import runner
+from bioimg.config import TrialConfig, UserError
+from bioimg.experiment import EarlyStopping, Experiment
+from bioimg.flags import Settings
+from bioimg.results.store import Results, read
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.chaos]
+
+WORKER, CONTROLLER, BOARD, FOLLOWER = "RayTrainWorker", "TrainController", "Board", "ImplicitFunc"
+
+
+@pytest.fixture(scope="module")
+def machine():
+    """Two CPUs, whatever the machine has."""
+    ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def experiment(stop: EarlyStopping | None = None, **fields) -> Experiment:
+    axes = {name: value for name, value in fields.items() if isinstance(value, tuple)}
+    fixed = {name: value for name, value in fields.items() if name not in axes}
+    base = TrialConfig(**{**{name: getattr(BASE, name) for name in BASE.__slots__}, **fixed})
+    return Experiment(name=toys.Name("grid"), base=base, axes=axes, early_stopping=stop)
+
+
+def go(asked: Experiment, folder: Path, file: io.StringIO | None = None, code: int = 0, **settings) -> Results:
+    assert runner.run(asked, Settings(out=folder, **settings), Console(file=file or io.StringIO())) == code
+    return read(folder)
+
+
+def processes(name: str) -> list[int]:
+    """Ours that run an actor of this class, in the order of their start."""
+    ours = [p for p in psutil.Process().children(recursive=True) if f"ray::{name}" in " ".join(p.cmdline())]
+    return [p.pid for p in sorted(ours, key=psutil.Process.create_time)]
+
+
+class When(io.StringIO):
+    """A console that strikes once, when it hears a text."""
+
+    def __init__(self, text: str, strike: Callable[[], object]) -> None:
+        super().__init__()
+        self._text, self._strike, self.struck = text, strike, False
+
+    def write(self, text: str) -> int:
+        if self._text in text and not self.struck:
+            self.struck = True
+            self._strike()
+        return super().write(text)
+
+
+def send(name: str, what: signal.Signals, which: int = -1) -> Callable[[], None]:
+    return lambda: os.kill(processes(name)[which], what)
+
+
+@pytest.mark.parametrize("name", [CONTROLLER, FOLLOWER])
+def test_whatever_process_is_killed_costs_nothing_but_time(machine, tmp_path, name):
+    asked = experiment(stop=EarlyStopping(grace_period=2, reduction_factor=2), epochs=6, seed=(0, 1))
+    file = When("epoch 2/6", send(name, signal.SIGKILL))
+    struck = go(asked, tmp_path / "struck", file, lanes=1)
+    assert file.struck
+    same(struck, go(asked, tmp_path / "local", local=True))
+
+
+def test_the_second_of_two_workers_is_killed_and_the_trial_goes_on(machine, tmp_path):
+    asked = experiment(epochs=4, workers=2)
+    file = When("epoch 2/4", send(WORKER, signal.SIGKILL))
+    struck = go(asked, tmp_path / "struck", file)
+    assert file.struck
+    same(struck, go(asked, tmp_path / "undisturbed"))
+
+
+def test_a_worker_that_hangs_is_noticed_and_replaced(machine, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "3")
+    asked = experiment(epochs=4)
+    file = When("epoch 2/4", send(WORKER, signal.SIGSTOP))
+    struck = go(asked, tmp_path / "struck", file, lanes=1)
+    assert file.struck
+    same(struck, go(asked, tmp_path / "local", local=True))
+
+
+def test_the_loss_of_the_board_ends_the_experiment_with_a_message_and_the_rerun_goes_on(machine, tmp_path):
+    asked = experiment(epochs=4, seed=(0, 1))
+    file = When("epoch 2/4", send(BOARD, signal.SIGKILL))
+    with pytest.raises(UserError, match=r"the board.*was lost.*the same command goes on from here"):
+        go(asked, tmp_path / "struck", file, lanes=1)
+    assert file.struck
+    assert not list((tmp_path / "struck").rglob("error.txt")), "a trial was blamed"
+    again = io.StringIO()
+    struck = go(asked, tmp_path / "struck", again, lanes=1)
+    assert "epoch 1/4" not in again.getvalue().split("\n")[0], "the first trial didn't go on from where it was"
+    same(struck, go(asked, tmp_path / "local", local=True))
+
+
+def test_a_trial_that_kills_its_worker_is_given_up_and_the_next_goes_on(machine, tmp_path):
+    """A kill is what Linux does to a process when memory runs out."""
+    asked = experiment(model="deadly", image_size=16, batch_size=(12, 24), epochs=2)
+    rows = go(asked, tmp_path, lanes=1, code=1).trials.set_index("batch_size")
+    assert rows["status"].to_dict() == {12: "completed", 24: "failed"}
+    assert re.search(r"its worker was lost 3 times.*at last with: .*died", rows["error"][24])
+
+
+def test_a_trial_that_runs_out_of_memory_says_so_and_how_to_need_less(machine, tmp_path):
+    asked = experiment(model="greedy", image_size=16, batch_size=(12, 6), epochs=1)
+    rows = go(asked, tmp_path, lanes=1, code=1).trials.set_index("batch_size")
+    assert rows["status"].to_dict() == {6: "completed", 12: "failed"}
+    assert re.search(r"OutOfMemoryError: CUDA out of memory.*Lower `batch_size` or `image_size`", rows["error"][12])
+
+
+def test_an_error_that_all_workers_raise_alike_is_recorded_at_once(machine, tmp_path):
+    asked = experiment(model="greedy", image_size=16, batch_size=24, epochs=2, workers=2)
+    row = go(asked, tmp_path, code=1).trials.iloc[0]
+    assert row["error"].startswith("OutOfMemoryError: CUDA out of memory"), "it was tried again until its lane gave up"

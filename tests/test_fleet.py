@@ -1,0 +1,101 @@
+"""Machines and programs that come and go. Each test has a Ray of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import AutoscalingCluster, Cluster
+from test_cluster import same
+from test_faults import When, experiment, go
+
+from bioimg.config import UserError
+from bioimg.results.store import read
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.chaos]
+
+PROGRAM = [sys.executable, str(Path(__file__).parents[1] / "experiments" / "grid.py"), "demo", "--no-early-stopping"]
+SMALL = ["--weights", "none", "--image-size", "32", "--freeze", "none", "--batch-size", "32"]
+
+
+@pytest.mark.parametrize("end", [[signal.SIGKILL], [signal.SIGINT, signal.SIGINT]])
+def test_a_killed_program_leaves_no_process_behind_and_the_rerun_goes_on(tmp_path, end):
+    command = [*PROGRAM, *SMALL, "--epochs", "30", "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "OF_THIS_TEST": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as program:
+        heard = next(line for line in program.stdout if "epoch 2/30" in line)
+        ours = [process for process in psutil.process_iter() if _of(process, tmp_path)]
+        assert len(ours) > 5, heard
+        for what in end:
+            program.send_signal(what)
+    _, alive = psutil.wait_procs(ours, timeout=30)
+    assert not alive, [process.cmdline() for process in alive]
+    again = subprocess.run([*command, "--local"], env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "epoch 1/30" not in again.stdout
+    assert len(read(tmp_path / "out").epochs) == 30
+
+
+def _of(process: psutil.Process, test: Path) -> bool:
+    try:
+        return process.environ().get("OF_THIS_TEST") == str(test)
+    except psutil.Error:
+        return False
+
+
+def test_lanes_come_and_go_with_machines(tmp_path):
+    """None at first; then one, and a second; both are lost in mid-trial; another joins."""
+    asked = experiment(epochs=4, seed=(0, 1, 2, 3))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    machines = []
+
+    class Machines(When):
+        def write(self, text: str) -> int:
+            if "no lane can run" in text:
+                machines.append(cluster.add_node(num_cpus=1))
+            if "epoch 1/4" in text and len(machines) == 1:
+                machines.append(cluster.add_node(num_cpus=1))
+            return super().write(text)
+
+    def lose() -> None:
+        for machine in machines:
+            cluster.remove_node(machine, allow_graceful=False)
+
+    try:
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        with pytest.raises(UserError, match=r"number of devices, which is 0 .CPU.*say with --lanes how many"):
+            go(asked, tmp_path / "struck")
+        file = Machines("[1/4] 1: epoch 2/4", lose)
+        struck = go(asked, tmp_path / "struck", file, lanes=2)
+        assert file.getvalue().count("no lane can run until the cluster has 1 free CPU") == 1 + file.struck
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert len(machines) >= 2
+    same(struck, go(asked, tmp_path / "local", local=True))
+
+
+def test_an_autoscaler_is_asked_for_what_trials_need(tmp_path):
+    asked = experiment(epochs=2, seed=(0, 1))
+    kind = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
+    cluster = AutoscalingCluster(head_resources={"CPU": 0}, worker_node_types={"cpu": kind}, idle_timeout_minutes=10)
+    try:
+        cluster.start()
+        ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+        rows = go(asked, tmp_path).trials
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert rows["status"].tolist() == ["completed"] * 2
+
+
+def test_an_address_that_is_no_cluster_is_told_within_a_minute(tmp_path):
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+    command = [*PROGRAM, *SMALL, "--epochs", "1", "--out", str(tmp_path / "out")]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert told.returncode == 2
+    assert "RAY_ADDRESS is '127.0.0.1:1', but must be the address of a running cluster that lets you in" in told.stderr
