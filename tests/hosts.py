@@ -68,7 +68,7 @@ class Host:
         self.pid: int = until(lambda: next((child.pid for child in outside.children()), None), f"{name} to start")
         """Of its first process, as it is seen from outside."""
 
-    def run(self, command: str, timeout: float = 300) -> str:
+    def run(self, command: str, timeout: float = 600) -> str:
         """What a command line prints at the host's console; it must succeed."""
         clean = ["env", "-i", f"HOME={self.home}", "USER=lab", "TERM=dumb", "LANG=C.UTF-8", "bash", "--login", "-c", command]
         inside = ["nsenter", f"--target={self.pid}", "--mount", "--uts", "--ipc", "--net", "--pid", *clean]
