@@ -10,5 +10,9 @@ from pathlib import Path
 
 from bioimg.cli import grid
 
+PROGRAM = Path(__file__)
+if not PROGRAM.with_name("demo.py").exists():  # `ray submit` copies this file alone to the head, where `ray up` put the others
+    PROGRAM = Path("~/bioimg/experiments/grid.py").expanduser()
+
 if __name__ == "__main__":
-    sys.exit(grid(Path(__file__), sys.argv[1:]))
+    sys.exit(grid(PROGRAM, sys.argv[1:]))
