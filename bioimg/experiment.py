@@ -40,10 +40,13 @@ class EarlyStopping:
             if name not in FIELDS:
                 raise unknown("compare_within", name, FIELDS)
 
+    def grace(self, epochs: int) -> int:
+        """The epochs that a trial of `epochs` epochs gets whatever its scores are."""
+        return self.grace_period or max(2, epochs // 10)
+
     def rungs(self, epochs: int) -> tuple[int, ...]:
         """The epochs before the last one after which a trial of `epochs` epochs can be stopped."""
-        grace = self.grace_period or max(2, epochs // 10)
-        powers = (grace * self.reduction_factor**k for k in itertools.count())
+        powers = (self.grace(epochs) * self.reduction_factor**k for k in itertools.count())
         return tuple(itertools.takewhile(lambda epoch: epoch < epochs, powers))
 
     def spares(self, trial: TrialConfig) -> bool:

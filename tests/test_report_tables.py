@@ -403,3 +403,26 @@ def test_scores_can_be_columns_of_the_comparison(two: Results) -> None:
     assert table.cells()[0][0] == "32"
     assert table.cells()[0][1].startswith("95.0 [93.")
     assert table.cells()[1][1:] == ["–", "–"]
+
+
+def stopped_and_completed(path: Path) -> Results:
+    """One trial of 4 epochs that was stopped after 2, and one that failed after 1."""
+    full, short, failed = (TrialConfig(epochs=4, batch_size=size) for size in (16, 32, 64))
+    rows = [trial(full, test_accuracy=0.9), trial(short, status="stopped", epochs_run=2), trial(failed, status="failed")]
+    epochs = curve(full.key, [4, 3, 2, 1], [0.1, 0.2, 0.8, 0.9]) + curve(short.key, [2, 1], [0.3, 0.4])
+    return store.read(folder(path, rows, [*epochs, *curve(failed.key, [9], [0.0])]))
+
+
+def test_at_equal_epochs_stopped_trials_stand_beside_completed_ones_and_the_table_says_that_it_is_no_result(tmp_path):
+    table = breakdown.at_epoch(stopped_and_completed(tmp_path))
+    assert table.values["val_accuracy"].tolist() == [0.4, 0.2], "as of epoch 2, the best first"
+    assert table.values["status"].tolist() == ["stopped", "completed"]
+    assert "no final result" in table.caption
+    assert any("As of epoch 2, to which 2 of 3 trials came" in note for note in table.notes)
+    assert "at-epoch" in [table.name for table in breakdown.tables(stopped_and_completed(tmp_path))]
+
+
+def test_at_a_later_epoch_only_those_that_came_to_it_are_shown(tmp_path):
+    assert breakdown.at_epoch(stopped_and_completed(tmp_path), epoch=3).values["val_accuracy"].tolist() == [0.8]
+    with pytest.raises(UserError, match="`at_epoch` is 5, but must be an epoch that a trial came to: 1 to 4"):
+        breakdown.at_epoch(stopped_and_completed(tmp_path), epoch=5)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from bioimg.config import UserError
 from bioimg.report.captions import header, text
 from bioimg.report.notes import fingerprint, listed, notes
 from bioimg.report.table import Column, Table, digits
@@ -29,6 +30,8 @@ def tables(results: Results, lang: str = "en", price: float | None = None) -> li
     """All that have anything to show. Of very many configurations not every pair is compared, but each with the best."""
     every = [per_class(results, lang), confusion(results, lang), score_table(results, lang), effects(results, lang)]
     every += [differences(results, lang, every=False), curves(results, lang), cost(results, lang, price)]
+    if results.trials["status"].eq("stopped").any():
+        every.append(at_epoch(results, lang))
     if results.trials["status"].eq("completed").sum() <= MOST_FOR_PAIRS:
         every.append(differences(results, lang))
     return [table for table in every if len(table.values)]
@@ -128,6 +131,36 @@ def curves(results: Results, lang: str = "en") -> Table:
         Column(name="reading"),
     )
     return _table("curves", results, values, shown, lang, text("curves_note", lang))
+
+
+def at_epoch(results: Results, lang: str = "en", epoch: int | None = None) -> Table:
+    """All trials as they stood after the same epoch, on validation images; by default the last one that all of them reached.
+
+    Raises:
+        UserError: no trial came so far.
+    """
+    trials = results.trials[results.trials["status"].ne("failed")]
+    epochs = results.epochs[results.epochs["key"].isin(trials["key"])]
+    reached = epochs.groupby("key")["epoch"].max()
+    epoch = epoch or int(reached.min())
+    if len(reached) and not 1 <= epoch <= reached.max():
+        raise UserError(
+            f"the value of `at_epoch` is {epoch}, but must be an epoch that a trial came to: 1 to {reached.max()}. "
+            "Leave it out for the last one that all trials reached."
+        )
+    values = _beside(results, epochs.loc[epochs["epoch"].eq(epoch), ["key", "val_accuracy", "val_loss"]])
+    interval = statistics.wilson_columns(values["val_accuracy"].astype(float), values["val_images"].astype(float))
+    values = values.assign(val_accuracy_low=interval["low"], val_accuracy_high=interval["high"])
+    values = values.sort_values("val_accuracy", ascending=False, kind="stable", ignore_index=True)
+    decimals = digits(50 * float((interval["high"] - interval["low"]).median()))
+    shown = (
+        Column(name="val_accuracy", kind="share", digits=decimals, interval=True),
+        Column(name="val_loss", kind="loss", digits=4),
+        Column(name="epochs_run", kind="count"),
+        Column(name="status"),
+    )
+    said = text("at_epoch_note", lang, epoch=epoch, came=len(values), all=len(results.trials))
+    return _table("at-epoch", results, values, shown, lang, said)
 
 
 def cost(results: Results, lang: str = "en", price: float | None = None) -> Table:

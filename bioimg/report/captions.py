@@ -37,6 +37,8 @@ HEADERS = {
     "best_val_loss_epoch": ("best epoch", "最佳週期"),
     "final_val_accuracy": ("final val acc. (%)", "最終驗證準確率 (%)"),
     "best_val_accuracy": ("best val acc. (%)", "最佳驗證準確率 (%)"),
+    "val_accuracy": ("val acc. (%)", "驗證準確率 (%)"),
+    "val_loss": ("val loss", "驗證損失"),
     "test_accuracy": ("test acc. (%)", "測試準確率 (%)"),
     "final_test_accuracy": ("test acc. of last epoch (%)", "最終週期測試準確率 (%)"),
     "train_seconds": ("time (min:s)", "訓練時間 (分:秒)"),
@@ -105,6 +107,10 @@ TEXTS = {
         "{data} 測試影像上與最佳設定的差異",
     ),
     "cost": ("What the trials on {data} cost", "{data} 各次訓練的成本"),
+    "at-epoch": (
+        "Trials on {data} at the same epoch: validation images, no final result",
+        "{data} 各次訓練於相同週期的驗證結果（非最終結果）",
+    ),
     "curves": ("What the curves on {data} show", "{data} 訓練曲線的判讀"),
     "architecture": ("Architecture of {model} with {classes} classes", "{model} 的架構（{classes} 類）"),
     "images": (
@@ -127,6 +133,12 @@ TEXTS = {
         "table. Trials that were stopped or failed aren't compared.",
         "於相同的 {n} 張測試影像；方括號：95 % 信賴區間。檢定：{tests}；對本表 {pairs} 對做 Holm 校正。"
         "提前停止或失敗者不比較。",
+    ),
+    "at_epoch_note": (
+        "As of epoch {epoch}, to which {came} of {all} trials came. This compares beginnings: with more epochs another may be "
+        "best. Brackets: 95 % interval (Wilson).",
+        "第 {epoch} 週期的結果，{all} 次訓練中有 {came} 次到達。僅比較訓練初期：繼續訓練後最佳者可能不同。"
+        "方括號：95 % 信賴區間（Wilson）。",
     ),
     "curves_note": (
         "Rise: how far the validation loss ends above its minimum. Oscillation: root mean square change of the "

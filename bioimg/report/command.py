@@ -42,6 +42,8 @@ class Report:
     """settings; the trials that agree in them become one row: mean, standard deviation, number"""
     single: bool = False
     """a row for each trial, also where a configuration was repeated with other seeds or folds"""
+    at_epoch: int | None = None
+    """only a table of all trials as they stood after this epoch, stopped ones too"""
     format: Annotated[tuple[str, ...], arg(metavar="md|csv|tex|html|xlsx|docx|parquet ...")] = FORMATS
     """formats of the tables"""
     lang: Literal["en", "zh-TW"] = "en"
@@ -76,7 +78,7 @@ class Report:
         for table in tables:
             documents.write(table, out, self.format)
         terminal.show(results, tables, out)
-        if not (self.preset or self._chosen):
+        if not (self.preset or self._chosen or self.at_epoch is not None):
             self._illustrate(results, out, images)
 
     @property
@@ -90,6 +92,8 @@ class Report:
         from bioimg.report import breakdown, presets
         from bioimg.report.tables import comparison
 
+        if self.at_epoch is not None:
+            return [breakdown.at_epoch(results, self.lang, self.at_epoch)]
         if self.preset:
             return presets.report_2023(results, self.lang)
         table = comparison(results, **self._chosen, lang=self.lang)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
+from bioimg.experiment import EarlyStopping
 from bioimg.report.captions import text
 from bioimg.results.configurations import configurations
 from bioimg.results.store import Results
@@ -60,7 +61,10 @@ def _stopping(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]
     stopped, failed = int(counts.get("stopped", 0)), int(counts.get("failed", 0))
     if rule:
         within = listed(rule["compare_within"]) or "–"
-        yield text("stopping", lang, **{**rule, "within": within, "stopped": stopped, "trials": len(shown)})
+        given = EarlyStopping(grace_period=rule["grace_period"])
+        grace = listed(sorted({given.grace(epochs) for epochs in shown["epochs"]}))
+        counted = {"grace_period": grace, "within": within, "stopped": stopped, "trials": len(shown)}
+        yield text("stopping", lang, **{**rule, **counted})
     else:
         yield text("no_stopping", lang)
     if failed:
