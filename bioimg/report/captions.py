@@ -26,6 +26,7 @@ HEADERS = {
     "fold": ("fold", "第幾折"),
     "sampling": ("sampling", "取樣方式"),
     "class_weights": ("class weights", "類別權重"),
+    "patience": ("patience (epochs)", "容忍週期數"),
     "seed": ("seed", "隨機種子"),
     "workers": ("workers", "行程數"),
     "precision": ("precision", "精度"),
