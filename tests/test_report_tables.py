@@ -395,7 +395,8 @@ def test_cost_counts_devices_epochs_saved_and_money(two: Results) -> None:
 
 def test_tables_with_nothing_to_show_are_left_out(nine: Results, two: Results) -> None:
     assert {table.name for table in breakdown.tables(nine)} == {"effects", "differences-best", "differences", "cost"}
-    assert {table.name for table in breakdown.tables(two)} == {"per-class", "confusion", "scores", "curves", "cost"}
+    of_two = {"per-class", "confusion", "scores", "curves", "at-epoch", "cost"}
+    assert {table.name for table in breakdown.tables(two)} == of_two
 
 
 def test_scores_can_be_columns_of_the_comparison(two: Results) -> None:

@@ -142,7 +142,7 @@ def at_epoch(results: Results, lang: str = "en", epoch: int | None = None) -> Ta
     trials = results.trials[results.trials["status"].ne("failed")]
     epochs = results.epochs[results.epochs["key"].isin(trials["key"])]
     reached = epochs.groupby("key")["epoch"].max()
-    epoch = epoch or int(reached.min())
+    epoch = epoch if epoch is not None else int(reached.min()) if len(reached) else 0
     if len(reached) and not 1 <= epoch <= reached.max():
         raise UserError(
             f"the value of `at_epoch` is {epoch}, but must be an epoch that a trial came to: 1 to {reached.max()}. "

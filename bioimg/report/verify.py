@@ -25,6 +25,7 @@ MAKERS: dict[str, tuple[Callable[[Results, str], Table], ...]] = {
     "axis": (breakdown.effects,),
     "claim": (breakdown.differences, partial(breakdown.differences, every=False)),
     "reading": (breakdown.curves,),
+    "val_loss": (breakdown.at_epoch,),
     "device_seconds": (breakdown.cost,),
 }
 """By a header that only these tables have: who makes them."""
