@@ -27,7 +27,7 @@ def extractor(classifier: Classifier, dtype: torch.dtype) -> Callable[[torch.Ten
 class Pointwise(nn.Module):
     """A convolution of 1x1 as the matrix product that it is.
 
-    On a CPU oneDNN takes 2 to 3 times as long for the convolution in bfloat16, where images are small and channels are many.
+    On a CPU oneDNN takes longer for the convolution in bfloat16, where images are small and channels are many.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
