@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_cluster import same
+from equal import same
 from test_faults import BOARD, CONTROLLER, FOLLOWER, WORKER
 from test_fleet import PROGRAM, SMALL
 

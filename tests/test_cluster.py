@@ -5,10 +5,10 @@ import os
 import signal
 from pathlib import Path
 
-import pandas as pd
 import psutil
 import pytest
 import ray
+from equal import same
 from rich.console import Console
 
 from bioimg import runner
@@ -22,7 +22,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's ow
 BASE = TrialConfig(
     data="phantom", model="resnext_tiny", weights="none", image_size=32, epochs=3, learning_rate=1e-3, precision="float32"
 )
-TIMING = ["train_seconds", "wait_seconds", "features_seconds", "seconds", "started_at", "ended_at"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,20 +41,6 @@ def run(folder: Path, *, lanes: int | None = 1, local: bool = False, stop: Early
     console = Console(file=io.StringIO())
     assert runner.run(experiment, Settings(out=str(folder), lanes=lanes, local=local), console) == 0
     return read(folder)
-
-
-def without_timing(table: pd.DataFrame) -> pd.DataFrame:
-    return table.drop(columns=[name for name in TIMING if name in table])
-
-
-def same(a: Results, b: Results) -> None:
-    """Every row of every table is the same to the last bit, timing aside."""
-    for name in ("trials", "epochs", "predictions"):
-        ours, theirs = (without_timing(getattr(results, name)) for results in (a, b))
-        order = [column for column in ("key", "epoch", "split", "image") if column in ours]
-        pd.testing.assert_frame_equal(
-            ours.sort_values(order, ignore_index=True), theirs.sort_values(order, ignore_index=True), check_exact=True
-        )
 
 
 def test_lanes_side_by_side_give_the_rows_of_the_local_twin(tmp_path):

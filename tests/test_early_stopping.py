@@ -5,8 +5,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
+from equal import same
 from rich.console import Console
 
 from bioimg import runner
@@ -17,7 +17,6 @@ from bioimg.results.store import Results, read
 
 RATES = (1e-3, 3e-3, 1e-9, 2e-9, 3e-9)
 BASE = TrialConfig(model="resnext_tiny", weights="none", image_size=32, batch_size=64, epochs=4, precision="float32")
-TIMING = ["train_seconds", "wait_seconds", "features_seconds", "seconds", "started_at", "ended_at"]
 
 
 class Interrupted(BaseException):
@@ -47,18 +46,6 @@ def experiment(rates: tuple[float, ...] = RATES, **base: Any) -> Experiment:
 def run(folder: Path, asked: Experiment, console: io.StringIO | None = None, **settings: Any) -> Results:
     assert runner.run(asked, Settings(out=str(folder), local=True, **settings), Console(file=console or io.StringIO())) == 0
     return read(folder)
-
-
-def same(a: Results, b: Results) -> None:
-    for name in ("trials", "epochs", "predictions"):
-        ours, theirs = (
-            getattr(results, name).drop(columns=[column for column in TIMING if column in getattr(results, name)])
-            for results in (a, b)
-        )
-        order = [column for column in ("key", "epoch", "split", "image") if column in ours]
-        pd.testing.assert_frame_equal(
-            ours.sort_values(order, ignore_index=True), theirs.sort_values(order, ignore_index=True), check_exact=True
-        )
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,8 +11,9 @@ import psutil
 import pytest
 import ray
 import toys
+from equal import same
 from rich.console import Console
-from test_cluster import BASE, same
+from test_cluster import BASE
 
 from bioimg import runner
 from bioimg.config import TrialConfig, UserError

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from equal import same
 from ray.cluster_utils import Cluster
-from test_cluster import same
 from test_faults import When, experiment, go
 
 from bioimg.config import UserError

@@ -13,7 +13,7 @@ from pathlib import Path
 import hosts
 import pyarrow.parquet as pq
 import pytest
-from test_cluster import same
+from equal import same
 
 from bioimg.results.store import read
 
