@@ -23,7 +23,7 @@ class Halving:
 
     def __init__(self, rule: EarlyStopping, earlier: Iterable[Earlier] = ()) -> None:
         self._rule = rule
-        self._scores: defaultdict[tuple[Any, ...], list[float]] = defaultdict(list)
+        self._scores: defaultdict[tuple[Any, ...], dict[str, float]] = defaultdict(dict)
         for trial, epochs in earlier:
             for epoch in epochs:
                 self.judge(trial, epoch["epoch"], epoch[rule.metric])
@@ -34,13 +34,18 @@ class Halving:
         return self._rule.metric
 
     def judge(self, trial: TrialConfig, epoch: int, score: float) -> Stop | None:
-        """Why a trial that has just ended `epoch` with `score` (its metric there) is to be stopped; None if it isn't."""
+        """Why a trial that has just ended `epoch` with `score` (its metric there) is to be stopped; None if it isn't.
+
+        A trial that is judged at the same epoch again, since it was interrupted, counts once.
+        """
         if self._rule.spares(trial) or epoch not in self._rule.rungs(trial.epochs):
             return None
         sign = -1 if self._rule.metric == "val_loss" else 1
-        scores = self._scores[(*self._rule.cohort(trial), epoch)]
+        at_rung = self._scores[(*self._rule.cohort(trial), epoch)]
+        at_rung.pop(trial.key, None)
+        scores = list(at_rung.values())
         among, needed = len(scores), np.percentile(scores, 100 * (1 - 1 / self._rule.reduction_factor)) if scores else -np.inf
-        scores.append(sign * score)
+        at_rung[trial.key] = sign * score
         return Stop(epoch, score, float(sign * needed), among) if sign * score < needed else None
 
 

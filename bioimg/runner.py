@@ -32,6 +32,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     trials = experiment.trials()
     store = Store(settings.out or f"results/{experiment.name}")
     store.check(experiment.name)
+    check_finish(settings.finish or (), store.statuses())
     check_splits(survey(trials))
     check_models(trials)
     execute = executor(trials, settings)
@@ -45,7 +46,6 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     store.write_images(provenance.whereabouts(images))
     statuses = {key: status for key, status in store.statuses().items() if status != "failed"}
     missing = [trial for trial in trials if trial.key not in statuses]
-    check_finish(settings.finish or (), statuses)
     try:
         with Progress(trials, experiment.axes, statuses, console) as progress:
             watcher = Watchers(progress, TensorBoard(beside(store.place, "tensorboard"), trials, experiment.axes))

@@ -97,6 +97,13 @@ def test_trials_compete_within_their_cohort_only():
     assert halving.judge(TrialConfig(weights="DEFAULT"), 1, 0.1) == Stop(1, 0.1, 0.9, 4)
 
 
+def test_a_trial_that_is_judged_again_after_an_interruption_counts_once():
+    halving = Halving(EarlyStopping(grace_period=1))
+    for _ in range(2):
+        assert halving.judge(TrialConfig(seed=1), 1, 0.9) is None
+    assert halving.judge(TrialConfig(seed=2), 1, 0.1) == Stop(1, 0.1, 0.9, 1)
+
+
 def test_frozen_trials_run_in_full_unless_told_otherwise():
     frozen = [TrialConfig(freeze="features", seed=seed) for seed in range(2)]
     for spare in (True, False):
