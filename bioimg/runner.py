@@ -18,7 +18,7 @@ from bioimg.halving import unrepresented
 from bioimg.model.build import build, check
 from bioimg.progress import Progress, Watcher, Watchers
 from bioimg.report.command import Report
-from bioimg.results.folder import beside
+from bioimg.results.folder import is_remote
 from bioimg.results.store import Store, read
 from bioimg.tensorboard import TensorBoard
 
@@ -48,7 +48,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     missing = [trial for trial in trials if trial.key not in statuses]
     try:
         with Progress(trials, experiment.axes, statuses, console) as progress:
-            watcher = Watchers(progress, TensorBoard(beside(store.place, "tensorboard"), trials, experiment.axes))
+            watcher = Watchers(progress, *curves(store, trials, experiment))
             execute(experiment, experiment.queue(missing), images, store, watcher)
             unstopped = dataclasses.replace(experiment, early_stopping=None)
             execute(unstopped, to_finish(experiment, trials, store, settings.finish), images, store, watcher)
@@ -60,6 +60,11 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     store.describe({**description, "complete": True, "finished": datetime.datetime.now(datetime.UTC).isoformat()})
     store.tidy()
     return conclude(store, ByPath(images[trials[0]]), console)
+
+
+def curves(store: Store, trials: Sequence[TrialConfig], experiment: Experiment) -> list[Watcher]:
+    """Who writes files for TensorBoard: they grow by the epoch, which an object store's files can't."""
+    return [] if is_remote(store.place) else [TensorBoard(f"{store.place}/tensorboard", trials, experiment.axes)]
 
 
 def to_finish(

@@ -10,8 +10,10 @@ from pathlib import Path
 import boto3
 import pandas as pd
 import pytest
+import ray
 import torch
 import toys
+from equal import same
 from moto.server import DomainDispatcherApplication, create_backend_app
 from test_grid import QUICK, grid
 from werkzeug.serving import make_server
@@ -22,8 +24,6 @@ from bioimg.results.store import Store, read
 from bioimg.training import checkpoint
 from bioimg.training.loop import train
 from bioimg.training.trial import Place, run_trial
-
-TIMING = ["train_seconds", "wait_seconds", "features_seconds", "started_at", "ended_at"]
 
 
 class Unreliable:
@@ -107,12 +107,22 @@ def test_a_grid_in_a_bucket_whose_server_fails_one_request_in_ten_is_the_one_on_
     finally:
         server.on = False
     assert server.failed > 0
-    pd.testing.assert_frame_equal(ours.trials.drop(columns=TIMING), theirs.trials.drop(columns=TIMING))
-    pd.testing.assert_frame_equal(ours.epochs.drop(columns="seconds"), theirs.epochs.drop(columns="seconds"))
-    pd.testing.assert_frame_equal(ours.predictions, theirs.predictions)
+    same(ours, theirs)
     names = Bucket(remote).names()
     assert {"report/report.html", "report/comparison.md", "experiment.json"} <= set(names)
     assert not [name for name in names if "resume" in name or name.startswith("parts/")]
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_lanes_leave_in_a_bucket_what_they_leave_on_a_disk(tmp_path, bucket):
+    ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    try:
+        for out in (tmp_path / "grid", bucket("lanes")):
+            assert grid(*[flag for flag in QUICK if flag != "--local"], "--lanes", "1", "--out", out) == 0
+    finally:
+        ray.shutdown()
+    same(read(tmp_path / "grid"), read(bucket("lanes")))
 
 
 def test_a_storage_that_is_not_there_is_an_error_that_says_what_to_do(bucket, monkeypatch):
