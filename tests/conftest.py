@@ -10,6 +10,8 @@ from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parent))  # `toys`, also in processes that tests start
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+# Ray ends a process that was part of a cluster which is gone, after this many seconds: here one process sees many of them
+os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = "7200"  # noqa: SIM112
 torch.set_num_threads(1)  # as in a lane, so that sums are made in the same order
 threadpool_limits(1)  # threads of BLAS that wait for a busy core cost more than they bring
 

@@ -48,7 +48,14 @@ def _of(process: psutil.Process, test: Path) -> bool:
 
 
 def test_lanes_come_and_go_with_machines(tmp_path):
-    """None at first; then one, and a second; both are lost in mid-trial; another joins."""
+    """In a process of its own, which Ray may end with the cluster."""
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    told = subprocess.run([sys.executable, __file__, str(tmp_path)], env=paths, capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+def come_and_go(folder: Path) -> None:
+    """No machine at first; then one, and a second; both are lost in mid-trial; another joins."""
     asked = experiment(epochs=4, seed=(0, 1, 2, 3))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     machines = []
@@ -68,15 +75,15 @@ def test_lanes_come_and_go_with_machines(tmp_path):
     try:
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         with pytest.raises(UserError, match=r"number of devices, which is 0 .CPU.*say with --lanes how many"):
-            go(asked, tmp_path / "struck")
+            go(asked, folder / "struck")
         file = Machines("[1/4] 1: epoch 2/4", lose)
-        struck = go(asked, tmp_path / "struck", file, lanes=2)
+        struck = go(asked, folder / "struck", file, lanes=2)
         assert file.getvalue().count("no lane can run until the cluster has 1 free CPU") == 1 + file.struck
     finally:
         ray.shutdown()
         cluster.shutdown()
     assert len(machines) >= 2
-    same(struck, go(asked, tmp_path / "local", local=True))
+    same(struck, go(asked, folder / "local", local=True))
 
 
 def test_an_address_that_is_no_cluster_is_told_within_a_minute(tmp_path):
@@ -85,3 +92,7 @@ def test_an_address_that_is_no_cluster_is_told_within_a_minute(tmp_path):
     told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert told.returncode == 2
     assert "RAY_ADDRESS is '127.0.0.1:1', but must be the address of a running cluster that lets you in" in told.stderr
+
+
+if __name__ == "__main__":
+    come_and_go(Path(sys.argv[1]))
