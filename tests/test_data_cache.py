@@ -234,7 +234,7 @@ images = load_each([trial])
 kept = images[trial].pixels
 store = Store(sys.argv[2])
 place = Place(experiment="large", store=store, device=torch.device("cpu"))
-status = run_trial(trial, images[trial], place, lambda epoch: True)
+status = run_trial(trial, images[trial], place, lambda epoch: None)
 print(status, type(kept).__name__, kept.nbytes // limit, process.memory_info().rss - base.rss)
 """
 

@@ -159,7 +159,7 @@ def curves(store: Store) -> list[dict]:
 def test_a_damaged_checkpoint_is_told_and_the_previous_one_gives_the_same_rows(damage, both, tmp_path, caplog):
     trial, images = toys.trial(epochs=5), toys.images()
     whole = Store(tmp_path / "whole")
-    run_trial(trial, images, place(whole), lambda epoch: True)
+    run_trial(trial, images, place(whole), lambda epoch: None)
     store = interrupted(tmp_path / "cut", after=3)
     for name in ("resume.pt", "resume.previous.pt")[: 1 + both]:
         path = tmp_path / "cut" / store.checkpoint(trial.key) / name
@@ -167,7 +167,7 @@ def test_a_damaged_checkpoint_is_told_and_the_previous_one_gives_the_same_rows(d
         content[len(content) // 2] ^= 1
         path.write_bytes({"truncated": content[:-100], "flipped": content, "empty": b""}[damage])
     with caplog.at_level(logging.WARNING, "bioimg"):
-        assert run_trial(trial, images, place(store), lambda epoch: True) == "completed"
+        assert run_trial(trial, images, place(store), lambda epoch: None) == "completed"
     assert caplog.text.count("is damaged: the trial goes on from what was saved before it") == 1 + both
     assert curves(store) == curves(whole)
     assert store.rows("predictions", trial.key) == whole.rows("predictions", trial.key)
@@ -192,20 +192,20 @@ def test_no_flipped_bit_of_a_checkpoint_changes_what_is_loaded(tmp_path):
 
 def test_a_damaged_part_is_told_and_its_trial_runs_again_with_the_same_row(tmp_path, caplog):
     trial, images, store = toys.trial(epochs=5), toys.images(), Store(tmp_path)
-    run_trial(trial, images, place(store), lambda epoch: True)
+    run_trial(trial, images, place(store), lambda epoch: None)
     epochs = curves(store)
     part = tmp_path / "parts" / f"{trial.key}.trials.parquet"
     part.write_bytes(part.read_bytes()[:-9])
     with caplog.at_level(logging.WARNING, "bioimg"):
         assert store.statuses() == {}
     assert "trials.parquet is damaged" in caplog.text
-    run_trial(trial, images, place(store), lambda epoch: True)
+    run_trial(trial, images, place(store), lambda epoch: None)
     assert (store.statuses(), curves(store)) == ({trial.key: "completed"}, epochs)
 
 
 def test_a_damaged_table_is_named_with_the_way_out(tmp_path):
     store = Store(tmp_path)
-    run_trial(toys.trial(), toys.images(), place(store), lambda epoch: True)
+    run_trial(toys.trial(), toys.images(), place(store), lambda epoch: None)
     store.merge()
     store.describe({})
     content = bytearray((tmp_path / "epochs.parquet").read_bytes())
@@ -221,7 +221,7 @@ def test_a_damaged_table_is_made_again_from_the_one_before_and_the_parts(table, 
     store.describe({})
     trials = [toys.trial(seed=seed) for seed in range(3)]
     for trial in trials:
-        run_trial(trial, images, place(store), lambda epoch: True)
+        run_trial(trial, images, place(store), lambda epoch: None)
         store.merge()
     whole, path = read(tmp_path), tmp_path / f"{table}.parquet"
     path.write_bytes(path.read_bytes()[:-20])

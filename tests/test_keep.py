@@ -8,6 +8,7 @@ import safetensors.torch
 import torch
 import toys
 
+from bioimg.experiment import Stop
 from bioimg.results.folder import Disk
 from bioimg.results.store import Store
 from bioimg.training import checkpoint
@@ -17,11 +18,11 @@ from bioimg.training.trial import Place, run_trial
 TRIAL = toys.trial(epochs=5)
 
 
-def left(folder, keep: str, go_on) -> tuple[set[str], int]:
+def left(folder, keep: str, judge) -> tuple[set[str], int]:
     """The names of the files of a trial that ran, and what its row says they take."""
     store = Store(folder)
     store.begin({**results_example.description(TRIAL, {}, ("a", "b", "c")), "keep": keep})
-    run_trial(TRIAL, toys.images(), Place(experiment="toy", store=store, device=torch.device("cpu")), go_on)
+    run_trial(TRIAL, toys.images(), Place(experiment="toy", store=store, device=torch.device("cpu")), judge)
     store.release()
     row = store.rows("trials", TRIAL.key)[0]
     files = {path.name: path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file()}
@@ -46,8 +47,8 @@ def failing(epoch) -> bool:
     ],
 )
 def test_what_stays_is_what_was_asked_for_and_its_size_is_in_the_row(keep, completed, stopped, tmp_path):
-    assert left(tmp_path / "completed", keep, lambda epoch: True)[0] == completed
-    assert left(tmp_path / "stopped", keep, lambda epoch: epoch.epoch < 3)[0] == stopped
+    assert left(tmp_path / "completed", keep, lambda epoch: None)[0] == completed
+    assert left(tmp_path / "stopped", keep, lambda epoch: Stop(3, 0.1, 0.2, 1) if epoch.epoch == 3 else None)[0] == stopped
 
 
 def test_a_failed_trial_keeps_what_its_next_attempt_goes_on_from(tmp_path):
@@ -70,7 +71,7 @@ def test_a_state_whose_last_epoch_is_the_best_holds_its_weights_once_and_goes_on
 
 
 def test_the_weights_of_the_best_epoch_are_a_whole_model_that_says_what_it_is(tmp_path):
-    left(tmp_path, "best", lambda epoch: True)
+    left(tmp_path, "best", lambda epoch: None)
     path = tmp_path / "checkpoints" / TRIAL.key / "best.safetensors"
     assert safetensors.torch.load_file(path).keys() == toys.run(TRIAL).classifier.model.state_dict().keys()
     with safetensors.safe_open(path, "pt") as file:
