@@ -5,9 +5,10 @@
 Asks: of two kinds of pretrained weights, three batch sizes, and a backbone that is trained or frozen, which does best on a
 synthetic set of tissue-like tiles (it is drawn by a program: no figure here says anything about real tissue)?
 
-Cost: 50 s on 2 CPU cores, of which half is Ray's start. Outcome: TEXTURES_V2 trained in full is best with 0.91 of the test
-images right, its frozen features come close with 0.84 to 0.87 in a fraction of the time, and those of TEXTURES_V1 are worse
-(0.65 to 0.71). ASHA stops both trials with batches of 64 after 3 of 10 epochs.
+Cost: 45 s on 2 CPU cores, of which half is Ray's start. Outcome: TEXTURES_V2 is right on 0.84 to 0.86 of the test images,
+whether its backbone is trained or frozen, and frozen ones cost a fraction of the time; TEXTURES_V1's frozen features are worse
+(0.65 to 0.70). ASHA stops five of the six trained in full, four of them after 3 of 10 epochs; `--finish` takes them to their
+end.
 """
 
 from bioimg.config import TrialConfig
