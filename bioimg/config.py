@@ -171,8 +171,8 @@ class TrialConfig:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "TrialConfig":
-        """The trial of a row of the trials table."""
-        return cls(**{name: row[name] for name in FIELDS})
+        """The trial of a row of the trials table; a field that an earlier version's table lacks is at its default."""
+        return cls(**{name: row[name] for name in FIELDS if row[name] is not None})
 
     def describe(self, fields: Iterable[str]) -> str:
         """The values of some fields on one line, for consoles and captions."""

@@ -32,7 +32,9 @@ class EarlyStopping:
     )
     reduction_factor: int = option(2, "of this many trials at a rung one goes on", at_least=2)
     compare_within: tuple[str, ...] = option(("freeze",), "only trials that agree in these fields compete")
-    spare_frozen: bool = option(True, "trials on a frozen backbone run in full: on cached features they cost next to nothing")
+    spare_frozen: bool = option(
+        True, "whether trials on a frozen backbone run in full: on cached features they cost next to nothing"
+    )
 
     def __post_init__(self) -> None:
         check(self)

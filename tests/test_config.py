@@ -47,3 +47,9 @@ def test_a_field_at_its_default_is_not_part_of_the_key_so_that_new_fields_keep_o
 
 def test_every_field_is_a_column_of_the_table():
     assert set(FIELDS) <= set(schema.TRIALS.names)
+
+
+def test_a_row_is_its_trial_again_and_what_an_earlier_version_did_not_know_is_at_its_default():
+    trial = TrialConfig(weights="none", seed=3, patience=2)
+    assert TrialConfig.of(dataclasses.asdict(trial)) == trial
+    assert TrialConfig.of({**dataclasses.asdict(trial), "patience": None}).patience == 0

@@ -53,7 +53,13 @@ class Cohorts(FIFOScheduler):
         return decision, self._halving.judge(config, epoch, result[self._rule.metric])
 
     def _of(self, trial: TrialConfig) -> ASHAScheduler:
-        scheduler = ASHAScheduler(
+        cohort = self._rule.cohort(trial)
+        if cohort not in self._schedulers:
+            self._schedulers[cohort] = self._scheduler(trial)
+        return self._schedulers[cohort]
+
+    def _scheduler(self, trial: TrialConfig) -> ASHAScheduler:
+        return ASHAScheduler(
             time_attr="epoch",
             metric=self._rule.metric,
             mode="min" if self._rule.metric == "val_loss" else "max",
@@ -61,4 +67,3 @@ class Cohorts(FIFOScheduler):
             grace_period=min(self._rule.rungs(trial.epochs), default=1),
             reduction_factor=self._rule.reduction_factor,
         )
-        return self._schedulers.setdefault(self._rule.cohort(trial), scheduler)
