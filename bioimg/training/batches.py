@@ -80,7 +80,7 @@ class Pixels:
     def __call__(self, batch: Batch) -> torch.Tensor:
         """float32 [B, 3, H, W], channels last in memory."""
         images = self._gather(batch.indices).permute(0, 3, 1, 2)
-        return dihedral(images, batch.views) * self._scale + self._shift
+        return torch.addcmul(self._shift, dihedral(images, batch.views).float(), self._scale)
 
 
 def gatherer(images: ImageSet, device: torch.device) -> Callable[[np.ndarray], torch.Tensor]:

@@ -16,12 +16,15 @@ from benchmarks.frame import Outcome, Part, Target, seconds
 from bioimg.config import TrialConfig
 from bioimg.data.imageset import ImageSet, Split
 from bioimg.training.batches import Batch
+from bioimg.training.features import Compute
 from bioimg.training.loop import train
 from bioimg.training.run import Run
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PRODUCTS = (1024, 2048, 4096)
 """Sides of the matrices of which the fastest product is the machine's peak."""
+HEAD_IMAGES, HEAD_EPOCHS = 2550, 100
+"""What a frozen trial of the report that the project grew out of trains on, and for how long it may."""
 
 
 class Contiguous(Run):
@@ -40,15 +43,23 @@ class Contiguous(Run):
         super()._freeze_features()
 
 
+class Drawn(Run):
+    """A run whose features are drawn at random: what is left to measure is the head's training."""
+
+    def _backbone(self) -> Compute:
+        width = self.classifier.head.in_features
+        return lambda batch: torch.randn(len(batch.indices), width)
+
+
 LAYOUTS: dict[str, type[Run]] = {"channels_last": Run, "contiguous": Contiguous}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Part):
     """Images per second of training and of feature extraction, and the share of the machine's matrix-product peak that they
-    come to, by precision and memory layout.
+    come to, by precision and memory layout. And what a frozen trial takes once its features are there.
 
-    Both go through the code that trials use: an epoch of `bioimg.training.loop.train` (that validates on one image), and the
+    All go through the code that trials use: an epoch of `bioimg.training.loop.train` (that validates on one image), and the
     features that a frozen trial is prepared with. Peaks are those of `torch.mm` in the same run with the same threads.
     """
 
@@ -70,17 +81,19 @@ class Step(Part):
         peaks = {name: peak(dtype) for name, dtype in DTYPES.items()}
         with tempfile.TemporaryDirectory() as name:
             os.environ["BIOIMG_CACHE"] = name  # features that an earlier run has left mustn't be found
-            rows = list(self._rows(peaks))
+            rows, head = list(self._rows(peaks)), self.head()
         shares = {(row["work"], row["precision"], row["layout"]): row["share of peak"] for row in rows}
         targets = [
             Target(f"{work} in bfloat16", shares[work, "bfloat16", "channels_last"], limit, "of the matrix product's peak")
             for work, limit in (("training", 0.55), ("extraction", 0.7))
         ]
+        frozen = f"{HEAD_EPOCHS} epochs of a head on {HEAD_IMAGES:,} images in 8 views, batches of {self.batch_size}"
+        targets.append(Target(frozen, head, 5.0, "s", at_most=True))
         notes = [f"{name} matrix product: {rate / 1e9:.0f} GFLOP/s (threads: {self.threads})" for name, rate in peaks.items()]
         return Outcome(f"{self.model}, {self.image_size} px, batches of {self.batch_size}", rows, targets, notes)
 
     def _rows(self, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:
-        images = self.images()
+        images = self.images(self._count, self.image_size)
         forward = self._flops(images)
         # a backward pass is two products for each one; torch's counter can't tell, it takes grouped convolutions for dense ones
         cost = {"training": 3 * forward, "extraction": forward}
@@ -98,9 +111,9 @@ class Step(Part):
                         "share of peak": rate * cost[work] / peaks[precision],
                     }
 
-    def images(self) -> ImageSet:
+    def images(self, train: int, size: int) -> ImageSet:
         """Noise, which takes as long as anything: the training images and two more."""
-        count, size = self._count + 2, self.image_size
+        count = train + 2
         return ImageSet(
             name="noise",
             pixels=np.random.default_rng(0).integers(256, size=(count, size, size, 3), dtype=np.uint8),
@@ -112,7 +125,7 @@ class Step(Part):
 
     def training(self, images: ImageSet, precision: str, layout: str) -> float:
         """Images per second of an epoch."""
-        run = LAYOUTS[layout](self._trial(precision), images, self._split, device=torch.device("cpu"))
+        run = LAYOUTS[layout](self._trial(precision), images, _split(self._count), device=torch.device("cpu"))
         if layout == "contiguous":
             Contiguous.of(run)
         epochs = [epoch.seconds for epoch in train(run)]
@@ -123,14 +136,21 @@ class Step(Part):
         times = []
         for seed in range(self.repeats + 1):
             trial = self._trial(precision, freeze="features", seed=seed + 100 * list(LAYOUTS).index(layout))
-            run = LAYOUTS[layout](trial, images, self._split, device=torch.device("cpu"))
+            run = LAYOUTS[layout](trial, images, _split(self._count), device=torch.device("cpu"))
             assert run.features_seconds is not None
             times.append(run.features_seconds)
         return (self._count + 2) / statistics.median(times[1:])
 
+    def head(self) -> float:
+        """Seconds of a frozen trial, its features being there."""
+        images = self.images(HEAD_IMAGES, size=8)
+        trial = self._trial("auto", freeze="features", augmentation="dihedral", epochs=HEAD_EPOCHS, image_size=8)
+        run = Drawn(trial, images, _split(HEAD_IMAGES), device=torch.device("cpu"))
+        return sum(epoch.seconds for epoch in train(run))
+
     def _flops(self, images: ImageSet) -> float:
         """Floating-point operations of a forward pass for an image, a multiplication and an addition being two."""
-        run = Run(self._trial("float32"), images, self._split, device=torch.device("cpu"))
+        run = Run(self._trial("float32"), images, _split(self._count), device=torch.device("cpu"))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             run.forward(Batch(np.arange(2), np.zeros(2, dtype=np.int64)))
         return counter.get_total_flops() / 2
@@ -144,10 +164,11 @@ class Step(Part):
     def _count(self) -> int:
         return self.steps * self.batch_size
 
-    @property
-    def _split(self) -> Split:
-        places = np.arange(self._count + 2)
-        return Split(train=places[:-2], val=places[-2:-1], test=places[-1:])
+
+def _split(train: int) -> Split:
+    """Of so many images and two more, one to validate on and one to test on."""
+    places = np.arange(train + 2)
+    return Split(train=places[:-2], val=places[-2:-1], test=places[-1:])
 
 
 def peak(dtype: torch.dtype) -> float:
