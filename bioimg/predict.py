@@ -66,7 +66,7 @@ def choose(results: "Results", key: str | None) -> str:
     if best is None:
         raise UserError("the value of `folder` must be results with a completed trial, and there is none. Run the experiment.")
     repeats = completed[configurations(results.trials)[completed.index].eq(best)]
-    return key or str(repeats.loc[repeats["best_val_loss"].idxmin(), "key"])
+    return key or str(repeats.set_index("key")["best_val_loss"].idxmin())
 
 
 def predicted(folder: str, key: str, place: Path) -> "tuple[pd.DataFrame, dict[str, str]]":

@@ -55,5 +55,5 @@ def _checksum(tensors: Mapping[str, torch.Tensor], said: str) -> str:
     found = hashlib.sha256(said.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
