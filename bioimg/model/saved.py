@@ -24,8 +24,8 @@ class Saved(NamedTuple):
 def encode(tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> bytes:
     """The bytes of a file that any reader of safetensors can open."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    said = json.dumps(about)
-    return safetensors.torch.save(plain, metadata={"bioimg": said, "sha256": _checksum(plain, said)})
+    said = {**about, "sha256": _checksum(plain, about)}
+    return safetensors.torch.save(plain, metadata={"bioimg": json.dumps(said)})
 
 
 def decode(content: bytes) -> Saved:
@@ -35,11 +35,11 @@ def decode(content: bytes) -> Saved:
         Damaged: these aren't the bytes that it gave.
     """
     try:
-        tensors, metadata = safetensors.torch.load(content), _metadata(content)
-        said, about = metadata["bioimg"], json.loads(metadata["bioimg"])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        tensors, about = safetensors.torch.load(content), json.loads(_metadata(content)["bioimg"])
+        claimed = about.pop("sha256", None)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"it can't be read: {error}") from error
-    if "sha256" in metadata and metadata["sha256"] != _checksum(tensors, said):
+    if claimed and claimed != _checksum(tensors, about):
         raise Damaged("its checksum isn't that of what it holds")
     return Saved(tensors, about)
 
@@ -50,9 +50,9 @@ def _metadata(content: bytes) -> dict[str, str]:
     return json.loads(content[8 : 8 + length])["__metadata__"]
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor], said: str) -> str:
-    """SHA-256 of the text, and of name, type, shape and bytes of each tensor by name."""
-    found = hashlib.sha256(said.encode())
+def _checksum(tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> str:
+    """SHA-256 of what is said, and of name, type, shape and bytes of each tensor by name."""
+    found = hashlib.sha256(json.dumps(about).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
