@@ -89,6 +89,18 @@ def test_the_weights_of_the_best_epoch_are_a_whole_model_that_says_what_it_is(tm
         assert json.loads(file.metadata()["bioimg"])["classes"] == ["class-0", "class-1", "class-2"]
 
 
+def test_a_state_of_an_earlier_version_has_no_checksum_and_is_gone_on_from(tmp_path):
+    files, run = Disk(tmp_path), toys.run(TRIAL)
+    next(train(run))
+    (tmp_path / "old").mkdir()
+    torch.save(
+        {name: value for name, value in run.state_dict().items() if name != "continued_from"}, tmp_path / "old" / "resume.pt"
+    )
+    again = toys.run(TRIAL)
+    checkpoint.load(again, files, "old")
+    assert again.history == run.history
+
+
 class Runs:
     """What a malicious checkpoint would have Python call."""
 

@@ -8,11 +8,13 @@ backbones/           those frozen backbones, beside the folders of the trials, e
 import io
 import logging
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
+import xxhash
 
 from bioimg.config import TrialConfig, UserError
 from bioimg.model.extract import digest
@@ -22,6 +24,7 @@ from bioimg.results.store import CHECKPOINTS, Store
 from bioimg.training.run import Run
 
 RESUME, PREVIOUS, BEST = "resume.pt", "resume.previous.pt", "best.safetensors"
+CHECKSUM = xxhash.xxh3_128().digest_size
 
 log = logging.getLogger("bioimg")
 
@@ -161,8 +164,8 @@ def _state(files: Folder, under: str) -> dict[str, Any] | None:
             content = files.read(f"{under}/{name}")
         except FileNotFoundError:
             continue
-        if _whole(content):
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if (state := _unpacked(content)) is not None:
+            return state
         log.warning("%s/%s/%s is damaged: the trial goes on from what was saved before it.", files, under, name)
         files.delete(f"{under}/{name}")
     return None
@@ -170,20 +173,33 @@ def _state(files: Folder, under: str) -> dict[str, Any] | None:
 
 def _settle(files: Folder, under: str) -> None:
     """Keep the newest state alone, and flushed."""
-    if files.size(f"{under}/{RESUME}") is not None and _whole(content := files.read(f"{under}/{RESUME}")):
+    if files.size(f"{under}/{RESUME}") is not None and _unpacked(content := files.read(f"{under}/{RESUME}")) is not None:
         files.write(f"{under}/{RESUME}", content)
         files.delete(f"{under}/{PREVIOUS}")
 
 
 def _packed(state: dict[str, Any]) -> memoryview:
+    """A checksum, and after it what `torch.save` gives: a ZIP file, whose own checksums leave out its headers."""
     content = io.BytesIO()
+    content.write(bytes(CHECKSUM))
     torch.save(state, content)
-    return content.getbuffer()
+    packed = content.getbuffer()
+    packed[:CHECKSUM] = xxhash.xxh3_128_digest(packed[CHECKSUM:])
+    return packed
 
 
-def _whole(content: bytes) -> bool:
-    """Whether the bytes are those that `torch.save` wrote: its format is ZIP, with a checksum for each tensor."""
+def _unpacked(content: bytes) -> dict[str, Any] | None:
+    """What `_packed` was given; None if these aren't the bytes that it gave. States of earlier versions have no checksum."""
+    earlier = content[:2] == b"PK"
+    packed = content if earlier else memoryview(content)[CHECKSUM:]
+    if not (_is_zip(content) if earlier else xxhash.xxh3_128_digest(packed) == content[:CHECKSUM]):
+        return None
+    return torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+
+
+def _is_zip(content: bytes) -> bool:
+    """Whether the bytes are a ZIP file, whole as far as its checksums tell."""
     try:
         return zipfile.ZipFile(io.BytesIO(content)).testzip() is None
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError):
+    except (zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, OSError, EOFError):
         return False
