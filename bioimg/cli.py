@@ -15,6 +15,7 @@ from bioimg.config import UserError, unknown
 from bioimg.data.cache_command import CacheCommand
 from bioimg.data.command import DataCommand
 from bioimg.experiment import Experiment
+from bioimg.predict import Predict
 from bioimg.report.command import Report, Verify
 from bioimg.status import Status
 
@@ -23,7 +24,7 @@ def main() -> int:
     """The `bioimg` command; returns the exit code."""
     commands = {
         **{"data": DataCommand, "report": Report, "verify": Verify, "status": Status},
-        **{"doctor": Doctor, "cache": CacheCommand},
+        **{"predict": Predict, "doctor": Doctor, "cache": CacheCommand},
     }
     return _told(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="bioimg").run())
 

@@ -21,7 +21,8 @@ class Settings:
     lanes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each device)")] = None
     """Trials that run side by side, each on `workers` devices."""
     keep: Literal["best", "all", "none"] = "best"
-    """Weights that stay: of the best epoch of completed trials (and what --finish needs of stopped ones); all; or none."""
+    """Weights that stay: of the best epoch of completed trials (and what --finish needs of stopped ones); all, with
+    what more epochs can go on from; or none."""
     local: bool = False
     """Run in this process, one trial after another, without Ray: for debugging."""
     early_stopping: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: ASHA stops trials that fall behind)")] = True

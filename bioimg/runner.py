@@ -19,8 +19,9 @@ from bioimg.model.build import build, check
 from bioimg.progress import Progress, Watcher, Watchers
 from bioimg.report.command import Report
 from bioimg.results.folder import is_remote
-from bioimg.results.store import Store, read
+from bioimg.results.store import CHECKPOINTS, Store, read
 from bioimg.tensorboard import TensorBoard
+from bioimg.training import checkpoint
 
 
 def run(experiment: Experiment, settings: Settings, console: Console) -> int:
@@ -46,6 +47,13 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     store.write_images(provenance.whereabouts(images))
     statuses = {key: status for key, status in store.statuses().items() if status != "failed"}
     missing = [trial for trial in trials if trial.key not in statuses]
+    if anew := begun_anew(missing, store, statuses):
+        console.print(
+            f"{anew} trials begin at their first epoch, though shorter ones like them have ended: only --keep all keeps what "
+            "they could go on from.",
+            highlight=False,
+            soft_wrap=True,
+        )
     try:
         with Progress(trials, experiment.axes, statuses, console) as progress:
             watcher = Watchers(progress, *curves(store, trials, experiment))
@@ -90,6 +98,16 @@ def check_finish(keys: Sequence[str], statuses: Mapping[str, str]) -> None:
     for key in keys:
         if key not in stopped:
             raise unknown("finish", key, stopped, "These trials are stopped; without a key, --finish takes them all.")
+
+
+def begun_anew(trials: Sequence[TrialConfig], store: Store, statuses: Mapping[str, str]) -> int:
+    """How many trials train again what a shorter one has trained, because its state wasn't kept."""
+
+    def anew(trial: TrialConfig) -> bool:
+        known = [key for key in checkpoint.shorter(trial) if key in statuses]
+        return bool(known) and not any(checkpoint.has_state(store, key) for key in (trial.key, *known))
+
+    return sum(map(anew, trials)) if statuses else 0
 
 
 Executor = Callable[[Experiment, Sequence[TrialConfig], Mapping[TrialConfig, ImageSet], Store, Watcher], None]
@@ -158,7 +176,7 @@ def conclude(store: Store, images: Mapping[str, np.ndarray], console: Console) -
     """Write and print the report, without the figures, and say what failed. Returns the exit code."""
     Report(folder=store.shown, figures=False).run(images)
     results = read(store.shown)
-    if taken := results.trials["bytes"].sum():
+    if taken := store.files.used(CHECKPOINTS):
         console.print(f"Checkpoints take {taken / 1e6:.1f} MB ({store.named('checkpoints')}).", highlight=False, soft_wrap=True)
     failed = results.trials[results.trials["status"] == "failed"]
     for key, error in zip(failed["key"], failed["error"], strict=True):

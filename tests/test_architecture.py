@@ -15,7 +15,7 @@ FLOORS = (
     {"config"},
     {"experiment", "data", "model", "results"},
     {"halving", "training", "report", "progress", "provenance", "flags", "tensorboard"},
-    {"local", "cluster", "status"},
+    {"local", "cluster", "status", "predict"},
     {"runner"},
     {"cli"},
 )

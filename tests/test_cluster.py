@@ -51,6 +51,15 @@ def test_lanes_side_by_side_give_the_rows_of_the_local_twin(tmp_path):
     same(on_lanes, run(tmp_path / "local", local=True, **axes))
 
 
+def test_more_epochs_on_lanes_go_on_from_shorter_trials_as_those_of_the_twin_do(tmp_path):
+    axes = {"learning_rate": (1e-3, 1e-9, 2e-9), "freeze": ("none", "features"), "stop": EarlyStopping(grace_period=1)}
+    for epochs in (2, 4):
+        on_lanes = run(tmp_path / "lanes", epochs=epochs, **axes)
+        twin = run(tmp_path / "local", epochs=epochs, local=True, **axes)
+    assert on_lanes.trials["continued_from"].notna().sum() >= 4, "frozen ones, and those that were stopped"
+    same(on_lanes, twin)
+
+
 def test_a_stopped_trial_frees_its_lane_at_its_rung_and_the_twin_stops_it_too(tmp_path):
     rule = EarlyStopping(grace_period=1, reduction_factor=2)
     axes = {"learning_rate": (1e-3, 1e-9, 2e-9), "seed": (4, 7), "epochs": 4}  # those with the large steps come first

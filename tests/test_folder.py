@@ -1,5 +1,6 @@
 """Results on a disk and in an object store: the same table, whatever fails on the way."""
 
+import dataclasses
 import logging
 import random
 import resource
@@ -111,6 +112,18 @@ def test_a_grid_in_a_bucket_whose_server_fails_one_request_in_ten_is_the_one_on_
     names = Bucket(remote).names()
     assert {"report/report.html", "report/comparison.md", "experiment.json"} <= set(names)
     assert not [name for name in names if "resume" in name or name.startswith("parts/")]
+
+
+def test_frozen_trials_in_a_bucket_share_a_backbone_and_more_epochs_go_on_from_them(bucket):
+    store, short = Store(bucket("frozen")), toys.trial(freeze="features", epochs=1)
+    run_trial(short, toys.images(), place(store), lambda epoch: None)
+    longer = dataclasses.replace(short, epochs=2)
+    store = Store(bucket("frozen"))
+    run_trial(longer, toys.images(), place(store), lambda epoch: None)
+    assert store.rows("trials", longer.key)[0]["continued_from"] == short.key
+    assert len(store.files.names("checkpoints/backbones")) == 1
+    whole = checkpoint.best(store.files, store.checkpoint(longer.key))
+    assert whole.tensors.keys() == toys.Toy().state_dict().keys()
 
 
 @pytest.mark.ray

@@ -51,6 +51,17 @@ def test_what_stays_is_what_was_asked_for_and_its_size_is_in_the_row(keep, compl
     assert left(tmp_path / "stopped", keep, lambda epoch: Stop(3, 0.1, 0.2, 1) if epoch.epoch == 3 else None)[0] == stopped
 
 
+def test_the_small_state_of_a_completed_frozen_trial_stays_for_more_epochs(tmp_path):
+    store = Store(tmp_path)
+    place, trial = Place(experiment="toy", store=store, device=torch.device("cpu")), toys.trial(epochs=2, freeze="features")
+    run_trial(trial, toys.images(), place, lambda epoch: None)
+    names = {name.rpartition("/")[2] for name in store.files.names(store.checkpoint(trial.key))}
+    assert names == {"best.safetensors", "resume.pt"}
+    cosine = toys.trial(epochs=2, freeze="features", schedule="cosine")
+    run_trial(cosine, toys.images(), place, lambda epoch: None)
+    assert store.files.names(store.checkpoint(cosine.key)) == [f"{store.checkpoint(cosine.key)}/best.safetensors"]
+
+
 def test_a_failed_trial_keeps_what_its_next_attempt_goes_on_from(tmp_path):
     assert left(tmp_path, "best", failing)[0] == {"resume.pt", "error.txt"}
 
@@ -76,6 +87,18 @@ def test_the_weights_of_the_best_epoch_are_a_whole_model_that_says_what_it_is(tm
     assert safetensors.torch.load_file(path).keys() == toys.run(TRIAL).classifier.model.state_dict().keys()
     with safetensors.safe_open(path, "pt") as file:
         assert json.loads(file.metadata()["bioimg"])["classes"] == ["class-0", "class-1", "class-2"]
+
+
+def test_a_state_of_an_earlier_version_has_no_checksum_and_is_gone_on_from(tmp_path):
+    files, run = Disk(tmp_path), toys.run(TRIAL)
+    next(train(run))
+    (tmp_path / "old").mkdir()
+    torch.save(
+        {name: value for name, value in run.state_dict().items() if name != "continued_from"}, tmp_path / "old" / "resume.pt"
+    )
+    again = toys.run(TRIAL)
+    checkpoint.load(again, files, "old")
+    assert again.history == run.history
 
 
 class Runs:

@@ -43,6 +43,27 @@ def list_folder(folder: Path) -> Listing:
     )
 
 
+def list_images(place: Path) -> Listing:
+    """List the images in a folder, at any depth, or the one that a file is. Nothing is known of their classes.
+
+    Raises:
+        UserError: there are none.
+    """
+    files = [place.name] if place.is_file() else sorted(_files(place)) if place.is_dir() else []
+    found = [path for path in files if _is_image([path])]
+    if not found:
+        raise UserError(
+            f"the value of `images` is {str(place)!r}, but must be an image or a folder of images ({', '.join(FORMATS)})."
+        )
+    return Listing(
+        name=place.resolve().name,
+        files=tuple((place.parent if place.is_file() else place) / path for path in found),
+        paths=tuple(map(printable, found)),
+        labels=np.zeros(len(found), np.int64),
+        classes=(),
+    )
+
+
 def _is_image(steps: Sequence[str]) -> bool:
     return Path(steps[-1]).suffix.lower() in FORMATS
 

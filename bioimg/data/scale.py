@@ -29,6 +29,13 @@ def scaled(decoding: Decoding, rule: str, train: np.ndarray) -> tuple[PixelArray
     return opened(folder / "pixels", decoding.pixels.shape, "uint8"), limits
 
 
+def scaled_alike(decoding: Decoding, limits: Limits) -> PixelArray:
+    """uint8 pixels of other images, scaled between the limits of those that a model was trained on."""
+    key = cache.key(decoding.key, limits)
+    folder = cache.entry(f"scaled/{key}", lambda folder: _write(decoding.pixels, limits, folder))
+    return opened(folder / "pixels", decoding.pixels.shape, "uint8")
+
+
 def _limits(pixels: PixelArray, rule: str, train: np.ndarray) -> Limits:
     if rule == "range":
         return ((0.0, 65535.0 if pixels.dtype == np.uint16 else 1.0),) * 3

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import os
 import re
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,7 @@ def replace(path: Path, content: Content, *, flush: bool = True) -> None:
     Raises:
         OSError: it can't be written; what was there is there still.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
             file.write(content)

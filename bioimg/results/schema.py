@@ -30,6 +30,7 @@ TRIALS = pa.schema(
         pa.field("features", pa.string()),
         pa.field("features_seconds", pa.float64()),
         pa.field("trained_parameters", pa.int64()),
+        pa.field("continued_from", pa.string()),
         # how it ended
         pa.field("status", pa.string()),
         pa.field("epochs_run", pa.int64()),
@@ -66,7 +67,10 @@ of its cohort which came to this rung before it, `rung_trials` of them, had set.
 
 `train_seconds` is training and validation alone, `wait_seconds` everything else from the moment a lane took the trial, both
 summed over the epochs and the last attempt. `started_at` is when its first batch began, `ended_at` when its row was written.
-`bytes` is what its checkpoints took on disk then.
+`bytes` is what its own checkpoints took on disk then; a frozen backbone lies beside them, once for all trials that share it.
+
+`continued_from` is the key of a shorter trial, else the same, whose epochs are the first ones of this trial: they weren't
+trained again, and count in all columns as if they had been.
 """
 
 EPOCHS = pa.schema(

@@ -7,6 +7,7 @@ predictions.parquet    one row per completed trial, split (val, test) and image
 *.previous.parquet     the three tables before the last merge, for when one is damaged
 parts/KEY.*.parquet    the same rows of trials that ended since the last merge, or still run
 checkpoints/KEY/       best.safetensors and, while the trial can go on, resume.pt
+checkpoints/backbones/ those that were frozen, which the models of many trials share
 """
 
 import contextlib
@@ -31,6 +32,7 @@ from bioimg.results.lock import HOLDER, Lock
 
 TABLES = {"trials": schema.TRIALS, "epochs": schema.EPOCHS, "predictions": schema.PREDICTIONS}
 MANIFEST = "experiment.json"
+CHECKPOINTS = "checkpoints"
 
 log = logging.getLogger("bioimg")
 
@@ -72,7 +74,7 @@ class Store:
 
     def checkpoint(self, key: str) -> str:
         """The name of the folder of one trial's tensors."""
-        return f"checkpoints/{key}"
+        return f"{CHECKPOINTS}/{key}"
 
     def check(self, name: str) -> None:
         """Find out, before anything is read, whether the folder can take the results of an experiment.
@@ -174,6 +176,11 @@ class Store:
     def latest(self) -> dict[str, dict[str, Any]]:
         """The last epoch of every trial that has one, also of those that run, by key."""
         return {row["key"]: row for row in self._newest("epochs", TABLES["epochs"].names)}
+
+    @functools.cached_property
+    def earlier_checkpoints(self) -> frozenset[str]:
+        """Names of the files that earlier runs left there: those that lay there when this was first asked."""
+        return frozenset(self.files.names(CHECKPOINTS))
 
     @functools.cached_property
     def keep(self) -> str:

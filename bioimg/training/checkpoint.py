@@ -1,22 +1,30 @@
 """A trial's tensors on disk: where it stands, and the weights of its best epoch. Reading them runs no code.
 
 resume.pt            all that going on needs, after the newest epoch; resume.previous.pt after the one before
-best.safetensors     the model at its best epoch
+best.safetensors     the model at its best epoch; where its backbone was frozen, the head alone, which names the backbone
+backbones/           those frozen backbones, beside the folders of the trials, each once
 """
 
 import io
-import json
 import logging
 import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-import safetensors.torch
 import torch
+import xxhash
 
-from bioimg.results.folder import Folder
+from bioimg.config import TrialConfig, UserError
+from bioimg.model.extract import digest
+from bioimg.model.saved import Damaged, Saved, decode, encode
+from bioimg.results.folder import Folder, beside
+from bioimg.results.store import CHECKPOINTS, Store
 from bioimg.training.run import Run
 
 RESUME, PREVIOUS, BEST = "resume.pt", "resume.previous.pt", "best.safetensors"
+CHECKSUM = xxhash.xxh3_128().digest_size
 
 log = logging.getLogger("bioimg")
 
@@ -26,49 +34,69 @@ def save(run: Run, files: Folder, under: str) -> None:
 
     Nothing waits for the disk here: what a power failure spoils is found by its checksum, and the previous state is used.
     """
-    state, content = run.state_dict(), io.BytesIO()
+    state = run.state_dict()
     if all(run.history[-1].val_loss < epoch.val_loss for epoch in run.history[:-1]):
         state["best"] = state["learner"]  # the same tensors, which are then written once
-    torch.save(state, content)
+    content = _packed(state)
     if files.size(f"{under}/{RESUME}") is not None:
         files.move(f"{under}/{RESUME}", f"{under}/{PREVIOUS}")
-    files.write(f"{under}/{RESUME}", content.getbuffer(), flush=False)
+    files.write(f"{under}/{RESUME}", content, flush=False)
 
 
 def load(run: Run, files: Folder, under: str) -> None:
     """Go on where `save` left off; from the state before if the newest is damaged; from the beginning if there is none."""
-    for name in (RESUME, PREVIOUS):
-        try:
-            content = files.read(f"{under}/{name}")
-        except FileNotFoundError:
-            continue
-        if _whole(content):
-            return run.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
-        log.warning("%s/%s/%s is damaged: the trial goes on from what was saved before it.", files, under, name)
-        files.delete(f"{under}/{name}")
+    if state := _state(files, under):
+        run.load_state_dict(state)
+
+
+def prepare(trial: TrialConfig, store: Store) -> bool:
+    """Whether `load` will find a state. A trial without one gets that of the longest shorter trial that has one."""
+    files, under = store.files, store.checkpoint(trial.key)
+    if any(files.size(f"{under}/{name}") is not None for name in (RESUME, PREVIOUS)):
+        return True
+    for key in shorter(trial):
+        if has_state(store, key) and (state := _state(files, store.checkpoint(key))):
+            files.write(f"{under}/{RESUME}", _packed({**state, "continued_from": key}), flush=False)
+            return True
+    return False
+
+
+def has_state(store: Store, key: str) -> bool:
+    """Whether an earlier run left the state of a trial."""
+    return f"{store.checkpoint(key)}/{RESUME}" in store.earlier_checkpoints
+
+
+def shorter(trial: TrialConfig) -> Iterator[str]:
+    """Keys of trials that differ in having fewer epochs, the longest first.
+
+    While the learning rate is constant, their epochs are the first ones of this trial to the last bit.
+    """
+    if trial.schedule == "constant":
+        yield from (replace(trial, epochs=epochs).key for epochs in range(trial.epochs - 1, 0, -1))
 
 
 def finish(run: Run, files: Folder, under: str, keep: str = "best") -> None:
     """Write the model as it is, with what predicting needs to know, and drop what going on needed: if `keep` says so.
 
-    The model is whole, also where only its head was trained: it can then be used without the file its backbone came from.
+    The state of a head on a frozen backbone is small. It stays, since a longer trial can go on from it.
     """
     if keep != "none":
         _export(run, files, under)
-    if keep != "all":
+    if keep == "best" and run.trial.freeze == "features" and run.trial.schedule == "constant":
+        _settle(files, under)
+    elif keep != "all":
         drop(files, under)
 
 
 def stop(run: Run, files: Folder, under: str, keep: str = "best") -> None:
-    """Keep the state that a stopped trial can be finished from, once, and flushed; with `all` its best epoch too."""
+    """Keep the state that a stopped trial can be finished from; with `all` its best epoch too."""
     if keep == "none":
         drop(files, under)
     elif keep == "all":
         run.restore_best()
         _export(run, files, under)
-    elif files.size(f"{under}/{RESUME}") is not None and _whole(content := files.read(f"{under}/{RESUME}")):
-        files.write(f"{under}/{RESUME}", content)
-        files.delete(f"{under}/{PREVIOUS}")
+    else:
+        _settle(files, under)
 
 
 def drop(files: Folder, under: str) -> None:
@@ -77,20 +105,101 @@ def drop(files: Folder, under: str) -> None:
     files.delete(f"{under}/{PREVIOUS}")
 
 
+def best(files: Folder, under: str) -> Saved:
+    """The model of a trial's best epoch, whole, also where only its head is the trial's own.
+
+    Raises:
+        UserError: it wasn't kept, or a file is damaged.
+    """
+    own = _read(files, f"{under}/{BEST}")
+    if "backbone" not in own.about:
+        return own
+    return Saved({**_read(files, _backbone(own.about["backbone"])).tensors, **own.tensors}, own.about)
+
+
 def _export(run: Run, files: Folder, under: str) -> None:
     about: dict[str, Any] = {
         "model": run.trial.model,
         "image_size": run.trial.image_size,
+        "resize": run.trial.resize,
+        "channels": run.trial.channels,
+        "scaling": run.images.scaling,
         "classes": list(run.images.classes),
         "normalisation": run.normalisation,
+        "precision": str(run.dtype).removeprefix("torch."),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in run.classifier.model.state_dict().items()}
-    files.write(f"{under}/{BEST}", safetensors.torch.save(tensors, metadata={"bioimg": json.dumps(about)}))
+    tensors = run.classifier.model.state_dict()
+    if run.trial.freeze == "features":
+        about["backbone"] = digest(run.classifier)
+        head = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{run.classifier.head_name}.")}
+        if files.size(name := _backbone(about["backbone"])) is None:  # of lanes that find this together, each writes the same
+            rest = {name: tensor for name, tensor in tensors.items() if name not in head}
+            files.write(name, encode(rest, {"model": run.trial.model, "normalisation": run.normalisation}))
+        tensors = head
+    files.write(f"{under}/{BEST}", encode(tensors, about))
 
 
-def _whole(content: bytes) -> bool:
-    """Whether the bytes are those that `torch.save` wrote: its format is ZIP, with a checksum for each tensor."""
+def _backbone(digest: str) -> str:
+    return f"{CHECKPOINTS}/backbones/{digest}.safetensors"
+
+
+def _read(files: Folder, name: str) -> Saved:
+    shown = beside(str(files), name)
+    try:
+        return decode(files.read(name))
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no {shown}. Weights stay where an experiment keeps them (--keep best, the default, or all)."
+        ) from None
+    except Damaged as error:
+        raise UserError(
+            f"{shown} is damaged ({error}). Put a copy of it in its place, or run the experiment again into another folder."
+        ) from error
+
+
+def _state(files: Folder, under: str) -> dict[str, Any] | None:
+    """What `save` wrote, or wrote before if that is damaged; None if there is nothing."""
+    for name in (RESUME, PREVIOUS):
+        try:
+            content = files.read(f"{under}/{name}")
+        except FileNotFoundError:
+            continue
+        if (state := _unpacked(content)) is not None:
+            return state
+        log.warning("%s/%s/%s is damaged: the trial goes on from what was saved before it.", files, under, name)
+        files.delete(f"{under}/{name}")
+    return None
+
+
+def _settle(files: Folder, under: str) -> None:
+    """Keep the newest state alone, and flushed."""
+    if files.size(f"{under}/{RESUME}") is not None and _unpacked(content := files.read(f"{under}/{RESUME}")) is not None:
+        files.write(f"{under}/{RESUME}", content)
+        files.delete(f"{under}/{PREVIOUS}")
+
+
+def _packed(state: dict[str, Any]) -> memoryview:
+    """A checksum, and after it what `torch.save` gives: a ZIP file, whose own checksums leave out its headers."""
+    content = io.BytesIO()
+    content.write(bytes(CHECKSUM))
+    torch.save(state, content)
+    packed = content.getbuffer()
+    packed[:CHECKSUM] = xxhash.xxh3_128_digest(packed[CHECKSUM:])
+    return packed
+
+
+def _unpacked(content: bytes) -> dict[str, Any] | None:
+    """What `_packed` was given; None if these aren't the bytes that it gave. States of earlier versions have no checksum."""
+    earlier = content[:2] == b"PK"
+    packed = content if earlier else memoryview(content)[CHECKSUM:]
+    if not (_is_zip(content) if earlier else xxhash.xxh3_128_digest(packed) == content[:CHECKSUM]):
+        return None
+    return torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
+
+
+def _is_zip(content: bytes) -> bool:
+    """Whether the bytes are a ZIP file, whole as far as its checksums tell."""
     try:
         return zipfile.ZipFile(io.BytesIO(content)).testzip() is None
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError):
+    except (zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, OSError, EOFError):
         return False

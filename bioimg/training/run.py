@@ -41,7 +41,7 @@ class Run:
     """The state of a trial that `train` moves on, one epoch at a time.
 
     `learner` is what the optimizer changes: the whole model, or its head alone when the rest is frozen and `inputs` are
-    therefore features that were computed once.
+    therefore features that were computed once. `continued_from` is the key of the shorter trial that trained the first epochs.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Run:
         self.optimizer = _optimizer(trial, [p for p in self.learner.parameters() if p.requires_grad])
         self.history: list[Epoch] = []
         self.best: dict[str, torch.Tensor] = {}
+        self.continued_from: str | None = None
 
     @property
     def batch_norm(self) -> str | None:
@@ -131,6 +132,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
             "history": [dataclasses.asdict(epoch) for epoch in self.history],
+            "continued_from": self.continued_from,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -139,6 +141,7 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         self.best = state["best"]
         self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self.continued_from = state.get("continued_from")  # a state of an earlier version has none
 
     def _class_weights(self) -> torch.Tensor | None:
         """float32 [C]: what an image of each class counts in the training loss, 1 on average over the training images."""

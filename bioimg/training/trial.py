@@ -40,7 +40,7 @@ class Place:
 
 
 def run_trial(trial: TrialConfig, images: ImageSet, place: Place, judge: Judge) -> str:
-    """Train, test and record a trial, from its last epoch if it was begun before. Returns its status.
+    """Train, test and record a trial, from the last epoch that it, or a shorter one like it, came to. Returns its status.
 
     An exception becomes a row `failed`. Only where several workers train together and one of them may be alone with it is it
     raised, since the others wait for that worker: then the group has to be made anew.
@@ -48,9 +48,9 @@ def run_trial(trial: TrialConfig, images: ImageSet, place: Place, judge: Judge) 
     record = _Record(trial, images, place)
     try:
         run = Run(trial, images, split(images, trial), device=place.device, group=place.group)
-        checkpoint.load(run, place.store.files, place.store.checkpoint(trial.key))
-        if 0 < len(run.history) < trial.epochs and (stop := judge(run.history[-1])):  # its answer may have been lost
-            return record.end("stopped", run, stop)
+        for epoch in record.take_up(run):
+            if epoch.epoch < trial.epochs and (stop := judge(epoch)):
+                return record.end("stopped", run, stop)
         record.start()
         for epoch in train(run):
             record.epoch(run)
@@ -80,6 +80,18 @@ class _Record:
         self._writes = place.group.rank == 0
         self._files, self._folder = place.store.files, place.store.checkpoint(trial.key)
 
+    def take_up(self, run: Run) -> list[Epoch]:
+        """Go on where the trial, or a shorter one, left off. Returns the epochs whose judgement isn't on record.
+
+        That is the last one, since its answer may have been lost, or every epoch that another trial has trained.
+        """
+        recorded = 0
+        if self._writes and checkpoint.prepare(self._trial, self._place.store):
+            recorded = len(self._place.store.rows("epochs", self._trial.key))
+        recorded = self._place.group.broadcast(recorded)  # by then the state is there for everybody
+        checkpoint.load(run, self._files, self._folder)
+        return run.history[max(min(recorded, len(run.history)) - 1, 0) :]
+
     def start(self) -> None:
         self._started_at = _now()
 
@@ -92,10 +104,9 @@ class _Record:
     def end(self, status: str, run: Run, stop: Stop | None = None) -> str:
         outcome = stop._asdict() if stop else self._test(run)
         if self._writes:
-            about = {**_about(run), **outcome}
-            if status == "stopped":
-                checkpoint.stop(run, self._files, self._folder, self._place.store.keep)
-            self._row(status, self._epochs(run), about)
+            if stop:
+                self._stop(run, stop)
+            self._row(status, self._epochs(run), {**_about(run), **outcome})
         return status
 
     def failed(self, error: Exception) -> str:
@@ -104,6 +115,14 @@ class _Record:
             epochs = self._place.store.rows("epochs", self._trial.key)
             self._row("failed", epochs, {"error": _reason(error)})
         return "failed"
+
+    def _stop(self, run: Run, stop: Stop) -> None:
+        """End at the rung. Of a moment in epochs that a shorter trial has trained there is no state, and it has a later one."""
+        known, run.history = len(run.history), run.history[: stop.stopped_at_rung]
+        if len(run.history) < known:
+            checkpoint.drop(self._files, self._folder)
+        else:
+            checkpoint.stop(run, self._files, self._folder, self._place.store.keep)
 
     def _test(self, run: Run) -> dict[str, Any]:
         """Measure the test set twice: as the last epoch left the model and, once, at the best epoch."""
@@ -166,6 +185,7 @@ def _about(run: Run) -> dict[str, Any]:
         "batch_norm": run.batch_norm,
         "features": "computed" if run.features_seconds is None else "cached",
         "features_seconds": run.features_seconds,
+        "continued_from": run.continued_from,
         "out_of_patience": run.out_of_patience,
         "trained_parameters": sum(p.numel() for p in run.learner.parameters() if p.requires_grad),
     }

@@ -1,0 +1,112 @@
+"""The command `bioimg predict`: the winner on new images. Most is imported when it runs, so that its help is instant."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress as Bar
+from tyro.conf import Positional
+
+from bioimg.config import TrialConfig, UserError, unknown
+from bioimg.report.command import open_results
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bioimg.results.store import Results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Say which class new images are of, with probabilities, by the best trial of an experiment."""
+
+    folder: Positional[str]
+    """a folder of results, such as results/grid or s3://bucket/grid"""
+    images: Positional[Path]
+    """an image, or a folder of images at any depth; they are read as those of the experiment were"""
+    key: str | None = None
+    """another completed trial; by default the one that the report's headline names"""
+    out: Path = Path("predictions.csv")
+    """the table to write: path, prediction, and the probability of each class"""
+
+    def run(self) -> int:
+        """Write the table; returns the exit code: 0, or 1 if an image couldn't be read.
+
+        Raises:
+            UserError: no such trial, its weights weren't kept, or there are no images as it needs them.
+        """
+        results = open_results(self.folder)
+        key = choose(results, self.key)
+        table, unreadable = predicted(self.folder, key, self.images)
+        write(table, self.out)
+        counts = ", ".join(f"{count} {name}" for name, count in table["prediction"].value_counts().items())
+        console = Console(soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{len(table)} images by trial {key}: {counts}. The table is {self.out}.")
+        for path, reason in unreadable.items():
+            Console(stderr=True, soft_wrap=True, markup=False).print(f"can't be read: {path} ({reason})", style="bold red")
+        return int(bool(unreadable))
+
+
+def choose(results: "Results", key: str | None) -> str:
+    """The completed trial that is asked for, or else that of the best configuration; of its repeats the best one by validation.
+
+    Raises:
+        UserError: it isn't completed, or none is.
+    """
+    from bioimg.results import statistics
+    from bioimg.results.configurations import configurations
+
+    completed = results.trials[results.trials["status"].eq("completed")]
+    if key is not None and key not in set(completed["key"]):
+        raise unknown("key", key, completed["key"], "These trials are completed.")
+    best = statistics.best(results)
+    if best is None:
+        raise UserError("the value of `folder` must be results with a completed trial, and there is none. Run the experiment.")
+    repeats = completed[configurations(results.trials)[completed.index].eq(best)]
+    return key or str(repeats.set_index("key")["best_val_loss"].idxmin())
+
+
+def predicted(folder: str, key: str, place: Path) -> "tuple[pd.DataFrame, dict[str, str]]":
+    """A row for each image that can be read; and why others can't, by path.
+
+    Raises:
+        UserError: as `run`.
+    """
+    import pandas as pd
+    import torch
+
+    from bioimg.data.unlabelled import read_unlabelled
+    from bioimg.results.store import Store
+    from bioimg.training import apply, checkpoint
+
+    store = Store(folder)
+    row: Mapping[str, Any] = store.rows("trials", key)[0]
+    trial, saved = TrialConfig.of(row), checkpoint.best(store.files, store.checkpoint(key))
+    limits = tuple(map(tuple, saved.about.get("scaling") or ())) or None
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading images", total=None)
+        show = functools.partial(bar.update, task)
+        images, unreadable = read_unlabelled(place, trial, limits, lambda done, total: show(completed=done, total=total))
+    device, dtype = torch.device("cuda" if torch.cuda.is_available() else "cpu"), getattr(torch, row["precision_used"])
+    chances = apply.probabilities(saved, trial, images, dtype, device)
+    classes = saved.about["classes"]
+    table = pd.DataFrame(chances, columns=[f"probability of {name}" for name in classes])
+    table.insert(0, "path", images.paths)
+    table.insert(1, "prediction", [classes[chosen] for chosen in chances.argmax(1)])
+    return table, unreadable
+
+
+def write(table: "pd.DataFrame", out: Path) -> None:
+    """Write a CSV file.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(out, index=False)
+    except OSError as error:
+        raise UserError(f"the value of `out` is {str(out)!r}, which can't be written: {error}.") from error

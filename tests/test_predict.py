@@ -1,0 +1,116 @@
+"""The command `bioimg predict`: what the winner says of new images is what it said of the test images."""
+
+import io
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+from rich.console import Console
+
+from bioimg import cli, runner
+from bioimg.config import TrialConfig
+from bioimg.experiment import Experiment
+from bioimg.flags import Settings
+from bioimg.results.store import Results, read
+
+CLASSES = ("gland", "stroma", "tumour")
+
+
+def draw(folder: Path) -> Path:
+    """Sixteen-bit images of no use of the whole range, so that their scaling matters."""
+    noise = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = 900 + 150 * label + noise.normal(0, 60, (40, 48, 3)) + 300 * noise.random() * (number == 0)
+            tifffile.imwrite(folder / name / f"{number:02d}.tif", pixels.astype(np.uint16), photometric="rgb")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """A small experiment on such images, its folder `data` beside it."""
+    folder = tmp_path_factory.mktemp("predict")
+    base = TrialConfig(
+        **{"data": str(draw(folder / "data")), "model": "resnext_tiny", "weights": "TEXTURES_V2", "resize": "crop"},
+        **{"image_size": 32, "epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "precision": "float32"},
+    )
+    axes = {"freeze": ("none", "features"), "seed": (0, 1)}
+    experiment = Experiment(name="predict", base=base, axes=axes, early_stopping=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "conclude", lambda *_: 0)
+        patch.setenv("BIOIMG_CACHE", str(folder / "cache"))
+        runner.run(experiment, Settings(out=str(folder / "out"), local=True), Console(file=io.StringIO()))
+    return folder / "out"
+
+
+def predict(monkeypatch, *args: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["bioimg", "predict", *map(str, args)])
+    return cli.main()
+
+
+def new(results: Path, key: str, folder: Path) -> tuple[Path, pd.DataFrame]:
+    """The test images of a trial in a folder of their own, and what the table says of them."""
+    told = read(results).predictions
+    told = told[told["key"].eq(key) & told["split"].eq("test")]
+    for path in told["image"]:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(results.parent / "data" / path, folder / path)
+    return folder, told.sort_values("image", ignore_index=True)
+
+
+@pytest.mark.parametrize("freeze", ["none", "features"])
+def test_the_test_images_get_the_probabilities_of_the_table(freeze, results, tmp_path, monkeypatch, capsys):
+    trials = read(results).trials
+    key = trials[trials["freeze"].eq(freeze)]["key"].iloc[1]
+    folder, told = new(results, key, tmp_path / "new")
+    assert predict(monkeypatch, results, folder, "--key", key, "--out", tmp_path / "deep" / "p.csv") == 0
+    table = pd.read_csv(tmp_path / "deep" / "p.csv")
+    assert table["path"].tolist() == told["image"].tolist()
+    assert table["prediction"].tolist() == [CLASSES[label] for label in told["prediction"]]
+    given = table[[f"probability of {name}" for name in CLASSES]].to_numpy(np.float32)
+    expected = np.stack(told["probabilities"].tolist())
+    if freeze == "none":  # the same batches: to the last bit
+        assert np.array_equal(given, expected)
+    assert np.allclose(given, expected, atol=1e-5)
+    assert f"{len(told)} images by trial {key}:" in capsys.readouterr().out
+
+
+def best(results: Results) -> str:
+    losses = results.trials.groupby("freeze")["best_val_loss"].mean()
+    rows = results.trials[results.trials["freeze"].eq(losses.idxmin())]
+    return rows.loc[rows["best_val_loss"].idxmin(), "key"]
+
+
+def test_without_a_key_it_is_the_best_of_the_configuration_that_validation_chose(results, tmp_path, monkeypatch, capsys):
+    image = results.parent / "data" / "tumour" / "03.tif"
+    monkeypatch.chdir(tmp_path)
+    assert predict(monkeypatch, results, image) == 0
+    assert f"1 images by trial {best(read(results))}:" in capsys.readouterr().out
+    assert pd.read_csv("predictions.csv")["path"].tolist() == ["03.tif"]
+
+
+def test_an_image_that_can_not_be_read_is_named_and_the_others_are_predicted(results, tmp_path, monkeypatch, capsys):
+    folder, told = new(results, best(read(results)), tmp_path / "new")
+    (folder / "broken.tif").write_bytes((folder / told["image"][0]).read_bytes()[:200])
+    assert predict(monkeypatch, results, folder, "--out", tmp_path / "p.csv") == 1
+    assert "can't be read: broken.tif (" in capsys.readouterr().err
+    assert len(pd.read_csv(tmp_path / "p.csv")) == len(told)
+
+
+def test_images_of_another_depth_are_refused(results, tmp_path, monkeypatch, capsys):
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    assert predict(monkeypatch, results, tmp_path / "a.png") == 2
+    assert "holds uint8 images, but the model was trained on uint16 or float32" in capsys.readouterr().err
+
+
+def test_what_is_no_image_and_what_is_no_trial_are_refused_with_the_way_out(results, tmp_path, monkeypatch, capsys):
+    assert predict(monkeypatch, results, tmp_path / "nowhere") == 2
+    assert "but must be an image or a folder of images (.png" in capsys.readouterr().err
+    assert predict(monkeypatch, results, tmp_path, "--key", "abc") == 2
+    assert "the value of `key` is 'abc', but must be one of:" in capsys.readouterr().err
