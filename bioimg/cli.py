@@ -14,6 +14,7 @@ from bioimg.cluster.command import Doctor
 from bioimg.config import UserError, unknown
 from bioimg.data.cache_command import CacheCommand
 from bioimg.data.command import DataCommand
+from bioimg.data.listing import visible
 from bioimg.experiment import Experiment
 from bioimg.report.command import Report, Verify
 from bioimg.status import Status
@@ -63,7 +64,9 @@ def _told(program: Callable[[], int]) -> int:
     try:
         return program()
     except UserError as error:
-        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(
+            f"error: {visible(str(error))}", style="bold red", markup=False, highlight=False, soft_wrap=True
+        )
         return 2
     except KeyboardInterrupt:
         print("Interrupted. The tables hold all that has ended; the same command goes on from here.", file=sys.stderr)
