@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # made when it is imported
 from tensorboardX.summary import scalar
 
 from bioimg.config import TrialConfig

@@ -56,13 +56,14 @@ def start() -> None:
 @contextlib.contextmanager
 def telling(file: IO[str]) -> Iterator[None]:
     """Have Ray print and log to a file: much of what it calls an error, such as a process that has to be replaced, is none."""
-    logger, handler = logging.getLogger("ray"), logging.StreamHandler(file)
-    before, logger.handlers = logger.handlers, [handler]
+    logger = logging.getLogger("ray")
+    before = [*logger.handlers]
+    logger.handlers[:] = [logging.StreamHandler(file)]
     try:
         with contextlib.redirect_stdout(file):
             yield
     finally:
-        logger.handlers = before
+        logger.handlers[:] = before
 
 
 def check() -> None:
