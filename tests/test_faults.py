@@ -16,7 +16,7 @@ from rich.console import Console
 from test_cluster import BASE
 
 from bioimg import runner
-from bioimg.cluster import fleet
+from bioimg.cluster import fleet, session
 from bioimg.config import TrialConfig, UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.flags import Settings
@@ -69,6 +69,17 @@ class When(io.StringIO):
 
 def send(name: str, what: signal.Signals, which: int = -1) -> Callable[[], None]:
     return lambda: os.kill(processes(name)[which], what)
+
+
+def test_only_its_owner_can_read_ray_s_token_and_the_dashboard_listens_on_loopback(machine):
+    token = Path.home() / ".ray" / "auth_token"
+    token.chmod(0o644)  # as Ray writes it
+    session.start()
+    assert token.stat().st_mode & 0o777 == 0o600
+    ours = [process for process in psutil.Process().children(recursive=True) if "dashboard.py" in " ".join(process.cmdline())]
+    heard = {address.laddr for process in ours for address in process.net_connections("tcp") if address.status == "LISTEN"}
+    _, port = ray._private.worker._global_node.webui_url.rsplit(":", 1)
+    assert {address.ip for address in heard if address.port == int(port)} == {"127.0.0.1"}
 
 
 @pytest.mark.parametrize("name", [CONTROLLER, FOLLOWER])
