@@ -1,10 +1,12 @@
 """The programs: `experiments/grid.py` and the `bioimg` command."""
 
 import dataclasses
+import os
 import runpy
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import tyro
 from rich.console import Console
@@ -14,10 +16,13 @@ from bioimg.cluster.command import Doctor
 from bioimg.config import UserError, unknown
 from bioimg.data.cache_command import CacheCommand
 from bioimg.data.command import DataCommand
+from bioimg.data.listing import visible
 from bioimg.experiment import Experiment
 from bioimg.predict import Predict
 from bioimg.report.command import Report, Verify
 from bioimg.status import Status
+
+GAVE_UP = 2
 
 
 def main() -> int:
@@ -32,6 +37,17 @@ def main() -> int:
 def grid(program: Path, args: Sequence[str]) -> int:
     """Run the experiment that the first argument names (`demo` if none is) and print its table; returns the exit code."""
     return _told(lambda: _grid(program, args))
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with the exit code of a program. One that gave up leaves without a farewell to Ray: of what was lost,
+    that makes a crash or another code. Ray's processes see that nobody is left and end.
+    """
+    if code == GAVE_UP:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def load(folder: Path, name: str) -> tuple[Experiment, str]:
@@ -64,8 +80,10 @@ def _told(program: Callable[[], int]) -> int:
     try:
         return program()
     except UserError as error:
-        Console(stderr=True).print(f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-        return 2
+        Console(stderr=True).print(
+            f"error: {visible(str(error))}", style="bold red", markup=False, highlight=False, soft_wrap=True
+        )
+        return GAVE_UP
     except KeyboardInterrupt:
         print("Interrupted. The tables hold all that has ended; the same command goes on from here.", file=sys.stderr)
         return 130

@@ -124,7 +124,7 @@ class _Line:
         self._accuracy, self._seconds = epoch["val_accuracy"], epoch["seconds"]
 
     def cells(self, axes: list[str]) -> list[RenderableType]:
-        values = [str(getattr(self.trial, name)) for name in axes] or [self.trial.key]
+        values = [Text(str(getattr(self.trial, name))) for name in axes] or [Text(self.trial.key)]
         return [
             *values,
             Text(self.status, style=STYLES[self.status]),

@@ -177,7 +177,12 @@ def conclude(store: Store, images: Mapping[str, np.ndarray], console: Console) -
     Report(folder=store.shown, figures=False).run(images)
     results = read(store.shown)
     if taken := store.files.used(CHECKPOINTS):
-        console.print(f"Checkpoints take {taken / 1e6:.1f} MB ({store.named('checkpoints')}).", highlight=False, soft_wrap=True)
+        console.print(
+            f"Checkpoints take {taken / 1e6:.1f} MB ({store.named('checkpoints')}).",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     failed = results.trials[results.trials["status"] == "failed"]
     for key, error in zip(failed["key"], failed["error"], strict=True):
         text = f"failed: {key}: {error} (more in {store.named(f'{store.checkpoint(key)}/error.txt')})"

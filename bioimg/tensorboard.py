@@ -1,34 +1,51 @@
 """TensorBoard files of every trial, beside its tables: `tensorboard --logdir results/NAME/tensorboard`."""
 
 import re
+import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # made when it is imported
+from tensorboardX.summary import scalar
 
 from bioimg.config import TrialConfig
+from bioimg.results.folder import unwritable
 
 CURVES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
 class TensorBoard:
-    """Watches an experiment and writes the curves of each trial as they grow, one run per trial, named by its cell."""
+    """Watches an experiment and writes the curves of each trial as they grow, one run per trial, named by its cell.
+
+    tensorboardX's `SummaryWriter` isn't used: a full disk ends its thread, and whoever has more to write then waits for ever.
+
+    Raises:
+        Unwritable: there is no room for them.
+    """
 
     def __init__(self, folder: str, trials: Iterable[TrialConfig], axes: Iterable[str]) -> None:
         axes = list(axes)
-        self._folder = folder
+        self._folder = Path(folder)
         self._names = {trial.key: _name(trial, axes) for trial in trials}
-        self._writers: dict[str, SummaryWriter] = {}
+        self._writers: dict[str, EventsWriter] = {}
 
     def epoch(self, key: str, epoch: Mapping[str, Any]) -> None:
-        if key not in self._writers:
-            self._writers[key] = SummaryWriter(f"{self._folder}/{self._names[key]}", flush_secs=10)
-        for name in CURVES:
-            self._writers[key].add_scalar(name, epoch[name], epoch["epoch"])
+        path = self._folder / self._names[key]
+        with unwritable(path):
+            if key not in self._writers:
+                path.mkdir(parents=True, exist_ok=True)
+                self._writers[key] = EventsWriter(str(path / "events"))
+            for name in CURVES:
+                value = scalar(name, epoch[name])
+                self._writers[key].write_event(Event(summary=value, step=epoch["epoch"], wall_time=time.time()))
+            self._writers[key].flush()
 
     def end(self, key: str, status: str) -> None:
         if writer := self._writers.pop(key, None):
-            writer.close()
+            with unwritable(self._folder / self._names[key]):
+                writer.close()
 
     def say(self, text: str) -> None:
         """Nothing: there are only curves."""

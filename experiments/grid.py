@@ -8,11 +8,11 @@ python experiments/grid.py --data DIR --batch-size 16 32 --freeze none features
 import sys
 from pathlib import Path
 
-from bioimg.cli import grid
+from bioimg.cli import grid, leave
 
 PROGRAM = Path(__file__)
 if not PROGRAM.with_name("demo.py").exists():  # `ray submit` copies this file alone to the head, where `ray up` put the others
     PROGRAM = Path("~/bioimg/experiments/grid.py").expanduser()
 
 if __name__ == "__main__":
-    sys.exit(grid(PROGRAM, sys.argv[1:]))
+    leave(grid(PROGRAM, sys.argv[1:]))

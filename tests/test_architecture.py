@@ -1,6 +1,7 @@
 """The floors of the house: imports go down, Ray is in one folder, what must start fast imports nothing heavy."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,6 +46,9 @@ def floor(name: str) -> int:
 FILES = [path for path in (PROJECT / "bioimg").rglob("*.py") if path.parent.name != "bioimg" or path.stem != "__init__"]
 
 
+PROGRAMS = [*FILES, *(PROJECT / "experiments").rglob("*.py")]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_imports_only_go_down(path):
     own = path.relative_to(PROJECT / "bioimg").parts[0].removesuffix(".py")
@@ -61,6 +65,50 @@ def same_floor_is_fine(own: str, other: str) -> bool:
 def test_ray_is_imported_in_one_folder_only():
     found = {path.relative_to(PROJECT).parts[1] for path in FILES if any(name.split(".")[0] == "ray" for name in imports(path))}
     assert found == {"cluster"}
+
+
+RUNS = ("eval", "exec", "compile", "pd.eval", "pd.read_pickle", "joblib.load", "yaml.load", "os.system", "os.popen")
+RUNS_OF = {
+    **{module: {"load", "loads", "Unpickler", "open"} for module in ("pickle", "cloudpickle", "dill", "marshal", "shelve")},
+    **{"subprocess": {"getoutput", "getstatusoutput"}, "asyncio": {"create_subprocess_shell"}},
+}
+ONLY_WITH = {"torch.load": "weights_only=True", "np.lib.format.read_array": "allow_pickle=False"}
+NEVER_WITH = {"shell=True", "allow_pickle=True", "weights_only=False", "autoescape=False"}
+
+
+def runs_what_it_is_given(call: ast.Call) -> bool:
+    """Whether a call could run code that lies in a file or a text: unpickling, a shell, evaluation."""
+    name, given = ast.unparse(call.func), {ast.unparse(word) for word in call.keywords}
+    module, _, function = name.rpartition(".")
+    return (
+        name in RUNS
+        or function in RUNS_OF.get(module, ())
+        or ONLY_WITH.get(name, "nothing") not in {*given, "nothing"}
+        or not given.isdisjoint(NEVER_WITH)
+    )
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_nothing_that_lies_in_a_file_is_run(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    assert not [ast.unparse(call) for call in calls if runs_what_it_is_given(call)]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("torch.load(path)", "torch.load(path, weights_only=False)", "pickle.loads(content)", "joblib.load(path)"),
+        *("np.load(path, allow_pickle=True)", "np.lib.format.read_array(file)", "eval(text)", "exec(text)"),
+        *("subprocess.run(command, shell=True)", "os.system(command)", "subprocess.getoutput(command)"),
+    ],
+)
+def test_a_call_that_could_run_what_lies_in_a_file_is_seen(code):
+    (call,) = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    assert runs_what_it_is_given(call)
+
+
+def test_no_template_lets_markup_through():
+    assert not [path for path in (PROJECT / "bioimg").rglob("*.html") if re.search(r"\|\s*safe\b|autoescape", path.read_text())]
 
 
 @pytest.mark.parametrize("path", QUESTIONS, ids=lambda path: path.stem)

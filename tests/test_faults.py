@@ -4,7 +4,7 @@ import io
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -16,6 +16,7 @@ from rich.console import Console
 from test_cluster import BASE
 
 from bioimg import runner
+from bioimg.cluster import fleet, session
 from bioimg.config import TrialConfig, UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.flags import Settings
@@ -70,12 +71,24 @@ def send(name: str, what: signal.Signals, which: int = -1) -> Callable[[], None]
     return lambda: os.kill(processes(name)[which], what)
 
 
+def test_only_its_owner_can_read_ray_s_token_and_the_dashboard_listens_on_loopback(machine):
+    token = Path.home() / ".ray" / "auth_token"
+    token.chmod(0o644)  # as Ray writes it
+    session.start()
+    assert token.stat().st_mode & 0o777 == 0o600
+    ours = [process for process in psutil.Process().children(recursive=True) if "dashboard.py" in " ".join(process.cmdline())]
+    heard = {address.laddr for process in ours for address in process.net_connections("tcp") if address.status == "LISTEN"}
+    _, port = ray._private.worker._global_node.webui_url.rsplit(":", 1)
+    assert {address.ip for address in heard if address.port == int(port)} == {"127.0.0.1"}
+
+
 @pytest.mark.parametrize("name", [CONTROLLER, FOLLOWER])
-def test_whatever_process_is_killed_costs_nothing_but_time(machine, tmp_path, name):
+def test_whatever_process_is_killed_costs_nothing_but_time(machine, tmp_path, name, capsys):
     asked = experiment(stop=EarlyStopping(grace_period=2, reduction_factor=2), epochs=6, seed=(0, 1))
     file = When("epoch 2/6", send(name, signal.SIGKILL))
     struck = go(asked, tmp_path / "struck", file, lanes=1)
     assert file.struck
+    assert "Traceback" not in capsys.readouterr().err, "Ray's log belongs into its file"
     same(struck, go(asked, tmp_path / "local", local=True))
 
 
@@ -96,9 +109,23 @@ def test_a_worker_that_hangs_is_noticed_and_replaced(machine, tmp_path, monkeypa
     same(struck, go(asked, tmp_path / "local", local=True))
 
 
-def test_the_loss_of_the_board_ends_the_experiment_with_a_message_and_the_rerun_goes_on(machine, tmp_path):
+def test_a_controller_that_hangs_holds_nobody_up(machine, tmp_path):
     asked = experiment(epochs=4, seed=(0, 1))
-    file = When("epoch 2/4", send(BOARD, signal.SIGKILL))
+    file = When("epoch 2/4", send(CONTROLLER, signal.SIGSTOP))
+    try:
+        struck = go(asked, tmp_path / "struck", file, lanes=1)
+    finally:  # the end of the program would end it, and the board that it knows
+        for pid in (processes(CONTROLLER)[-1], *processes(BOARD)):
+            os.kill(pid, signal.SIGKILL)
+    assert file.struck
+    same(struck, go(asked, tmp_path / "local", local=True))
+
+
+@pytest.mark.parametrize("what", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_loss_of_the_board_ends_the_experiment_with_a_message_and_the_rerun_goes_on(machine, tmp_path, monkeypatch, what):
+    monkeypatch.setattr(fleet, "SILENT", 5)
+    asked = experiment(epochs=4, seed=(0, 1))
+    file = When("epoch 2/4", send(BOARD, what))
     with pytest.raises(UserError, match=r"the board.*was lost.*the same command goes on from here"):
         go(asked, tmp_path / "struck", file, lanes=1)
     assert file.struck
@@ -115,6 +142,26 @@ def test_a_trial_that_kills_its_worker_is_given_up_and_the_next_goes_on(machine,
     rows = go(asked, tmp_path, lanes=1, code=1).trials.set_index("batch_size")
     assert rows["status"].to_dict() == {12: "completed", 24: "failed"}
     assert re.search(r"its worker was lost 3 times.*at last with: .*died", rows["error"][24])
+
+
+@pytest.fixture
+def cage() -> Iterator[None]:
+    """A control group whose processes Linux kills when they take more than 200 MB."""
+    try:
+        toys.CAGE.mkdir(exist_ok=True)
+        (toys.CAGE / "memory.limit_in_bytes").write_text(str(200 * 2**20))
+    except OSError as error:
+        pytest.skip(f"needs root and control groups of version 1, to let a process run out of memory: {error}")
+    yield
+    toys.CAGE.rmdir()
+
+
+def test_a_trial_that_linux_kills_for_want_of_memory_is_given_up_and_the_next_goes_on(machine, cage, tmp_path):
+    asked = experiment(model="hungry", image_size=16, batch_size=(24, 12), epochs=2)
+    rows = go(asked, tmp_path, lanes=1, code=1).trials.set_index("batch_size")
+    assert rows["status"].to_dict() == {12: "completed", 24: "failed"}
+    assert re.search(r"lost 3 times.*If memory ran out.*[lL]ower `batch_size` or `image_size`", rows["error"][24])
+    assert "oom_kill 3" in (toys.CAGE / "memory.oom_control").read_text()
 
 
 def test_a_trial_that_runs_out_of_memory_says_so_and_how_to_need_less(machine, tmp_path):

@@ -28,7 +28,7 @@ def test_a_killed_program_leaves_no_process_behind_and_the_rerun_goes_on(tmp_pat
     environment = {**os.environ, "OF_THIS_TEST": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as program:
         heard = next(line for line in program.stdout if "epoch 2/30" in line)
-        ours = [process for process in psutil.process_iter() if _of(process, tmp_path)]
+        ours = processes_of(tmp_path)
         assert len(ours) > 5, heard
         for what in end:
             program.send_signal(what)
@@ -38,6 +38,11 @@ def test_a_killed_program_leaves_no_process_behind_and_the_rerun_goes_on(tmp_pat
     assert again.returncode == 0, again.stderr
     assert "epoch 1/30" not in again.stdout
     assert len(read(tmp_path / "out").epochs) == 30
+
+
+def processes_of(test: Path) -> list[psutil.Process]:
+    """All that a test has started."""
+    return [process for process in psutil.process_iter() if _of(process, test)]
 
 
 def _of(process: psutil.Process, test: Path) -> bool:

@@ -14,6 +14,7 @@ from bioimg.cluster import trackers
 from bioimg.config import TrialConfig, UserError
 from bioimg.experiment import Experiment
 from bioimg.flags import Settings
+from bioimg.results.folder import Unwritable
 from bioimg.results.store import read
 from bioimg.tensorboard import TensorBoard
 
@@ -49,6 +50,13 @@ def test_weights_from_a_file_make_no_deeper_folder(tmp_path):
     board.epoch(trial.key, {"epoch": 1, **scores})
     board.end(trial.key, "completed")
     assert [path.name for path in tmp_path.iterdir()] == [f"weights=.._weights_my_net.pth-{trial.key}"]
+
+
+def test_curves_that_can_not_be_written_are_told_with_the_way_out(tmp_path):
+    (tmp_path / "curves").write_text("a file where a folder should be")
+    trial = TrialConfig()
+    with pytest.raises(Unwritable, match=r"curves.* can't be written: .* run the same command again"):
+        TensorBoard(str(tmp_path / "curves"), [trial], []).epoch(trial.key, {"epoch": 1})
 
 
 def test_a_tracker_that_is_not_installed_is_named_before_anything_starts(monkeypatch):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -84,6 +85,20 @@ class Greedy(Toy):
         return super().forward(images)
 
 
+CAGE = Path("/sys/fs/cgroup/memory/bioimg-tests")
+"""A control group with little memory, where a test has made one."""
+
+
+class Hungry(Toy):
+    """Takes more memory than there is in that group at a batch of more than 12 images, and so is killed by Linux."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training and len(images) > 12:
+            (CAGE / "cgroup.procs").write_text(str(os.getpid()))
+            torch.ones(10**9, dtype=torch.uint8)
+        return super().forward(images)
+
+
 class Name(str):
     """An experiment's name that brings this module, and so its models, into the processes that it goes to."""
 
@@ -96,3 +111,8 @@ def deadly(*, weights: ToyWeights | None = None, progress: bool = True, **kwargs
 @register_model()
 def greedy(*, weights: ToyWeights | None = None, progress: bool = True, **kwargs: int) -> Greedy:
     return Greedy(**kwargs)
+
+
+@register_model()
+def hungry(*, weights: ToyWeights | None = None, progress: bool = True, **kwargs: int) -> Hungry:
+    return Hungry(**kwargs)

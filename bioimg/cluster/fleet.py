@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 from ray.autoscaler.sdk import request_resources
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import ControllerError
 
 from bioimg.cluster import lanes, session
@@ -18,6 +18,8 @@ IN_VAIN = 3
 """How many lanes in a row may be lost before they took a trial: then there is something that another start doesn't mend."""
 PAUSE = 0.5
 """Seconds between two looks at the cluster."""
+SILENT = 60
+"""Seconds after which a board that doesn't answer hangs."""
 
 
 class Fleet:
@@ -58,14 +60,17 @@ class Fleet:
         """Count trials, lanes and devices, and start the lanes that are missing.
 
         Raises:
-            UserError: the board is lost, or lanes end before they take a trial.
+            UserError: Ray or the board is lost, results can't be written, or lanes end before they take a trial.
         """
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + PAUSE
+        session.check()
         self._left, in_vain = self._state()
         lost = [error for lane in self._running if lane.done() and (error := lane.exception())]
         self._running = [lane for lane in self._running if not lane.done()]
+        if full := next(filter(None, map(lanes.unwritable, lost)), None):
+            raise full
         if lost and not self._running and in_vain >= IN_VAIN and not _is_late(lost[-1]):
             raise UserError(
                 f"{in_vain} lanes in a row ended before they could take a trial, the last one with: {lanes.cause(lost[-1])}. "
@@ -78,11 +83,12 @@ class Fleet:
 
     def _state(self) -> tuple[int, int]:
         try:
-            return ray.get(self._board.state.remote())
-        except RayActorError as error:
+            return ray.get(self._board.state.remote(), timeout=SILENT)
+        except (RayActorError, GetTimeoutError) as error:
+            ray.kill(self._board)  # if it hangs, whoever waits for it is told so
             raise UserError(
-                "the board, the process between Ray Tune and the lanes, was lost: it was killed, or its machine ran out of "
-                "memory. Every epoch that was reported is kept; the same command goes on from here."
+                "the board, the process between Ray Tune and the lanes, was lost: it was killed, hangs, or its machine ran out "
+                "of memory. Every epoch that was reported is kept; the same command goes on from here."
             ) from error
 
     def _start(self, count: int) -> None:

@@ -30,6 +30,7 @@ from bioimg.cluster.board import Job
 from bioimg.config import TrialConfig
 from bioimg.data.imageset import ImageSet
 from bioimg.experiment import Stop
+from bioimg.results.folder import Unwritable
 from bioimg.results.store import Store
 from bioimg.training.distributed import Group
 from bioimg.training.run import Epoch
@@ -104,6 +105,12 @@ def cause(error: BaseException) -> str:
     return " ".join(str(first).split())[:500]
 
 
+def unwritable(error: BaseException) -> Unwritable | None:
+    """What a worker said, if a lane ended because results can't be written: no other lane could, either."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    return next((failure for failure in failures if isinstance(failure, Unwritable)), None)
+
+
 def resources(gpu: bool) -> dict[str, float]:
     """What Ray sets aside for one worker."""
     return {"CPU": 1, "GPU": 1} if gpu else {"CPU": 1}
@@ -133,8 +140,7 @@ def _run(job: Job, place: Place, lane: Lane) -> str:
     trial = TrialConfig(**job.trial)
     images: ImageSet = _ask(lane.images[job.key])  # shared memory: nothing is copied
     if job.attempts > ATTEMPTS:
-        reason = RuntimeError(f"its worker was lost {ATTEMPTS} times while at the same epoch, at last with: {job.reason}")
-        return give_up(trial, images, place, reason)
+        return give_up(trial, images, place, RuntimeError(_lost(job.reason)))
 
     def judge(epoch: Epoch) -> Stop | None:
         wait = epoch.epoch in lane.rungs[trial.epochs]
@@ -144,9 +150,18 @@ def _run(job: Job, place: Place, lane: Lane) -> str:
 
     try:
         return run_trial(trial, images, place, judge)
+    except Unwritable:  # it isn't the trial's fault, and couldn't be recorded
+        raise
     except Exception as error:  # of one of several workers
         _fail_together(error, trial, images, place, lane)
         raise  # where the others stand is unknown: the group is made anew
+
+
+def _lost(reason: str) -> str:
+    """What is recorded of a trial that is given up. That a process was killed for want of memory can only be guessed."""
+    advice = " If memory ran out, lower `batch_size` or `image_size`, freeze more, or use a machine with more of it."
+    said = f"its worker was lost {ATTEMPTS} times while at the same epoch, at last with: {reason}"
+    return said + advice * ("memory" in reason)
 
 
 def _fail_together(error: Exception, trial: TrialConfig, images: ImageSet, place: Place, lane: Lane) -> None:

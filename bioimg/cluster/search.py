@@ -1,6 +1,5 @@
 """Ray Tune decides which trials go on."""
 
-import contextlib
 import functools
 import os
 import time
@@ -77,7 +76,7 @@ def run(
     """
     if not trials:
         return
-    with store.log() as log, contextlib.redirect_stdout(log):
+    with store.log() as log, session.telling(log):
         session.start()
         doctor.check(doctor.uri(store.place))
         lane, rule = _lane(experiment, trials, images, store, gpu), experiment.early_stopping

@@ -1,9 +1,12 @@
 """Ray itself: join the cluster that this machine belongs to, or start one that is this machine."""
 
+import contextlib
+import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import ray
 from ray._private.services import canonicalize_bootstrap_address
@@ -48,6 +51,35 @@ def start() -> None:
     token = Path.home() / ".ray" / "auth_token"
     if token.exists():
         token.chmod(0o600)  # Ray writes it readable for all
+
+
+@contextlib.contextmanager
+def telling(file: IO[str]) -> Iterator[None]:
+    """Have Ray print and log to a file: much of what it calls an error, such as a process that has to be replaced, is none."""
+    logger = logging.getLogger("ray")
+    before = [*logger.handlers]
+    logger.handlers[:] = [logging.StreamHandler(file)]
+    try:
+        with contextlib.redirect_stdout(file):
+            yield
+    finally:
+        logger.handlers[:] = before
+
+
+def check() -> None:
+    """See whether Ray, where this program has started it, is whole: without these two it ends the program within a minute, and
+    says nothing.
+
+    Raises:
+        UserError: it isn't.
+    """
+    node = ray._private.worker._global_node  # type: ignore[attr-defined]  # no public call tells
+    for kind, process in node.dead_processes() if node else ():
+        if kind in ("raylet", "gcs_server"):
+            raise UserError(
+                f"{kind}, a process of Ray's on this machine, was lost with exit code {process.returncode}: it was killed, or "
+                "the machine ran out of memory. Every epoch that was reported is kept; the same command goes on from here."
+            )
 
 
 def devices() -> tuple[str, int]:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 from bioimg.data import cache
+from bioimg.data.listing import visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ def _table(kept: list[cache.Entry]) -> Table:
     table = Table("entry", "what", "size", "last used")
     table.columns[2].justify = "right"
     for one in reversed(kept):
-        table.add_row(one.name, one.about, decimal(one.bytes), f"{one.used.astimezone():%Y-%m-%d %H:%M}")
+        table.add_row(one.name, Text(visible(one.about)), decimal(one.bytes), f"{one.used.astimezone():%Y-%m-%d %H:%M}")
     return table
 
 

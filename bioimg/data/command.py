@@ -15,7 +15,7 @@ from rich.text import Text
 
 from bioimg.config import TrialConfig, UserError
 from bioimg.data.audit import Audit, Parts, audit
-from bioimg.data.listing import listed
+from bioimg.data.listing import listed, visible
 from bioimg.data.sheet import contact_sheet
 
 
@@ -56,7 +56,7 @@ class DataCommand:
             print(json.dumps(dataclasses.asdict(found) | {"contact_sheet": str(self.contact_sheet or "")}, indent=2))
         else:
             show(found, console)
-            console.print(f"contact sheet: {self.contact_sheet}" if self.contact_sheet else "", highlight=False)
+            console.print(Text(f"contact sheet: {self.contact_sheet}" if self.contact_sheet else ""))
         return 0
 
 
@@ -71,13 +71,13 @@ def _save(sheet: Image.Image, path: Path) -> None:
 def show(found: Audit, console: Console) -> None:
     """Print an audit for people."""
     synthetic = " (synthetic: drawn by a program)" if found.synthetic else ""
-    console.print(Text(f"{found.name}: {found.images} images in {len(found.classes)} classes{synthetic}", "bold"))
+    console.print(Text(f"{visible(found.name)}: {found.images} images in {len(found.classes)} classes{synthetic}", "bold"))
     for name, value in _lines(found):
-        console.print(Text.assemble((f"{name:<16}", "cyan"), value), soft_wrap=True)
+        console.print(Text.assemble((f"{name:<16}", "cyan"), visible(value)), soft_wrap=True)
     console.print(_table(found))
     for name, parts in found.splits.items():
         for text in _troubles(name, parts):
-            console.print(Text(text, "yellow"), soft_wrap=True)
+            console.print(Text(visible(text), "yellow"), soft_wrap=True)
 
 
 def _lines(found: Audit) -> list[tuple[str, str]]:
@@ -123,7 +123,7 @@ def _table(found: Audit) -> Table:
         table.add_column(name, justify="right")
     for label, count in found.classes.items():
         held = [" / ".join(str(some[label]) for some in parts.images.values()) for parts in splits.values()]
-        table.add_row(Text(label), str(count), *held)
+        table.add_row(Text(visible(label)), str(count), *held)
     return table
 
 

@@ -58,7 +58,12 @@ def listed(items: Iterable[object]) -> str:
     """The first ten of many offenders, and how many there are."""
     items = list(items)
     more = f", ... ({len(items)} in all)" if len(items) > 10 else ""
-    return ", ".join(str(item) for item in items[:10]) + more
+    return ", ".join(visible(str(item)) for item in items[:10]) + more
+
+
+def visible(text: str) -> str:
+    """A text with names from the data, for a terminal: what would steer it, as escape sequences do, is replaced."""
+    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
 
 
 def grouped_by(pattern: str | None, images: Grouped) -> Grouped:

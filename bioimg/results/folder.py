@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -29,6 +29,22 @@ Content = bytes | memoryview | pa.Buffer
 
 class Unwritable(UserError):
     """The folder can't take a file. Nobody can record anything then, so this ends the experiment."""
+
+
+@contextlib.contextmanager
+def unwritable(path: Path) -> Iterator[None]:
+    """Tell what keeps a file of a disk from being written.
+
+    Raises:
+        Unwritable: something does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise Unwritable(
+            f"{path} can't be written: {error.strerror}. {_room(path)} Make room, or see to the disk, and run the same "
+            "command again: it goes on from here, and the tables hold all that has ended."
+        ) from error
 
 
 def replace(path: Path, content: Content, *, flush: bool = True) -> None:
@@ -123,14 +139,9 @@ class Disk:
 
     def write(self, name: str, content: Content, *, flush: bool = True) -> None:
         path = self.path / name
-        try:
+        with unwritable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             replace(path, content, flush=flush)
-        except OSError as error:
-            raise Unwritable(
-                f"{path} can't be written: {error.strerror}. {_room(path)} Make room, or see to the disk, and run the same "
-                "command again: it goes on from here, and the tables hold all that has ended."
-            ) from error
 
     def names(self, under: str = "") -> list[str]:
         found = (path for path in (self.path / under).rglob("*") if path.is_file() and not path.name.startswith("."))
