@@ -4,7 +4,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +21,7 @@ PROJECT = Path(__file__).parent.parent
 FILES = (PROJECT / "cluster.yaml", PROJECT / "experiments" / "clusters" / "onprem.yaml")
 KUBERAY = PROJECT / "experiments" / "clusters" / "kuberay.yaml"
 SBATCH = PROJECT / "experiments" / "clusters" / "slurm.sbatch"
+TO_INSTALL = {"pyproject.toml", "README.md"}
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -52,6 +55,56 @@ def test_the_ray_on_aws_is_one_that_the_project_asks_for():
     config = load(FILES[0])
     assert f"ray:{oldest}." in config["docker"]["image"] or f"ray:{oldest}-" in config["docker"]["image"]
     assert any(f"=={oldest}" in command for command in config["setup_commands"])
+
+
+def sent(path: Path, home: Path) -> Path:
+    """Copy what a file mounts to where it would lie at a machine's home, but for what rsync leaves out; returns ~/bioimg."""
+    left_out = load(path)["rsync_exclude"]
+    for target, source in load(path)["file_mounts"].items():
+        if not source.startswith("~"):
+            place = home / target.removeprefix("~/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            end = "/" if (PROJECT / source).is_dir() else ""
+            subprocess.run(
+                ["rsync", "-a", *(f"--exclude={name}" for name in left_out), f"{PROJECT / source}{end}", place], check=True
+            )
+    return home / "bioimg"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_machines_get_the_project_and_neither_results_nor_environments_nor_what_python_leaves(path, tmp_path):
+    if not shutil.which("rsync"):
+        pytest.skip("needs rsync")
+    project = sent(path, tmp_path)
+    assert {"bioimg", "experiments"} <= {entry.name for entry in project.iterdir()} <= {"bioimg", "experiments", *TO_INSTALL}
+    assert (project / "experiments" / "grid.py").is_file()
+    assert not list(project.rglob("__pycache__"))
+    assert sum(file.stat().st_size for file in project.rglob("*")) < 10e6, "Ray reads all of it at each `ray up`"
+
+
+def test_what_a_machine_on_aws_gets_is_all_that_pip_needs(tmp_path):
+    (install,) = [command for command in load(FILES[0])["setup_commands"] if "pip install" in command]
+    assert " ~/bioimg " in install
+    if not shutil.which("rsync"):
+        pytest.skip("needs rsync")
+    project = sent(FILES[0], tmp_path)
+    build = [sys.executable, "-c", "import sys; from setuptools.build_meta import *; print(build_wheel(sys.argv[1]))", tmp_path]
+    subprocess.run(build, cwd=project, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        names = set(content.namelist())
+    assert {"bioimg/cli.py", "bioimg/cluster/lanes.py", "bioimg/report/page.html"} <= names
+    assert not [name for name in names if name.startswith("experiments")]
+
+
+@pytest.mark.parametrize("path", [*FILES, PROJECT / "README.md"], ids=lambda path: path.name)
+def test_the_documented_line_makes_a_token_that_only_its_owner_can_read(path, tmp_path):
+    """Ray alone would leave it readable for everybody."""
+    (line,) = re.findall(r"ray get-auth-token --generate[^#\n]*", path.read_text(encoding="utf-8"))[:1]
+    env = {**os.environ, "HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-c", line], env=env, check=True, capture_output=True)
+    token = tmp_path / ".ray" / "auth_token"
+    assert (token.stat().st_mode & 0o777, len(token.read_text())) == (0o600, 64)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,15 @@ import ray
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
-from bioimg.cluster import doctor, facts, verdicts
-from bioimg.cluster.command import Doctor, show
+from bioimg.cluster import doctor, facts, session, verdicts
+from bioimg.cluster.command import Doctor, _kept, show
 from bioimg.cluster.verdicts import GIB, Line, judge, judge_basics
 from bioimg.config import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+GRID = Path(__file__).parents[1] / "experiments" / "grid.py"
+DOCTOR = ("-c", "import sys; from bioimg.cli import main; sys.exit(main())", "doctor")
 
 WELL = {
     "versions": {"python": "3.11.7", "ray": "2.60.0", "torch": "2.9.0", "bioimg": "0.1.0"},
@@ -30,6 +34,7 @@ WELL = {
     "product": None,
     "storage": None,
     "absent": [],
+    "images": None,
     "token_mode": 0o600,
     "authenticated": True,
     "disk": 100 * GIB,
@@ -51,7 +56,7 @@ def wrong(needs: int = GIB, **changed: object) -> list[Line]:
 def test_a_cluster_that_is_well_gets_an_ok_for_every_check_and_node():
     lines = judge({"a": WELL, "b": WELL}, GIB)
     assert not any(line.wrong for line in lines)
-    assert len(lines) == 2 * len({line.check for line in lines}) == 20
+    assert len(lines) == 2 * len({line.check for line in lines}) == 22
 
 
 @pytest.mark.parametrize(
@@ -64,6 +69,7 @@ def test_a_cluster_that_is_well_gets_an_ok_for_every_check_and_node():
         ("devices", {"gpus": 0}, "has no GPU for Ray"),
         ("results storage", {"storage": "FileNotFoundError: not the same"}, "Give --out a folder that all nodes share"),
         ("weights", {"absent": ["w.pth: no such file"]}, "w.pth: no such file"),
+        ("images", {"images": "FileNotFoundError: not the same folder"}, "name a folder that all share with BIOIMG_CACHE"),
         ("disk", {"disk": GIB}, r"/tmp has 1\.0 GiB, but needs 5\.0"),
         ("/dev/shm", {"shm": GIB // 16}, r"--shm-size"),
         ("object store", {"store": GIB // 2}, r"object store has 0\.5 GiB, but needs 1\.0"),
@@ -86,7 +92,7 @@ def test_a_node_that_says_nothing_is_named_and_the_others_are_judged():
     lines = judge({"a": WELL, "b": "no answer in 60 s."}, 0)
     assert not judge_basics({"b": "no answer in 10 s."})
     assert lines[0] == Line("answers", "b", "no answer in 60 s.")
-    assert len(lines) == 11
+    assert len(lines) == 12
 
 
 def test_what_each_node_must_hold_follows_from_the_images(tmp_path):
@@ -94,6 +100,13 @@ def test_what_each_node_must_hold_follows_from_the_images(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert Doctor(data=str(tmp_path), image_size=100)._needs() == 3 * 100 * 100 * 3
+
+
+def test_images_that_are_too_large_to_be_sent_around_must_be_seen_in_the_folder_of_decoded_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIOIMG_CACHE", str(tmp_path / "decoded"))
+    assert _kept(GIB // 1024) is None
+    assert _kept(2**60) == str(tmp_path / "decoded")
+    assert (tmp_path / "decoded").is_dir()
 
 
 def test_weights_by_name_are_those_of_every_model_and_an_unknown_name_is_told():
@@ -132,7 +145,7 @@ def test_an_address_without_a_port_is_told_at_once():
 
 
 def test_an_open_port_that_isnt_ray_is_told_in_time(monkeypatch):
-    monkeypatch.setattr(doctor, "JOINING", 4.0)
+    monkeypatch.setattr(session, "JOINING", 4.0)
     monkeypatch.setenv("RAY_ADDRESS", "")
     with socket.create_server(("127.0.0.1", 0)) as door:
         address = f"127.0.0.1:{door.getsockname()[1]}"
@@ -189,9 +202,8 @@ def guarded(token) -> Iterator[str]:
 
 def examined(address: str, token: Path, out: Path) -> str:
     """What `bioimg doctor` prints to somebody who holds a token."""
-    program = "import sys; from bioimg.cli import main; sys.exit(main())"
     env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    command = [sys.executable, "-c", program, "doctor", "--address", address, "--out", str(out)]
+    command = [sys.executable, *DOCTOR, "--address", address, "--out", str(out)]
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     return ended.stdout + ended.stderr
 
@@ -214,6 +226,40 @@ def test_a_token_that_isnt_the_clusters_is_told_in_time_and_without_rays_log(gua
     print(f"{told.value}")
     captured = capfd.readouterr()
     assert captured.err == ""
+
+
+@pytest.mark.ray
+def test_a_run_with_a_wrong_token_is_refused(guarded, tmp_path):
+    (tmp_path / "auth_token").write_text("b" * 64)
+    holds = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "auth_token"), "RAY_ADDRESS": guarded}
+    command = [sys.executable, GRID, "--image-size", "32", "--out", tmp_path / "out"]
+    told = subprocess.run(command, env={**os.environ, **holds}, capture_output=True, text=True, timeout=60)
+    assert told.returncode == 2
+    assert re.fullmatch(rf"error: the value of RAY_ADDRESS is '{guarded}'.*copy ~/.ray/auth_token.*\n", told.stderr)
+
+
+@pytest.mark.ray
+def test_a_run_on_a_machine_whose_cluster_has_another_ray_is_refused(guarded, token, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", guarded)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    monkeypatch.setattr(session, "ASK", session.ASK.replace("try:", "ray.__version__ = '2.50.0'\ntry:"))
+    with pytest.raises(
+        UserError, match=r"lets you in: Version mismatch.*started with: Ray: 2\.60.*started with: Ray: 2\.50\.0"
+    ):
+        session.connect()
+
+
+def test_a_run_whose_address_is_an_open_port_that_isnt_ray_is_refused_in_time(monkeypatch):
+    monkeypatch.setattr(session, "JOINING", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{door.getsockname()[1]}")
+        with pytest.raises(UserError, match=r"RAY_ADDRESS is .*lets you in: no Ray answers there within 3 s"):
+            session.connect()
+
+
+def test_ten_seconds_to_be_heard_and_those_to_be_let_in_are_less_than_a_minute():
+    assert 10 + session.JOINING < 60
 
 
 @pytest.mark.ray
@@ -256,6 +302,64 @@ def test_weights_room_and_gpus_that_real_nodes_lack_are_told_but_a_head_needs_no
     assert [bool(line.wrong) for line in of(lines, "devices")].count(True) == 1
     for check in ("weights", "object store"):
         assert all(line.wrong for line in of(lines, check)), check
+
+
+@pytest.mark.ray
+def test_a_folder_of_decoded_images_that_nodes_see_is_ok_and_one_that_they_dont_is_told(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(facts, "product", lambda: None)
+    out, kept = tmp_path / "out", tmp_path / "decoded"
+    lines = of(doctor.examine(out.as_uri(), kept=kept.as_uri()), "images")
+    assert [line.wrong for line in lines] == [None, None]
+    write = facts.write
+    monkeypatch.setattr(facts, "write", lambda folder, mark: write(folder, mark if folder == out.as_uri() else "elsewhere"))
+    lines = of(doctor.examine(out.as_uri(), kept=kept.as_uri()), "images")
+    assert all("not the same folder" in (line.wrong or "") for line in lines)
+    assert len(lines) == 2
+
+
+@pytest.fixture
+def odd(cluster, tmp_path) -> Iterator[Path]:
+    """A folder that a third node looks into before it looks where packages are installed."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    paths = os.pathsep.join([str(folder), os.environ["PYTHONPATH"]])
+    node = cluster.add_node(num_cpus=1, object_store_memory=10**8, env_vars={"PYTHONPATH": paths})
+    yield folder
+    cluster.remove_node(node)
+
+
+def on_cluster(cluster: Cluster, folder: Path, *command: str) -> str:
+    """What a program says that joins the cluster from a folder of its own: Ray shows the folder to every node."""
+    desk = folder / "desk"
+    desk.mkdir(exist_ok=True)
+    env = {**os.environ, "RAY_ADDRESS": cluster.address}
+    ended = subprocess.run([sys.executable, *command], env=env, cwd=desk, capture_output=True, text=True, timeout=240)
+    assert ended.returncode, ended.stdout
+    return ended.stdout + ended.stderr
+
+
+@pytest.mark.ray
+def test_a_node_with_another_torch_is_told_by_the_doctor_and_refused_by_a_run(cluster, odd, tmp_path):
+    (odd / "torch-2.0.0.dist-info").mkdir()
+    (odd / "torch-2.0.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.0.0\n")
+    difference = rf"torch 2\.0\.0 \(others: {re.escape(version('torch'))}\)\. Install the same versions on every node"
+    told = on_cluster(cluster, tmp_path, *DOCTOR, "--out", str(tmp_path / "out"))
+    assert re.search(rf"^wrong +versions .*{difference}", told, re.MULTILINE), told
+    assert len(re.findall("^ok +versions", told, re.MULTILINE)) == 2, told
+    told = on_cluster(cluster, tmp_path, str(GRID), "--image-size", "32", "--out", str(tmp_path / "out"))
+    assert re.search(rf"error: the nodes of the cluster must be alike.*versions on .*{difference}", told), told
+
+
+@pytest.mark.ray
+def test_a_node_that_cant_import_the_package_is_told_by_the_doctor_and_refused_by_a_run(cluster, odd, tmp_path):
+    (odd / "bioimg").mkdir()
+    (odd / "bioimg" / "__init__.py").write_text("import nothing_of_this_name\n")
+    reason = "ModuleNotFoundError: No module named 'nothing_of_this_name'. Install bioimg on this node as on the others"
+    told = on_cluster(cluster, tmp_path, *DOCTOR, "--out", str(tmp_path / "out"))
+    assert re.search(rf"^wrong +imports bioimg .*{reason}", told, re.MULTILINE), told
+    assert len(re.findall("^ok +imports bioimg", told, re.MULTILINE)) == 2, told
+    told = on_cluster(cluster, tmp_path, str(GRID), "--image-size", "32", "--out", str(tmp_path / "out"))
+    assert re.search(rf"error: the nodes of the cluster must be alike.*imports bioimg on .*{reason}", told), told
 
 
 @pytest.mark.ray

@@ -20,7 +20,8 @@ class Doctor:
     out: str = "results"
     """where results will go: every node must see this folder and be able to write there"""
     data: str = "phantom"
-    """images that trials will read, as in grid.py: each node must hold them in Ray's object store"""
+    """images that trials will read, as in grid.py: each node must have room for them in Ray's object store or, if they are
+    too large for that, see the folder of decoded images"""
     image_size: int = 150
     """side to which images are resized, in pixels"""
     model: tuple[str, ...] = ("resnext50_32x4d",)
@@ -39,10 +40,12 @@ class Doctor:
             UserError: there is no such cluster, or it doesn't let this machine in; there are no such images, model or weights.
         """
         needs, weights = self._needs(), self._places()
+        kept = _kept(needs)
         from bioimg.cluster import doctor
 
         doctor.join(self.address)
-        lines = doctor.examine(doctor.uri(self.out), weights, self.workers, self.gpu, needs)
+        out = doctor.uri(self.out)
+        lines = doctor.examine(out, weights, self.workers, self.gpu, 0 if kept else needs, doctor.uri(kept) if kept else None)
         return show(lines, Console())
 
     def _needs(self) -> int:
@@ -61,6 +64,22 @@ class Doctor:
         names = [name for name in self.weights if name not in files]
         entries = [weights.entry(model, name) for model in self.model for name in names]
         return files + tuple(entry.url for entry in entries if entry)
+
+
+def _kept(needs: int) -> str | None:
+    """The folder in which so many bytes of images stay when they are decoded; None if they are sent around in memory.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    from bioimg.data import cache
+    from bioimg.data.pixels import SHARE, memory_at_hand
+
+    if needs <= SHARE * memory_at_hand():
+        return None
+    with cache.writing():
+        cache.folder().mkdir(parents=True, exist_ok=True)
+    return str(cache.folder())
 
 
 def show(lines: "list[Line]", console: Console) -> int:

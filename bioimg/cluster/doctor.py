@@ -3,11 +3,8 @@
 import contextlib
 import os
 import secrets
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +21,6 @@ PATIENCE = 60.0
 
 QUICK = 10.0
 """Seconds that a run waits for the quick part."""
-JOINING = 40.0
-"""Seconds in which a cluster must let this machine in. Ray itself tries for minutes."""
-
-TOKEN = "If it asks for a token: copy ~/.ray/auth_token from its head, and export RAY_AUTH_MODE=token."
 
 cloudpickle.register_pickle_by_value(facts)
 
@@ -38,16 +31,27 @@ def join(address: str | None) -> None:
     Raises:
         UserError: nothing can be reached there, or it doesn't let this machine in.
     """
-    if not ray.is_initialized():
-        if address:
-            _reach(address)
-            os.environ["RAY_ADDRESS"] = address
-        _let_in(os.environ.get("RAY_ADDRESS") or "auto")
+    if address:
+        try:
+            session.knock(address)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"the value of `--address` is {address!r}, but must be HOST:PORT of a running cluster's head (port 6379 unless "
+                f"you chose another): {error}. Look for it with `ray status` on the head."
+            ) from error
+        os.environ["RAY_ADDRESS"] = address
     if not session.connect():
         session.start()
 
 
-def examine(out: str, weights: Sequence[str] = (), workers: int = 1, gpus_wanted: bool = False, needs: int = 0) -> list[Line]:
+def examine(
+    out: str,
+    weights: Sequence[str] = (),
+    workers: int = 1,
+    gpus_wanted: bool = False,
+    needs: int = 0,
+    kept: str | None = None,
+) -> list[Line]:
     """Every verdict on every node that is up.
 
     Args:
@@ -56,19 +60,16 @@ def examine(out: str, weights: Sequence[str] = (), workers: int = 1, gpus_wanted
         workers: workers of a trial; with more than one, nodes are tried at summing together.
         gpus_wanted: whether a node without a GPU is wrong.
         needs: bytes of images that each node must hold.
+        kept: URI of the folder of decoded images, where each node must see it.
     """
     nodes = _nodes()
-    mark = f".doctor-{secrets.token_hex(8)}"
-    try:
-        facts.write(out, mark)
-    except (OSError, ValueError) as error:
-        return [Line("results storage", "this machine", f"{error}. Give --out a folder that can be written.")]
-    try:
-        asked = [_on(node, facts.gather, out, mark, tuple(weights)) for node in nodes]
+    with contextlib.ExitStack() as stack:
+        try:
+            mark = stack.enter_context(_marked(out, *([kept] if kept else [])))
+        except (OSError, ValueError) as error:
+            return [Line("results storage", "this machine", f"{error}. Give --out a folder that can be written.")]
+        asked = [_on(node, facts.gather, out, mark, tuple(weights), kept) for node in nodes]
         told = _ask([*asked, *(_on(node, facts.product, gpus=_gpus(node)) for node in nodes)])
-    finally:
-        with contextlib.suppress(OSError):
-            facts.remove(out, mark)
     known: Facts = {
         _name(node): fact if isinstance(fact, str) else {**fact, **_held(node), "product": product, "gpus_wanted": wanted}
         for node, fact, product in zip(nodes, told, told[len(nodes) :], strict=False)
@@ -90,21 +91,35 @@ def check(out: str) -> None:
     nodes = _nodes()
     if len(nodes) == 1:
         return
-    mark = f".doctor-{secrets.token_hex(8)}"
-    facts.write(out, mark)
-    try:
+    with _marked(out) as mark:
         told = _ask([_on(node, facts.basics, out, mark) for node in nodes], QUICK)
-    finally:
-        facts.remove(out, mark)
     wrong = [line for line in judge_basics(dict(zip(map(_name, nodes), told, strict=True))) if line.wrong]
     if wrong:
         each = " ".join(f"{line.check} on {line.node}: {line.wrong}" for line in wrong)
         raise UserError(f"the nodes of the cluster must be alike and share `out`: {each} `bioimg doctor` checks the rest.")
 
 
-def uri(out: str) -> str:
-    """The results folder as every node can understand it."""
-    return out if "://" in out else Path(out).expanduser().resolve().as_uri()
+def uri(folder: str) -> str:
+    """A folder as every node can understand it."""
+    return folder if "://" in folder else Path(folder).expanduser().resolve().as_uri()
+
+
+@contextlib.contextmanager
+def _marked(*folders: str) -> Iterator[str]:
+    """The name of a file that lies in each of the folders meanwhile: who sees it sees the same folder.
+
+    Raises:
+        OSError, ValueError: one can't be written, or isn't one.
+    """
+    mark = f".doctor-{secrets.token_hex(8)}"
+    try:
+        for folder in folders:
+            facts.write(folder, mark)
+        yield mark
+    finally:
+        for folder in folders:
+            with contextlib.suppress(OSError, ValueError):
+                facts.remove(folder, mark)
 
 
 def _ask(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
@@ -173,39 +188,3 @@ def _held(node: dict[str, Any]) -> dict[str, float]:
 def _gpus(node: dict[str, Any]) -> float:
     """Without asking for its GPUs a task sees none."""
     return node["Resources"].get("GPU", 0)
-
-
-def _reach(address: str) -> None:
-    """Tell a mistyped address at once.
-
-    Raises:
-        UserError: nothing answers at the address.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError) as error:
-        raise _refused(address, f"{error}. Look for it with `ray status` on the head.") from error
-
-
-def _let_in(address: str) -> None:
-    """Join in a process that can be ended, and whose log isn't the user's to read.
-
-    Raises:
-        UserError: no Ray answers, or it asks for another token.
-    """
-    program = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
-    try:
-        ended = subprocess.run([sys.executable, "-c", program, address], capture_output=True, text=True, timeout=JOINING)
-    except subprocess.TimeoutExpired:
-        raise _refused(address, f"no Ray answers there within {JOINING:.0f} s. Is it the port of the head? {TOKEN}") from None
-    if ended.returncode == 0 or (address == "auto" and "Could not find any running Ray" in ended.stderr):
-        return
-    raise _refused(address, f"{ended.stderr.strip().splitlines()[-1]} {TOKEN}")
-
-
-def _refused(address: str, why: str) -> UserError:
-    return UserError(
-        f"the value of `--address` is {address!r}, but must be HOST:PORT of a running cluster's head (port 6379 unless you "
-        f"chose another): {why}"
-    )

@@ -13,13 +13,14 @@ from typing import Any
 PACKAGES = ("bioimg", "ray", "torch", "torchvision")
 
 
-def gather(out: str, mark: str, weights: tuple[str, ...]) -> dict[str, Any]:
+def gather(out: str, mark: str, weights: tuple[str, ...], kept: str | None) -> dict[str, Any]:
     """The facts of the node that this runs on.
 
     Args:
-        out: the results folder, absolute or a URI.
-        mark: name of a file in it that the asking machine has just written.
+        out: the results folder, as a URI.
+        mark: name of a file in it, and in `kept`, that the asking machine has just written.
         weights: files or URLs that trials on this node will read.
+        kept: the folder from which this node will read decoded images, as a URI; None if they are sent to it.
     """
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     return {
@@ -27,6 +28,7 @@ def gather(out: str, mark: str, weights: tuple[str, ...]) -> dict[str, Any]:
         **basics(out, mark),
         "broken": _attempt(lambda: __import__("bioimg.cluster.lanes")),
         "absent": [why for place in weights if (why := _absent(place))],
+        "images": _attempt(lambda: _meet(kept, mark)) if kept else None,
         "token_mode": token.stat().st_mode & 0o777 if token.exists() else None,
         "authenticated": os.environ.get("RAY_AUTH_MODE", "").lower() == "token",  # as Ray was started here, not as we asked
         "disk": shutil.disk_usage("/tmp").free,

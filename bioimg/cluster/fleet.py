@@ -7,9 +7,10 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 import ray
-from ray.autoscaler.sdk import request_resources
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import ControllerError
+from ray.util import placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
 from bioimg.cluster import lanes, session
 from bioimg.config import UserError
@@ -20,6 +21,8 @@ PAUSE = 0.5
 """Seconds between two looks at the cluster."""
 SILENT = 60
 """Seconds after which a board that doesn't answer hangs."""
+SETTLING = 10.0
+"""Seconds in which a new lane takes its devices: a wish for more could be met with just those."""
 
 
 class Fleet:
@@ -33,7 +36,9 @@ class Fleet:
         self._first, self._limit, self._say = first, limit, say
         self._board: Any = first.board
         self._running: list[Future[None]] = []
-        self._left, self._started, self._asked, self._next = trials, 0, 0, 0.0
+        self._wishes: list[PlacementGroup] = []
+        self._reach = limit or session.devices()[1] // first.workers
+        self._left, self._started, self._next, self._settled = trials, 0, 0.0, 0.0
         self._waits = False
 
     def __enter__(self) -> "Fleet":
@@ -44,7 +49,7 @@ class Fleet:
         if kind is None:
             wait(self._running, timeout=5)
         if ray.is_initialized():
-            self._ask_for(0)
+            self._wish(0)
 
     @property
     def size(self) -> int:
@@ -76,9 +81,9 @@ class Fleet:
                 f"{in_vain} lanes in a row ended before they could take a trial, the last one with: {lanes.cause(lost[-1])}. "
                 "Mend that; the same command then goes on from here."
             ) from lost[-1]
-        wanted = min(self._left, self._limit or self._left)
-        self._ask_for(wanted)
-        self._start(min(wanted, session.slots(lanes.resources(self._first.gpu)) // self._first.workers) - len(self._running))
+        wanted, room = min(self._left, self._limit or self._left), self._room()
+        self._start(min(wanted, room) - len(self._running))
+        self._wish(max(0, min(wanted, self._reach) - max(room, len(self._running))))
         self._tell()
 
     def _state(self) -> tuple[int, int]:
@@ -91,16 +96,29 @@ class Fleet:
                 "of memory. Every epoch that was reported is kept; the same command goes on from here."
             ) from error
 
+    def _room(self) -> int:
+        """How many lanes the cluster as it is can have."""
+        return session.slots(lanes.resources(self._first.gpu)) // self._first.workers
+
     def _start(self, count: int) -> None:
         for _ in range(count):
             self._running.append(lanes.start(dataclasses.replace(self._first, number=self._started)))
             self._started += 1
+            self._settled = time.monotonic() + SETTLING
 
-    def _ask_for(self, count: int) -> None:
-        """Have an autoscaler, if there is one, make the cluster large enough for so many lanes, but no larger."""
-        if count != self._asked:
-            request_resources(bundles=[lanes.resources(self._first.gpu)] * count * self._first.workers)
-            self._asked = count
+    def _wish(self, count: int) -> None:
+        """Have an autoscaler, if there is one, add machines for so many more lanes.
+
+        A wish is a placement group that finds no room. Unlike what `request_resources` asks for, it is heard where not all of
+        them can be met, and it ends with this program, however that ends: no machine stays for one that was killed.
+        """
+        met = any(placement_group_table(wish)["state"] == "CREATED" for wish in self._wishes)
+        if met or count != len(self._wishes):
+            for wish in self._wishes:
+                remove_placement_group(wish)
+            calm = not met and time.monotonic() >= self._settled
+            bundles = [lanes.resources(self._first.gpu)] * self._first.workers
+            self._wishes = [placement_group(bundles) for _ in range(count if calm else 0)]
 
     def _tell(self) -> None:
         waits = self._left > 0 and not self._running

@@ -4,44 +4,79 @@ import contextlib
 import logging
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import psutil
 import ray
+import yaml
 from ray._private.services import canonicalize_bootstrap_address
 
 from bioimg.config import UserError
 
 QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
+JOINING = 40.0
+"""Seconds in which a cluster must let this machine in."""
+TOKEN = "If it asks for a token: copy ~/.ray/auth_token from its head, and export RAY_AUTH_MODE=token"
+ASK = """
+import sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+except Exception as error:
+    sys.exit(" ".join(str(error).split()))
+"""
 
 
 def connect() -> bool:
-    """Join a running cluster if this machine is part of one or RAY_ADDRESS names one. Returns whether there is one."""
+    """Join a running cluster if this machine is part of one or RAY_ADDRESS names one. Returns whether there is one.
+
+    Raises:
+        UserError: it isn't at RAY_ADDRESS, or doesn't let us in.
+    """
     if ray.is_initialized():
         return True
+    named = os.environ.get("RAY_ADDRESS")
     try:
-        _knock(canonicalize_bootstrap_address("auto"))
-        ray.init(address="auto", **QUIET)
-    except (OSError, ValueError) as error:  # nobody there, nobody who lets us in; not an address
-        if address := os.environ.get("RAY_ADDRESS"):
+        found = None if named == "local" else canonicalize_bootstrap_address("auto")
+        if found is None:
+            return False
+        knock(found)
+        ray.init(address=found, **QUIET)
+    except (OSError, ValueError) as error:
+        if named:
             raise UserError(
-                f"the value of RAY_ADDRESS is {address!r}, but must be the address of a running cluster that lets you in: "
-                f"{error} Check it and the cluster's token, or unset it to use this machine."
+                f"the value of RAY_ADDRESS is {named!r}, but must be the address of a running cluster that lets you in: "
+                f"{error}. Check it and the cluster's token, or unset it to use this machine."
             ) from error
-        return False
+        if isinstance(error, ConnectionRefusedError):  # a killed cluster left its address on this machine
+            return False
+        raise UserError(
+            f"this machine is part of a cluster that doesn't let you in: {error}. To use the machine alone: RAY_ADDRESS=local."
+        ) from error
     return True
 
 
-def _knock(address: str | None) -> None:
-    """See whether anybody listens, for Ray itself tries for minutes: also at the address that a killed cluster left on disk.
+def knock(address: str) -> None:
+    """See whether a Ray lets this machine in: `ray.init` alone would wait for minutes for one that doesn't answer.
+
+    A process that can be ended asks; its log isn't the user's to read.
 
     Raises:
-        OSError: nobody does.
+        ConnectionRefusedError: nobody listens there.
+        OSError: nobody answers, or why we aren't let in.
+        ValueError: it isn't HOST:PORT.
     """
-    if address:
-        host, port = address.rsplit(":", 1)
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    try:
+        ended = subprocess.run([sys.executable, "-c", ASK, address], capture_output=True, text=True, timeout=JOINING)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"no Ray answers there within {JOINING:.0f} s. Is it the port of the head? {TOKEN}") from None
+    if ended.returncode:
+        raise ConnectionError(f"{ended.stderr.strip().splitlines()[-1]} {TOKEN}")
 
 
 def start() -> None:
@@ -85,14 +120,33 @@ def check() -> None:
 def devices() -> tuple[str, int]:
     """What trials run on, GPUs if there are any, and how many of them there are or, where a cluster grows, can be."""
     if ray.is_initialized():
-        held = {**ray.cluster_resources()}
-        for name, most in (ray._private.state.state.get_max_resources_from_cluster_config() or {}).items():  # type: ignore[attr-defined]
-            held[name] = max(held.get(name, 0), most)  # no public call tells what an autoscaler may add; Ray Train asks so, too
-        kind = "GPU" if held.get("GPU") else "CPU"
-        return kind, int(held.get(kind, 0))
+        held, plan = ray.cluster_resources(), _plan()
+        most = {name: max(held.get(name, 0), reach(plan, name)) for name in ("GPU", "CPU")}
+        kind = "GPU" if most["GPU"] else "CPU"
+        return kind, int(most[kind])
     import torch
 
     return ("GPU", gpus) if (gpus := torch.cuda.device_count()) else ("CPU", os.cpu_count() or 1)
+
+
+def reach(plan: Mapping[str, Any], resource: str) -> float:
+    """How much of a resource all machines together have that an autoscaler may start by its configuration."""
+    kinds = [kind for name, kind in plan.get("available_node_types", {}).items() if name != plan.get("head_node_type")]
+    each = [kind.get("resources", {}).get(resource, 0) for kind in kinds for _ in range(kind.get("max_workers", 0))]
+    return sum(sorted(each, reverse=True)[: plan.get("max_workers", 0)])
+
+
+def _plan() -> dict[str, Any]:
+    """The configuration of the autoscaler, which is on the cluster's head; {} if there is none on this machine.
+
+    No call of Ray's tells it: it is in the file that the autoscaler's process was started with.
+    """
+    cluster = f"--gcs-address={ray.get_runtime_context().gcs_address}"
+    for words in (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])):
+        for file in (word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")):
+            if cluster in words:
+                return yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
+    return {}
 
 
 def slots(resources: Mapping[str, float]) -> int:

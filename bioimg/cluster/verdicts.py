@@ -44,6 +44,8 @@ def _node(node: str, fact: Mapping[str, Any], expected: Mapping[str, str | None]
     yield from _basics(node, fact, expected)
     yield Line("devices", node, _devices(fact))
     yield Line("weights", node, _absent(fact["absent"]))
+    way_out = "Decoded, they are too large to be sent to nodes: name a folder that all share with BIOIMG_CACHE."
+    yield Line("images", node, _because(fact["images"], way_out))
     yield Line("disk", node, _room("/tmp", fact["disk"], DISK, "Free some, or give the node a larger disk."))
     yield Line("/dev/shm", node, _room("/dev/shm", fact["shm"], SHM, "In a container: --shm-size=4g or more."))
     yield Line(
