@@ -44,7 +44,7 @@ class Predict:
         write(table, self.out)
         counts = ", ".join(f"{count} {name}" for name, count in table["prediction"].value_counts().items())
         console = Console(soft_wrap=True, highlight=False, markup=False)
-        console.print(f"{len(table)} images by trial {key}: {counts}. The table is {self.out}.")
+        console.print(f"By trial {key}: {counts}. The table is {self.out}.")
         for path, reason in unreadable.items():
             Console(stderr=True, soft_wrap=True, markup=False).print(f"can't be read: {path} ({reason})", style="bold red")
         return int(bool(unreadable))

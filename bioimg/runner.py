@@ -49,8 +49,8 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     missing = [trial for trial in trials if trial.key not in statuses]
     if anew := begun_anew(missing, store, statuses):
         console.print(
-            f"{anew} trials begin at their first epoch, though shorter ones like them have ended: only --keep all keeps what "
-            "they could go on from.",
+            f"Of {len(missing)} trials to run, {anew} can't go on from shorter ones that have ended: only --keep all keeps "
+            "what that takes.",
             highlight=False,
             soft_wrap=True,
         )
