@@ -46,8 +46,8 @@ def connect() -> bool:
     except (OSError, ValueError) as error:
         if named:
             raise UserError(
-                f"the value of RAY_ADDRESS is {named!r}, but must be the address of a running cluster that lets you in: {error}. "
-                "Check it and the cluster's token, or unset it to use this machine."
+                f"the value of RAY_ADDRESS is {named!r}, but must be the address of a running cluster that lets you in: "
+                f"{error}. Check it and the cluster's token, or unset it to use this machine."
             ) from error
         if isinstance(error, ConnectionRefusedError):  # a killed cluster left its address on this machine
             return False
