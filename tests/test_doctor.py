@@ -239,6 +239,20 @@ def test_a_run_with_a_wrong_token_is_refused(guarded, tmp_path):
 
 
 @pytest.mark.ray
+def test_a_cluster_of_this_machine_that_wants_another_token_isnt_passed_over_unless_one_says_so(guarded, tmp_path, monkeypatch):
+    (tmp_path / "auth_token").write_text("b" * 64)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "auth_token"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(
+        UserError, match=r"part of a cluster that doesn't let you in: .*use the machine alone: RAY_ADDRESS=local"
+    ):
+        session.connect()
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert not session.connect()
+
+
+@pytest.mark.ray
 def test_a_run_on_a_machine_whose_cluster_has_another_ray_is_refused(guarded, token, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", guarded)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
