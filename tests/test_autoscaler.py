@@ -66,18 +66,13 @@ def growing(folder: Path) -> Iterator[None]:
     address = f"{ray.util.get_node_ip_address()}:{free_port()}"
     (folder / "cluster.json").write_text(json.dumps(adapted(address)))
     fake = {"RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_NODE_TYPE_NAME": FAKE_HEAD_NODE_TYPE}
-    quick = {
-        "RAY_FAKE_CLUSTER": "1",
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-    }
+    fake |= {"RAY_FAKE_CLUSTER": "1", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}
+    environment = {**os.environ, **fake, "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     ports = [f"--port={address.split(':')[1]}", f"--ray-client-server-port={free_port()}", f"--dashboard-port={free_port()}"]
     small = ["--num-cpus=0", "--object-store-memory=200000000", "--disable-usage-stats"]
     start = ["-m", "ray.scripts.scripts", "start", "--head", "--block", f"--autoscaling-config={folder / 'cluster.json'}"]
     with (folder / "head.log").open("wb") as log:
-        head = subprocess.Popen(
-            [sys.executable, *start, *ports, *small], env={**os.environ, **fake, **quick}, stdout=log, stderr=log
-        )
+        head = subprocess.Popen([sys.executable, *start, *ports, *small], env=environment, stdout=log, stderr=log)
     try:
         until(lambda: joined(address), "the head to start")
         until(lambda: session.devices() == ("CPU", 2), "the autoscaler to say how far the cluster can grow")
@@ -120,9 +115,10 @@ def grid(folder: Path, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["1", "2"])
-def test_machines_come_from_none_for_lanes_and_leave_when_these_are_idle(tmp_path, monkeypatch, version):
-    monkeypatch.setenv("RAY_enable_autoscaler_v2", str(int(version == "2")))
+@pytest.mark.parametrize("newer", ["1", pytest.param("0", marks=[pytest.mark.chaos, pytest.mark.campaign])])
+def test_machines_come_from_none_for_lanes_and_leave_when_these_are_idle(tmp_path, monkeypatch, newer):
+    """With the newer autoscaler, which `ray up` starts, and with the older one."""
+    monkeypatch.setenv("RAY_enable_autoscaler_v2", newer)
     seen(grow_and_shrink, tmp_path)
 
 

@@ -239,23 +239,46 @@ def test_a_run_with_a_wrong_token_is_refused(guarded, tmp_path):
 
 
 @pytest.mark.ray
+def test_a_cluster_of_this_machine_that_wants_another_token_isnt_passed_over_unless_one_says_so(guarded, tmp_path, monkeypatch):
+    (tmp_path / "auth_token").write_text("b" * 64)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "auth_token"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(
+        UserError, match=r"part of a cluster that doesn't let you in: .*use the machine alone: RAY_ADDRESS=local"
+    ):
+        session.connect()
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert not session.connect()
+
+
+@pytest.mark.ray
 def test_a_run_on_a_machine_whose_cluster_has_another_ray_is_refused(guarded, token, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", guarded)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     monkeypatch.setattr(session, "ASK", session.ASK.replace("try:", "ray.__version__ = '2.50.0'\ntry:"))
-    with pytest.raises(
-        UserError, match=r"lets you in: Version mismatch.*started with: Ray: 2\.60.*started with: Ray: 2\.50\.0"
-    ):
+    with pytest.raises(UserError, match=r"lets you in: Version mismatch.* with: Ray: 2\.6.* with: Ray: 2\.50\.0"):
         session.connect()
 
 
 def test_a_run_whose_address_is_an_open_port_that_isnt_ray_is_refused_in_time(monkeypatch):
     monkeypatch.setattr(session, "JOINING", 3.0)
-    with socket.create_server(("127.0.0.1", 0)) as door:
+    with socket.create_server(("", 0)) as door:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{door.getsockname()[1]}")
         with pytest.raises(UserError, match=r"RAY_ADDRESS is .*lets you in: no Ray answers there within 3 s"):
             session.connect()
+
+
+def test_how_far_a_cluster_can_grow_is_what_its_largest_machines_give_up_to_the_limit_of_all():
+    kinds = {
+        "head": {"resources": {"CPU": 4, "GPU": 8}, "max_workers": 0},
+        "large": {"resources": {"CPU": 16, "GPU": 4}, "max_workers": 1},
+        "small": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 5},
+    }
+    plan = {"available_node_types": kinds, "head_node_type": "head", "max_workers": 3}
+    assert (session.reach(plan, "GPU"), session.reach(plan, "CPU"), session.reach(plan, "TPU")) == (6, 24, 0)
+    assert session.reach({}, "GPU") == 0
 
 
 def test_ten_seconds_to_be_heard_and_those_to_be_let_in_are_less_than_a_minute():
