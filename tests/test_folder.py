@@ -4,6 +4,9 @@ import dataclasses
 import logging
 import random
 import resource
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -68,11 +71,24 @@ def bucket(server):
     return lambda name, port=server.port: f"s3://lab/{name}?scheme=http&endpoint_override=127.0.0.1%3A{port}"
 
 
-@pytest.fixture(params=["disk", "bucket"])
+@pytest.fixture(scope="module")
+def google():
+    """Makes addresses of folders in a bucket `lab` of a Google storage on this machine."""
+    pytest.importorskip("gcp_storage_emulator", reason="needs gcp-storage-emulator: pip install -e '.[dev]'")
+    with socket.socket() as door:
+        door.bind(("localhost", 0))
+        port = door.getsockname()[1]
+    emulator = [sys.executable, "-m", "gcp_storage_emulator", "start", f"--port={port}", "--in-memory", "--default-bucket=lab"]
+    with subprocess.Popen(emulator, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        yield lambda name: f"gs://anonymous@lab/{name}?scheme=http&endpoint_override=localhost%3A{port}"
+        process.terminate()
+
+
+@pytest.fixture(params=["disk", "bucket", "google"])
 def files(request, tmp_path):
     if request.param == "disk":
         return Disk(tmp_path)
-    return Bucket(request.getfixturevalue("bucket")("alike"))
+    return Bucket(request.getfixturevalue(request.param)("alike"))
 
 
 def test_a_file_is_written_read_listed_moved_and_deleted_alike(files):
@@ -97,6 +113,12 @@ def test_a_name_in_an_address_keeps_the_query_at_the_end():
 def test_an_address_of_no_known_storage_is_named_with_the_way_out():
     with pytest.raises(UserError, match="the value of `out` is 'ftp://lab/grid', but must be a path, s3://bucket/path"):
         Store("ftp://lab/grid")
+
+
+def test_a_grid_in_a_bucket_of_google_is_the_one_on_disk(tmp_path, google):
+    for out in (tmp_path / "grid", google("grid")):
+        assert grid(*QUICK, "--learning-rate", "0.01", "0.02", "--out", out) == 0
+    same(read(tmp_path / "grid"), read(google("grid")))
 
 
 def test_a_grid_in_a_bucket_whose_server_fails_one_request_in_ten_is_the_one_on_disk(tmp_path, bucket, server):

@@ -69,10 +69,11 @@ def test_a_host_of_ones_own_cluster_is_lost_in_mid_trial_and_the_table_is_that_o
     hosts.until(lambda: cluster.hosts_up() == 3, "all hosts to join", 180)
     doctor = f"ray exec {cluster.file} 'bioimg doctor --out {on_hosts} --workers 2'"
     cluster.desk(doctor)
-    told = cluster.desk(f"ray exec {cluster.file} 'bioimg doctor --out mine --data {tiles} --image-size 20000' || true")
+    private = f"BIOIMG_CACHE=/dev/shm/decoded bioimg doctor --out /dev/shm/results --data {tiles} --image-size 20000"
+    told = cluster.desk(f"ray exec {cluster.file} '{private}' || true")
     for check, way_out in {"results storage": "--out a folder that all nodes share", "images": "with BIOIMG_CACHE"}.items():
         alone = re.findall(rf"^wrong +{check} +(\w+) .*not the same folder.*{way_out}", told, re.MULTILINE)
-        assert sorted(alone) == ["three", "two"], f"{check}: the head's home isn't that of the others\n{told}"
+        assert sorted(alone) == ["three", "two"], f"{check}: the head's /dev/shm isn't that of the others\n{told}"
 
     submit = f"ray submit {cluster.file} experiments/grid.py -- --data {tiles} {GRID} --out {on_hosts}"
     grid = desk.submit(cluster.desk, submit)
