@@ -1,8 +1,9 @@
 """An experiment from its question to its table: check all that can be checked, read the images, run what is missing."""
 
+import contextlib
 import dataclasses
 import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from rich.console import Console
@@ -55,8 +56,9 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
             soft_wrap=True,
         )
     try:
-        with Progress(trials, experiment.axes, statuses, console) as progress:
-            watcher = Watchers(progress, *curves(store, trials, experiment))
+        drawn = curves(store, trials, experiment)
+        with Progress(trials, experiment.axes, statuses, console) as progress, drawn as boards:
+            watcher = Watchers(progress, *boards)
             execute(experiment, experiment.queue(missing), images, store, watcher)
             unstopped = dataclasses.replace(experiment, early_stopping=None)
             execute(unstopped, to_finish(experiment, trials, store, settings.finish), images, store, watcher)
@@ -70,9 +72,14 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     return conclude(store, ByPath(images[trials[0]]), console)
 
 
-def curves(store: Store, trials: Sequence[TrialConfig], experiment: Experiment) -> list[Watcher]:
+@contextlib.contextmanager
+def curves(store: Store, trials: Sequence[TrialConfig], experiment: Experiment) -> Iterator[list[Watcher]]:
     """Who writes files for TensorBoard: they grow by the epoch, which an object store's files can't."""
-    return [] if is_remote(store.place) else [TensorBoard(f"{store.place}/tensorboard", trials, experiment.axes)]
+    if is_remote(store.place):
+        yield []
+    else:
+        with contextlib.closing(TensorBoard(f"{store.place}/tensorboard", trials, experiment.axes)) as board:
+            yield [board]
 
 
 def to_finish(

@@ -1,5 +1,6 @@
 """TensorBoard files of every trial, beside its tables: `tensorboard --logdir results/NAME/tensorboard`."""
 
+import contextlib
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -49,6 +50,12 @@ class TensorBoard:
 
     def say(self, text: str) -> None:
         """Nothing: there are only curves."""
+
+    def close(self) -> None:
+        """Close the files of trials that haven't ended: the run was interrupted."""
+        for writer in self._writers.values():
+            with contextlib.suppress(OSError):  # of a full disk, which has been told
+                writer.close()
 
 
 def _name(trial: TrialConfig, axes: list[str]) -> str:
