@@ -262,6 +262,12 @@ def test_a_run_on_a_machine_whose_cluster_has_another_ray_is_refused(guarded, to
         session.connect()
 
 
+def test_a_machine_that_never_saw_a_cluster_is_used_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert not session.connect()
+
+
 def test_a_run_whose_address_is_an_open_port_that_isnt_ray_is_refused_in_time(monkeypatch):
     monkeypatch.setattr(session, "JOINING", 3.0)
     with socket.create_server(("", 0)) as door:
