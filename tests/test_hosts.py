@@ -72,8 +72,8 @@ def test_a_host_of_ones_own_cluster_is_lost_in_mid_trial_and_the_table_is_that_o
     private = f"BIOIMG_CACHE=/dev/shm/decoded bioimg doctor --out /dev/shm/results --data {tiles} --image-size 20000"
     told = cluster.desk(f"ray exec {cluster.file} '{private}' || true")
     for check, way_out in {"results storage": "--out a folder that all nodes share", "images": "with BIOIMG_CACHE"}.items():
-        alone = re.findall(rf"^wrong +{check} +(\w+) .*not the same folder.*{way_out}", told, re.MULTILINE)
-        assert sorted(alone) == ["three", "two"], f"{check}: the head's /dev/shm isn't that of the others\n{told}"
+        others = re.findall(rf"^wrong +{check} +(\w+) .*not the same folder.*{way_out}", told, re.MULTILINE)
+        assert sorted(others) == ["three", "two"], f"{check}: the head's /dev/shm isn't that of the others\n{told}"
 
     submit = f"ray submit {cluster.file} experiments/grid.py -- --data {tiles} {GRID} --out {on_hosts}"
     grid = desk.submit(cluster.desk, submit)
