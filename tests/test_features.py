@@ -16,7 +16,7 @@ from torch import nn
 from bioimg.config import UserError
 from bioimg.data import cache
 from bioimg.model.build import Classifier, build
-from bioimg.model.extract import Pointwise, digest, extractor
+from bioimg.model.extract import digest, extractor
 from bioimg.training import features
 from bioimg.training.batches import Batch
 from bioimg.training.loop import train
@@ -260,15 +260,6 @@ def test_only_a_batch_norm_that_directly_follows_a_convolution_is_folded(name, l
     folded = fast.__self__.model  # type: ignore[attr-defined]
     assert norms(folded) == left
     assert digest(classifier) == before, "the classifier itself is left alone"
-
-
-@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"bias": False}], ids=str)
-def test_a_pointwise_convolution_is_a_matrix_product(options):
-    convolution = nn.Conv2d(6, 5, 1, **options)
-    images = torch.rand(2, 6, 7, 7).to(memory_format=torch.channels_last)
-    product = Pointwise(convolution)(images)
-    assert torch.allclose(product, convolution(images), atol=1e-6)
-    assert product.is_contiguous(memory_format=torch.channels_last)
 
 
 class Moody(nn.Module):

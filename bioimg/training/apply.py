@@ -9,6 +9,7 @@ import torch
 from bioimg.config import TrialConfig
 from bioimg.data.imageset import ImageSet
 from bioimg.model.build import Classifier, build
+from bioimg.model.convolutions import quicken
 from bioimg.model.extract import extractor
 from bioimg.model.saved import Saved
 from bioimg.model.weights import Normalisation
@@ -37,6 +38,7 @@ def probabilities(saved: Saved, trial: TrialConfig, images: ImageSet, dtype: tor
 
 def _forward(classifier: Classifier, frozen: bool, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
     if not frozen:
+        quicken(classifier.model, dtype)
         return classifier.model
     extract = extractor(classifier, dtype)
     return lambda images: classifier.head(extract(images).to(dtype))

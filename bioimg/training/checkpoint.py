@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import xxhash
+from torch.serialization import set_crc32_options
 
 from bioimg.config import TrialConfig, UserError
 from bioimg.model.extract import digest
@@ -179,9 +180,10 @@ def _settle(files: Folder, under: str) -> None:
 
 
 def _packed(state: dict[str, Any]) -> memoryview:
-    """A checksum, and after it what `torch.save` gives: a ZIP file, whose own checksums leave out its headers."""
+    """A checksum, and after it what `torch.save` gives: a ZIP file, whose own, slower checksums leave out its headers."""
     content = io.BytesIO()
     content.write(bytes(CHECKSUM))
+    set_crc32_options(False)
     torch.save(state, content)
     packed = content.getbuffer()
     packed[:CHECKSUM] = xxhash.xxh3_128_digest(packed[CHECKSUM:])

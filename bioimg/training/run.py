@@ -2,9 +2,13 @@
 
 import dataclasses
 import math
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
+
+# torch asks Linux for large pages, which saves a tenth of a training step on a CPU. It looks here at its first tensor
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import numpy as np
 import torch
@@ -16,6 +20,7 @@ from bioimg.config import TrialConfig
 from bioimg.data import cache
 from bioimg.data.imageset import ImageSet, Split
 from bioimg.model.build import build
+from bioimg.model.convolutions import quicken
 from bioimg.model.extract import digest, extractor
 from bioimg.model.weights import normalisation
 from bioimg.training import precision
@@ -59,6 +64,8 @@ class Run:
         self.features_seconds: float | None = None
         if trial.freeze == "features":
             self._freeze_features()
+        else:
+            quicken(self.learner, self.dtype)
         wrapped = group.wrap(self.learner, device)  # first, so that DDP's buckets are where the compiled graph breaks
         self._forward = torch.compile(wrapped) if trial.compile else wrapped
         self.class_weights = self._class_weights()

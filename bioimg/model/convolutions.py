@@ -1,0 +1,71 @@
+"""Convolutions as a CPU computes them fastest in bfloat16. What they compute, and what a state dict holds, stays as it is."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+ENOUGH = 32
+"""Channels that one instruction of AMX, or two of AVX512, multiply and add up in bfloat16."""
+
+
+def quicken(model: nn.Module, dtype: torch.dtype) -> None:
+    """Put other modules with the same parameters where that is faster under autocast of `dtype`."""
+    if dtype != torch.bfloat16 or any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        return
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Conv2d) and (faster := _faster(module)):
+            model.set_submodule(name, faster)
+
+
+class Pointwise(nn.Conv2d):
+    """A convolution of 1x1 as the matrix product that it is, for which oneDNN has better kernels."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+
+
+class Joined(nn.Conv2d):
+    """A convolution in groups too narrow for the hardware, as one in fewer and wider groups with zeros in between.
+
+    Each weight is multiplied with what it would be; the zeros cost less than what a group of 4 channels leaves idle.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        groups = self.in_channels // ENOUGH
+        return F.conv2d(input, self._joined(groups), self.bias, self.stride, self.padding, self.dilation, groups)
+
+    def _joined(self, groups: int) -> torch.Tensor:
+        """[O, ENOUGH, k, k]: of each output's weights, those for the channels of its own group are not zero."""
+        out, each, *kernel = self.weight.shape
+        together = self.groups // groups
+        joined = self.weight.new_zeros(groups, together, out // self.groups, together, each, *kernel)
+        own = torch.arange(together)
+        joined[:, own, :, own] = self.weight.view(groups, together, out // self.groups, each, *kernel).transpose(0, 1)
+        return joined.view(out, ENOUGH, *kernel)
+
+
+def _faster(convolution: nn.Conv2d) -> nn.Conv2d | None:
+    """The same convolution in a faster way, if there is one."""
+    if _is_pointwise(convolution):
+        return _as(Pointwise, convolution)
+    if _is_narrow(convolution):
+        return _as(Joined, convolution)
+    return None
+
+
+def _is_pointwise(convolution: nn.Conv2d) -> bool:
+    plain = convolution.groups == 1 and convolution.padding in ((0, 0), "valid", "same")
+    return plain and convolution.kernel_size == convolution.stride == (1, 1)
+
+
+def _is_narrow(convolution: nn.Conv2d) -> bool:
+    """Depthwise convolutions aren't: oneDNN has kernels of their own for them."""
+    each = convolution.in_channels // convolution.groups
+    return each in (2, 4, 8) and convolution.in_channels % ENOUGH == 0 and convolution.padding_mode == "zeros"
+
+
+def _as(kind: type[nn.Conv2d], convolution: nn.Conv2d) -> nn.Conv2d:
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+    same = kind(**{name: getattr(convolution, name) for name in names}, device="meta")
+    same.weight, same.bias = convolution.weight, convolution.bias
+    return same
