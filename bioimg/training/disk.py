@@ -1,4 +1,4 @@
-"""The bound on what a complete experiment takes on disk: a model for each trial, and a state of training for two lanes each."""
+"""The bound on what a complete experiment takes on disk: a model for each trial and, as two lanes would have, two states."""
 
 from collections import Counter
 from collections.abc import Mapping
