@@ -21,14 +21,16 @@ class Settings:
     lanes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each device)")] = None
     """Trials that run side by side, each on `workers` devices."""
     keep: Literal["best", "all", "none"] = "best"
-    """Weights that stay: of the best epoch of completed trials (and what --finish needs of stopped ones); all, with
-    what more epochs can go on from; or none."""
+    """What stays on disk: the weights of the best epoch of completed trials, and what --finish needs of those stopped ones that
+    came furthest, in all no more than a model for each trial and two states of training; all, with what more epochs can go on
+    from; or none."""
     local: bool = False
     """Run in this process, one trial after another, without Ray: for debugging."""
     early_stopping: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: ASHA stops trials that fall behind)")] = True
     """Train every trial to its last epoch."""
     finish: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[KEY ...]", help_behavior_hint="(default: none)")] = None
-    """Afterwards train stopped trials to their last epoch, from where they stopped: those with these keys, or all."""
+    """Afterwards train stopped trials to their last epoch: those with these keys, or all. They go on from where they stopped,
+    or begin anew where that wasn't kept; the outcome is the same."""
     track: Annotated[
         tuple[Literal["mlflow", "wandb"], ...],
         tyro.conf.arg(metavar="{mlflow,wandb} [...]", help_behavior_hint="(none)"),

@@ -22,7 +22,7 @@ from bioimg.report.command import Report
 from bioimg.results.folder import is_remote
 from bioimg.results.store import CHECKPOINTS, Store, read
 from bioimg.tensorboard import TensorBoard
-from bioimg.training import checkpoint
+from bioimg.training import checkpoint, disk
 
 
 def run(experiment: Experiment, settings: Settings, console: Console) -> int:
@@ -62,6 +62,8 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
             execute(experiment, experiment.queue(missing), images, store, watcher)
             unstopped = dataclasses.replace(experiment, early_stopping=None)
             execute(unstopped, to_finish(experiment, trials, store, settings.finish), images, store, watcher)
+        if settings.keep == "best":
+            make_room(store, console)
     finally:
         try:
             store.merge([trial.key for trial in trials])
@@ -70,6 +72,19 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     store.describe({**description, "complete": True, "finished": datetime.datetime.now(datetime.UTC).isoformat()})
     store.tidy()
     return conclude(store, ByPath(images[trials[0]]), console)
+
+
+def make_room(store: Store, console: Console) -> None:
+    """Bound what checkpoints take, and say what that costs."""
+    if dropped := disk.make_room(store):
+        stopped = list(store.statuses().values()).count("stopped")
+        console.print(
+            f"So that checkpoints take no more than a model for each trial and two states of training, {dropped} of {stopped} "
+            "stopped trials, those furthest behind, no longer keep where they stopped: --finish trains them from their first "
+            "epoch again.",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 @contextlib.contextmanager

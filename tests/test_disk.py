@@ -1,26 +1,206 @@
-"""What a whole grid takes on disk, measured from its files, against the bound that holds for usual grids."""
+"""What a whole grid takes on disk, measured from its files, against the bound that holds once it is complete."""
 
 import contextlib
 import dataclasses
+import io
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import results_example
 import safetensors.torch
 import torch
 import toys
+from equal import same
+from PIL import Image
+from rich.console import Console
+from test_early_stopping import Interrupted, Interrupter
 
+from bioimg import runner
 from bioimg.config import TrialConfig, UserError
-from bioimg.experiment import Stop
+from bioimg.experiment import EarlyStopping, Experiment
+from bioimg.flags import Settings
 from bioimg.model.build import build
-from bioimg.results.store import Store
-from bioimg.training import checkpoint
-from bioimg.training.run import Run
+from bioimg.results.folder import Disk
+from bioimg.results.store import Results, Store, read
+from bioimg.training import checkpoint, disk
+from bioimg.training.run import Epoch, Run
 from bioimg.training.trial import Place, run_trial
 
 IMAGES = toys.images(size=32)
-WEIGHTS = ("TEXTURES_V1", "TEXTURES_V2")
 FROZEN = toys.trial(model="resnext_tiny", image_size=32, weights="TEXTURES_V1", freeze="features")
+AXES = {"weights": ("TEXTURES_V1", "TEXTURES_V2"), "batch_size": (12, 24, 48), "freeze": ("none", "features")}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory) -> Experiment:
+    """The usual one: two weights, three batch sizes, frozen or not; trials can be stopped after the second of three epochs."""
+    folder = tmp_path_factory.mktemp("images")
+    for path, pixels in zip(IMAGES.paths, IMAGES.pixels, strict=True):
+        (folder / path).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / path)
+    base = dataclasses.replace(FROZEN, data=str(folder), learning_rate=1e-3)
+    return Experiment(name="toy", base=base, axes=AXES, early_stopping=EarlyStopping(grace_period=2))
+
+
+@pytest.fixture(autouse=True)
+def no_report(monkeypatch):
+    """The report has tests of its own, and takes longer than these grids."""
+    monkeypatch.setattr(runner, "conclude", lambda *_: 0)
+
+
+def tuned(grid: Experiment) -> list[TrialConfig]:
+    """Trials that early stopping may stop, in the order in which they run."""
+    return [trial for trial in grid.queue(grid.trials()) if trial.freeze == "none"]
+
+
+def fix(grid: Experiment, stopped: int, best: int, patch: pytest.MonkeyPatch) -> None:
+    """Let the last trials fall behind, each more than the one before it, and the validation loss be lowest at some epoch.
+
+    A state whose last epoch is the best holds three models: the weights and two moments of each; any other holds four.
+    """
+    record, count = Run.record, len(tuned(grid))
+    behind = {trial.key: place for place, trial in enumerate(tuned(grid)[count - stopped :], start=1)}
+
+    def fixed(run: Run, epoch: Epoch) -> Epoch:
+        scores = {"val_loss": 1 + abs(epoch.epoch - best), "val_accuracy": 0.5 - behind.get(run.trial.key, 0) / 100}
+        return record(run, dataclasses.replace(epoch, **scores))
+
+    patch.setattr(Run, "record", fixed)
+
+
+def run(folder: Path, asked: Experiment, console: io.StringIO | None = None, **settings: Any) -> Results:
+    assert runner.run(asked, Settings(out=str(folder), local=True, **settings), Console(file=console or io.StringIO())) == 0
+    return read(folder)
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Of the files of checkpoints, in bytes."""
+    under = folder / "checkpoints"
+    return {str(path.relative_to(under)): path.stat().st_size for path in under.rglob("*") if path.is_file()}
+
+
+def check(folder: Path) -> tuple[list[str], float]:
+    """Hold the files of twelve trials against the bound, and rows against the files.
+
+    Returns the keys of the stopped trials that have a state, and what could be added to it all, in states.
+    """
+    files, trials = sizes(folder), read(folder).trials
+    model = max(size for name, size in files.items() if name.endswith(".safetensors"))
+    states = {name: size for name, size in files.items() if "/resume" in name}
+    most = 12 * model + 2 * max(states.values())
+    assert len(trials) == 12
+    assert sum(files.values()) <= most
+    backbones = sum(size for name, size in files.items() if name.startswith("backbones/"))
+    assert trials["bytes"].sum() + backbones == sum(files.values()), "rows say what each trial takes alone"
+    kept = [key for key in trials.loc[trials["status"] == "stopped", "key"] if f"{key}/resume.pt" in states]
+    return kept, (most - sum(files.values())) / max(states.values())
+
+
+@pytest.mark.parametrize("best", [1, 2])
+@pytest.mark.parametrize("stopped", range(6))
+def test_a_grid_takes_at_most_a_model_for_each_trial_and_two_states(grid, stopped, best, tmp_path, monkeypatch):
+    fix(grid, stopped, best, monkeypatch)
+    console = io.StringIO()
+    trials = run(tmp_path / "out", grid, console).trials
+    assert trials["status"].eq("stopped").sum() == stopped
+    kept, room = check(tmp_path / "out")
+    expected = [trial.key for trial in tuned(grid)[6 - stopped :]]
+    assert sorted(kept) == sorted(expected[: len(kept)]), "those that did best keep theirs"
+    dropped = stopped - len(kept)
+    assert len(kept) >= 2 or not dropped
+    assert bool(dropped) == (f"{dropped} of {stopped} stopped trials, those furthest behind" in console.getvalue())
+    assert room < 1 or not dropped, "no more were dropped than had to be"
+
+
+@pytest.fixture(scope="module")
+def crowded_once(grid, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("crowded") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "conclude", lambda *_: 0)
+        patch.setattr(runner, "make_room", lambda *_: None)
+        fix(grid, 5, 1, patch)
+        run(folder, grid)
+    return folder
+
+
+@pytest.fixture
+def crowded(grid, crowded_once, monkeypatch, tmp_path) -> Path:
+    """All but one of those that can be stopped were, after their best epoch, and there all of them have their states still."""
+    fix(grid, 5, 1, monkeypatch)
+    return Path(shutil.copytree(crowded_once, tmp_path / "out"))
+
+
+def test_the_same_command_once_more_changes_nothing(grid, crowded):
+    states = sizes(crowded)
+    run(crowded, grid)
+    kept, _ = check(crowded)
+    assert sum(name.endswith("resume.pt") for name in states) - 1 == len(kept) + 6, "the frozen ones keep theirs"
+    before, files = read(crowded), sizes(crowded)
+    console = io.StringIO()
+    run(crowded, grid, console)
+    assert console.getvalue() == ""
+    assert sizes(crowded) == files
+    same(read(crowded), before)
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("cut", ["delete", "write"])
+def test_a_run_that_is_cut_off_while_it_makes_room_is_mended_by_the_next(grid, crowded, tmp_path, monkeypatch, cut):
+    expected = run(Path(shutil.copytree(crowded, tmp_path / "whole")), grid)
+    first, delete = crowded / "checkpoints" / tuned(grid)[-1].key, Disk.delete
+    shutil.copy(first / "resume.pt", first / "resume.previous.pt")  # as an interrupted --finish leaves it
+    after = {"delete": (Disk, lambda *given: interrupted(delete(*given))), "write": (Store, interrupted)}
+    with monkeypatch.context() as patch:
+        owner, strike = after[cut]
+        patch.setattr(owner, cut, strike)
+        with pytest.raises(KeyboardInterrupt):
+            run(crowded, grid)
+    assert not (first / "resume.pt").exists()
+    same(run(crowded, grid), expected)
+    check(crowded)
+
+
+def test_trials_whose_state_was_dropped_are_finished_as_if_they_had_never_been_stopped(grid, crowded, tmp_path):
+    run(crowded, grid)
+    dropped = 5 - len(check(crowded)[0])
+    console = io.StringIO()
+    finished = run(crowded, grid, console, finish=())
+    assert console.getvalue().count("epoch 1/3") == dropped >= 1
+    same(finished, run(tmp_path / "whole", dataclasses.replace(grid, early_stopping=None)))
+
+
+def test_a_stopped_row_stays_true_while_its_trial_is_trained_again(grid, crowded):
+    before = run(crowded, grid)
+    with pytest.raises(Interrupted):
+        run(crowded, grid, Interrupter("epoch 1/3", 1), finish=(tuned(grid)[-1].key,))
+    assert (crowded / "checkpoints" / tuned(grid)[-1].key / "resume.pt").exists()
+    same(run(crowded, grid), before)
+
+
+def test_more_epochs_of_a_trial_whose_state_was_dropped_are_counted_as_begun_anew(grid, crowded):
+    run(crowded, grid)
+    kept, _ = check(crowded)
+    longer, store = dataclasses.replace(grid, base=dataclasses.replace(grid.base, epochs=4)), Store(crowded)
+    assert runner.begun_anew(longer.trials(), store, store.statuses()) == 6 - len(kept), "the completed one, too"
+
+
+def test_with_keep_all_every_state_stays(grid, crowded):
+    files = sizes(crowded)
+    run(crowded, grid, keep="all")
+    assert sizes(crowded) == files
+
+
+def test_states_go_by_the_rung_and_then_by_the_score_that_was_compared():
+    rows = [
+        {"stopped_at_rung": rung, "rung_score": score, "rung_threshold": needed, "key": f"{rung} {score}"}
+        for rung, score, needed in [(4, 0.6, 0.7), (2, 0.6, 0.7), (2, 0.8, 0.9), (2, 1.5, 0.9), (2, 1.2, 0.9)]
+    ]
+    assert [row["key"] for row in sorted(rows, key=disk._came)] == ["2 1.5", "2 1.2", "2 0.6", "2 0.8", "4 0.6"]
 
 
 def place(folder: Path) -> Place:
@@ -29,52 +209,6 @@ def place(folder: Path) -> Place:
         store.begin(results_example.description(FROZEN, {}, IMAGES.classes))
         store.release()
     return Place(experiment="toy", store=store, device=torch.device("cpu"))
-
-
-def grid() -> list[TrialConfig]:
-    """The usual one: two weights, three batch sizes, frozen or not."""
-    sizes, freezes = (12, 24, 48), ("none", "features")
-    return [
-        dataclasses.replace(FROZEN, weights=weights, batch_size=size, freeze=freeze, learning_rate=1e-3)
-        for weights in WEIGHTS
-        for size in sizes
-        for freeze in freezes
-    ]
-
-
-def taken(folder: Path, stopped: int, monkeypatch, best: int) -> tuple[float, float]:
-    """Bytes of the checkpoints of the grid, in models, when so many of its fine-tuned trials are stopped; and of one state.
-
-    best: the epoch of the lowest validation loss, whatever it was, of two; a state whose last epoch is the best is smaller.
-    """
-    record = Run.record
-    loss = {1: 1.0, 2: 2.0 if best == 1 else 0.5, 3: 3.0}
-    monkeypatch.setattr(Run, "record", lambda run, epoch: record(run, dataclasses.replace(epoch, val_loss=loss[epoch.epoch])))
-    where, tuned = place(folder), [trial for trial in grid() if trial.freeze == "none"]
-    for trial in grid():
-        ends = trial in tuned[:stopped]
-        run_trial(trial, IMAGES, where, lambda epoch, ends=ends: Stop(2, 0.1, 0.2, 1) if ends and epoch.epoch == 2 else None)
-    files = where.store.files
-    model = files.size(f"{where.store.checkpoint(tuned[-1].key)}/best.safetensors") or 0
-    state = files.size(f"{where.store.checkpoint(tuned[0].key)}/resume.pt") or 0
-    rows = where.store.every("trials")
-    backbones = files.used("checkpoints/backbones")
-    assert sum(row["bytes"] for row in rows) + backbones == files.used("checkpoints"), "rows say what each trial takes alone"
-    assert 1.9 < backbones / model < 2
-    return files.used("checkpoints") / model, state / model
-
-
-@pytest.mark.parametrize(("stopped", "best"), [(1, 1), (3, 1), (4, 2)])
-def test_the_usual_grid_takes_less_than_a_model_for_each_trial_and_a_state_for_each_lane(stopped, best, tmp_path, monkeypatch):
-    models, state = taken(tmp_path / "out", stopped, monkeypatch, best)
-    assert models < 12 + 2 * state
-
-
-def test_at_worst_all_but_one_are_stopped_after_their_best_epoch_and_take_a_state_each(tmp_path, monkeypatch):
-    models, state = taken(tmp_path / "out", 5, monkeypatch, best=1)
-    assert 3.9 < state < 4.1, "the model, two moments of each weight, and the best epoch"
-    heads = 0.2
-    assert 12 + 2 * state < models < 5 * state + 1 + 2 + heads, "three models more than that"
 
 
 def test_trials_on_one_frozen_backbone_share_its_file_and_each_is_read_back_whole(tmp_path):

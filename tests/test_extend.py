@@ -2,20 +2,24 @@
 
 import dataclasses
 import io
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import ray
 import results_example
 import toys
 from equal import same
 from rich.console import Console
+from test_cluster import BASE
 
 from bioimg import local, runner
 from bioimg.config import TrialConfig
 from bioimg.experiment import EarlyStopping, Experiment
+from bioimg.flags import Settings
 from bioimg.progress import Progress
 from bioimg.results.store import Results, Store, read
 from bioimg.training import checkpoint
@@ -175,6 +179,67 @@ def test_trials_of_which_no_state_was_kept_are_counted(tmp_path):
     longer: list[TrialConfig] = asked(3, None).trials()
     count = {keep: runner.begun_anew(longer, store := Store(tmp_path / keep), store.statuses()) for keep in ("best", "all")}
     assert count == {"best": len(RATES), "all": 0}
+
+
+@pytest.fixture(scope="module")
+def machine():
+    """Two CPUs, whatever the machine has; and no report, which takes longer than these grids."""
+    ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "conclude", lambda *_: 0)
+        yield
+    ray.shutdown()
+
+
+def grid(folder: Path, rule: EarlyStopping | None = None, file: io.StringIO | None = None, **fields: Any) -> Results:
+    """Run a grid around BASE as `grid.py` does, settings among the fields."""
+    given = {name: fields.pop(name) for name in ("keep", "finish", "local", "lanes") if name in fields}
+    axes = {name: value for name, value in fields.items() if isinstance(value, tuple)}
+    base = dataclasses.replace(BASE, **{name: value for name, value in fields.items() if name not in axes})
+    asked = Experiment(name="longer", base=base, axes=axes, early_stopping=rule)
+    assert runner.run(asked, Settings(out=str(folder), **given), Console(file=file or io.StringIO())) == 0
+    return read(folder)
+
+
+def halves(results: Results, field: str, values: tuple[Any, Any]) -> list[Results]:
+    """The trials that have either value of a field, their keys replaced by how they freeze."""
+    parts = []
+    for value in values:
+        trials = results.trials[results.trials[field].eq(value) & results.trials["epochs"].eq(3)].drop(columns=[*HOW, field])
+        keys = trials.set_index("key")["freeze"]
+        tables = {
+            name: table[table["key"].isin(keys.index)].assign(key=lambda rows, keys=keys: rows["key"].map(keys))
+            for name, table in (("trials", trials), ("epochs", results.epochs), ("predictions", results.predictions))
+        }
+        parts.append(dataclasses.replace(results, **tables))
+    return parts
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_two_workers_go_on_together_from_the_shorter_trial(machine, tmp_path):
+    """Patience that doesn't run out changes no number, but there is no shorter trial with it to go on from."""
+    fields = {"workers": 2, "keep": "all", "freeze": ("none", "features")}
+    short = grid(tmp_path, epochs=1, **fields)
+    long = grid(tmp_path, epochs=3, patience=(0, 9), **fields)
+    began = long.trials.set_index(["epochs", "patience", "freeze"])["continued_from"]
+    assert began[3, 0].tolist() == short.trials["key"].tolist()
+    assert began[3, 9].isna().all()
+    same(*halves(long, "patience", (0, 9)))
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_a_lane_finishes_stopped_trials_that_have_no_state_any_more(machine, tmp_path):
+    fields = {"epochs": 3, "learning_rate": (1e-3, 1e-9, 2e-9), "seed": (4, 7)}
+    before = grid(tmp_path / "out", RULE, local=True, **fields).trials
+    stopped = before.loc[before["status"] == "stopped", "key"]
+    for key in stopped:
+        shutil.rmtree(tmp_path / "out" / "checkpoints" / key)
+    file = io.StringIO()
+    finished = grid(tmp_path / "out", RULE, file, finish=(), lanes=1, **fields)
+    assert file.getvalue().count("epoch 1/3") == len(stopped) >= 2
+    same(finished, grid(tmp_path / "whole", local=True, **fields))
 
 
 def test_a_table_of_an_earlier_version_has_no_such_column_and_reads_as_null(tmp_path):

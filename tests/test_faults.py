@@ -4,6 +4,8 @@ import io
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from bioimg.results.store import Results, read
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.chaos]
 
+GRID = [sys.executable, str(Path(__file__).parents[1] / "experiments" / "grid.py"), "demo", "--no-early-stopping"]
+GRID += ["--weights", "none", "--image-size", "32", "--freeze", "none", "--batch-size", "32"]
 WORKER, CONTROLLER, BOARD, FOLLOWER = "RayTrainWorker", "TrainController", "Board", "ImplicitFunc"
 
 
@@ -134,6 +138,23 @@ def test_the_loss_of_the_board_ends_the_experiment_with_a_message_and_the_rerun_
     struck = go(asked, tmp_path / "struck", again, lanes=1)
     assert "epoch 1/4" not in again.getvalue().split("\n")[0], "the first trial didn't go on from where it was"
     same(struck, go(asked, tmp_path / "local", local=True))
+
+
+def test_the_loss_of_ray_s_gcs_alone_is_told_at_once_and_the_rerun_goes_on(tmp_path):
+    """In a process of its own, which Ray would end after a minute, as it does its agents."""
+    command = [*GRID, "--epochs", "30", "--lanes", "1", "--out", str(tmp_path / "out")]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_gcs_rpc_server_reconnect_timeout_s"}
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **piped) as program:
+        next(line for line in program.stdout if "epoch 2/30" in line)
+        ours = psutil.Process(program.pid).children(recursive=True)
+        next(process for process in ours if process.name() == "gcs_server").kill()
+        said = program.communicate(timeout=20)[1]
+    assert program.returncode == 2
+    assert re.fullmatch(r"error: gcs_server, .* was lost with exit code -9.*the same command goes on from here\.\n", said)
+    again = subprocess.run([*command, "--local"], capture_output=True, text=True, check=True)
+    assert "epoch 1/30" not in again.stdout
+    assert len(read(tmp_path / "out").epochs) == 30
 
 
 def test_a_trial_that_kills_its_worker_is_given_up_and_the_next_goes_on(machine, tmp_path):

@@ -25,7 +25,7 @@ from werkzeug.serving import make_server
 from bioimg.config import UserError
 from bioimg.results.folder import Bucket, Disk, Unwritable, beside
 from bioimg.results.store import Store, read
-from bioimg.training import checkpoint
+from bioimg.training import checkpoint, disk
 from bioimg.training.loop import train
 from bioimg.training.trial import Place, run_trial
 
@@ -97,6 +97,7 @@ def test_a_file_is_written_read_listed_moved_and_deleted_alike(files):
     files.write("c.txt", b"")
     assert (files.read("a/b.txt"), files.size("a/b.txt"), files.size("a")) == (b"two", 3, None)
     assert (files.names(), files.names("a"), files.names("none")) == (["a/b.txt", "c.txt"], ["a/b.txt"], [])
+    assert (files.sizes("a"), files.sizes("none"), files.used("a")) == ({"a/b.txt": 3}, {}, 3)
     files.move("a/b.txt", "a/d.txt")
     assert files.names("a") == ["a/d.txt"]
     files.delete("a/d.txt")
@@ -134,6 +135,18 @@ def test_a_grid_in_a_bucket_whose_server_fails_one_request_in_ten_is_the_one_on_
     names = Bucket(remote).names()
     assert {"report/report.html", "report/comparison.md", "experiment.json"} <= set(names)
     assert not [name for name in names if "resume" in name or name.startswith("parts/")]
+
+
+def test_a_bucket_keeps_the_bound_on_what_checkpoints_take_and_rows_say_so(bucket):
+    store = Store(bucket("room"))
+    for place, key in enumerate("abcde"):
+        status, name, size = ("stopped", "resume.pt", 4) if place else ("completed", "best.safetensors", 1)
+        store.files.write(f"checkpoints/{key}/{name}", bytes(size))
+        rung = {"stopped_at_rung": place, "rung_score": 0.1, "rung_threshold": 0.2}
+        store.write("trials", key, [{"key": key, "status": status, "bytes": size, **rung}])
+    assert (disk.make_room(store), disk.make_room(store)) == (1, 0)
+    assert list(store.files.sizes("checkpoints").values()) == [1, 4, 4, 4]
+    assert {row["key"]: row["bytes"] for row in store.every("trials")} == {"a": 1, "b": 0, "c": 4, "d": 4, "e": 4}
 
 
 def test_frozen_trials_in_a_bucket_share_a_backbone_and_more_epochs_go_on_from_them(bucket):

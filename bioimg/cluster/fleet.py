@@ -65,7 +65,8 @@ class Fleet:
         """Count trials, lanes and devices, and start the lanes that are missing.
 
         Raises:
-            UserError: Ray or the board is lost, results can't be written, or lanes end before they take a trial.
+            UserError: the board is lost, results can't be written, or lanes end before they take a trial.
+            Lost: as `session.check`.
         """
         if time.monotonic() < self._next:
             return

@@ -72,11 +72,11 @@ def run(
     What Ray prints, whatever it is told, goes to a file beside the results.
 
     Raises:
-        UserError: as `Fleet.tend`.
+        UserError: as `Fleet.tend`, and where that says that Ray is lost.
     """
     if not trials:
         return
-    with store.log() as log, session.telling(log):
+    with store.log() as log, session.telling(log), session.losses_told():
         session.start()
         doctor.check(doctor.uri(store.place))
         lane, rule = _lane(experiment, trials, images, store, gpu), experiment.early_stopping

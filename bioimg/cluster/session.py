@@ -30,6 +30,16 @@ except Exception as error:
 """
 
 
+class Lost(BaseException):
+    """Ray is no more, and whoever asks it for anything waits in vain; `reason` is for the user.
+
+    It isn't an Exception, after which Tune would ask Ray to tidy up.
+    """
+
+    def __init__(self, reason: UserError) -> None:
+        self.reason = reason
+
+
 def connect() -> bool:
     """Join a running cluster if this machine is part of one or RAY_ADDRESS names one. Returns whether there is one.
 
@@ -101,20 +111,34 @@ def telling(file: IO[str]) -> Iterator[None]:
         logger.handlers[:] = before
 
 
-def check() -> None:
-    """See whether Ray, where this program has started it, is whole: without these two it ends the program within a minute, and
-    says nothing.
+@contextlib.contextmanager
+def losses_told() -> Iterator[None]:
+    """Have the user told when Ray is lost.
 
     Raises:
-        UserError: it isn't.
+        UserError: it is.
+    """
+    try:
+        yield
+    except Lost as lost:
+        raise lost.reason from lost
+
+
+def check() -> None:
+    """See whether Ray, where this program has started it, is whole: without these two it ends the program after a minute, and
+    says nothing that helps.
+
+    Raises:
+        Lost: it isn't.
     """
     node = ray._private.worker._global_node  # type: ignore[attr-defined]  # no public call tells
     for kind, process in node.dead_processes() if node else ():
         if kind in ("raylet", "gcs_server"):
-            raise UserError(
+            reason = (
                 f"{kind}, a process of Ray's on this machine, was lost with exit code {process.returncode}: it was killed, or "
                 "the machine ran out of memory. Every epoch that was reported is kept; the same command goes on from here."
             )
+            raise Lost(UserError(reason))
 
 
 def devices() -> tuple[str, int]:

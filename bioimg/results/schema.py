@@ -67,7 +67,7 @@ of its cohort which came to this rung before it, `rung_trials` of them, had set.
 
 `train_seconds` is training and validation alone, `wait_seconds` everything else from the moment a lane took the trial, both
 summed over the epochs and the last attempt. `started_at` is when its first batch began, `ended_at` when its row was written.
-`bytes` is what its own checkpoints took on disk then; a frozen backbone lies beside them, once for all trials that share it.
+`bytes` is what its own checkpoints take on disk; a frozen backbone lies beside them, once for all trials that share it.
 
 `continued_from` is the key of a shorter trial, else the same, whose epochs are the first ones of this trial: they weren't
 trained again, and count in all columns as if they had been.

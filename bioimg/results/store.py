@@ -183,6 +183,11 @@ class Store:
         return frozenset(self.files.names(CHECKPOINTS))
 
     @functools.cached_property
+    def earlier_epochs(self) -> dict[str, int]:
+        """How many epochs of each trial were on record when this was first asked, by key."""
+        return {row["key"]: row["epoch"] for row in self._newest("epochs", ["key", "epoch"])}
+
+    @functools.cached_property
     def keep(self) -> str:
         """Which tensors stay once a trial has ended, as experiment.json says: those of the `best` epoch, `all` or `none`."""
         return self.experiment().get("keep", "best") if self.files.size(MANIFEST) is not None else "best"

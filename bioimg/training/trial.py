@@ -99,7 +99,8 @@ class _Record:
         self._idle_since += run.history[-1].seconds
         if self._writes:
             checkpoint.save(run, self._files, self._folder)
-            self._place.store.write("epochs", self._trial.key, self._epochs(run))
+            if len(run.history) >= self._place.store.earlier_epochs.get(self._trial.key, 0):  # else they are trained again
+                self._place.store.write("epochs", self._trial.key, self._epochs(run))
 
     def end(self, status: str, run: Run, stop: Stop | None = None) -> str:
         outcome = stop._asdict() if stop else self._test(run)
