@@ -16,6 +16,7 @@ from bioimg.config import TrialConfig
 from bioimg.data.imageset import ImageSet
 from bioimg.data.split import split
 from bioimg.experiment import Experiment
+from bioimg.results.images import WAY
 
 FORMAT = 1
 """Raised when older readers can't read newer results."""
@@ -53,13 +54,15 @@ def describe(experiment: Experiment, images: ImageSet) -> dict[str, Any]:
 
 def whereabouts(images: Mapping[TrialConfig, ImageSet]) -> Iterator[dict[str, Any]]:
     """Rows of images.parquet: which image is in which part, for each way of splitting that the trials use."""
-    ways = ("split", "folds", "fold", "group_pattern")
-    for trial, seen in {tuple(getattr(trial, way) for way in ways): (trial, seen) for trial, seen in images.items()}.values():
+    first: dict[tuple[Any, ...], tuple[TrialConfig, ImageSet]] = {}
+    for trial, seen in images.items():
+        first.setdefault(tuple(getattr(trial, name) for name in WAY), (trial, seen))
+    for trial, seen in first.values():
         cut = split(seen, trial)
         for part in ("train", "val", "test"):
             for index in getattr(cut, part):
                 yield {
-                    **{way: getattr(trial, way) for way in ways},
+                    **{name: getattr(trial, name) for name in WAY},
                     "image": seen.paths[index],
                     "group": seen.groups[index] if seen.groups else None,
                     "label": int(seen.labels[index]),

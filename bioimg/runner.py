@@ -44,8 +44,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
         console.print(f"warning: {warning}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
 
     description = {**provenance.describe(experiment, images[trials[0]]), "keep": settings.keep}
-    store.begin(description)
-    store.write_images(provenance.whereabouts(images))
+    store.begin(description, provenance.whereabouts(images))
     statuses = {key: status for key, status in store.statuses().items() if status != "failed"}
     missing = [trial for trial in trials if trial.key not in statuses]
     if anew := begun_anew(missing, store, statuses):

@@ -114,4 +114,4 @@ IMAGES = pa.schema(
         pa.field("digest", pa.string()),
     ]
 )
-"""Which image went where: one row per way of splitting that the trials use, and image; `part` is train, val or test."""
+"""Which image went where: one row per way of splitting that any run used, and image; `part` is train, val or test."""
