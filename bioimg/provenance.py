@@ -23,8 +23,14 @@ FORMAT = 1
 PACKAGES = ("bioimg", "torch", "torchvision", "ray", "numpy", "pyarrow")
 
 
-def describe(experiment: Experiment, images: ImageSet) -> dict[str, Any]:
-    """The content of experiment.json while the experiment runs."""
+def describe(
+    experiment: Experiment, images: ImageSet, weights: Mapping[str, str], earlier: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of experiment.json while the experiment runs.
+
+    weights:  digests of what the names of weights mean, by model and name.
+    earlier:  what experiment.json holds so far.
+    """
     return {
         "format": FORMAT,
         "name": experiment.name,
@@ -42,6 +48,7 @@ def describe(experiment: Experiment, images: ImageSet) -> dict[str, Any]:
             "images": len(images),
             "groups": len(set(images.groups)) if images.groups else None,
         },
+        "weights": {**earlier.get("weights", {}), **weights},
         "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
         "commit": _commit(),
         "hardware": {

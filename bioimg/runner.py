@@ -17,6 +17,8 @@ from bioimg.experiment import Experiment
 from bioimg.flags import Settings
 from bioimg.halving import unrepresented
 from bioimg.model.build import build, check
+from bioimg.model.extract import digest
+from bioimg.model.weights import require_same
 from bioimg.progress import Progress, Watcher, Watchers
 from bioimg.report.command import Report
 from bioimg.results.folder import is_remote
@@ -36,14 +38,15 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     store.check(experiment.name)
     check_finish(settings.finish or (), store.statuses())
     check_splits(survey(trials))
-    check_models(trials)
+    earlier = store.earlier()
+    weights = check_models(trials, earlier.get("weights", {}))
     execute = executor(trials, settings)
     images = load_images(trials, console)
     check_splits(images)
     for warning in {warning: None for trial, seen in images.items() for warning in data.warnings(seen, trial)}:
         console.print(f"warning: {warning}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
 
-    description = {**provenance.describe(experiment, images[trials[0]]), "keep": settings.keep}
+    description = {**provenance.describe(experiment, images[trials[0]], weights, earlier), "keep": settings.keep}
     store.begin(description, provenance.whereabouts(images))
     statuses = {key: status for key, status in store.statuses().items() if status != "failed"}
     missing = [trial for trial in trials if trial.key not in statuses]
@@ -135,16 +138,23 @@ def executor(trials: Sequence[TrialConfig], settings: Settings) -> Executor:
     return search.executor(trials, settings.lanes, settings.track)
 
 
-def check_models(trials: Sequence[TrialConfig]) -> None:
-    """Hold models, weights and freezing against what torchvision has, then read each of the weights once.
+def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> dict[str, str]:
+    """Hold models, weights and freezing against what torchvision has, then read each of the weights once. Returns digests of
+    what their names mean, which must be those of earlier runs.
 
     Raises:
-        UserError: as `bioimg.model.build.build`.
+        UserError: as `bioimg.model.build.build`; or weights aren't what they were.
     """
     for trial in {(t.model, t.weights, t.freeze, t.image_size): t for t in trials}.values():
         check(trial)
+    digests = {}
     for trial in {(t.model, t.weights): t for t in trials}.values():
-        build(trial, classes=2)
+        classifier = build(trial, classes=2)
+        if trial.weights != "none":
+            name = f"{trial.model} {trial.weights}"
+            digests[name] = digest(classifier)
+            require_same(trial.weights, digests[name], earlier.get(name))
+    return digests
 
 
 def survey(trials: Sequence[TrialConfig]) -> dict[TrialConfig, Labelled]:

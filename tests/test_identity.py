@@ -1,12 +1,15 @@
 """What makes two runs one experiment: the same images in the same parts, the same weights. All else is told, not mixed in."""
 
 import dataclasses
+import json
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
 import results_example
+import torch
 import toys
 from PIL import Image
 from test_grid import QUICK, grid, make_folder
@@ -15,7 +18,12 @@ from bioimg import provenance
 from bioimg.config import TrialConfig, UserError
 from bioimg.data.imageset import ImageSet
 from bioimg.data.split import split
+from bioimg.model.build import _pretrained
+from bioimg.model.tiny import resnext_tiny
+from bioimg.report.notes import notes
 from bioimg.results.store import Store, read
+from bioimg.training import checkpoint
+from bioimg.training.trial import Place, run_trial
 
 IMAGES = toys.images()
 IN_GROUPS = dataclasses.replace(IMAGES, groups=tuple(f"p{index % 9}" for index in range(len(IMAGES))))
@@ -150,3 +158,114 @@ def test_a_run_on_moved_images_ends_before_anything_is_written(tmp_path, capsys)
     assert "in another part with split=stratified (a/" in " ".join(capsys.readouterr().err.split())
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()} == before
     assert len(read(tmp_path / "out").trials) == 1
+
+
+# weights of one name
+
+
+def write_weights(path, seed: int, model: Callable[..., torch.nn.Module] = toys.Toy) -> None:
+    """Overwrite a file of weights as another process would, in which nothing of it is cached."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.save(model(num_classes=3).state_dict(), path)
+    _pretrained.cache_clear()
+
+
+class Interrupted(BaseException):
+    """Ctrl-C."""
+
+
+def interrupt(epoch) -> None:
+    if epoch.epoch == 2:
+        raise Interrupted
+
+
+def place(folder) -> Place:
+    return Place(experiment="toy", store=Store(folder), device=torch.device("cpu"))
+
+
+@pytest.fixture
+def interrupted(tmp_path) -> TrialConfig:
+    """A frozen trial on weights of a file, cut off after its second epoch."""
+    write_weights(tmp_path / "mine.pth", 1)
+    trial = toys.trial(weights=str(tmp_path / "mine.pth"), freeze="features", epochs=4)
+    with pytest.raises(Interrupted):
+        run_trial(trial, IMAGES, place(tmp_path / "out"), interrupt)
+    return trial
+
+
+def test_a_trial_does_not_go_on_with_other_weights_of_the_same_name(tmp_path, interrupted):
+    write_weights(tmp_path / "mine.pth", 2)
+    where = place(tmp_path / "out")
+    assert run_trial(interrupted, IMAGES, where, lambda epoch: None) == "failed"
+    (row,) = where.store.rows("trials", interrupted.key)
+    assert f"the value of `weights` is {interrupted.weights!r}, but that isn't what it was when" in row["error"]
+    assert row["epochs_run"] == 2
+    write_weights(tmp_path / "mine.pth", 1)
+    where = place(tmp_path / "out")
+    assert run_trial(interrupted, IMAGES, where, lambda epoch: None) == "completed", "with the earlier ones back it goes on"
+
+
+def test_a_longer_trial_does_not_take_over_a_head_for_other_weights(tmp_path, interrupted):
+    run_trial(interrupted, IMAGES, place(tmp_path / "out"), lambda epoch: None)
+    write_weights(tmp_path / "mine.pth", 2)
+    longer = dataclasses.replace(interrupted, epochs=6)
+    where = place(tmp_path / "out")
+    assert run_trial(longer, IMAGES, where, lambda epoch: None) == "failed"
+    assert "but that isn't what it was when these results were begun" in where.store.rows("trials", longer.key)[0]["error"]
+
+
+def test_a_state_of_an_earlier_version_that_knows_no_digest_goes_on(tmp_path, interrupted):
+    store = Store(tmp_path / "out")
+    (state,) = [name for name in store.files.names("checkpoints") if name.endswith(checkpoint.RESUME)]
+    held = checkpoint._unpacked(store.files.read(state))
+    assert held is not None
+    assert len(held.pop("weights_digest")) == 32
+    store.files.write(state, checkpoint._packed(held))
+    where = place(tmp_path / "out")
+    assert run_trial(interrupted, IMAGES, where, lambda epoch: None) == "completed"
+    assert [epoch["epoch"] for epoch in where.store.rows("epochs", interrupted.key)] == [1, 2, 3, 4]
+
+
+def test_random_weights_have_no_digest_and_others_have_that_of_what_was_read_not_of_what_was_trained(tmp_path):
+    write_weights(tmp_path / "mine.pth", 1)
+    rows = {}
+    for weights in ("none", str(tmp_path / "mine.pth")):
+        for freeze in ("none", "features"):
+            trial, where = toys.trial(weights=weights, freeze=freeze, epochs=1), place(tmp_path / "out")
+            run_trial(trial, IMAGES, where, lambda epoch: None)
+            rows[weights, freeze] = where.store.rows("trials", trial.key)[0]["weights_digest"]
+    assert rows["none", "none"] is rows["none", "features"] is None
+    first, second = (rows[str(tmp_path / "mine.pth"), freeze] for freeze in ("none", "features"))
+    assert first == second
+    assert len(first) == 32
+
+
+def test_a_run_on_weights_that_changed_under_their_name_ends_before_anything_is_trained(tmp_path, capsys):
+    file, out = tmp_path / "mine.pth", tmp_path / "out"
+    common = [*QUICK, "--model", "resnext_tiny", "--freeze", "features", "--out", out, "--weights"]
+    write_weights(file, 1, resnext_tiny)
+    assert grid(*common, file) == 0
+    known = json.loads((out / "experiment.json").read_text())["weights"]
+    assert known == {f"resnext_tiny {file}": read(out).trials["weights_digest"][0]}
+    assert grid(*common, "TEXTURES_V1") == 0
+    write_weights(file, 2, resnext_tiny)
+    before = (out / "experiment.json").read_bytes()
+    capsys.readouterr()
+    assert grid(*common, file, "--seed", "0", "1") == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"the value of `weights` is '{file}', but that isn't what it was when these results were begun: its tensors" in error
+    assert f"and had {known[f'resnext_tiny {file}'][:16]}. Put the earlier weights back under that name, or give the" in error
+    assert (out / "experiment.json").read_bytes() == before
+
+
+def test_one_name_for_two_weights_is_said_below_the_table(tmp_path):
+    results = read(results_example.write(tmp_path))
+    one, two = (
+        results.trials.assign(weights_digest=[digests[weights] for weights in results.trials["weights"]])
+        for digests in ({"IMAGENET1K_V1": "a", "IMAGENET1K_V2": "b"}, {"IMAGENET1K_V1": "a", "IMAGENET1K_V2": "b"})
+    )
+    two.loc[two["status"].eq("completed").idxmax(), "weights_digest"] = "c"
+    warning = "rows differ in weights_digest"
+    assert not any(warning in note for note in notes(results, one, "en"))
+    assert any(warning in note for note in notes(results, two, "en"))

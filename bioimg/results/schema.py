@@ -24,6 +24,7 @@ TRIALS = pa.schema(
         pa.field("duplicate_images_across_splits", pa.int64()),
         pa.field("unreadable_skipped", pa.int64()),
         # how it ran
+        pa.field("weights_digest", pa.string()),
         pa.field("device", pa.string()),
         pa.field("precision_used", pa.string()),
         pa.field("batch_norm", pa.string()),
@@ -68,6 +69,9 @@ of its cohort which came to this rung before it, `rung_trials` of them, had set.
 `train_seconds` is training and validation alone, `wait_seconds` everything else from the moment a lane took the trial, both
 summed over the epochs and the last attempt. `started_at` is when its first batch began, `ended_at` when its row was written.
 `bytes` is what its own checkpoints took on disk then; a frozen backbone lies beside them, once for all trials that share it.
+
+`weights_digest` is that of all that `weights` names but the head, before any training; null for random weights, which the seed
+decides.
 
 `continued_from` is the key of a shorter trial, else the same, whose epochs are the first ones of this trial: they weren't
 trained again, and count in all columns as if they had been.

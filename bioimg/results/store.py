@@ -187,13 +187,17 @@ class Store:
     @functools.cached_property
     def keep(self) -> str:
         """Which tensors stay once a trial has ended, as experiment.json says: those of the `best` epoch, `all` or `none`."""
-        return self.experiment().get("keep", "best") if self.files.size(MANIFEST) is not None else "best"
+        return self.earlier().get("keep", "best")
 
     def tidy(self) -> None:
         """Delete what Ray left of a run that is complete, its log aside. Folders stay, since Ray may not have ended yet."""
         for name in self.files.names("engine"):
             if name != "engine/ray.log":
                 self.files.delete(name)
+
+    def earlier(self) -> dict[str, Any]:
+        """The content of experiment.json as earlier runs left it; nothing if there is none."""
+        return self.experiment() if self.files.size(MANIFEST) is not None else {}
 
     def experiment(self) -> dict[str, Any]:
         """The content of experiment.json.
