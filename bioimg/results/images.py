@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 import pyarrow as pa
 
+Way = tuple[object, ...]
 WAY = ["split", "folds", "fold", "group_pattern"]
+TOLD = ["digest", "label", "part", "group", "image"]
 MOST = 3
 """So many images are named of those that differ."""
 SIDES = (("left_only", "image_before"), ("right_only", "image"))
@@ -18,13 +20,11 @@ def differences(before: pa.Table, now: pa.Table, classes: Sequence[str], classes
     so are names and groups, by which the predictions of trials are compared.
     """
     old, new = _by_way(before, classes), _by_way(now, classes_now)
-    shared = [way for way in new if way in old]
-    if not old or not new:
-        return []
-    some = shared[0] if shared else None
-    said = list(_contents(old[some or next(iter(old))], new[some or next(iter(new))]))
-    moves = (list(_moves(old[way], new[way], way)) for way in shared)
-    return said or next(filter(None, moves), [])
+    shared = [(old[way], new[way], way) for way in new if way in old]
+    for then, its, way in shared or zip(old.values(), new.values(), [None], strict=False):
+        if said := [] if _same(then, its) else [*_contents(then, its)] or [*_moves(then, its, way)]:
+            return said
+    return []
 
 
 def joined(before: pa.Table, now: pa.Table) -> pa.Table:
@@ -33,11 +33,11 @@ def joined(before: pa.Table, now: pa.Table) -> pa.Table:
     return pa.concat_tables([before.filter(pa.array([way not in named for way in _ways(before)], pa.bool_())), now])
 
 
-def _ways(table: pa.Table) -> Iterator[tuple[object, ...]]:
+def _ways(table: pa.Table) -> Iterator[Way]:
     return zip(*(table[name].to_pylist() for name in WAY), strict=True)
 
 
-def _by_way(table: pa.Table, classes: Sequence[str]) -> dict[tuple[object, ...], pd.DataFrame]:
+def _by_way(table: pa.Table, classes: Sequence[str]) -> dict[Way, pd.DataFrame]:
     rows = table.to_pandas().fillna({"group_pattern": "", "group": ""})
     rows["label"] = [classes[label] for label in rows["label"]]
     return dict(iter(rows.groupby(WAY, sort=False)))  # type: ignore[arg-type]
@@ -52,7 +52,13 @@ def _contents(old: pd.DataFrame, new: pd.DataFrame) -> Iterator[str]:
     yield from _told(pairs[pairs["_merge"] == "both"], "label", "with another label")
 
 
-def _moves(old: pd.DataFrame, new: pd.DataFrame, way: tuple[object, ...]) -> Iterator[str]:
+def _same(old: pd.DataFrame, new: pd.DataFrame) -> bool:
+    return len(old) == len(new) and bool((old[TOLD].to_numpy() == new[TOLD].to_numpy()).all())
+
+
+def _moves(old: pd.DataFrame, new: pd.DataFrame, way: Way | None) -> Iterator[str]:
+    if way is None:
+        return
     named = " ".join(f"{name}={value}" for name, value in zip(WAY, way, strict=True) if value)
     for column, what in (
         ("part", f"in another part with {named}"),
