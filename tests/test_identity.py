@@ -12,10 +12,11 @@ import results_example
 import torch
 import toys
 from PIL import Image
-from test_grid import QUICK, grid, make_folder
+from test_grid import QUICK, grid, make_folder, sixteen_bit_tiffs
 
 from bioimg import provenance
 from bioimg.config import TrialConfig, UserError
+from bioimg.data import load_each
 from bioimg.data.imageset import ImageSet
 from bioimg.data.split import split
 from bioimg.model.build import _pretrained
@@ -160,6 +161,13 @@ def test_a_run_on_moved_images_ends_before_anything_is_written(tmp_path, capsys)
     assert len(read(tmp_path / "out").trials) == 1
 
 
+def test_sixteen_bit_images_may_be_seen_at_other_sizes_and_in_folds_in_one_experiment(tmp_path):
+    base = TrialConfig(data=str(sixteen_bit_tiffs(tmp_path / "tiles")), image_size=16)
+    trials = [base, dataclasses.replace(base, image_size=24), dataclasses.replace(base, folds=3)]
+    held = [begin(tmp_path / "out", images, trial) for trial, images in load_each(trials).items()]
+    assert held[-1].groupby("folds").size().to_dict() == {0: 40, 3: 40}
+
+
 # weights of one name
 
 
@@ -243,12 +251,13 @@ def test_random_weights_have_no_digest_and_others_have_that_of_what_was_read_not
 
 def test_a_run_on_weights_that_changed_under_their_name_ends_before_anything_is_trained(tmp_path, capsys):
     file, out = tmp_path / "mine.pth", tmp_path / "out"
-    common = [*QUICK, "--model", "resnext_tiny", "--freeze", "features", "--out", out, "--weights"]
+    folder = make_folder(tmp_path / "images", a=20, b=20)
+    common = ["--data", folder, *QUICK, "--batch-size", "8", "--model", "resnext_tiny", "--out", out, "--weights"]
     write_weights(file, 1, resnext_tiny)
     assert grid(*common, file) == 0
     known = json.loads((out / "experiment.json").read_text())["weights"]
     assert known == {f"resnext_tiny {file}": read(out).trials["weights_digest"][0]}
-    assert grid(*common, "TEXTURES_V1") == 0
+    assert grid(*common, "TEXTURES_V1") == 0, "which leaves the other's digest on record"
     write_weights(file, 2, resnext_tiny)
     before = (out / "experiment.json").read_bytes()
     capsys.readouterr()
