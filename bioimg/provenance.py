@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -18,6 +19,8 @@ from bioimg.data.split import split
 from bioimg.experiment import Experiment
 from bioimg.results.images import WAY
 
+RUN = ("early_stopping", "versions", "commit", "hardware")
+"""What a run that goes on with an experiment can change of how its trials are trained and judged."""
 FORMAT = 1
 """Raised when older readers can't read newer results."""
 PACKAGES = ("bioimg", "torch", "torchvision", "ray", "numpy", "pyarrow")
@@ -26,16 +29,41 @@ PACKAGES = ("bioimg", "torch", "torchvision", "ray", "numpy", "pyarrow")
 def describe(
     experiment: Experiment, images: ImageSet, weights: Mapping[str, str], earlier: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The content of experiment.json while the experiment runs.
+    """The content of experiment.json while the experiment runs: what was asked last, and in `runs` what each run changed.
 
     weights:  digests of what the names of weights mean, by model and name.
     earlier:  what experiment.json holds so far.
     """
+    asked = json.loads(json.dumps(_asked(experiment, images)))  # as the earlier ones were read
+    run = {"started": _now(), **{name: asked[name] for name in RUN if name not in earlier or asked[name] != earlier[name]}}
+    return {
+        **asked,
+        "created": earlier.get("created", run["started"]),
+        "weights": {**earlier.get("weights", {}), **weights},
+        "runs": [*_runs(earlier), run],
+    }
+
+
+def finished(description: Mapping[str, Any], earlier: Mapping[str, Any], *, trained: bool) -> dict[str, Any]:
+    """The content of experiment.json at the end. A run that had nothing to train isn't one of those the results come from."""
+    ended = {**description, "complete": True, "finished": _now()}
+    if trained:
+        return ended
+    untouched = {name: earlier[name] for name in RUN if name in earlier}
+    return {**ended, **untouched, "finished": earlier.get("finished") or ended["finished"], "runs": _runs(earlier)}
+
+
+def _runs(earlier: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those so far. Earlier versions knew the last one only."""
+    known = [{"started": earlier["created"], **{name: earlier.get(name) for name in RUN}}] if earlier else []
+    return earlier.get("runs", known)
+
+
+def _asked(experiment: Experiment, images: ImageSet) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "name": experiment.name,
         "complete": False,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(),
         "finished": None,
         "base": dataclasses.asdict(experiment.base),
         "axes": {name: list(values) for name, values in experiment.axes.items()},
@@ -48,7 +76,6 @@ def describe(
             "images": len(images),
             "groups": len(set(images.groups)) if images.groups else None,
         },
-        "weights": {**earlier.get("weights", {}), **weights},
         "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}},
         "commit": _commit(),
         "hardware": {
@@ -76,6 +103,10 @@ def whereabouts(images: Mapping[TrialConfig, ImageSet]) -> Iterator[dict[str, An
                     "part": part,
                     "digest": seen.digests[index],
                 }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat()
 
 
 def _commit() -> str | None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import datetime
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -63,13 +62,13 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
             watcher = Watchers(progress, *boards)
             execute(experiment, experiment.queue(missing), images, store, watcher)
             unstopped = dataclasses.replace(experiment, early_stopping=None)
-            execute(unstopped, to_finish(experiment, trials, store, settings.finish), images, store, watcher)
+            execute(unstopped, ended := to_finish(experiment, trials, store, settings.finish), images, store, watcher)
     finally:
         try:
             store.merge([trial.key for trial in trials])
         finally:
             store.release()
-    store.describe({**description, "complete": True, "finished": datetime.datetime.now(datetime.UTC).isoformat()})
+    store.describe(provenance.finished(description, earlier, trained=bool(missing or ended)))
     store.tidy()
     return conclude(store, ByPath(images[trials[0]]), console)
 

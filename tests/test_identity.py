@@ -19,6 +19,7 @@ from bioimg.config import TrialConfig, UserError
 from bioimg.data import load_each
 from bioimg.data.imageset import ImageSet
 from bioimg.data.split import split
+from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.model.build import _pretrained
 from bioimg.model.tiny import resnext_tiny
 from bioimg.report.notes import notes
@@ -278,3 +279,55 @@ def test_one_name_for_two_weights_is_said_below_the_table(tmp_path):
     warning = "rows differ in weights_digest"
     assert not any(warning in note for note in notes(results, one, "en"))
     assert any(warning in note for note in notes(results, two, "en"))
+
+
+# what experiment.json says of several runs
+
+
+EXPERIMENT = Experiment(name="grid", base=toys.trial())
+
+
+def described(earlier: dict, *, trained: bool = True, **changes) -> dict:
+    """What experiment.json holds after a run that went on with an earlier one."""
+    experiment = dataclasses.replace(EXPERIMENT, **changes)
+    begun = provenance.describe(experiment, IMAGES, {"toy mine.pth": "1234"}, earlier)
+    return json.loads(json.dumps(provenance.finished(begun, earlier, trained=trained)))
+
+
+def test_each_run_that_trained_is_on_record_with_what_it_changed():
+    first = described({})
+    same = described(first)
+    other = described(same, early_stopping=EarlyStopping(metric="val_loss"))
+    assert first["created"] == same["created"] == other["created"] == other["runs"][0]["started"]
+    assert [set(run) for run in other["runs"]] == [
+        {"started", "early_stopping", "versions", "commit", "hardware"},
+        {"started"},
+        {"started", "early_stopping"},
+    ]
+    assert other["runs"][2]["early_stopping"]["metric"] == other["early_stopping"]["metric"] == "val_loss"
+    assert other["runs"][0]["versions"] == other["versions"]
+    assert other["weights"] == {"toy mine.pth": "1234"}
+
+
+def test_a_run_that_trained_nothing_leaves_the_record_as_it_was():
+    first = described({})
+    again = described({**first, "versions": {"torch": "1.0"}}, trained=False, early_stopping=None)
+    assert again == {**first, "versions": {"torch": "1.0"}}
+
+
+def test_the_record_of_an_earlier_version_becomes_the_first_run():
+    earlier = {name: value for name, value in described({}).items() if name not in ("runs", "weights")}
+    earlier["versions"] = {"torch": "1.0"}
+    now = described(earlier)
+    assert now["runs"][0] == {"started": earlier["created"], **{name: earlier[name] for name in provenance.RUN}}
+    assert now["runs"][1]["versions"] == now["versions"]
+    assert described(earlier, trained=False)["runs"] == now["runs"][:1]
+
+
+def test_the_same_command_again_adds_no_run_and_another_seed_adds_one(tmp_path):
+    folder = make_folder(tmp_path / "images", a=20, b=20)
+    common = ["--data", folder, *QUICK, "--batch-size", "8", "--model", "resnext_tiny", "--out", tmp_path / "out"]
+    assert grid(*common) == grid(*common) == 0
+    assert len(read(tmp_path / "out").experiment["runs"]) == 1
+    assert grid(*common, "--seed", "0", "1") == 0
+    assert len(read(tmp_path / "out").experiment["runs"]) == 2

@@ -69,8 +69,11 @@ def _stopping(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]
         within = listed(rule["compare_within"]) or "–"
         given = EarlyStopping(grace_period=rule["grace_period"])
         grace = listed(sorted({given.grace(epochs) for epochs in shown["epochs"]}))
-        counted = {"grace_period": grace, "within": within, "stopped": stopped, "trials": len(shown)}
+        metric = listed(shown["rung_metric"].dropna().unique()) or rule["metric"]
+        counted = {"metric": metric, "grace_period": grace, "within": within, "stopped": stopped, "trials": len(shown)}
         yield text("stopping", lang, **{**rule, **counted})
+    elif stopped:
+        yield text("stopped_before", lang, stopped=stopped, trials=len(shown))
     else:
         yield text("no_stopping", lang)
     if failed:

@@ -38,6 +38,7 @@ TRIALS = pa.schema(
         pa.field("out_of_patience", pa.bool_()),
         pa.field("error", pa.string()),
         pa.field("stopped_at_rung", pa.int64()),
+        pa.field("rung_metric", pa.string()),
         pa.field("rung_score", pa.float64()),
         pa.field("rung_threshold", pa.float64()),
         pa.field("rung_trials", pa.int64()),
@@ -63,8 +64,8 @@ TRIALS = pa.schema(
 """One row per trial. `status` is completed, stopped (by early stopping, after `epochs_run` epochs) or failed (with `error`).
 
 A completed one may have fewer epochs than it was given, `out_of_patience`: that is part of its recipe, so it is an answer like
-any other. A stopped one says at which rung its score (the experiment's `early_stopping.metric`) missed the threshold that those
-of its cohort which came to this rung before it, `rung_trials` of them, had set.
+any other. A stopped one says at which rung its score, `rung_metric` there, missed the threshold that those of its cohort which
+came to this rung before it, `rung_trials` of them, had set.
 
 `train_seconds` is training and validation alone, `wait_seconds` everything else from the moment a lane took the trial, both
 summed over the epochs and the last attempt. `started_at` is when its first batch began, `ended_at` when its row was written.
