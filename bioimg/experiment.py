@@ -16,6 +16,7 @@ class Stop(NamedTuple):
     rung_score: float
     rung_threshold: float
     rung_trials: int
+    rung_metric: str = "val_accuracy"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -46,7 +46,7 @@ class Halving:
         scores = list(at_rung.values())
         among, needed = len(scores), np.percentile(scores, 100 * (1 - 1 / self._rule.reduction_factor)) if scores else -np.inf
         at_rung[trial.key] = sign * score
-        return Stop(epoch, score, float(sign * needed), among) if sign * score < needed else None
+        return Stop(epoch, score, float(sign * needed), among, self.metric) if sign * score < needed else None
 
 
 def earlier(store: Store, to_run: Iterable[TrialConfig]) -> list[Earlier]:
@@ -77,5 +77,9 @@ def unrepresented(rule: EarlyStopping, ended: Mapping[TrialConfig, Mapping[str, 
 
 
 def _came(rule: EarlyStopping, row: Mapping[str, Any]) -> tuple[int, float]:
-    """How far a stopped trial came, the more the better."""
-    return row["stopped_at_rung"], -row["rung_score"] if rule.metric == "val_loss" else row["rung_score"]
+    """How far a stopped trial came, the more the better. One that an earlier run judged by the other metric counts by its
+    figure in this one."""
+    judged = row.get("rung_metric") in (None, rule.metric)  # None: of an earlier version
+    if rule.metric == "val_loss":
+        return row["stopped_at_rung"], -row["rung_score" if judged else "best_val_loss"]
+    return row["stopped_at_rung"], row["rung_score" if judged else "final_val_accuracy"]

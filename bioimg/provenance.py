@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -16,19 +17,53 @@ from bioimg.config import TrialConfig
 from bioimg.data.imageset import ImageSet
 from bioimg.data.split import split
 from bioimg.experiment import Experiment
+from bioimg.results.images import WAY
 
+RUN = ("early_stopping", "versions", "commit", "hardware")
+"""What a run that goes on with an experiment can change of how its trials are trained and judged."""
 FORMAT = 1
 """Raised when older readers can't read newer results."""
 PACKAGES = ("bioimg", "torch", "torchvision", "ray", "numpy", "pyarrow")
 
 
-def describe(experiment: Experiment, images: ImageSet) -> dict[str, Any]:
-    """The content of experiment.json while the experiment runs."""
+def describe(
+    experiment: Experiment, images: ImageSet, weights: Mapping[str, str], earlier: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of experiment.json while the experiment runs: what was asked last, and in `runs` what each run changed.
+
+    weights:  digests of what the names of weights mean, by model and name.
+    earlier:  what experiment.json holds so far.
+    """
+    asked = json.loads(json.dumps(_asked(experiment, images)))  # as the earlier ones were read
+    run = {"started": _now(), **{name: asked[name] for name in RUN if name not in earlier or asked[name] != earlier[name]}}
+    return {
+        **asked,
+        "created": earlier.get("created", run["started"]),
+        "weights": {**earlier.get("weights", {}), **weights},
+        "runs": [*_runs(earlier), run],
+    }
+
+
+def finished(description: Mapping[str, Any], earlier: Mapping[str, Any], *, trained: bool) -> dict[str, Any]:
+    """The content of experiment.json at the end. A run that had nothing to train isn't one of those the results come from."""
+    ended = {**description, "complete": True, "finished": _now()}
+    if trained:
+        return ended
+    untouched = {name: earlier[name] for name in RUN if name in earlier}
+    return {**ended, **untouched, "finished": earlier.get("finished") or ended["finished"], "runs": _runs(earlier)}
+
+
+def _runs(earlier: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those so far. Earlier versions knew the last one only."""
+    known = [{"started": earlier["created"], **{name: earlier.get(name) for name in RUN}}] if earlier else []
+    return earlier.get("runs", known)
+
+
+def _asked(experiment: Experiment, images: ImageSet) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "name": experiment.name,
         "complete": False,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(),
         "finished": None,
         "base": dataclasses.asdict(experiment.base),
         "axes": {name: list(values) for name, values in experiment.axes.items()},
@@ -53,19 +88,25 @@ def describe(experiment: Experiment, images: ImageSet) -> dict[str, Any]:
 
 def whereabouts(images: Mapping[TrialConfig, ImageSet]) -> Iterator[dict[str, Any]]:
     """Rows of images.parquet: which image is in which part, for each way of splitting that the trials use."""
-    ways = ("split", "folds", "fold", "group_pattern")
-    for trial, seen in {tuple(getattr(trial, way) for way in ways): (trial, seen) for trial, seen in images.items()}.values():
+    first: dict[tuple[Any, ...], tuple[TrialConfig, ImageSet]] = {}
+    for trial, seen in images.items():
+        first.setdefault(tuple(getattr(trial, name) for name in WAY), (trial, seen))
+    for trial, seen in first.values():
         cut = split(seen, trial)
         for part in ("train", "val", "test"):
             for index in getattr(cut, part):
                 yield {
-                    **{way: getattr(trial, way) for way in ways},
+                    **{name: getattr(trial, name) for name in WAY},
                     "image": seen.paths[index],
                     "group": seen.groups[index] if seen.groups else None,
                     "label": int(seen.labels[index]),
                     "part": part,
                     "digest": seen.digests[index],
                 }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat()
 
 
 def _commit() -> str | None:

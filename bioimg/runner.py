@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import datetime
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -17,6 +16,8 @@ from bioimg.experiment import Experiment
 from bioimg.flags import Settings
 from bioimg.halving import unrepresented
 from bioimg.model.build import build, check
+from bioimg.model.extract import digest
+from bioimg.model.weights import require_same
 from bioimg.progress import Progress, Watcher, Watchers
 from bioimg.report.command import Report
 from bioimg.results.folder import is_remote
@@ -36,16 +37,16 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     store.check(experiment.name)
     check_finish(settings.finish or (), store.statuses())
     check_splits(survey(trials))
-    check_models(trials)
+    earlier = store.earlier()
+    weights = check_models(trials, earlier.get("weights", {}))
     execute = executor(trials, settings)
     images = load_images(trials, console)
     check_splits(images)
     for warning in {warning: None for trial, seen in images.items() for warning in data.warnings(seen, trial)}:
         console.print(f"warning: {warning}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
 
-    description = {**provenance.describe(experiment, images[trials[0]]), "keep": settings.keep}
-    store.begin(description)
-    store.write_images(provenance.whereabouts(images))
+    description = {**provenance.describe(experiment, images[trials[0]], weights, earlier), "keep": settings.keep}
+    store.begin(description, provenance.whereabouts(images))
     statuses = {key: status for key, status in store.statuses().items() if status != "failed"}
     missing = [trial for trial in trials if trial.key not in statuses]
     if anew := begun_anew(missing, store, statuses):
@@ -61,7 +62,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
             watcher = Watchers(progress, *boards)
             execute(experiment, experiment.queue(missing), images, store, watcher)
             unstopped = dataclasses.replace(experiment, early_stopping=None)
-            execute(unstopped, to_finish(experiment, trials, store, settings.finish), images, store, watcher)
+            execute(unstopped, ended := to_finish(experiment, trials, store, settings.finish), images, store, watcher)
         if settings.keep == "best":
             make_room(store, console)
     finally:
@@ -69,7 +70,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
             store.merge([trial.key for trial in trials])
         finally:
             store.release()
-    store.describe({**description, "complete": True, "finished": datetime.datetime.now(datetime.UTC).isoformat()})
+    store.describe(provenance.finished(description, earlier, trained=bool(missing or ended)))
     store.tidy()
     return conclude(store, ByPath(images[trials[0]]), console)
 
@@ -151,16 +152,23 @@ def executor(trials: Sequence[TrialConfig], settings: Settings) -> Executor:
     return search.executor(trials, settings.lanes, settings.track)
 
 
-def check_models(trials: Sequence[TrialConfig]) -> None:
-    """Hold models, weights and freezing against what torchvision has, then read each of the weights once.
+def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> dict[str, str]:
+    """Hold models, weights and freezing against what torchvision has, then read each of the weights once. Returns digests of
+    what their names mean, which must be those of earlier runs.
 
     Raises:
-        UserError: as `bioimg.model.build.build`.
+        UserError: as `bioimg.model.build.build`; or weights aren't what they were.
     """
     for trial in {(t.model, t.weights, t.freeze, t.image_size): t for t in trials}.values():
         check(trial)
+    digests = {}
     for trial in {(t.model, t.weights): t for t in trials}.values():
-        build(trial, classes=2)
+        classifier = build(trial, classes=2)
+        if trial.weights != "none":
+            name = f"{trial.model} {trial.weights}"
+            digests[name] = digest(classifier)
+            require_same(trial.weights, digests[name], earlier.get(name))
+    return digests
 
 
 def survey(trials: Sequence[TrialConfig]) -> dict[TrialConfig, Labelled]:

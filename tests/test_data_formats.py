@@ -204,12 +204,18 @@ def test_scaling_by_range_takes_the_whole_range_of_the_depth(tmp_path):
     assert images.pixels.max() <= 16
 
 
-def test_scaling_is_part_of_the_fingerprint(tmp_path):
+def test_scaling_is_part_of_the_fingerprint_of_the_split_and_not_of_that_of_the_data(tmp_path):
+    from bioimg.data import split
+
     tiffs(tmp_path)
-    prints = {
-        load(TrialConfig(data=str(tmp_path), image_size=16, scaling=rule)).fingerprint for rule in ("range", "percentiles")
-    }
-    assert len(prints) == 2
+    trials = [
+        TrialConfig(data=str(tmp_path), image_size=size, scaling=rule, folds=folds)
+        for size, rule, folds in ((16, "percentiles", 0), (16, "range", 0), (24, "percentiles", 0), (16, "percentiles", 5))
+    ]
+    sets = [load(trial) for trial in trials]
+    assert len({images.scaling for images in sets}) == 4
+    assert len({images.fingerprint for images in sets}) == 1
+    assert len({split(images, trial).fingerprint for images, trial in zip(sets, trials, strict=True)}) == 4
 
 
 def test_what_is_not_finite_is_black_and_says_nothing_about_the_range(tmp_path):

@@ -69,6 +69,17 @@ def test_where_the_best_trial_of_a_cohort_failed_the_best_stopped_one_takes_its_
     assert unrepresented(EarlyStopping(), ended | {other: {"status": "completed"}}) == []
 
 
+def test_stopped_trials_that_two_runs_judged_by_two_metrics_are_ranked_by_one_of_them():
+    by_accuracy, by_loss = (TrialConfig(epochs=9, seed=seed) for seed in range(2))
+    row = {"status": "stopped", "stopped_at_rung": 4}
+    ended = {
+        by_accuracy: {**row, "rung_metric": "val_accuracy", "rung_score": 0.6, "best_val_loss": 0.9},
+        by_loss: {**row, "rung_metric": "val_loss", "rung_score": 0.7, "final_val_accuracy": 0.5},
+    }
+    assert unrepresented(EarlyStopping(metric="val_accuracy"), ended) == [by_accuracy]
+    assert unrepresented(EarlyStopping(metric="val_loss"), ended) == [by_loss]
+
+
 @pytest.mark.parametrize("metric", ["val_accuracy", "val_loss"])
 def test_the_local_rule_decides_as_the_scheduler_of_ray_does(metric):
     rule, epochs = EarlyStopping(metric=metric, grace_period=1, reduction_factor=3), 12
@@ -98,10 +109,10 @@ def test_trials_compete_within_their_cohort_only():
 
 
 def test_a_trial_that_is_judged_again_after_an_interruption_counts_once():
-    halving = Halving(EarlyStopping(grace_period=1))
+    halving = Halving(EarlyStopping(metric="val_loss", grace_period=1))
     for _ in range(2):
-        assert halving.judge(TrialConfig(seed=1), 1, 0.9) is None
-    assert halving.judge(TrialConfig(seed=2), 1, 0.1) == Stop(1, 0.1, 0.9, 1)
+        assert halving.judge(TrialConfig(seed=1), 1, 0.1) is None
+    assert halving.judge(TrialConfig(seed=2), 1, 0.9) == Stop(1, 0.9, 0.1, 1, "val_loss")
 
 
 def test_frozen_trials_run_in_full_unless_told_otherwise():

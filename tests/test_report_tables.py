@@ -286,6 +286,17 @@ def test_early_stopping_is_told_with_its_rule_and_its_victims(tmp_path: Path) ->
     assert any("ASHA on val_accuracy, from epoch 2" in note and "1 of 2 trials stopped" in note for note in notes)
 
 
+def test_the_metric_that_stopped_trials_is_that_of_their_rows_whatever_the_last_command_said(tmp_path: Path) -> None:
+    stopped = trial(TrialConfig(batch_size=64), status="stopped", epochs_run=4, rung_metric="val_loss", rung_score=0.9)
+    rows = [trial(TrialConfig(), test_accuracy=0.9), stopped]
+    rule = {"metric": "val_accuracy", "grace_period": 2, "reduction_factor": 2, "compare_within": ["freeze"]}
+    notes = comparison(store.read(folder(tmp_path / "other", rows, early_stopping=rule))).notes
+    assert any("ASHA on val_loss, from epoch 2" in note for note in notes)
+    notes = comparison(store.read(folder(tmp_path / "none", rows, early_stopping=None))).notes
+    assert any("1 of 2 trials were stopped early in an earlier run" in note for note in notes)
+    assert not any("No early stopping" in note for note in notes)
+
+
 def test_mixed_data_synthetic_images_and_unfinished_experiments_are_warned_of(tmp_path: Path) -> None:
     rows = [trial(TrialConfig(), test_accuracy=0.9), trial(TrialConfig(seed=1), data_fingerprint="else", synthetic=True)]
     notes = "\n".join(comparison(store.read(folder(tmp_path, rows, complete=False))).notes)

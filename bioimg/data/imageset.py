@@ -46,15 +46,24 @@ class ImageSet:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits of pixels, labels, parts and scaling: changing one pixel changes it, moving the folder doesn't."""
-        return self.fingerprint_of(self.parts)
+        """Sixteen hex digits of pixels as decoded, labels and parts: changing one pixel changes it, moving the folder doesn't.
 
-    def fingerprint_of(self, parts: np.ndarray | None) -> str:
-        """The fingerprint, were these the parts."""
+        How images of more than 8 bits are scaled isn't part of it: that follows from size and split, which recipes may vary.
+        """
+        return _fingerprint(self._rows(self.parts))
+
+    def fingerprint_of(self, parts: np.ndarray) -> str:
+        """The fingerprint of a split into these parts, by whose training images those of more than 8 bits are scaled."""
+        rows = self._rows(parts)
+        return _fingerprint(rows if self.scaling is None else (rows, self.scaling))
+
+    def _rows(self, parts: np.ndarray | None) -> list[tuple[str, str, str]]:
         names = [PARTS[part] for part in parts] if parts is not None else [""] * len(self)
-        rows = sorted(zip(self.digests, (self.classes[label] for label in self.labels), names, strict=True))
-        content = repr(rows) if self.scaling is None else repr((rows, self.scaling))
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return sorted(zip(self.digests, (self.classes[label] for label in self.labels), names, strict=True))
+
+
+def _fingerprint(content: object) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
 class ByPath(Mapping[str, np.ndarray]):

@@ -91,6 +91,20 @@ def fit(tensors: Mapping[str, torch.Tensor], model: torch.nn.Module, head: str, 
     return found
 
 
+def require_same(weights: str, digest: str, earlier: str | None) -> None:
+    """Hold the digest of what a weights name means against an earlier one, where there is one.
+
+    Raises:
+        UserError: the name means other tensors than it did.
+    """
+    if earlier is not None and digest != earlier:
+        raise UserError(
+            f"the value of `weights` is {weights!r}, but that isn't what it was when these results were begun: its tensors "
+            f"without the head have the digest {digest[:16]}, and had {earlier[:16]}. Put the earlier weights back under that "
+            "name, or give the new ones another name, or name another folder with --out."
+        )
+
+
 def _first(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 

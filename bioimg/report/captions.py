@@ -200,6 +200,10 @@ TEXTS = {
         "提前停止（依 {metric} 的 ASHA，自第 {grace_period} 週期起，每 {reduction_factor} 個留 1 個，於 {within} 內比較）："
         "{trials} 次訓練中 {stopped} 次提前停止，無測試準確率，不列入排名。",
     ),
+    "stopped_before": (
+        "{stopped} of {trials} trials were stopped early in an earlier run; they have no test accuracy and aren't ranked.",
+        "{trials} 次訓練中 {stopped} 次於先前的執行中提前停止，無測試準確率，不列入排名。",
+    ),
     "failed": ("{failed} of {trials} trials failed.", "{trials} 次訓練中 {failed} 次失敗。"),
     "epochs_differ": (
         "WARNING: rows were trained for different numbers of epochs ({epochs}): neither accuracies nor times are "

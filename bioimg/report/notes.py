@@ -33,7 +33,7 @@ def _warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]
     folds = shown["fold"].nunique() > 1
     mixed = [name for name in MIXED if not (folds and name == "test_images")]  # folds need not be of one size
     compared = shown[shown["status"].eq("completed")]
-    differing = [name for name in mixed if compared[name].nunique(dropna=False) > 1]
+    differing = [*(name for name in mixed if compared[name].nunique(dropna=False) > 1), *changed_weights(compared)]
     if differing:
         yield text("mixed", lang, what=", ".join(differing))
     if shown["epochs"].nunique() > 1:
@@ -43,6 +43,12 @@ def _warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]
     for name in ("duplicate_images_across_splits", "unreadable_skipped"):
         if name in shown and shown[name].max() > 0:
             yield text(name, lang, n=int(shown[name].max()))
+
+
+def changed_weights(trials: pd.DataFrame) -> list[str]:
+    """The column of digests where one name of weights stands for several, as when machines hold different files."""
+    digests = trials.groupby(["model", "weights"])["weights_digest"].nunique()
+    return ["weights_digest"] if digests.gt(1).any() else []
 
 
 def _data(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]:
@@ -63,8 +69,11 @@ def _stopping(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]
         within = listed(rule["compare_within"]) or "–"
         given = EarlyStopping(grace_period=rule["grace_period"])
         grace = listed(sorted({given.grace(epochs) for epochs in shown["epochs"]}))
-        counted = {"grace_period": grace, "within": within, "stopped": stopped, "trials": len(shown)}
+        metric = listed(shown["rung_metric"].dropna().unique()) or rule["metric"]
+        counted = {"metric": metric, "grace_period": grace, "within": within, "stopped": stopped, "trials": len(shown)}
         yield text("stopping", lang, **{**rule, **counted})
+    elif stopped:
+        yield text("stopped_before", lang, stopped=stopped, trials=len(shown))
     else:
         yield text("no_stopping", lang)
     if failed:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from bioimg.report.captions import header, text
 from bioimg.report.encoding import Encoding, encode
-from bioimg.report.notes import MIXED, fingerprint, listed
+from bioimg.report.notes import MIXED, changed_weights, fingerprint, listed
 from bioimg.report.words import words
 from bioimg.results.configurations import REPEATS, varied
 from bioimg.results.store import Results
@@ -120,7 +120,7 @@ class Scene:
         trials, said = self.trials, []
         if self.synthetic:
             said.append(text("synthetic", self.lang))
-        mixed = [name for name in MIXED if trials[name].nunique(dropna=False) > 1]
+        mixed = [*(name for name in MIXED if trials[name].nunique(dropna=False) > 1), *changed_weights(trials)]
         if mixed:
             said.append(text("mixed", self.lang, what=", ".join(mixed)))
         if trials["epochs"].nunique() > 1:

@@ -24,6 +24,7 @@ TRIALS = pa.schema(
         pa.field("duplicate_images_across_splits", pa.int64()),
         pa.field("unreadable_skipped", pa.int64()),
         # how it ran
+        pa.field("weights_digest", pa.string()),
         pa.field("device", pa.string()),
         pa.field("precision_used", pa.string()),
         pa.field("batch_norm", pa.string()),
@@ -37,6 +38,7 @@ TRIALS = pa.schema(
         pa.field("out_of_patience", pa.bool_()),
         pa.field("error", pa.string()),
         pa.field("stopped_at_rung", pa.int64()),
+        pa.field("rung_metric", pa.string()),
         pa.field("rung_score", pa.float64()),
         pa.field("rung_threshold", pa.float64()),
         pa.field("rung_trials", pa.int64()),
@@ -62,12 +64,15 @@ TRIALS = pa.schema(
 """One row per trial. `status` is completed, stopped (by early stopping, after `epochs_run` epochs) or failed (with `error`).
 
 A completed one may have fewer epochs than it was given, `out_of_patience`: that is part of its recipe, so it is an answer like
-any other. A stopped one says at which rung its score (the experiment's `early_stopping.metric`) missed the threshold that those
-of its cohort which came to this rung before it, `rung_trials` of them, had set.
+any other. A stopped one says at which rung its score, `rung_metric` there, missed the threshold that those of its cohort which
+came to this rung before it, `rung_trials` of them, had set.
 
 `train_seconds` is training and validation alone, `wait_seconds` everything else from the moment a lane took the trial, both
 summed over the epochs and the last attempt. `started_at` is when its first batch began, `ended_at` when its row was written.
 `bytes` is what its own checkpoints take on disk; a frozen backbone lies beside them, once for all trials that share it.
+
+`weights_digest` is that of all that `weights` names but the head, before any training; null for random weights, which the seed
+decides.
 
 `continued_from` is the key of a shorter trial, else the same, whose epochs are the first ones of this trial: they weren't
 trained again, and count in all columns as if they had been.
@@ -114,4 +119,4 @@ IMAGES = pa.schema(
         pa.field("digest", pa.string()),
     ]
 )
-"""Which image went where: one row per way of splitting that the trials use, and image; `part` is train, val or test."""
+"""Which image went where: one row per way of splitting that any run used, and image; `part` is train, val or test."""

@@ -4,6 +4,7 @@ experiment.json        what was asked, of which data, by which versions; `comple
 trials.parquet         the comparison table, one row per ended trial
 epochs.parquet         one row per trial and epoch
 predictions.parquet    one row per completed trial, split (val, test) and image
+images.parquet         which image is in which part, for each way of splitting that any run used
 *.previous.parquet     the three tables before the last merge, for when one is damaged
 parts/KEY.*.parquet    the same rows of trials that ended since the last merge, or still run
 checkpoints/KEY/       best.safetensors and, while the trial can go on, resume.pt
@@ -28,10 +29,11 @@ import pyarrow.parquet as pq
 from bioimg.config import UserError
 from bioimg.results import schema
 from bioimg.results.folder import beside, is_remote, open_folder
+from bioimg.results.images import differences, joined
 from bioimg.results.lock import HOLDER, Lock
 
 TABLES = {"trials": schema.TRIALS, "epochs": schema.EPOCHS, "predictions": schema.PREDICTIONS}
-MANIFEST = "experiment.json"
+MANIFEST, IMAGES = "experiment.json", "images.parquet"
 CHECKPOINTS = "checkpoints"
 
 log = logging.getLogger("bioimg")
@@ -94,17 +96,21 @@ class Store:
                 "holds something else. Name another with --out."
             )
 
-    def begin(self, description: Mapping[str, Any]) -> None:
-        """Claim the folder for an experiment, or go on with it, until `release`.
+    def begin(self, description: Mapping[str, Any], images: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Claim the folder for an experiment, or go on with it, until `release`. `images` are rows of images.parquet.
 
         Raises:
-            UserError: another run writes there; or the folder holds another experiment, or the same one on other data.
+            UserError: another run writes there; or the folder holds another experiment, or the same one on other images or
+                with images in other parts: says which.
         """
         self.check(description["name"])
+        placed = pa.Table.from_pylist(list(images), schema=schema.IMAGES)
         if self.files.size(MANIFEST) is not None:
-            self._same("data fingerprint", description["data"]["fingerprint"])
+            self._same_images(placed, description["data"])
         self._lock = Lock(self.files)
         self.describe({**description, "complete": False})
+        if len(placed):
+            self.files.write(IMAGES, _encoded(joined(self._images(), placed)))
 
     def release(self) -> None:
         """Leave the folder to other runs."""
@@ -115,10 +121,6 @@ class Store:
     def describe(self, description: Mapping[str, Any]) -> None:
         """Write experiment.json."""
         self.files.write(MANIFEST, (json.dumps(description, indent=2) + "\n").encode())
-
-    def write_images(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write which image went where."""
-        self.files.write("images.parquet", _encoded(pa.Table.from_pylist(list(rows), schema=schema.IMAGES)))
 
     def write(self, table: str, key: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write all rows that one trial has in one table so far, in place of those it had.
@@ -190,13 +192,17 @@ class Store:
     @functools.cached_property
     def keep(self) -> str:
         """Which tensors stay once a trial has ended, as experiment.json says: those of the `best` epoch, `all` or `none`."""
-        return self.experiment().get("keep", "best") if self.files.size(MANIFEST) is not None else "best"
+        return self.earlier().get("keep", "best")
 
     def tidy(self) -> None:
         """Delete what Ray left of a run that is complete, its log aside. Folders stay, since Ray may not have ended yet."""
         for name in self.files.names("engine"):
             if name != "engine/ray.log":
                 self.files.delete(name)
+
+    def earlier(self) -> dict[str, Any]:
+        """The content of experiment.json as earlier runs left it; nothing if there is none."""
+        return self.experiment() if self.files.size(MANIFEST) is not None else {}
 
     def experiment(self) -> dict[str, Any]:
         """The content of experiment.json.
@@ -225,6 +231,26 @@ class Store:
                 f"the value of `out` is {self.shown}, but that folder holds another experiment: its {what} is {known!r}, "
                 f"this one's is {value!r}. Name another folder with --out."
             )
+
+    def _same_images(self, placed: pa.Table, data: Mapping[str, Any]) -> None:
+        if told := differences(self._images(), placed, self.experiment()["data"]["classes"], data["classes"]):
+            raise UserError(
+                f"the value of `out` is {self.shown}, but the images aren't where and what they were in the runs whose results "
+                f"it holds: {', '.join(told)}. Put files, labels, groups and names back as they were, or name another folder "
+                "with --out."
+            )
+        self._same("data fingerprint", data["fingerprint"])
+
+    def _images(self) -> pa.Table:
+        """Which image went where in earlier runs; nothing where that isn't known."""
+        try:
+            return _decoded(self.files.read(IMAGES), schema.IMAGES)
+        except FileNotFoundError:
+            return schema.IMAGES.empty_table()
+        except Damaged as error:
+            told = "%s is damaged (%s): whether images have changed parts since can't be told. It is written anew."
+            log.warning(told, self.named(IMAGES), error)
+            return schema.IMAGES.empty_table()
 
     def _parts(self) -> dict[str, dict[str, pa.Table]]:
         """What the parts hold, by table and key. A trial with a damaged part is left out, so that it runs again."""

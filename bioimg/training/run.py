@@ -22,7 +22,7 @@ from bioimg.data.imageset import ImageSet, Split
 from bioimg.model.build import build
 from bioimg.model.convolutions import quicken
 from bioimg.model.extract import digest, extractor
-from bioimg.model.weights import normalisation
+from bioimg.model.weights import normalisation, require_same
 from bioimg.training import precision
 from bioimg.training.batches import VIEWS, Batch, Pixels
 from bioimg.training.distributed import ALONE, Group
@@ -47,6 +47,7 @@ class Run:
 
     `learner` is what the optimizer changes: the whole model, or its head alone when the rest is frozen and `inputs` are
     therefore features that were computed once. `continued_from` is the key of the shorter trial that trained the first epochs.
+    `weights_digest` tells what the name of the weights meant; None for random ones.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Run:
         precision.allow_tf32(trial.tf32)
         synchronise = group.size > 1 and device.type == "cuda"
         self.classifier = build(trial, len(images.classes), synchronise_batch_norm=synchronise)
+        self.weights_digest = group.broadcast(digest(self.classifier)) if trial.weights != "none" else None
         self.classifier.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learner: nn.Module = self.classifier.model
         self.normalisation = normalisation(trial.model, trial.weights)
@@ -140,15 +142,22 @@ class Run:
             "best": self.best,
             "history": [dataclasses.asdict(epoch) for epoch in self.history],
             "continued_from": self.continued_from,
+            "weights_digest": self.weights_digest,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Go on from what `state_dict` gave; a state of an earlier version has no digest and no `continued_from`.
+
+        Raises:
+            UserError: that was trained on other weights of the same name.
+        """
+        if self.weights_digest:
+            require_same(self.trial.weights, self.weights_digest, state.get("weights_digest"))
         self.learner.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best = state["best"]
         self.history = [Epoch(**epoch) for epoch in state["history"]]
-        self.continued_from = state.get("continued_from")  # a state of an earlier version has none
+        self.continued_from = state.get("continued_from")
 
     def _class_weights(self) -> torch.Tensor | None:
         """float32 [C]: what an image of each class counts in the training loss, 1 on average over the training images."""

@@ -182,6 +182,7 @@ def _about(run: Run) -> dict[str, Any]:
         "split_fingerprint": run.split.fingerprint,
         "split_leaks_groups": run.split.leaks_groups,
         "duplicate_images_across_splits": run.split.duplicates,
+        "weights_digest": run.weights_digest,
         "precision_used": str(run.dtype).removeprefix("torch."),
         "batch_norm": run.batch_norm,
         "features": "computed" if run.features_seconds is None else "cached",
