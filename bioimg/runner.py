@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -34,7 +35,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     trials = experiment.trials()
     store = Store(settings.out or f"results/{experiment.name}")
     store.check(experiment.name)
-    check_finish(settings.finish or (), store.statuses())
+    check_finish(settings.finish or (), trials, store.statuses())
     check_splits(survey(trials))
     check_models(trials)
     execute = executor(trials, settings)
@@ -85,26 +86,39 @@ def curves(store: Store, trials: Sequence[TrialConfig], experiment: Experiment) 
 def to_finish(
     experiment: Experiment, trials: Sequence[TrialConfig], store: Store, keys: Sequence[str] | None
 ) -> list[TrialConfig]:
-    """Stopped trials that are to be trained to their last epoch: those that the user names (all, if none is named), and what
-    would else be missing from the comparison."""
-    rows = {row["key"]: row for row in store.every("trials")}
+    """Stopped trials that are to be trained to their last epoch: those that the user names (all, if none is named, or if nothing
+    is to be stopped early), those that an interrupted run was about to finish, and what would else be missing from the
+    comparison.
+    """
+    rows, latest, rule = {row["key"]: row for row in store.every("trials")}, store.latest(), experiment.early_stopping
     ended = {trial: rows[trial.key] for trial in trials if trial.key in rows}
-    stopped = [trial for trial, row in ended.items() if row["status"] == "stopped"]
-    asked = [trial for trial in stopped if keys is not None and (trial.key in keys or not keys)]
-    rule = experiment.early_stopping
-    return asked or (unrepresented(rule, ended) if rule else [])
+    asked = [
+        trial
+        for trial, row in ended.items()
+        if row["status"] == "stopped"
+        and (not rule or (keys is not None and (not keys or trial.key in keys)) or _went_on(row, latest.get(trial.key)))
+    ]
+    return asked + [trial for trial in (unrepresented(rule, ended) if rule else []) if trial not in asked]
 
 
-def check_finish(keys: Sequence[str], statuses: Mapping[str, str]) -> None:
-    """Hold the keys that are to be finished against what has been stopped.
+def _went_on(stopped: Mapping[str, Any], last: Mapping[str, Any] | None) -> bool:
+    """Whether a stopped trial has epochs that its row doesn't know of: whoever finished it was interrupted."""
+    return last is not None and last["epoch"] > stopped["epochs_run"]
+
+
+def check_finish(keys: Sequence[str], trials: Sequence[TrialConfig], statuses: Mapping[str, str]) -> None:
+    """Hold the keys that are to be finished against the trials that have ended. Those that are complete by now may be among
+    them: the same command goes on after an interruption.
 
     Raises:
-        UserError: one wasn't.
+        UserError: a key is none of these trials', or its trial hasn't ended.
     """
-    stopped = [key for key, status in statuses.items() if status == "stopped"]
+    ended = [trial.key for trial in trials if trial.key in statuses]
     for key in keys:
-        if key not in stopped:
-            raise unknown("finish", key, stopped, "These trials are stopped; without a key, --finish takes them all.")
+        if key not in ended:
+            stopped = [known for known in ended if statuses[known] == "stopped"]
+            way_out = "These trials of this command are stopped; without a key, --finish takes them all."
+            raise unknown("finish", key, stopped, way_out)
 
 
 def begun_anew(trials: Sequence[TrialConfig], store: Store, statuses: Mapping[str, str]) -> int:

@@ -13,7 +13,7 @@ from bioimg import runner
 from bioimg.config import TrialConfig, UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.flags import Settings
-from bioimg.results.store import Results, read
+from bioimg.results.store import Results, Store, read
 
 RATES = (1e-3, 3e-3, 1e-9, 2e-9, 3e-9)
 BASE = TrialConfig(model="resnext_tiny", weights="none", image_size=32, batch_size=64, epochs=4, precision="float32")
@@ -127,3 +127,59 @@ def test_patience_that_ran_out_before_an_interruption_is_not_given_again(tmp_pat
 def test_a_key_that_no_stopped_trial_has_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(UserError, match=r"the value of `finish` is 'abc'.*without a key, --finish takes them all"):
         run(tmp_path / "out", experiment(), finish=("abc",))
+
+
+def test_without_early_stopping_no_trial_stays_stopped_by_an_earlier_run(whole, tmp_path):
+    run(tmp_path / "out", experiment())
+    all_of_them = dataclasses.replace(experiment(), early_stopping=None)
+    finished = run(tmp_path / "out", all_of_them)
+    assert finished.trials["status"].eq("completed").all()
+    same(finished, run(tmp_path / "all", all_of_them))
+
+
+def stopped(results: Results) -> list[str]:
+    return results.trials.loc[results.trials["status"] == "stopped", "key"].tolist()
+
+
+def test_an_interrupted_finish_is_gone_on_with_by_the_same_command(whole, tmp_path):
+    keys = tuple(stopped(run(tmp_path / "out", experiment()))[:2])
+    with pytest.raises(Interrupted):  # the first one is complete by then, the second isn't
+        run(tmp_path / "out", experiment(), Interrupter("epoch 4/4", 2), finish=keys)
+    assert Store(tmp_path / "out").statuses()[keys[0]] == "completed"
+    finished = run(tmp_path / "out", experiment(), finish=keys)
+    assert not set(keys) & set(stopped(finished))
+    run(tmp_path / "undisturbed", experiment())
+    same(finished, run(tmp_path / "undisturbed", experiment(), finish=keys))
+
+
+def test_what_an_interrupted_finish_began_is_finished_by_any_later_run(whole, tmp_path):
+    key, *others = stopped(run(tmp_path / "out", experiment()))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "out", experiment(), Interrupter("epoch 3/4", 1), finish=(key,))
+    again = run(tmp_path / "out", experiment())
+    assert stopped(again) == others
+    row = again.trials.set_index("key").loc[key]
+    assert row["epochs_run"] == 4
+    assert row["bytes"] == Store(tmp_path / "out").files.used(f"checkpoints/{key}")
+
+
+def test_a_key_of_a_trial_that_this_command_does_not_have_is_refused(whole, tmp_path):
+    key = stopped(run(tmp_path / "out", experiment()))[0]
+    others = tuple(trial.learning_rate for trial in experiment().trials() if trial.key != key)
+    with pytest.raises(UserError, match=f"the value of `finish` is '{key}'.*These trials of this command are stopped"):
+        run(tmp_path / "out", experiment(others), finish=(key,))
+
+
+def test_finishing_a_trial_leaves_no_other_cohort_without_a_whole_row(tmp_path):
+    rates, rule = (1e-3, 1e-9), EarlyStopping(grace_period=1, compare_within=("batch_size",))
+    axes = {"batch_size": (32, 64), "learning_rate": rates}
+    asked = dataclasses.replace(experiment(), axes=axes, early_stopping=rule)
+    store = Store(tmp_path)
+    for trial in asked.trials():
+        winner = "completed" if trial.batch_size == 32 else "failed"
+        status = winner if trial.learning_rate == 1e-3 else "stopped"
+        row = {"key": trial.key, "status": status, "epochs_run": 1, "stopped_at_rung": 1, "rung_score": 0.5}
+        store.write("trials", trial.key, [row])
+    named = next(trial for trial in asked.trials() if trial.batch_size == 32 and trial.learning_rate == 1e-9)
+    both = runner.to_finish(asked, asked.trials(), store, (named.key,))
+    assert [trial.batch_size for trial in both] == [32, 64]
