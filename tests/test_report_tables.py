@@ -286,6 +286,12 @@ def test_early_stopping_is_told_with_its_rule_and_its_victims(tmp_path: Path) ->
     assert any("ASHA on val_accuracy, from epoch 2" in note and "1 of 2 trials stopped" in note for note in notes)
 
 
+def test_stopped_rows_of_an_earlier_run_belie_a_note_that_nothing_was_stopped(tmp_path: Path) -> None:
+    rows = [trial(TrialConfig(), test_accuracy=0.9), trial(TrialConfig(batch_size=64), status="stopped", epochs_run=4)]
+    notes = comparison(store.read(folder(tmp_path, rows, early_stopping=None))).notes
+    assert "No early stopping." not in notes
+
+
 def test_mixed_data_synthetic_images_and_unfinished_experiments_are_warned_of(tmp_path: Path) -> None:
     rows = [trial(TrialConfig(), test_accuracy=0.9), trial(TrialConfig(seed=1), data_fingerprint="else", synthetic=True)]
     notes = "\n".join(comparison(store.read(folder(tmp_path, rows, complete=False))).notes)

@@ -65,7 +65,7 @@ def _stopping(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]
         grace = listed(sorted({given.grace(epochs) for epochs in shown["epochs"]}))
         counted = {"grace_period": grace, "within": within, "stopped": stopped, "trials": len(shown)}
         yield text("stopping", lang, **{**rule, **counted})
-    else:
+    elif not stopped:  # else an earlier run with other trials had a rule
         yield text("no_stopping", lang)
     if failed:
         yield text("failed", lang, failed=failed, trials=len(shown))
