@@ -23,7 +23,7 @@ from bioimg.experiment import Stop
 
 @dataclass
 class Job:
-    """A trial on the board. `attempts` counts the lanes that took it, from the last one on under which it came on by an epoch."""
+    """A trial on the board. `attempts` counts lanes that took it, from the last one on under which it came on by an epoch."""
 
     key: str
     trial: dict[str, Any]

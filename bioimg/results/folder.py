@@ -92,6 +92,10 @@ class Folder(Protocol):
         """In bytes; None if there is no such file."""
         ...
 
+    def sizes(self, under: str) -> dict[str, int]:
+        """Bytes of all files below, by their names."""
+        ...
+
     def used(self, under: str) -> int:
         """Bytes of all files below."""
         ...
@@ -151,8 +155,11 @@ class Disk:
         path = self.path / name
         return path.stat().st_size if path.is_file() else None
 
+    def sizes(self, under: str) -> dict[str, int]:
+        return {name: self.size(name) or 0 for name in self.names(under)}
+
     def used(self, under: str) -> int:
-        return sum(self.size(name) or 0 for name in self.names(under))
+        return sum(self.sizes(under).values())
 
     def delete(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
@@ -192,10 +199,13 @@ class Bucket:
         self._patiently("written", name, request)
 
     def names(self, under: str = "") -> list[str]:
-        return sorted(entry.path.removeprefix(f"{self._root}/") for entry in self._list(under))
+        return sorted(self.sizes(under))
+
+    def sizes(self, under: str) -> dict[str, int]:
+        return {entry.path.removeprefix(f"{self._root}/"): entry.size for entry in self._list(under)}
 
     def used(self, under: str) -> int:
-        return sum(entry.size for entry in self._list(under))
+        return sum(self.sizes(under).values())
 
     def size(self, name: str) -> int | None:
         found = self._patiently("looked at", name, lambda: self._files.get_file_info(f"{self._root}/{name}"))
