@@ -56,21 +56,25 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
             highlight=False,
             soft_wrap=True,
         )
+    order = [trial.key for trial in trials]
     try:
-        drawn = curves(store, trials, experiment)
-        with Progress(trials, experiment.axes, statuses, console) as progress, drawn as boards:
-            watcher = Watchers(progress, *boards)
-            execute(experiment, experiment.queue(missing), images, store, watcher)
-            unstopped = dataclasses.replace(experiment, early_stopping=None)
-            execute(unstopped, to_finish(experiment, trials, store, settings.finish), images, store, watcher)
-    finally:
         try:
-            store.merge([trial.key for trial in trials])
+            drawn = curves(store, trials, experiment)
+            with Progress(trials, experiment.axes, statuses, console) as progress, drawn as boards:
+                watcher = Watchers(progress, *boards)
+                store.settle(order)
+                execute(experiment, experiment.queue(missing), images, store, watcher)
+                store.settle(order)
+                unstopped = dataclasses.replace(experiment, early_stopping=None)
+                execute(unstopped, to_finish(experiment, trials, store, settings.finish), images, store, watcher)
+            checkpoint.tidy(store, trials)
         finally:
-            store.release()
-    store.describe({**description, "complete": True, "finished": datetime.datetime.now(datetime.UTC).isoformat()})
-    store.tidy()
-    return conclude(store, ByPath(images[trials[0]]), console)
+            store.merge(order)
+        store.describe({**description, "complete": True, "finished": datetime.datetime.now(datetime.UTC).isoformat()})
+        store.tidy()
+    finally:
+        store.release()
+    return conclude(store, trials, ByPath(images[trials[0]]), console)
 
 
 @contextlib.contextmanager
@@ -86,8 +90,8 @@ def curves(store: Store, trials: Sequence[TrialConfig], experiment: Experiment) 
 def to_finish(
     experiment: Experiment, trials: Sequence[TrialConfig], store: Store, keys: Sequence[str] | None
 ) -> list[TrialConfig]:
-    """Stopped trials that are to be trained to their last epoch: those that the user names (all, if none is named, or if nothing
-    is to be stopped early), those that an interrupted run was about to finish, and what would else be missing from the
+    """Stopped trials that are to be trained to their last epoch: those that the user names (all, if none is named, or if no
+    trial is to be stopped), those that an interrupted run was about to finish, and what would else be missing from the
     comparison.
     """
     rows, latest, rule = {row["key"]: row for row in store.every("trials")}, store.latest(), experiment.early_stopping
@@ -193,8 +197,8 @@ def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[TrialCo
         return data.load_each(trials, lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def conclude(store: Store, images: Mapping[str, np.ndarray], console: Console) -> int:
-    """Write and print the report, without the figures, and say what failed. Returns the exit code."""
+def conclude(store: Store, trials: Sequence[TrialConfig], images: Mapping[str, np.ndarray], console: Console) -> int:
+    """Write and print the report, without the figures, and say which of these trials failed. Returns the exit code."""
     Report(folder=store.shown, figures=False).run(images)
     results = read(store.shown)
     if taken := store.files.used(CHECKPOINTS):
@@ -204,7 +208,8 @@ def conclude(store: Store, images: Mapping[str, np.ndarray], console: Console) -
             highlight=False,
             soft_wrap=True,
         )
-    failed = results.trials[results.trials["status"] == "failed"]
+    asked = results.trials["key"].isin([trial.key for trial in trials])
+    failed = results.trials[asked & (results.trials["status"] == "failed")]
     for key, error in zip(failed["key"], failed["error"], strict=True):
         text = f"failed: {key}: {error} (more in {store.named(f'{store.checkpoint(key)}/error.txt')})"
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)

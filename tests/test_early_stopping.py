@@ -137,34 +137,34 @@ def test_without_early_stopping_no_trial_stays_stopped_by_an_earlier_run(whole, 
     same(finished, run(tmp_path / "all", all_of_them))
 
 
-def stopped(results: Results) -> list[str]:
+def keys_of_stopped(results: Results) -> list[str]:
     return results.trials.loc[results.trials["status"] == "stopped", "key"].tolist()
 
 
 def test_an_interrupted_finish_is_gone_on_with_by_the_same_command(whole, tmp_path):
-    keys = tuple(stopped(run(tmp_path / "out", experiment()))[:2])
+    keys = tuple(keys_of_stopped(run(tmp_path / "out", experiment()))[:2])
     with pytest.raises(Interrupted):  # the first one is complete by then, the second isn't
         run(tmp_path / "out", experiment(), Interrupter("epoch 4/4", 2), finish=keys)
     assert Store(tmp_path / "out").statuses()[keys[0]] == "completed"
     finished = run(tmp_path / "out", experiment(), finish=keys)
-    assert not set(keys) & set(stopped(finished))
+    assert not set(keys) & set(keys_of_stopped(finished))
     run(tmp_path / "undisturbed", experiment())
     same(finished, run(tmp_path / "undisturbed", experiment(), finish=keys))
 
 
 def test_what_an_interrupted_finish_began_is_finished_by_any_later_run(whole, tmp_path):
-    key, *others = stopped(run(tmp_path / "out", experiment()))
+    key, *others = keys_of_stopped(run(tmp_path / "out", experiment()))
     with pytest.raises(Interrupted):
         run(tmp_path / "out", experiment(), Interrupter("epoch 3/4", 1), finish=(key,))
     again = run(tmp_path / "out", experiment())
-    assert stopped(again) == others
+    assert keys_of_stopped(again) == others
     row = again.trials.set_index("key").loc[key]
     assert row["epochs_run"] == 4
     assert row["bytes"] == Store(tmp_path / "out").files.used(f"checkpoints/{key}")
 
 
 def test_a_key_of_a_trial_that_this_command_does_not_have_is_refused(whole, tmp_path):
-    key = stopped(run(tmp_path / "out", experiment()))[0]
+    key = keys_of_stopped(run(tmp_path / "out", experiment()))[0]
     others = tuple(trial.learning_rate for trial in experiment().trials() if trial.key != key)
     with pytest.raises(UserError, match=f"the value of `finish` is '{key}'.*These trials of this command are stopped"):
         run(tmp_path / "out", experiment(others), finish=(key,))
@@ -183,3 +183,39 @@ def test_finishing_a_trial_leaves_no_other_cohort_without_a_whole_row(tmp_path):
     named = next(trial for trial in asked.trials() if trial.batch_size == 32 and trial.learning_rate == 1e-9)
     both = runner.to_finish(asked, asked.trials(), store, (named.key,))
     assert [trial.batch_size for trial in both] == [32, 64]
+
+
+def test_when_a_trial_runs_again_nothing_of_its_earlier_end_is_left_for_a_merge_to_delete(tmp_path, monkeypatch):
+    """Lanes write while the tables are merged: what is deleted then could be what they have just written."""
+    asked = experiment((1e-3, 1e-9))
+    store, (failed, stopped) = Store(tmp_path / "out"), [trial.key for trial in asked.trials()]
+    begin, seen = Store.begin, []
+
+    def left_by_an_earlier_run(store: Store, *description: Any) -> None:
+        begin(store, *description)
+        store.write("trials", failed, [{"key": failed, "status": "failed"}])
+        store.write("trials", stopped, [{"key": stopped, "status": "stopped", "epochs_run": 1}])
+
+    def execute(experiment: Any, trials: Any, images: Any, store: Store, watcher: Any) -> None:
+        seen.append(([trial.key for trial in trials], store.files.names("parts")))
+        for trial in trials:
+            store.write("trials", trial.key, [{"key": trial.key, "status": "completed"}])
+            store.merge()
+
+    monkeypatch.setattr(Store, "begin", left_by_an_earlier_run)
+    monkeypatch.setattr(runner, "executor", lambda *_: execute)
+    run(tmp_path / "out", asked, finish=())
+    assert seen == [([failed], []), ([stopped], [])]
+    assert set(store.statuses().values()) == {"completed"}
+
+
+def test_no_other_run_can_begin_before_the_folder_says_that_this_one_is_complete(tmp_path, monkeypatch):
+    said, release = [], Store.release
+
+    def note(store: Store) -> None:
+        said.append(store.experiment()["complete"])
+        release(store)
+
+    monkeypatch.setattr(Store, "release", note)
+    run(tmp_path / "out", experiment((1e-3,), epochs=1))
+    assert said == [True]
