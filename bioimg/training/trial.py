@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data.imageset import ImageSet
 from bioimg.data.split import split
 from bioimg.experiment import Stop
@@ -61,7 +61,7 @@ def run_trial(trial: TrialConfig, images: ImageSet, place: Place, judge: Judge) 
     except Unwritable:  # nor could a row `failed` be written
         raise
     except Exception as error:
-        if place.group.size > 1 and not isinstance(error, NotFinite | UserError):
+        if place.group.size > 1 and not isinstance(error, NotFinite):  # the loss is the whole group's
             raise
         return record.failed(error)
 
