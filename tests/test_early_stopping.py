@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +59,30 @@ def no_report():
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Results:
+def folder(tmp_path_factory) -> Path:
+    """Where the grid was run in one go."""
+    run(path := tmp_path_factory.mktemp("whole") / "out", experiment())
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(folder) -> Results:
     """The grid run in one go: some are stopped."""
-    results = run(tmp_path_factory.mktemp("whole") / "out", experiment())
+    results = read(folder)
     assert 2 <= results.trials["status"].eq("stopped").sum() < len(RATES)
     return results
+
+
+@pytest.fixture
+def out(folder, tmp_path) -> Path:
+    """A copy of the folder of that grid, to go on with."""
+    return Path(shutil.copytree(folder, tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def unstopped(tmp_path_factory) -> Results:
+    """The grid with every trial run to its end."""
+    return run(tmp_path_factory.mktemp("unstopped") / "out", dataclasses.replace(experiment(), early_stopping=None))
 
 
 def test_a_stopped_row_says_at_which_rung_against_what_and_among_how_many(whole):
@@ -89,17 +110,16 @@ def test_an_interrupted_grid_stops_the_same_trials_when_it_goes_on(whole, tmp_pa
     same(run(tmp_path / "out", experiment()), whole)
 
 
-def test_finish_takes_stopped_trials_to_the_end_that_they_would_have_come_to(whole, tmp_path):
-    run(tmp_path / "out", experiment())
-    finished = run(tmp_path / "out", experiment(), finish=())
+def test_finish_takes_stopped_trials_to_the_end_that_they_would_have_come_to(out, unstopped):
+    finished = run(out, experiment(), finish=())
     assert finished.trials["status"].eq("completed").all()
-    same(finished, run(tmp_path / "all", dataclasses.replace(experiment(), early_stopping=None)))
+    same(finished, unstopped)
 
 
-def test_finish_takes_only_the_trial_whose_key_it_is_given(whole, tmp_path):
-    before = run(tmp_path / "out", experiment()).trials.set_index("key")["status"]
+def test_finish_takes_only_the_trial_whose_key_it_is_given(whole, out):
+    before = whole.trials.set_index("key")["status"]
     key = before.index[before == "stopped"][0]
-    after = run(tmp_path / "out", experiment(), finish=(key,)).trials.set_index("key")["status"]
+    after = run(out, experiment(), finish=(key,)).trials.set_index("key")["status"]
     assert after[key] == "completed"
     assert after.drop(key).equals(before.drop(key))
 
@@ -129,45 +149,45 @@ def test_a_key_that_no_stopped_trial_has_is_refused_before_anything_runs(tmp_pat
         run(tmp_path / "out", experiment(), finish=("abc",))
 
 
-def test_without_early_stopping_no_trial_stays_stopped_by_an_earlier_run(whole, tmp_path):
-    run(tmp_path / "out", experiment())
-    all_of_them = dataclasses.replace(experiment(), early_stopping=None)
-    finished = run(tmp_path / "out", all_of_them)
-    assert finished.trials["status"].eq("completed").all()
-    same(finished, run(tmp_path / "all", all_of_them))
+def test_without_early_stopping_no_trial_stays_stopped_by_an_earlier_run(out, unstopped):
+    same(run(out, dataclasses.replace(experiment(), early_stopping=None)), unstopped)
 
 
 def keys_of_stopped(results: Results) -> list[str]:
     return results.trials.loc[results.trials["status"] == "stopped", "key"].tolist()
 
 
-def test_an_interrupted_finish_is_gone_on_with_by_the_same_command(whole, tmp_path):
-    keys = tuple(keys_of_stopped(run(tmp_path / "out", experiment()))[:2])
+def test_an_interrupted_finish_is_gone_on_with_by_the_same_command(whole, unstopped, out):
+    keys = tuple(keys_of_stopped(whole)[:2])
     with pytest.raises(Interrupted):  # the first one is complete by then, the second isn't
-        run(tmp_path / "out", experiment(), Interrupter("epoch 4/4", 2), finish=keys)
-    assert Store(tmp_path / "out").statuses()[keys[0]] == "completed"
-    finished = run(tmp_path / "out", experiment(), finish=keys)
-    assert not set(keys) & set(keys_of_stopped(finished))
-    run(tmp_path / "undisturbed", experiment())
-    same(finished, run(tmp_path / "undisturbed", experiment(), finish=keys))
+        run(out, experiment(), Interrupter("epoch 4/4", 2), finish=keys)
+    assert Store(out).statuses()[keys[0]] == "completed"
+    finished = run(out, experiment(), finish=keys)
+    assert keys_of_stopped(finished) == keys_of_stopped(whole)[2:]
+    same(only(finished, keys), only(unstopped, keys))
 
 
-def test_what_an_interrupted_finish_began_is_finished_by_any_later_run(whole, tmp_path):
-    key, *others = keys_of_stopped(run(tmp_path / "out", experiment()))
+def only(results: Results, keys: Sequence[str]) -> Results:
+    """What some trials have in the tables."""
+    tables = {name: getattr(results, name) for name in ("trials", "epochs", "predictions")}
+    return dataclasses.replace(results, **{name: table[table["key"].isin(keys)] for name, table in tables.items()})
+
+
+def test_what_an_interrupted_finish_began_is_finished_by_any_later_run(whole, unstopped, out):
+    key, *others = keys_of_stopped(whole)
     with pytest.raises(Interrupted):
-        run(tmp_path / "out", experiment(), Interrupter("epoch 3/4", 1), finish=(key,))
-    again = run(tmp_path / "out", experiment())
+        run(out, experiment(), Interrupter("epoch 3/4", 1), finish=(key,))
+    again = run(out, experiment())
     assert keys_of_stopped(again) == others
-    row = again.trials.set_index("key").loc[key]
-    assert row["epochs_run"] == 4
-    assert row["bytes"] == Store(tmp_path / "out").files.used(f"checkpoints/{key}")
+    same(only(again, [key]), only(unstopped, [key]))
+    assert again.trials.set_index("key")["bytes"][key] == Store(out).files.used(f"checkpoints/{key}")
 
 
-def test_a_key_of_a_trial_that_this_command_does_not_have_is_refused(whole, tmp_path):
-    key = keys_of_stopped(run(tmp_path / "out", experiment()))[0]
+def test_a_key_of_a_trial_that_this_command_does_not_have_is_refused(whole, out):
+    key = keys_of_stopped(whole)[0]
     others = tuple(trial.learning_rate for trial in experiment().trials() if trial.key != key)
     with pytest.raises(UserError, match=f"the value of `finish` is '{key}'.*These trials of this command are stopped"):
-        run(tmp_path / "out", experiment(others), finish=(key,))
+        run(out, experiment(others), finish=(key,))
 
 
 def test_finishing_a_trial_leaves_no_other_cohort_without_a_whole_row(tmp_path):
