@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from bioimg.config import FIELDS, TrialConfig, UserError, check, option, unknown
 
+VALIDATED_ON = ("split", "folds", "fold", "group_pattern")
+"""Fields by which it is decided on which images a trial is validated."""
+
 
 class Stop(NamedTuple):
     """Why a trial was stopped: at this rung its score was worse than what was needed among those that came there before it."""
@@ -57,8 +60,12 @@ class EarlyStopping:
         return self.spare_frozen and trial.freeze == "features"
 
     def cohort(self, trial: TrialConfig) -> tuple[Any, ...]:
-        """What a trial has in common with those it competes with; always its length, on which rungs and schedules hang."""
-        return (trial.epochs, *(getattr(trial, name) for name in self.compare_within))
+        """What a trial has in common with those it competes with: always its length, on which rungs and schedules hang, and the
+        images it is validated on, of which some are easier than others.
+
+        Seeds do compete: they are validated on the same images, and a recipe that is good with some seeds alone loses others.
+        """
+        return (trial.epochs, *(getattr(trial, name) for name in (*VALIDATED_ON, *self.compare_within)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

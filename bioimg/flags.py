@@ -82,7 +82,8 @@ def _changed(
         axes=axes,
         early_stopping=rule if settings.early_stopping else None,
     )
-    return changed.over_folds(changed.base.folds) if changed.base.folds and values["fold"] == (0,) else changed
+    every = changed.base.folds and not values["fold"]
+    return changed.over_folds(changed.base.folds) if every else changed
 
 
 def _flags(experiment: Experiment) -> type:
@@ -117,7 +118,8 @@ def _flag(field: Any, experiment: Experiment) -> tuple[str, Any, Any]:
     value = getattr(experiment.base, field.name)
     if field.type is bool:  # yes or no for all trials: a flag without a value
         return field.name, Annotated[bool, tyro.conf.arg(help=field.metadata["help"])], dataclasses.field(default=value)
-    default = tuple(experiment.axes.get(field.name, () if value is None else (value,)))
+    unsaid = value is None or (field.name == "fold" and value == 0)  # --fold 0 is something else than no --fold
+    default = tuple(experiment.axes.get(field.name, () if unsaid else (value,)))
     kind = next((kind for kind in typing.get_args(field.type) if kind is not type(None)), field.type)
     one = "{" + ",".join(field.metadata["choices"]) + "}" if field.metadata["choices"] else kind.__name__.upper()
     arg = tyro.conf.arg(help=field.metadata["help"], metavar=f"{one} [...]")

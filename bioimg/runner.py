@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -35,7 +36,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     trials = experiment.trials()
     store = Store(settings.out or f"results/{experiment.name}")
     store.check(experiment.name)
-    check_finish(settings.finish or (), store.statuses())
+    check_finish(settings.finish or (), trials, store.statuses())
     check_splits(survey(trials))
     earlier = store.earlier()
     weights = check_models(trials, earlier.get("weights", {}))
@@ -56,23 +57,27 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
             highlight=False,
             soft_wrap=True,
         )
+    order = [trial.key for trial in trials]
     try:
-        drawn = curves(store, trials, experiment)
-        with Progress(trials, experiment.axes, statuses, console) as progress, drawn as boards:
-            watcher = Watchers(progress, *boards)
-            execute(experiment, experiment.queue(missing), images, store, watcher)
-            unstopped = dataclasses.replace(experiment, early_stopping=None)
-            execute(unstopped, ended := to_finish(experiment, trials, store, settings.finish), images, store, watcher)
-        if settings.keep == "best":
-            make_room(store, console)
-    finally:
         try:
-            store.merge([trial.key for trial in trials])
+            drawn = curves(store, trials, experiment)
+            with Progress(trials, experiment.axes, statuses, console) as progress, drawn as boards:
+                watcher = Watchers(progress, *boards)
+                store.settle(order)
+                execute(experiment, experiment.queue(missing), images, store, watcher)
+                store.settle(order)
+                unstopped = dataclasses.replace(experiment, early_stopping=None)
+                execute(unstopped, ended := to_finish(experiment, trials, store, settings.finish), images, store, watcher)
+            checkpoint.tidy(store, trials)
+            if settings.keep == "best":
+                make_room(store, console)
         finally:
-            store.release()
-    store.describe(provenance.finished(description, earlier, trained=bool(missing or ended)))
-    store.tidy()
-    return conclude(store, ByPath(images[trials[0]]), console)
+            store.merge(order)
+        store.describe(provenance.finished(description, earlier, trained=bool(missing or ended)))
+        store.tidy()
+    finally:
+        store.release()
+    return conclude(store, trials, ByPath(images[trials[0]]), console)
 
 
 def make_room(store: Store, console: Console) -> None:
@@ -101,26 +106,39 @@ def curves(store: Store, trials: Sequence[TrialConfig], experiment: Experiment) 
 def to_finish(
     experiment: Experiment, trials: Sequence[TrialConfig], store: Store, keys: Sequence[str] | None
 ) -> list[TrialConfig]:
-    """Stopped trials that are to be trained to their last epoch: those that the user names (all, if none is named), and what
-    would else be missing from the comparison."""
-    rows = {row["key"]: row for row in store.every("trials")}
+    """Stopped trials that are to be trained to their last epoch: those that the user names (all, if none is named, or if no
+    trial is to be stopped), those that an interrupted run was about to finish, and what would else be missing from the
+    comparison.
+    """
+    rows, latest, rule = {row["key"]: row for row in store.every("trials")}, store.latest(), experiment.early_stopping
     ended = {trial: rows[trial.key] for trial in trials if trial.key in rows}
-    stopped = [trial for trial, row in ended.items() if row["status"] == "stopped"]
-    asked = [trial for trial in stopped if keys is not None and (trial.key in keys or not keys)]
-    rule = experiment.early_stopping
-    return asked or (unrepresented(rule, ended) if rule else [])
+    asked = [
+        trial
+        for trial, row in ended.items()
+        if row["status"] == "stopped"
+        and (not rule or (keys is not None and (not keys or trial.key in keys)) or _went_on(row, latest.get(trial.key)))
+    ]
+    return asked + [trial for trial in (unrepresented(rule, ended) if rule else []) if trial not in asked]
 
 
-def check_finish(keys: Sequence[str], statuses: Mapping[str, str]) -> None:
-    """Hold the keys that are to be finished against what has been stopped.
+def _went_on(stopped: Mapping[str, Any], last: Mapping[str, Any] | None) -> bool:
+    """Whether a stopped trial has epochs that its row doesn't know of: whoever finished it was interrupted."""
+    return last is not None and last["epoch"] > stopped["epochs_run"]
+
+
+def check_finish(keys: Sequence[str], trials: Sequence[TrialConfig], statuses: Mapping[str, str]) -> None:
+    """Hold the keys that are to be finished against the trials that have ended. Those that are complete by now may be among
+    them: the same command goes on after an interruption.
 
     Raises:
-        UserError: one wasn't.
+        UserError: a key is none of these trials', or its trial hasn't ended.
     """
-    stopped = [key for key, status in statuses.items() if status == "stopped"]
+    ended = [trial.key for trial in trials if trial.key in statuses]
     for key in keys:
-        if key not in stopped:
-            raise unknown("finish", key, stopped, "These trials are stopped; without a key, --finish takes them all.")
+        if key not in ended:
+            stopped = [known for known in ended if statuses[known] == "stopped"]
+            way_out = "These trials of this command are stopped; without a key, --finish takes them all."
+            raise unknown("finish", key, stopped, way_out)
 
 
 def begun_anew(trials: Sequence[TrialConfig], store: Store, statuses: Mapping[str, str]) -> int:
@@ -202,8 +220,8 @@ def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[TrialCo
         return data.load_each(trials, lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def conclude(store: Store, images: Mapping[str, np.ndarray], console: Console) -> int:
-    """Write and print the report, without the figures, and say what failed. Returns the exit code."""
+def conclude(store: Store, trials: Sequence[TrialConfig], images: Mapping[str, np.ndarray], console: Console) -> int:
+    """Write and print the report, without the figures, and say which of these trials failed. Returns the exit code."""
     Report(folder=store.shown, figures=False).run(images)
     results = read(store.shown)
     if taken := store.files.used(CHECKPOINTS):
@@ -213,7 +231,8 @@ def conclude(store: Store, images: Mapping[str, np.ndarray], console: Console) -
             highlight=False,
             soft_wrap=True,
         )
-    failed = results.trials[results.trials["status"] == "failed"]
+    asked = results.trials["key"].isin([trial.key for trial in trials])
+    failed = results.trials[asked & (results.trials["status"] == "failed")]
     for key, error in zip(failed["key"], failed["error"], strict=True):
         text = f"failed: {key}: {error} (more in {store.named(f'{store.checkpoint(key)}/error.txt')})"
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)

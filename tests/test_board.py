@@ -56,7 +56,40 @@ def test_attempts_are_counted_from_the_last_epoch_that_was_new():
         await board.give_back(1, "")
         return first, (await board.take(2)).attempts
 
-    assert asyncio.run(play()) == (1, 2)
+    assert asyncio.run(play()) == (2, 3)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_three_lanes_lost_at_one_epoch_are_as_many_whether_one_of_them_came_to_it_or_not(before):
+    """`lanes.ATTEMPTS` is held against this number."""
+
+    async def play():
+        board = await _submitted("a")
+        await board.take(0)
+        for number in range(before):
+            await board.report(0, {"epoch": number + 1}, wait=False)
+        for lane in (0, 1, 2):
+            await board.give_back(lane, "")
+            job = await board.take(lane + 1)
+        return job.attempts
+
+    assert asyncio.run(play()) == 4
+
+
+def test_a_stopped_trial_that_begins_again_is_let_go_on_to_the_rung_where_it_was_stopped():
+    """Where its state was dropped and its lane lost before the row: else the row would have another epoch's score."""
+
+    async def play():
+        board = await _submitted("a")
+        await board.take(0)
+        report = await _soon(board.report(0, {"epoch": 2}, wait=True))
+        await board.stop("a", WHY)
+        await report
+        await board.give_back(0, "")
+        await board.take(1)
+        return await board.report(1, {"epoch": 1}, wait=False), await board.report(1, {"epoch": 2}, wait=True)
+
+    assert asyncio.run(play()) == (None, WHY)
 
 
 def test_a_lane_that_was_given_up_is_not_heard_any_more():

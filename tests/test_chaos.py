@@ -66,9 +66,12 @@ def campaign(command: list[str], kills: int, seed: int) -> Counter[str]:
         assert code == -signal.SIGKILL or (code == 2 and TOLD.search(said)), f"exit code {code}: {said}"
 
 
-def check(folder: Path, *axes: str, kills: int, seed: int, alone: bool = True) -> None:
-    """Hold a grid under kills against the undisturbed one, made in one process if `alone`."""
+def check(folder: Path, *axes: str, kills: int, seed: int, alone: bool = True, finish: bool = False) -> None:
+    """Hold a grid under kills against the undisturbed one, made in one process if `alone`. With `finish` trials are stopped
+    early, frozen ones aside, and then taken to their end."""
     command = [*PROGRAM, *SMALL, *axes]
+    if finish:
+        command = [*(word for word in command if word != "--no-early-stopping"), "--freeze", "none", "features", "--finish"]
     struck = campaign([*command, "--out", str(folder / "struck")], kills, seed)
     assert struck.total() == kills, f"only {dict(struck)} were killed"
     print(f"killed: {dict(struck)}")
@@ -90,3 +93,8 @@ def test_many_kills_change_nothing(tmp_path, seed):
 @pytest.mark.campaign
 def test_many_kills_of_either_worker_of_a_trial_and_of_all_else_change_nothing(tmp_path):
     check(tmp_path, "--workers", "2", "--epochs", "20", "--seed", "0", "1", "2", "3", kills=17, seed=2, alone=False)
+
+
+@pytest.mark.campaign
+def test_many_kills_change_nothing_where_trials_are_stopped_and_then_finished(tmp_path):
+    check(tmp_path, "--epochs", "20", "--seed", "0", "1", "2", "3", kills=17, seed=3, finish=True)

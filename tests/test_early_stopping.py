@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from bioimg import runner
 from bioimg.config import TrialConfig, UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.flags import Settings
-from bioimg.results.store import Results, read
+from bioimg.results.store import Results, Store, read
 
 RATES = (1e-3, 3e-3, 1e-9, 2e-9, 3e-9)
 BASE = TrialConfig(model="resnext_tiny", weights="none", image_size=32, batch_size=64, epochs=4, precision="float32")
@@ -57,11 +59,30 @@ def no_report():
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Results:
+def folder(tmp_path_factory) -> Path:
+    """Where the grid was run in one go."""
+    run(path := tmp_path_factory.mktemp("whole") / "out", experiment())
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(folder) -> Results:
     """The grid run in one go: some are stopped."""
-    results = run(tmp_path_factory.mktemp("whole") / "out", experiment())
+    results = read(folder)
     assert 2 <= results.trials["status"].eq("stopped").sum() < len(RATES)
     return results
+
+
+@pytest.fixture
+def out(folder, tmp_path) -> Path:
+    """A copy of the folder of that grid, to go on with."""
+    return Path(shutil.copytree(folder, tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def unstopped(tmp_path_factory) -> Results:
+    """The grid with every trial run to its end."""
+    return run(tmp_path_factory.mktemp("unstopped") / "out", dataclasses.replace(experiment(), early_stopping=None))
 
 
 def test_a_stopped_row_says_at_which_rung_against_what_and_among_how_many(whole):
@@ -89,17 +110,16 @@ def test_an_interrupted_grid_stops_the_same_trials_when_it_goes_on(whole, tmp_pa
     same(run(tmp_path / "out", experiment()), whole)
 
 
-def test_finish_takes_stopped_trials_to_the_end_that_they_would_have_come_to(whole, tmp_path):
-    run(tmp_path / "out", experiment())
-    finished = run(tmp_path / "out", experiment(), finish=())
+def test_finish_takes_stopped_trials_to_the_end_that_they_would_have_come_to(out, unstopped):
+    finished = run(out, experiment(), finish=())
     assert finished.trials["status"].eq("completed").all()
-    same(finished, run(tmp_path / "all", dataclasses.replace(experiment(), early_stopping=None)))
+    same(finished, unstopped)
 
 
-def test_finish_takes_only_the_trial_whose_key_it_is_given(whole, tmp_path):
-    before = run(tmp_path / "out", experiment()).trials.set_index("key")["status"]
+def test_finish_takes_only_the_trial_whose_key_it_is_given(whole, out):
+    before = whole.trials.set_index("key")["status"]
     key = before.index[before == "stopped"][0]
-    after = run(tmp_path / "out", experiment(), finish=(key,)).trials.set_index("key")["status"]
+    after = run(out, experiment(), finish=(key,)).trials.set_index("key")["status"]
     assert after[key] == "completed"
     assert after.drop(key).equals(before.drop(key))
 
@@ -127,3 +147,95 @@ def test_patience_that_ran_out_before_an_interruption_is_not_given_again(tmp_pat
 def test_a_key_that_no_stopped_trial_has_is_refused_before_anything_runs(tmp_path):
     with pytest.raises(UserError, match=r"the value of `finish` is 'abc'.*without a key, --finish takes them all"):
         run(tmp_path / "out", experiment(), finish=("abc",))
+
+
+def test_without_early_stopping_no_trial_stays_stopped_by_an_earlier_run(out, unstopped):
+    same(run(out, dataclasses.replace(experiment(), early_stopping=None)), unstopped)
+
+
+def keys_of_stopped(results: Results) -> list[str]:
+    return results.trials.loc[results.trials["status"] == "stopped", "key"].tolist()
+
+
+def test_an_interrupted_finish_is_gone_on_with_by_the_same_command(whole, unstopped, out):
+    keys = tuple(keys_of_stopped(whole)[:2])
+    with pytest.raises(Interrupted):  # the first one is complete by then, the second isn't
+        run(out, experiment(), Interrupter("epoch 4/4", 2), finish=keys)
+    assert Store(out).statuses()[keys[0]] == "completed"
+    finished = run(out, experiment(), finish=keys)
+    assert keys_of_stopped(finished) == keys_of_stopped(whole)[2:]
+    same(only(finished, keys), only(unstopped, keys))
+
+
+def only(results: Results, keys: Sequence[str]) -> Results:
+    """What some trials have in the tables."""
+    tables = {name: getattr(results, name) for name in ("trials", "epochs", "predictions")}
+    return dataclasses.replace(results, **{name: table[table["key"].isin(keys)] for name, table in tables.items()})
+
+
+def test_what_an_interrupted_finish_began_is_finished_by_any_later_run(whole, unstopped, out):
+    key, *others = keys_of_stopped(whole)
+    with pytest.raises(Interrupted):
+        run(out, experiment(), Interrupter("epoch 3/4", 1), finish=(key,))
+    again = run(out, experiment())
+    assert keys_of_stopped(again) == others
+    same(only(again, [key]), only(unstopped, [key]))
+    assert again.trials.set_index("key")["bytes"][key] == Store(out).files.used(f"checkpoints/{key}")
+
+
+def test_a_key_of_a_trial_that_this_command_does_not_have_is_refused(whole, out):
+    key = keys_of_stopped(whole)[0]
+    others = tuple(trial.learning_rate for trial in experiment().trials() if trial.key != key)
+    with pytest.raises(UserError, match=f"the value of `finish` is '{key}'.*These trials of this command are stopped"):
+        run(out, experiment(others), finish=(key,))
+
+
+def test_finishing_a_trial_leaves_no_other_cohort_without_a_whole_row(tmp_path):
+    rates, rule = (1e-3, 1e-9), EarlyStopping(grace_period=1, compare_within=("batch_size",))
+    axes = {"batch_size": (32, 64), "learning_rate": rates}
+    asked = dataclasses.replace(experiment(), axes=axes, early_stopping=rule)
+    store = Store(tmp_path)
+    for trial in asked.trials():
+        winner = "completed" if trial.batch_size == 32 else "failed"
+        status = winner if trial.learning_rate == 1e-3 else "stopped"
+        row = {"key": trial.key, "status": status, "epochs_run": 1, "stopped_at_rung": 1, "rung_score": 0.5}
+        store.write("trials", trial.key, [row])
+    named = next(trial for trial in asked.trials() if trial.batch_size == 32 and trial.learning_rate == 1e-9)
+    both = runner.to_finish(asked, asked.trials(), store, (named.key,))
+    assert [trial.batch_size for trial in both] == [32, 64]
+
+
+def test_when_a_trial_runs_again_nothing_of_its_earlier_end_is_left_for_a_merge_to_delete(tmp_path, monkeypatch):
+    """Lanes write while the tables are merged: what is deleted then could be what they have just written."""
+    asked = experiment((1e-3, 1e-9))
+    store, (failed, stopped) = Store(tmp_path / "out"), [trial.key for trial in asked.trials()]
+    begin, seen = Store.begin, []
+
+    def left_by_an_earlier_run(store: Store, *description: Any) -> None:
+        begin(store, *description)
+        store.write("trials", failed, [{"key": failed, "status": "failed"}])
+        store.write("trials", stopped, [{"key": stopped, "status": "stopped", "epochs_run": 1}])
+
+    def execute(experiment: Any, trials: Any, images: Any, store: Store, watcher: Any) -> None:
+        seen.append(([trial.key for trial in trials], store.files.names("parts")))
+        for trial in trials:
+            store.write("trials", trial.key, [{"key": trial.key, "status": "completed"}])
+            store.merge()
+
+    monkeypatch.setattr(Store, "begin", left_by_an_earlier_run)
+    monkeypatch.setattr(runner, "executor", lambda *_: execute)
+    run(tmp_path / "out", asked, finish=())
+    assert seen == [([failed], []), ([stopped], [])]
+    assert set(store.statuses().values()) == {"completed"}
+
+
+def test_no_other_run_can_begin_before_the_folder_says_that_this_one_is_complete(tmp_path, monkeypatch):
+    said, release = [], Store.release
+
+    def note(store: Store) -> None:
+        said.append(store.experiment()["complete"])
+        release(store)
+
+    monkeypatch.setattr(Store, "release", note)
+    run(tmp_path / "out", experiment((1e-3,), epochs=1))
+    assert said == [True]

@@ -108,6 +108,14 @@ def test_trials_compete_within_their_cohort_only():
     assert halving.judge(TrialConfig(weights="DEFAULT", seed=9), 1, 0.1) == Stop(1, 0.1, 0.9, 4)
 
 
+def test_folds_do_not_compete_since_they_are_validated_on_other_images():
+    halving = Halving(EarlyStopping(grace_period=1))
+    assert not halving.judge(TrialConfig(folds=3, fold=0), 1, 0.9)
+    assert not halving.judge(TrialConfig(folds=3, fold=1), 1, 0.1)
+    assert not halving.judge(TrialConfig(split="grouped"), 1, 0.1)
+    assert halving.judge(TrialConfig(folds=3, fold=0, batch_size=64), 1, 0.1) == Stop(1, 0.1, 0.9, 1)
+
+
 def test_a_trial_that_is_judged_again_after_an_interruption_counts_once():
     halving = Halving(EarlyStopping(metric="val_loss", grace_period=1))
     for _ in range(2):

@@ -278,6 +278,41 @@ def test_a_damaged_table_is_made_again_from_the_one_before_and_the_parts(table, 
         pd.testing.assert_frame_equal(getattr(mended, name), getattr(whole, name))
 
 
+def test_a_manifest_that_was_cut_off_is_told_with_the_way_out(tmp_path, capsys):
+    command = [*QUICK, "--out", tmp_path / "grid"]
+    assert grid(*command) == 0
+    path = tmp_path / "grid" / "experiment.json"
+    path.write_bytes(path.read_bytes()[:100])
+    capsys.readouterr()
+    assert grid(*command) == 2
+    assert "experiment.json can't be read: " in (told := capsys.readouterr().err)
+    assert "run the experiment again into another folder (--out)" in told
+
+
+def test_a_row_that_replaces_another_keeps_its_part_until_both_tables_have_it(tmp_path, caplog):
+    """As when a stopped trial is finished: the table before the last merge doesn't know of it."""
+    store, key = Store(tmp_path), toys.trial().key
+    for status in ("stopped", "completed"):
+        store.write("trials", key, [{"key": key, "status": status}])
+        store.merge()
+    path = tmp_path / "trials.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with caplog.at_level(logging.WARNING, "bioimg"):
+        assert store.statuses() == {key: "completed"}
+    assert "trials.parquet is damaged" in caplog.text
+    store.merge()
+    store.merge()
+    assert not store.files.names("parts")
+    assert store.statuses() == {key: "completed"}
+
+
+def test_a_trial_that_failed_in_another_grid_does_not_fail_this_one(tmp_path, capsys):
+    assert grid(*QUICK, "--learning-rate", "1e30", "0.01", "--out", tmp_path / "grid") == 1
+    assert "failed: " in capsys.readouterr().out
+    assert grid(*QUICK, "--learning-rate", "0.01", "--out", tmp_path / "grid") == 0
+    assert "failed: " not in capsys.readouterr().out
+
+
 # no room
 
 

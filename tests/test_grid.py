@@ -64,7 +64,10 @@ def test_yes_or_no_is_a_flag_without_a_value():
 
 def test_folds_are_an_axis_unless_some_are_picked():
     assert dict(parse("--folds", "5").axes) == {"fold": (0, 1, 2, 3, 4)}
-    assert parse("--folds", "5", "--fold", "3").base.fold == 3
+    for fold in (0, 3):
+        picked = parse("--folds", "5", "--fold", str(fold))
+        assert (picked.base.folds, picked.base.fold, dict(picked.axes)) == (5, fold, {})
+    assert dict(parse("--folds", "5", "--fold", "0", "3").axes) == {"fold": (0, 3)}
 
 
 def test_a_value_without_a_default_can_be_given():

@@ -1,5 +1,7 @@
 """What a trial leaves on disk, by how it ended and what is to be kept."""
 
+import contextlib
+import dataclasses
 import json
 
 import pytest
@@ -14,7 +16,8 @@ from bioimg.results.folder import Disk
 from bioimg.results.store import Store
 from bioimg.training import checkpoint
 from bioimg.training.loop import train
-from bioimg.training.trial import Place, run_trial
+from bioimg.training.run import Epoch, Run
+from bioimg.training.trial import Place, give_up, run_trial
 
 TRIAL = toys.trial(epochs=5)
 
@@ -65,6 +68,93 @@ def test_the_small_state_of_a_completed_frozen_trial_stays_for_more_epochs(tmp_p
 
 def test_a_failed_trial_keeps_what_its_next_attempt_goes_on_from(tmp_path):
     assert left(tmp_path, "best", failing)[0] == {"resume.pt", "error.txt"}
+
+
+class Killed(BaseException):
+    """The end of a process, as far as what it leaves on disk goes."""
+
+
+def killed_before(store: Store, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a method of a store's kind end the process in place of writing a row, or of deleting anything."""
+
+    def kill(name: str, *_: object, **__: object) -> None:
+        raise Killed
+
+    write = Store.write
+    if what == "delete":
+        monkeypatch.setattr(store.files, "delete", kill)
+    else:
+        monkeypatch.setattr(store, "write", lambda t, *rest: kill(t) if t == "trials" else write(store, t, *rest))
+
+
+@pytest.mark.parametrize("keep", ["best", "none"])
+@pytest.mark.parametrize("stop", [None, Stop(3, 0.1, 0.2, 1)])
+def test_a_trial_that_is_killed_before_its_row_is_written_is_not_trained_again(keep, stop, tmp_path, monkeypatch):
+    trained, begin, images = [], Run.begin, toys.images()
+    monkeypatch.setattr(Run, "begin", lambda run, epoch: (trained.append(epoch), begin(run, epoch))[1])
+
+    def judge(epoch: Epoch) -> Stop | None:
+        return stop if stop and epoch.epoch == 3 else None
+
+    store = Store(tmp_path)
+    store.begin({**results_example.description(TRIAL, {}, images.classes), "keep": keep})
+    store.release()
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        killed_before(store, "row", patch)
+        run_trial(TRIAL, images, Place(experiment="toy", store=store, device=torch.device("cpu")), judge)
+    store = Store(tmp_path)
+    assert not store.statuses()
+    run_trial(TRIAL, images, Place(experiment="toy", store=store, device=torch.device("cpu")), judge)
+    assert trained == list(range(1, (3 if stop else 5) + 1))
+    assert store.rows("trials", TRIAL.key)[0]["bytes"] == store.files.used(store.checkpoint(TRIAL.key))
+
+
+@pytest.mark.parametrize("keep", ["best", "none", "all"])
+@pytest.mark.parametrize("stop", [None, Stop(3, 0.1, 0.2, 1)])
+def test_states_that_a_killed_trial_could_not_drop_go_at_the_end_of_the_next_run(keep, stop, tmp_path, monkeypatch):
+    images, store = toys.images(), Store(tmp_path)
+    store.begin({**results_example.description(TRIAL, {}, images.classes), "keep": keep})
+    store.release()
+    place = Place(experiment="toy", store=store, device=torch.device("cpu"))
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        killed_before(store, "delete", patch)
+        run_trial(TRIAL, images, place, lambda epoch: stop if epoch.epoch == 3 else None)
+    row = store.rows("trials", TRIAL.key)[0]
+    assert (store.files.used(store.checkpoint(TRIAL.key)) > row["bytes"]) == (keep != "all")
+    checkpoint.tidy(store, [TRIAL])
+    assert store.files.used(store.checkpoint(TRIAL.key)) == row["bytes"]
+
+
+@pytest.mark.parametrize("lost", ["the worker", "an exception"])
+def test_a_continued_trial_that_fails_before_an_epoch_of_its_own_has_those_of_the_shorter_one(lost, tmp_path, monkeypatch):
+    images, store = toys.images(), Store(tmp_path)
+    store.begin({**results_example.description(TRIAL, {}, images.classes), "keep": "all"})
+    store.release()
+    place, longer = Place(experiment="toy", store=store, device=torch.device("cpu")), toys.trial(epochs=7)
+    run_trial(TRIAL, images, place, lambda epoch: None)
+    again = dataclasses.replace(place, store=Store(tmp_path))
+
+    def end(run: Run, epoch: int) -> None:
+        raise RuntimeError("no more") if lost == "an exception" else Killed
+
+    monkeypatch.setattr(Run, "begin", end)
+    with contextlib.suppress(Killed):
+        run_trial(longer, images, again, lambda epoch: None)
+    if lost == "the worker":
+        give_up(longer, images, again, RuntimeError("its worker was lost"))
+    row, known = again.store.rows("trials", longer.key)[0], again.store.rows("epochs", TRIAL.key)
+    assert (row["status"], row["epochs_run"], row["continued_from"]) == ("failed", 5, TRIAL.key)
+    assert [e["val_loss"] for e in again.store.rows("epochs", longer.key)] == [e["val_loss"] for e in known]
+
+
+def test_a_trial_whose_patience_runs_out_at_a_rung_is_complete(tmp_path):
+    trial, images, store = toys.trial(epochs=9, patience=1, learning_rate=1e-12), toys.images(), Store(tmp_path)
+    place = Place(experiment="toy", store=store, device=torch.device("cpu"))
+    run_trial(trial, images, place, lambda epoch: Stop(2, 0.1, 0.5, 3) if epoch.epoch == 2 else None)
+    row = store.rows("trials", trial.key)[0]
+    assert (row["status"], row["epochs_run"], row["out_of_patience"]) == ("completed", 2, True)
+    assert row["test_accuracy"] is not None
+    assert row["stopped_at_rung"] is None
 
 
 def test_a_state_whose_last_epoch_is_the_best_holds_its_weights_once_and_goes_on_alike(tmp_path):

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from test_grid import PROGRAM, QUICK
 
 from bioimg.config import UserError
 from bioimg.results import lock
@@ -41,6 +42,18 @@ def test_the_second_run_is_told_who_holds_the_folder_until_that_process_is_kille
         holder.send_signal(signal.SIGKILL)
         holder.wait()
     Lock(Disk(tmp_path)).release()
+
+
+def test_of_two_programs_into_one_folder_the_second_says_so_and_stops(tmp_path):
+    command = [sys.executable, str(PROGRAM), *QUICK, "--epochs", "500", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        assert any("epoch 1/500" in line for line in first.stdout)
+        second = subprocess.run(command, capture_output=True, text=True)
+        assert first.poll() is None
+        first.kill()
+    assert second.returncode == 2
+    assert f"another run writes there: process {first.pid} on " in second.stderr
+    assert "Traceback" not in second.stderr
 
 
 def test_a_released_folder_can_be_taken_again(tmp_path):

@@ -1,5 +1,6 @@
 """What the statistics claim, against libraries, hand counts and data whose truth is known."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,29 @@ def test_validation_chooses_the_best_even_if_another_tests_better(tmp_path: Path
     results = two(tmp_path, wrong_a=[], wrong_b=list(range(100)))
     assert statistics.best(results) == B.key
     assert statistics.paired(results, B.key)["claim"][0].startswith("100.0 % and 83.3 % of 600 images: better by 16.7 points")
+
+
+def repeats(path: Path, **losses: list[float | None]) -> store.Results:
+    """Two recipes with a validation loss for each fold, or seed; None: that one was stopped."""
+    rows = []
+    for recipe, field in ((A, "a"), (B, "b")):
+        for number, loss in enumerate(losses[field]):
+            varied = {"folds": 5, "fold": number} if losses.get("folds") else {"seed": number}
+            config = dataclasses.replace(recipe, **varied)
+            rows.append(trial(config, best_val_loss=loss or 0.0, status="completed" if loss else "stopped"))
+    return store.read(folder(path, rows))
+
+
+def test_a_recipe_that_ended_in_the_easy_fold_alone_is_not_the_best(tmp_path: Path) -> None:
+    stopped = repeats(tmp_path / "stopped", a=[0.1, None, None], b=[0.15, 0.4, 0.4], folds=[1])
+    assert statistics.best(stopped) == dataclasses.replace(B, folds=5).key
+    never_run = repeats(tmp_path / "never", a=[0.1], b=[0.15, 0.4, 0.4], folds=[1])
+    assert statistics.best(never_run) == dataclasses.replace(B, folds=5).key
+
+
+def test_a_recipe_of_which_only_the_lucky_seed_ended_is_not_the_best(tmp_path: Path) -> None:
+    assert statistics.best(repeats(tmp_path / "stopped", a=[0.1, None, None], b=[0.2, 0.3, 0.2])) == B.key
+    assert statistics.best(repeats(tmp_path / "never", a=[0.1], b=[0.2, 0.3, 0.2])) == A.key, "no seed of it was lost"
 
 
 def test_those_that_cannot_be_told_from_the_best_tie_with_it(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -7,6 +8,9 @@ import torch.distributed as dist
 import torch.multiprocessing
 import toys
 
+from bioimg.config import UserError
+from bioimg.results.store import Store
+from bioimg.training import trial
 from bioimg.training.batches import VIEWS, Batch, boundaries, dihedral, steps
 from bioimg.training.distributed import ALONE, Group
 from bioimg.training.loop import NotFinite, train
@@ -198,6 +202,19 @@ def _train_with(size: int, freeze: str, meeting: str) -> list[tuple[list[dict[st
     queue = context.SimpleQueue()
     torch.multiprocessing.spawn(_worker, (size, meeting, freeze, queue), nprocs=size)
     return [what for _, *what in sorted(queue.get() for _ in range(size))]
+
+
+@pytest.mark.parametrize(("error", "told"), [(UserError("it lacks a file"), False), (NotFinite("at epoch 1"), True)])
+def test_a_worker_of_several_leaves_a_trial_by_itself_only_where_all_of_them_do(error, told, tmp_path, monkeypatch):
+    """The loss is that of the whole group; anything else may be one worker's own, and the others wait for it."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(trial, "Run", fail)
+    place = trial.Place(experiment="toy", store=Store(tmp_path), device=torch.device("cpu"), group=Group(1, 2))
+    with contextlib.nullcontext() if told else pytest.raises(UserError, match="it lacks a file"):
+        assert trial.run_trial(toys.trial(), toys.images(), place, lambda epoch: None) == "failed"
 
 
 @pytest.mark.slow

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torchvision.models._api import WeightsEnum, register_model
 
-from bioimg.config import TrialConfig
+from bioimg.config import TrialConfig, UserError
 from bioimg.data.imageset import ImageSet
 from bioimg.data.split import split
 from bioimg.training.distributed import ALONE, Group
@@ -99,6 +100,16 @@ class Hungry(Toy):
         return super().forward(images)
 
 
+class Lonely(Toy):
+    """Can't be made by the second of two workers, at the first time: as where a file is missing on one machine."""
+
+    def __init__(self, num_classes: int = 1000) -> None:
+        super().__init__(num_classes)
+        if dist.is_initialized() and dist.get_rank() == 1 and not (told := Path("told")).exists():
+            told.touch()
+            raise UserError("the value of `weights` is 'w.pth', but must be a file, and there is none on this machine.")
+
+
 class Name(str):
     """An experiment's name that brings this module, and so its models, into the processes that it goes to."""
 
@@ -116,3 +127,8 @@ def greedy(*, weights: ToyWeights | None = None, progress: bool = True, **kwargs
 @register_model()
 def hungry(*, weights: ToyWeights | None = None, progress: bool = True, **kwargs: int) -> Hungry:
     return Hungry(**kwargs)
+
+
+@register_model()
+def lonely(*, weights: ToyWeights | None = None, progress: bool = True, **kwargs: int) -> Lonely:
+    return Lonely(**kwargs)

@@ -23,7 +23,7 @@ from bioimg.experiment import Stop
 
 @dataclass
 class Job:
-    """A trial on the board. `attempts` counts the times that a lane took it since it last came on by an epoch."""
+    """A trial on the board. `attempts` counts lanes that took it, from the last one on under which it came on by an epoch."""
 
     key: str
     trial: dict[str, Any]
@@ -85,12 +85,13 @@ class Board:
         job = self._held(lane)
         talk, number = self._talks[job.key], epoch["epoch"]
         if number > talk.latest:  # a lane that goes on with a trial begins by saying where it stands
-            talk.latest, job.attempts = number, 0
+            talk.latest, job.attempts = number, 1
             talk.reports.append(epoch)
             await self._notify()
         if wait:
             await self._until(lambda: job.key in self._stopped or talk.answered >= number)
-        return self._stopped.get(job.key)
+        why = self._stopped.get(job.key)
+        return why if why and number >= why.stopped_at_rung else None  # begun again, it has yet to come there
 
     async def end(self, lane: int, status: str) -> None:
         """A lane is through with its trial."""

@@ -34,7 +34,7 @@ from bioimg.results.folder import Unwritable
 from bioimg.results.store import Store
 from bioimg.training.distributed import Group
 from bioimg.training.run import Epoch
-from bioimg.training.trial import Place, give_up, run_trial
+from bioimg.training.trial import Place, give_up, is_complete, run_trial
 
 ATTEMPTS = 3
 """How often a lane takes a trial that doesn't come on before it is recorded as failed: one that kills its worker isn't tried
@@ -139,6 +139,8 @@ def _work(config: dict[str, Lane]) -> None:
 def _run(job: Job, place: Place, lane: Lane) -> str:
     trial = TrialConfig(**job.trial)
     images: ImageSet = _ask(lane.images[job.key])  # shared memory: nothing is copied
+    if job.attempts > 1 and is_complete(trial, place):
+        return "completed"
     if job.attempts > ATTEMPTS:
         return give_up(trial, images, place, RuntimeError(_lost(job.reason)))
 

@@ -142,8 +142,8 @@ class Store:
         """Bring the tables up to date with the parts, rows of the trials named in `order` first and in that order.
 
         The table of trials is written last and parts go only afterwards: whenever this is cut off, the next merge mends it.
-        Each table is kept as TABLE.previous.parquet before, and parts go only with the merge after, so that a table that is
-        found damaged can be made from these.
+        Each table is kept as TABLE.previous.parquet before, and parts go only with the merge after, which finds their very rows
+        in the table, so that a table that is found damaged can be made from these.
         A damaged part counts as missing, and what it held is computed again.
         """
         rank = {key: position for position, key in enumerate(order)}
@@ -159,10 +159,16 @@ class Store:
             places = [rank.get(key, len(rank)) for key in content["key"].to_pylist()]
             content = content.take(pa.array(sorted(range(len(places)), key=places.__getitem__), pa.int64()))
             self.files.write(f"{table}.parquet", _encoded(content))
-        kept_twice = set(ended["key"].to_pylist()) if ended is not None else set()
-        for key in kept_twice & set(parts["trials"]):
-            for table in TABLES:
-                self.files.delete(_part(key, table))
+        for key, part in parts["trials"].items():
+            if ended is not None and ended.filter(pc.field("key") == key).equals(part):
+                for table in TABLES:
+                    self.files.delete(_part(key, table))
+
+    def settle(self, order: Iterable[str]) -> None:
+        """Leave no part of a trial that has ended, while nobody writes: a merge that deletes the part of its earlier end could
+        meet that of the next one."""
+        self.merge(order)
+        self.merge()
 
     def every(self, table: str) -> list[dict[str, Any]]:
         """All rows of one table: those of parts in place of merged ones."""
@@ -208,7 +214,7 @@ class Store:
         """The content of experiment.json.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or it is damaged.
         """
         try:
             return json.loads(self.files.read(MANIFEST))
@@ -216,6 +222,11 @@ class Store:
             raise UserError(
                 f"{self.shown} isn't a folder of results: it lacks {MANIFEST}. Name one that grid.py wrote."
             ) from None
+        except ValueError as error:  # of json
+            raise UserError(
+                f"{self.named(MANIFEST)} can't be read: {error}. It says of which images the results are. Copy the folder "
+                "again, or run the experiment again into another folder (--out)."
+            ) from error
 
     def _newest(self, table: str, columns: list[str]) -> Iterator[dict[str, Any]]:
         """Rows of a table and then those of its parts, which replace them."""
@@ -224,7 +235,7 @@ class Store:
             yield from rows.select(columns).to_pylist()
 
     def _same(self, what: str, value: str) -> None:
-        held = json.loads(self.files.read(MANIFEST))
+        held = self.experiment()
         known = held["name"] if what == "name" else held["data"]["fingerprint"]
         if known != value:
             raise UserError(
@@ -316,7 +327,7 @@ def read(place: str | Path) -> Results:
     if missing:
         raise UserError(f"{place} isn't a folder of results: it lacks {', '.join(missing)}. Name one that grid.py wrote.")
     tables = {name: store._table(name).to_pandas() for name in TABLES}  # type: ignore[union-attr]
-    return Results(experiment=json.loads(store.files.read(MANIFEST)), **tables)
+    return Results(experiment=store.experiment(), **tables)
 
 
 def _part(key: str, table: str) -> str:

@@ -9,7 +9,7 @@ import io
 import logging
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +50,12 @@ def load(run: Run, files: Folder, under: str) -> None:
         run.load_state_dict(state)
 
 
+def past(files: Folder, under: str) -> tuple[list[dict[str, Any]], str | None]:
+    """The epochs that `load` would find, and the key of the shorter trial that trained the first of them."""
+    state = _state(files, under) or {}
+    return state.get("history", []), state.get("continued_from")
+
+
 def prepare(trial: TrialConfig, store: Store) -> bool:
     """Whether `load` will find a state. A trial without one gets that of the longest shorter trial that has one."""
     files, under = store.files, store.checkpoint(trial.key)
@@ -76,34 +82,55 @@ def shorter(trial: TrialConfig) -> Iterator[str]:
         yield from (replace(trial, epochs=epochs).key for epochs in range(trial.epochs - 1, 0, -1))
 
 
-def finish(run: Run, files: Folder, under: str, keep: str = "best") -> None:
-    """Write the model as it is, with what predicting needs to know, and drop what going on needed: if `keep` says so.
+def finish(run: Run, files: Folder, under: str, keep: str = "best") -> list[str]:
+    """Write the model as it is, with what predicting needs to know: if `keep` says so. Returns the states that aren't kept.
 
+    They go after the row is written: a trial that is killed with neither would be trained again.
     The state of a head on a frozen backbone is small. It stays, since a longer trial can go on from it.
     """
     if keep != "none":
         _export(run, files, under)
     if keep == "best" and run.trial.freeze == "features" and run.trial.schedule == "constant":
-        _settle(files, under)
-    elif keep != "all":
-        drop(files, under)
+        return _settle(files, under)
+    return [] if keep == "all" else states(under)
 
 
-def stop(run: Run, files: Folder, under: str, keep: str = "best") -> None:
-    """Keep the state that a stopped trial can be finished from; with `all` its best epoch too."""
+def stop(run: Run, files: Folder, under: str, keep: str = "best") -> list[str]:
+    """Keep the state that a stopped trial can be finished from; with `all` its best epoch too. Returns those not kept."""
     if keep == "none":
-        drop(files, under)
-    elif keep == "all":
+        return states(under)
+    if keep == "all":
         run.restore_best()
         _export(run, files, under)
-    else:
-        _settle(files, under)
+        return []
+    return _settle(files, under)
+
+
+def states(under: str) -> list[str]:
+    """The files that going on needs."""
+    return [f"{under}/{RESUME}", f"{under}/{PREVIOUS}"]
 
 
 def drop(files: Folder, under: str) -> None:
     """Delete what going on needed."""
-    files.delete(f"{under}/{RESUME}")
-    files.delete(f"{under}/{PREVIOUS}")
+    for name in states(under):
+        files.delete(name)
+
+
+def tidy(store: Store, trials: Iterable[TrialConfig]) -> None:
+    """Drop the states of trials that were killed between writing their row and dropping them: its `bytes` leave them out."""
+    sizes, keys = store.files.sizes(CHECKPOINTS), {trial.key for trial in trials}
+    for row in store.every("trials"):
+        if row["key"] in keys and row["status"] != "failed" and row["bytes"] is not None:
+            _drop_beyond(row["bytes"], store.checkpoint(row["key"]), sizes, store.files)
+
+
+def _drop_beyond(most: int, under: str, sizes: Mapping[str, int], files: Folder) -> None:
+    taken = sum(size for name, size in sizes.items() if name.startswith(f"{under}/"))
+    for name in reversed(states(under)):
+        if name in sizes and taken > most:
+            files.delete(name)
+            taken -= sizes[name]
 
 
 def best(files: Folder, under: str) -> Saved:
@@ -172,11 +199,13 @@ def _state(files: Folder, under: str) -> dict[str, Any] | None:
     return None
 
 
-def _settle(files: Folder, under: str) -> None:
-    """Keep the newest state alone, and flushed."""
-    if files.size(f"{under}/{RESUME}") is not None and _unpacked(content := files.read(f"{under}/{RESUME}")) is not None:
-        files.write(f"{under}/{RESUME}", content)
-        files.delete(f"{under}/{PREVIOUS}")
+def _settle(files: Folder, under: str) -> list[str]:
+    """Flush the newest state. Returns the one before, which isn't needed then."""
+    newest, before = states(under)
+    if files.size(newest) is not None and _unpacked(content := files.read(newest)) is not None:
+        files.write(newest, content)
+        return [before]
+    return []
 
 
 def _packed(state: dict[str, Any]) -> memoryview:

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bioimg.results.store import CHECKPOINTS, Store
-from bioimg.training.checkpoint import PREVIOUS, RESUME, drop
+from bioimg.training import checkpoint
+from bioimg.training.checkpoint import PREVIOUS, RESUME
 
 LANES = 2
 """States that there is room for, however many lanes there were: of a folder that several runs filled, nobody knows."""
@@ -25,9 +26,9 @@ def make_room(store: Store) -> int:
     dropped = 0
     for row in stopped:
         under = store.checkpoint(row["key"])
-        own = [name for name in (f"{under}/{RESUME}", f"{under}/{PREVIOUS}") if name in states]
+        own = [name for name in checkpoint.states(under) if name in states]
         if own and sum(sizes.values()) > models + LANES * max(states.values()):
-            drop(store.files, under)
+            checkpoint.drop(store.files, under)
             dropped += 1
             for name in own:
                 del sizes[name], states[name]

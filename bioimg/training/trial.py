@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data.imageset import ImageSet
 from bioimg.data.split import split
 from bioimg.experiment import Stop
@@ -26,7 +26,8 @@ from bioimg.training.loop import NotFinite, train
 from bioimg.training.run import Epoch, Run
 
 Judge = Callable[[Epoch], Stop | None]
-"""Called after each epoch, by all workers alike: why not to train another one, if so. After the last one it has no effect."""
+"""Called after each epoch, by all workers alike: why not to train another one, if so. After the last one, be it
+of its patience, that has no effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +50,31 @@ def run_trial(trial: TrialConfig, images: ImageSet, place: Place, judge: Judge) 
     try:
         run = Run(trial, images, split(images, trial), device=place.device, group=place.group)
         for epoch in record.take_up(run):
-            if epoch.epoch < trial.epochs and (stop := judge(epoch)):
+            if (stop := judge(epoch)) and not _is_last(epoch, run):
                 return record.end("stopped", run, stop)
         record.start()
         for epoch in train(run):
             record.epoch(run)
-            if (stop := judge(epoch)) and epoch.epoch < trial.epochs:
+            if (stop := judge(epoch)) and not _is_last(epoch, run):
                 return record.end("stopped", run, stop)
         return record.end("completed", run)
     except Unwritable:  # nor could a row `failed` be written
         raise
     except Exception as error:
-        if place.group.size > 1 and not isinstance(error, NotFinite | UserError):
+        if place.group.size > 1 and not isinstance(error, NotFinite):  # the loss is the whole group's
             raise
         return record.failed(error)
+
+
+def _is_last(epoch: Epoch, run: Run) -> bool:
+    """Whether a trial is complete with an epoch, whatever is said of it: the last one, or the last of its patience."""
+    return epoch.epoch == run.trial.epochs or (epoch is run.history[-1] and run.out_of_patience)
+
+
+def is_complete(trial: TrialConfig, place: Place) -> bool:
+    """Whether somebody has left the row of a completed trial, who was killed then. Every worker calls."""
+    rows = place.store.rows("trials", trial.key) if place.group.rank == 0 else []
+    return place.group.broadcast(any(row["status"] == "completed" for row in rows))
 
 
 def give_up(trial: TrialConfig, images: ImageSet, place: Place, reason: Exception) -> str:
@@ -77,6 +89,7 @@ class _Record:
         self._trial, self._images, self._place = trial, images, place
         self._idle_since = time.perf_counter()
         self._started_at: datetime.datetime | None = None
+        self._run: Run | None = None
         self._writes = place.group.rank == 0
         self._files, self._folder = place.store.files, place.store.checkpoint(trial.key)
 
@@ -90,6 +103,7 @@ class _Record:
             recorded = len(self._place.store.rows("epochs", self._trial.key))
         recorded = self._place.group.broadcast(recorded)  # by then the state is there for everybody
         checkpoint.load(run, self._files, self._folder)
+        self._run = run
         return run.history[max(min(recorded, len(run.history)) - 1, 0) :]
 
     def start(self) -> None:
@@ -105,25 +119,35 @@ class _Record:
     def end(self, status: str, run: Run, stop: Stop | None = None) -> str:
         outcome = stop._asdict() if stop else self._test(run)
         if self._writes:
-            if stop:
-                self._stop(run, stop)
-            self._row(status, self._epochs(run), {**_about(run), **outcome})
+            keep = self._place.store.keep
+            spent = self._stop(run, stop, keep) if stop else checkpoint.finish(run, self._files, self._folder, keep)
+            self._row(status, self._epochs(run), {**_about(run), **outcome}, spent)
+            for name in spent:
+                self._files.delete(name)
         return status
 
     def failed(self, error: Exception) -> str:
         if self._writes:
             self._files.write(f"{self._folder}/error.txt", "".join(traceback.format_exception(error)).encode())
-            epochs = self._place.store.rows("epochs", self._trial.key)
-            self._row("failed", epochs, {"error": _reason(error)})
+            epochs, origin = self._past()
+            self._row("failed", epochs, {"error": _reason(error), "continued_from": origin})
         return "failed"
 
-    def _stop(self, run: Run, stop: Stop) -> None:
-        """End at the rung. Of a moment in epochs that a shorter trial has trained there is no state, and it has a later one."""
+    def _past(self) -> tuple[list[dict[str, Any]], str | None]:
+        """The epochs of a trial that has failed, also those of a shorter one, which aren't on record before it has its own."""
+        if self._run:
+            return self._epochs(self._run), self._run.continued_from
+        epochs, origin = checkpoint.past(self._files, self._folder)
+        return [{"key": self._trial.key, **epoch} for epoch in epochs], origin
+
+    def _stop(self, run: Run, stop: Stop, keep: str) -> list[str]:
+        """End at the rung. Of a moment in epochs that a shorter trial has trained there is no state, and it has a later one.
+        Returns the states that aren't kept.
+        """
         known, run.history = len(run.history), run.history[: stop.stopped_at_rung]
         if len(run.history) < known:
-            checkpoint.drop(self._files, self._folder)
-        else:
-            checkpoint.stop(run, self._files, self._folder, self._place.store.keep)
+            return checkpoint.states(self._folder)
+        return checkpoint.stop(run, self._files, self._folder, keep)
 
     def _test(self, run: Run) -> dict[str, Any]:
         """Measure the test set twice: as the last epoch left the model and, once, at the best epoch."""
@@ -134,7 +158,6 @@ class _Record:
         if self._writes:
             rows = [row for part, indices in parts.items() for row in _predictions(run, part, indices, logits[part])]
             self._place.store.write("predictions", self._trial.key, rows)
-            checkpoint.finish(run, self._files, self._folder, self._place.store.keep)
         labels, predicted = run.images.labels[run.split.test], logits["test"].argmax(1).cpu().numpy()
         return {
             "test_accuracy": score(logits["test"], labels).accuracy,
@@ -146,7 +169,8 @@ class _Record:
     def _epochs(self, run: Run) -> list[dict[str, Any]]:
         return [{"key": self._trial.key, **dataclasses.asdict(epoch)} for epoch in run.history]
 
-    def _row(self, status: str, epochs: list[dict[str, Any]], more: dict[str, Any]) -> None:
+    def _row(self, status: str, epochs: list[dict[str, Any]], more: dict[str, Any], spent: Collection[str] = ()) -> None:
+        """Write the row; `spent` are files that will be deleted."""
         row = {
             "experiment": self._place.experiment,
             "key": self._trial.key,
@@ -157,7 +181,7 @@ class _Record:
             "device": _device(self._place.device),
             "status": status,
             **summary(epochs),
-            "bytes": self._files.used(self._folder),
+            "bytes": sum(size for name, size in self._files.sizes(self._folder).items() if name not in spent),
             "wait_seconds": time.perf_counter() - self._idle_since,
             "started_at": self._started_at,
             "ended_at": _now(),

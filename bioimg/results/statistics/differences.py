@@ -33,11 +33,17 @@ MCNEMAR, PAIRED_T, PROPORTIONS = "exact McNemar", "paired t over images", "two p
 def best(results: Results) -> str | None:
     """The configuration (key of its first trial) that validation chose: the lowest validation loss, averaged over repeats.
 
+    Only those are chosen from which were completed in the most folds and, of these, of which the largest share of repeats was
+    completed: the repeats that early stopping spares are the lucky ones, and folds differ in how easy they are.
     The test set has no say in it. None where no trial was completed.
     """
-    completed = _completed(results)
-    losses = completed.groupby("configuration", sort=False)["best_val_loss"].mean().dropna()
-    return None if losses.empty else str(losses.idxmin())
+    trials, completed = _configured(results), _completed(results)
+    repeats = completed[completed["best_val_loss"].notna()].groupby("configuration", sort=False)
+    seen = pd.DataFrame({"loss": repeats["best_val_loss"].mean(), "folds": repeats["fold"].nunique(), "runs": repeats.size()})
+    seen["share"] = seen["runs"] / trials.groupby("configuration").size()
+    for most in ("folds", "share"):
+        seen = seen[seen[most].eq(seen[most].max())]
+    return None if seen.empty else str(seen["loss"].idxmin())
 
 
 def paired(results: Results, against: str | None = None) -> pd.DataFrame:
@@ -80,8 +86,12 @@ def require_comparable(results: Results, a: str, b: str) -> None:
         raise UserError(f"the trials {a} and {b} can't be compared: {reason}. Compare rows of one data set and split only.")
 
 
+def _configured(results: Results) -> pd.DataFrame:
+    return results.trials.assign(configuration=configurations(results.trials))
+
+
 def _completed(results: Results) -> pd.DataFrame:
-    trials = results.trials.assign(configuration=configurations(results.trials))
+    trials = _configured(results)
     return trials[trials["status"].eq("completed")]
 
 

@@ -1,0 +1,53 @@
+"""How trials end on lanes: stopped against earlier runs, finished after an interruption, failed by one worker of two."""
+
+import signal
+
+import pytest
+from equal import same
+from test_early_stopping import experiment, keys_of_stopped
+from test_faults import BOARD, When, go, machine, send  # noqa: F401
+from test_faults import experiment as asked
+
+from bioimg import runner
+from bioimg.cluster import fleet
+from bioimg.config import UserError
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("machine", "no_report")]
+
+
+@pytest.fixture(scope="module")
+def no_report():
+    """The report has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "conclude", lambda *_: 0)
+        yield
+
+
+def test_trials_that_are_added_on_lanes_are_judged_against_all_earlier_ones(tmp_path):
+    in_order = tuple(trial.learning_rate for trial in experiment().queue(experiment().trials()))
+    go(experiment(in_order[:3]), tmp_path / "lanes", lanes=1)
+    added = go(experiment(), tmp_path / "lanes", lanes=1)
+    later = added.trials[added.trials["learning_rate"].isin(in_order[3:]) & added.trials["status"].eq("stopped")]
+    assert later["rung_trials"].max() >= 3
+    assert (later["rung_score"] < later["rung_threshold"]).all()
+    same(added, go(experiment(), tmp_path / "whole", local=True))
+
+
+def test_a_finish_on_lanes_that_is_interrupted_is_gone_on_with_by_the_same_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(fleet, "SILENT", 5)
+    keys = tuple(keys_of_stopped(go(experiment(), tmp_path / "lanes", lanes=1))[:2])
+    file = When("epoch 4/4", send(BOARD, signal.SIGKILL))
+    with pytest.raises(UserError, match=r"the board.*was lost.*the same command goes on from here"):
+        go(experiment(), tmp_path / "lanes", file, lanes=1, finish=keys)
+    assert file.struck
+    finished = go(experiment(), tmp_path / "lanes", lanes=1, finish=keys)
+    go(experiment(), tmp_path / "local", local=True)
+    same(finished, go(experiment(), tmp_path / "local", local=True, finish=keys))
+
+
+def test_what_one_of_two_workers_lacks_does_not_part_them(tmp_path, monkeypatch):
+    """It told no other before, and asked for the next trial while the first one waited for it."""
+    monkeypatch.chdir(tmp_path)
+    trials = go(asked(model="lonely", image_size=16, epochs=2, workers=2), tmp_path / "out").trials
+    assert (tmp_path / "told").exists()
+    assert trials["status"].tolist() == ["completed"]
