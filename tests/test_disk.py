@@ -153,7 +153,6 @@ def interrupted(*_: object) -> None:
 def test_a_run_that_is_cut_off_while_it_makes_room_is_mended_by_the_next(grid, crowded, tmp_path, monkeypatch, cut):
     expected = run(Path(shutil.copytree(crowded, tmp_path / "whole")), grid)
     first, delete = crowded / "checkpoints" / tuned(grid)[-1].key, Disk.delete
-    shutil.copy(first / "resume.pt", first / "resume.previous.pt")  # as an interrupted --finish leaves it
     after = {"delete": (Disk, lambda *given: interrupted(delete(*given))), "write": (Store, interrupted)}
     with monkeypatch.context() as patch:
         owner, strike = after[cut]
