@@ -53,7 +53,8 @@ def go(asked: Experiment, folder: Path, file: io.StringIO | None = None, code: i
 
 def processes(name: str) -> list[int]:
     """Ours that run an actor of this class, in the order of their start."""
-    ours = [p for p in psutil.Process().children(recursive=True) if f"ray::{name}" in " ".join(p.cmdline())]
+    every = psutil.Process().children(recursive=True)
+    ours = [p for p in every if f"ray::{name}" in " ".join(p.as_dict(["cmdline"], ad_value=[])["cmdline"])]  # none of zombies
     return [p.pid for p in sorted(ours, key=psutil.Process.create_time)]
 
 

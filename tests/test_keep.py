@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import results_example
@@ -11,6 +13,8 @@ import torch
 import toys
 from torch.serialization import set_crc32_options
 
+from bioimg.cluster import lanes
+from bioimg.cluster.board import Job
 from bioimg.experiment import Stop
 from bioimg.results.folder import Disk
 from bioimg.results.store import Store
@@ -107,6 +111,17 @@ def test_a_trial_that_is_killed_before_its_row_is_written_is_not_trained_again(k
     run_trial(TRIAL, images, Place(experiment="toy", store=store, device=torch.device("cpu")), judge)
     assert trained == list(range(1, (3 if stop else 5) + 1))
     assert store.rows("trials", TRIAL.key)[0]["bytes"] == store.files.used(store.checkpoint(TRIAL.key))
+
+
+def test_a_trial_whose_lane_was_killed_after_its_row_was_written_is_not_trained_again(tmp_path, monkeypatch):
+    images, place = toys.images(), Place(experiment="toy", store=Store(tmp_path), device=torch.device("cpu"))
+    lane: Any = SimpleNamespace(images={TRIAL.key: None}, rungs={5: ()})
+    monkeypatch.setattr(lanes, "_ask", lambda _: images)
+    monkeypatch.setattr(lanes, "run_trial", lambda *_: "trained")
+    again = Job(TRIAL.key, dataclasses.asdict(TRIAL), attempts=2)
+    assert lanes._run(again, place, lane) == "trained"
+    run_trial(TRIAL, images, place, lambda epoch: None)
+    assert lanes._run(again, place, lane) == "completed"
 
 
 @pytest.mark.parametrize("keep", ["best", "none", "all"])
