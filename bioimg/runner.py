@@ -26,6 +26,9 @@ from bioimg.results.store import CHECKPOINTS, Store, read
 from bioimg.tensorboard import TensorBoard
 from bioimg.training import checkpoint, disk
 
+Executor = Callable[[Experiment, Sequence[TrialConfig], Mapping[TrialConfig, ImageSet], Store, Watcher], None]
+"""Runs trials and leaves their rows in the store."""
+
 
 def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     """Run an experiment and print its table. Returns the exit code: 0, or 1 if a trial failed.
@@ -48,6 +51,28 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
 
     description = {**provenance.describe(experiment, images[trials[0]], weights, earlier), "keep": settings.keep}
     store.begin(description, provenance.whereabouts(images))
+    try:
+        trained = train(experiment, images, store, execute, settings, console)
+        store.describe(provenance.finished(description, earlier, trained=trained > 0))
+        store.tidy()
+    finally:
+        store.release()
+    return conclude(store, trials, ByPath(images[trials[0]]), console)
+
+
+def train(
+    experiment: Experiment,
+    images: Mapping[TrialConfig, ImageSet],
+    store: Store,
+    execute: Executor,
+    settings: Settings,
+    console: Console,
+) -> int:
+    """Run the trials that are missing and those that are to be finished. Returns how many there were.
+
+    However it ends, the tables hold what is there by then.
+    """
+    trials, order = list(images), [trial.key for trial in images]
     statuses = {key: status for key, status in store.statuses().items() if status != "failed"}
     missing = [trial for trial in trials if trial.key not in statuses]
     if anew := begun_anew(missing, store, statuses):
@@ -57,27 +82,21 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
             highlight=False,
             soft_wrap=True,
         )
-    order = [trial.key for trial in trials]
     try:
-        try:
-            drawn = curves(store, trials, experiment)
-            with Progress(trials, experiment.axes, statuses, console) as progress, drawn as boards:
-                watcher = Watchers(progress, *boards)
-                store.settle(order)
-                execute(experiment, experiment.queue(missing), images, store, watcher)
-                store.settle(order)
-                unstopped = dataclasses.replace(experiment, early_stopping=None)
-                execute(unstopped, ended := to_finish(experiment, trials, store, settings.finish), images, store, watcher)
-            checkpoint.tidy(store, trials)
-            if settings.keep == "best":
-                make_room(store, console)
-        finally:
-            store.merge(order)
-        store.describe(provenance.finished(description, earlier, trained=bool(missing or ended)))
-        store.tidy()
+        drawn = curves(store, trials, experiment)
+        with Progress(trials, experiment.axes, statuses, console) as progress, drawn as boards:
+            watcher = Watchers(progress, *boards)
+            store.settle(order)
+            execute(experiment, experiment.queue(missing), images, store, watcher)
+            store.settle(order)
+            unstopped = dataclasses.replace(experiment, early_stopping=None)
+            execute(unstopped, ended := to_finish(experiment, trials, store, settings.finish), images, store, watcher)
+        checkpoint.tidy(store, trials)
+        if settings.keep == "best":
+            make_room(store, console)
     finally:
-        store.release()
-    return conclude(store, trials, ByPath(images[trials[0]]), console)
+        store.merge(order)
+    return len(missing) + len(ended)
 
 
 def make_room(store: Store, console: Console) -> None:
@@ -149,10 +168,6 @@ def begun_anew(trials: Sequence[TrialConfig], store: Store, statuses: Mapping[st
         return bool(known) and not any(checkpoint.has_state(store, key) for key in (trial.key, *known))
 
     return sum(map(anew, trials)) if statuses else 0
-
-
-Executor = Callable[[Experiment, Sequence[TrialConfig], Mapping[TrialConfig, ImageSet], Store, Watcher], None]
-"""Runs trials and leaves their rows in the store."""
 
 
 def executor(trials: Sequence[TrialConfig], settings: Settings) -> Executor:

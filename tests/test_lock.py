@@ -7,12 +7,18 @@ import sys
 import time
 
 import pytest
+import results_example
+import torch
+import toys
 from test_grid import PROGRAM, QUICK
 
 from bioimg.config import UserError
 from bioimg.results import lock
-from bioimg.results.folder import Disk
+from bioimg.results.folder import Disk, Unwritable
 from bioimg.results.lock import Lock
+from bioimg.results.store import Store
+from bioimg.training.run import Epoch
+from bioimg.training.trial import Place, run_trial
 
 HOLD = """
 import sys, time
@@ -47,6 +53,7 @@ def test_the_second_run_is_told_who_holds_the_folder_until_that_process_is_kille
 def test_of_two_programs_into_one_folder_the_second_says_so_and_stops(tmp_path):
     command = [sys.executable, str(PROGRAM), *QUICK, "--epochs", "500", "--out", str(tmp_path / "out")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
         assert any("epoch 1/500" in line for line in first.stdout)
         second = subprocess.run(command, capture_output=True, text=True)
         assert first.poll() is None
@@ -54,6 +61,23 @@ def test_of_two_programs_into_one_folder_the_second_says_so_and_stops(tmp_path):
     assert second.returncode == 2
     assert f"another run writes there: process {first.pid} on " in second.stderr
     assert "Traceback" not in second.stderr
+
+
+def test_a_worker_that_outlives_its_run_writes_nothing_into_that_of_the_next(tmp_path):
+    trial = toys.trial(epochs=3)
+    first = Store(tmp_path)
+    first.begin(results_example.description(trial, {}, toys.images().classes))
+    where = Place(experiment="toy", store=Store(tmp_path, first.run), device=torch.device("cpu"))
+
+    def lose_the_program(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            first.release()
+            Store(tmp_path).begin(first.experiment())
+
+    with pytest.raises(Unwritable, match="no longer held by the run that this worker is part of"):
+        run_trial(trial, toys.images(), where, lose_the_program)
+    assert len(first.rows("epochs", trial.key)) == 2
+    assert not first.rows("trials", trial.key)
 
 
 def test_a_released_folder_can_be_taken_again(tmp_path):

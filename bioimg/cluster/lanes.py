@@ -59,6 +59,8 @@ class Lane:
     images: dict[str, ray.ObjectRef]
     experiment: str
     folder: str
+    run: str | None
+    """The run that holds the folder of results."""
     stands_in: str
     """The folder in which the user gave relative paths."""
     rungs: dict[int, tuple[int, ...]]
@@ -123,7 +125,7 @@ def _work(config: dict[str, Lane]) -> None:
     if Path(lane.stands_in).is_dir():
         os.chdir(lane.stands_in)
     group = Group(context.get_world_rank(), context.get_world_size())
-    place = Place(experiment=lane.experiment, store=Store(lane.folder), device=get_device(), group=group)
+    place = Place(experiment=lane.experiment, store=Store(lane.folder, lane.run), device=get_device(), group=group)
 
     def take() -> Job | None:
         return group.broadcast(_ask(lane.board.take.remote(lane.number)) if group.rank == 0 else None)

@@ -109,6 +109,7 @@ def _lane(
         images={trial.key: sets[id(images[trial])] for trial in trials},
         experiment=experiment.name,
         folder=store.place,
+        run=store.run,
         stands_in=str(Path.cwd()),
         rungs={trial.epochs: rule.rungs(trial.epochs) if rule else () for trial in trials},
     )

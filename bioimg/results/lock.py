@@ -36,7 +36,8 @@ class Lock:
 
     def __init__(self, files: Folder) -> None:
         self._files = files
-        self._me = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now(), "run": uuid.uuid4().hex}
+        self.run = uuid.uuid4().hex
+        self._me = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now(), "run": self.run}
         self._ended = threading.Event()
         if isinstance(files, Disk):
             self._lock = _locked(files)
@@ -60,7 +61,7 @@ class Lock:
         self._write()
         time.sleep(SETTLES)
         held = _holder(self._files)
-        if held and held["run"] != self._me["run"]:
+        if held and held["run"] != self.run:
             raise _taken(self._files, held)
         threading.Thread(target=self._renew, daemon=True).start()
 
@@ -80,6 +81,18 @@ def _locked(files: Disk) -> filelock.BaseFileLock:
     except filelock.Timeout:
         raise _taken(files, _holder(files) or {}) from None
     return lock
+
+
+def require(files: Folder, run: str) -> None:
+    """Find out whether a run still holds the folder.
+
+    A worker can outlive its program by a moment, and the same command can have begun again by then.
+
+    Raises:
+        Unwritable: it doesn't.
+    """
+    if (_holder(files) or {}).get("run") != run:
+        raise Unwritable(f"{files} is no longer held by the run that this worker is part of: it writes nothing more there.")
 
 
 def alive(files: Folder) -> dict[str, Any] | None:

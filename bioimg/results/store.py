@@ -30,7 +30,7 @@ from bioimg.config import UserError
 from bioimg.results import schema
 from bioimg.results.folder import beside, is_remote, open_folder
 from bioimg.results.images import differences, joined
-from bioimg.results.lock import HOLDER, Lock
+from bioimg.results.lock import HOLDER, Lock, require
 
 TABLES = {"trials": schema.TRIALS, "epochs": schema.EPOCHS, "predictions": schema.PREDICTIONS}
 MANIFEST, IMAGES = "experiment.json", "images.parquet"
@@ -54,14 +54,18 @@ class Results:
 
 
 class Store:
-    """A results folder that is being written: a path, or an address such as s3://bucket/path."""
+    """A results folder that is being written: a path, or an address such as s3://bucket/path.
 
-    def __init__(self, place: str | Path) -> None:
+    A worker of another process names the run that it writes for.
+    """
+
+    def __init__(self, place: str | Path, run: str | None = None) -> None:
         self.shown = str(place) if is_remote(place) else str(Path(place).expanduser())
         self.place = self.shown if is_remote(place) else str(Path(self.shown).absolute())
         self.files = open_folder(self.shown)
         self.engine = beside(self.place, "engine")
         self._lock: Lock | None = None
+        self._run = run
 
     @contextlib.contextmanager
     def log(self) -> Iterator[IO[str]]:
@@ -111,6 +115,20 @@ class Store:
         self.describe({**description, "complete": False})
         if len(placed):
             self.files.write(IMAGES, _encoded(joined(self._images(), placed)))
+
+    @property
+    def run(self) -> str | None:
+        """The run that holds the folder, as workers are told."""
+        return self._lock.run if self._lock else self._run
+
+    def require_held(self) -> None:
+        """Find out whether the folder is still that of the run that this worker writes for.
+
+        Raises:
+            Unwritable: it isn't.
+        """
+        if self._run:
+            require(self.files, self._run)
 
     def release(self) -> None:
         """Leave the folder to other runs."""

@@ -112,6 +112,7 @@ class _Record:
     def epoch(self, run: Run) -> None:
         self._idle_since += run.history[-1].seconds
         if self._writes:
+            self._place.store.require_held()
             checkpoint.save(run, self._files, self._folder)
             if len(run.history) >= self._place.store.earlier_epochs.get(self._trial.key, 0):  # else they are trained again
                 self._place.store.write("epochs", self._trial.key, self._epochs(run))
@@ -119,6 +120,7 @@ class _Record:
     def end(self, status: str, run: Run, stop: Stop | None = None) -> str:
         outcome = stop._asdict() if stop else self._test(run)
         if self._writes:
+            self._place.store.require_held()
             keep = self._place.store.keep
             spent = self._stop(run, stop, keep) if stop else checkpoint.finish(run, self._files, self._folder, keep)
             self._row(status, self._epochs(run), {**_about(run), **outcome}, spent)
@@ -128,6 +130,7 @@ class _Record:
 
     def failed(self, error: Exception) -> str:
         if self._writes:
+            self._place.store.require_held()
             self._files.write(f"{self._folder}/error.txt", "".join(traceback.format_exception(error)).encode())
             epochs, origin = self._past()
             self._row("failed", epochs, {"error": _reason(error), "continued_from": origin})
