@@ -306,6 +306,22 @@ def test_a_row_that_replaces_another_keeps_its_part_until_both_tables_have_it(tm
     assert store.statuses() == {key: "completed"}
 
 
+@pytest.mark.parametrize("settled", [False, True])
+def test_rows_are_in_the_order_of_the_grid_whatever_order_trials_ended_in(tmp_path, settled):
+    """And however the tables were brought up to date meanwhile."""
+    store, keys = Store(tmp_path), ["a", "b", "c"]
+    for key in reversed(keys):
+        store.write("trials", key, [{"key": key, "status": "completed"}])
+        store.merge()
+    if settled:
+        store.settle(keys)
+    else:
+        store.merge()
+        assert not store.files.names("parts")
+        store.merge(keys)
+    assert [row["key"] for row in store.every("trials")] == keys
+
+
 def test_a_trial_that_failed_in_another_grid_does_not_fail_this_one(tmp_path, capsys):
     assert grid(*QUICK, "--learning-rate", "1e30", "0.01", "--out", tmp_path / "grid") == 1
     assert "failed: " in capsys.readouterr().out

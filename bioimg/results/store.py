@@ -168,15 +168,18 @@ class Store:
         parts, ended = self._parts(), self._table("trials")
         for table in ("predictions", "epochs", "trials"):
             merged = self._table(table)
-            if not parts[table] and merged is not None:
+            if merged is not None and not parts[table] and not rank:
                 continue
             content = pa.concat_tables(list(parts[table].values()) or [TABLES[table].empty_table()])
             if merged is not None:
-                self.files.write(f"{table}.previous.parquet", _encoded(merged))
                 content = pa.concat_tables([merged.filter(~pc.field("key").isin(list(parts[table]))), content])
             places = [rank.get(key, len(rank)) for key in content["key"].to_pylist()]
-            content = content.take(pa.array(sorted(range(len(places)), key=places.__getitem__), pa.int64()))
-            self.files.write(f"{table}.parquet", _encoded(content))
+            in_order = sorted(range(len(places)), key=places.__getitem__)
+            if merged is not None:
+                if not parts[table] and in_order == list(range(len(places))):
+                    continue
+                self.files.write(f"{table}.previous.parquet", _encoded(merged))
+            self.files.write(f"{table}.parquet", _encoded(content.take(pa.array(in_order, pa.int64()))))
         for key, part in parts["trials"].items():
             if ended is not None and ended.filter(pc.field("key") == key).equals(part):
                 for table in TABLES:
@@ -185,8 +188,9 @@ class Store:
     def settle(self, order: Iterable[str]) -> None:
         """Leave no part of a trial that has ended, while nobody writes: a merge that deletes the part of its earlier end could
         meet that of the next one."""
+        order = list(order)
         self.merge(order)
-        self.merge()
+        self.merge(order)
 
     def every(self, table: str) -> list[dict[str, Any]]:
         """All rows of one table: those of parts in place of merged ones."""
