@@ -172,7 +172,8 @@ class Store:
                 continue
             content = pa.concat_tables(list(parts[table].values()) or [TABLES[table].empty_table()])
             if merged is not None:
-                content = pa.concat_tables([merged.filter(~pc.field("key").isin(list(parts[table]))), content])
+                fresh = pa.array(list(parts[table]), pa.string())
+                content = pa.concat_tables([merged.filter(~pc.field("key").isin(fresh)), content])
             places = [rank.get(key, len(rank)) for key in content["key"].to_pylist()]
             in_order = sorted(range(len(places)), key=places.__getitem__)
             if merged is not None:
