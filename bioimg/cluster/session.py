@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +21,8 @@ from bioimg.config import UserError
 QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 JOINING = 40.0
 """Seconds in which a cluster must let this machine in."""
+STUCK = 10.0
+"""Seconds after a loss in which the program should have come to an end."""
 TOKEN = "If it asks for a token: copy ~/.ray/auth_token from its head, and export RAY_AUTH_MODE=token"
 ASK = """
 import sys, ray
@@ -113,32 +116,48 @@ def telling(file: IO[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def losses_told() -> Iterator[None]:
-    """Have the user told when Ray is lost.
+    """Have the user told when Ray is lost: by `check` or, where the program waits for what is lost, from aside.
 
     Raises:
         UserError: it is.
     """
+    ended = threading.Event()
+    threading.Thread(target=_watch, args=(ended,), name="watch", daemon=True).start()
     try:
         yield
     except Lost as lost:
         raise lost.reason from lost
+    finally:
+        ended.set()
+
+
+def _watch(ended: threading.Event) -> None:
+    while not ended.wait(1):
+        if (loss := _loss()) and not ended.wait(STUCK):
+            print(f"error: {loss}", file=sys.__stderr__, flush=True)
+            os._exit(2)  # as the program ends when it can be told: with that of one that gave up
 
 
 def check() -> None:
-    """See whether Ray, where this program has started it, is whole: without these two it ends the program after a minute, and
-    says nothing that helps.
+    """See whether Ray, where this program has started it, is whole.
 
     Raises:
         Lost: it isn't.
     """
+    if loss := _loss():
+        raise Lost(loss)
+
+
+def _loss() -> UserError | None:
+    """What is lost, if anything: without these two Ray ends the program after a minute, and says nothing that helps."""
     node = ray._private.worker._global_node  # type: ignore[attr-defined]  # no public call tells
     for kind, process in node.dead_processes() if node else ():
         if kind in ("raylet", "gcs_server"):
-            reason = (
+            return UserError(
                 f"{kind}, a process of Ray's on this machine, was lost with exit code {process.returncode}: it was killed, or "
                 "the machine ran out of memory. Every epoch that was reported is kept; the same command goes on from here."
             )
-            raise Lost(UserError(reason))
+    return None
 
 
 def devices() -> tuple[str, int]:
