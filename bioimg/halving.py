@@ -55,9 +55,9 @@ def earlier(store: Store, to_run: Iterable[TrialConfig]) -> list[Earlier]:
     Of a trial that will go on, the last epoch is left out: its judgement may have been lost, so it is asked for anew.
     """
     waiting = {trial.key: trial for trial in to_run}
-    ended = {row["key"]: TrialConfig.of(row) for row in store.every("trials") if row["key"] not in waiting}
+    ended = {row["key"]: TrialConfig.of(row) for row in store.tables.every("trials") if row["key"] not in waiting}
     epochs: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in store.every("epochs"):
+    for row in store.tables.every("epochs"):
         epochs[row["key"]].append(row)
     unfinished = [Earlier(trial, epochs[key][:-1]) for key, trial in waiting.items()]
     return [*(Earlier(trial, epochs[key]) for key, trial in ended.items()), *unfinished]

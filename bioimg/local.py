@@ -50,4 +50,4 @@ def run(
             return halving.judge(trial, epoch.epoch, getattr(epoch, halving.metric)) if halving else None
 
         watcher.end(trial.key, run_trial(trial, images[trial], place, judge))
-        store.merge()
+        store.tables.merge()

@@ -83,7 +83,7 @@ def predicted(folder: str, key: str, place: Path) -> "tuple[pd.DataFrame, dict[s
     from bioimg.training import apply, checkpoint
 
     store = Store(folder)
-    row: Mapping[str, Any] = store.rows("trials", key)[0]
+    row: Mapping[str, Any] = store.tables.rows("trials", key)[0]
     trial, saved = TrialConfig.of(row), checkpoint.best(store.files, store.checkpoint(key))
     limits = tuple(map(tuple, saved.about.get("scaling") or ())) or None
     with Bar(console=Console(stderr=True), transient=True) as bar:

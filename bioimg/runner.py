@@ -39,7 +39,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     trials = experiment.trials()
     store = Store(settings.out or f"results/{experiment.name}")
     store.check(experiment.name)
-    check_finish(settings.finish or (), trials, store.statuses())
+    check_finish(settings.finish or (), trials, store.tables.statuses())
     check_splits(survey(trials))
     earlier = store.earlier()
     weights = check_models(trials, earlier.get("weights", {}))
@@ -73,7 +73,7 @@ def train(
     However it ends, the tables hold what is there by then.
     """
     trials, order = list(images), [trial.key for trial in images]
-    statuses = {key: status for key, status in store.statuses().items() if status != "failed"}
+    statuses = {key: status for key, status in store.tables.statuses().items() if status != "failed"}
     missing = [trial for trial in trials if trial.key not in statuses]
     if anew := begun_anew(missing, store, statuses):
         console.print(
@@ -86,23 +86,23 @@ def train(
         drawn = curves(store, trials, experiment)
         with Progress(trials, experiment.axes, statuses, console) as progress, drawn as boards:
             watcher = Watchers(progress, *boards)
-            store.settle(order)
+            store.tables.settle(order)
             execute(experiment, experiment.queue(missing), images, store, watcher)
-            store.settle(order)
+            store.tables.settle(order)
             unstopped = dataclasses.replace(experiment, early_stopping=None)
             execute(unstopped, ended := to_finish(experiment, trials, store, settings.finish), images, store, watcher)
         checkpoint.tidy(store, trials)
         if settings.keep == "best":
             make_room(store, console)
     finally:
-        store.merge(order)
+        store.tables.merge(order)
     return len(missing) + len(ended)
 
 
 def make_room(store: Store, console: Console) -> None:
     """Bound what checkpoints take, and say what that costs."""
     if dropped := disk.make_room(store):
-        stopped = list(store.statuses().values()).count("stopped")
+        stopped = list(store.tables.statuses().values()).count("stopped")
         console.print(
             f"So that checkpoints take no more than a model for each trial and two states of training, {dropped} of {stopped} "
             "stopped trials, those furthest behind, no longer keep where they stopped: --finish trains them from their first "
@@ -129,7 +129,11 @@ def to_finish(
     trial is to be stopped), those that an interrupted run was about to finish, and what would else be missing from the
     comparison.
     """
-    rows, latest, rule = {row["key"]: row for row in store.every("trials")}, store.latest(), experiment.early_stopping
+    rows, latest, rule = (
+        {row["key"]: row for row in store.tables.every("trials")},
+        store.tables.latest(),
+        experiment.early_stopping,
+    )
     ended = {trial: rows[trial.key] for trial in trials if trial.key in rows}
     asked = [
         trial

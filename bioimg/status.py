@@ -68,7 +68,7 @@ def look(store: "Store", console: Console) -> Sight:
     about, holder = store.experiment(), alive(store.files)
     axes = {name: tuple(values) for name, values in about["axes"].items()}
     trials = Experiment(name=about["name"], base=TrialConfig(**about["base"]), axes=axes).trials()
-    ended, latest = store.statuses(), store.latest()
+    ended, latest = store.tables.statuses(), store.tables.latest()
     begun = "running" if holder else "waiting"
     statuses = {trial.key: ended.get(trial.key, begun if trial.key in latest else "waiting") for trial in trials}
     progress = Progress(trials, axes, {}, console)

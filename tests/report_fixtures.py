@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bioimg.config import FIELDS, TrialConfig
-from bioimg.results import schema, store
+from bioimg.results import schema
+from bioimg.results.tables import TABLES
 
 CLASSES = ("tumour", "stroma", "complex", "lympho", "debris", "mucosa")
 
@@ -91,7 +92,7 @@ def folder(
     }
     (path / "experiment.json").write_text(json.dumps(description | {"hardware": {}} | experiment))
     for name, rows in {"trials": trials, "epochs": epochs, "predictions": images}.items():
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=store.TABLES[name]), path / f"{name}.parquet")
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=TABLES[name]), path / f"{name}.parquet")
     return path
 
 

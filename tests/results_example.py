@@ -40,8 +40,8 @@ def write(
     trials = [dataclasses.replace(base, **dict(zip(axes, cell, strict=True))) for cell in itertools.product(*axes.values())]
     for trial in trials:
         for table, rows in simulate(trial, classes).items():
-            store.write(table, trial.key, [{**row, **{k: v for k, v in changes.items() if k in row}} for row in rows])
-    store.merge([trial.key for trial in trials])
+            store.tables.write(table, trial.key, [{**row, **{k: v for k, v in changes.items() if k in row}} for row in rows])
+    store.tables.merge([trial.key for trial in trials])
     store.describe({**described, "complete": complete})
     store.release()
     return folder

@@ -24,6 +24,7 @@ from bioimg.flags import Settings
 from bioimg.model.build import build
 from bioimg.results.folder import Disk
 from bioimg.results.store import Results, Store, read
+from bioimg.results.tables import Tables
 from bioimg.training import checkpoint, disk
 from bioimg.training.run import Epoch, Run
 from bioimg.training.trial import Place, run_trial
@@ -153,7 +154,7 @@ def interrupted(*_: object) -> None:
 def test_a_run_that_is_cut_off_while_it_makes_room_is_mended_by_the_next(grid, crowded, tmp_path, monkeypatch, cut):
     expected = run(Path(shutil.copytree(crowded, tmp_path / "whole")), grid)
     first, delete = crowded / "checkpoints" / tuned(grid)[-1].key, Disk.delete
-    after = {"delete": (Disk, lambda *given: interrupted(delete(*given))), "write": (Store, interrupted)}
+    after = {"delete": (Disk, lambda *given: interrupted(delete(*given))), "write": (Tables, interrupted)}
     with monkeypatch.context() as patch:
         owner, strike = after[cut]
         patch.setattr(owner, cut, strike)
@@ -185,7 +186,7 @@ def test_more_epochs_of_a_trial_whose_state_was_dropped_are_counted_as_begun_ane
     run(crowded, grid)
     kept, _ = check(crowded)
     longer, store = dataclasses.replace(grid, base=dataclasses.replace(grid.base, epochs=4)), Store(crowded)
-    assert runner.begun_anew(longer.trials(), store, store.statuses()) == 6 - len(kept), "the completed one, too"
+    assert runner.begun_anew(longer.trials(), store, store.tables.statuses()) == 6 - len(kept), "the completed one, too"
 
 
 def test_with_keep_all_every_state_stays(grid, crowded):

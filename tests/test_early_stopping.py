@@ -161,7 +161,7 @@ def test_an_interrupted_finish_is_gone_on_with_by_the_same_command(whole, unstop
     keys = tuple(keys_of_stopped(whole)[:2])
     with pytest.raises(Interrupted):  # the first one is complete by then, the second isn't
         run(out, experiment(), Interrupter("epoch 4/4", 2), finish=keys)
-    assert Store(out).statuses()[keys[0]] == "completed"
+    assert Store(out).tables.statuses()[keys[0]] == "completed"
     finished = run(out, experiment(), finish=keys)
     assert keys_of_stopped(finished) == keys_of_stopped(whole)[2:]
     same(only(finished, keys), only(unstopped, keys))
@@ -199,7 +199,7 @@ def test_finishing_a_trial_leaves_no_other_cohort_without_a_whole_row(tmp_path):
         winner = "completed" if trial.batch_size == 32 else "failed"
         status = winner if trial.learning_rate == 1e-3 else "stopped"
         row = {"key": trial.key, "status": status, "epochs_run": 1, "stopped_at_rung": 1, "rung_score": 0.5}
-        store.write("trials", trial.key, [row])
+        store.tables.write("trials", trial.key, [row])
     named = next(trial for trial in asked.trials() if trial.batch_size == 32 and trial.learning_rate == 1e-9)
     both = runner.to_finish(asked, asked.trials(), store, (named.key,))
     assert [trial.batch_size for trial in both] == [32, 64]
@@ -213,20 +213,20 @@ def test_when_a_trial_runs_again_nothing_of_its_earlier_end_is_left_for_a_merge_
 
     def left_by_an_earlier_run(store: Store, *description: Any) -> None:
         begin(store, *description)
-        store.write("trials", failed, [{"key": failed, "status": "failed"}])
-        store.write("trials", stopped, [{"key": stopped, "status": "stopped", "epochs_run": 1}])
+        store.tables.write("trials", failed, [{"key": failed, "status": "failed"}])
+        store.tables.write("trials", stopped, [{"key": stopped, "status": "stopped", "epochs_run": 1}])
 
     def execute(experiment: Any, trials: Any, images: Any, store: Store, watcher: Any) -> None:
         seen.append(([trial.key for trial in trials], store.files.names("parts")))
         for trial in trials:
-            store.write("trials", trial.key, [{"key": trial.key, "status": "completed"}])
-            store.merge()
+            store.tables.write("trials", trial.key, [{"key": trial.key, "status": "completed"}])
+            store.tables.merge()
 
     monkeypatch.setattr(Store, "begin", left_by_an_earlier_run)
     monkeypatch.setattr(runner, "executor", lambda *_: execute)
     run(tmp_path / "out", asked, finish=())
     assert seen == [([failed], []), ([stopped], [])]
-    assert set(store.statuses().values()) == {"completed"}
+    assert set(store.tables.statuses().values()) == {"completed"}
 
 
 def test_no_other_run_can_begin_before_the_folder_says_that_this_one_is_complete(tmp_path, monkeypatch):

@@ -41,12 +41,12 @@ def run(folder: Path, experiment: Experiment, keep: str = "best", finish: bool =
     """Run what is missing, as `grid.py --local` does."""
     trials, store = experiment.trials(), Store(folder)
     store.begin({**results_example.description(experiment.base, {}, IMAGES.classes), "name": "longer", "keep": keep})
-    statuses, watcher = store.statuses(), Progress(trials, experiment.axes, {}, Console(file=io.StringIO()))
+    statuses, watcher = store.tables.statuses(), Progress(trials, experiment.axes, {}, Console(file=io.StringIO()))
     images, unstopped = dict.fromkeys(trials, IMAGES), dataclasses.replace(experiment, early_stopping=None)
     try:
         local.run(experiment, experiment.queue(t for t in trials if t.key not in statuses), images, store, watcher)
         local.run(unstopped, runner.to_finish(experiment, trials, store, () if finish else None), images, store, watcher)
-        store.merge([trial.key for trial in trials])
+        store.tables.merge([trial.key for trial in trials])
     finally:
         store.release()
     return read(folder)
@@ -177,7 +177,8 @@ def test_trials_of_which_no_state_was_kept_are_counted(tmp_path):
     run(tmp_path / "best", asked(2, None))
     run(tmp_path / "all", asked(2, None), "all")
     longer: list[TrialConfig] = asked(3, None).trials()
-    count = {keep: runner.begun_anew(longer, store := Store(tmp_path / keep), store.statuses()) for keep in ("best", "all")}
+    stores = {keep: Store(tmp_path / keep) for keep in ("best", "all")}
+    count = {keep: runner.begun_anew(longer, store, store.tables.statuses()) for keep, store in stores.items()}
     assert count == {"best": len(RATES), "all": 0}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import boto3
 import pandas as pd
+import pyarrow as pa
 import pytest
 import ray
 import torch
@@ -23,6 +24,7 @@ from test_grid import QUICK, grid
 from werkzeug.serving import make_server
 
 from bioimg.config import UserError
+from bioimg.results import parquet, schema
 from bioimg.results.folder import Bucket, Disk, Unwritable, beside
 from bioimg.results.store import Store, read
 from bioimg.training import checkpoint, disk
@@ -143,10 +145,10 @@ def test_a_bucket_keeps_the_bound_on_what_checkpoints_take_and_rows_say_so(bucke
         status, name, size = ("stopped", "resume.pt", 4) if place else ("completed", "best.safetensors", 1)
         store.files.write(f"checkpoints/{key}/{name}", bytes(size))
         rung = {"stopped_at_rung": place, "rung_score": 0.1, "rung_threshold": 0.2}
-        store.write("trials", key, [{"key": key, "status": status, "bytes": size, **rung}])
+        store.tables.write("trials", key, [{"key": key, "status": status, "bytes": size, **rung}])
     assert (disk.make_room(store), disk.make_room(store)) == (1, 0)
     assert list(store.files.sizes("checkpoints").values()) == [1, 4, 4, 4]
-    assert {row["key"]: row["bytes"] for row in store.every("trials")} == {"a": 1, "b": 0, "c": 4, "d": 4, "e": 4}
+    assert {row["key"]: row["bytes"] for row in store.tables.every("trials")} == {"a": 1, "b": 0, "c": 4, "d": 4, "e": 4}
 
 
 def test_frozen_trials_in_a_bucket_share_a_backbone_and_more_epochs_go_on_from_them(bucket):
@@ -155,7 +157,7 @@ def test_frozen_trials_in_a_bucket_share_a_backbone_and_more_epochs_go_on_from_t
     longer = dataclasses.replace(short, epochs=2)
     store = Store(bucket("frozen"))
     run_trial(longer, toys.images(), place(store), lambda epoch: None)
-    assert store.rows("trials", longer.key)[0]["continued_from"] == short.key
+    assert store.tables.rows("trials", longer.key)[0]["continued_from"] == short.key
     assert len(store.files.names("checkpoints/backbones")) == 1
     whole = checkpoint.best(store.files, store.checkpoint(longer.key))
     assert whole.tensors.keys() == toys.Toy().state_dict().keys()
@@ -199,7 +201,7 @@ def place(store: Store) -> Place:
 
 
 def curves(store: Store) -> list[dict]:
-    return [{**row, "seconds": 0} for row in store.rows("epochs", toys.trial(epochs=5).key)]
+    return [{**row, "seconds": 0} for row in store.tables.rows("epochs", toys.trial(epochs=5).key)]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
@@ -218,7 +220,7 @@ def test_a_damaged_checkpoint_is_told_and_the_previous_one_gives_the_same_rows(d
         assert run_trial(trial, images, place(store), lambda epoch: None) == "completed"
     assert caplog.text.count("is damaged: the trial goes on from what was saved before it") == 1 + both
     assert curves(store) == curves(whole)
-    assert store.rows("predictions", trial.key) == whole.rows("predictions", trial.key)
+    assert store.tables.rows("predictions", trial.key) == whole.tables.rows("predictions", trial.key)
 
 
 def test_every_flipped_bit_of_a_checkpoint_is_found(tmp_path):
@@ -241,16 +243,45 @@ def test_a_damaged_part_is_told_and_its_trial_runs_again_with_the_same_row(tmp_p
     part = tmp_path / "parts" / f"{trial.key}.trials.parquet"
     part.write_bytes(part.read_bytes()[:-9])
     with caplog.at_level(logging.WARNING, "bioimg"):
-        assert store.statuses() == {}
+        assert store.tables.statuses() == {}
     assert "trials.parquet is damaged" in caplog.text
     run_trial(trial, images, place(store), lambda epoch: None)
-    assert (store.statuses(), curves(store)) == ({trial.key: "completed"}, epochs)
+    assert (store.tables.statuses(), curves(store)) == ({trial.key: "completed"}, epochs)
+
+
+def test_no_flipped_bit_of_a_table_passes_unseen():
+    known = schema.EPOCHS
+    rows = [{"key": "0123456789ab", "epoch": epoch, "val_loss": 1 / epoch, "val_accuracy": 0.5} for epoch in (1, 2)]
+    table = pa.Table.from_pylist(rows, schema=known)
+    content = parquet.encode(table)
+    assert parquet.decode(content, known).equals(table)
+    seen = 0
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        try:
+            held = parquet.decode(bytes(changed), known)
+        except parquet.Damaged:
+            seen += 1
+        else:
+            assert held.equals(table), f"bit {bit}"
+    assert seen > 0.98 * 8 * len(content), "all but those of the checksum's own mark"
+    for length in range(len(content)):
+        with pytest.raises(parquet.Damaged):
+            parquet.decode(content[:length], known)
+
+
+def test_other_programs_read_a_table_and_one_that_they_wrote_is_read(tmp_path):
+    table = pa.Table.from_pylist([{"key": "a", "epoch": 1}], schema=schema.EPOCHS)
+    (tmp_path / "ours.parquet").write_bytes(parquet.encode(table))
+    pd.read_parquet(tmp_path / "ours.parquet").to_parquet(tmp_path / "theirs.parquet")
+    assert parquet.decode((tmp_path / "theirs.parquet").read_bytes(), schema.EPOCHS).equals(table)
 
 
 def test_a_damaged_table_is_named_with_the_way_out(tmp_path):
     store = Store(tmp_path)
     run_trial(toys.trial(), toys.images(), place(store), lambda epoch: None)
-    store.merge()
+    store.tables.merge()
     store.describe({})
     content = bytearray((tmp_path / "epochs.parquet").read_bytes())
     content[40] ^= 255
@@ -259,21 +290,26 @@ def test_a_damaged_table_is_named_with_the_way_out(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("settled", [False, True])
 @pytest.mark.parametrize("table", ["trials", "epochs", "predictions"])
-def test_a_damaged_table_is_made_again_from_the_one_before_and_the_parts(table, tmp_path, caplog):
+def test_a_damaged_table_is_made_again_from_the_one_before_and_the_parts(table, settled, tmp_path, caplog):
     store, images = Store(tmp_path), toys.images()
     store.describe({})
     trials = [toys.trial(seed=seed) for seed in range(3)]
     for trial in trials:
         run_trial(trial, images, place(store), lambda epoch: None)
-        store.merge()
+        store.tables.merge()
+    if settled:
+        store.tables.settle([trial.key for trial in trials])
     whole, path = read(tmp_path), tmp_path / f"{table}.parquet"
     path.write_bytes(path.read_bytes()[:-20])
     with caplog.at_level(logging.WARNING, "bioimg"):
-        assert store.statuses() == {trial.key: "completed" for trial in trials}
-        store.merge()
+        assert store.tables.statuses() == {trial.key: "completed" for trial in trials}
+        store.tables.merge()
     assert f"{table}.parquet is damaged" in caplog.text
+    caplog.clear()
     mended = read(tmp_path)
+    assert "is damaged" not in caplog.text
     for name in ("trials", "epochs", "predictions"):
         pd.testing.assert_frame_equal(getattr(mended, name), getattr(whole, name))
 
@@ -293,17 +329,17 @@ def test_a_row_that_replaces_another_keeps_its_part_until_both_tables_have_it(tm
     """As when a stopped trial is finished: the table before the last merge doesn't know of it."""
     store, key = Store(tmp_path), toys.trial().key
     for status in ("stopped", "completed"):
-        store.write("trials", key, [{"key": key, "status": status}])
-        store.merge()
+        store.tables.write("trials", key, [{"key": key, "status": status}])
+        store.tables.merge()
     path = tmp_path / "trials.parquet"
     path.write_bytes(path.read_bytes()[:-20])
     with caplog.at_level(logging.WARNING, "bioimg"):
-        assert store.statuses() == {key: "completed"}
+        assert store.tables.statuses() == {key: "completed"}
     assert "trials.parquet is damaged" in caplog.text
-    store.merge()
-    store.merge()
+    store.tables.merge()
+    store.tables.merge()
     assert not store.files.names("parts")
-    assert store.statuses() == {key: "completed"}
+    assert store.tables.statuses() == {key: "completed"}
 
 
 @pytest.mark.parametrize("settled", [False, True])
@@ -311,15 +347,15 @@ def test_rows_are_in_the_order_of_the_grid_whatever_order_trials_ended_in(tmp_pa
     """And however the tables were brought up to date meanwhile."""
     store, keys = Store(tmp_path), ["a", "b", "c"]
     for key in reversed(keys):
-        store.write("trials", key, [{"key": key, "status": "completed"}])
-        store.merge()
+        store.tables.write("trials", key, [{"key": key, "status": "completed"}])
+        store.tables.merge()
     if settled:
-        store.settle(keys)
+        store.tables.settle(keys)
     else:
-        store.merge()
+        store.tables.merge()
         assert not store.files.names("parts")
-        store.merge(keys)
-    assert [row["key"] for row in store.every("trials")] == keys
+        store.tables.merge(keys)
+    assert [row["key"] for row in store.tables.every("trials")] == keys
 
 
 def test_a_trial_that_failed_in_another_grid_does_not_fail_this_one(tmp_path, capsys):

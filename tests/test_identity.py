@@ -207,7 +207,7 @@ def test_a_trial_does_not_go_on_with_other_weights_of_the_same_name(tmp_path, in
     write_weights(tmp_path / "mine.pth", 2)
     where = place(tmp_path / "out")
     assert run_trial(interrupted, IMAGES, where, lambda epoch: None) == "failed"
-    (row,) = where.store.rows("trials", interrupted.key)
+    (row,) = where.store.tables.rows("trials", interrupted.key)
     assert f"the value of `weights` is {interrupted.weights!r}, but that isn't what it was when" in row["error"]
     assert row["epochs_run"] == 2
     write_weights(tmp_path / "mine.pth", 1)
@@ -221,7 +221,8 @@ def test_a_longer_trial_does_not_take_over_a_head_for_other_weights(tmp_path, in
     longer = dataclasses.replace(interrupted, epochs=6)
     where = place(tmp_path / "out")
     assert run_trial(longer, IMAGES, where, lambda epoch: None) == "failed"
-    assert "but that isn't what it was when these results were begun" in where.store.rows("trials", longer.key)[0]["error"]
+    (row,) = where.store.tables.rows("trials", longer.key)
+    assert "but that isn't what it was when these results were begun" in row["error"]
 
 
 def test_a_state_of_an_earlier_version_that_knows_no_digest_goes_on(tmp_path, interrupted):
@@ -233,7 +234,7 @@ def test_a_state_of_an_earlier_version_that_knows_no_digest_goes_on(tmp_path, in
     store.files.write(state, checkpoint._packed(held))
     where = place(tmp_path / "out")
     assert run_trial(interrupted, IMAGES, where, lambda epoch: None) == "completed"
-    assert [epoch["epoch"] for epoch in where.store.rows("epochs", interrupted.key)] == [1, 2, 3, 4]
+    assert [epoch["epoch"] for epoch in where.store.tables.rows("epochs", interrupted.key)] == [1, 2, 3, 4]
 
 
 def test_random_weights_have_no_digest_and_others_have_that_of_what_was_read_not_of_what_was_trained(tmp_path):
@@ -243,7 +244,7 @@ def test_random_weights_have_no_digest_and_others_have_that_of_what_was_read_not
         for freeze in ("none", "features"):
             trial, where = toys.trial(weights=weights, freeze=freeze, epochs=1), place(tmp_path / "out")
             run_trial(trial, IMAGES, where, lambda epoch: None)
-            rows[weights, freeze] = where.store.rows("trials", trial.key)[0]["weights_digest"]
+            rows[weights, freeze] = where.store.tables.rows("trials", trial.key)[0]["weights_digest"]
     assert rows["none", "none"] is rows["none", "features"] is None
     first, second = (rows[str(tmp_path / "mine.pth"), freeze] for freeze in ("none", "features"))
     assert first == second

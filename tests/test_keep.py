@@ -32,7 +32,7 @@ def left(folder, keep: str, judge) -> tuple[set[str], int]:
     store.begin({**results_example.description(TRIAL, {}, ("a", "b", "c")), "keep": keep})
     run_trial(TRIAL, toys.images(), Place(experiment="toy", store=store, device=torch.device("cpu")), judge)
     store.release()
-    row = store.rows("trials", TRIAL.key)[0]
+    row = store.tables.rows("trials", TRIAL.key)[0]
     files = {path.name: path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file()}
     assert row["bytes"] == sum(files.values())
     return set(files), row["bytes"]
@@ -84,11 +84,11 @@ def killed_before(store: Store, what: str, monkeypatch: pytest.MonkeyPatch) -> N
     def kill(name: str, *_: object, **__: object) -> None:
         raise Killed
 
-    write = Store.write
+    tables, write = store.tables, store.tables.write
     if what == "delete":
         monkeypatch.setattr(store.files, "delete", kill)
     else:
-        monkeypatch.setattr(store, "write", lambda t, *rest: kill(t) if t == "trials" else write(store, t, *rest))
+        monkeypatch.setattr(tables, "write", lambda t, *rest: kill(t) if t == "trials" else write(t, *rest))
 
 
 @pytest.mark.parametrize("keep", ["best", "none"])
@@ -107,10 +107,10 @@ def test_a_trial_that_is_killed_before_its_row_is_written_is_not_trained_again(k
         killed_before(store, "row", patch)
         run_trial(TRIAL, images, Place(experiment="toy", store=store, device=torch.device("cpu")), judge)
     store = Store(tmp_path)
-    assert not store.statuses()
+    assert not store.tables.statuses()
     run_trial(TRIAL, images, Place(experiment="toy", store=store, device=torch.device("cpu")), judge)
     assert trained == list(range(1, (3 if stop else 5) + 1))
-    assert store.rows("trials", TRIAL.key)[0]["bytes"] == store.files.used(store.checkpoint(TRIAL.key))
+    assert store.tables.rows("trials", TRIAL.key)[0]["bytes"] == store.files.used(store.checkpoint(TRIAL.key))
 
 
 def test_a_trial_whose_lane_was_killed_after_its_row_was_written_is_not_trained_again(tmp_path, monkeypatch):
@@ -134,7 +134,7 @@ def test_states_that_a_killed_trial_could_not_drop_go_at_the_end_of_the_next_run
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
         killed_before(store, "delete", patch)
         run_trial(TRIAL, images, place, lambda epoch: stop if epoch.epoch == 3 else None)
-    row = store.rows("trials", TRIAL.key)[0]
+    row = store.tables.rows("trials", TRIAL.key)[0]
     assert (store.files.used(store.checkpoint(TRIAL.key)) > row["bytes"]) == (keep != "all")
     checkpoint.tidy(store, [TRIAL])
     assert store.files.used(store.checkpoint(TRIAL.key)) == row["bytes"]
@@ -157,16 +157,16 @@ def test_a_continued_trial_that_fails_before_an_epoch_of_its_own_has_those_of_th
         run_trial(longer, images, again, lambda epoch: None)
     if lost == "the worker":
         give_up(longer, images, again, RuntimeError("its worker was lost"))
-    row, known = again.store.rows("trials", longer.key)[0], again.store.rows("epochs", TRIAL.key)
+    row, known = again.store.tables.rows("trials", longer.key)[0], again.store.tables.rows("epochs", TRIAL.key)
     assert (row["status"], row["epochs_run"], row["continued_from"]) == ("failed", 5, TRIAL.key)
-    assert [e["val_loss"] for e in again.store.rows("epochs", longer.key)] == [e["val_loss"] for e in known]
+    assert [e["val_loss"] for e in again.store.tables.rows("epochs", longer.key)] == [e["val_loss"] for e in known]
 
 
 def test_a_trial_whose_patience_runs_out_at_a_rung_is_complete(tmp_path):
     trial, images, store = toys.trial(epochs=9, patience=1, learning_rate=1e-12), toys.images(), Store(tmp_path)
     place = Place(experiment="toy", store=store, device=torch.device("cpu"))
     run_trial(trial, images, place, lambda epoch: Stop(2, 0.1, 0.5, 3) if epoch.epoch == 2 else None)
-    row = store.rows("trials", trial.key)[0]
+    row = store.tables.rows("trials", trial.key)[0]
     assert (row["status"], row["epochs_run"], row["out_of_patience"]) == ("completed", 2, True)
     assert row["test_accuracy"] is not None
     assert row["stopped_at_rung"] is None

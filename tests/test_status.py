@@ -27,9 +27,9 @@ def store(tmp_path):
     store = Store(tmp_path / "grid")
     store.begin(results_example.description(BASE, AXES, ("a", "b")))
     for trial, status, epochs in zip(TRIALS, ("completed", "failed", None), (10, 1, 4), strict=False):
-        store.write("epochs", trial.key, [{"key": trial.key, "epoch": epoch + 1, **EPOCH} for epoch in range(epochs)])
+        store.tables.write("epochs", trial.key, [{"key": trial.key, "epoch": epoch + 1, **EPOCH} for epoch in range(epochs)])
         if status:
-            store.write("trials", trial.key, [{"key": trial.key, "status": status}])
+            store.tables.write("trials", trial.key, [{"key": trial.key, "status": status}])
     yield store
     store.release()
 
@@ -44,7 +44,7 @@ def shown(store: Store) -> str:
 @pytest.mark.parametrize("merged", [False, True])
 def test_every_trial_is_shown_with_its_status_its_epoch_and_the_time_that_is_left(store, merged):
     if merged:
-        store.merge()
+        store.tables.merge()
     rows = [line.split() for line in shown(store).splitlines()]
     assert rows[0] == ["seed", "status", "epoch", "val", "accuracy", "left"]
     assert rows[1:5] == [

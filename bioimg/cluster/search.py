@@ -163,7 +163,7 @@ class _Relay(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         ended = key(trial.config)
-        rows = self._store.rows("trials", ended)  # of this one alone: reading all of them takes longer the more there are
+        rows = self._store.tables.rows("trials", ended)  # of this one alone: all of them would take ever longer
         self._watcher.end(ended, rows[0]["status"] if rows else "stopped")
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
@@ -171,5 +171,5 @@ class _Relay(tune.Callback):
         self._fleet.tend()
         self._pace.max_concurrent = max(1, self._fleet.size)  # a process for each trial that a lane can be at
         if started >= self._next_merge:
-            self._store.merge()
+            self._store.tables.merge()
             self._next_merge = time.monotonic() + max(2.0, self.PAUSE * (time.monotonic() - started))

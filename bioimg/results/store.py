@@ -23,24 +23,19 @@ from typing import IO, Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from bioimg.config import UserError
 from bioimg.results import schema
 from bioimg.results.folder import beside, is_remote, open_folder
 from bioimg.results.images import differences, joined
 from bioimg.results.lock import HOLDER, Lock, require
+from bioimg.results.parquet import Damaged, decode, encode
+from bioimg.results.tables import TABLES, Tables
 
-TABLES = {"trials": schema.TRIALS, "epochs": schema.EPOCHS, "predictions": schema.PREDICTIONS}
 MANIFEST, IMAGES = "experiment.json", "images.parquet"
 CHECKPOINTS = "checkpoints"
 
 log = logging.getLogger("bioimg")
-
-
-class Damaged(ValueError):
-    """The bytes of a file aren't those that were written."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,7 @@ class Store:
         self.shown = str(place) if is_remote(place) else str(Path(place).expanduser())
         self.place = self.shown if is_remote(place) else str(Path(self.shown).absolute())
         self.files = open_folder(self.shown)
+        self.tables = Tables(self.files, self.shown)
         self.engine = beside(self.place, "engine")
         self._lock: Lock | None = None
         self._run = run
@@ -114,7 +110,7 @@ class Store:
         self._lock = Lock(self.files)
         self.describe({**description, "complete": False})
         if len(placed):
-            self.files.write(IMAGES, _encoded(joined(self._images(), placed)))
+            self.files.write(IMAGES, encode(joined(self._images(), placed)))
 
     @property
     def run(self) -> str | None:
@@ -140,74 +136,6 @@ class Store:
         """Write experiment.json."""
         self.files.write(MANIFEST, (json.dumps(description, indent=2) + "\n").encode())
 
-    def write(self, table: str, key: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write all rows that one trial has in one table so far, in place of those it had.
-
-        The epochs of a trial that runs are written again with each epoch, so nothing waits for the disk there.
-        """
-        content = _encoded(pa.Table.from_pylist(list(rows), schema=TABLES[table]))
-        self.files.write(_part(key, table), content, flush=table != "epochs")
-
-    def rows(self, table: str, key: str) -> list[dict[str, Any]]:
-        """What one trial has in one table."""
-        part = self._part(_part(key, table))
-        if part is not None:
-            return part.to_pylist()
-        merged = self._table(table)
-        return merged.filter(pc.field("key") == key).to_pylist() if merged is not None else []
-
-    def merge(self, order: Iterable[str] = ()) -> None:
-        """Bring the tables up to date with the parts, rows of the trials named in `order` first and in that order.
-
-        The table of trials is written last and parts go only afterwards: whenever this is cut off, the next merge mends it.
-        Each table is kept as TABLE.previous.parquet before, and parts go only with the merge after, which finds their very rows
-        in the table, so that a table that is found damaged can be made from these.
-        A damaged part counts as missing, and what it held is computed again.
-        """
-        rank = {key: position for position, key in enumerate(order)}
-        parts, ended = self._parts(), self._table("trials")
-        for table in ("predictions", "epochs", "trials"):
-            merged = self._table(table)
-            if merged is not None and not parts[table] and not rank:
-                continue
-            content = pa.concat_tables(list(parts[table].values()) or [TABLES[table].empty_table()])
-            if merged is not None:
-                fresh = pa.array(list(parts[table]), pa.string())
-                content = pa.concat_tables([merged.filter(~pc.field("key").isin(fresh)), content])
-            places = [rank.get(key, len(rank)) for key in content["key"].to_pylist()]
-            in_order = sorted(range(len(places)), key=places.__getitem__)
-            if merged is not None:
-                if not parts[table] and in_order == list(range(len(places))):
-                    continue
-                self.files.write(f"{table}.previous.parquet", _encoded(merged))
-            self.files.write(f"{table}.parquet", _encoded(content.take(pa.array(in_order, pa.int64()))))
-        for key, part in parts["trials"].items():
-            if ended is not None and ended.filter(pc.field("key") == key).equals(part):
-                for table in TABLES:
-                    self.files.delete(_part(key, table))
-
-    def settle(self, order: Iterable[str]) -> None:
-        """Leave no part of a trial that has ended, while nobody writes: a merge that deletes the part of its earlier end could
-        meet that of the next one."""
-        order = list(order)
-        self.merge(order)
-        self.merge(order)
-
-    def every(self, table: str) -> list[dict[str, Any]]:
-        """All rows of one table: those of parts in place of merged ones."""
-        parts, merged = self._parts()[table], self._table(table)
-        fresh = pa.array(list(parts), pa.string())
-        rows = merged.filter(~pc.field("key").isin(fresh)).to_pylist() if merged is not None else []
-        return rows + [row for part in parts.values() for row in part.to_pylist()]
-
-    def statuses(self) -> dict[str, str]:
-        """The status of every trial that has ended, by key."""
-        return {row["key"]: row["status"] for row in self._newest("trials", ["key", "status"])}
-
-    def latest(self) -> dict[str, dict[str, Any]]:
-        """The last epoch of every trial that has one, also of those that run, by key."""
-        return {row["key"]: row for row in self._newest("epochs", TABLES["epochs"].names)}
-
     @functools.cached_property
     def earlier_checkpoints(self) -> frozenset[str]:
         """Names of the files that earlier runs left there: those that lay there when this was first asked."""
@@ -216,7 +144,7 @@ class Store:
     @functools.cached_property
     def earlier_epochs(self) -> dict[str, int]:
         """How many epochs of each trial were on record when this was first asked, by key."""
-        return {row["key"]: row["epoch"] for row in self._newest("epochs", ["key", "epoch"])}
+        return self.tables.lengths()
 
     @functools.cached_property
     def keep(self) -> str:
@@ -251,12 +179,6 @@ class Store:
                 "again, or run the experiment again into another folder (--out)."
             ) from error
 
-    def _newest(self, table: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-        """Rows of a table and then those of its parts, which replace them."""
-        parts, merged = self._parts()[table], self._table(table)  # in this order: what is merged in between is in the table
-        for rows in (*([merged] if merged is not None else []), *parts.values()):
-            yield from rows.select(columns).to_pylist()
-
     def _same(self, what: str, value: str) -> None:
         held = self.experiment()
         known = held["name"] if what == "name" else held["data"]["fingerprint"]
@@ -278,60 +200,13 @@ class Store:
     def _images(self) -> pa.Table:
         """Which image went where in earlier runs; nothing where that isn't known."""
         try:
-            return _decoded(self.files.read(IMAGES), schema.IMAGES)
+            return decode(self.files.read(IMAGES), schema.IMAGES)
         except FileNotFoundError:
             return schema.IMAGES.empty_table()
         except Damaged as error:
             told = "%s is damaged (%s): whether images have changed parts since can't be told. It is written anew."
             log.warning(told, self.named(IMAGES), error)
             return schema.IMAGES.empty_table()
-
-    def _parts(self) -> dict[str, dict[str, pa.Table]]:
-        """What the parts hold, by table and key. A trial with a damaged part is left out, so that it runs again."""
-        held: dict[str, dict[str, pa.Table]] = {table: {} for table in TABLES}
-        damaged = set()
-        for name in self.files.names("parts"):
-            key, table, _ = name.removeprefix("parts/").split(".")
-            rows = self._part(name)
-            if rows is None:
-                damaged.add(key)
-            else:
-                held[table][key] = rows
-        return {table: {key: rows for key, rows in parts.items() if key not in damaged} for table, parts in held.items()}
-
-    def _part(self, name: str) -> pa.Table | None:
-        """The rows of a part; None if there is none, or if it is damaged, which is told."""
-        try:
-            return _decoded(self.files.read(name), TABLES[name.split(".")[-2]])
-        except FileNotFoundError:
-            return None
-        except Damaged as error:
-            log.warning("%s is damaged (%s): it is left out, and what it held is computed again.", self.named(name), error)
-            return None
-
-    def _table(self, table: str) -> pa.Table | None:
-        """A merged table; None if there is none. Where it is damaged, that of the merge before, which is told."""
-        name = f"{table}.parquet"
-        try:
-            return _decoded(self.files.read(name), TABLES[table])
-        except FileNotFoundError:
-            return None
-        except Damaged as error:
-            return self._previous(table, error)
-
-    def _previous(self, table: str, damage: Damaged) -> pa.Table:
-        name = f"{table}.parquet"
-        try:
-            rows = _decoded(self.files.read(f"{table}.previous.parquet"), TABLES[table])
-        except (FileNotFoundError, Damaged):
-            raise UserError(
-                f"{self.named(name)} is damaged ({damage}). Put a copy of it in its place, or delete trials.parquet, "
-                "epochs.parquet and predictions.parquet there and run the same command again: it computes their rows anew."
-            ) from damage
-        log.warning(
-            "%s is damaged (%s): the table before it is used. The command of the run mends it.", self.named(name), damage
-        )
-        return rows
 
     def named(self, name: str) -> str:
         """A file of the folder, as the user may name it."""
@@ -345,27 +220,10 @@ def read(place: str | Path) -> Results:
         UserError: it isn't one, or a table is damaged.
     """
     store = Store(place)
-    names = [MANIFEST, *(f"{table}.parquet" for table in TABLES)]
-    missing = [name for name in names if store.files.size(name) is None]
+    tables = {table: store.tables.merged(table) for table in TABLES}
+    missing = [f"{table}.parquet" for table, rows in tables.items() if rows is None]
+    if store.files.size(MANIFEST) is None:
+        missing.insert(0, MANIFEST)
     if missing:
         raise UserError(f"{place} isn't a folder of results: it lacks {', '.join(missing)}. Name one that grid.py wrote.")
-    tables = {name: store._table(name).to_pandas() for name in TABLES}  # type: ignore[union-attr]
-    return Results(experiment=store.experiment(), **tables)
-
-
-def _part(key: str, table: str) -> str:
-    return f"parts/{key}.{table}.parquet"
-
-
-def _encoded(table: pa.Table) -> pa.Buffer:
-    """Parquet with a checksum for each page."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, write_page_checksum=True)
-    return sink.getvalue()
-
-
-def _decoded(content: bytes, known: pa.Schema) -> pa.Table:
-    try:
-        return pq.read_table(pa.BufferReader(content), schema=known, page_checksum_verification=True)
-    except (ValueError, OSError, KeyError) as error:  # of pyarrow
-        raise Damaged(str(error).splitlines()[0]) from error
+    return Results(store.experiment(), **{table: rows.to_pandas() for table, rows in tables.items() if rows is not None})

@@ -120,7 +120,7 @@ def drop(files: Folder, under: str) -> None:
 def tidy(store: Store, trials: Iterable[TrialConfig]) -> None:
     """Drop the states of trials that were killed between writing their row and dropping them: its `bytes` leave them out."""
     sizes, keys = store.files.sizes(CHECKPOINTS), {trial.key for trial in trials}
-    for row in store.every("trials"):
+    for row in store.tables.every("trials"):
         if row["key"] in keys and row["status"] != "failed" and row["bytes"] is not None:
             _drop_beyond(row["bytes"], store.checkpoint(row["key"]), sizes, store.files)
 

@@ -19,7 +19,7 @@ def make_room(store: Store) -> int:
     rung those with the worst score, which are the least likely to be finished. Rows then say what their trials take now.
     Whenever this is cut off, the next run does the rest.
     """
-    rows, sizes = store.every("trials"), store.files.sizes(CHECKPOINTS)
+    rows, sizes = store.tables.every("trials"), store.files.sizes(CHECKPOINTS)
     stopped = sorted((row for row in rows if row["status"] == "stopped"), key=_came)
     states = {name: size for name, size in sizes.items() if name.endswith((RESUME, PREVIOUS))}
     models = len(rows) * max((size for name, size in sizes.items() if name.endswith(".safetensors")), default=0)
@@ -43,7 +43,7 @@ def _weigh(store: Store, rows: list[dict[str, Any]], sizes: Mapping[str, int]) -
         taken[name.rpartition("/")[0]] += size
     for row in rows:
         if row["bytes"] != (now := taken[store.checkpoint(row["key"])]):
-            store.write("trials", row["key"], [{**row, "bytes": now}])
+            store.tables.write("trials", row["key"], [{**row, "bytes": now}])
 
 
 def _came(row: Mapping[str, Any]) -> tuple[int, float, str]:

@@ -73,7 +73,7 @@ def _is_last(epoch: Epoch, run: Run) -> bool:
 
 def is_complete(trial: TrialConfig, place: Place) -> bool:
     """Whether somebody has left the row of a completed trial, who was killed then. Every worker calls."""
-    rows = place.store.rows("trials", trial.key) if place.group.rank == 0 else []
+    rows = place.store.tables.rows("trials", trial.key) if place.group.rank == 0 else []
     return place.group.broadcast(any(row["status"] == "completed" for row in rows))
 
 
@@ -100,7 +100,7 @@ class _Record:
         """
         recorded = 0
         if self._writes and checkpoint.prepare(self._trial, self._place.store):
-            recorded = len(self._place.store.rows("epochs", self._trial.key))
+            recorded = len(self._place.store.tables.rows("epochs", self._trial.key))
         recorded = self._place.group.broadcast(recorded)  # by then the state is there for everybody
         checkpoint.load(run, self._files, self._folder)
         self._run = run
@@ -115,7 +115,7 @@ class _Record:
             self._place.store.require_held()
             checkpoint.save(run, self._files, self._folder)
             if len(run.history) >= self._place.store.earlier_epochs.get(self._trial.key, 0):  # else they are trained again
-                self._place.store.write("epochs", self._trial.key, self._epochs(run))
+                self._place.store.tables.write("epochs", self._trial.key, self._epochs(run))
 
     def end(self, status: str, run: Run, stop: Stop | None = None) -> str:
         outcome = stop._asdict() if stop else self._test(run)
@@ -160,7 +160,7 @@ class _Record:
         logits = {part: run.evaluate(indices) for part, indices in parts.items()}
         if self._writes:
             rows = [row for part, indices in parts.items() for row in _predictions(run, part, indices, logits[part])]
-            self._place.store.write("predictions", self._trial.key, rows)
+            self._place.store.tables.write("predictions", self._trial.key, rows)
         labels, predicted = run.images.labels[run.split.test], logits["test"].argmax(1).cpu().numpy()
         return {
             "test_accuracy": score(logits["test"], labels).accuracy,
@@ -190,8 +190,8 @@ class _Record:
             "ended_at": _now(),
             **more,
         }
-        self._place.store.write("epochs", self._trial.key, epochs)
-        self._place.store.write("trials", self._trial.key, [row])
+        self._place.store.tables.write("epochs", self._trial.key, epochs)
+        self._place.store.tables.write("trials", self._trial.key, [row])
 
 
 def _reason(error: Exception) -> str:

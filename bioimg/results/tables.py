@@ -1,0 +1,160 @@
+"""The tables of a results folder while many processes write: each trial writes its own parts, one process merges them."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bioimg.config import UserError
+from bioimg.results import schema
+from bioimg.results.folder import Folder, beside
+from bioimg.results.parquet import Damaged, decode, encode
+
+TABLES = {"trials": schema.TRIALS, "epochs": schema.EPOCHS, "predictions": schema.PREDICTIONS}
+
+log = logging.getLogger("bioimg")
+
+
+class Tables:
+    """The tables of a folder, which the user knows as `shown`."""
+
+    def __init__(self, files: Folder, shown: str) -> None:
+        self._files, self._shown = files, shown
+
+    def write(self, table: str, key: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write all rows that one trial has in one table so far, in place of those it had.
+
+        The epochs of a trial that runs are written again with each epoch, so nothing waits for the disk there.
+        """
+        content = encode(pa.Table.from_pylist(list(rows), schema=TABLES[table]))
+        self._files.write(_part(key, table), content, flush=table != "epochs")
+
+    def rows(self, table: str, key: str) -> list[dict[str, Any]]:
+        """What one trial has in one table."""
+        rows = self._part(_part(key, table))
+        if rows is None:
+            rows = _joined(table, self.merged(table), {}).filter(pc.field("key") == key)
+        return rows.to_pylist()
+
+    def merge(self, order: Iterable[str] = ()) -> None:
+        """Bring the tables up to date with the parts, rows of the trials named in `order` first and in that order.
+
+        The table of trials is written last and parts go only afterwards: whenever this is cut off, the next merge mends it.
+        Each table is kept as TABLE.previous.parquet before, and parts go only with the merge after, which finds their very rows
+        in the table, so that a table that is found damaged can be made from these.
+        A damaged part counts as missing, and what it held is computed again.
+        """
+        order = list(order)
+        parts, ended = self._parts(), self.merged("trials")
+        for table in ("predictions", "epochs", "trials"):
+            merged = self.merged(table)
+            content = encode(_in_order(_joined(table, merged, parts[table]), order))
+            if merged is not None:
+                if not parts[table] and content == self._files.read(f"{table}.parquet"):
+                    continue
+                self._files.write(f"{table}.previous.parquet", encode(merged))
+            self._files.write(f"{table}.parquet", content)
+        for key, part in parts["trials"].items():
+            if ended is not None and ended.filter(pc.field("key") == key).equals(part):
+                for table in TABLES:
+                    self._files.delete(_part(key, table))
+
+    def settle(self, order: Iterable[str]) -> None:
+        """Leave no part of a trial that has ended, while nobody writes: a merge that deletes the part of its earlier end could
+        meet that of the next one."""
+        order = list(order)
+        self.merge(order)
+        self.merge(order)
+
+    def every(self, table: str) -> list[dict[str, Any]]:
+        """All rows of one table: those of parts in place of merged ones."""
+        return self._current(table).to_pylist()
+
+    def statuses(self) -> dict[str, str]:
+        """The status of every trial that has ended, by key."""
+        return {row["key"]: row["status"] for row in self._current("trials").select(["key", "status"]).to_pylist()}
+
+    def latest(self) -> dict[str, dict[str, Any]]:
+        """The last epoch of every trial that has one, also of those that run, by key."""
+        return {row["key"]: row for row in self.every("epochs")}
+
+    def lengths(self) -> dict[str, int]:
+        """How many epochs of every trial are on record, by key."""
+        return {row["key"]: row["epoch"] for row in self._current("epochs").select(["key", "epoch"]).to_pylist()}
+
+    def merged(self, table: str) -> pa.Table | None:
+        """A table as of the last merge; None if there was none. Where it is damaged, that of the merge before, which is told.
+
+        Raises:
+            UserError: both are damaged.
+        """
+        try:
+            return decode(self._files.read(f"{table}.parquet"), TABLES[table])
+        except FileNotFoundError:
+            return None
+        except Damaged as error:
+            return self._previous(table, error)
+
+    def _current(self, table: str) -> pa.Table:
+        parts = self._parts()[table]  # before the table: what is merged in between is in both
+        return _joined(table, self.merged(table), parts)
+
+    def _parts(self) -> dict[str, dict[str, pa.Table]]:
+        """What the parts hold, by table and key. A trial with a damaged part is left out, so that it runs again."""
+        held: dict[str, dict[str, pa.Table]] = {table: {} for table in TABLES}
+        damaged = set()
+        for name in self._files.names("parts"):
+            key, table, _ = name.removeprefix("parts/").split(".")
+            rows = self._part(name)
+            if rows is None:
+                damaged.add(key)
+            else:
+                held[table][key] = rows
+        return {table: {key: rows for key, rows in parts.items() if key not in damaged} for table, parts in held.items()}
+
+    def _part(self, name: str) -> pa.Table | None:
+        """The rows of a part; None if there is none, or if it is damaged, which is told."""
+        try:
+            return decode(self._files.read(name), TABLES[name.split(".")[-2]])
+        except FileNotFoundError:
+            return None
+        except Damaged as error:
+            log.warning(
+                "%s is damaged (%s): it is left out, and what it held is computed again.", beside(self._shown, name), error
+            )
+            return None
+
+    def _previous(self, table: str, damage: Damaged) -> pa.Table:
+        name = f"{table}.parquet"
+        try:
+            rows = decode(self._files.read(f"{table}.previous.parquet"), TABLES[table])
+        except (FileNotFoundError, Damaged):
+            raise UserError(
+                f"{beside(self._shown, name)} is damaged ({damage}). Put a copy of it in its place, or delete trials.parquet, "
+                "epochs.parquet and predictions.parquet there and run the same command again: it computes their rows anew."
+            ) from damage
+        log.warning(
+            "%s is damaged (%s): the table before it is used. The command of the run mends it.",
+            beside(self._shown, name),
+            damage,
+        )
+        return rows
+
+
+def _part(key: str, table: str) -> str:
+    return f"parts/{key}.{table}.parquet"
+
+
+def _joined(table: str, merged: pa.Table | None, parts: Mapping[str, pa.Table]) -> pa.Table:
+    """The rows of a table and of its parts, which replace those of the same trials."""
+    kept = [] if merged is None else [merged.filter(~pc.field("key").isin(pa.array(list(parts), pa.string())))]
+    return pa.concat_tables([TABLES[table].empty_table(), *kept, *parts.values()])
+
+
+def _in_order(rows: pa.Table, order: list[str]) -> pa.Table:
+    """Rows of the trials named in `order` first and in that order, the others after them as they were."""
+    rank = {key: position for position, key in enumerate(order)}
+    places = [rank.get(key, len(rank)) for key in rows["key"].to_pylist()]
+    return rows.take(pa.array(sorted(range(len(places)), key=places.__getitem__), pa.int64()))
