@@ -13,12 +13,13 @@ VALIDATED_ON = ("split", "folds", "fold", "group_pattern")
 
 
 class Stop(NamedTuple):
-    """Why a trial was stopped: at this rung its score was worse than what was needed among those that came there before it."""
+    """Why a trial was stopped: at this rung its score was worse than what was needed among those that came there before it,
+    whose scores are `rung_scores`, the best one first."""
 
     stopped_at_rung: int
     rung_score: float
     rung_threshold: float
-    rung_trials: int
+    rung_scores: tuple[float, ...]
     rung_metric: str = "val_accuracy"
 
 
@@ -97,16 +98,16 @@ class Experiment:
     def queue(self, trials: Iterable[TrialConfig]) -> list[TrialConfig]:
         """The order in which trials are run.
 
-        Those that run to their end anyway come first, in the order of the grid, so that rows show early and those that share
-        features follow each other. Then the longest, so that none of them is left alone at the end; equally long ones by their
-        keys: an order that has nothing to do with the axes, so that no value of one is judged by its like alone, and that
-        doesn't change when an axis grows.
+        Those that cost next to nothing and run to their end come first, in the order of the grid, so that rows show early and
+        those that share features follow each other. Then the longest, so that none of them is left alone at the end; equally
+        long ones by their keys: an order that has nothing to do with the axes, so that no value of one is judged by its like
+        alone, and that doesn't change when an axis grows.
         """
         rule = self.early_stopping
 
         def place(trial: TrialConfig) -> tuple[bool, int, str]:
-            spared = rule is not None and rule.spares(trial)
-            return (False, 0, "") if spared else (True, -trial.epochs, trial.key)
+            first = rule.spares(trial) if rule else trial.freeze == "features"
+            return (False, 0, "") if first else (True, -trial.epochs, trial.key)
 
         return sorted(trials, key=place)
 

@@ -43,10 +43,12 @@ class Halving:
         sign = -1 if self._rule.metric == "val_loss" else 1
         at_rung = self._scores[(*self._rule.cohort(trial), epoch)]
         at_rung.pop(trial.key, None)
-        scores = list(at_rung.values())
-        among, needed = len(scores), np.percentile(scores, 100 * (1 - 1 / self._rule.reduction_factor)) if scores else -np.inf
+        scores = sorted(at_rung.values(), reverse=True)
+        needed = np.percentile(scores, 100 * (1 - 1 / self._rule.reduction_factor)) if scores else -np.inf
         at_rung[trial.key] = sign * score
-        return Stop(epoch, score, float(sign * needed), among, self.metric) if sign * score < needed else None
+        if sign * score >= needed:
+            return None
+        return Stop(epoch, score, float(sign * needed), tuple(sign * other for other in scores), self.metric)
 
 
 def earlier(store: Store, to_run: Iterable[TrialConfig]) -> list[Earlier]:

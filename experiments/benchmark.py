@@ -37,7 +37,7 @@ PARTS: dict[str, type[Part]] = {
 def main() -> int:
     """Run what was asked for; 0 if every target holds."""
     if not sys.argv[1:]:  # in processes of their own, so that no part finds anything warm
-        return max([subprocess.call([sys.executable, str(Path(__file__)), name]) for name in PARTS])
+        return max([abs(subprocess.call([sys.executable, str(Path(__file__)), name])) for name in PARTS])
     part: Part = tyro.extras.subcommand_cli_from_dict(PARTS, description=__doc__)
     name = next(name for name, known in PARTS.items() if isinstance(part, known))
     try:

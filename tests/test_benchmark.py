@@ -155,7 +155,7 @@ def test_the_exit_status_says_whether_the_targets_hold(tmp_path, monkeypatch, fi
     assert benchmark.main() == code
 
 
-@pytest.mark.parametrize(("codes", "code"), [((0, 0, 0, 0, 0, 0), 0), ((0, 1, 0, 0, 0, 0), 1)])
+@pytest.mark.parametrize(("codes", "code"), [((0, 0, 0, 0, 0, 0), 0), ((0, 1, 0, 0, 0, 0), 1), ((0, -9, 0, 0, 0, 0), 9)])
 def test_without_a_name_every_part_runs_in_a_process_of_its_own(monkeypatch, codes, code):
     called, ends = [], iter(codes)
     monkeypatch.setattr(subprocess, "call", lambda command: called.append(command[-1]) or next(ends))

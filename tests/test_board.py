@@ -5,7 +5,7 @@ import pytest
 from bioimg.cluster.board import Board, Ended
 from bioimg.experiment import Stop
 
-WHY = Stop(2, 0.5, 0.75, 3)
+WHY = Stop(2, 0.5, 0.75, (0.9, 0.75, 0.6))
 
 
 async def _submitted(*keys: str) -> Board:

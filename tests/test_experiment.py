@@ -45,9 +45,10 @@ def test_without_a_grace_period_the_first_rung_is_a_tenth_of_the_epochs(epochs, 
     assert EarlyStopping().rungs(epochs) == rungs
 
 
-def test_frozen_trials_run_first_then_the_longest_and_the_rest_in_no_order_of_the_axes():
+@pytest.mark.parametrize("rule", [EarlyStopping(), None])
+def test_frozen_trials_run_first_then_the_longest_and_the_rest_in_no_order_of_the_axes(rule):
     axes = {"epochs": (5, 9), "freeze": ("none", "features"), "seed": tuple(range(8))}
-    experiment = Experiment(name="grid", base=TrialConfig(), axes=axes)
+    experiment = Experiment(name="grid", base=TrialConfig(), axes=axes, early_stopping=rule)
     queue = experiment.queue(experiment.trials())
     assert [trial.freeze for trial in queue] == ["features"] * 16 + ["none"] * 16
     assert [trial.epochs for trial in queue[16:]] == [9] * 8 + [5] * 8
@@ -105,7 +106,7 @@ def test_trials_compete_within_their_cohort_only():
     for seed in range(4):
         assert not halving.judge(TrialConfig(weights="DEFAULT", seed=seed), 1, 0.9)
     assert not halving.judge(TrialConfig(weights="none"), 1, 0.1)
-    assert halving.judge(TrialConfig(weights="DEFAULT", seed=9), 1, 0.1) == Stop(1, 0.1, 0.9, 4)
+    assert halving.judge(TrialConfig(weights="DEFAULT", seed=9), 1, 0.1) == Stop(1, 0.1, 0.9, (0.9,) * 4)
 
 
 def test_folds_do_not_compete_since_they_are_validated_on_other_images():
@@ -113,14 +114,14 @@ def test_folds_do_not_compete_since_they_are_validated_on_other_images():
     assert not halving.judge(TrialConfig(folds=3, fold=0), 1, 0.9)
     assert not halving.judge(TrialConfig(folds=3, fold=1), 1, 0.1)
     assert not halving.judge(TrialConfig(split="grouped"), 1, 0.1)
-    assert halving.judge(TrialConfig(folds=3, fold=0, batch_size=64), 1, 0.1) == Stop(1, 0.1, 0.9, 1)
+    assert halving.judge(TrialConfig(folds=3, fold=0, batch_size=64), 1, 0.1) == Stop(1, 0.1, 0.9, (0.9,))
 
 
 def test_a_trial_that_is_judged_again_after_an_interruption_counts_once():
     halving = Halving(EarlyStopping(metric="val_loss", grace_period=1))
     for _ in range(2):
         assert halving.judge(TrialConfig(seed=1), 1, 0.1) is None
-    assert halving.judge(TrialConfig(seed=2), 1, 0.9) == Stop(1, 0.9, 0.1, 1, "val_loss")
+    assert halving.judge(TrialConfig(seed=2), 1, 0.9) == Stop(1, 0.9, 0.1, (0.1,), "val_loss")
 
 
 def test_frozen_trials_run_in_full_unless_told_otherwise():

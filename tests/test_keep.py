@@ -56,7 +56,7 @@ def failing(epoch) -> bool:
 )
 def test_what_stays_is_what_was_asked_for_and_its_size_is_in_the_row(keep, completed, stopped, tmp_path):
     assert left(tmp_path / "completed", keep, lambda epoch: None)[0] == completed
-    assert left(tmp_path / "stopped", keep, lambda epoch: Stop(3, 0.1, 0.2, 1) if epoch.epoch == 3 else None)[0] == stopped
+    assert left(tmp_path / "stopped", keep, lambda epoch: Stop(3, 0.1, 0.2, (0.2,)) if epoch.epoch == 3 else None)[0] == stopped
 
 
 def test_the_small_state_of_a_completed_frozen_trial_stays_for_more_epochs(tmp_path):
@@ -92,7 +92,7 @@ def killed_before(store: Store, what: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("keep", ["best", "none"])
-@pytest.mark.parametrize("stop", [None, Stop(3, 0.1, 0.2, 1)])
+@pytest.mark.parametrize("stop", [None, Stop(3, 0.1, 0.2, (0.2,))])
 def test_a_trial_that_is_killed_before_its_row_is_written_is_not_trained_again(keep, stop, tmp_path, monkeypatch):
     trained, begin, images = [], Run.begin, toys.images()
     monkeypatch.setattr(Run, "begin", lambda run, epoch: (trained.append(epoch), begin(run, epoch))[1])
@@ -125,7 +125,7 @@ def test_a_trial_whose_lane_was_killed_after_its_row_was_written_is_not_trained_
 
 
 @pytest.mark.parametrize("keep", ["best", "none", "all"])
-@pytest.mark.parametrize("stop", [None, Stop(3, 0.1, 0.2, 1)])
+@pytest.mark.parametrize("stop", [None, Stop(3, 0.1, 0.2, (0.2,))])
 def test_states_that_a_killed_trial_could_not_drop_go_at_the_end_of_the_next_run(keep, stop, tmp_path, monkeypatch):
     images, store = toys.images(), Store(tmp_path)
     store.begin({**results_example.description(TRIAL, {}, images.classes), "keep": keep})
@@ -165,7 +165,7 @@ def test_a_continued_trial_that_fails_before_an_epoch_of_its_own_has_those_of_th
 def test_a_trial_whose_patience_runs_out_at_a_rung_is_complete(tmp_path):
     trial, images, store = toys.trial(epochs=9, patience=1, learning_rate=1e-12), toys.images(), Store(tmp_path)
     place = Place(experiment="toy", store=store, device=torch.device("cpu"))
-    run_trial(trial, images, place, lambda epoch: Stop(2, 0.1, 0.5, 3) if epoch.epoch == 2 else None)
+    run_trial(trial, images, place, lambda epoch: Stop(2, 0.1, 0.5, (0.6, 0.5, 0.4)) if epoch.epoch == 2 else None)
     row = store.tables.rows("trials", trial.key)[0]
     assert (row["status"], row["epochs_run"], row["out_of_patience"]) == ("completed", 2, True)
     assert row["test_accuracy"] is not None

@@ -1,5 +1,7 @@
 import contextlib
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ import toys
 
 from bioimg.config import UserError
 from bioimg.results.store import Store
-from bioimg.training import trial
-from bioimg.training.batches import VIEWS, Batch, boundaries, dihedral, steps
+from bioimg.training import loop, trial
+from bioimg.training.batches import VIEWS, Batch, Step, boundaries, dihedral, steps
 from bioimg.training.distributed import ALONE, Group
 from bioimg.training.loop import NotFinite, train
 from bioimg.training.run import Run, learning_rate
@@ -143,6 +145,22 @@ def test_the_learning_rate_is_constant_or_half_a_cosine():
     cosine = toys.trial(epochs=4, schedule="cosine", learning_rate=1.0)
     assert [round(learning_rate(cosine, epoch), 3) for epoch in (1, 2, 3, 4)] == [1.0, 0.854, 0.5, 0.146]
     assert {learning_rate(toys.trial(learning_rate=0.5), epoch) for epoch in (1, 9)} == {0.5}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+@pytest.mark.parametrize("freeze", ["none", "features"])
+def test_on_a_gpu_an_epoch_is_nearly_that_of_a_cpu_and_no_step_of_it_waits_for_the_gpu(freeze, monkeypatch):
+    def watched(*given: Any) -> Iterator[Step]:
+        torch.cuda.set_sync_debug_mode("error")
+        yield from steps(*given)
+        torch.cuda.set_sync_debug_mode("default")
+
+    config = toys.trial(epochs=1, freeze=freeze)
+    (expected,) = train(toys.run(config))
+    run = toys.run(config, device="cuda")
+    monkeypatch.setattr(loop, "steps", watched)
+    (epoch,) = train(run)
+    assert (epoch.train_loss, epoch.val_loss) == pytest.approx((expected.train_loss, expected.val_loss), rel=0.01)
 
 
 # frozen

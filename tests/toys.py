@@ -62,10 +62,10 @@ def trial(**fields: object) -> TrialConfig:
     return TrialConfig(**{**few, "precision": "float32", **fields})  # type: ignore[arg-type]
 
 
-def run(config: TrialConfig, of: ImageSet | None = None, group: Group = ALONE) -> Run:
-    """A run of a trial on the CPU."""
+def run(config: TrialConfig, of: ImageSet | None = None, group: Group = ALONE, device: str = "cpu") -> Run:
+    """A run of a trial."""
     of = of or images()
-    return Run(config, of, split(of, config), device=torch.device("cpu"), group=group)
+    return Run(config, of, split(of, config), device=torch.device(device), group=group)
 
 
 class Deadly(Toy):

@@ -27,17 +27,18 @@ class Cohorts(FIFOScheduler):
             played = SimpleNamespace(trial_id=f"earlier-{trial.key}")
             self._of(trial).on_trial_add(None, played)  # type: ignore[arg-type]
             for epoch in epochs:
-                self._decide(trial, played, epoch)
+                self._judge(trial, played, epoch)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         self._of(trial_of(trial.config)).on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         config = trial_of(trial.config)
-        decision, why = self._decide(config, trial, result)
-        if decision == TrialScheduler.STOP:
-            ray.get(self._board.stop.remote(config.key, why))
-        return decision
+        why = self._judge(config, trial, result)
+        if why is None:
+            return TrialScheduler.CONTINUE
+        ray.get(self._board.stop.remote(config.key, why))
+        return TrialScheduler.STOP
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Nothing: the last epoch is no rung, and ASHA would take it for one."""
@@ -45,12 +46,14 @@ class Cohorts(FIFOScheduler):
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Nothing: what a trial had at its rungs stays there."""
 
-    def _decide(self, config: TrialConfig, trial: Any, result: Mapping[str, Any]) -> tuple[str, Stop | None]:
+    def _judge(self, config: TrialConfig, trial: Any, result: Mapping[str, Any]) -> Stop | None:
+        """Why ASHA stops a trial at an epoch; None if it doesn't."""
         epoch = result["epoch"]
         if self._rule.spares(config) or epoch not in self._rule.rungs(config.epochs):
-            return TrialScheduler.CONTINUE, None
+            return None
         decision = self._of(config).on_trial_result(None, trial, dict(result))  # type: ignore[arg-type]
-        return decision, self._halving.judge(config, epoch, result[self._rule.metric])
+        why = self._halving.judge(config, epoch, result[self._rule.metric])
+        return why if decision == TrialScheduler.STOP else None
 
     def _of(self, trial: TrialConfig) -> ASHAScheduler:
         cohort = self._rule.cohort(trial)

@@ -41,7 +41,7 @@ TRIALS = pa.schema(
         pa.field("rung_metric", pa.string()),
         pa.field("rung_score", pa.float64()),
         pa.field("rung_threshold", pa.float64()),
-        pa.field("rung_trials", pa.int64()),
+        pa.field("rung_scores", pa.list_(pa.float64())),
         # what came out
         pa.field("final_train_loss", pa.float64()),
         pa.field("best_train_accuracy", pa.float64()),
@@ -65,7 +65,7 @@ TRIALS = pa.schema(
 
 A completed one may have fewer epochs than it was given, `out_of_patience`: that is part of its recipe, so it is an answer like
 any other. A stopped one says at which rung its score, `rung_metric` there, missed the threshold that those of its cohort which
-came to this rung before it, `rung_trials` of them, had set.
+came to this rung before it had set by their scores, `rung_scores`, the best one first.
 
 `train_seconds` is training and validation alone, `wait_seconds` everything else from the moment a lane took the trial, both
 summed over the epochs and the last attempt. `started_at` is when its first batch began, `ended_at` when its row was written.

@@ -89,12 +89,16 @@ def gatherer(images: ImageSet, device: torch.device) -> Callable[[np.ndarray], t
     On a GPU all images are there if they fit; else those of each batch are copied from pinned memory, while the GPU computes.
     """
     pixels = images.pixels
-    if device.type == "cpu":
-        return lambda indices: torch.from_numpy(pixels[indices])
-    if fits(pixels, device):
+    if device.type == "cuda" and fits(pixels, device):
         whole = _resident(images, device)
-        return lambda indices: whole.index_select(0, torch.from_numpy(indices).to(device))
-    return lambda indices: torch.from_numpy(pixels[indices]).pin_memory().to(device, non_blocking=True)
+        return lambda indices: whole.index_select(0, sent(indices, device))
+    return lambda indices: sent(pixels[indices], device)
+
+
+def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """An array on the device. To a GPU it is copied from pinned memory, while the GPU computes what it was given before."""
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def fits(pixels: PixelArray, device: torch.device) -> bool:
@@ -129,7 +133,7 @@ def dihedral(images: torch.Tensor, views: np.ndarray) -> torch.Tensor:
         return images
     turned = torch.empty_like(images)
     for view in np.unique(views):
-        chosen = torch.from_numpy(np.flatnonzero(views == view)).to(images.device)
+        chosen = sent(np.flatnonzero(views == view), images.device)
         image = torch.rot90(images[chosen], int(view) % 4, (2, 3))
         turned[chosen] = image.flip(3) if view >= 4 else image
     return turned

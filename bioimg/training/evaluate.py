@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from bioimg.training.batches import Batch
+from bioimg.training.batches import Batch, sent
 from bioimg.training.distributed import ALONE, Group
 
 MOST = 64
@@ -45,7 +45,7 @@ def outputs(
     at_once = min(MOST, max(1, PIXELS[device.type] // image_size**2))
     for start in range(0, len(mine), at_once):
         places = mine[start : start + at_once]
-        rows[torch.from_numpy(places)] = compute(Batch(indices[places], np.full(len(places), view))).float()
+        rows[sent(places, device)] = compute(Batch(indices[places], np.full(len(places), view))).float()
     return group.sum(rows)
 
 

@@ -18,7 +18,7 @@ import xxhash
 
 from bioimg.data import cache
 from bioimg.results.folder import replace
-from bioimg.training.batches import Batch
+from bioimg.training.batches import Batch, sent
 from bioimg.training.evaluate import outputs
 
 VERSION = 3
@@ -74,8 +74,8 @@ class Features:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """[B, width]."""
-        rows = torch.from_numpy(batch.views * self._values.shape[1] + batch.indices)
-        return self._values.flatten(0, 1).index_select(0, rows.to(self._values.device))
+        rows = batch.views * self._values.shape[1] + batch.indices
+        return self._values.flatten(0, 1).index_select(0, sent(rows, self._values.device))
 
     def _fill(self, block: Block, compute: Compute, wait: bool) -> bool:
         with self._locked(block, wait) as mine:

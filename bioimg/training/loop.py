@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from bioimg.training.batches import boundaries, steps
+from bioimg.training.batches import boundaries, sent, steps
 from bioimg.training.run import Epoch, Run
 
 
@@ -36,7 +36,7 @@ def train(run: Run) -> Iterator[Epoch]:
         losses, correct = [], torch.zeros((), dtype=torch.int64, device=run.device)
 
         for batch, weight in steps(trial, train_set, known, epoch, group):
-            target = labels[torch.from_numpy(batch.indices)]
+            target = labels[sent(batch.indices, run.device)]
             logits = run.forward(batch)
             loss = F.cross_entropy(logits, target, class_weights, reduction="sum") * weight
             loss.backward()
