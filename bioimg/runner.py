@@ -90,13 +90,14 @@ def train(
             execute(experiment, experiment.queue(missing), images, store, watcher)
             store.tables.settle(order)
             unstopped = dataclasses.replace(experiment, early_stopping=None)
-            execute(unstopped, ended := to_finish(experiment, trials, store, settings.finish), images, store, watcher)
+            stopped = to_finish(experiment, trials, store, settings.finish)
+            execute(unstopped, stopped, images, store, watcher)
         checkpoint.tidy(store, trials)
         if settings.keep == "best":
             make_room(store, console)
     finally:
         store.tables.merge(order)
-    return len(missing) + len(ended)
+    return len(missing) + len(stopped)
 
 
 def make_room(store: Store, console: Console) -> None:
@@ -129,11 +130,8 @@ def to_finish(
     trial is to be stopped), those that an interrupted run was about to finish, and what would else be missing from the
     comparison.
     """
-    rows, latest, rule = (
-        {row["key"]: row for row in store.tables.every("trials")},
-        store.tables.latest(),
-        experiment.early_stopping,
-    )
+    rows, latest = {row["key"]: row for row in store.tables.every("trials")}, store.tables.latest()
+    rule = experiment.early_stopping
     ended = {trial: rows[trial.key] for trial in trials if trial.key in rows}
     asked = [
         trial

@@ -1,5 +1,6 @@
 """How trials end on lanes: stopped against earlier runs, finished after an interruption, failed by one worker of two."""
 
+import io
 import signal
 
 import pytest
@@ -11,6 +12,7 @@ from test_faults import experiment as asked
 from bioimg import runner
 from bioimg.cluster import fleet
 from bioimg.config import UserError
+from bioimg.results.store import Store, read
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("machine", "no_report")]
 
@@ -26,11 +28,15 @@ def no_report():
 def test_trials_that_are_added_on_lanes_are_judged_against_all_earlier_ones(tmp_path):
     in_order = tuple(trial.learning_rate for trial in experiment().queue(experiment().trials()))
     go(experiment(in_order[:3]), tmp_path / "lanes", lanes=1)
-    added = go(experiment(), tmp_path / "lanes", lanes=1)
+    whole = go(experiment(), tmp_path / "whole", local=True)
+    again = next(key for key in keys_of_stopped(whole) if key not in read(tmp_path / "lanes").trials["key"].tolist())
+    Store(tmp_path / "lanes").tables.write("trials", again, [{"key": again, "status": "failed"}])
+    added = go(experiment(), tmp_path / "lanes", file := io.StringIO(), lanes=1)
     later = added.trials[added.trials["learning_rate"].isin(in_order[3:]) & added.trials["status"].eq("stopped")]
     assert later["rung_scores"].map(len).max() >= 3
     assert (later["rung_score"] < later["rung_threshold"]).all()
-    same(added, go(experiment(), tmp_path / "whole", local=True))
+    assert file.getvalue().count(": stopped\n") == len(later), "one of them failed in an earlier run"
+    same(added, whole)
 
 
 def test_a_finish_on_lanes_that_is_interrupted_is_gone_on_with_by_the_same_command(tmp_path, monkeypatch):

@@ -16,12 +16,14 @@ from bioimg.halving import Earlier, Halving
 class Cohorts(FIFOScheduler):
     """One ASHA for each cohort. It decides; why is worked out beside it, for the row, and told to the board before Tune stops.
 
-    ASHA's rungs aren't saved by Tune, so what earlier runs have on record is played to it first.
+    ASHA's rungs aren't saved by Tune, so what earlier runs have on record is played to it first. `stopped` has the keys of
+    trials that were stopped in this run.
     """
 
     def __init__(self, rule: EarlyStopping, earlier: Iterable[Earlier], board: Any) -> None:
         super().__init__()
         self._rule, self._board, self._halving = rule, board, Halving(rule)
+        self.stopped: set[str] = set()
         self._schedulers: dict[tuple[Any, ...], ASHAScheduler] = {}
         for trial, epochs in earlier:
             played = SimpleNamespace(trial_id=f"earlier-{trial.key}")
@@ -37,6 +39,7 @@ class Cohorts(FIFOScheduler):
         why = self._judge(config, trial, result)
         if why is None:
             return TrialScheduler.CONTINUE
+        self.stopped.add(config.key)
         ray.get(self._board.stop.remote(config.key, why))
         return TrialScheduler.STOP
 

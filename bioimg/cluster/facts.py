@@ -24,7 +24,6 @@ def gather(out: str, mark: str, weights: tuple[str, ...], kept: str | None) -> d
     """
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     return {
-        "host": socket.gethostname(),
         **basics(out, mark),
         "broken": _attempt(lambda: __import__("bioimg.cluster.lanes")),
         "absent": [why for place in weights if (why := _absent(place))],

@@ -3,7 +3,7 @@
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,8 @@ def run(
         scheduler = Cohorts(rule, earlier(store, trials), lane.board) if rule else None
         with Fleet(lane, trials=len(trials), limit=limit, say=watcher.say) as fleet:
             pace = BasicVariantGenerator(max_concurrent=1)
-            told = [_Relay(store, watcher, fleet, pace), *trackers.callbacks(track, experiment.name)]
+            stopped = scheduler.stopped if scheduler else set()
+            told = [_Relay(store, watcher, fleet, pace, stopped), *trackers.callbacks(track, experiment.name)]
             _tune(trials, scheduler, lane.board, told, store.engine, pace)
             while not fleet.done:
                 fleet.tend()
@@ -99,12 +100,12 @@ def _lane(
 ) -> Lane:
     """What all lanes have in common."""
     rule = experiment.early_stopping
-    sets = {id(seen): ray.put(seen) for seen in {id(seen): seen for seen in images.values()}.values()}
+    needed = {id(images[trial]): images[trial] for trial in trials}
+    sets = {number: ray.put(seen) for number, seen in needed.items()}
     return Lane(
         number=0,
         workers=trials[0].workers,
         gpu=gpu,
-        threads=1,
         board=open_board(len(trials)),
         images={trial.key: sets[id(images[trial])] for trial in trials},
         experiment=experiment.name,
@@ -147,11 +148,11 @@ def _tune(
 class _Relay(tune.Callback):
     """Keeps the watcher informed and the tables up to date while Tune runs."""
 
-    PAUSE = 20
+    SPACING = 20
     """Time between merges, in multiples of what the last one took: large tables are brought up to date less often."""
 
-    def __init__(self, store: Store, watcher: Watcher, fleet: Fleet, pace: BasicVariantGenerator) -> None:
-        self._store, self._watcher, self._fleet, self._pace = store, watcher, fleet, pace
+    def __init__(self, store: Store, watcher: Watcher, fleet: Fleet, pace: BasicVariantGenerator, stopped: Set[str]) -> None:
+        self._store, self._watcher, self._fleet, self._pace, self._stopped = store, watcher, fleet, pace, stopped
         self._next_merge = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -163,8 +164,10 @@ class _Relay(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         ended = key(trial.config)
-        rows = self._store.tables.rows("trials", ended)  # of this one alone: all of them would take ever longer
-        self._watcher.end(ended, rows[0]["status"] if rows else "stopped")
+        if ended in self._stopped:  # its lane has yet to write its row; there can be one of an earlier attempt
+            self._watcher.end(ended, "stopped")
+        else:
+            self._watcher.end(ended, self._store.tables.rows("trials", ended)[0]["status"])
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         started = time.monotonic()
@@ -172,4 +175,4 @@ class _Relay(tune.Callback):
         self._pace.max_concurrent = max(1, self._fleet.size)  # a process for each trial that a lane can be at
         if started >= self._next_merge:
             self._store.tables.merge()
-            self._next_merge = time.monotonic() + max(2.0, self.PAUSE * (time.monotonic() - started))
+            self._next_merge = time.monotonic() + max(2.0, self.SPACING * (time.monotonic() - started))
