@@ -81,7 +81,7 @@ def unrepresented(rule: EarlyStopping, ended: Mapping[TrialConfig, Mapping[str, 
 def _came(rule: EarlyStopping, row: Mapping[str, Any]) -> tuple[int, float]:
     """How far a stopped trial came, the more the better. One that an earlier run judged by the other metric counts by its
     figure in this one."""
-    judged = row.get("rung_metric") in (None, rule.metric)  # None: of an earlier version
+    judged = row["rung_metric"] == rule.metric
     if rule.metric == "val_loss":
         return row["stopped_at_rung"], -row["rung_score" if judged else "best_val_loss"]
     return row["stopped_at_rung"], row["rung_score" if judged else "final_val_accuracy"]

@@ -40,7 +40,7 @@ def describe(
         **asked,
         "created": earlier.get("created", run["started"]),
         "weights": {**earlier.get("weights", {}), **weights},
-        "runs": [*_runs(earlier), run],
+        "runs": [*earlier.get("runs", []), run],
     }
 
 
@@ -50,13 +50,7 @@ def finished(description: Mapping[str, Any], earlier: Mapping[str, Any], *, trai
     if trained:
         return ended
     untouched = {name: earlier[name] for name in RUN if name in earlier}
-    return {**ended, **untouched, "finished": earlier.get("finished") or ended["finished"], "runs": _runs(earlier)}
-
-
-def _runs(earlier: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Those so far. Earlier versions knew the last one only."""
-    known = [{"started": earlier["created"], **{name: earlier.get(name) for name in RUN}}] if earlier else []
-    return earlier.get("runs", known)
+    return {**ended, **untouched, "finished": earlier.get("finished") or ended["finished"], "runs": earlier.get("runs", [])}
 
 
 def _asked(experiment: Experiment, images: ImageSet) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def test_a_longer_axis_leaves_the_order_of_the_trials_there_were():
 
 def test_where_the_best_trial_of_a_cohort_failed_the_best_stopped_one_takes_its_place():
     failed, far, near, other = (TrialConfig(epochs=9, seed=seed) for seed in range(4))
-    row = {"status": "stopped", "stopped_at_rung": 4, "rung_score": 0.5}
+    row = {"status": "stopped", "stopped_at_rung": 4, "rung_metric": "val_accuracy", "rung_score": 0.5}
     ended = {failed: {"status": "failed"}, near: {**row, "stopped_at_rung": 2, "rung_score": 0.9}, far: row}
     assert unrepresented(EarlyStopping(), ended) == [far]
     assert unrepresented(EarlyStopping(), ended | {other: {"status": "completed"}}) == []

@@ -24,7 +24,6 @@ from bioimg.model.build import _pretrained
 from bioimg.model.tiny import resnext_tiny
 from bioimg.report.notes import notes
 from bioimg.results.store import Store, read
-from bioimg.training import checkpoint
 from bioimg.training.trial import Place, run_trial
 
 IMAGES = toys.images()
@@ -225,18 +224,6 @@ def test_a_longer_trial_does_not_take_over_a_head_for_other_weights(tmp_path, in
     assert "but that isn't what it was when these results were begun" in row["error"]
 
 
-def test_a_state_of_an_earlier_version_that_knows_no_digest_goes_on(tmp_path, interrupted):
-    store = Store(tmp_path / "out")
-    (state,) = [name for name in store.files.names("checkpoints") if name.endswith(checkpoint.RESUME)]
-    held = checkpoint._unpacked(store.files.read(state))
-    assert held is not None
-    assert len(held.pop("weights_digest")) == 32
-    store.files.write(state, checkpoint._packed(held))
-    where = place(tmp_path / "out")
-    assert run_trial(interrupted, IMAGES, where, lambda epoch: None) == "completed"
-    assert [epoch["epoch"] for epoch in where.store.tables.rows("epochs", interrupted.key)] == [1, 2, 3, 4]
-
-
 def test_random_weights_have_no_digest_and_others_have_that_of_what_was_read_not_of_what_was_trained(tmp_path):
     write_weights(tmp_path / "mine.pth", 1)
     rows = {}
@@ -314,15 +301,6 @@ def test_a_run_that_trained_nothing_leaves_the_record_as_it_was():
     first = described({})
     again = described({**first, "versions": {"torch": "1.0"}}, trained=False, early_stopping=None)
     assert again == {**first, "versions": {"torch": "1.0"}}
-
-
-def test_the_record_of_an_earlier_version_becomes_the_first_run():
-    earlier = {name: value for name, value in described({}).items() if name not in ("runs", "weights")}
-    earlier["versions"] = {"torch": "1.0"}
-    now = described(earlier)
-    assert now["runs"][0] == {"started": earlier["created"], **{name: earlier[name] for name in provenance.RUN}}
-    assert now["runs"][1]["versions"] == now["versions"]
-    assert described(earlier, trained=False)["runs"] == now["runs"][:1]
 
 
 def test_the_same_command_again_adds_no_run_and_another_seed_adds_one(tmp_path):

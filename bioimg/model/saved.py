@@ -29,17 +29,17 @@ def encode(tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> byt
 
 
 def decode(content: bytes) -> Saved:
-    """What `encode` was given. Files of earlier versions have no checksum.
+    """What `encode` was given.
 
     Raises:
         Damaged: these aren't the bytes that it gave.
     """
     try:
         tensors, about = safetensors.torch.load(content), json.loads(_metadata(content)["bioimg"])
-        claimed = about.pop("sha256", None)
+        claimed = about.pop("sha256")
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"it can't be read: {error}") from error
-    if claimed and claimed != _checksum(tensors, about):
+    if claimed != _checksum(tensors, about):
         raise Damaged("its checksum isn't that of what it holds")
     return Saved(tensors, about)
 

@@ -4,20 +4,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def summary(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Columns of the trials table from rows of the epochs table, in order.
+def best(val_losses: Sequence[float]) -> int:
+    """The number of the best epoch, counted from 1: the first of those with the lowest validation loss; 0 if there is none.
 
-    The best epoch is the first of those with the lowest validation loss; the test set has no part in it.
+    The test set has no part in it.
     """
+    return min(range(len(val_losses)), key=val_losses.__getitem__, default=-1) + 1
+
+
+def summary(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Columns of the trials table from rows of the epochs table, in order."""
     if not epochs:
         return {"epochs_run": 0, "train_seconds": 0.0}
-    last, best = epochs[-1], min(epochs, key=lambda epoch: epoch["val_loss"])
+    last, selected = epochs[-1], epochs[best([epoch["val_loss"] for epoch in epochs]) - 1]
     return {
         "epochs_run": len(epochs),
         "final_train_loss": last["train_loss"],
         "best_train_accuracy": max(epoch["train_accuracy"] for epoch in epochs),
-        "best_val_loss": best["val_loss"],
-        "best_val_loss_epoch": best["epoch"],
+        "best_val_loss": selected["val_loss"],
+        "best_val_loss_epoch": selected["epoch"],
         "final_val_accuracy": last["val_accuracy"],
         "best_val_accuracy": max(epoch["val_accuracy"] for epoch in epochs),
         "train_seconds": sum(epoch["seconds"] for epoch in epochs),

@@ -7,8 +7,6 @@ backbones/           those frozen backbones, beside the folders of the trials, e
 
 import io
 import logging
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -36,7 +34,7 @@ def save(run: Run, files: Folder, under: str) -> None:
     Nothing waits for the disk here: what a power failure spoils is found by its checksum, and the previous state is used.
     """
     state = run.state_dict()
-    if all(run.history[-1].val_loss < epoch.val_loss for epoch in run.history[:-1]):
+    if run.best_epoch == len(run.history):
         state["best"] = state["learner"]  # the same tensors, which are then written once
     content = _packed(state)
     if files.size(f"{under}/{RESUME}") is not None:
@@ -220,17 +218,8 @@ def _packed(state: dict[str, Any]) -> memoryview:
 
 
 def _unpacked(content: bytes) -> dict[str, Any] | None:
-    """What `_packed` was given; None if these aren't the bytes that it gave. States of earlier versions have no checksum."""
-    earlier = content[:2] == b"PK"
-    packed = content if earlier else memoryview(content)[CHECKSUM:]
-    if not (_is_zip(content) if earlier else xxhash.xxh3_128_digest(packed) == content[:CHECKSUM]):
+    """What `_packed` was given; None if these aren't the bytes that it gave."""
+    packed = memoryview(content)[CHECKSUM:]
+    if xxhash.xxh3_128_digest(packed) != content[:CHECKSUM]:
         return None
     return torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
-
-
-def _is_zip(content: bytes) -> bool:
-    """Whether the bytes are a ZIP file, whole as far as its checksums tell."""
-    try:
-        return zipfile.ZipFile(io.BytesIO(content)).testzip() is None
-    except (zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, OSError, EOFError):
-        return False

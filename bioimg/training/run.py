@@ -23,6 +23,7 @@ from bioimg.model.build import build
 from bioimg.model.convolutions import quicken
 from bioimg.model.extract import digest, extractor
 from bioimg.model.weights import normalisation, require_same
+from bioimg.results.row import best
 from bioimg.training import precision
 from bioimg.training.batches import VIEWS, Batch, Pixels
 from bioimg.training.distributed import ALONE, Group
@@ -85,10 +86,14 @@ class Run:
         return "whole batch" if self.group.size == 1 or self.device.type == "cuda" else "each worker's share"
 
     @property
+    def best_epoch(self) -> int:
+        """That which selection would take so far; 0 before the first."""
+        return best([epoch.val_loss for epoch in self.history])
+
+    @property
     def out_of_patience(self) -> bool:
         """Whether the validation loss hasn't fallen for `patience` epochs."""
-        losses = [epoch.val_loss for epoch in self.history]
-        return 0 < self.trial.patience <= len(losses) - 1 - losses.index(min(losses)) if losses else False
+        return 0 < self.trial.patience <= len(self.history) - self.best_epoch
 
     def begin(self, epoch: int) -> None:
         """Make ready for an epoch: dropout's random state, the learning rate, train mode."""
@@ -124,10 +129,10 @@ class Run:
         return score(self.evaluate(indices), self.images.labels[indices])
 
     def record(self, epoch: Epoch) -> Epoch:
-        """Take an epoch into the history, and its weights if none had a lower validation loss."""
-        if all(epoch.val_loss < earlier.val_loss for earlier in self.history):
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.learner.state_dict().items()}
+        """Take an epoch into the history, and its weights if it is the best one."""
         self.history.append(epoch)
+        if self.best_epoch == epoch.epoch:
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.learner.state_dict().items()}
         return epoch
 
     def restore_best(self) -> None:
@@ -146,18 +151,18 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave; a state of an earlier version has no digest and no `continued_from`.
+        """Go on from what `state_dict` gave.
 
         Raises:
             UserError: that was trained on other weights of the same name.
         """
         if self.weights_digest:
-            require_same(self.trial.weights, self.weights_digest, state.get("weights_digest"))
+            require_same(self.trial.weights, self.weights_digest, state["weights_digest"])
         self.learner.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best = state["best"]
         self.history = [Epoch(**epoch) for epoch in state["history"]]
-        self.continued_from = state.get("continued_from")
+        self.continued_from = state["continued_from"]
 
     def _class_weights(self) -> torch.Tensor | None:
         """float32 [C]: what an image of each class counts in the training loss, 1 on average over the training images."""
