@@ -21,7 +21,7 @@ CONTENDERS = {
     "ours": ("ours", "this project, early stopping within cohorts; a lane with one thread for each core"),
     "ours-full": ("ours", "this project, every trial at full length"),
     "sequential": ("plain", "ImageFolder, DataLoader (1 process), float32, one trial after another on all cores"),
-    "torchvision": ("plain", "torchvision's reference recipe: its transforms, autocast to bfloat16, one trial after another"),
+    "torchvision": ("plain", "torchvision's reference recipe: its transforms, autocast to bfloat16; otherwise as sequential"),
     "ray-asha": ("documented", "a TorchTrainer for each trial, ASHA, the sequential loop's training; a trial for each core"),
     "ray": ("documented", "a TorchTrainer for each trial, no ASHA, the sequential loop's training; a trial for each core"),
     "ray-asha-bfloat16": ("documented", "a TorchTrainer for each trial, ASHA, torchvision's training; a trial for each core"),
@@ -60,7 +60,7 @@ class Grid(Part):
     """images as CLASS/image; by default real tiles beside the project, else the phantom"""
     images_per_class: int = 15
     """images of each class: two fifths to train, one to validate, two to test"""
-    epochs: int = 6
+    epochs: int = 8
     """epochs of each configuration"""
     batch_sizes: tuple[int, ...] = (8, 16, 32)
     """batch sizes, none larger than the training set"""
