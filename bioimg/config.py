@@ -132,7 +132,7 @@ class TrialConfig:
     workers: int = option(1, "processes (one device each) that share each batch by DDP", at_least=1)
     precision: str = option(
         "auto",
-        "auto: bfloat16 autocast where the hardware computes in it, else float32",
+        "auto: bfloat16 autocast where a GPU computes in it or a CPU has AMX, else float32",
         choices=("auto", "bfloat16", "float32"),
     )
     tf32: bool = option(False, "on CUDA, multiply float32 with a mantissa of 10 bits (TF32): faster, and less exact")

@@ -8,7 +8,7 @@ import torch
 import toys
 
 from bioimg.data.pixels import FilePixels
-from bioimg.training import batches
+from bioimg.training import batches, precision
 from bioimg.training.batches import Batch
 from bioimg.training.loop import train
 
@@ -88,3 +88,13 @@ def test_images_stay_on_a_gpu_where_they_take_a_quarter_of_it_at_most(monkeypatc
     for memory, there in ((4 * pixels.nbytes, True), (4 * pixels.nbytes - 4, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, memory=memory: (0, memory))
         assert batches.fits(pixels, torch.device("cuda")) == there
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [({"amx_bf16": True, "avx512_bf16": True}, "bfloat16"), ({"avx512_bf16": True}, "float32"), ({"sve": True}, "float32")],
+)
+def test_a_cpu_computes_in_bfloat16_where_that_is_faster(monkeypatch, capabilities, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert str(precision.resolve("auto", torch.device("cpu"))) == f"torch.{dtype}"
+    assert precision.resolve("bfloat16", torch.device("cpu")) == torch.bfloat16, "who asks for it gets it"

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 ENOUGH = 32
-"""Channels that one instruction of AMX, or two of AVX512, multiply and add up in bfloat16."""
+"""Channels that one instruction of AMX multiplies and adds up in bfloat16."""
 
 
 def quicken(model: nn.Module, dtype: torch.dtype) -> None:

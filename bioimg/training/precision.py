@@ -20,8 +20,11 @@ def allow_tf32(allowed: bool) -> None:
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies matrices in bfloat16, rather than emulating it."""
+    """Whether the hardware multiplies matrices faster in bfloat16 than in float32.
+
+    A CPU does with AMX. AVX512_BF16 alone doesn't suffice: on a Xeon whose AMX isn't passed on to its virtual machine, products
+    take twice as long as in float32 (`experiments/benchmark.py step`).
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
