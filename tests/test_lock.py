@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -14,7 +15,7 @@ from test_grid import PROGRAM, QUICK
 
 from bioimg.config import UserError
 from bioimg.results import lock
-from bioimg.results.folder import Disk, Unwritable
+from bioimg.results.folder import Content, Disk, Unwritable
 from bioimg.results.lock import Lock
 from bioimg.results.store import Store
 from bioimg.training.run import Epoch
@@ -103,3 +104,30 @@ def test_a_lease_is_renewed_while_it_is_held(tmp_path, monkeypatch):
     while (tmp_path / "running.json").read_bytes() == written:
         time.sleep(0.01)
     held.release()
+
+
+@pytest.mark.usefixtures("leased")
+def test_a_lease_that_is_released_while_it_is_being_renewed_does_not_come_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "RENEWED", 0)
+    begun, deleted = threading.Event(), threading.Event()
+
+    class Slow(Disk):
+        """A renewal takes long: until the lease is deleted, if that doesn't wait for it."""
+
+        def write(self, name: str, content: Content, *, flush: bool = True) -> None:
+            if threading.current_thread() is not threading.main_thread():
+                begun.set()
+                deleted.wait(0.3)
+            super().write(name, content, flush=flush)
+
+        def delete(self, name: str) -> None:
+            super().delete(name)
+            deleted.set()
+
+    before = threading.enumerate()
+    held = Lock(Slow(tmp_path))
+    (renewal,) = set(threading.enumerate()) - set(before)
+    begun.wait()
+    held.release()
+    renewal.join()
+    assert not (tmp_path / "running.json").exists()

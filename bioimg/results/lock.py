@@ -48,9 +48,12 @@ class Lock:
     def release(self) -> None:
         """Leave the folder to others."""
         self._ended.set()
-        self._files.delete(HOLDER)
         if isinstance(self._files, Disk):
+            self._files.delete(HOLDER)
             self._lock.release()
+        else:
+            self._renewal.join()  # it may be writing, and what it writes must not come after the deletion
+            self._files.delete(HOLDER)
 
     def _write(self) -> None:
         self._files.write(HOLDER, json.dumps({**self._me, "renewed": time.time()}).encode())
@@ -63,7 +66,8 @@ class Lock:
         held = _holder(self._files)
         if held and held["run"] != self.run:
             raise _taken(self._files, held)
-        threading.Thread(target=self._renew, daemon=True).start()
+        self._renewal = threading.Thread(target=self._renew, daemon=True)
+        self._renewal.start()
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEWED):
