@@ -103,11 +103,11 @@ def train(
 def make_room(store: Store, console: Console) -> None:
     """Bound what checkpoints take, and say what that costs."""
     if dropped := disk.make_room(store):
-        stopped = list(store.tables.statuses().values()).count("stopped")
+        unfinished = sum(status in disk.UNFINISHED for status in store.tables.statuses().values())
         console.print(
-            f"So that checkpoints take no more than a model for each trial and two states of training, {dropped} of {stopped} "
-            "stopped trials, those furthest behind, no longer keep where they stopped: --finish trains them from their first "
-            "epoch again.",
+            "So that checkpoints take no more than a model for each trial and two states of training, "
+            f"{dropped} of {unfinished} stopped or failed trials, those furthest behind, no longer keep where they ended: "
+            "--finish trains stopped ones, and the same command failed ones, from their first epoch again.",
             highlight=False,
             soft_wrap=True,
         )

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,18 @@ def fix(grid: Experiment, stopped: int, best: int, patch: pytest.MonkeyPatch) ->
     patch.setattr(Run, "record", fixed)
 
 
+def fail(keys: Collection[str], at: int, patch: pytest.MonkeyPatch) -> None:
+    """Let trials raise when they have begun some epoch."""
+    begin = Run.begin
+
+    def failing(run: Run, epoch: int) -> None:
+        begin(run, epoch)
+        if run.trial.key in keys and epoch == at:
+            raise RuntimeError("a GPU fell off the bus")
+
+    patch.setattr(Run, "begin", failing)
+
+
 def run(folder: Path, asked: Experiment, console: io.StringIO | None = None, **settings: Any) -> Results:
     assert runner.run(asked, Settings(out=str(folder), local=True, **settings), Console(file=console or io.StringIO())) == 0
     return read(folder)
@@ -111,8 +124,49 @@ def test_a_grid_takes_at_most_a_model_for_each_trial_and_two_states(grid, stoppe
     assert sorted(kept) == sorted(expected[: len(kept)]), "those that did best keep theirs"
     dropped = stopped - len(kept)
     assert len(kept) >= 2 or not dropped
-    assert bool(dropped) == (f"{dropped} of {stopped} stopped trials, those furthest behind" in console.getvalue())
+    assert bool(dropped) == (f"{dropped} of {stopped} stopped or failed trials, those furthest behind" in console.getvalue())
     assert room < 1 or not dropped, "no more were dropped than had to be"
+
+
+def with_state(folder: Path) -> list[str]:
+    """Keys of the trials that have one, in order."""
+    return sorted(path.parent.name for path in (folder / "checkpoints").rglob("resume.pt"))
+
+
+@pytest.fixture
+def partly_failed(grid, tmp_path, monkeypatch) -> tuple[Path, list[str], str]:
+    """A grid of which all trials on trained backbones but the first failed at their third epoch, but for the last one, which
+    was stopped: its folder, the keys of the failed ones, and what the console said."""
+    fix(grid, 1, 1, monkeypatch)
+    failed = [trial.key for trial in tuned(grid)[1:5]]
+    console = io.StringIO()
+    with monkeypatch.context() as patch:
+        fail(failed, 3, patch)
+        run(tmp_path / "out", grid, console)
+    return tmp_path / "out", failed, console.getvalue()
+
+
+def test_states_of_failed_trials_count_and_go_before_those_of_stopped_ones(grid, partly_failed):
+    folder, failed, told = partly_failed
+    assert read(folder).trials["status"].value_counts().to_dict() == {"completed": 7, "failed": 4, "stopped": 1}
+    kept, room = check(folder)
+    assert kept == [tuned(grid)[-1].key]
+    left = [key for key in failed if key in with_state(folder)]
+    assert left == sorted(failed)[4 - len(left) :]
+    assert 1 <= len(left) < 4
+    assert f"{4 - len(left)} of 5 stopped or failed trials, those furthest behind" in told
+    assert room < 2, "no more were dropped than had to be: each had two states"
+
+
+def test_failed_trials_go_on_where_their_state_is_and_else_begin_again_with_the_same_outcome(grid, partly_failed, tmp_path):
+    folder, failed, _ = partly_failed
+    left, console = set(failed) & set(with_state(folder)), io.StringIO()
+    ours, theirs = run(folder, grid, console), run(tmp_path / "whole", grid)
+    for results in (ours, theirs):
+        del results.trials["bytes"]  # error.txt stays
+    same(ours, theirs)
+    assert console.getvalue().count("epoch 1/3") == 4 - len(left)
+    assert console.getvalue().count("epoch 3/3") == 4
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +251,7 @@ def test_with_keep_all_every_state_stays(grid, crowded):
 
 def test_states_go_by_the_rung_and_then_by_the_score_that_was_compared():
     rows = [
-        {"stopped_at_rung": rung, "rung_score": score, "rung_threshold": needed, "key": f"{rung} {score}"}
+        {"status": "stopped", "stopped_at_rung": rung, "rung_score": score, "rung_threshold": needed, "key": f"{rung} {score}"}
         for rung, score, needed in [(4, 0.6, 0.7), (2, 0.6, 0.7), (2, 0.8, 0.9), (2, 1.5, 0.9), (2, 1.2, 0.9)]
     ]
     assert [row["key"] for row in sorted(rows, key=disk._came)] == ["2 1.5", "2 1.2", "2 0.6", "2 0.8", "4 0.6"]
