@@ -21,9 +21,9 @@ class Settings:
     lanes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each device)")] = None
     """Trials that run side by side, each on `workers` devices."""
     keep: Literal["best", "all", "none"] = "best"
-    """What stays on disk: the weights of the best epoch of completed trials, and what --finish needs of those stopped ones that
-    came furthest, in all no more than a model for each trial and two states of training; all, with what more epochs can go on
-    from; or none."""
+    """What stays on disk: the weights of the best epoch of completed trials, and what --finish needs of those stopped at the
+    highest rung and, of one rung, with the best score, in all no more than a model for each trial and two states of training;
+    all, with what more epochs can go on from; or none."""
     local: bool = False
     """Run in this process, one trial after another, without Ray: for debugging."""
     early_stopping: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: ASHA stops trials that fall behind)")] = True
