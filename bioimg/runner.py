@@ -22,7 +22,7 @@ from bioimg.model.weights import require_same
 from bioimg.progress import Progress, Watcher, Watchers
 from bioimg.report.command import Report
 from bioimg.results.folder import is_remote
-from bioimg.results.store import CHECKPOINTS, Store, read
+from bioimg.results.store import CHECKPOINTS, Store
 from bioimg.tensorboard import TensorBoard
 from bioimg.training import checkpoint, disk
 
@@ -240,7 +240,6 @@ def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[TrialCo
 def conclude(store: Store, trials: Sequence[TrialConfig], images: Mapping[str, np.ndarray], console: Console) -> int:
     """Write and print the report, without the figures, and say which of these trials failed. Returns the exit code."""
     Report(folder=store.shown, figures=False).run(images)
-    results = read(store.shown)
     if taken := store.files.used(CHECKPOINTS):
         console.print(
             f"Checkpoints take {taken / 1e6:.1f} MB ({store.named('checkpoints')}).",
@@ -248,9 +247,10 @@ def conclude(store: Store, trials: Sequence[TrialConfig], images: Mapping[str, n
             highlight=False,
             soft_wrap=True,
         )
-    asked = results.trials["key"].isin([trial.key for trial in trials])
-    failed = results.trials[asked & (results.trials["status"] == "failed")]
-    for key, error in zip(failed["key"], failed["error"], strict=True):
-        text = f"failed: {key}: {error} (more in {store.named(f'{store.checkpoint(key)}/error.txt')})"
+    asked = {trial.key for trial in trials}
+    failed = [row for row in store.tables.every("trials") if row["key"] in asked and row["status"] == "failed"]
+    for row in failed:
+        more = store.named(f"{store.checkpoint(row['key'])}/error.txt")
+        text = f"failed: {row['key']}: {row['error']} (more in {more})"
         console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
-    return int(len(failed) > 0)
+    return int(bool(failed))
