@@ -1,6 +1,7 @@
 """The program as a user meets it: flags, errors, what it leaves behind."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from bioimg import cli, flags
+from bioimg import cli, flags, runner
 from bioimg.config import TrialConfig, UserError
 from bioimg.experiment import Experiment
 from bioimg.results.store import read
@@ -185,6 +186,36 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.docx").touch()
     assert grid(*QUICK, "--out", tmp_path) == 2
     assert "this one holds something else" in capsys.readouterr().err
+
+
+LOCKED = pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+
+
+@pytest.mark.parametrize(
+    ("out", "there", "why"),
+    [
+        pytest.param("/proc/x/y", "/proc", "", marks=pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")),
+        ("thesis.docx", "thesis.docx", "Not a directory"),
+        ("thesis.docx/out", "thesis.docx", "Not a directory"),
+        pytest.param("locked", "locked", "Permission denied", marks=LOCKED),
+        pytest.param("locked/out/grid", "locked", "Permission denied", marks=LOCKED),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_told_before_any_image_is_read(out, there, why, tmp_path, monkeypatch, capsys):
+    (tmp_path / "thesis.docx").touch()
+    (tmp_path / "locked").mkdir(mode=0)
+    monkeypatch.setattr(runner, "survey", lambda _: pytest.fail("images were looked for"))
+    assert grid(*QUICK, "--out", tmp_path / out) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"the value of `out` is {tmp_path / out}, but must be a folder that can be written" in error
+    assert f"in {tmp_path / there} no file can be made: {why}" in error
+    assert ". See to that, or name another with --out." in error
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.docx", "locked"}
+
+
+def test_a_folder_that_is_fit_but_for_what_follows_is_not_made(tmp_path):
+    assert grid(*QUICK, "--batch-size", "500", "--out", tmp_path / "new" / "out") == 2
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_trial_that_fails_is_a_row_and_the_others_go_on(tmp_path):

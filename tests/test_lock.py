@@ -81,6 +81,14 @@ def test_a_worker_that_outlives_its_run_writes_nothing_into_that_of_the_next(tmp
     assert not first.rows("trials", trial.key)
 
 
+def test_a_folder_that_takes_no_file_is_told_when_it_is_to_be_locked_and_when_ray_is_to_write_there(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(Unwritable, match=r"file/out/\.lock can't be written: Not a directory\. .* MB are free in"):
+        Lock(Disk(tmp_path / "file" / "out"))
+    with pytest.raises(Unwritable, match=r"engine/ray\.log can't be written: Not a directory"), Store(tmp_path / "file").log():
+        pass
+
+
 def test_a_released_folder_can_be_taken_again(tmp_path):
     Lock(Disk(tmp_path)).release()
     Lock(Disk(tmp_path)).release()

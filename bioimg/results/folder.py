@@ -242,6 +242,11 @@ class Bucket:
         raise AssertionError
 
 
+def nearest(path: Path) -> Path:
+    """A path, or the nearest one above that is there, as far as this user can see."""
+    return next(place for place in (path, *path.parents) if os.access(place, os.F_OK))
+
+
 def _flush_names(folder: Path) -> None:
     """Make a rename last through a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -253,6 +258,6 @@ def _flush_names(folder: Path) -> None:
 
 def _room(path: Path) -> str:
     """How much space is left where a file would lie."""
-    there = next(parent for parent in path.absolute().parents if parent.exists())
+    there = nearest(path.absolute().parent)
     seen = os.statvfs(there)
     return f"{seen.f_bavail * seen.f_frsize / 1e6:.1f} MB are free in {there}."

@@ -13,14 +13,13 @@ import socket
 import threading
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 
 import filelock
 import psutil
 
 from bioimg.config import UserError
-from bioimg.results.folder import Disk, Folder, Unwritable
+from bioimg.results.folder import Disk, Folder, Unwritable, unwritable
 
 HOLDER = "running.json"
 RENEWED, EXPIRES, SETTLES = 20, 90, 1
@@ -78,12 +77,14 @@ class Lock:
 
 
 def _locked(files: Disk) -> filelock.BaseFileLock:
-    Path(files.path).mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(files.path / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise _taken(files, _holder(files) or {}) from None
+    path = files.path / ".lock"
+    with unwritable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise _taken(files, _holder(files) or {}) from None
     return lock
 
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from bioimg.config import UserError
 from bioimg.results import schema
-from bioimg.results.folder import beside, is_remote, open_folder
+from bioimg.results.folder import beside, is_remote, nearest, open_folder, unwritable
 from bioimg.results.images import differences, joined
 from bioimg.results.lock import HOLDER, Lock, require
 from bioimg.results.parquet import Damaged, decode, encode
@@ -70,8 +70,11 @@ class Store:
             with tempfile.NamedTemporaryFile("w", prefix="bioimg-ray-", suffix=".log", delete=False) as file:
                 yield file
         else:
-            Path(self.engine).mkdir(parents=True, exist_ok=True)
-            with (Path(self.engine) / "ray.log").open("a") as file:
+            path = Path(self.engine) / "ray.log"
+            with unwritable(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = path.open("a")
+            with file:
                 yield file
 
     def checkpoint(self, key: str) -> str:
@@ -82,14 +85,12 @@ class Store:
         """Find out, before anything is read, whether the folder can take the results of an experiment.
 
         Raises:
-            UserError: it holds another experiment, or something that is none.
+            UserError: it holds another experiment, or something that is none, or can't be written.
         """
+        if not is_remote(self.place):
+            self._try()
         if self.files.size(MANIFEST) is not None:
             self._same("name", name)
-        elif not is_remote(self.place) and Path(self.place).is_file():
-            raise UserError(
-                f"the value of `out` is {self.shown}, but must be a folder, and this is a file. Name another with --out."
-            )
         elif set(self.files.names()) - {HOLDER}:
             raise UserError(
                 f"the value of `out` is {self.shown}, but must be a new or empty folder, or one with results, and this one "
@@ -177,6 +178,17 @@ class Store:
             raise UserError(
                 f"{self.named(MANIFEST)} can't be read: {error}. It says of which images the results are. Copy the folder "
                 "again, or run the experiment again into another folder (--out)."
+            ) from error
+
+    def _try(self) -> None:
+        """Find out whether a file can be made in the folder or, if there is none, where it will be. None stays."""
+        there = nearest(Path(self.place))
+        try:
+            tempfile.TemporaryFile(dir=there).close()
+        except OSError as error:
+            raise UserError(
+                f"the value of `out` is {self.shown}, but must be a folder that can be written, and in {there} no file can be "
+                f"made: {error.strerror}. See to that, or name another with --out."
             ) from error
 
     def _same(self, what: str, value: str) -> None:
