@@ -87,6 +87,40 @@ def test_only_its_owner_can_read_ray_s_token_and_the_dashboard_listens_on_loopba
     assert {address.ip for address in heard if address.port == int(port)} == {"127.0.0.1"}
 
 
+STARTED = """
+import os, ray
+from pathlib import Path
+from bioimg.cluster import session
+os.umask(0o022)
+token, init = Path.home() / ".ray" / "auth_token", ray.init
+def noting(**how):
+    print(token.exists() and f"{token.stat().st_mode & 0o777:o}")
+    init(num_cpus=1, **how)
+ray.init = noting
+session.start()
+print(len(token.read_text()), ray.get(ray.remote(lambda: "answers").remote()))
+"""
+
+
+def test_ray_s_first_token_is_never_readable_by_others_and_lets_its_owner_in(tmp_path):
+    named = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS")
+    home = {**{name: value for name, value in os.environ.items() if name not in named}, "HOME": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", STARTED], env=home, capture_output=True, text=True)
+    assert ran.stdout.splitlines() == ["600", "64 answers"], ran.stderr
+
+
+@pytest.mark.parametrize(
+    "held",
+    [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "a" * 64}, {"RAY_AUTH_TOKEN_PATH": "/elsewhere"}],
+)
+def test_no_token_is_made_where_the_environment_has_another_or_asks_for_none(held, tmp_path, monkeypatch):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(*next(iter(held.items())))
+    session.make_token(tmp_path / "auth_token")
+    assert not (tmp_path / "auth_token").exists()
+
+
 @pytest.mark.parametrize("name", [CONTROLLER, FOLLOWER])
 def test_whatever_process_is_killed_costs_nothing_but_time(machine, tmp_path, name, capsys):
     asked = experiment(stop=EarlyStopping(grace_period=2, reduction_factor=2), epochs=6, seed=(0, 1))

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -94,11 +95,24 @@ def knock(address: str) -> None:
 
 def start() -> None:
     """Start Ray on this machine alone, unless a cluster has been joined."""
-    if not ray.is_initialized():
-        ray.init(address="local", **QUIET)
     token = Path.home() / ".ray" / "auth_token"
+    if not ray.is_initialized():
+        make_token(token)
+        ray.init(address="local", **QUIET)
     if token.exists():
-        token.chmod(0o600)  # Ray writes it readable for all
+        token.chmod(0o600)  # `ray get-auth-token` writes it readable for all
+
+
+def make_token(path: Path) -> None:
+    """Make the token that Ray asks for, which it would itself make readable for all, unless there is one.
+
+    None is made where the environment says that Ray asks for none, or holds or names another.
+    """
+    asked = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+    if asked and not path.exists() and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & {*os.environ}:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))  # as Ray does
 
 
 @contextlib.contextmanager
