@@ -45,7 +45,7 @@ def test_a_disk_that_fills_ends_the_run_with_a_message_and_with_room_the_same_co
     assert after.trials["status"].tolist() == ["completed"] * 3
     for results in (full, after):
         pd.testing.assert_frame_equal(first(results), first(before))
-    assert not list((tmp_path / "out.full").rglob(".*.[0-9]*")), "a temporary file was left behind"
+    assert not list((tmp_path / "out.full").rglob(".*.partial")), "a temporary file was left behind"
 
 
 def first(results: Results) -> pd.DataFrame:

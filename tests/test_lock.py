@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -87,6 +88,42 @@ def test_a_folder_that_takes_no_file_is_told_when_it_is_to_be_locked_and_when_ra
         Lock(Disk(tmp_path / "file" / "out"))
     with pytest.raises(Unwritable, match=r"engine/ray\.log can't be written: Not a directory"), Store(tmp_path / "file").log():
         pass
+
+
+HALFWAY = """
+import os, signal, sys
+from pathlib import Path
+from bioimg.results import folder
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+folder.Disk(Path(sys.argv[1])).write("checkpoints/a/resume.pt", bytes(1000))
+"""
+
+
+def test_what_a_process_left_that_was_killed_while_it_wrote_goes_when_the_folder_is_held_again(tmp_path):
+    assert subprocess.run([sys.executable, "-c", HALFWAY, str(tmp_path)]).returncode == -signal.SIGKILL
+    (left,) = (tmp_path / "checkpoints" / "a").iterdir()
+    assert (left.name.startswith(".resume.pt."), left.stat().st_size) == (True, 1000)
+    Lock(Disk(tmp_path)).release()
+    assert not left.exists()
+
+
+def test_a_file_that_a_living_process_is_writing_stays_and_one_of_another_host_does_not(tmp_path, monkeypatch):
+    def swept(host: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "gethostname", lambda: host)
+            Lock(Disk(tmp_path)).release()
+
+    def write_while_swept_by(host: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda _: (patch.undo(), swept(host)))
+            Disk(tmp_path).write("a", b"whole")
+
+    write_while_swept_by(socket.gethostname())
+    assert (tmp_path / "a").read_bytes() == b"whole"
+    with pytest.raises(Unwritable, match="a can't be written: No such file"):
+        write_while_swept_by("elsewhere")
+    assert (tmp_path / "a").read_bytes() == b"whole"
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_released_folder_can_be_taken_again(tmp_path):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import psutil
 import pyarrow as pa
 from pyarrow import fs
 
@@ -22,6 +23,8 @@ from bioimg.config import UserError
 
 TRIES, PAUSE = 6, 0.1
 """A request to an object store is made so often, with a pause in seconds that doubles each time."""
+
+PARTIAL = ".partial"
 
 T = TypeVar("T")
 Content = bytes | memoryview | pa.Buffer
@@ -53,7 +56,7 @@ def replace(path: Path, content: Content, *, flush: bool = True) -> None:
     Raises:
         OSError: it can't be written; what was there is there still.
     """
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -67,6 +70,18 @@ def replace(path: Path, content: Content, *, flush: bool = True) -> None:
         raise
     if flush:
         _flush_names(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes left, of any host: all but those of processes that live on this one.
+
+    A process that lives on another host is told that its file can't be written, if it is in the middle of one.
+    """
+    for temporary in folder.rglob(f".*{PARTIAL}"):
+        *_, pid = temporary.stem.split(".")
+        ours = temporary.stem.endswith(f".{socket.gethostname()}.{pid}")
+        if not (ours and psutil.pid_exists(int(pid))):
+            temporary.unlink(missing_ok=True)
 
 
 class Folder(Protocol):

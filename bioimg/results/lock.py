@@ -19,7 +19,7 @@ import filelock
 import psutil
 
 from bioimg.config import UserError
-from bioimg.results.folder import Disk, Folder, Unwritable, unwritable
+from bioimg.results.folder import Disk, Folder, Unwritable, sweep, unwritable
 
 HOLDER = "running.json"
 RENEWED, EXPIRES, SETTLES = 20, 90, 1
@@ -85,6 +85,7 @@ def _locked(files: Disk) -> filelock.BaseFileLock:
             lock.acquire(timeout=0)
         except filelock.Timeout:
             raise _taken(files, _holder(files) or {}) from None
+        sweep(files.path)
     return lock
 
 
