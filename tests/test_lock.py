@@ -78,8 +78,8 @@ def test_a_worker_that_outlives_its_run_writes_nothing_into_that_of_the_next(tmp
 
     with pytest.raises(Unwritable, match="no longer held by the run that this worker is part of"):
         run_trial(trial, toys.images(), where, lose_the_program)
-    assert len(first.rows("epochs", trial.key)) == 2
-    assert not first.rows("trials", trial.key)
+    assert len(first.tables.rows("epochs", trial.key)) == 2
+    assert not first.tables.rows("trials", trial.key)
 
 
 def test_a_folder_that_takes_no_file_is_told_when_it_is_to_be_locked_and_when_ray_is_to_write_there(tmp_path):
