@@ -23,6 +23,8 @@ from bioimg.report.command import Report, Verify
 from bioimg.status import Status
 
 GAVE_UP = 2
+GOES_ON = "Interrupted. The tables hold all that has ended; the same command goes on from here."
+BEGINS_ANEW = "Interrupted before its end. The same command begins anew."
 
 
 def main() -> int:
@@ -31,12 +33,12 @@ def main() -> int:
         **{"data": DataCommand, "report": Report, "verify": Verify, "status": Status},
         **{"predict": Predict, "doctor": Doctor, "cache": CacheCommand},
     }
-    return _told(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="bioimg").run())
+    return _told(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="bioimg").run(), BEGINS_ANEW)
 
 
 def grid(program: Path, args: Sequence[str]) -> int:
     """Run the experiment that the first argument names (`demo` if none is) and print its table; returns the exit code."""
-    return _told(lambda: _grid(program, args))
+    return _told(lambda: _grid(program, args), GOES_ON)
 
 
 def leave(code: int) -> NoReturn:
@@ -69,14 +71,22 @@ def _grid(program: Path, args: Sequence[str]) -> int:
     rest = args[1:] if named else args
     experiment, settings = flags.parse(experiment, rest, program=f"{program.name} [EXPERIMENT]", description=question)
     if not named and experiment.base.data != "phantom":
-        experiment = dataclasses.replace(experiment, name=Path(experiment.base.data).stem)
+        experiment = dataclasses.replace(experiment, name=_name(experiment.base.data))
     from bioimg.runner import run  # late: --help and a mistyped value needn't wait for torch
 
     return run(experiment, settings, Console(file=sys.stdout))
 
 
-def _told(program: Callable[[], int]) -> int:
-    """Run a program; what the user can mend is told without a traceback."""
+def _name(data: str) -> str:
+    """What the user calls a set of images: a dot is part of a folder's name, and `.` and `..` have one as well."""
+    place = Path(data).expanduser()
+    if not place.is_dir():
+        return place.stem
+    return place.resolve().name if place.name in ("", "..") else place.name
+
+
+def _told(program: Callable[[], int], interrupted: str) -> int:
+    """Run a program; what the user can mend is told without a traceback, and what an interrupted one left in a sentence."""
     try:
         return program()
     except UserError as error:
@@ -85,5 +95,5 @@ def _told(program: Callable[[], int]) -> int:
         )
         return GAVE_UP
     except KeyboardInterrupt:
-        print("Interrupted. The tables hold all that has ended; the same command goes on from here.", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         return 130

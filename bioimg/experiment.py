@@ -88,6 +88,11 @@ class Experiment:
                 )
             if len(values) != len(set(values)) or not values:
                 raise UserError(f"the axis `{name}` is {values}, but must hold at least one value and none twice.")
+            if name == "folds" and len(values) > 1:
+                raise UserError(
+                    f"the value of `folds` is {values}, but must be one number: with each, other images test, and the axis "
+                    "`fold` goes through the folds of one. Give one, and run the command again with the other."
+                )
         self.trials()
 
     def trials(self) -> list[TrialConfig]:

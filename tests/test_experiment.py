@@ -23,6 +23,7 @@ def test_the_grid_is_every_combination_of_the_axes():
         ({"batchsize": (1,)}, "Did you mean 'batch_size'?"),
         ({"seed": (1, 1)}, "none twice"),
         ({"seed": ()}, "at least one value"),
+        ({"folds": (3, 5)}, "the value of `folds` is (3, 5), but must be one number"),
         ({"data": ("a", "b")}, "`data` can't be an axis"),
         ({"epochs": (1, 0)}, "the value of `epochs` is 0, but must be `epochs >= 1`"),
     ],
