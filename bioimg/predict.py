@@ -4,11 +4,11 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 from rich.progress import Progress as Bar
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from bioimg.config import TrialConfig, UserError, unknown
 from bioimg.report.command import open_results
@@ -23,21 +23,23 @@ if TYPE_CHECKING:
 class Predict:
     """Say which class new images are of, with probabilities, by the best trial of an experiment."""
 
-    folder: Positional[str]
+    folder: Annotated[str, Positional, arg(metavar="RESULTS")]
     """a folder of results, such as results/grid or s3://bucket/grid"""
-    images: Positional[Path]
+    images: Annotated[Path, Positional, arg(metavar="IMAGES")]
     """an image, or a folder of images at any depth; they are read as those of the experiment were"""
     key: str | None = None
     """another completed trial; by default the one that the report's headline names"""
     out: Path = Path("predictions.csv")
-    """the table to write: path, prediction, and the probability of each class"""
+    """the table to write: path, prediction, and the probability of each class. One that exists is left alone"""
 
     def run(self) -> int:
         """Write the table; returns the exit code: 0, or 1 if an image couldn't be read.
 
         Raises:
-            UserError: no such trial, its weights weren't kept, or there are no images as it needs them.
+            UserError: the table exists, no such trial, its weights weren't kept, or there are no images as it needs them.
         """
+        if self.out.exists():
+            raise UserError(f"the value of `out` is {str(self.out)!r}, which exists. Name another with --out, or remove it.")
         results = open_results(self.folder)
         key = choose(results, self.key)
         table, unreadable = predicted(self.folder, key, self.images)
@@ -45,6 +47,7 @@ class Predict:
         counts = ", ".join(f"{count} {name}" for name, count in table["prediction"].value_counts().items())
         console = Console(soft_wrap=True, highlight=False, markup=False)
         console.print(f"By trial {key}: {counts}. The table is {self.out}.")
+        console.print(f"Its recipe: {recipe(results, key)}")
         for path, reason in unreadable.items():
             Console(stderr=True, soft_wrap=True, markup=False).print(f"can't be read: {path} ({reason})", style="bold red")
         return int(bool(unreadable))
@@ -60,13 +63,21 @@ def choose(results: "Results", key: str | None) -> str:
     from bioimg.results.configurations import configurations
 
     completed = results.trials[results.trials["status"].eq("completed")]
-    if key is not None and key not in set(completed["key"]):
-        raise unknown("key", key, completed["key"], "These trials are completed.")
     best = statistics.best(results)
     if best is None:
         raise UserError("the value of `folder` must be results with a completed trial, and there is none. Run the experiment.")
+    if key is not None and key not in set(completed["key"]):
+        raise unknown("key", key, completed["key"], "These trials are completed.")
     repeats = completed[configurations(results.trials)[completed.index].eq(best)]
     return key or str(repeats.set_index("key")["best_val_loss"].idxmin())
+
+
+def recipe(results: "Results", key: str) -> str:
+    """The model of a trial, and the settings in which it differs from others of its experiment."""
+    from bioimg.results.configurations import REPEATS, varied
+
+    row, names = results.trials.set_index("key").loc[key], ("model", "weights", "freeze", *varied(results.trials), *REPEATS)
+    return " ".join(f"{name}={row[name]}" for name in dict.fromkeys(names))
 
 
 def predicted(folder: str, key: str, place: Path) -> "tuple[pd.DataFrame, dict[str, str]]":

@@ -158,6 +158,11 @@ def check_finish(keys: Sequence[str], trials: Sequence[TrialConfig], statuses: M
     for key in keys:
         if key not in ended:
             stopped = [known for known in ended if statuses[known] == "stopped"]
+            if not stopped:
+                raise UserError(
+                    f"the value of `finish` is {key!r}, but no trial of this command has been stopped. Without a key, --finish "
+                    "takes all that will be."
+                )
             way_out = "These trials of this command are stopped; without a key, --finish takes them all."
             raise unknown("finish", key, stopped, way_out)
 

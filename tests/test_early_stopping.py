@@ -145,8 +145,12 @@ def test_patience_that_ran_out_before_an_interruption_is_not_given_again(tmp_pat
 
 
 def test_a_key_that_no_stopped_trial_has_is_refused_before_anything_runs(tmp_path):
-    with pytest.raises(UserError, match=r"the value of `finish` is 'abc'.*without a key, --finish takes them all"):
+    with pytest.raises(UserError, match=r"the value of `finish` is 'abc', but no trial of this command has been stopped\."):
         run(tmp_path / "out", experiment(), finish=("abc",))
+    trials = experiment().trials()
+    stopped = {trials[0].key: "stopped"}
+    with pytest.raises(UserError, match=rf"one of: {trials[0].key}\..*without a key, --finish takes them all"):
+        runner.check_finish(("abc",), trials, stopped)
 
 
 def test_without_early_stopping_no_trial_stays_stopped_by_an_earlier_run(out, unstopped):

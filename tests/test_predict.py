@@ -1,5 +1,6 @@
 """The command `bioimg predict`: what the winner says of new images is what it said of the test images."""
 
+import dataclasses
 import io
 import shutil
 import sys
@@ -13,9 +14,10 @@ from PIL import Image
 from rich.console import Console
 
 from bioimg import cli, runner
-from bioimg.config import TrialConfig
+from bioimg.config import TrialConfig, UserError
 from bioimg.experiment import Experiment
 from bioimg.flags import Settings
+from bioimg.predict import choose
 from bioimg.results.store import Results, read
 
 CLASSES = ("gland", "stroma", "tumour")
@@ -107,6 +109,26 @@ def test_images_of_another_depth_are_refused(results, tmp_path, monkeypatch, cap
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "a.png")
     assert predict(monkeypatch, results, tmp_path / "a.png") == 2
     assert "holds uint8 images, but the model was trained on uint16 or float32" in capsys.readouterr().err
+
+
+def test_the_recipe_that_predicts_is_named_and_a_table_that_exists_is_left_alone(results, tmp_path, monkeypatch, capsys):
+    image, row = results.parent / "data" / "tumour" / "03.tif", read(results).trials.iloc[1]
+    args = (results, image, "--key", row["key"], "--out", tmp_path / "p.csv")
+    assert predict(monkeypatch, *args) == 0
+    settings = f"model=resnext_tiny weights=TEXTURES_V2 freeze={row['freeze']} seed={row['seed']} fold=0"
+    assert f"Its recipe: {settings}" in capsys.readouterr().out
+    (tmp_path / "p.csv").write_text("mine")
+    assert predict(monkeypatch, *args) == 2
+    assert "which exists. Name another with --out, or remove it." in capsys.readouterr().err
+    assert (tmp_path / "p.csv").read_text() == "mine"
+
+
+def test_where_no_trial_is_completed_that_is_said_whether_a_key_is_given_or_not(results):
+    seen = read(results)
+    none = dataclasses.replace(seen, trials=seen.trials.assign(status="stopped", best_val_loss=np.nan))
+    for key in (None, seen.trials["key"][0]):
+        with pytest.raises(UserError, match="must be results with a completed trial, and there is none"):
+            choose(none, key)
 
 
 def test_what_is_no_image_and_what_is_no_trial_are_refused_with_the_way_out(results, tmp_path, monkeypatch, capsys):
