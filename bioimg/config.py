@@ -17,11 +17,16 @@ class UserError(ValueError):
     """Something the user can mend. The text names the field, the value, the rule and the way out; no traceback is shown."""
 
 
+def meant(value: object, names: Iterable[str]) -> str:
+    """The question whether the nearest of some names is meant; empty where none is near."""
+    nearest = difflib.get_close_matches(str(value), list(names), n=1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
+
+
 def unknown(field: str, value: object, known: Iterable[str], way_out: str = "") -> UserError:
     """The error for a name that isn't among the known ones; offers the nearest."""
     names = list(known)
-    nearest = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    hint = meant(value, names)
     listed = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])}, ... ({len(names)} in all)"
     return UserError(
         f"the value of `{field}` is {value!r}, but must be one of: {listed}.{hint}{' ' + way_out if way_out else ''}"

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from bioimg.config import FIELDS, TrialConfig, UserError
+from bioimg.config import FIELDS, TrialConfig, UserError, unknown
 from bioimg.results import schema
 
 
@@ -20,6 +20,11 @@ def test_a_value_that_breaks_its_rule_is_named_with_the_rule(fields, text):
     with pytest.raises(UserError) as error:
         TrialConfig(**fields)
     assert text in str(error.value)
+
+
+def test_only_a_name_that_is_near_is_offered():
+    assert "Did you mean" not in str(unknown("freeze", "backbone", ["none", "features", "layer1"]))
+    assert "Did you mean 'layer1'?" in str(unknown("freeze", "layer9", ["none", "features", "layer1"]))
 
 
 OTHER = {

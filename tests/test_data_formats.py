@@ -230,5 +230,7 @@ def test_what_is_not_finite_is_black_and_says_nothing_about_the_range(tmp_path):
 
 def test_images_of_different_depths_are_refused(tmp_path):
     tiff(tiffs(tmp_path) / "b" / "x.tif", np.zeros((16, 16), np.uint8))
-    with pytest.raises(UserError, match=r"different depths.*20 of uint16: a/0\.tif.*; 1 of uint8: b/x\.tif"):
+    with pytest.raises(
+        UserError, match=r"different depths.*20 of uint16: a/0\.tif.*; 1 of uint8: b/x\.tif.*Image > Type.*table \(path,label\)"
+    ):
         load(TrialConfig(data=str(tmp_path)))

@@ -293,7 +293,9 @@ def test_a_missing_package_for_medmnist_says_how_to_install_it(monkeypatch):
 
 def test_a_name_that_is_nearly_one_gets_a_hint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"'kater2016', but must be one of: phantom, .* Did you mean 'kather2016'?"):
+    with pytest.raises(
+        UserError, match=r"'kater2016', but there is no such folder or file.*: phantom, .* Did you mean 'kather2016'\?"
+    ):
         find("kater2016")
 
 

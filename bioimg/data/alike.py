@@ -33,7 +33,9 @@ def _bits(images: ImageSet) -> np.ndarray:
     def write(folder: Path) -> None:
         np.save(folder / "bits.npy", np.stack([_hash(images.pixels[i]) for i in range(len(images))]))
 
-    return np.load(cache.entry(f"alike/{cache.key(images.digests, images.pixels.shape, images.scaling)}", write) / "bits.npy")
+    name = f"alike/{cache.key(images.digests, images.pixels.shape, images.scaling)}"
+    about = f"{len(images)} perceptual hashes of {images.name}, by which `bioimg data` finds images that look alike"
+    return np.load(cache.entry(name, write, about) / "bits.npy")
 
 
 def _hash(pixels: np.ndarray) -> np.ndarray:

@@ -194,10 +194,17 @@ def _reason(error: Exception) -> str:
 
 def _require_readable(listing: Listing, facts: list[Fact], skip: bool) -> None:
     broken = [f"{path} ({fact.error})" for path, fact in zip(listing.paths, facts, strict=True) if fact.error]
-    if broken and (not skip or len(broken) == len(facts)):
+    if broken and len(broken) == len(facts):
         raise UserError(
             f"{len(broken)} of {len(listing)} images in `data` can't be read: {listed(broken)}. "
-            "Mend or remove them, or pass over them with --skip-unreadable."
+            "Mend them, or name other images."
+        )
+    if broken and not skip:
+        them = "it" if len(broken) == 1 else "them"
+        every = f"`bioimg data {listing.name} --json` names them all. " if len(broken) > 10 else ""
+        raise UserError(
+            f"{len(broken)} of {len(listing)} images in `data` can't be read: {listed(broken)}. {every}"
+            f"Mend or remove {them}, or leave {them} out with --skip-unreadable."
         )
 
 
@@ -210,6 +217,7 @@ def _one_depth(listing: Listing, facts: list[Fact]) -> str:
         held = "; ".join(f"{len(some)} of {dtype}: {', '.join(some[:3])}" for dtype, some in paths.items())
         raise UserError(
             f"the images in `data` have different depths, so that their brightness can't be compared: {held}. "
-            "Convert them to one."
+            "Save all with one depth and one black and white (in Fiji: Image > Adjust > Brightness/Contrast, Set, then "
+            "Image > Type), or leave those of one depth out: `data` may be a table (path,label) of the others."
         )
     return next(iter(paths))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bioimg.config import TrialConfig, UserError, unknown
+from bioimg.config import TrialConfig, UserError, meant
 from bioimg.data.archive import list_archive
 from bioimg.data.folders import LAYOUT, list_folder
 from bioimg.data.listing import Listing, grouped_by
@@ -42,6 +42,7 @@ def _find(trial: TrialConfig) -> Listing:
 
 
 def _no_such(data: str) -> UserError:
-    if "/" not in data and "." not in data:  # more likely a name than a path
-        return unknown("data", data, NAMED, f"Nor is there a folder of this name. {LAYOUT}")
-    return UserError(f"the value of `data` is {data!r}, but must be a folder of images, and there is no such folder. {LAYOUT}")
+    return UserError(
+        f"the value of `data` is {data!r}, but there is no such folder or file, and no set of this name: {', '.join(NAMED)}."
+        f"{meant(data, NAMED)} {LAYOUT}"
+    )
