@@ -6,12 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from bioimg.config import TrialConfig
 from bioimg.experiment import Experiment
@@ -28,7 +28,7 @@ PAUSE = 2.0
 class Status:
     """Show what is done, running, waiting and failed, with the latest scores and the time that is left, roughly."""
 
-    folder: Positional[str]
+    folder: Annotated[str, Positional, arg(metavar="RESULTS")]
     """a folder of results, such as results/grid or s3://bucket/grid"""
     watch: FlagCreatePairsOff[bool] = False
     """look again every two seconds until no run writes there"""

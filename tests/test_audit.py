@@ -13,7 +13,7 @@ from test_data_sources import draw, fill
 from test_data_tables import arrays
 
 from bioimg.config import TrialConfig, UserError
-from bioimg.data import find
+from bioimg.data import cache, find
 from bioimg.data.alike import alike
 from bioimg.data.audit import audit
 from bioimg.data.command import DataCommand
@@ -64,6 +64,8 @@ def test_copies_and_images_that_look_alike_are_named(messy):
     found = audited(messy)
     assert found.duplicates == [["a/copy_slide1_99.png", "a/slide1_1.png"]]
     assert found.near_duplicates == [("b/slide2_2.png", "b/slide2_50.jpg")]
+    kept = {entry.name.split("/")[0]: entry.about for entry in cache.entries()}
+    assert kept["alike"] == "27 perceptual hashes of messy, by which `bioimg data` finds images that look alike"
 
 
 def test_splits_are_shown_with_what_leaks_in_them(messy):
@@ -123,6 +125,15 @@ def test_patterns_of_groups_are_guessed_from_names(tmp_path, names, pattern, gro
     assert len(set(find(TrialConfig(data=str(tmp_path), group_pattern=pattern)).groups)) == groups
 
 
+def test_a_pattern_that_mixes_up_patients_shows_it_and_the_one_that_does_not_is_offered_too(tmp_path):
+    for number in range(24):
+        draw(tmp_path / "ab"[number % 2] / f"patient{'AB'[number % 4 // 2]}_slide{number % 3}_{number}.png")
+    found = {one.pattern: (one.groups, one.example) for one in guess(find(TrialConfig(data=str(tmp_path))))}
+    mixed = "the largest, 0, has 8 images, from a/patientA_slide0_0.png to a/patientB_slide0_6.png"
+    assert found[r"slide(\d+)"] == (3, mixed)
+    assert found[r"([^/]*slide\d+)"][0] == 6
+
+
 def test_numbers_that_only_count_make_no_groups(tmp_path):
     for number in range(20):
         draw(tmp_path / "ab"[number % 2] / f"img_{number}_row_{number % 3}.png")
@@ -150,7 +161,7 @@ def test_the_command_tells_people(messy, tmp_path):
         "messy: 27 images in 2 classes",
         "8-bit RGB (27)",
         "1: b/slide3_77.png (cannot identify image file",
-        r"--group-pattern 'slide(\d+)' (4, as 0)",
+        r"--group-pattern 'slide(\d+)' (4 groups; the largest, 1, has 8 images, from a/copy_slide1_99.png to b/slide1_9.png)",
         "a/copy_slide1_99.png = a/slide1_1.png",
         "b/slide2_2.png ~ b/slide2_50.jpg",
         "stratified",

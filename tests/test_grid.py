@@ -84,6 +84,27 @@ def test_help_explains_every_field_with_its_default(capsys):
     assert "(default: 16 32 64)" in shown
 
 
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("predict", ["RESULTS", "IMAGES"]),
+        ("report", ["RESULTS"]),
+        ("status", ["RESULTS"]),
+        ("verify", ["TABLE"]),
+        ("data", ["DATA", "planes of multi-channel images"]),
+    ],
+)
+def test_help_says_what_to_name_and_explains_each_flag(command, names, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bioimg", command, "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    shown = " ".join(capsys.readouterr().out.split())
+    for name in names:
+        assert name.lower() in shown.lower()
+    assert not any(text in shown.split("positional arguments")[1].split("options")[0] for text in ("STR", "PATH"))
+    assert "As of an experiment." not in shown
+
+
 def test_own_images_give_the_experiment_their_name(tmp_path):
     folder = make_folder(tmp_path / "my-tiles", a=20, b=20)
     assert grid("--data", folder, *QUICK, "--batch-size", "8", "--out", tmp_path / "out") == 0
@@ -93,13 +114,43 @@ def test_own_images_give_the_experiment_their_name(tmp_path):
     assert results.trials["status"].tolist() == ["completed"]
 
 
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [(".", "tiles.v2"), ("..", "above"), ("../tiles.v2", "tiles.v2"), ("../tiles.v2/", "tiles.v2"), ("list.v3.csv", "list.v3")],
+)
+def test_a_folder_gives_its_whole_name_and_a_file_its_stem(data, name, tmp_path, monkeypatch):
+    folder = tmp_path / "above" / "tiles.v2"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    ran = []
+    monkeypatch.setattr("bioimg.runner.run", lambda experiment, *_: ran.append(experiment.name) or 0)
+    assert grid("--data", data) == 0
+    assert ran == [name]
+
+
+def test_an_interrupted_grid_goes_on_and_other_commands_begin_anew(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bioimg.runner.run", interrupted)
+    assert grid() == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    monkeypatch.setattr("bioimg.data.command.audit", interrupted)
+    monkeypatch.setattr(sys, "argv", ["bioimg", "data", "phantom"])
+    assert cli.main() == 130
+    assert capsys.readouterr().err.strip() == "Interrupted before its end. The same command begins anew."
+
+
 # bad input: an error by its text, exit code 2, no traceback
 
 
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        (["--data", "./tiles"], "the value of `data` is './tiles', but must be a folder of images, and there is no such"),
+        (
+            ["--data", "./tiles"],
+            "the value of `data` is './tiles', but there is no such folder or file, and no set of this name",
+        ),
         (["--data", "phantm"], "Did you mean 'phantom'?"),
         (["--model", "resnext50"], "the value of `model` is 'resnext50', but must be one of"),
         (["--weights", "TEXTURES_V3"], "Did you mean 'TEXTURES_V2'?"),
@@ -111,6 +162,8 @@ def test_own_images_give_the_experiment_their_name(tmp_path):
         (["--batch-size", "15", "--workers", "2"], "the value of `batch_size` is 15, but must be a multiple of `workers`"),
         (["--workers", "64", "--batch-size", "64"], "but must be at most the number of devices, which is"),
         (["--workers", "2", "--local"], "the value of `workers` is 2, but must be 1 with --local"),
+        (["--folds", "3", "5"], "the value of `folds` is (3, 5), but must be one number"),
+        (["--data", "no-such-folder"], "the value of `data` is 'no-such-folder', but there is no such folder or file"),
         (["--lanes", "0"], "the value of `lanes` is 0, but must be `lanes >= 1`"),
         (["reprot"], "Did you mean 'report'?"),
     ],

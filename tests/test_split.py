@@ -16,7 +16,8 @@ from bioimg.experiment import Experiment
 def labelled(labels, groups=None, parts=None):
     labels = np.asarray(labels, np.int64)
     classes = tuple("abcdefgh"[: labels.max() + 1])
-    return SimpleNamespace(labels=labels, classes=classes, groups=groups, parts=parts)
+    paths = tuple(f"{number}.png" for number in range(len(labels)))
+    return SimpleNamespace(paths=paths, labels=labels, classes=classes, groups=groups, parts=parts)
 
 
 def per_class(images, indices):
@@ -86,7 +87,10 @@ def test_a_grouped_split_finds_the_only_way_that_holds_every_class():
     ("images", "text"),
     [
         (labelled([0, 1] * 9), "no groups are known. Say with --group-pattern"),
-        (labelled([0, 1] * 9, ("x", "y") * 9), "needs at least three groups; there are only these: x, y"),
+        (
+            labelled([0, 1] * 9, ("x", "y") * 9),
+            r"needs at least three groups; there are only these: x, y; the largest, x, has 9 images, from 0.png to 8.png\.",
+        ),
         (labelled([0] * 9 + [1] * 9, ("x", "y", "z") * 3 + ("x",) * 9), r"Groups that hold each class: a \(3\), b \(1\)"),
     ],
 )
@@ -191,8 +195,9 @@ def test_warnings_say_what_makes_results_too_good():
     grouped = image_set([0, 1] * 30, groups=("x", "y", "z", "u", "v") * 12, unreadable_skipped=3)
     assert [text[:40] for text in warnings(grouped, TrialConfig())] == [
         "images of one group are in more than one",
-        "3 unreadable images were passed over.",
+        "3 unreadable images were left out.",
     ]
+    assert warnings(dataclasses.replace(grouped, unreadable_skipped=1), TrialConfig())[1] == "1 unreadable image was left out."
     assert warnings(dataclasses.replace(grouped, unreadable_skipped=0), TrialConfig(split="grouped")) == []
 
 

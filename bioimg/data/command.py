@@ -26,11 +26,12 @@ class DataCommand:
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """A folder, a table, an .npz or a name, as for --data of an experiment."""
     group_pattern: str | None = None
-    """As of an experiment; without it, patterns are guessed."""
+    """Regular expression on an image's path; what its first (...) matches is the image's group (slide, patient). Or `parent`:
+    the folder that holds the image names it. Without it, patterns are guessed."""
     columns: str | None = None
-    """As of an experiment."""
+    """Names of a table's columns where they aren't path, label, group and split, as in path=file,label=diagnosis."""
     channels: str | None = None
-    """As of an experiment."""
+    """Planes of multi-channel images that make up red, green and blue, numbered from 0, as in 2,1,0; one is grey."""
     image_size: int = 150
     """At which images are decoded; those of an experiment with the same size needn't be decoded again."""
     contact_sheet: Path | None = Path("contact-sheet.png")
@@ -95,7 +96,7 @@ def _lines(found: Audit) -> list[tuple[str, str]]:
         ),
         (
             "guessed groups",
-            "; ".join(f"--group-pattern '{g.pattern}' ({g.groups}, as {g.example})" for g in found.guessed_patterns),
+            "; ".join(f"--group-pattern '{g.pattern}' ({g.groups} groups; {g.example})" for g in found.guessed_patterns),
         ),
         ("scaling", ", ".join(f"{low:.6g} to {high:.6g}" for low, high in found.scaling or ())),
         ("unreadable", _named([f"{path} ({reason})" for path, reason in found.unreadable.items()])),

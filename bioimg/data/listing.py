@@ -2,7 +2,8 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -66,6 +67,14 @@ def visible(text: str) -> str:
     return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
 
 
+def largest(groups: Sequence[str], paths: Sequence[str]) -> str:
+    """The largest group with two of its images, the first and the last by file name: they show whom it mixes up."""
+    name, count = Counter(groups).most_common(1)[0]
+    files = [path for group, path in zip(groups, paths, strict=True) if group == name]
+    first, last = (end(files, key=lambda path: (PurePosixPath(path).name, path)) for end in (min, max))
+    return f"the largest, {name}, has {count} images, from {first} to {last}"
+
+
 def grouped_by(pattern: str | None, images: Grouped) -> Grouped:
     """The same images, each in the group that the pattern finds in its path, or in the one its folder names (`parent`).
 
@@ -101,4 +110,4 @@ def _parents(images: Grouped) -> list[str]:
 
 
 def _bad_pattern(pattern: str, rule: str) -> UserError:
-    return UserError(f"the value of `group_pattern` is {pattern!r}, but must be {rule}. Mend it, or leave it out.")
+    return UserError(f"the value of `group_pattern` is '{pattern}', but must be {rule}. Mend it, or leave it out.")

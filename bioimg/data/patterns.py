@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from bioimg.config import UserError
-from bioimg.data.listing import Listing, grouped_by
+from bioimg.data.listing import Listing, grouped_by, largest
 
 NUMBERED = re.compile(r"([A-Za-z]+)([-_ ]?)(?=\d)")
 POSITIONS = {"row", "col", "column", "x", "y", "z", "t", "tile", "patch", "crop", "img", "image", "frame", "page", "copy", "no"}
@@ -14,7 +14,7 @@ FIRST_PARTS = (r"([^/_]+)_[^/]*$", r"([^/-]+)-[^/]*$", r"([^/]+)_[^/_]*$", r"([^
 
 
 class Guess(NamedTuple):
-    """A value for `group_pattern`, and how many groups it makes."""
+    """A value for `group_pattern`, how many groups it makes, and what the largest of them holds."""
 
     pattern: str
     groups: int
@@ -35,7 +35,7 @@ def guess(listing: Listing) -> list[Guess]:
             continue
         partition = _partition(names)
         if 3 <= len(set(names)) <= len(listing) // 2 and partition != classes:
-            found.setdefault(partition, Guess(pattern, len(set(names)), min(names)))
+            found.setdefault(partition, Guess(pattern, len(set(names)), largest(names, listing.paths)))
     return sorted(found.values(), key=lambda one: one.groups)
 
 
@@ -45,6 +45,7 @@ def _candidates(paths: tuple[str, ...]) -> Iterator[str]:
     for word, separator in sorted(set.intersection(*words)):
         if word.lower() not in POSITIONS:
             yield rf"{word}{separator}(\d+)"
+            yield rf"([^/]*{word}{separator}\d+)"  # where slides of several patients have the same numbers
     yield from FIRST_PARTS
 
 

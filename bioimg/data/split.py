@@ -7,7 +7,7 @@ import numpy as np
 from bioimg.config import TrialConfig, UserError
 from bioimg.data.groups import allot
 from bioimg.data.imageset import PARTS, TEST, TRAIN, VAL, ImageSet, Split
-from bioimg.data.listing import listed
+from bioimg.data.listing import largest, listed
 
 FRACTIONS = (0.68, 0.16, 0.16)
 FEWEST = 7
@@ -17,6 +17,8 @@ FEWEST = 7
 class Labelled(Protocol):
     """What a split depends on: an `ImageSet` or a `Listing`."""
 
+    @property
+    def paths(self) -> tuple[str, ...]: ...
     @property
     def labels(self) -> np.ndarray: ...
     @property
@@ -62,7 +64,8 @@ def warnings(images: ImageSet, trial: TrialConfig) -> list[str]:
             "part: results are too good. Remove copies; `bioimg data` lists them."
         )
     if images.unreadable_skipped:
-        said.append(f"{images.unreadable_skipped} unreadable images were passed over.")
+        were = "image was" if images.unreadable_skipped == 1 else "images were"
+        said.append(f"{images.unreadable_skipped} unreadable {were} left out.")
     return said
 
 
@@ -128,7 +131,8 @@ def _groups(images: Labelled) -> np.ndarray:
     if groups.max() < 2:
         raise UserError(
             "the value of `split` is 'grouped', which needs at least three groups; there are only these: "
-            f"{', '.join(sorted(set(images.groups)))}. Check `group_pattern`, or use --split stratified."
+            f"{', '.join(sorted(set(images.groups)))}; {largest(images.groups, images.paths)}. "
+            "Check `group_pattern`, or use --split stratified."
         )
     return groups
 

@@ -26,11 +26,11 @@ FORMAT = 1
 class Report:
     """Make tables, figures and a page of a results folder, and say which differences hold.
 
-    Without flags everything goes to FOLDER/report: `report.html` is what to open first. With --rows, --columns, --sort,
+    Without flags everything goes to RESULTS/report: `report.html` is what to open first. With --rows, --columns, --sort,
     --group-by or --single only that comparison table is made, as `selection`.
     """
 
-    folder: Positional[str]
+    folder: Annotated[str, Positional, arg(metavar="RESULTS")]
     """a folder of results, such as results/grid or s3://bucket/grid"""
     rows: str | None = None
     """a condition on settings and measures, such as 'freeze == "none" and batch_size >= 64'"""
@@ -113,7 +113,7 @@ class Report:
 class Verify:
     """Hold a table (.md, .tex, .csv, .docx, .xlsx), edited by hand or not, to the results: names every cell that disagrees."""
 
-    file: Positional[Path]
+    file: Annotated[Path, Positional, arg(metavar="TABLE")]
     """the file with the table"""
     results: str | None = None
     """the folder of results; by default the one above the file"""
