@@ -222,11 +222,16 @@ def test_features_of_a_folded_backbone_are_those_of_the_backbone(view):
     assert torch.allclose(seen(toys.run(FROZEN), view), through_the_backbone(plain, view), rtol=1e-4, atol=1e-5)
 
 
-def test_the_seeded_trajectory_on_features_is_that_through_the_backbone():
-    config = dataclasses.replace(FROZEN, epochs=6)
+@pytest.mark.parametrize(("precision", "loss", "weight"), [("float32", 1e-4, 1e-4), ("bfloat16", 0.02, 0.1)])
+def test_the_seeded_trajectory_on_features_is_that_through_the_backbone(precision, loss, weight):
+    """In bfloat16, which rounds to 0.4%, a folded backbone rounds elsewhere: losses differ by that much. Weights differ more,
+    since AdamW takes steps of one size also where a gradient is little else than rounding. Another seed is 0.2 and 0.4 away.
+    """
+    config = dataclasses.replace(FROZEN, epochs=6, precision=precision)
     cached, plain = toys.run(config), toys.run(dataclasses.replace(config, freeze="layer4"))
-    assert np.allclose(losses(cached), losses(plain), rtol=1e-4)
-    assert torch.allclose(cached.classifier.head.weight, plain.classifier.head.weight, atol=1e-4)
+    assert np.allclose(losses(cached), losses(plain), rtol=loss)
+    ours, theirs = cached.classifier.head.weight, plain.classifier.head.weight
+    assert (ours - theirs).norm() < weight * theirs.norm()
 
 
 def test_in_bfloat16_a_head_sees_what_autocast_would_have_made_of_features():
