@@ -14,7 +14,7 @@ from PIL import Image
 
 from bioimg import cli, flags, runner
 from bioimg.config import TrialConfig, UserError
-from bioimg.experiment import Experiment
+from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.results.store import read
 
 PROGRAM = Path(__file__).parent.parent / "experiments" / "grid.py"
@@ -56,6 +56,12 @@ def test_several_values_make_an_axis_and_one_value_replaces_it():
     assert dict(experiment.axes) == {"seed": (0, 1), "batch_size": (8, 16)}
     assert experiment.base.freeze == "none"
     assert len(experiment.trials()) == 4
+
+
+def test_flags_change_what_they_name_of_the_rule_of_early_stopping():
+    assert parse().early_stopping == EarlyStopping()
+    changed = parse("--grace-period", "3", "--compare-within", "weights", "freeze").early_stopping
+    assert changed == EarlyStopping(grace_period=3, compare_within=("weights", "freeze"))
 
 
 def test_yes_or_no_is_a_flag_without_a_value():
