@@ -1,8 +1,10 @@
-"""When two runs are the same."""
+"""When two runs are the same, and when one goes on where another was struck."""
+
+from pathlib import Path
 
 import pandas as pd
 
-from bioimg.results.store import Results
+from bioimg.results.store import Results, Store
 
 TIMING = ["train_seconds", "wait_seconds", "features_seconds", "seconds", "started_at", "ended_at"]
 
@@ -15,6 +17,18 @@ def same(a: Results, b: Results) -> None:
         pd.testing.assert_frame_equal(
             ours.sort_values(order, ignore_index=True), theirs.sort_values(order, ignore_index=True), check_exact=True
         )
+
+
+def on_record(folder: Path | str) -> pd.DataFrame:
+    """The epochs that a folder holds at a moment, also of trials that are running."""
+    return pd.DataFrame(Store(folder).tables.every("epochs"))
+
+
+def gone_on(before: pd.DataFrame, after: pd.DataFrame) -> None:
+    """No epoch that was on record was trained again: its time is the one that was measured then."""
+    assert len(before), "nothing was on record, so this says nothing"
+    both = before.merge(after, on=["key", "epoch"], how="left", suffixes=("", "_after"))
+    assert both["seconds_after"].tolist() == both["seconds"].tolist()
 
 
 def _without_timing(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,11 +1,8 @@
 """The whole program on a real Ray: lanes, Tune, the board, DDP."""
 
 import io
-import os
-import signal
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 from equal import same
@@ -88,25 +85,3 @@ def test_running_again_does_only_what_is_missing(tmp_path):
     assert more.trials["batch_size"].tolist() == [32, 64]
     assert more.trials["train_seconds"][0] == first.trials["train_seconds"][0], "the first trial was run again"
     assert more.experiment["complete"]
-
-
-@pytest.mark.chaos
-def test_a_killed_worker_costs_nothing_but_time(tmp_path):
-    undisturbed = run(tmp_path / "undisturbed", local=True, epochs=6)
-    killed = []
-
-    class Killer(io.StringIO):
-        """Kills the lane's worker when the console hears of the second epoch."""
-
-        def write(self, text: str) -> int:
-            if "epoch 2/6" in text and not killed:
-                ours = psutil.Process().children(recursive=True)
-                killed.extend(p.pid for p in ours if "RayTrainWorker" in " ".join(p.cmdline()))
-                for pid in killed:
-                    os.kill(pid, signal.SIGKILL)
-            return super().write(text)
-
-    experiment = Experiment(name="grid", base=TrialConfig(**{n: getattr(BASE, n) for n in BASE.__slots__} | {"epochs": 6}))
-    assert runner.run(experiment, Settings(out=str(tmp_path / "killed"), lanes=1), Console(file=Killer())) == 0
-    assert killed, "nothing was killed, so this test says nothing"
-    same(read(tmp_path / "killed"), undisturbed)

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 import ray
 import toys
-from equal import same
+from equal import gone_on, on_record, same
 from rich.console import Console
 from test_cluster import BASE
 
@@ -51,23 +52,29 @@ def go(asked: Experiment, folder: Path, file: io.StringIO | None = None, code: i
     return read(folder)
 
 
+def ours(text: str) -> list[psutil.Process]:
+    """Our processes with a text in their command line, in the order of their start. Others may end meanwhile."""
+    every = {process.pid for process in psutil.Process().children(recursive=True)}
+    told = [p for p in psutil.process_iter(["cmdline", "create_time"]) if p.pid in every]
+    return sorted((p for p in told if text in " ".join(p.info["cmdline"] or [])), key=lambda p: p.info["create_time"])
+
+
 def processes(name: str) -> list[int]:
-    """Ours that run an actor of this class, in the order of their start."""
-    every = psutil.Process().children(recursive=True)
-    ours = [p for p in every if f"ray::{name}" in " ".join(p.as_dict(["cmdline"], ad_value=[])["cmdline"])]  # none of zombies
-    return [p.pid for p in sorted(ours, key=psutil.Process.create_time)]
+    """Ours that run an actor of this class."""
+    return [process.pid for process in ours(f"ray::{name}")]
 
 
 class When(io.StringIO):
-    """A console that strikes once, when it hears a text."""
+    """A console that strikes once, when it hears what a pattern describes. `before`: what the folder had on record then."""
 
-    def __init__(self, text: str, strike: Callable[[], object]) -> None:
+    def __init__(self, pattern: str, folder: Path | str, strike: Callable[[], object]) -> None:
         super().__init__()
-        self._text, self._strike, self.struck = text, strike, False
+        self._pattern, self._folder, self._strike = pattern, folder, strike
+        self.before = pd.DataFrame()
 
     def write(self, text: str) -> int:
-        if self._text in text and not self.struck:
-            self.struck = True
+        if re.search(self._pattern, text) and self.before.empty:
+            self.before = on_record(self._folder)
             self._strike()
         return super().write(text)
 
@@ -81,8 +88,8 @@ def test_only_its_owner_can_read_ray_s_token_and_the_dashboard_listens_on_loopba
     token.chmod(0o644)  # as Ray writes it
     session.start()
     assert token.stat().st_mode & 0o777 == 0o600
-    ours = [process for process in psutil.Process().children(recursive=True) if "dashboard.py" in " ".join(process.cmdline())]
-    heard = {address.laddr for process in ours for address in process.net_connections("tcp") if address.status == "LISTEN"}
+    dashboard = ours("dashboard.py")
+    heard = {address.laddr for process in dashboard for address in process.net_connections("tcp") if address.status == "LISTEN"}
     _, port = ray._private.worker._global_node.webui_url.rsplit(":", 1)
     assert {address.ip for address in heard if address.port == int(port)} == {"127.0.0.1"}
 
@@ -121,42 +128,43 @@ def test_no_token_is_made_where_the_environment_has_another_or_asks_for_none(hel
     assert not (tmp_path / "auth_token").exists()
 
 
-@pytest.mark.parametrize("name", [CONTROLLER, FOLLOWER])
+@pytest.mark.parametrize("name", [WORKER, CONTROLLER, FOLLOWER])
 def test_whatever_process_is_killed_costs_nothing_but_time(machine, tmp_path, name, capsys):
     asked = experiment(stop=EarlyStopping(grace_period=2, reduction_factor=2), epochs=6, seed=(0, 1))
-    file = When("epoch 2/6", send(name, signal.SIGKILL))
+    file = When("epoch 2/6", tmp_path / "struck", send(name, signal.SIGKILL))
     struck = go(asked, tmp_path / "struck", file, lanes=1)
-    assert file.struck
+    gone_on(file.before, struck.epochs)
     assert "Traceback" not in capsys.readouterr().err, "Ray's log belongs into its file"
     same(struck, go(asked, tmp_path / "local", local=True))
 
 
-def test_the_second_of_two_workers_is_killed_and_the_trial_goes_on(machine, tmp_path):
+@pytest.mark.parametrize("which", [0, 1])
+def test_one_of_two_workers_is_killed_and_the_trial_goes_on(machine, tmp_path, which):
     asked = experiment(epochs=4, workers=2)
-    file = When("epoch 2/4", send(WORKER, signal.SIGKILL))
+    file = When("epoch 2/4", tmp_path / "struck", send(WORKER, signal.SIGKILL, which))
     struck = go(asked, tmp_path / "struck", file)
-    assert file.struck
+    gone_on(file.before, struck.epochs)
     same(struck, go(asked, tmp_path / "undisturbed"))
 
 
 def test_a_worker_that_hangs_is_noticed_and_replaced(machine, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "3")
     asked = experiment(epochs=4)
-    file = When("epoch 2/4", send(WORKER, signal.SIGSTOP))
+    file = When("epoch 2/4", tmp_path / "struck", send(WORKER, signal.SIGSTOP))
     struck = go(asked, tmp_path / "struck", file, lanes=1)
-    assert file.struck
+    gone_on(file.before, struck.epochs)
     same(struck, go(asked, tmp_path / "local", local=True))
 
 
 def test_a_controller_that_hangs_holds_nobody_up(machine, tmp_path):
     asked = experiment(epochs=4, seed=(0, 1))
-    file = When("epoch 2/4", send(CONTROLLER, signal.SIGSTOP))
+    file = When("epoch 2/4", tmp_path / "struck", send(CONTROLLER, signal.SIGSTOP))
     try:
         struck = go(asked, tmp_path / "struck", file, lanes=1)
     finally:  # the end of the program would end it, and the board that it knows
         for pid in (processes(CONTROLLER)[-1], *processes(BOARD)):
             os.kill(pid, signal.SIGKILL)
-    assert file.struck
+    gone_on(file.before, struck.epochs)
     same(struck, go(asked, tmp_path / "local", local=True))
 
 
@@ -164,14 +172,12 @@ def test_a_controller_that_hangs_holds_nobody_up(machine, tmp_path):
 def test_the_loss_of_the_board_ends_the_experiment_with_a_message_and_the_rerun_goes_on(machine, tmp_path, monkeypatch, what):
     monkeypatch.setattr(fleet, "SILENT", 5)
     asked = experiment(epochs=4, seed=(0, 1))
-    file = When("epoch 2/4", send(BOARD, what))
+    file = When("epoch 2/4", tmp_path / "struck", send(BOARD, what))
     with pytest.raises(UserError, match=r"the board.*was lost.*the same command goes on from here"):
         go(asked, tmp_path / "struck", file, lanes=1)
-    assert file.struck
     assert not list((tmp_path / "struck").rglob("error.txt")), "a trial was blamed"
-    again = io.StringIO()
-    struck = go(asked, tmp_path / "struck", again, lanes=1)
-    assert "epoch 1/4" not in again.getvalue().split("\n")[0], "the first trial didn't go on from where it was"
+    struck = go(asked, tmp_path / "struck", lanes=1)
+    gone_on(file.before, struck.epochs)
     same(struck, go(asked, tmp_path / "local", local=True))
 
 
@@ -182,15 +188,16 @@ def test_the_loss_of_ray_s_gcs_alone_is_told_at_once_and_the_rerun_goes_on(tmp_p
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **piped) as program:
         next(line for line in program.stdout if "epoch 2/30" in line)
-        ours = psutil.Process(program.pid).children(recursive=True)
-        next(process for process in ours if process.name() == "gcs_server").kill()
+        before = on_record(tmp_path / "out")
+        children = psutil.Process(program.pid).children(recursive=True)
+        next(process for process in children if process.name() == "gcs_server").kill()
         said = program.communicate()[1]
     assert program.returncode == 2
     assert re.fullmatch(r"error: gcs_server, .* was lost with exit code -9.*the same command goes on from here\.\n", said)
     again = subprocess.run([*command, "--local"], capture_output=True, text=True, check=True)
-    assert "epoch 1/30" not in again.stdout
-    epochs = read(tmp_path / "out").epochs["epoch"].tolist()
-    assert epochs == list(range(1, 31)), again.stdout + again.stderr
+    epochs = read(tmp_path / "out").epochs
+    assert epochs["epoch"].tolist() == list(range(1, 31)), again.stdout + again.stderr
+    gone_on(before, epochs)
 
 
 def test_a_trial_that_kills_its_worker_is_given_up_and_the_next_goes_on(machine, tmp_path):

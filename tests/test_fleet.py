@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from equal import same
+from equal import gone_on, on_record, same
 from ray.cluster_utils import Cluster
 from test_faults import When, experiment, go
 
@@ -28,28 +28,22 @@ def test_a_killed_program_leaves_no_process_behind_and_the_rerun_goes_on(tmp_pat
     environment = {**os.environ, "OF_THIS_TEST": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as program:
         heard = next(line for line in program.stdout if "epoch 2/30" in line)
-        ours = processes_of(tmp_path)
+        ours, before = processes_of(tmp_path), on_record(tmp_path / "out")
         assert len(ours) > 5, heard
         for what in end:
             program.send_signal(what)
-    _, alive = psutil.wait_procs(ours, timeout=30)
-    assert not alive, [process.cmdline() for process in alive]
+    psutil.wait_procs(ours, timeout=30)
+    assert not (left := processes_of(tmp_path)), [process.info["cmdline"] for process in left]
     again = subprocess.run([*command, "--local"], env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert "epoch 1/30" not in again.stdout
-    assert len(read(tmp_path / "out").epochs) == 30
+    epochs = read(tmp_path / "out").epochs
+    assert len(epochs) == 30
+    gone_on(before, epochs)
 
 
 def processes_of(test: Path) -> list[psutil.Process]:
-    """All that a test has started."""
-    return [process for process in psutil.process_iter() if _of(process, test)]
-
-
-def _of(process: psutil.Process, test: Path) -> bool:
-    try:
-        return process.environ().get("OF_THIS_TEST") == str(test)
-    except psutil.Error:
-        return False
+    """All whose command line, folder or environment names a test's folder."""
+    return [process for process in psutil.process_iter(["cmdline", "cwd", "environ"]) if str(test) in str(process.info)]
 
 
 def test_lanes_come_and_go_with_machines(tmp_path):
@@ -81,10 +75,11 @@ def come_and_go(folder: Path) -> None:
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         with pytest.raises(UserError, match=r"number of devices, which is 0 .CPU.*say with --lanes how many"):
             go(asked, folder / "struck")
-        file = Machines("[1/4] 1: epoch 2/4", lose)
+        file = Machines(r"\[[12]/4\].*epoch 2/4", folder / "struck", lose)
         struck = go(asked, folder / "struck", file, lanes=2)
-        assert file.getvalue().count("no lane can run until the cluster has 1 free CPU") == 1 + file.struck
-        assert len(machines) >= 2
+        gone_on(file.before, struck.epochs)
+        assert file.getvalue().count("no lane can run until the cluster has 1 free CPU") == 2
+        assert len(machines) == 3
         same(struck, go(asked, folder / "local", local=True))
         print("as on one machine", flush=True)
     finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from equal import gone_on, on_record
 from test_fleet import PROGRAM, SMALL, processes_of
 
 from bioimg.results.store import read
@@ -47,13 +48,14 @@ def test_a_program_whose_terminal_ends_it_leaves_no_process_behind_and_the_rerun
         os.close(terminal)
         while "2/30" not in (text := shown(screen)):
             assert text, "the program ended"
-        ours = processes_of(tmp_path)
+        ours, before = processes_of(tmp_path), on_record(tmp_path / "out")
         assert len(ours) > 5, "Ray wasn't under way"
         said = end(screen)
-    _, alive = psutil.wait_procs(ours, timeout=30)
-    assert not alive, [process.cmdline() for process in alive]
+    psutil.wait_procs(ours, timeout=30)
+    assert not (left := processes_of(tmp_path)), [process.info["cmdline"] for process in left]
     assert "Traceback" not in said
     again = subprocess.run([*command, "--local"], env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert "epoch 1/30" not in again.stdout
-    assert len(read(tmp_path / "out").epochs) == 30
+    epochs = read(tmp_path / "out").epochs
+    assert len(epochs) == 30
+    gone_on(before, epochs)
