@@ -213,9 +213,10 @@ def cage() -> Iterator[None]:
     """A control group whose processes Linux kills when they take more than 200 MB."""
     try:
         toys.CAGE.mkdir(exist_ok=True)
-        (toys.CAGE / "memory.limit_in_bytes").write_text(str(200 * 2**20))
+        for name, value in toys.LIMITS.items():
+            (toys.CAGE / name).write_text(str(value))
     except OSError as error:
-        pytest.skip(f"needs root and control groups of version 1, to let a process run out of memory: {error}")
+        pytest.skip(f"needs root and a control group of its own, to let a process run out of memory: {error}")
     yield
     toys.CAGE.rmdir()
 
@@ -225,7 +226,7 @@ def test_a_trial_that_linux_kills_for_want_of_memory_is_given_up_and_the_next_go
     rows = go(asked, tmp_path, lanes=1, code=1).trials.set_index("batch_size")
     assert rows["status"].to_dict() == {12: "completed", 24: "failed"}
     assert re.search(r"lost 3 times.*If memory ran out.*[lL]ower `batch_size` or `image_size`", rows["error"][24])
-    assert "oom_kill 3" in (toys.CAGE / "memory.oom_control").read_text()
+    assert "oom_kill 3" in (toys.CAGE / toys.KILLS).read_text()
 
 
 def test_a_trial_that_runs_out_of_memory_says_so_and_how_to_need_less(machine, tmp_path):

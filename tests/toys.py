@@ -86,8 +86,13 @@ class Greedy(Toy):
         return super().forward(images)
 
 
-CAGE = Path("/sys/fs/cgroup/memory/bioimg-tests")
+FIRST, SECOND = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+"""Where control groups of version 1 are, that limit memory, and those of version 2."""
+CAGE = (FIRST if FIRST.exists() else SECOND) / "bioimg-tests"
 """A control group with little memory, where a test has made one."""
+LIMITS = {"memory.limit_in_bytes": 200 * 2**20} if FIRST.exists() else {"memory.max": 200 * 2**20, "memory.swap.max": 0}
+KILLS = "memory.oom_control" if FIRST.exists() else "memory.events"
+"""Names of its files: of those that limit it, and of the one that tells how many processes were killed."""
 
 
 class Hungry(Toy):
