@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -9,6 +10,9 @@ from equal import same
 from rich.console import Console
 
 from bioimg import runner
+from bioimg.cluster.board import open_board
+from bioimg.cluster.cohorts import Cohorts
+from bioimg.cluster.follow import pack
 from bioimg.config import TrialConfig
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.flags import Settings
@@ -67,6 +71,24 @@ def test_a_stopped_trial_frees_its_lane_at_its_rung_and_the_twin_stops_it_too(tm
     assert stopped["test_accuracy"].isna().all()
     assert (on_lanes.trials["status"] == "completed").any()
     same(on_lanes, run(tmp_path / "local", local=True, stop=rule, **axes))
+
+
+def test_no_trial_is_stopped_for_the_scores_of_another_cohort():
+    scores = [(size, seed, (size == 64) + seed * 7 % 20 / 20) for seed in range(20) for size in (32, 64)]
+    together, alone = decisions(scores), decisions([row for row in scores if row[0] == 32])
+    assert [decision for (size, *_), decision in zip(scores, together, strict=True) if size == 32] == alone
+    assert set(alone) == {"CONTINUE", "STOP"}
+
+
+def decisions(scores: list[tuple[int, int, float]]) -> list[str]:
+    """What Tune is told of trials with a batch size, a seed and a score, one after another; batch sizes don't compete."""
+    rule = EarlyStopping(grace_period=1, compare_within=("batch_size",))
+    cohorts, told = Cohorts(rule, [], open_board(len(scores))), []
+    for number, (size, seed, score) in enumerate(scores):
+        trial = SimpleNamespace(trial_id=str(number), config={"trial": pack(TrialConfig(batch_size=size, seed=seed))})
+        cohorts.on_trial_add(None, trial)
+        told.append(cohorts.on_trial_result(None, trial, {"epoch": 1, "val_accuracy": score}))
+    return told
 
 
 def test_two_workers_of_a_lane_train_as_one_does(tmp_path):
