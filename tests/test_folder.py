@@ -1,8 +1,10 @@
 """Results on a disk and in an object store: the same table, whatever fails on the way."""
 
+import contextlib
 import dataclasses
 import logging
 import random
+import re
 import resource
 import socket
 import subprocess
@@ -18,8 +20,9 @@ import pytest
 import ray
 import torch
 import toys
-from equal import same
+from equal import gone_on, same
 from moto.server import DomainDispatcherApplication, create_backend_app
+from test_faults import When
 from test_grid import QUICK, grid
 from werkzeug.serving import make_server
 
@@ -33,17 +36,17 @@ from bioimg.training.trial import Place, run_trial
 
 
 class Unreliable:
-    """An S3 server that answers one request in ten, drawn from a seed, with 503 while `on`."""
+    """An S3 server that answers with 503 as often as `rate` says, of 1; which requests is drawn from a seed."""
 
     def __init__(self) -> None:
-        self.on, self.failed, self._draw = False, 0, random.Random(0)
+        self.rate, self.failed, self._draw = 0.0, 0, random.Random(0)
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self, threaded=True)
         self.port = self._server.port
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def __call__(self, request: dict, start: Callable) -> Iterable[bytes]:
-        if not self.on or self._draw.random() >= 0.1:
+        if self._draw.random() >= self.rate:
             return self._moto(request, start)
         self.failed += 1
         request["wsgi.input"].read(-1 if request.get("wsgi.input_terminated") else int(request.get("CONTENT_LENGTH") or 0))
@@ -125,18 +128,40 @@ def test_a_grid_in_a_bucket_of_google_is_the_one_on_disk(tmp_path, google):
 
 
 def test_a_grid_in_a_bucket_whose_server_fails_one_request_in_ten_is_the_one_on_disk(tmp_path, bucket, server):
-    remote, server.on = bucket("grid"), True
+    remote, server.rate = bucket("grid"), 0.1
     try:
         for out in (tmp_path / "grid", remote):
             assert grid(*QUICK, "--learning-rate", "0.01", "0.02", "--out", out) == 0
         ours, theirs = read(tmp_path / "grid"), read(remote)
     finally:
-        server.on = False
+        server.rate = 0
     assert server.failed > 0
     same(ours, theirs)
     names = Bucket(remote).names()
     assert {"report/report.html", "report/comparison.md", "experiment.json"} <= set(names)
     assert not [name for name in names if "resume" in name or name.startswith("parts/")]
+
+
+def test_a_bucket_that_goes_away_in_mid_run_ends_it_with_a_message_and_the_same_command_goes_on(
+    tmp_path, bucket, server, monkeypatch, capsys
+):
+    monkeypatch.setattr("bioimg.results.folder.TRIES", 2)
+    monkeypatch.setattr("bioimg.results.lock.EXPIRES", 0)  # the lease of the run that couldn't give it back
+    command, remote = [*QUICK, "--epochs", "3"], bucket("away")
+    assert grid(*command, "--out", remote) == 0
+    table, file = Bucket(remote).read("trials.parquet"), When("epoch 2/3", remote, lambda: setattr(server, "rate", 1))
+    try:
+        with contextlib.redirect_stdout(file):
+            assert grid(*command, "--seed", "0", "1", "--out", remote) == 2
+    finally:
+        server.rate = 0
+    assert re.search(r"can't be \w+, tried 2 times: .*run the same command again", capsys.readouterr().err)
+    assert Bucket(remote).read("trials.parquet") == table
+    assert len(read(remote).trials) == 1
+    for out in (remote, tmp_path / "grid"):
+        assert grid(*command, "--seed", "0", "1", "--out", out) == 0
+    gone_on(file.before, read(remote).epochs)
+    same(read(remote), read(tmp_path / "grid"))
 
 
 def test_a_bucket_keeps_the_bound_on_what_checkpoints_take_and_rows_say_so(bucket):
