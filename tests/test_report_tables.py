@@ -18,6 +18,7 @@ from bioimg.report.notes import fingerprint
 from bioimg.report.presets import REPORT_2023
 from bioimg.report.presets import report_2023 as nine_tables
 from bioimg.report.rows import select
+from bioimg.report.scene import Scene
 from bioimg.report.table import LONGEST, Column, Table, cell, clean, digits
 from bioimg.report.tables import COLUMNS, comparison
 from bioimg.results import store
@@ -438,3 +439,26 @@ def test_at_a_later_epoch_only_those_that_came_to_it_are_shown(tmp_path):
     assert breakdown.at_epoch(stopped_and_completed(tmp_path), epoch=3).values["val_accuracy"].tolist() == [0.8]
     with pytest.raises(UserError, match="`at_epoch` is 5, but must be an epoch that a trial came to: 1 to 4"):
         breakdown.at_epoch(stopped_and_completed(tmp_path), epoch=5)
+
+
+@pytest.mark.parametrize(("groups", "warned"), [(3, True), (5, False)])
+def test_few_groups_among_the_test_images_are_counted_and_warned_of(tmp_path: Path, groups: int, warned: bool) -> None:
+    config = TrialConfig()
+    images = predictions(config.key, [1], groups=[f"slide-{image % groups}" for image in range(600)])
+    rows = [trial(config, test_accuracy=599 / 600)]
+    results = store.read(folder(tmp_path, rows, images=images, data={**DATA, "image_size": 150, "groups": 9}))
+    notes = comparison(results).notes
+    assert any(f"Independent groups among the test images: {groups};" in note for note in notes)
+    few = [note for note in notes if note.startswith("WARNING: the test images are of few groups (3)")]
+    assert bool(few) is warned
+    assert [note for note in Scene(results).warnings if "few groups" in note] == few
+
+
+DATA = {
+    "name": "kather2016",
+    "fingerprint": "5eed",
+    "synthetic": False,
+    "classes": ["a"] * 6,
+    "images": 3750,
+    "image_size": 150,
+}

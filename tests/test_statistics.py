@@ -299,3 +299,13 @@ def test_curves_without_a_loss_say_so() -> None:
     table = statistics.curves_diagnosis(pd.DataFrame(curve("a", [np.nan] * 4, [0.5] * 4)))
     assert table["reading"][0] == "no validation loss was recorded"
     assert statistics.curves_diagnosis(pd.DataFrame(curve("a", [], []), columns=list(curve("a", [1], [1])[0]))).empty
+
+
+def test_images_of_one_group_tell_nothing_about_others(tmp_path: Path) -> None:
+    results = two(tmp_path, wrong_a=list(range(60)), wrong_b=[], groups=["slide-1"] * 600)
+    row = statistics.paired(results, B.key).iloc[0]
+    assert row["claim"] == "not compared: all test images are of one group, so nothing can be said about others"
+    assert row[["low", "high", "p", "p_holm", "holds"]].isna().all()
+    scored = statistics.bootstrap(results, A.key)
+    assert scored["value"].notna().all()
+    assert scored[["low", "high"]].isna().all(axis=None)

@@ -193,6 +193,15 @@ TEXTS = {
         "Wilson intervals take images as independent; those of one group aren't, so true intervals are wider.",
         "Wilson 區間假設影像彼此獨立；同組影像並不獨立，真正的區間更寬。",
     ),
+    "tested_groups": (
+        "Independent groups among the test images: {groups}; these are the units of resampling for bootstrap and differences.",
+        "測試影像來自 {groups} 組，重抽信賴區間與差異檢定以組為單位。",
+    ),
+    "few_groups": (
+        "WARNING: the test images are of few groups ({groups}): with fewer than {fewest}, intervals and differences say little "
+        "about new groups.",
+        "警告：測試影像來自太少的組（{groups}）：少於 {fewest} 組時，信賴區間與差異難以推及新的組。",
+    ),
     "no_stopping": ("No early stopping.", "未使用提前停止。"),
     "stopping": (
         "Early stopping (ASHA on {metric}, from epoch {grace_period}, one of {reduction_factor} goes on, within {within}): "

@@ -10,6 +10,8 @@ from bioimg.report.captions import text
 from bioimg.results.configurations import configurations
 from bioimg.results.store import Results
 
+FEWEST_GROUPS = 5
+"""With fewer independent groups among the test images than these, resampling them understates how far results may be off."""
 MIXED = ("data_fingerprint", "split", "group_pattern", "test_images")
 
 
@@ -40,9 +42,23 @@ def _warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]
         yield text("epochs_differ", lang, epochs=listed(sorted(shown["epochs"].unique())))
     if shown["split_leaks_groups"].eq(True).any():
         yield text("leak", lang)
+    yield from few_groups(results, shown, lang)
     for name in ("duplicate_images_across_splits", "unreadable_skipped"):
         if name in shown and shown[name].max() > 0:
             yield text(name, lang, n=int(shown[name].max()))
+
+
+def few_groups(results: Results, trials: pd.DataFrame, lang: str) -> Iterator[str]:
+    """A warning where some trial was tested on few groups."""
+    if few := [count for count in tested_groups(results, trials) if count < FEWEST_GROUPS]:
+        yield text("few_groups", lang, groups=listed(few), fewest=FEWEST_GROUPS)
+
+
+def tested_groups(results: Results, trials: pd.DataFrame) -> list[int]:
+    """Of how many known groups the test images of these trials are: one number, or several where folds differ."""
+    rows = results.predictions
+    rows = rows[rows["split"].eq("test") & rows["key"].isin(trials["key"]) & rows["group"].notna()]
+    return sorted(rows.groupby("key")["group"].nunique().unique().tolist())
 
 
 def changed_weights(trials: pd.DataFrame) -> list[str]:
@@ -60,6 +76,8 @@ def _data(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]:
         yield text("unknown_groups", lang)
     if data.get("groups") is not None:
         yield text("independent", lang)
+    if groups := tested_groups(results, shown):
+        yield text("tested_groups", lang, groups=listed(groups))
 
 
 def _stopping(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]:

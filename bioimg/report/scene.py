@@ -9,7 +9,7 @@ import pandas as pd
 
 from bioimg.report.captions import header, text
 from bioimg.report.encoding import Encoding, encode
-from bioimg.report.notes import MIXED, changed_weights, fingerprint, listed
+from bioimg.report.notes import MIXED, changed_weights, few_groups, fingerprint, listed
 from bioimg.report.words import words
 from bioimg.results.configurations import REPEATS, varied
 from bioimg.results.store import Results
@@ -127,7 +127,7 @@ class Scene:
             said.append(text("epochs_differ", self.lang, epochs=listed(sorted(trials["epochs"].unique()))))
         if trials["split_leaks_groups"].eq(True).any():
             said.append(text("leak", self.lang))
-        return said
+        return [*said, *few_groups(self.results, trials, self.lang)]
 
     @property
     def source(self) -> str:

@@ -27,6 +27,7 @@ COLUMNS = (
     *("a", "b", "n", "runs_a", "runs_b", "accuracy_a", "accuracy_b", "difference", "low", "high"),
     *("test", "p_mcnemar", "p", "p_holm", "holds", "claim"),
 )
+ONE_GROUP = "all test images are of one group, so nothing can be said about others"
 MCNEMAR, PAIRED_T, PROPORTIONS = "exact McNemar", "paired t over images", "two proportions, unpaired"
 
 
@@ -79,11 +80,13 @@ def require_comparable(results: Results, a: str, b: str) -> None:
     """Refuse two configurations whose numbers must not be set against each other.
 
     Raises:
-        UserError: they differ in data, split or test set; names in which.
+        UserError: they differ in data, split or test set, or all test images are of one group; says which.
     """
     reason = _Arms(results).refusal(a, b)
     if reason:
-        raise UserError(f"the trials {a} and {b} can't be compared: {reason}. Compare rows of one data set and split only.")
+        raise UserError(
+            f"the trials {a} and {b} can't be compared: {reason}. Compare rows of one data set and split, of several groups."
+        )
 
 
 def _configured(results: Results) -> pd.DataFrame:
@@ -113,11 +116,13 @@ class _Arms:
         self._resamples: dict[str, np.ndarray] = {}
 
     def refusal(self, a: str, b: str) -> str:
-        """In what two configurations differ so that they can't be compared; empty if they can."""
+        """Why two configurations can't be compared; empty if they can."""
         others = [word for name, word in SAME.items() if not _equal(self.rows[a][name], self.rows[b][name])]
         if not others and a in self._tests and b in self._tests and not self._tests[a].index.equals(self._tests[b].index):
             others = ["test images"]
-        return f"they differ in {' and '.join(others)}" if others else ""
+        if others:
+            return f"they differ in {' and '.join(others)}"
+        return ONE_GROUP if self.grouped(a) and self._tests[a]["unit"].nunique() == 1 else ""
 
     def compare(self, a: str, b: str) -> dict[str, object]:
         """One row of `paired`, all but what depends on the other pairs."""

@@ -64,5 +64,9 @@ class Resamples:
             yield random.multinomial(groups, np.full(groups, 1 / groups), size=rows)[:, self.units].astype(float)
 
     def interval(self, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """The 95 % percentile interval of a statistic of weights [resamples, images] -> [resamples, ...]."""
-        return quantiles(np.concatenate([statistic(weights) for weights in self.weights()]))
+        """The 95 % percentile interval of a statistic of weights [resamples, images] -> [resamples, ...].
+
+        Null where there is one unit: every resample is then the same, which says nothing about other units.
+        """
+        samples = np.concatenate([statistic(weights) for weights in self.weights()])
+        return quantiles(samples if self.units.max() > 0 else np.full_like(samples, np.nan))
