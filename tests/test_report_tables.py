@@ -462,3 +462,12 @@ DATA = {
     "images": 3750,
     "image_size": 150,
 }
+
+
+def test_the_headline_gives_the_mean_over_runs_as_the_page_does(tmp_path: Path) -> None:
+    best = [TrialConfig(weights=V2, seed=seed) for seed in (0, 1)]
+    rows = [trial(c, test_accuracy=a, best_val_loss=0.1) for c, a in zip(best, (0.90, 0.80), strict=True)]
+    rows.append(trial(TrialConfig(weights=V1), test_accuracy=0.85, best_val_loss=0.2))
+    said = claims(store.read(folder(tmp_path, rows))).headline
+    assert "85.0 % [" in said
+    assert "(mean of 2 runs); the one other can't be told from it." in said

@@ -7,7 +7,7 @@ import pandas as pd
 
 from bioimg.report.breakdown import configuration
 from bioimg.results import statistics
-from bioimg.results.configurations import varied
+from bioimg.results.configurations import configurations, varied
 from bioimg.results.store import Results
 
 
@@ -40,13 +40,21 @@ def claims(results: Results) -> Claims:
 
 
 def _headline(results: Results, key: str, name: str, pairs: pd.DataFrame) -> str:
-    row = results.trials[results.trials["key"].eq(key)].iloc[0]
-    n, share = int(row["test_images"]), float(row["test_accuracy"])
+    trials = results.trials[configurations(results.trials).eq(key) & results.trials["status"].eq("completed")]
+    n, share = int(trials["test_images"].iloc[0]), float(trials["test_accuracy"].mean())
     ties, compared = int(pairs["holds"].eq(False).sum()), int(pairs["holds"].notna().sum())
     low, high = statistics.wilson(round(share * n), n)
     accuracy = f"{100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {n} test images"
-    rest = f"of {compared} others {ties} can't be told from it" if compared else "nothing else was completed to compare it with"
-    return f"Validation chose {name}: {accuracy}; {rest}."
+    runs = f" (mean of {len(trials)} runs)" if len(trials) > 1 else ""
+    return f"Validation chose {name}: {accuracy}{runs}; {_others(compared, ties, len(pairs))}."
+
+
+def _others(compared: int, ties: int, completed: int) -> str:
+    if not compared:
+        return "none of the others can be compared with it" if completed else "nothing else was completed to compare it with"
+    if compared == 1:
+        return "the one other can't be told from it" if ties else "the one other can be told from it"
+    return f"of {compared} others {ties} can't be told from it"
 
 
 def _names(results: Results) -> dict[str, str]:
