@@ -16,7 +16,7 @@ from bioimg.report.command import open_results
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bioimg.results.store import Results
+    from bioimg.results.store import Results, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,8 @@ class Predict:
     key: str | None = None
     """another completed trial; by default the one that the report's headline names"""
     out: Path = Path("predictions.csv")
-    """the table to write: path, prediction, and the probability of each class. One that exists is left alone"""
+    """the table to write: path, prediction, the part of the experiment (train, val, test) that the image was in, if it was in
+    any, and the probability of each class. One that exists is left alone"""
 
     def run(self) -> int:
         """Write the table; returns the exit code: 0, or 1 if an image couldn't be read.
@@ -48,6 +49,10 @@ class Predict:
         console = Console(soft_wrap=True, highlight=False, markup=False)
         console.print(f"By trial {key}: {counts}. The table is {self.out}.")
         console.print(f"Its recipe: {recipe(results, key)}")
+        if seen := int(table["part"].isin(["train", "val"]).sum()):
+            console.print(
+                f"warning: {seen} of these {len(table)} images trained or chose this trial: it knows them.", style="yellow"
+            )
         for path, reason in unreadable.items():
             Console(stderr=True, soft_wrap=True, markup=False).print(f"can't be read: {path} ({reason})", style="bold red")
         return int(bool(unreadable))
@@ -107,7 +112,16 @@ def predicted(folder: str, key: str, place: Path) -> "tuple[pd.DataFrame, dict[s
     table = pd.DataFrame(chances, columns=[f"probability of {name}" for name in classes])
     table.insert(0, "path", images.paths)
     table.insert(1, "prediction", [classes[chosen] for chosen in chances.argmax(1)])
+    table.insert(2, "part", list(map(parts(store, trial).get, images.digests)))
     return table, unreadable
+
+
+def parts(store: "Store", trial: TrialConfig) -> dict[str, str]:
+    """In which part of the experiment each of a trial's images was, by the digest of its pixels."""
+    from bioimg.results.images import WAY
+
+    rows = store.images().to_pylist()
+    return {row["digest"]: row["part"] for row in rows if all(row[name] == getattr(trial, name) for name in WAY)}
 
 
 def write(table: "pd.DataFrame", out: Path) -> None:

@@ -75,12 +75,27 @@ def test_the_test_images_get_the_probabilities_of_the_table(freeze, results, tmp
     table = pd.read_csv(tmp_path / "deep" / "p.csv")
     assert table["path"].tolist() == told["image"].tolist()
     assert table["prediction"].tolist() == [CLASSES[label] for label in told["prediction"]]
+    assert set(table["part"]) == {"test"}
     given = table[[f"probability of {name}" for name in CLASSES]].to_numpy(np.float32)
     expected = np.stack(told["probabilities"].tolist())
     if freeze == "none":  # the same batches: to the last bit
         assert np.array_equal(given, expected)
     assert np.allclose(given, expected, atol=1e-5)
-    assert f"By trial {key}: " in capsys.readouterr().out
+    assert f"By trial {key}: " in (said := capsys.readouterr().out)
+    assert "warning" not in said
+
+
+def test_images_that_the_trial_was_trained_on_are_told(results, tmp_path, monkeypatch, capsys):
+    placed = pd.read_parquet(results / "images.parquet").set_index("image")["part"]
+    image = results.parent / "data" / "gland" / "05.tif"
+    tifffile.imwrite(image.with_name("new.tif"), tifffile.imread(image) + np.uint16(1), photometric="rgb")
+    assert predict(monkeypatch, results, image.parent, "--out", tmp_path / "p.csv") == 0
+    image.with_name("new.tif").unlink()
+    table = pd.read_csv(tmp_path / "p.csv").set_index("path")["part"]
+    assert pd.isna(table.pop("new.tif"))
+    assert {f"gland/{path}": part for path, part in table.items()} == placed[placed.index.str.startswith("gland/")].to_dict()
+    seen = int(table.isin(["train", "val"]).sum())
+    assert f"warning: {seen} of these 13 images trained or chose this trial: it knows them." in capsys.readouterr().out
 
 
 def best(results: Results) -> str:

@@ -111,7 +111,7 @@ class Store:
         self._lock = Lock(self.files)
         self.describe({**description, "complete": False})
         if len(placed):
-            self.files.write(IMAGES, encode(joined(self._images(), placed)))
+            self.files.write(IMAGES, encode(joined(self.images(), placed)))
 
     @property
     def run(self) -> str | None:
@@ -201,7 +201,7 @@ class Store:
             )
 
     def _same_images(self, placed: pa.Table, data: Mapping[str, Any]) -> None:
-        if told := differences(self._images(), placed, self.experiment()["data"]["classes"], data["classes"]):
+        if told := differences(self.images(), placed, self.experiment()["data"]["classes"], data["classes"]):
             raise UserError(
                 f"the value of `out` is {self.shown}, but the images aren't where and what they were in the runs whose results "
                 f"it holds: {', '.join(told)}. Put files, labels, groups and names back as they were, or name another folder "
@@ -209,7 +209,7 @@ class Store:
             )
         self._same("data fingerprint", data["fingerprint"])
 
-    def _images(self) -> pa.Table:
+    def images(self) -> pa.Table:
         """Which image went where in earlier runs; nothing where that isn't known."""
         try:
             return decode(self.files.read(IMAGES), schema.IMAGES)
