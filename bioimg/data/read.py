@@ -201,7 +201,7 @@ def _require_readable(listing: Listing, facts: list[Fact], skip: bool) -> None:
         )
     if broken and not skip:
         them = "it" if len(broken) == 1 else "them"
-        every = f"`bioimg data {listing.name} --json` names them all. " if len(broken) > 10 else ""
+        every = "`bioimg data` names them all with --json. " if len(broken) > 10 else ""
         raise UserError(
             f"{len(broken)} of {len(listing)} images in `data` can't be read: {listed(broken)}. {every}"
             f"Mend or remove {them}, or leave {them} out with --skip-unreadable."

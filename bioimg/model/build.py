@@ -52,12 +52,10 @@ def build(trial: TrialConfig, classes: int, *, synchronise_batch_norm: bool = Fa
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(trial.seed)
-        if trial.weights == "none":
-            model, name = _bare(trial.model), head_name(trial.model)
-        else:
-            model, name = copy.deepcopy(_pretrained(trial.model, trial.weights)), head_name(trial.model)
+        bare = trial.weights == "none"
+        model = _bare(trial.model) if bare else copy.deepcopy(_pretrained(trial.model, trial.weights))
         torch.manual_seed(trial.seed)
-        old = model.get_submodule(name)
+        old = model.get_submodule(name := head_name(trial.model))
         assert isinstance(old, nn.Linear)
         model.set_submodule(name, nn.Linear(old.in_features, classes))
     if synchronise_batch_norm:

@@ -133,12 +133,12 @@ def summary(who: str, runs: Sequence[Run]) -> dict[str, Any]:
         return {"contender": who}
     return {
         "contender": who,
-        "seconds": _median([run.cost.seconds for run in runs]),
-        "CPU seconds": _median([run.cost.cpu_seconds for run in runs]),
-        "peak GiB": _median([run.cost.peak_memory for run in runs]) / 2**30,
-        "epochs trained": _median([sum(row.epochs for row in run.rows) for run in runs]),
-        "best val accuracy": _median([run.val_accuracy for run in runs]),
-        "best test accuracy": _median([run.test_accuracy for run in runs]),
+        "seconds": statistics.median([run.cost.seconds for run in runs]),
+        "CPU seconds": statistics.median([run.cost.cpu_seconds for run in runs]),
+        "peak GiB": statistics.median([run.cost.peak_memory for run in runs]) / 2**30,
+        "epochs trained": statistics.median([sum(row.epochs for row in run.rows) for run in runs]),
+        "best val accuracy": statistics.median([run.val_accuracy for run in runs]),
+        "best test accuracy": statistics.median([run.test_accuracy for run in runs]),
     }
 
 
@@ -168,10 +168,5 @@ def _no_worse(ours: Sequence[Run], theirs: Sequence[Run]) -> Target:
 
 
 def _cell(who: str, seconds: float, row: Trained) -> dict[str, Any]:
-    cell, *_ = row
     known = {name: value for name, value in row._asdict().items() if name != "cell"}
-    return {"contender": who, "seconds": seconds, **cell._asdict(), "weights": Path(cell.weights).name, **known}
-
-
-def _median(values: Sequence[float]) -> float:
-    return statistics.median(values)
+    return {"contender": who, "seconds": seconds, **row.cell._asdict(), "weights": Path(row.cell.weights).name, **known}
