@@ -96,7 +96,17 @@ def test_verify_needs_results(tmp_path: Path, results: Path) -> None:
     assert check(path, "--results", results) == 0
 
 
+def test_verify_says_of_a_file_that_is_not_there_that_it_is_not(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the value of `file` is '.*missing\.docx', but there is no such file\. Name"):
+        check(tmp_path / "missing.docx")
+
+
 # bad results
+
+
+def test_a_folder_that_is_not_there_is_said_not_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the value of `results` is '.*lost', but there is no such folder\. Name one"):
+        report(tmp_path / "lost")
 
 
 def test_a_folder_that_holds_no_results_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,12 @@ def test_the_command_changes_nothing_and_needs_neither_ray_nor_torch(store, tmp_
     assert out.returncode == 0, out.stderr
     assert "4 trials" in out.stdout
     assert files() == before
+
+
+def test_a_folder_that_is_not_there_is_said_not_to_be_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bioimg", "status", str(tmp_path / "lost")])
+    assert cli.main() == 2
+    assert re.search(r"the value of `results` is '.*lost', but there is no such folder\. Name one", capsys.readouterr().err)
 
 
 def test_a_folder_without_results_is_named(tmp_path, monkeypatch, capsys):

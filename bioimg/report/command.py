@@ -124,9 +124,10 @@ class Verify:
         Raises:
             UserError: no such file, no table in it, or no results.
         """
-        from bioimg.report import terminal
+        from bioimg.report import documents, terminal
         from bioimg.report.verify import verify
 
+        documents.require(self.file)  # before results are looked for above it
         verdict = verify(self.file, open_results(self.results or above(self.file)))
         terminal.show_verdict(self.file, verdict)
         return 1 if verdict.findings else 0

@@ -171,14 +171,19 @@ class Store:
         try:
             return json.loads(self.files.read(MANIFEST))
         except FileNotFoundError:
-            raise UserError(
-                f"{self.shown} isn't a folder of results: it lacks {MANIFEST}. Name one that grid.py wrote."
-            ) from None
+            raise self.lacking(MANIFEST) from None
         except ValueError as error:  # of json
             raise UserError(
                 f"{self.named(MANIFEST)} can't be read: {error}. It says of which images the results are. Copy the folder "
                 "again, or run the experiment again into another folder (--out)."
             ) from error
+
+    def lacking(self, *names: str) -> UserError:
+        """What to say of a folder to be read that lacks these files."""
+        if not is_remote(self.place) and not Path(self.place).is_dir():
+            said = f"the value of `results` is {self.shown!r}, but there is no such folder"
+            return UserError(f"{said}. Name one that grid.py wrote.")
+        return UserError(f"{self.shown} isn't a folder of results: it lacks {', '.join(names)}. Name one that grid.py wrote.")
 
     def _try(self) -> None:
         """Find out whether a file can be made in the folder or, if there is none, where it will be. None stays."""
@@ -237,5 +242,5 @@ def read(place: str | Path) -> Results:
     if store.files.size(MANIFEST) is None:
         missing.insert(0, MANIFEST)
     if missing:
-        raise UserError(f"{place} isn't a folder of results: it lacks {', '.join(missing)}. Name one that grid.py wrote.")
+        raise store.lacking(*missing)
     return Results(store.experiment(), **{table: rows.to_pandas() for table, rows in tables.items() if rows is not None})

@@ -42,17 +42,30 @@ def write(table: Table, folder: Path, formats: Sequence[str] = FORMATS) -> list[
     return paths
 
 
+def require(path: Path) -> str:
+    """The format of a file that can be read back.
+
+    Raises:
+        UserError: there is no such file, or it is of no such format.
+    """
+    name = path.suffix.removeprefix(".").lower()
+    if name not in READERS:
+        raise unknown("file", path.name, [f".{known}" for known in READERS], "Save the table as one of these.")
+    if not path.is_file():
+        raise UserError(
+            f"the value of `file` is {str(path)!r}, but there is no such file. Name a table that `bioimg report` made, "
+            "edited or not."
+        )
+    return name
+
+
 def read(path: Path) -> list[Read]:
     """All tables of a file.
 
     Raises:
         UserError: there is no such file, or it is of no format that can be read back.
     """
-    name = path.suffix.removeprefix(".").lower()
-    if name not in READERS:
-        raise unknown("file", path.name, [f".{known}" for known in READERS], "Save the table as one of these.")
-    if not path.is_file():
-        raise UserError(f"the file {path} isn't there. Name a table that `bioimg report` made, edited or not.")
+    name = require(path)
     try:
         return READERS[name](path)
     except UserError:
