@@ -134,11 +134,12 @@ class Verify:
 
 
 def open_results(folder: str | Path) -> "Results":
-    """Read results, with a word on what is wrong if they can't be.
+    """Read results, weights files by their names, with a word on what is wrong if they can't be.
 
     Raises:
         UserError: no results, half of them, or such that another version wrote.
     """
+    from bioimg.report.weights_files import by_file_name
     from bioimg.results import store
 
     try:
@@ -155,7 +156,7 @@ def open_results(folder: str | Path) -> "Results":
             f"the `format` of {folder}/experiment.json is {found!r}, but must be {FORMAT}: another version of bioimg wrote it. "
             f"Use that version ({results.experiment.get('versions', {}).get('bioimg', 'unknown')})."
         )
-    return results
+    return by_file_name(results)
 
 
 @contextlib.contextmanager

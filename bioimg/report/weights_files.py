@@ -1,0 +1,25 @@
+"""How readers know weights that are files: by name, not by where they lie on somebody's machine."""
+
+import dataclasses
+from collections import Counter
+from pathlib import PurePath
+
+from bioimg.results.store import Results
+
+
+def by_file_name(results: Results) -> Results:
+    """The same results with weights files called by their file names, unless two of them have the same."""
+    base, axes = results.experiment["base"], results.experiment["axes"]
+    known = {base["weights"], *axes.get("weights", ()), *results.trials["weights"]}
+    times = Counter(PurePath(weights).name for weights in known)
+
+    def shown(weights: str) -> str:
+        name = PurePath(weights).name
+        return name if times[name] == 1 else weights
+
+    asked = {
+        "base": {**base, "weights": shown(base["weights"])},
+        "axes": {name: [*map(shown, values)] if name == "weights" else values for name, values in axes.items()},
+    }
+    trials = results.trials.assign(weights=results.trials["weights"].map(shown))
+    return dataclasses.replace(results, experiment={**results.experiment, **asked}, trials=trials)
