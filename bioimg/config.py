@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+FEWEST_GROUPS = 5
+"""With fewer independent groups among the test images than these, resampling them understates how far results may be off."""
+
 
 class UserError(ValueError):
     """Something the user can mend. The text names the field, the value, the rule and the way out; no traceback is shown."""

@@ -129,7 +129,7 @@ def test_synthetic_images_are_said_in_the_headline(tmp_path: Path):
 
 def test_an_experiment_that_still_runs_says_so(tmp_path: Path):
     text = written(store.read(results_example.write(tmp_path / "running", axes=SMALL, complete=False)), tmp_path)
-    assert "The experiment isn't complete: 2 trials have ended so far." in plain(text)
+    assert "The experiment isn't complete. Trials that have ended so far: 2." in plain(text)
 
 
 def test_stopped_and_failed_rows_come_last_and_are_marked_as_what_they_are(text: str):
@@ -219,7 +219,7 @@ def test_what_experiment_json_lacks_is_a_dash(results: Results, tmp_path: Path):
     experiment = {**results.experiment, "commit": None, "finished": None, "hardware": {"cpus": 2, "gpus": []}}
     experiment["data"] = {name: value for name, value in experiment["data"].items() if name not in ("groups", "image_size")}
     text = plain(written(dataclasses.replace(results, experiment=experiment), tmp_path))
-    assert "600 images in 6 classes, – known groups, seen at 150 × 150 px" in text
+    assert "600 images in 6 classes, known groups: –, seen at 150 × 150 px" in text
     assert "commit –" in text
     assert "group pattern –; model resnext50_32x4d" in text
     assert "seed 0; workers 1" in text

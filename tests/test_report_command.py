@@ -1,6 +1,7 @@
 """The commands as a user types them: quick to start, no Ray, no torch, words for what is wrong."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_a_selection_goes_beside_the_report(results: Path, tmp_path: Path, capsy
     rows = [line for line in path.read_text().splitlines() if line.startswith("| IMAGE")]
     assert path.name == "selection.md"
     assert [row.split("|")[2].strip() for row in rows] == ["100", "100", "40"]
-    assert "3 of 9 trials" in " ".join(capsys.readouterr().out.split())
+    assert "(trials: 3 of 9)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_preset_writes_tables_1_to_9(results: Path) -> None:
@@ -145,6 +146,17 @@ def test_results_in_which_nothing_completed_make_a_report_that_says_so(
     assert "No trial was completed: nothing can be compared." in printed
     assert status == "empty" or f"2 of 2 trials {status}" in printed
     assert status != "failed" or "failed: CUDA [bold]out[/bold]" in (path / "report" / "comparison.csv").read_text("utf-8-sig")
+
+
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_of_one_thing_nothing_is_said_in_the_plural(tmp_path: Path, status: str, capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"error": "lost", "best_val_loss": 0.1, "test_accuracy": 0.9, "train_seconds": 9.0}
+    row = trial(TrialConfig(), status=status, unreadable_skipped=1, duplicate_images_across_splits=1, **told)
+    path = folder(tmp_path / "results", [row], complete=False)
+    Report(folder=str(path), figures=False, format=("md",)).run()
+    files = [path / "report" / name for name in ("comparison.md", "report.html")]
+    said = " ".join("".join([capsys.readouterr().out, *(file.read_text() for file in files)]).split())
+    assert re.findall(r"\b1 (?:[a-z]+ )?(?:images|trials|recipes|groups|runs|comparisons|pairs)\b", said) == []
 
 
 def test_unknown_formats_are_named_before_anything_is_written(results: Path) -> None:

@@ -303,14 +303,14 @@ def test_mixed_data_synthetic_images_and_unfinished_experiments_are_warned_of(tm
     notes = "\n".join(comparison(store.read(folder(tmp_path, rows, complete=False))).notes)
     assert "WARNING: rows differ in data_fingerprint" in notes
     assert "SYNTHETIC IMAGES" in notes
-    assert "isn't complete: 2 trials have ended" in notes
+    assert "isn't complete. Trials that have ended so far: 2." in notes
 
 
 def test_copies_across_parts_and_unreadable_images_are_told(tmp_path: Path) -> None:
     rows = [trial(TrialConfig(), test_accuracy=0.9, duplicate_images_across_splits=3, unreadable_skipped=2)]
     notes = "\n".join(comparison(store.read(folder(tmp_path, rows))).notes)
-    assert "WARNING: 3 validation and test images have an exact copy" in notes
-    assert "2 images couldn't be read" in notes
+    assert "validation and test images have an exact copy in another part of the split (3)" in notes
+    assert "Images that couldn't be read and were left out: 2." in notes
 
 
 def test_folds_of_unequal_size_are_not_mixed_data(tmp_path: Path) -> None:

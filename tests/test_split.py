@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import FEWEST_GROUPS, TrialConfig, UserError
 from bioimg.data import TEST, TRAIN, VAL, ImageSet, split, warnings
 from bioimg.experiment import Experiment
+from bioimg.report.captions import text
 
 
 def labelled(labels, groups=None, parts=None):
@@ -188,17 +189,24 @@ def test_copies_of_an_image_in_two_parts_are_counted():
     digests[cut.val[0]] = digests[cut.val[1]]  # within one part: no leak
     leaky = dataclasses.replace(clean, digests=tuple(digests))
     assert split(leaky, TrialConfig()).duplicates == 1
-    assert any("1 of the 20 validation and test images have an exact copy" in text for text in warnings(leaky, TrialConfig()))
+    assert any("1 of the 20 validation and test images has an exact copy" in text for text in warnings(leaky, TrialConfig()))
 
 
 def test_warnings_say_what_makes_results_too_good():
-    grouped = image_set([0, 1] * 30, groups=("x", "y", "z", "u", "v") * 12, unreadable_skipped=3)
+    grouped = image_set([0, 1] * 300, groups=tuple(f"slide {image // 2 % 50}" for image in range(600)), unreadable_skipped=3)
     assert [text[:40] for text in warnings(grouped, TrialConfig())] == [
         "images of one group are in more than one",
         "3 unreadable images were left out.",
     ]
     assert warnings(dataclasses.replace(grouped, unreadable_skipped=1), TrialConfig())[1] == "1 unreadable image was left out."
     assert warnings(dataclasses.replace(grouped, unreadable_skipped=0), TrialConfig(split="grouped")) == []
+
+
+@pytest.mark.parametrize(("groups", "tested"), [(24, 4), (50, None)])
+def test_few_groups_among_the_test_images_are_warned_of_in_the_words_of_the_report(groups, tested):
+    images = image_set([0, 1] * 300, groups=tuple(f"slide {image // 2 % groups}" for image in range(600)))
+    said = [f"WARNING: {told}" for told in warnings(images, TrialConfig(split="grouped"))]
+    assert said == ([text("few_groups", "en", groups=tested, fewest=FEWEST_GROUPS)] if tested else [])
 
 
 def test_the_fingerprint_of_a_split_knows_which_image_went_where():

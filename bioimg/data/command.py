@@ -133,7 +133,7 @@ def _troubles(name: str, parts: Parts) -> list[str]:
         return [f"{name}: {parts.error}"]
     troubles = [
         (parts.leaks_groups, "images of one group are in more than one part: results are too good for new groups"),
-        (parts.duplicates, f"{parts.duplicates} validation and test images have an exact copy in another part"),
-        (parts.near_duplicates, f"{parts.near_duplicates} validation and test images look like one in another part"),
+        (parts.duplicates, f"validation and test images with an exact copy in another part: {parts.duplicates}"),
+        (parts.near_duplicates, f"validation and test images that look like one in another part: {parts.near_duplicates}"),
     ]
     return [f"{name}: {text}." for there, text in troubles if there]

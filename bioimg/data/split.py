@@ -4,7 +4,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import FEWEST_GROUPS, TrialConfig, UserError
 from bioimg.data.groups import allot
 from bioimg.data.imageset import PARTS, TEST, TRAIN, VAL, ImageSet, Split
 from bioimg.data.listing import largest, listed
@@ -51,17 +51,24 @@ def split(images: Labelled, trial: TrialConfig) -> Split:
 
 
 def warnings(images: ImageSet, trial: TrialConfig) -> list[str]:
-    """What makes results on this split too good, in sentences for the console and for captions."""
+    """What makes results on this split too good, or say little, in sentences for the console."""
     cut, said = split(images, trial), []
+    tested = len({images.groups[image] for image in cut.test}) if images.groups is not None else None
     if cut.leaks_groups:
         said.append(
             f"images of one group are in more than one part, since `split` is {trial.split!r}: results are too good for new "
             "groups. Use --split grouped."
         )
-    if cut.duplicates:
+    if tested is not None and tested < FEWEST_GROUPS:
         said.append(
-            f"{cut.duplicates} of the {len(cut.val) + len(cut.test)} validation and test images have an exact copy in another "
-            "part: results are too good. Remove copies; `bioimg data` lists them."
+            f"the test images are of few groups ({tested}): with fewer than {FEWEST_GROUPS}, intervals and differences say "
+            "little about new groups."
+        )
+    if cut.duplicates:
+        have = "has" if cut.duplicates == 1 else "have"
+        said.append(
+            f"{cut.duplicates} of the {len(cut.val) + len(cut.test)} validation and test images {have} an exact copy in "
+            "another part: results are too good. Remove copies; `bioimg data` lists them."
         )
     if images.unreadable_skipped:
         were = "image was" if images.unreadable_skipped == 1 else "images were"

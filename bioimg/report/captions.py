@@ -92,7 +92,7 @@ HEADERS = {
 
 TEXTS = {
     "comparison": (
-        "Recipes compared on {data}: {trials} of {all} trials",
+        "Recipes compared on {data} (trials: {trials} of {all})",
         "{data} 上各種設定的比較：{all} 次訓練中的 {trials} 次",
     ),
     "per-class": (
@@ -130,8 +130,7 @@ TEXTS = {
     ),
     "differences_note": (
         "On the same {n} test images; brackets: 95 % interval. Tests: {tests}; Holm's correction is over the "
-        "{pairs} pairs of this "
-        "table. Trials that were stopped or failed aren't compared.",
+        "pairs of this table ({pairs}). Trials that were stopped or failed aren't compared.",
         "於相同的 {n} 張測試影像；方括號：95 % 信賴區間。檢定：{tests}；對本表 {pairs} 對做 Holm 校正。"
         "提前停止或失敗者不比較。",
     ),
@@ -181,10 +180,10 @@ TEXTS = {
         "警告：資料切分未考慮已知分組，同一組的影像同時在訓練集與測試集，準確率因而偏高。",
     ),
     "duplicate_images_across_splits": (
-        "WARNING: {n} validation and test images have an exact copy in another part of the split: accuracies are too high.",
+        "WARNING: validation and test images have an exact copy in another part of the split ({n}): accuracies are too high.",
         "警告：驗證與測試影像中有 {n} 張在其他切分中有完全相同的影像，準確率因而偏高。",
     ),
-    "unreadable_skipped": ("{n} images couldn't be read and were left out.", "有 {n} 張影像無法讀取，未納入。"),
+    "unreadable_skipped": ("Images that couldn't be read and were left out: {n}.", "有 {n} 張影像無法讀取，未納入。"),
     "unknown_groups": (
         "Groups (slides, patients) aren't known: if images of one lie on both sides of the split, accuracies are too high.",
         "分組（切片、病人）未知：若同一組的影像同時在切分兩側，準確率會偏高。",
@@ -213,7 +212,7 @@ TEXTS = {
         "{stopped} of {trials} trials were stopped early in an earlier run; they have no test accuracy and aren't ranked.",
         "{trials} 次訓練中 {stopped} 次於先前的執行中提前停止，無測試準確率，不列入排名。",
     ),
-    "failed": ("{failed} of {trials} trials failed.", "{trials} 次訓練中 {failed} 次失敗。"),
+    "failed": ("Trials that failed: {failed} of {trials}.", "{trials} 次訓練中 {failed} 次失敗。"),
     "epochs_differ": (
         "WARNING: rows were trained for different numbers of epochs ({epochs}): neither accuracies nor times are "
         "of equal runs.",
@@ -228,7 +227,7 @@ TEXTS = {
         "合成影像，由程式繪製：這些數字不能代表真實影像。",
     ),
     "incomplete": (
-        "The experiment isn't complete: {ended} trials have ended so far.",
+        "The experiment isn't complete. Trials that have ended so far: {ended}.",
         "實驗尚未完成：目前已結束 {ended} 次訓練。",
     ),
     "source": ("Made by bioimg from results {fingerprint}.", "由 bioimg 依結果 {fingerprint} 產生。"),

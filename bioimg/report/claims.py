@@ -63,7 +63,8 @@ def _names(results: Results) -> dict[str, str]:
 
 
 def _ended(trials: pd.DataFrame) -> Iterator[str]:
+    every = f"{len(trials)} trial{'s' if len(trials) > 1 else ''}"
     for status, reason in (("stopped", "stopped early: no test accuracy"), ("failed", "failed")):
         count = int(trials["status"].eq(status).sum())
         if count:
-            yield f"{count} of {len(trials)} trials {reason}; not ranked"
+            yield f"{count} of {every} {reason}; not ranked"

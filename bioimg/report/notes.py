@@ -5,13 +5,12 @@ from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
+from bioimg.config import FEWEST_GROUPS
 from bioimg.experiment import EarlyStopping
 from bioimg.report.captions import text
 from bioimg.results.configurations import configurations
 from bioimg.results.store import Results
 
-FEWEST_GROUPS = 5
-"""With fewer independent groups among the test images than these, resampling them understates how far results may be off."""
 MIXED = ("data_fingerprint", "split", "group_pattern", "test_images")
 
 

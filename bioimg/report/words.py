@@ -58,7 +58,8 @@ WORDS = {
     ),
     "headline_none": ("No trial was completed, so there is nothing to compare yet", "沒有完成的試驗，尚無可比較的結果"),
     "chosen": (
-        "It had the lowest validation loss of {completed} completed trials, which is what chose it; the test images did not.",
+        "It had the lowest validation loss of the completed trials ({completed}), which is what chose it; the test images "
+        "did not.",
         "在 {completed} 個完成的試驗中驗證損失最低，因此選用；測試影像未參與選擇。",
     ),
     "runs_told": ("Its accuracy is the mean of {runs} runs.", "準確率為 {runs} 次訓練的平均。"),
@@ -73,13 +74,13 @@ WORDS = {
         "其中準確率不較低者以 {recipe} 最快：{accuracy}，訓練 {seconds}，而非 {best}。",
     ),
     "running": (
-        "The experiment isn't complete: {trials} trials have ended so far.",
+        "The experiment isn't complete. Trials that have ended so far: {trials}.",
         "實驗尚未完成：目前已結束 {trials} 個試驗。",
     ),
     "fact_accuracy": ("test accuracy of the best", "最佳設定的測試準確率"),
     "fact_interval": ("95 % interval {low} to {high}", "95 % 信賴區間 {low} 至 {high}"),
-    "fact_ties": ("recipes that tie with it", "種設定與它無法區別"),
-    "fact_differ": ("{differ} differ from it", "{differ} 種與它有差異"),
+    "fact_ties": ("tied with it", "種設定與它無法區別"),
+    "fact_differ": ("different from it: {differ}", "{differ} 種與它有差異"),
     "fact_trials": ("trials completed", "完成的試驗"),
     "fact_ended": ("{stopped} stopped, {failed} failed", "提前停止 {stopped} 個，失敗 {failed} 個"),
     "fact_time": ("training time of all trials", "所有試驗的訓練時間"),
@@ -103,7 +104,7 @@ WORDS = {
     "differences": ("Which differences hold?", "哪些差異成立？"),
     "differences_note": (
         "Each completed recipe against the best one, {recipe}, on the same test images; p-values are Holm-corrected "
-        "for these {count} comparisons.",
+        "for the comparisons shown ({count}).",
         "每種完成的設定與最佳設定 {recipe} 在相同測試影像上比較；p 值已對這 {count} 次比較做 Holm 校正。",
     ),
     "recipe": ("recipe", "設定"),
@@ -143,7 +144,7 @@ WORDS = {
     "verdict_tie": ("not distinguishable", "無法區別"),
     "verdict_unknown": ("not compared", "不可比較"),
     "data_told": (
-        "{name}: {images} images in {classes} classes, {groups} known groups, seen at {image_size} × {image_size} px",
+        "{name}: {images} images in {classes} classes, known groups: {groups}, seen at {image_size} × {image_size} px",
         "{name}：{images} 張影像，{classes} 類，已知 {groups} 組，以 {image_size} × {image_size} px 訓練",
     ),
     "scores": ("The best recipe by other measures", "最佳設定的其他評分"),
@@ -165,7 +166,7 @@ WORDS = {
     ),
     "no_mistakes": ("It made none.", "沒有錯誤。"),
     "called": ("called", "誤判為"),
-    "also": ("also wrong in {others} of {trials} other trials", "其他 {trials} 個試驗中有 {others} 個也判錯"),
+    "also": ("other trials that got it wrong: {others} of {trials}", "其他 {trials} 個試驗中有 {others} 個也判錯"),
     "not_given": (
         "The images were not given to the report; their paths are shown instead.",
         "報告未取得影像，僅顯示其路徑。",
