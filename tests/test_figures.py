@@ -157,10 +157,10 @@ def test_effects_are_those_of_the_statistics(shown: dict[str, Figure]):
 
 
 def test_mistakes_show_the_images_or_say_that_there_were_none(results: Results, shown: dict[str, Figure]):
-    assert "images were not given" in words(shown["mistakes"])
+    assert "image not found" in words(shown["mistakes"])
     pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
     given = drawn(results, dict.fromkeys(results.predictions["image"], pixels))["mistakes"]
-    assert "not given" not in words(given)
+    assert "not found" not in words(given)
     assert np.array_equal(given.axes[0].images[0].get_array(), pixels)
 
 

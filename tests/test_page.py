@@ -160,10 +160,10 @@ def test_images_are_shown_or_said_to_be_missing(results: Results, text: str, tmp
     shown = Elements(text).named("img")
     assert len(shown) == 7
     assert all(str(attributes["src"]).startswith("data:image/png;base64,") for attributes, _ in shown)
-    assert "The images were not given to the report" not in text
+    assert "Paths stand for images" not in text
     without = written(results, tmp_path)
     assert Elements(without).named("img") == []
-    assert "The images were not given to the report" in without
+    assert "Paths stand for images" in without
 
 
 def test_repeats_are_one_row_with_their_spread(tmp_path: Path):

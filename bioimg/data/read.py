@@ -145,10 +145,11 @@ def _facts(listing: Listing, rule: Rule, target: Path) -> Iterator[Fact]:
 
 def _read_files(files: Iterable[tuple[int, Path]], rule: Rule, target: Path) -> list[Fact]:
     with quiet_decoders():
-        return list(_place(((number, _attempt(file, rule)) for number, file in files), rule, target))
+        return list(_place(((number, attempt(file, rule)) for number, file in files), rule, target))
 
 
-def _attempt(file: Path, rule: Rule) -> Decoded | Exception:
+def attempt(file: Path, rule: Rule) -> Decoded | Exception:
+    """One image, or why it can't be read."""
     try:
         return decode(file, rule.channels, rule.max_pixels)
     except Exception as error:  # decoders raise whatever they like on broken files
@@ -165,10 +166,11 @@ def _place(images: Iterable[tuple[int, Decoded | Exception]], rule: Rule, target
             if os.pwrite(rows.fileno(), pixels.data, number * pixels.nbytes) != pixels.nbytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             height, width = image.pixels.shape[:2]
-            yield Fact(_digest(image.pixels), height, width, image.stored, str(pixels.dtype))
+            yield Fact(digest_of(image.pixels), height, width, image.stored, str(pixels.dtype))
 
 
-def _digest(pixels: np.ndarray) -> str:
+def digest_of(pixels: np.ndarray) -> str:
+    """The content hash of an image as decoded."""
     digest = xxhash.xxh3_64(f"{pixels.shape} {pixels.dtype}".encode())
     digest.update(pixels.data)
     return digest.hexdigest()

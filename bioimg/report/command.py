@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from bioimg.config import UserError, unknown
+from bioimg.config import TrialConfig, UserError, unknown
 
 if TYPE_CHECKING:
     from bioimg.report.scene import Images
@@ -58,7 +58,7 @@ class Report:
     """another folder for all of it"""
 
     def run(self, images: "Images | None" = None) -> int:
-        """Write and print; 0. With the images of the set, the page and a figure show the worst mistakes.
+        """Write and print; 0. The page and a figure show the worst mistakes: from these images, or from where they lay.
 
         Raises:
             UserError: no results there, or a flag names what isn't there.
@@ -102,6 +102,7 @@ class Report:
     def _illustrate(self, results: "Results", out: Path, images: "Images | None") -> None:
         from bioimg.report import page
 
+        images = unchanged(self.folder, results) if images is None else images
         print(f"The page to open first: {page.write(results, out / 'report.html', self.lang, images)}")
         if self.figures:
             from bioimg.report import figures
@@ -157,6 +158,14 @@ def open_results(folder: str | Path) -> "Results":
             f"Use that version ({results.experiment.get('versions', {}).get('bioimg', 'unknown')})."
         )
     return by_file_name(results)
+
+
+def unchanged(folder: str, results: "Results") -> "Images":
+    """The images that are still where and what they were."""
+    from bioimg.data.again import Unchanged
+    from bioimg.results.store import Store
+
+    return Unchanged(TrialConfig(**results.experiment["base"]), Store(folder).digests())
 
 
 @contextlib.contextmanager

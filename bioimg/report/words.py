@@ -44,7 +44,7 @@ WORDS = {
     "ece": ("expected calibration error {ece:.3f}", "期望校準誤差 {ece:.3f}"),
     "right": ("share that is right", "預測正確的比例"),
     "mistake": ("{label}\ncalled {prediction} ({probability:.0f} %)", "{label}\n誤判為 {prediction}（{probability:.0f} %）"),
-    "no_images": ("images were\nnot given", "未提供影像"),
+    "no_images": ("image not\nfound", "找不到影像"),
     "mistakes": (
         "Worst {n} of {wrong} mistakes among {images} test images",
         "{images} 張測試影像中 {wrong} 個錯誤裡最嚴重的 {n} 個",
@@ -168,8 +168,9 @@ WORDS = {
     "called": ("called", "誤判為"),
     "also": ("other trials that got it wrong: {others} of {trials}", "其他 {trials} 個試驗中有 {others} 個也判錯"),
     "not_given": (
-        "The images were not given to the report; their paths are shown instead.",
-        "報告未取得影像，僅顯示其路徑。",
+        "Paths stand for images that can't be read from where they lay as they were then; the command of the experiment, "
+        "run again, shows them without training again.",
+        "無法從原處讀得原影像者僅顯示路徑；再次執行實驗的指令即可顯示影像，不需重新訓練。",
     ),
     "provenance": ("Provenance", "來源"),
     "experiment": ("experiment", "實驗"),

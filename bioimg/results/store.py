@@ -185,6 +185,11 @@ class Store:
             return UserError(f"{said}. Name one that grid.py wrote.")
         return UserError(f"{self.shown} isn't a folder of results: it lacks {', '.join(names)}. Name one that grid.py wrote.")
 
+    def digests(self) -> dict[str, str]:
+        """The digest of every image by its path; nothing where images.parquet isn't there."""
+        images = self._images()
+        return dict(zip(images["image"].to_pylist(), images["digest"].to_pylist(), strict=True))
+
     def _try(self) -> None:
         """Find out whether a file can be made in the folder or, if there is none, where it will be. None stays."""
         there = nearest(Path(self.place))
