@@ -187,7 +187,7 @@ class Store:
 
     def digests(self) -> dict[str, str]:
         """The digest of every image by its path; nothing where images.parquet isn't there."""
-        images = self._images()
+        images = self.images()
         return dict(zip(images["image"].to_pylist(), images["digest"].to_pylist(), strict=True))
 
     def _try(self) -> None:
