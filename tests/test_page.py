@@ -16,7 +16,7 @@ import pytest
 import report_fixtures
 import results_example
 
-from bioimg.config import UserError
+from bioimg.config import TrialConfig, UserError
 from bioimg.report import page, sections
 from bioimg.results import store
 from bioimg.results.store import Results
@@ -164,6 +164,20 @@ def test_images_are_shown_or_said_to_be_missing(results: Results, text: str, tmp
     without = written(results, tmp_path)
     assert Elements(without).named("img") == []
     assert "Paths stand for images" in without
+
+
+def test_recipes_that_can_not_be_compared_are_called_so_and_neither_tied_nor_different(tmp_path: Path):
+    trials = [TrialConfig(batch_size=size) for size in (16, 32)]
+    groups = ["slide-1"] * 60
+    told = [row for its in trials for row in report_fixtures.predictions(its.key, range(9), n=60, groups=groups)]
+    measured = {"best_val_loss": 0.1, "test_accuracy": 0.85, "train_seconds": 9.0}
+    rows = [report_fixtures.trial(its, **measured) for its in trials]
+    curves = [row for its in trials for row in report_fixtures.curve(its.key, (0.5, 0.1), (0.8, 0.9))]
+    text = written(store.read(report_fixtures.folder(tmp_path / "results", rows, curves, told)), tmp_path)
+    assert text.count("<bdi>not compared</bdi>") == 2  # in the comparison and among the differences
+    assert "tied with it" not in text
+    assert "over all comparisons made (0)" in text
+    assert "“tie”" not in text
 
 
 def test_repeats_are_one_row_with_their_spread(tmp_path: Path):

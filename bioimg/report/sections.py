@@ -36,7 +36,7 @@ def table(scene: Scene, ties: list[str]) -> dict[str, Any]:
         {
             **{name: record[name] for name in ("key", "state")},
             "standing": standing(record, ties),
-            "said": printable(record["status"] if pd.isna(record.get("standing")) else record["standing"], 60),
+            "said": printable(said(scene, record), 60),
             "cells": [(cells[k], sort_key(record[its.columns[k].name])) for k in order],
             "mark": mark,
         }
@@ -53,6 +53,13 @@ def arranged(columns: Sequence[Column], values: pd.DataFrame) -> list[int]:
     }
     shown = [place for place, column in enumerate(columns) if column.name not in {"status", "standing", *same}]
     return sorted(shown, key=lambda place: (not columns[place].identity, columns[place].name != "test_accuracy"))
+
+
+def said(scene: Scene, record: Row) -> str:
+    """The word in that mark."""
+    if record["state"] != "completed":
+        return record["status"]
+    return scene.words["verdict_unknown"] if pd.isna(record.get("standing")) else record["standing"]
 
 
 def standing(record: Row, ties: list[str]) -> str:

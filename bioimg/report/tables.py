@@ -202,6 +202,6 @@ def _explained(pairs: pd.DataFrame, shown: Sequence[str], together: bool, lang: 
     said = [text("definitions", lang, interval="Wilson"), text("selection", lang)]
     if together:
         said.append(text("repeats", lang))
-    if "standing" in shown and len(pairs):
-        said.append(text("standing", lang, tests=listed(pairs["test"].dropna().unique()) or "–"))
+    if "standing" in shown and len(pairs) and (tests := listed(pairs["test"].dropna().unique())):
+        said.append(text("standing", lang, tests=tests))
     return said

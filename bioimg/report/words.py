@@ -104,7 +104,7 @@ WORDS = {
     "differences": ("Which differences hold?", "哪些差異成立？"),
     "differences_note": (
         "Each completed recipe against the best one, {recipe}, on the same test images; p-values are Holm-corrected "
-        "for the comparisons shown ({count}).",
+        "over all comparisons made ({count}).",
         "每種完成的設定與最佳設定 {recipe} 在相同測試影像上比較；p 值已對這 {count} 次比較做 Holm 校正。",
     ),
     "recipe": ("recipe", "設定"),
