@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 from rich.console import Console
@@ -48,6 +49,25 @@ def test_what_a_process_uses_is_not_removed(monkeypatch):
     monkeypatch.setenv("BIOIMG_CACHE_GB", "0")
     cache.trim()
     assert names() == ["images/a"]
+
+
+def test_entries_that_others_write_and_remove_meanwhile_disturb_nobody():
+    place, ended = cache.folder() / "images" / ".being-written" / "entry" / "deep", threading.Event()
+
+    def write_and_remove() -> None:
+        while not ended.is_set():
+            place.mkdir(parents=True)
+            shutil.rmtree(place.parents[1])
+
+    other = threading.Thread(target=write_and_remove)
+    other.start()
+    try:
+        for _ in range(300):
+            cache.trim()
+    finally:
+        ended.set()
+        other.join()
+    assert names() == []
 
 
 def test_what_a_killed_process_used_can_be_removed():

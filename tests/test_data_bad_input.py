@@ -148,7 +148,7 @@ def test_of_many_unreadable_images_ten_are_named_and_all_are_counted(tmp_path):
         (tmp_path / "a" / f"x{number:02}.png").write_text("text")
     with pytest.raises(
         UserError,
-        match=r"^30 of 44 images .* a/x00\.png .* a/x09\.png .*, \.\.\. \(30 in all\)\. `bioimg data` names them all with --json",
+        match=r"^30 of 44 images .* a/x00\.png .* a/x09\.png .*, \.\.\. \(30 in all\)\. `bioimg data` names them all with ",
     ):
         load(TrialConfig(data=str(tmp_path)))
 

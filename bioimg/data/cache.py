@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import fcntl
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -168,20 +169,22 @@ def _unfinished() -> list[Path]:
 
 
 def _newest(top: Path) -> float:
-    return max((status.st_mtime for path in (top, *top.rglob("*")) if (status := _status(path))), default=0)
+    return max((status.st_mtime for status in _within(top)), default=math.inf)  # gone meanwhile
 
 
 def _look(place: Path) -> Entry:
-    name, about, files = place.relative_to(folder()).as_posix(), place / ABOUT, [place, *place.rglob("*")]
-    lock = folder() / LOCKS / name.replace("/", "-")
-    sizes = [status.st_size for path in files if (status := _status(path))]
-    used = _status(lock) or _status(place)
-    return Entry(
-        name,
-        about.read_text(encoding="utf-8") if about.exists() else "",
-        sum(sizes),
-        datetime.datetime.fromtimestamp(used.st_mtime if used else 0, datetime.UTC),
-    )
+    name, about = place.relative_to(folder()).as_posix(), ""
+    with contextlib.suppress(FileNotFoundError):
+        about = (place / ABOUT).read_text(encoding="utf-8")
+    used = _status(folder() / LOCKS / name.replace("/", "-")) or _status(place)
+    moment = datetime.datetime.fromtimestamp(used.st_mtime if used else 0, datetime.UTC)
+    return Entry(name, about, sum(status.st_size for status in _within(place)), moment)
+
+
+def _within(top: Path) -> list[os.stat_result]:
+    """What is known of a folder and of all in it, as far as no other process removes it meanwhile."""
+    below = (Path(place, name) for place, folders, files in os.walk(top) for name in (*folders, *files))
+    return [status for path in (top, *below) if (status := _status(path))]
 
 
 def _status(path: Path) -> os.stat_result | None:
