@@ -330,7 +330,7 @@ def test_a_damaged_table_is_made_again_from_the_one_before_and_the_parts(table, 
     path.write_bytes(path.read_bytes()[:-20])
     with caplog.at_level(logging.WARNING, "bioimg"):
         assert store.tables.statuses() == {trial.key: "completed" for trial in trials}
-        store.tables.merge()
+        store.tables.merge([trial.key for trial in trials])
     assert f"{table}.parquet is damaged" in caplog.text
     caplog.clear()
     mended = read(tmp_path)

@@ -50,6 +50,8 @@ class Tables:
         parts, ended = self._parts(), self.merged("trials")
         for table in ("predictions", "epochs", "trials"):
             merged = self.merged(table)
+            if merged is not None and not parts[table] and not order:
+                continue
             content = encode(_in_order(_joined(table, merged, parts[table]), order))
             if merged is not None:
                 if not parts[table] and content == self._files.read(f"{table}.parquet"):
