@@ -212,7 +212,7 @@ TEXTS = {
         "{stopped} of {trials} trials were stopped early in an earlier run; they have no test accuracy and aren't ranked.",
         "{trials} 次訓練中 {stopped} 次於先前的執行中提前停止，無測試準確率，不列入排名。",
     ),
-    "failed": ("Trials that failed: {failed} of {trials}.", "{trials} 次訓練中 {failed} 次失敗。"),
+    "failed": ("Failed trials: {failed} of {trials}.", "{trials} 次訓練中 {failed} 次失敗。"),
     "epochs_differ": (
         "WARNING: rows were trained for different numbers of epochs ({epochs}): neither accuracies nor times are "
         "of equal runs.",
