@@ -50,9 +50,8 @@ class Predict:
         console.print(f"By trial {key}: {counts}. The table is {self.out}.")
         console.print(f"Its recipe: {recipe(results, key)}")
         if seen := int(table["part"].isin(["train", "val"]).sum()):
-            console.print(
-                f"warning: {seen} of these {len(table)} images trained or chose this trial: it knows them.", style="yellow"
-            )
+            known = f"images that trained or chose this trial, so that it knows them: {seen} of {len(table)}"
+            console.print(f"warning: {known}.", style="yellow")
         for path, reason in unreadable.items():
             Console(stderr=True, soft_wrap=True, markup=False).print(f"can't be read: {path} ({reason})", style="bold red")
         return int(bool(unreadable))
@@ -117,11 +116,12 @@ def predicted(folder: str, key: str, place: Path) -> "tuple[pd.DataFrame, dict[s
 
 
 def parts(store: "Store", trial: TrialConfig) -> dict[str, str]:
-    """In which part of the experiment each of a trial's images was, by the digest of its pixels."""
+    """In which part of the experiment each of a trial's images was, by the digest of its pixels: of exact copies in several
+    parts, training comes before validation, and that before the test."""
     from bioimg.results.images import WAY
 
-    rows = store.images().to_pylist()
-    return {row["digest"]: row["part"] for row in rows if all(row[name] == getattr(trial, name) for name in WAY)}
+    rows = [row for row in store.images().to_pylist() if all(row[name] == getattr(trial, name) for name in WAY)]
+    return {row["digest"]: row["part"] for part in ("test", "val", "train") for row in rows if row["part"] == part}
 
 
 def write(table: "pd.DataFrame", out: Path) -> None:

@@ -104,7 +104,7 @@ class Progress:
         for line in shown:
             table.add_row(*line.cells(self._axes))
         hidden = len(self._lines) - len(shown)
-        return Group(table, Text(f"... and {hidden} more trials", style="dim")) if hidden else table
+        return Group(table, Text(f"... more trials: {hidden}", style="dim")) if hidden else table
 
     def _lines_that_fit(self) -> list["_Line"]:
         """All, or where the terminal is too low for that: running ones first, then those that wait, then the rest."""

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -22,6 +21,7 @@ from bioimg.model.weights import require_same
 from bioimg.progress import Progress, Watcher, Watchers
 from bioimg.report.command import Report
 from bioimg.results.folder import is_remote
+from bioimg.results.row import went_on
 from bioimg.results.store import CHECKPOINTS, Store
 from bioimg.tensorboard import TensorBoard
 from bioimg.training import checkpoint, disk
@@ -137,14 +137,9 @@ def to_finish(
         trial
         for trial, row in ended.items()
         if row["status"] == "stopped"
-        and (not rule or (keys is not None and (not keys or trial.key in keys)) or _went_on(row, latest.get(trial.key)))
+        and (not rule or (keys is not None and (not keys or trial.key in keys)) or went_on(row, latest.get(trial.key)))
     ]
     return asked + [trial for trial in (unrepresented(rule, ended) if rule else []) if trial not in asked]
-
-
-def _went_on(stopped: Mapping[str, Any], last: Mapping[str, Any] | None) -> bool:
-    """Whether a stopped trial has epochs that its row doesn't know of: whoever finished it was interrupted."""
-    return last is not None and last["epoch"] > stopped["epochs_run"]
 
 
 def check_finish(keys: Sequence[str], trials: Sequence[TrialConfig], statuses: Mapping[str, str]) -> None:

@@ -16,6 +16,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from bioimg.config import TrialConfig
 from bioimg.experiment import Experiment
 from bioimg.progress import STYLES, Progress
+from bioimg.results.row import went_on
 
 if TYPE_CHECKING:
     from bioimg.results.store import Store
@@ -68,7 +69,8 @@ def look(store: "Store", console: Console) -> Sight:
     about, holder = store.experiment(), alive(store.files)
     axes = {name: tuple(values) for name, values in about["axes"].items()}
     trials = Experiment(name=about["name"], base=TrialConfig(**about["base"]), axes=axes).trials()
-    ended, latest = store.tables.statuses(), store.tables.latest()
+    latest = store.tables.latest()
+    ended = {row["key"]: row["status"] for row in store.tables.every("trials") if not went_on(row, latest.get(row["key"]))}
     begun = "running" if holder else "waiting"
     statuses = {trial.key: ended.get(trial.key, begun if trial.key in latest else "waiting") for trial in trials}
     progress = Progress(trials, axes, {}, console)
@@ -104,7 +106,7 @@ def seconds_left(
 
 def _summary(statuses: Mapping[str, str], rest: float | None) -> Text:
     counts = Counter(statuses.values())
-    said = Text(f"{len(statuses)} trials: ")
+    said = Text(f"{len(statuses)} trial{'s' if len(statuses) != 1 else ''}: ")
     said.append_text(Text(", ").join(Text(f"{counts[name]} {name}", style=STYLES[name]) for name in STYLES if counts[name]))
     if rest:
         said.append(f"; about {datetime.timedelta(seconds=round(rest))} left")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -89,6 +90,7 @@ def test_depths_and_scaling_are_shown(tmp_path):
     found = audited(tiffs(tmp_path))
     assert found.stored == {"16-bit grey": 20}
     assert all(100 <= low < high <= 4000 for low, high in found.scaling)
+    assert re.search(r"black to white  \d+ to \d+ \(stored values\)\n", command(tmp_path, "--contact-sheet", "None"))
 
 
 def test_an_npz_is_audited_as_well(tmp_path):
@@ -163,6 +165,7 @@ def test_the_command_tells_people(messy, tmp_path):
         "1: b/slide3_77.png (cannot identify image file",
         r"--group-pattern 'slide(\d+)' (4 groups; the largest, 1, has 8 images, from a/copy_slide1_99.png to b/slide1_9.png)",
         "a/copy_slide1_99.png = a/slide1_1.png",
+        "imbalance       1.45 to 1, the largest class to the smallest",
         "b/slide2_2.png ~ b/slide2_50.jpg",
         "stratified",
     ):

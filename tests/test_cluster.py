@@ -33,13 +33,21 @@ def cluster():
     ray.shutdown()
 
 
-def run(folder: Path, *, lanes: int | None = 1, local: bool = False, stop: EarlyStopping | None = None, **axes) -> Results:
-    """Run a grid around BASE to its end."""
+def run(
+    folder: Path,
+    *,
+    lanes: int | None = 1,
+    local: bool = False,
+    stop: EarlyStopping | None = None,
+    file: io.StringIO | None = None,
+    **axes,
+) -> Results:
+    """Run a grid around BASE to its end; `file` gets what the console shows."""
     fixed = {name: value for name, value in axes.items() if not isinstance(value, tuple)}
     base = TrialConfig(**{**{name: getattr(BASE, name) for name in BASE.__slots__}, **fixed})
     varied = {name: value for name, value in axes.items() if isinstance(value, tuple)}
     experiment = Experiment(name="grid", base=base, axes=varied, early_stopping=stop)
-    console = Console(file=io.StringIO())
+    console = Console(file=file or io.StringIO())
     assert runner.run(experiment, Settings(out=str(folder), lanes=lanes, local=local), console) == 0
     return read(folder)
 
@@ -71,6 +79,16 @@ def test_a_stopped_trial_frees_its_lane_at_its_rung_and_the_twin_stops_it_too(tm
     assert stopped["test_accuracy"].isna().all()
     assert (on_lanes.trials["status"] == "completed").any()
     same(on_lanes, run(tmp_path / "local", local=True, stop=rule, **axes))
+
+
+def test_a_trial_whose_patience_ends_where_it_would_be_stopped_is_completed_for_console_and_table(tmp_path):
+    fixed = {"freeze": "layer4", "epochs": 4, "patience": 1, "stop": EarlyStopping(grace_period=2)}  # no BatchNorm to change
+    run(tmp_path, learning_rate=(1e-2,), **fixed)
+    row = run(tmp_path, learning_rate=(1e-2, 1e-12), file=(file := io.StringIO()), **fixed).trials.iloc[1]
+    assert (row["status"], row["epochs_run"], row["out_of_patience"]) == ("completed", 2, True)
+    told = [line.split(": ")[1] for line in file.getvalue().splitlines() if "learning_rate=1e-12: " in line]
+    assert "stopped" in told, "it wasn't to be stopped, so this test shows nothing"
+    assert told[-1] == "completed"
 
 
 def test_no_trial_is_stopped_for_the_scores_of_another_cohort():

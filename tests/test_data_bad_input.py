@@ -102,7 +102,7 @@ def test_an_unreadable_image_is_named_and_can_be_passed_over(tmp_path, name, cap
     (tmp_path / "a" / name).write_bytes(UNREADABLE[name])
     with pytest.raises(
         UserError,
-        match=rf"^1 of 15 images in `data` can't be read: a/{name} \(\w.*\)\. Mend .* it, .* it out with --skip-unreadable\.$",
+        match=rf"^1 of 15 images in '[^']+' can't be read: a/{name} \(\w.*\)\. Mend .* it, .* it out with --skip-unreadable\.$",
     ):
         load(TrialConfig(data=str(tmp_path), image_size=8))
     images = load(TrialConfig(data=str(tmp_path), image_size=8, skip_unreadable=True))
@@ -126,7 +126,7 @@ LINKS = {"link to nothing": missing_target, "link to itself": itself, "pipe": os
 def test_what_only_looks_like_a_file_is_named_and_can_be_passed_over(tmp_path, name):
     fill(tmp_path)
     LINKS[name](tmp_path / "a" / f"{name}.png")
-    with pytest.raises(UserError, match=rf"^1 of 15 images in `data` can't be read: a/{name}\.png \(\w.*\)"):
+    with pytest.raises(UserError, match=rf"^1 of 15 images in '[^']+' can't be read: a/{name}\.png \(\w.*\)"):
         load(TrialConfig(data=str(tmp_path), image_size=8))
     assert load(TrialConfig(data=str(tmp_path), image_size=8, skip_unreadable=True)).unreadable_skipped == 1
 
@@ -158,7 +158,7 @@ def test_a_set_of_which_nothing_can_be_read_is_refused_even_so(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(7):
             (tmp_path / name / f"{number}.png").write_text("text")
-    with pytest.raises(UserError, match=r"14 of 14 images in `data` can't be read: .*\. Mend them, or name other images\.$"):
+    with pytest.raises(UserError, match=r"14 of 14 images in '[^']+' can't be read: .*\. Mend them, or name other images\.$"):
         load(TrialConfig(data=str(tmp_path), skip_unreadable=True))
 
 

@@ -5,6 +5,7 @@ import http.server
 import sys
 import threading
 import zipfile
+from multiprocessing.pool import ThreadPool
 from types import ModuleType
 
 import numpy as np
@@ -223,11 +224,14 @@ def test_a_zip_with_paths_that_climb_out_is_refused(tmp_path, monkeypatch, name)
 class _Server(http.server.BaseHTTPRequestHandler):
     """Serves bytes, from where a Range asks; breaks off after `limit` bytes."""
 
-    content, limit, ranges = b"", None, []
+    content, limit, ranges, second = b"", None, [], None
 
     def do_GET(self):
         asked = self.headers.get("Range")
         type(self).ranges.append(asked)
+        if self.second:  # give another the time to come
+            self.second.wait(2 if len(self.ranges) == 1 else 0)
+            self.second.set()
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
         self.send_response(206 if asked else 200)
         self.send_header("Content-Length", str(len(self.content) - start))
@@ -258,6 +262,14 @@ def test_a_download_that_was_cut_off_goes_on_where_it_was(kather_zip, server, mo
     server.limit = None
     assert len(find(f"kather2016:{server.address}")) == 56
     assert server.ranges == [None, "bytes=2000-"]
+
+
+def test_of_two_who_want_the_same_set_one_downloads_it(kather_zip, server, tmp_path):
+    server.content, server.second = kather_zip.read_bytes(), threading.Event()
+    asked = (f"kather2016:{server.address}",) * 2
+    with ThreadPool(2) as pool:
+        assert [len(found) for found in pool.map(find, asked)] == [56, 56]
+    assert server.ranges == [None]
 
 
 def test_a_download_with_another_content_is_refused_and_not_kept(kather_zip, server):

@@ -184,7 +184,31 @@ def test_repeats_are_one_row_with_their_spread(tmp_path: Path):
     text = written(store.read(results_example.write(tmp_path / "seeds", axes=REPEATED)), tmp_path)
     assert len(rows(text)) == 2
     assert "±" in plain(text)
-    assert "Its accuracy is the mean of 3 runs." in plain(text)
+    assert "Its accuracy is the mean of 3 runs; recipes completed in fewer folds" in plain(text)
+
+
+def test_what_folds_have_in_common_is_told_of_all_their_images(tmp_path: Path):
+    trials = [TrialConfig(batch_size=size, folds=3, fold=fold) for size in (16, 32) for fold in (0, 1, 2)]
+    told, measured = [], {"best_val_loss": 0.1, "test_accuracy": 0.85, "train_seconds": 9.0}
+    for its in trials:
+        wrong = [0, 1, 2] if its.batch_size == 16 else [0]
+        rows = report_fixtures.predictions(its.key, wrong, n=20 + its.fold)
+        told += [row | {"image": f"{its.fold}/{row['image']}"} for row in rows]
+    rows = [report_fixtures.trial(its, test_images=20 + its.fold, **measured) for its in trials]
+    curves = [row for its in trials for row in report_fixtures.curve(its.key, (0.5, 0.1), (0.8, 0.9))]
+    text = plain(written(store.read(report_fixtures.folder(tmp_path / "results", rows, curves, told)), tmp_path))
+    assert "85.0 % of 63 test images right" in text
+    assert "must not be compared" not in text
+    assert "other trials that got it wrong: 1 of 1" in text
+    assert "other trials that got it wrong: 0 of 1" in text
+
+
+def test_a_trial_that_failed_before_it_saw_images_spoils_no_comparison(tmp_path: Path):
+    rows = [
+        report_fixtures.trial(TrialConfig(), best_val_loss=0.1, test_accuracy=0.85),
+        report_fixtures.trial(TrialConfig(batch_size=16), status="failed", error="x", test_images=None, epochs_run=None),
+    ]
+    assert "must not be compared" not in written(store.read(report_fixtures.folder(tmp_path / "results", rows)), tmp_path)
 
 
 def test_a_grid_of_12_trials_with_images_stays_small(text: str):

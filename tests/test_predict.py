@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import results_example
 import tifffile
 from PIL import Image
 from rich.console import Console
@@ -17,8 +18,9 @@ from bioimg import cli, runner
 from bioimg.config import TrialConfig, UserError
 from bioimg.experiment import Experiment
 from bioimg.flags import Settings
-from bioimg.predict import choose
-from bioimg.results.store import Results, read
+from bioimg.predict import choose, parts
+from bioimg.results.images import WAY
+from bioimg.results.store import Results, Store, read
 
 CLASSES = ("gland", "stroma", "tumour")
 
@@ -95,7 +97,21 @@ def test_images_that_the_trial_was_trained_on_are_told(results, tmp_path, monkey
     assert pd.isna(table.pop("new.tif"))
     assert {f"gland/{path}": part for path, part in table.items()} == placed[placed.index.str.startswith("gland/")].to_dict()
     seen = int(table.isin(["train", "val"]).sum())
-    assert f"warning: {seen} of these 13 images trained or chose this trial: it knows them." in capsys.readouterr().out
+    assert f"warning: images that trained or chose this trial, so that it knows them: {seen} of 13." in capsys.readouterr().out
+
+
+def test_an_image_with_copies_is_in_the_part_in_which_it_was_trained_on(tmp_path):
+    trial = TrialConfig()
+    way = {name: getattr(trial, name) for name in WAY}
+    rows = [
+        {"image": f"{part}.png", "digest": digest, "label": 0, "part": part, "group": None, **way}
+        for digest, copies in (("a", ("train", "test")), ("b", ("test", "val")), ("c", ("test",)))
+        for part in copies
+    ]
+    store = Store(tmp_path / "grid")
+    store.begin(results_example.description(trial, {}, ("x",)), rows)
+    store.release()
+    assert parts(store, trial) == {"a": "train", "b": "val", "c": "test"}
 
 
 def best(results: Results) -> str:

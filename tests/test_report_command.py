@@ -110,6 +110,11 @@ def test_a_folder_that_is_not_there_is_said_not_to_be_there(tmp_path: Path) -> N
         report(tmp_path / "lost")
 
 
+def test_a_file_in_place_of_a_folder_is_said_not_to_be_one(results: Path) -> None:
+    with pytest.raises(UserError, match=r"trials\.parquet', but there is no such folder"):
+        report(results / "trials.parquet")
+
+
 def test_a_folder_that_holds_no_results_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"isn't a folder of results: it lacks experiment\.json"):
         report(tmp_path)

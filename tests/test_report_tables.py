@@ -320,6 +320,7 @@ def test_folds_of_unequal_size_are_not_mixed_data(tmp_path: Path) -> None:
     ]
     table = comparison(store.read(folder(tmp_path, rows)))
     assert column_of(table, "test_accuracy") == ["91.0 ± 1.0"]
+    assert "91.0 % [87.3, 93.8] of 303 test images (mean of 3 runs)" in claims(store.read(tmp_path)).headline
     assert not any("rows differ" in note for note in table.notes)
 
 
@@ -409,6 +410,13 @@ def test_tables_with_nothing_to_show_are_left_out(nine: Results, two: Results) -
     assert {table.name for table in breakdown.tables(nine)} == {"effects", "differences-best", "differences", "cost"}
     of_two = {"per-class", "confusion", "scores", "curves", "at-epoch", "cost"}
     assert {table.name for table in breakdown.tables(two)} == of_two
+
+
+def test_the_scores_that_a_stopped_trial_lost_against_can_be_shown_and_sorted_by(tmp_path: Path) -> None:
+    stopped = {"status": "stopped", "epochs_run": 2, "stopped_at_rung": 2, "rung_scores": [0.91234, 0.5]}
+    rows = [trial(TrialConfig(), test_accuracy=0.9), trial(TrialConfig(seed=1), **stopped)]
+    table = comparison(store.read(folder(tmp_path, rows)), columns=["status", "rung_scores"], sort=["rung_scores"], single=True)
+    assert column_of(table, "rung_scores") == ["–", "0.9123, 0.5"]
 
 
 def test_scores_can_be_columns_of_the_comparison(two: Results) -> None:

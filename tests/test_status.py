@@ -30,7 +30,7 @@ def store(tmp_path):
     for trial, status, epochs in zip(TRIALS, ("completed", "failed", None), (10, 1, 4), strict=False):
         store.tables.write("epochs", trial.key, [{"key": trial.key, "epoch": epoch + 1, **EPOCH} for epoch in range(epochs)])
         if status:
-            store.tables.write("trials", trial.key, [{"key": trial.key, "status": status}])
+            store.tables.write("trials", trial.key, [{"key": trial.key, "status": status, "epochs_run": epochs}])
     yield store
     store.release()
 
@@ -56,6 +56,14 @@ def test_every_trial_is_shown_with_its_status_its_epoch_and_the_time_that_is_lef
     ]
     assert "4 trials: 1 completed, 1 failed, 1 running, 1 waiting; about 0:08:00 left" in shown(store)
     assert "Running since 20" in shown(store)
+
+
+def test_a_stopped_or_failed_trial_that_is_trained_further_runs(store):
+    key = TRIALS[1].key
+    store.tables.write("epochs", key, [{"key": key, "epoch": epoch + 1, **EPOCH} for epoch in range(2)])
+    text = shown(store)
+    assert ["1", "running", "2/10", "0.625", "4:00"] in [line.split() for line in text.splitlines()]
+    assert "4 trials: 1 completed, 2 running, 1 waiting; about 0:06:00 left" in text
 
 
 def test_a_trial_does_not_run_where_no_run_is(store):
@@ -94,6 +102,13 @@ def test_a_folder_that_is_not_there_is_said_not_to_be_there(tmp_path, monkeypatc
     monkeypatch.setattr(sys, "argv", ["bioimg", "status", str(tmp_path / "lost")])
     assert cli.main() == 2
     assert re.search(r"the value of `results` is '.*lost', but there is no such folder\. Name one", capsys.readouterr().err)
+
+
+def test_a_file_in_place_of_a_folder_is_said_not_to_be_one(tmp_path, monkeypatch, capsys):
+    (tmp_path / "trials.parquet").write_text("")
+    monkeypatch.setattr(sys, "argv", ["bioimg", "status", str(tmp_path / "trials.parquet")])
+    assert cli.main() == 2
+    assert "trials.parquet', but there is no such folder" in capsys.readouterr().err
 
 
 def test_a_folder_without_results_is_named(tmp_path, monkeypatch, capsys):

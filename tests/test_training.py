@@ -11,6 +11,7 @@ import torch.multiprocessing
 import toys
 
 from bioimg.config import UserError
+from bioimg.model import build
 from bioimg.results.store import Store
 from bioimg.training import loop, trial
 from bioimg.training.batches import VIEWS, Batch, Step, boundaries, dihedral, steps
@@ -100,6 +101,16 @@ def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(freeze):
     first, again, other = (curves(toys.run(toys.trial(freeze=freeze, seed=seed))) for seed in (1, 1, 2))
     assert first == again
     assert first != other
+
+
+def test_a_seed_decides_the_head_also_of_a_model_whose_outline_draws_random_numbers():
+    trial = toys.trial(model="regnet_y_400mf", image_size=32)
+    heads = []
+    for cold in (True, False):
+        if cold:
+            build._outline.cache_clear()
+        heads.append(build.build(trial, 3).head.weight)
+    assert torch.equal(*heads)
 
 
 def test_a_trial_that_is_resumed_goes_on_as_if_it_had_never_stopped():

@@ -89,6 +89,9 @@ def run(
             while not fleet.done:
                 fleet.tend()
                 time.sleep(PAUSE)
+        for ended, status in store.tables.statuses().items():
+            if ended in stopped and status != "stopped":  # patience had ended it as well, or it failed before it could stop
+                watcher.end(ended, status)
 
 
 def _lane(

@@ -7,6 +7,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -111,8 +112,11 @@ def make_token(path: Path) -> None:
     asked = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
     if asked and not path.exists() and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & {*os.environ}:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # readable by its owner only
             file.write(secrets.token_hex(32))  # as Ray does
+            file.flush()
+            with contextlib.suppress(FileExistsError):  # another run was first
+                os.link(file.name, path)
 
 
 @contextlib.contextmanager

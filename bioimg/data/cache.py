@@ -174,7 +174,7 @@ def _newest(top: Path) -> float:
 
 def _look(place: Path) -> Entry:
     name, about = place.relative_to(folder()).as_posix(), ""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # none was given, or the entry is one file
+    with contextlib.suppress(OSError):  # none was given, the entry is one file, or it was removed meanwhile
         about = (place / ABOUT).read_text(encoding="utf-8")
     used = _status(folder() / LOCKS / name.replace("/", "-")) or _status(place)
     moment = datetime.datetime.fromtimestamp(used.st_mtime if used else 0, datetime.UTC)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -87,7 +88,7 @@ def _lines(found: Audit) -> list[tuple[str, str]]:
         ("size", _counts(found.sizes)),
         ("stored as", _counts(found.stored)),
         ("format", _counts(found.formats)),
-        ("imbalance", f"{found.imbalance:.3g} images of the largest class for one of the smallest"),
+        ("imbalance", f"{found.imbalance:.3g} to 1, the largest class to the smallest"),
         (
             "groups",
             "none known; --group-pattern says how paths name them"
@@ -98,14 +99,22 @@ def _lines(found: Audit) -> list[tuple[str, str]]:
             "guessed groups",
             "; ".join(f"--group-pattern '{g.pattern}' ({g.groups} groups; {g.example})" for g in found.guessed_patterns),
         ),
-        ("scaling", ", ".join(f"{low:.6g} to {high:.6g}" for low, high in found.scaling or ())),
+        ("black to white", _limits(found.scaling or ())),
         ("unreadable", _named([f"{path} ({reason})" for path, reason in found.unreadable.items()])),
         ("ignored", _named(found.ignored)),
         ("copies", _named([" = ".join(same) for same in found.duplicates])),
         ("look alike", _named([f"{a} ~ {b}" for a, b in found.near_duplicates])),
-        ("fingerprint", found.fingerprint),
+        ("fingerprint", f"{found.fingerprint} (of pixels, labels and given parts: it changes with any of them)"),
     ]
     return [(name, value) for name, value in lines if value]
+
+
+def _limits(scaling: Sequence[tuple[float, float]]) -> str:
+    """The stored values between which images of more than 8 bits were scaled, once if they are the same for all colours."""
+    limits = [f"{low:.6g} to {high:.6g}" for low, high in scaling]
+    if len(set(limits)) > 1:
+        limits = [f"{colour} {limit}" for colour, limit in zip(("red", "green", "blue"), limits, strict=True)]
+    return f"{', '.join(dict.fromkeys(limits))} (stored values)" if limits else ""
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pooch
 import requests
+from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bioimg.config import UserError
@@ -23,7 +24,9 @@ def download(url: str, md5: str, name: str, *, by_hand: str) -> Path:
     folder = cache.use(f"downloads/{name}").parent
     fetch = _Resuming(cache.use(f"downloads/{name}.{md5}.part"))
     try:
-        return Path(pooch.retrieve(url, f"md5:{md5}", name, folder, downloader=fetch))  # type: ignore[arg-type]
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{name}.lock"):  # who waits finds the file
+            return Path(pooch.retrieve(url, f"md5:{md5}", name, folder, downloader=fetch))  # type: ignore[arg-type]
     except (requests.RequestException, ValueError, OSError) as error:
         raise UserError(
             f"{url} can't be downloaded: {error}. Download it by hand and name the file: --data {by_hand}."

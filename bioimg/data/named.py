@@ -28,7 +28,7 @@ def kather2016(name: str, where: str) -> Listing:
     Raises:
         UserError: it can't be had, or isn't the archive.
     """
-    folder = cache.entry(f"kather2016-{MD5}", lambda folder: _unzip(_fetch(where or ZENODO), folder))
+    folder = cache.entry(f"kather2016-{MD5}", lambda folder: _unzip(_fetch(where or ZENODO), folder), "Kather et al. 2016")
     tops = [path for path in folder.iterdir() if path.is_dir()]
     listing = grouped_by(SLIDE, list_folder(tops[0] if len(tops) == 1 else folder))
     if name == "kather2016-6":

@@ -198,14 +198,14 @@ def _require_readable(listing: Listing, facts: list[Fact], skip: bool) -> None:
     broken = [f"{path} ({fact.error})" for path, fact in zip(listing.paths, facts, strict=True) if fact.error]
     if broken and len(broken) == len(facts):
         raise UserError(
-            f"{len(broken)} of {len(listing)} images in `data` can't be read: {listed(broken)}. "
+            f"{len(broken)} of {len(listing)} images in {listing.name!r} can't be read: {listed(broken)}. "
             "Mend them, or name other images."
         )
     if broken and not skip:
         them = "it" if len(broken) == 1 else "them"
         every = "`bioimg data` names them all with --json. " if len(broken) > 10 else ""
         raise UserError(
-            f"{len(broken)} of {len(listing)} images in `data` can't be read: {listed(broken)}. {every}"
+            f"{len(broken)} of {len(listing)} images in {listing.name!r} can't be read: {listed(broken)}. {every}"
             f"Mend or remove {them}, or leave {them} out with --skip-unreadable."
         )
 
@@ -218,8 +218,8 @@ def _one_depth(listing: Listing, facts: list[Fact]) -> str:
     if len(paths) > 1:
         held = "; ".join(f"{len(some)} of {dtype}: {', '.join(some[:3])}" for dtype, some in paths.items())
         raise UserError(
-            f"the images in `data` have different depths, so that their brightness can't be compared: {held}. "
+            f"the images in {listing.name!r} have different depths, so that their brightness can't be compared: {held}. "
             "Save all with one depth and one black and white (in Fiji: Image > Adjust > Brightness/Contrast, Set, then "
-            "Image > Type), or leave those of one depth out: `data` may be a table (path,label) of the others."
+            "Image > Type), or leave those of one depth out. (`data` may be a table, path,label, of the others.)"
         )
     return next(iter(paths))

@@ -13,6 +13,7 @@ PERCENTILES = (0.1, 99.9)
 SAMPLE = 10_000_000
 """Pixels per channel of which percentiles are taken: all where there are fewer, else every k-th."""
 CHUNK = 64
+ABOUT = "images of more than 8 bits, scaled to 8"
 
 Limits = tuple[tuple[float, float], ...]
 """What becomes 0 and 255, for red, green and blue."""
@@ -24,7 +25,9 @@ def scaled(decoding: Decoding, rule: str, train: np.ndarray) -> tuple[PixelArray
     With the rule `percentiles`, the limits are those of the images in `train`, as resized: no test image has a say.
     """
     key = cache.key(decoding.key, rule, PERCENTILES, train.tobytes() if rule == "percentiles" else b"")
-    folder = cache.entry(f"scaled/{key}", lambda folder: _write(decoding.pixels, _limits(decoding.pixels, rule, train), folder))
+    folder = cache.entry(
+        f"scaled/{key}", lambda folder: _write(decoding.pixels, _limits(decoding.pixels, rule, train), folder), ABOUT
+    )
     limits = tuple((low, high) for low, high in json.loads((folder / "limits.json").read_text()))
     return opened(folder / "pixels", decoding.pixels.shape, "uint8"), limits
 
@@ -32,7 +35,7 @@ def scaled(decoding: Decoding, rule: str, train: np.ndarray) -> tuple[PixelArray
 def scaled_alike(decoding: Decoding, limits: Limits) -> PixelArray:
     """uint8 pixels of other images, scaled between the limits of those that a model was trained on."""
     key = cache.key(decoding.key, limits)
-    folder = cache.entry(f"scaled/{key}", lambda folder: _write(decoding.pixels, limits, folder))
+    folder = cache.entry(f"scaled/{key}", lambda folder: _write(decoding.pixels, limits, folder), ABOUT)
     return opened(folder / "pixels", decoding.pixels.shape, "uint8")
 
 

@@ -50,12 +50,13 @@ def build(trial: TrialConfig, classes: int, *, synchronise_batch_norm: bool = Fa
     Raises:
         UserError: no such model or weights; weights that don't fit; `freeze` names no stage of the model.
     """
+    name = head_name(trial.model)  # before the seed: some models' outlines draw random numbers, the first time
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(trial.seed)
         bare = trial.weights == "none"
         model = _bare(trial.model) if bare else copy.deepcopy(_pretrained(trial.model, trial.weights))
         torch.manual_seed(trial.seed)
-        old = model.get_submodule(name := head_name(trial.model))
+        old = model.get_submodule(name)
         assert isinstance(old, nn.Linear)
         model.set_submodule(name, nn.Linear(old.in_features, classes))
     if synchronise_batch_norm:

@@ -163,12 +163,14 @@ TEXTS = {
     ),
     "standing": (
         "“best”: the row with the lowest validation loss. “tie”: the test images can't tell it from that one "
-        "({tests}; p > 0.05 after Holm's correction).",
-        "「最佳」：驗證損失最低者。「無法區別」：測試影像無法區別其與「最佳」（{tests}；Holm 校正後 p > 0.05）。",
+        "({tests}; p > 0.05 after Holm's correction, or, where groups are known, an interval over groups that includes 0).",
+        "「最佳」：驗證損失最低者。「無法區別」：測試影像無法區別其與「最佳」（{tests}；Holm 校正後 p > 0.05，"
+        "或已知分組時以組重抽的信賴區間包含 0）。",
     ),
     "repeats": (
-        "± is the standard deviation over a row's completed runs; their number is under “runs”.",
-        "± 為該列已完成各次訓練的標準差，次數見「次數」。",
+        "± is the standard deviation over a row's completed runs; their number is under “runs”. Only a row completed in the "
+        "most folds and, of these, with the largest share of its seeds can be “best”.",
+        "± 為該列已完成各次訓練的標準差，次數見「次數」。僅完成折數最多且其中種子比例最高的列可為「最佳」。",
     ),
     "one_run": (
         "One run each: how much another seed would change isn't known.",

@@ -41,12 +41,17 @@ def claims(results: Results) -> Claims:
 
 def _headline(results: Results, key: str, name: str, pairs: pd.DataFrame) -> str:
     trials = results.trials[configurations(results.trials).eq(key) & results.trials["status"].eq("completed")]
-    n, share = int(trials["test_images"].iloc[0]), float(trials["test_accuracy"].mean())
+    n, share = tested(trials), float(trials["test_accuracy"].mean())
     ties, compared = int(pairs["holds"].eq(False).sum()), int(pairs["holds"].notna().sum())
     low, high = statistics.wilson(round(share * n), n)
     accuracy = f"{100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {n} test images"
     runs = f" (mean of {len(trials)} runs)" if len(trials) > 1 else ""
     return f"Validation chose {name}: {accuracy}{runs}; {_others(compared, ties, len(pairs))}."
+
+
+def tested(runs: pd.DataFrame) -> int:
+    """How many test images one configuration has in all its runs: seeds share theirs, folds don't."""
+    return int(runs.drop_duplicates("fold")["test_images"].sum())
 
 
 def _others(compared: int, ties: int, completed: int) -> str:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bioimg.report.table import Table
     from bioimg.results.store import Results
 
-PRESETS = ("report-2023",)
 FORMATS = ("md", "csv", "tex", "html", "xlsx", "docx", "parquet")
 FORMAT = 1
 """The version of results that this version reads."""

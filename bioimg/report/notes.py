@@ -31,12 +31,8 @@ def _warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]
         yield text("synthetic", lang)
     if not results.experiment.get("complete", True):
         yield text("incomplete", lang, ended=len(results.trials))
-    folds = shown["fold"].nunique() > 1
-    mixed = [name for name in MIXED if not (folds and name == "test_images")]  # folds need not be of one size
-    compared = shown[shown["status"].eq("completed")]
-    differing = [*(name for name in mixed if compared[name].nunique(dropna=False) > 1), *changed_weights(compared)]
-    if differing:
-        yield text("mixed", lang, what=", ".join(differing))
+    if mixed := differing(shown):
+        yield text("mixed", lang, what=", ".join(mixed))
     if shown["epochs"].nunique() > 1:
         yield text("epochs_differ", lang, epochs=listed(sorted(shown["epochs"].unique())))
     if shown["split_leaks_groups"].eq(True).any():
@@ -45,6 +41,13 @@ def _warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]
     for name in ("duplicate_images_across_splits", "unreadable_skipped"):
         if name in shown and shown[name].max() > 0:
             yield text(name, lang, n=int(shown[name].max()))
+
+
+def differing(trials: pd.DataFrame) -> list[str]:
+    """In what the completed ones differ that they must have in common to be compared."""
+    compared, folds = trials[trials["status"].eq("completed")], trials["fold"].nunique() > 1
+    names = [name for name in MIXED if not (folds and name == "test_images")]  # folds need not be of one size
+    return [*(name for name in names if compared[name].nunique(dropna=False) > 1), *_changed_weights(compared)]
 
 
 def few_groups(results: Results, trials: pd.DataFrame, lang: str) -> Iterator[str]:
@@ -60,7 +63,7 @@ def tested_groups(results: Results, trials: pd.DataFrame) -> list[int]:
     return sorted(rows.groupby("key")["group"].nunique().unique().tolist())
 
 
-def changed_weights(trials: pd.DataFrame) -> list[str]:
+def _changed_weights(trials: pd.DataFrame) -> list[str]:
     """The column of digests where one name of weights stands for several, as when machines hold different files."""
     digests = trials.groupby(["model", "weights"])["weights_digest"].nunique()
     return ["weights_digest"] if digests.gt(1).any() else []

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from bioimg.config import FIELDS
 from bioimg.report import charts, sections
 from bioimg.report.captions import header
+from bioimg.report.claims import tested
 from bioimg.report.notes import listed
 from bioimg.report.numerals import clock, moment, p_value, percent, points
 from bioimg.report.scene import Images, Scene
@@ -91,7 +92,7 @@ def headline(scene: Scene, best: str | None, pairs: pd.DataFrame, ties: list[str
     rows = scene.results.trials.assign(configuration=configurations(scene.trials))
     rows = rows[(rows["configuration"] == best) & (rows["status"] == "completed")]
     first = rows.iloc[0]
-    accuracy, n = rows["test_accuracy"].mean(), int(first["test_images"])
+    accuracy, n = rows["test_accuracy"].mean(), tested(rows)
     low, high = statistics.wilson(round(accuracy * n), n)
     return {
         **told,

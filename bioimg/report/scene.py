@@ -9,7 +9,7 @@ import pandas as pd
 
 from bioimg.report.captions import header, text
 from bioimg.report.encoding import Encoding, encode
-from bioimg.report.notes import MIXED, changed_weights, few_groups, fingerprint, listed
+from bioimg.report.notes import differing, few_groups, fingerprint, listed
 from bioimg.report.words import words
 from bioimg.results.configurations import REPEATS, varied
 from bioimg.results.store import Results
@@ -103,12 +103,12 @@ class Scene:
         return rows.assign(probability=[float(max(row)) for row in rows["probabilities"]])
 
     def mistakes(self, trial: pd.Series) -> pd.DataFrame:
-        """The test images that it got wrong, the surest mistakes first; `others`: in how many other trials they were wrong."""
-        rows = self.results.predictions
-        rows = rows[(rows["split"] == "test") & (rows["label"] != rows["prediction"])]
+        """The test images that it got wrong, the surest mistakes first; `others` of `trials` that tested them did, too."""
+        rows = self.results.predictions[self.results.predictions["split"] == "test"]
+        tested, missed = (part["image"].value_counts() for part in (rows, rows[rows["label"] != rows["prediction"]]))
         wrong = self.tested(trial).query("label != prediction").sort_values("probability", ascending=False, kind="stable")
-        times = rows["image"].value_counts().reindex(wrong["image"])
-        return wrong.assign(others=times.to_numpy() - 1)
+        others, trials = (times.reindex(wrong["image"]).to_numpy() - 1 for times in (missed, tested))
+        return wrong.assign(others=others, trials=trials)
 
     @cached_property
     def synthetic(self) -> bool:
@@ -120,8 +120,7 @@ class Scene:
         trials, said = self.trials, []
         if self.synthetic:
             said.append(text("synthetic", self.lang))
-        mixed = [*(name for name in MIXED if trials[name].nunique(dropna=False) > 1), *changed_weights(trials)]
-        if mixed:
+        if mixed := differing(trials):
             said.append(text("mixed", self.lang, what=", ".join(mixed)))
         if trials["epochs"].nunique() > 1:
             said.append(text("epochs_differ", self.lang, epochs=listed(sorted(trials["epochs"].unique()))))

@@ -64,7 +64,7 @@ def comparison(
     Raises:
         UserError: a condition that isn't one, or a column that isn't there.
     """
-    chosen = select(results.trials, rows)
+    chosen = select(_legible(results.trials), rows)
     part = dataclasses.replace(results, trials=chosen)
     measured = _with_intervals(_with_scores(part, columns))
     keys = list(group_by) or [name for name in FIELDS if name in {*SETTINGS, *varied(results.trials)}]
@@ -91,6 +91,12 @@ def comparison(
         fingerprint=fingerprint(results),
         lang=lang,
     )
+
+
+def _legible(trials: pd.DataFrame) -> pd.DataFrame:
+    """Lists as text, which can be sorted and shown."""
+    scores = trials["rung_scores"].map(lambda scores: ", ".join(f"{score:.4g}" for score in scores), na_action="ignore")
+    return trials.assign(rung_scores=scores)
 
 
 def column(name: str, values: pd.DataFrame, identity: bool = False) -> Column:

@@ -76,7 +76,7 @@ def _widest(cells: Sequence[Sequence[str]], place: int) -> int:
 
 
 def _rows_left(table: Table) -> list[str]:
-    return [f"{len(table.values) - MOST} more rows"] if len(table.values) > MOST else []
+    return [f"more rows: {len(table.values) - MOST}"] if len(table.values) > MOST else []
 
 
 def _columns_left(table: Table, places: Sequence[int]) -> list[str]:

@@ -58,12 +58,18 @@ WORDS = {
     ),
     "headline_none": ("No trial was completed, so there is nothing to compare yet", "沒有完成的試驗，尚無可比較的結果"),
     "chosen": (
-        "It had the lowest validation loss of the completed trials ({completed}), which is what chose it; the test images "
-        "did not.",
-        "在 {completed} 個完成的試驗中驗證損失最低，因此選用；測試影像未參與選擇。",
+        "Validation loss chose it among the completed trials ({completed}); the test images did not.",
+        "依驗證損失自 {completed} 個完成的試驗中選出；測試影像未參與選擇。",
     ),
-    "runs_told": ("Its accuracy is the mean of {runs} runs.", "準確率為 {runs} 次訓練的平均。"),
-    "tie_none": ("The test images tell it from every other recipe.", "測試影像能將它與其他所有設定區別開來。"),
+    "runs_told": (
+        "Its accuracy is the mean of {runs} runs; recipes completed in fewer folds or a smaller share of their seeds could not "
+        "be chosen.",
+        "準確率為 {runs} 次訓練的平均；完成折數較少或種子比例較低的設定不列入選擇。",
+    ),
+    "tie_none": (
+        "The test images tell it from every other recipe that can be compared with it.",
+        "測試影像能將它與其他所有可比較的設定區別開來。",
+    ),
     "tie_some": (
         "On these test images {ties} other recipes can't be told from it.",
         "以這些測試影像，另有 {ties} 種設定與它無法區別。",

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import psutil
-import pyarrow as pa
 from pyarrow import fs
 
 from bioimg.config import UserError
@@ -27,7 +26,7 @@ TRIES, PAUSE = 6, 0.1
 PARTIAL = ".partial"
 
 T = TypeVar("T")
-Content = bytes | memoryview | pa.Buffer
+Content = bytes | memoryview
 
 
 class Unwritable(UserError):
@@ -154,7 +153,10 @@ class Disk:
         return str(self.path)
 
     def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        try:
+            return (self.path / name).read_bytes()
+        except NotADirectoryError as error:  # the folder is a file
+            raise FileNotFoundError(*error.args) from error
 
     def write(self, name: str, content: Content, *, flush: bool = True) -> None:
         path = self.path / name

@@ -12,6 +12,12 @@ def best(val_losses: Sequence[float]) -> int:
     return min(range(len(val_losses)), key=val_losses.__getitem__, default=-1) + 1
 
 
+def went_on(row: Mapping[str, Any], last: Mapping[str, Any] | None) -> bool:
+    """Whether a trial has epochs, of which `last` is the last one, that its row doesn't know of: it is being trained further,
+    or was when somebody interrupted that."""
+    return last is not None and last["epoch"] > row["epochs_run"]
+
+
 def summary(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Columns of the trials table from rows of the epochs table, in order."""
     if not epochs:

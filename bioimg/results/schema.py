@@ -1,4 +1,4 @@
-"""The columns of the three tables, once and for all. Accuracies are fractions; what is missing is null, never 0."""
+"""The columns of the four tables, once and for all. Accuracies are fractions; what is missing is null, never 0."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The results folder: the one place that knows its file names. Writing is atomic; reading needs no Ray and no torch.
+"""The results folder and what lies in it. Writing is atomic; reading needs no Ray and no torch.
 
 experiment.json        what was asked, of which data, by which versions; `complete` is set last
 trials.parquet         the comparison table, one row per ended trial
@@ -7,8 +7,11 @@ predictions.parquet    one row per completed trial, split (val, test) and image
 images.parquet         which image is in which part, for each way of splitting that any run used
 *.previous.parquet     the three tables before the last merge, for when one is damaged
 parts/KEY.*.parquet    the same rows of trials that ended since the last merge, or still run
-checkpoints/KEY/       best.safetensors and, while the trial can go on, resume.pt
+checkpoints/KEY/       best.safetensors; resume.pt while the trial can go on; error.txt of one that failed
 checkpoints/backbones/ those that were frozen, which the models of many trials share
+running.json           who writes here
+engine/, tensorboard/  what Ray has to say; curves
+report/                tables, figures and the page
 """
 
 import contextlib

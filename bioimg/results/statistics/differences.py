@@ -16,7 +16,6 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportions_ztest
 
-from bioimg.config import UserError
 from bioimg.results.configurations import configurations
 from bioimg.results.statistics.intervals import Resamples
 from bioimg.results.store import Results
@@ -74,19 +73,6 @@ def ties_with_best(results: Results, pairs: pd.DataFrame | None = None) -> list[
         return []
     pairs = paired(results, key) if pairs is None else pairs
     return [key, *pairs.loc[pairs["holds"].eq(False), "a"]]
-
-
-def require_comparable(results: Results, a: str, b: str) -> None:
-    """Refuse two configurations whose numbers must not be set against each other.
-
-    Raises:
-        UserError: they differ in data, split or test set, or all test images are of one group; says which.
-    """
-    reason = _Arms(results).refusal(a, b)
-    if reason:
-        raise UserError(
-            f"the trials {a} and {b} can't be compared: {reason}. Compare rows of one data set and split, of several groups."
-        )
 
 
 def _configured(results: Results) -> pd.DataFrame:
