@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -81,7 +82,9 @@ def conclude(name: str, outcome: Outcome, out: Path, console: Console) -> bool:
 def grid(outcome: Outcome) -> Table:
     """The rows as a table; what a row lacks is left empty."""
     names = list(dict.fromkeys(name for row in outcome.rows for name in row))
-    table = Table(*names, title=outcome.title)
+    table = Table(title=outcome.title, box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in names:
+        table.add_column(name, no_wrap=any(isinstance(row.get(name), str) for row in outcome.rows), overflow="fold")
     for row in outcome.rows:
         table.add_row(*(shown(row.get(name)) for name in names))
     return table

@@ -26,8 +26,8 @@ from bioimg.training.trial import Place, run_trial
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PRODUCTS = (1024, 2048, 4096)
 """Sides of the matrices of which the fastest product is the machine's peak."""
-HEAD_IMAGES, HEAD_EPOCHS = 3750, 100
-"""The images of the report that the project grew out of, of which 2,550 train, and for how long a frozen trial of it may."""
+HEAD_IMAGES, HEAD_TRAIN, HEAD_EPOCHS = 3750, 2550, 100
+"""The images of the report that the project grew out of, how many of them train, and for how long a frozen trial may."""
 
 
 class Contiguous(Run):
@@ -84,13 +84,13 @@ class Step(Part):
         peaks = {name: peak(dtype) for name, dtype in DTYPES.items()}
         with tempfile.TemporaryDirectory() as name:
             os.environ["BIOIMG_CACHE"] = name  # features that an earlier run has left mustn't be found
-            rows, (head, whole) = list(self._rows(peaks)), self.head(Store(f"{name}/head"))
+            rows, (head, whole) = list(self._rows(peaks)), self.head(name)
         shares = {(row["work"], row["precision"], row["layout"]): row["share of peak"] for row in rows}
         targets = [
             Target(f"{work} in bfloat16", shares[work, "bfloat16", "channels_last"], limit, "of the matrix product's peak")
             for work, limit in (("training", 0.55), ("extraction", 0.7))
         ]
-        frozen = f"{HEAD_EPOCHS} epochs of a head, {HEAD_IMAGES:,} images in 8 views, batches of {self.batch_size}"
+        frozen = f"{HEAD_EPOCHS} epochs of a head, {HEAD_TRAIN:,} images in 8 views, batches of {self.batch_size}"
         targets.append(Target(frozen, head, 5.0, "s", at_most=True))
         notes = [f"{name} matrix product: {rate / 1e9:.0f} GFLOP/s (threads: {self.threads})" for name, rate in peaks.items()]
         notes.append(f"that trial with all that it leaves on disk: {whole:.1f} s")
@@ -145,14 +145,17 @@ class Step(Part):
             times.append(run.features_seconds)
         return (self._count + 2) / statistics.median(times[1:])
 
-    def head(self, store: Store) -> tuple[float, float]:
-        """Seconds of a frozen trial, its features being there: of its epochs alone, and of all of it."""
+    def head(self, folder: str) -> tuple[float, float]:
+        """Seconds of a frozen trial, its features being there: of its epochs alone, and of all of it; medians."""
         images, device = self.images(HEAD_IMAGES - 2, size=8), torch.device("cpu")
         trial = self._trial("auto", freeze="features", augmentation="dihedral", epochs=HEAD_EPOCHS, image_size=8)
         Drawn(trial, images, split(images, trial), device=device)  # leaves features where the trial looks for them
-        whole = seconds(lambda: run_trial(trial, images, Place(experiment="head", store=store, device=device), lambda _: None))
-        (row,) = store.tables.rows("trials", trial.key)
-        return row["train_seconds"], whole
+        epochs, whole = [], []
+        for number in range(self.repeats):
+            place = Place(experiment="head", store=Store(f"{folder}/head-{number}"), device=device)
+            whole.append(seconds(lambda place=place: run_trial(trial, images, place, lambda _: None)))
+            epochs += [row["train_seconds"] for row in place.store.tables.rows("trials", trial.key)]
+        return statistics.median(epochs), statistics.median(whole)
 
     def _flops(self, images: ImageSet) -> float:
         """Floating-point operations of a forward pass for an image, a multiplication and an addition being two."""
