@@ -36,6 +36,8 @@ from bioimg.training.distributed import Group
 from bioimg.training.run import Epoch
 from bioimg.training.trial import Place, give_up, is_complete, run_trial
 
+MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+"""Has glibc keep what a worker frees: to ask Linux for the memory of every tensor anew can cost a fifth of a step on a CPU."""
 ATTEMPTS = 3
 """How often a lane takes a trial that doesn't come on before it is recorded as failed: one that kills its worker isn't tried
 for ever."""
@@ -80,6 +82,7 @@ def start(lane: Lane) -> Future[None]:
         run_config=RunConfig(
             name=f"lane-{lane.number}",
             storage_path=Store(lane.folder).engine,
+            worker_runtime_env={"env_vars": MEMORY},
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
         ),
     )

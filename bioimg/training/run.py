@@ -2,13 +2,9 @@
 
 import dataclasses
 import math
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
-
-# torch asks Linux for large pages, which saves a tenth of a training step on a CPU. It looks here at its first tensor
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import numpy as np
 import torch
