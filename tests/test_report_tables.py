@@ -324,6 +324,15 @@ def test_folds_of_unequal_size_are_not_mixed_data(tmp_path: Path) -> None:
     assert not any("rows differ" in note for note in table.notes)
 
 
+def test_a_reason_that_keeps_many_from_being_compared_is_told_once(tmp_path: Path) -> None:
+    trials = [TrialConfig(batch_size=size) for size in (8, 16, 32, 64, 128)]
+    rows = [trial(its, best_val_loss=size / 100, test_accuracy=0.9) for size, its in enumerate(trials)]
+    told = [row for its in trials for row in predictions(its.key, [0], n=20, groups=["slide-1"] * 20)]
+    said = claims(store.read(folder(tmp_path, rows, images=told)))
+    reason = "not compared: all test images are of one group, so nothing can be said about others"
+    assert said.refused == (f"batch 16; batch 32; batch 64; and 1 more: {reason}",)
+
+
 def test_a_failed_row_without_images_does_not_turn_numbers_of_images_into_decimals(tmp_path: Path) -> None:
     rows = [
         trial(TrialConfig(weights=V1), test_accuracy=0.90, best_val_loss=0.2),

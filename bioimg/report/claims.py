@@ -1,6 +1,6 @@
 """What these results allow to be said, in sentences: the headline of a report."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -9,6 +9,9 @@ from bioimg.report.breakdown import configuration
 from bioimg.results import statistics
 from bioimg.results.configurations import configurations, varied
 from bioimg.results.store import Results
+
+NAMED = 3
+"""Configurations that are named of those which one reason keeps from being compared."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,15 @@ def claims(results: Results) -> Claims:
         [f"{names[a]}: {claim}" for a, claim in zip(pairs["a"], pairs["claim"], strict=True)], index=pairs.index, dtype=object
     )
     parts = {word: tuple(lines[pairs["holds"].eq(word)]) for word in (True, False)}
-    refused = tuple(lines[pairs["holds"].isna()])
+    refused = tuple(_refused(pairs[pairs["holds"].isna()], names))
     return Claims(_headline(results, key, names[key], pairs), parts[True], parts[False], refused + ended)
+
+
+def _refused(pairs: pd.DataFrame, names: Mapping[str, str]) -> Iterator[str]:
+    """Each reason once, with those for which it holds."""
+    for reason, rows in pairs.groupby("claim", sort=False):
+        some, more = "; ".join(names[key] for key in rows["a"][:NAMED]), len(rows) - NAMED
+        yield f"{some}{f'; and {more} more' if more > 0 else ''}: {reason}"
 
 
 def _headline(results: Results, key: str, name: str, pairs: pd.DataFrame) -> str:
