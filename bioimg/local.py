@@ -11,6 +11,7 @@ from bioimg.experiment import Experiment, Stop
 from bioimg.halving import Halving, earlier
 from bioimg.progress import Watcher
 from bioimg.results.store import Store
+from bioimg.training import memory
 from bioimg.training.run import Epoch
 from bioimg.training.trial import Place, run_trial
 
@@ -37,6 +38,7 @@ def run(
 
     One thread is used, as in a lane of a CPU machine: so the rows are those of lanes to the last bit.
     """
+    memory.keep()
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     place = Place(experiment=experiment.name, store=store, device=device)

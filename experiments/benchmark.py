@@ -7,7 +7,6 @@ Each part prints a table, writes it to results/benchmark/PART.parquet, and ends 
 against TARGET: holds` or `falls short`; its exit status says the same.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +22,6 @@ from benchmarks.overhead import Overhead
 from benchmarks.scale import Scale
 from benchmarks.step import Step
 from benchmarks.tree import Broken
-from bioimg.cluster.lanes import MEMORY
 from bioimg.config import UserError
 
 PARTS: dict[str, type[Part]] = {
@@ -49,13 +47,5 @@ def main() -> int:
         return 2
 
 
-def _in_memory_of_a_lane() -> None:
-    """Begin again as a lane's worker does: glibc reads these settings when a process starts."""
-    if not MEMORY.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MEMORY})
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["step"]:
-        _in_memory_of_a_lane()
     sys.exit(main())

@@ -301,7 +301,7 @@ def test_overhead_shows_waits_on_one_lane_and_memory_of_whole_programs():
 
 
 def test_the_step_is_measured_in_every_precision_and_layout_and_against_the_peak_of_its_own(monkeypatch):
-    for name, value in {"PRODUCTS": (512,), "HEAD_IMAGES": 60, "HEAD_EPOCHS": 2}.items():
+    for name, value in {"PRODUCTS": (512,), "HEAD_IMAGES": 60, "HEAD_TRAIN": 41, "HEAD_EPOCHS": 2}.items():
         monkeypatch.setattr(step, name, value)
     outcome = step.Step(model="resnext_tiny", image_size=32, batch_size=4, steps=1, repeats=1).run()
     rows = pd.DataFrame(outcome.rows)
@@ -311,6 +311,6 @@ def test_the_step_is_measured_in_every_precision_and_layout_and_against_the_peak
     assert cost["training"] == pytest.approx(3 * cost["extraction"])
     assert ((rows["share of peak"] > 0) & (rows["share of peak"] < 1)).all()
     assert [target.limit for target in outcome.targets] == [0.55, 0.7, 5.0]
-    assert outcome.targets[2].what == "2 epochs of a head, 60 images in 8 views, batches of 4"
+    assert outcome.targets[2].what == "2 epochs of a head, 41 images in 8 views, batches of 4"
     assert outcome.targets[2].figure is not None
     assert outcome.targets[2].figure > 0

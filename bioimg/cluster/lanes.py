@@ -32,12 +32,11 @@ from bioimg.data.imageset import ImageSet
 from bioimg.experiment import Stop
 from bioimg.results.folder import Unwritable
 from bioimg.results.store import Store
+from bioimg.training import memory
 from bioimg.training.distributed import Group
 from bioimg.training.run import Epoch
 from bioimg.training.trial import Place, give_up, is_complete, run_trial
 
-MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-"""Has glibc keep what a worker frees: to ask Linux for the memory of every tensor anew can cost a fifth of a step on a CPU."""
 ATTEMPTS = 3
 """How often a lane takes a trial that doesn't come on before it is recorded as failed: one that kills its worker isn't tried
 for ever."""
@@ -82,7 +81,6 @@ def start(lane: Lane) -> Future[None]:
         run_config=RunConfig(
             name=f"lane-{lane.number}",
             storage_path=Store(lane.folder).engine,
-            worker_runtime_env={"env_vars": MEMORY},
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
         ),
     )
@@ -123,6 +121,7 @@ def resources(gpu: bool) -> dict[str, float]:
 def _work(config: dict[str, Lane]) -> None:
     """One worker: take trials until there are none."""
     lane, context = config["lane"], get_context()
+    memory.keep()
     torch.set_num_threads(1)  # a lane has one core, and sums are made in the same order wherever it runs
     if Path(lane.stands_in).is_dir():
         os.chdir(lane.stands_in)

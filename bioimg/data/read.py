@@ -220,6 +220,6 @@ def _one_depth(listing: Listing, facts: list[Fact]) -> str:
         raise UserError(
             f"the images in {listing.name!r} have different depths, so that their brightness can't be compared: {held}. "
             "Save all with one depth and one black and white (in Fiji: Image > Adjust > Brightness/Contrast, Set, then "
-            "Image > Type), or leave those of one depth out. (`data` may be a table, path,label, of the others.)"
+            "Image > Type), or leave those of one depth out: `data` may be a table (path,label) of the others."
         )
     return next(iter(paths))

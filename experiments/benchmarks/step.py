@@ -17,6 +17,7 @@ from bioimg.config import TrialConfig
 from bioimg.data.imageset import ImageSet, Split
 from bioimg.data.split import split
 from bioimg.results.store import Store
+from bioimg.training import memory
 from bioimg.training.batches import Batch
 from bioimg.training.features import Compute
 from bioimg.training.loop import train
@@ -80,6 +81,7 @@ class Step(Part):
     """threads; a lane on a CPU has one"""
 
     def run(self) -> Outcome:
+        memory.keep()  # as a lane does
         torch.set_num_threads(self.threads)
         peaks = {name: peak(dtype) for name, dtype in DTYPES.items()}
         with tempfile.TemporaryDirectory() as name:
