@@ -84,6 +84,7 @@ def growing(folder: Path) -> Iterator[None]:
         ours = psutil.Process(head.pid).children(recursive=True)
         head.terminate()
         head.wait(timeout=60)  # it drains its node for half a minute
+        ray._private.utils.reset_ray_address()  # as `ray stop` does: Ray Train looks for a cluster there in later tests
         for process in psutil.wait_procs(ours, timeout=10)[1]:
             process.kill()
 
