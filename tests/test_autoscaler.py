@@ -15,6 +15,7 @@ import pytest
 import ray
 import yaml
 from hosts import until
+from ray._common.utils import reset_ray_address
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 from ray.autoscaler._private.util import prepare_config
 from test_doctor import free_port
@@ -84,7 +85,7 @@ def growing(folder: Path) -> Iterator[None]:
         ours = psutil.Process(head.pid).children(recursive=True)
         head.terminate()
         head.wait(timeout=60)  # it drains its node for half a minute
-        Path("/tmp/ray/ray_current_cluster").unlink(missing_ok=True)  # as `ray stop` does: Ray Train would look there later
+        reset_ray_address()  # as `ray stop` does: Ray Train would look for that cluster later
         for process in psutil.wait_procs(ours, timeout=10)[1]:
             process.kill()
 

@@ -264,7 +264,7 @@ def test_a_download_that_was_cut_off_goes_on_where_it_was(kather_zip, server, mo
     assert server.ranges == [None, "bytes=2000-"]
 
 
-def test_of_two_who_want_the_same_set_one_downloads_it(kather_zip, server, tmp_path):
+def test_of_two_who_want_the_same_set_one_downloads_it(kather_zip, server):
     server.content, server.second = kather_zip.read_bytes(), threading.Event()
     asked = (f"kather2016:{server.address}",) * 2
     with ThreadPool(2) as pool:

@@ -30,7 +30,6 @@ thread = threading.Thread(target=train)  # as in a lane
 thread.start()
 thread.join()
 """
-PAGES = 180 * 256
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
@@ -39,5 +38,4 @@ def test_a_step_of_a_lane_does_not_ask_for_the_memory_of_those_before():
         int(subprocess.run([sys.executable, "-c", TRAIN, how], capture_output=True, text=True, check=True).stdout)
         for how in ("keep", "ask")
     )
-    assert asked > PAGES / 4
-    assert kept < PAGES / 10
+    assert kept < asked / 10  # in pages, whatever their size
