@@ -18,6 +18,7 @@ import results_example
 
 from bioimg.config import TrialConfig, UserError
 from bioimg.report import page, sections
+from bioimg.report.scene import Scene
 from bioimg.results import store
 from bioimg.results.store import Results
 
@@ -201,6 +202,14 @@ def test_what_folds_have_in_common_is_told_of_all_their_images(tmp_path: Path):
     assert "must not be compared" not in text
     assert "other trials that got it wrong: 1 of 1" in text
     assert "other trials that got it wrong: 0 of 1" in text
+
+
+def test_copies_in_two_parts_are_told_above_the_table_and_on_figures(tmp_path: Path):
+    rows = [report_fixtures.trial(TrialConfig(), best_val_loss=0.1, test_accuracy=0.85, duplicate_images_across_splits=4)]
+    results = store.read(report_fixtures.folder(tmp_path / "results", rows))
+    told = "validation and test images have an exact copy in another part of the split (4)"
+    assert told in plain(written(results, tmp_path)).split("Comparison")[0]
+    assert any(told in warning for warning in Scene(results).warnings)
 
 
 def test_a_trial_that_failed_before_it_saw_images_spoils_no_comparison(tmp_path: Path):

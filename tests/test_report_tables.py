@@ -22,6 +22,7 @@ from bioimg.report.scene import Scene
 from bioimg.report.table import LONGEST, Column, Table, cell, clean, digits
 from bioimg.report.tables import COLUMNS, comparison
 from bioimg.results import store
+from bioimg.results.statistics import wilson
 from bioimg.results.store import Results
 
 
@@ -201,6 +202,20 @@ def test_seeds_become_one_row_with_mean_deviation_and_number(seeds: Results) -> 
     assert column_of(table, "status") == ["3 completed", "2 completed, 1 failed"]
     assert table.values["test_accuracy_sd"].tolist() == pytest.approx([0.02, 0.0141421], abs=1e-6)
     assert any("standard deviation over a row's completed runs" in note for note in table.notes)
+
+
+def test_folds_of_unequal_size_count_by_their_images(tmp_path: Path) -> None:
+    """80 of 101 images are right, 79 %, although the mean of three folds is 89 %."""
+    right = {10: 10, 80: 60, 11: 10}
+    rows = [
+        trial(TrialConfig(folds=3, fold=fold), test_accuracy=hits / n, test_images=n, best_val_loss=0.1)
+        for fold, (n, hits) in enumerate(right.items())
+    ]
+    table = comparison(store.read(folder(tmp_path, rows)))
+    assert table.values["test_accuracy"][0] == pytest.approx(80 / 101)
+    assert (table.values["test_accuracy_low"][0], table.values["test_accuracy_high"][0]) == pytest.approx(wilson(80, 101))
+    assert any("validation images of one fold are test images of another" in note for note in table.notes)
+    assert not any("test set selects nothing" in note for note in table.notes)
 
 
 def test_the_single_values_stay_available(seeds: Results) -> None:
@@ -413,6 +428,19 @@ def test_cost_counts_devices_epochs_saved_and_money(two: Results) -> None:
     assert shown.loc["stopped", "seconds_stopped"] == 80
     assert shown.loc["total", "price"] == pytest.approx(2.2)
     assert "price" not in [column.name for column in breakdown.cost(two).columns]
+
+
+def test_epochs_that_a_longer_trial_took_over_are_paid_for_once(tmp_path: Path) -> None:
+    short, long = TrialConfig(epochs=10), TrialConfig(epochs=20)
+    rows = [trial(short, train_seconds=100.0), trial(long, train_seconds=200.0, continued_from=short.key)]
+    total = breakdown.cost(store.read(folder(tmp_path, rows)), price=3.6).values.set_index("status").loc["total"]
+    assert total[["train_seconds", "epochs_run", "price"]].tolist() == pytest.approx([200, 20, 0.2])
+
+
+def test_weighted_losses_are_said_to_be_weighted(tmp_path: Path) -> None:
+    for weights, told in (("none", False), ("balanced", True)):
+        table = comparison(store.read(folder(tmp_path / weights, [trial(TrialConfig(class_weights=weights))])))
+        assert any("so is the training loss" in note for note in table.notes) is told
 
 
 def test_tables_with_nothing_to_show_are_left_out(nine: Results, two: Results) -> None:

@@ -1,13 +1,15 @@
 """What the statistics claim, against libraries, hand counts and data whose truth is known."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from report_fixtures import V1, V2, curve, folder, predictions, report_2023, trial
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 from sklearn.metrics import f1_score, recall_score, roc_auc_score
 
 from bioimg.config import TrialConfig, UserError
@@ -167,8 +169,100 @@ def test_seeds_are_repeats_of_one_configuration_averaged_image_by_image(tmp_path
     pair = statistics.paired(store.read(folder(tmp_path, rows, images=images)))
     assert pair[["a", "b", "runs_a", "runs_b"]].to_numpy().tolist() == [[seeds[0].key, seeds[2].key, 2, 2]]
     assert pair["difference"][0] == pytest.approx(-3 / 600)
-    assert pair["test"][0] == "paired t over images"
+    assert pair["test"][0] == "t over images and runs"
     assert np.isnan(pair["p_mcnemar"][0])
+
+
+def recipes(path: Path, wrong: dict[TrialConfig, list[int]], n: int, groups: list[str] | None = None) -> store.Results:
+    """Trials that get these of n test images wrong; folds have images of their own."""
+    rows, images = [], []
+    for config, missed in wrong.items():
+        rows.append(trial(config, test_accuracy=1 - len(missed) / n, best_val_loss=0.1, train_images=3 * n, test_images=n))
+        names = predictions(config.key, missed, n=n, groups=groups)
+        images += [{**row, "image": f"{config.fold}/{row['image']}"} for row in names]
+    return store.read(folder(path, rows, images=images))
+
+
+def false_claims(path: Path, draw: Callable[[np.random.Generator], dict[TrialConfig, list[int]]], n: int, **more: Any) -> int:
+    """In how many of 20 experiments with recipes that are equally good some difference is said to hold; 1 would be right."""
+    random = np.random.default_rng(0)
+    return sum(
+        statistics.paired(recipes(path / str(number), draw(random), n, **more))["holds"].eq(True).any() for number in range(20)
+    )
+
+
+def missed(random: np.random.Generator, chance: np.ndarray) -> list[int]:
+    return np.flatnonzero(random.random(len(chance)) < chance).tolist()
+
+
+@pytest.mark.slow
+def test_recipes_that_do_better_on_some_slides_and_worse_on_others_are_seldom_told_apart(tmp_path: Path) -> None:
+    """12 recipes whose accuracy varies by 15 points from slide to slide, at random: on new slides none is better."""
+
+    def draw(random: np.random.Generator) -> dict[TrialConfig, list[int]]:
+        each = {TrialConfig(batch_size=size): random.normal(0.2, 0.15, 10).clip(0, 1) for size in range(1, 7)}
+        return {config: missed(random, chance.repeat(20)) for config, chance in each.items()}
+
+    assert false_claims(tmp_path, draw, 200, groups=[f"slide{image // 20}" for image in range(200)]) <= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", ["seed", "fold"])
+def test_recipes_that_differ_only_by_the_luck_of_their_runs_are_seldom_told_apart(field: str, tmp_path: Path) -> None:
+    def draw(random: np.random.Generator) -> dict[TrialConfig, list[int]]:
+        folds = 3 if field == "fold" else 0
+        configs = [TrialConfig(weights=w, folds=folds, **{field: run}) for w in (V1, V2) for run in range(3)]
+        hard = random.uniform(0, 0.3, 200)
+        return {config: missed(random, (hard + random.normal(0, 0.03)).clip(0, 1)) for config in configs}
+
+    assert false_claims(tmp_path, draw, 200) <= 3
+
+
+@pytest.mark.parametrize("field", ["seed", "fold"])
+def test_a_difference_that_every_run_shows_holds(field: str, tmp_path: Path) -> None:
+    random, folds = np.random.default_rng(0), 5 if field == "fold" else 0
+    chances = {V1: np.full(200, 0.4), V2: np.full(200, 0.1)}
+    wrong = {
+        TrialConfig(weights=w, folds=folds, **{field: run}): missed(random, chance)
+        for w, chance in chances.items()
+        for run in range(5)
+    }
+    pair = statistics.paired(recipes(tmp_path, wrong, 200)).iloc[0]
+    assert pair["test"] == {"seed": "t over images and runs", "fold": "corrected t over folds"}[field]
+    assert pair["holds"] is True
+    assert pair["low"] < pair["difference"] < pair["high"] < 0
+
+
+def test_the_t_over_folds_is_nadeau_and_bengios(tmp_path: Path) -> None:
+    """Five folds of 100 test and 300 training images; the variance of their mean is (1/5 + 100/300) times theirs."""
+    counts = {V1: [10, 12, 9, 14, 11], V2: [5, 8, 6, 6, 9]}
+    wrong = {TrialConfig(weights=w, folds=5, fold=f): [*range(n)] for w, each in counts.items() for f, n in enumerate(each)}
+    pair = statistics.paired(recipes(tmp_path, wrong, 100)).iloc[0]
+    differences = np.subtract(counts[V2], counts[V1]) / 100
+    expected = differences.mean() / np.sqrt((1 / 5 + 100 / 300) * differences.var(ddof=1))
+    assert pair["p"] == pytest.approx(2 * t.sf(abs(expected), 4))
+
+
+def test_two_images_are_no_proof_however_alike_the_runs(tmp_path: Path) -> None:
+    wrong = {TrialConfig(weights=w, seed=seed): [0, 1] if w == V1 else [] for w in (V1, V2) for seed in (0, 1)}
+    pair = statistics.paired(recipes(tmp_path, wrong, 2)).iloc[0]
+    assert pair["p"] == 0.5
+    assert pair["holds"] is False
+
+
+def test_mcnemars_interval_agrees_with_its_verdict(tmp_path: Path) -> None:
+    """Five images against none of 100 aren't enough (p = 0.06), and the interval includes 0."""
+    pair = statistics.paired(recipes(tmp_path, {A: [], B: [*range(5)]}, 100)).iloc[0]
+    assert pair["p"] == pytest.approx(0.0625)
+    assert pair["low"] < 0 < pair["difference"] < pair["high"]
+
+
+def test_runs_that_early_stopping_spared_are_not_held_against_all_runs(tmp_path: Path) -> None:
+    results = repeats(tmp_path, a=[0.1, None, None], b=[0.2, 0.3, 0.2])
+    trials = results.trials.assign(test_accuracy=np.where(results.trials["status"].eq("completed"), 0.9, np.nan))
+    pair = statistics.paired(dataclasses.replace(results, trials=trials)).iloc[0]
+    assert pair["holds"] is None
+    assert "not compared: early stopping ended not the same share of their runs" in pair["claim"]
 
 
 def grid(path: Path, accuracy: dict[tuple[str, int], float]) -> store.Results:
@@ -191,6 +285,15 @@ def test_an_interaction_is_what_both_add_to_their_sum_and_one_run_per_cell_gives
     assert table.loc["weights:batch_size", "effect"] == pytest.approx(0.07)
     assert np.isnan(table.loc["weights:batch_size", "low"])
     assert table.loc["weights", "low"] < 0.035 < table.loc["weights", "high"]
+
+
+def test_effects_take_in_that_other_test_images_could_have_been_drawn(tmp_path: Path) -> None:
+    """An additive grid on 20 images leaves nothing unexplained; its effects are those of one image all the same."""
+    wrong = {TrialConfig(weights=w, batch_size=b): [*range(4 - (w == V2) - (b == 64))] for w in (V1, V2) for b in (32, 64)}
+    table = statistics.effects(recipes(tmp_path, wrong, 20)).set_index("axis")
+    assert table.loc["weights", "effect"] == pytest.approx(0.05)
+    assert table.loc["weights", "low"] < 0 < table.loc["weights", "high"]
+    assert table.loc["weights", "p"] > 0.05
 
 
 def test_effects_that_completed_trials_cannot_separate_are_null(tmp_path: Path) -> None:
@@ -218,7 +321,7 @@ def test_weighted_scores_are_scikit_learns(tmp_path: Path) -> None:
     weights = np.random.default_rng(0).integers(0, 4, size=(5, len(rows))).astype(float)
     label, prediction = rows["label"].to_numpy(), rows["prediction"].to_numpy()
     probabilities = np.stack(rows["probabilities"].to_list()).astype(float)
-    for row, (recall, f1, area, _) in zip(weights, scores._weighted(weights, rows), strict=True):
+    for row, (recall, f1, area) in zip(weights, scores._weighted(weights, rows), strict=True):
         assert recall == pytest.approx(recall_score(label, prediction, average="macro", sample_weight=row))
         assert f1 == pytest.approx(f1_score(label, prediction, average="macro", sample_weight=row))
         areas = [roc_auc_score(label == c, probabilities[:, c], sample_weight=row) for c in range(3)]
@@ -229,9 +332,10 @@ def test_weights_of_one_give_the_scores_themselves(tmp_path: Path) -> None:
     results = scored(tmp_path)
     rows = scores.predicted(results, A.key)
     table = statistics.bootstrap(results, A.key, resamples=200)
-    assert scores._weighted(np.ones((1, len(rows))), rows)[0] == pytest.approx(table["value"].to_numpy())
-    assert (table["low"] <= table["value"]).all()
-    assert (table["value"] <= table["high"]).all()
+    assert scores._weighted(np.ones((1, len(rows))), rows)[0] == pytest.approx(table["value"].to_numpy()[:3])
+    *weighed, error = table.to_dict("records")
+    assert all(row["low"] <= row["value"] <= row["high"] for row in weighed)
+    assert np.isnan(error["low"]), "resamples of a calibration error are biased"
 
 
 def test_intervals_over_groups_are_wider_where_groups_agree_inside(tmp_path: Path) -> None:
@@ -251,6 +355,13 @@ def test_resamples_draw_whole_groups_and_are_reproducible() -> None:
     assert (weights[:, 0] == weights[:, 1]).all()
     assert (weights[:, 3] != weights[:, 4]).any()
     assert (weights == np.concatenate(list(draws.weights()))).all()
+
+
+def test_where_every_resample_gives_the_same_there_is_no_interval(tmp_path: Path) -> None:
+    """9 of 9 images right doesn't mean that all images of the world are."""
+    table = statistics.bootstrap(recipes(tmp_path, {A: []}, 9), A.key)
+    assert table["value"][:2].tolist() == [1.0, 1.0]
+    assert table[["low", "high"]].isna().all(axis=None)
 
 
 def test_calibration_of_a_sure_and_mostly_right_trial(tmp_path: Path) -> None:

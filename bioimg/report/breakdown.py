@@ -16,6 +16,8 @@ from bioimg.results.store import Results
 
 SETTINGS = ("weights", "batch_size", "freeze")
 MOST_FOR_PAIRS = 60
+TAKEN_OVER = ("train_seconds", "device_seconds", "price", "epochs_run", "epochs_cached")
+"""What the row of a trial that went on from a shorter one holds of that one, too."""
 TIMES = ("train_seconds", "wait_seconds", "features_seconds", "device_seconds")
 
 
@@ -177,6 +179,8 @@ def cost(results: Results, lang: str = "en", price: float | None = None) -> Tabl
     values = values.assign(price=values["device_seconds"] / 3600 * price if price is not None else None)
     measured = [*TIMES, "seconds_stopped", "price"]
     total = values[[*measured, "epochs_run", "epochs_stopped", "epochs_cached"]].astype(float).sum(min_count=1)
+    shorter = values.set_index("key")[[*TAKEN_OVER]].reindex(trials["continued_from"].dropna())
+    total[[*TAKEN_OVER]] -= shorter.astype(float).sum()
     values = pd.concat([values, total.to_frame().T.assign(status=text("total", lang))], ignore_index=True)
     shown = [
         *(Column(name=name, kind="seconds") for name in TIMES),

@@ -124,15 +124,17 @@ TEXTS = {
         "召回率：該標記影像被找出的比例（Wilson 區間）。精確率：被判為該類的影像中正確的比例。",
     ),
     "scores_note": (
-        "AUROC: one class against the rest, averaged. Calibration error: mean gap of confidence and accuracy over 10 bins. "
-        "Brackets: 95 % bootstrap interval over {units}.",
-        "AUROC：一類對其餘，取平均。校準誤差：10 個區間內信心與準確率差距的平均。方括號：對 {units} 重抽的 95 % 信賴區間。",
+        "AUROC: one class against the rest, averaged. Calibration error: mean gap of confidence and accuracy over 10 bins; it "
+        "exceeds 0 by chance alone, the more the fewer images. Brackets: 95 % bootstrap interval over {units}.",
+        "AUROC：一類對其餘，取平均。校準誤差：10 個區間內信心與準確率差距的平均；僅因隨機即大於 0，影像愈少愈大。"
+        "方括號：對 {units} 重抽的 95 % 信賴區間。",
     ),
     "differences_note": (
-        "On the same {n} test images; brackets: 95 % interval. Tests: {tests}; Holm's correction is over the "
-        "pairs of this table ({pairs}). Trials that were stopped or failed aren't compared.",
-        "於相同的 {n} 張測試影像；方括號：95 % 信賴區間。檢定：{tests}；對本表 {pairs} 對做 Holm 校正。"
-        "提前停止或失敗者不比較。",
+        "On the same {n} test images; brackets: 95 % interval of each pair by itself. Tests: {tests}; Holm's correction is "
+        "over the pairs of this table ({pairs}), so that a table of more pairs confirms fewer. Trials that were stopped or "
+        "failed aren't compared.",
+        "於相同的 {n} 張測試影像；方括號：各對單獨的 95 % 信賴區間。檢定：{tests}；對本表 {pairs} 對做 Holm 校正，"
+        "因此比較的對數愈多，成立者愈少。提前停止或失敗者不比較。",
     ),
     "at_epoch_note": (
         "As of epoch {epoch}, to which {came} of {all} trials came. This compares beginnings: with more epochs another may be "
@@ -156,30 +158,42 @@ TEXTS = {
         "準確率：機率最高的類別與標記相同的影像比例。損失：平均交叉熵。方括號：95 % 信賴區間（{interval}）。"
         "小數位數依區間寬度而定。",
     ),
+    "weighted_loss": (
+        "Where classes are weighted, so is the training loss; the validation loss isn't.",
+        "使用類別權重者，其訓練損失亦加權；驗證損失不加權。",
+    ),
     "selection": (
         "Selection: test results are of the epoch with the lowest validation loss (epoch n of N in parentheses). "
         "The test set selects nothing.",
         "選擇規則：測試結果取自驗證損失最低的週期（括號為第 n／N 週期）。測試集不參與任何選擇。",
     ),
+    "selection_folds": (
+        "Selection: test results are of the epoch with the lowest validation loss (epoch n of N in parentheses). The "
+        "validation images of one fold are test images of another, so the best of many rows looks somewhat better than it is: "
+        "confirm it on other images.",
+        "選擇規則：測試結果取自驗證損失最低的週期（括號為第 n／N 週期）。每一折的驗證影像是另一折的測試影像，"
+        "因此眾多設定中的最佳者會略顯偏高，宜以其他影像確認。",
+    ),
     "standing": (
         "“best”: the row with the lowest validation loss. “tie”: the test images can't tell it from that one "
-        "({tests}; p > 0.05 after Holm's correction, or, where groups are known, an interval over groups that includes 0).",
-        "「最佳」：驗證損失最低者。「無法區別」：測試影像無法區別其與「最佳」（{tests}；Holm 校正後 p > 0.05，"
-        "或已知分組時以組重抽的信賴區間包含 0）。",
+        "({tests}; p > 0.05 after Holm's correction for the comparisons with that one).",
+        "「最佳」：驗證損失最低者。「無法區別」：測試影像無法區別其與「最佳」（{tests}；對與「最佳」的比較做 Holm 校正後"
+        " p > 0.05）。",
     ),
     "repeats": (
-        "± is the standard deviation over a row's completed runs; their number is under “runs”. Only a row completed in the "
-        "most folds and, of these, with the largest share of its seeds can be “best”.",
-        "± 為該列已完成各次訓練的標準差，次數見「次數」。僅完成折數最多且其中種子比例最高的列可為「最佳」。",
+        "± is the standard deviation over a row's completed runs; an accuracy and its interval are of all its test images. "
+        "Only a row completed in the most folds and, of these, with the largest share of its seeds can be “best”.",
+        "± 為該列已完成各次訓練的標準差；準確率及其信賴區間以該列所有測試影像計算。"
+        "僅完成折數最多且其中種子比例最高的列可為「最佳」。",
     ),
     "one_run": (
-        "One run each: how much another seed would change isn't known.",
-        "每種設定只訓練一次：換一個隨機種子會差多少並不知道。",
+        "One run each: differences are of these trained models; how much another seed would change isn't known.",
+        "每種設定只訓練一次：差異僅就這些訓練好的模型而言，換一個隨機種子會差多少並不知道。",
     ),
     "split": ("Split: {split}.", "資料切分：{split}。"),
     "leak": (
-        "WARNING: the split ignores known groups: images of one group are in training and in test, so accuracies are too high.",
-        "警告：資料切分未考慮已知分組，同一組的影像同時在訓練集與測試集，準確率因而偏高。",
+        "WARNING: the split ignores known groups: images of one group are in more than one part, so accuracies are too high.",
+        "警告：資料切分未考慮已知分組，同一組的影像分在不同的集合，準確率因而偏高。",
     ),
     "duplicate_images_across_splits": (
         "WARNING: validation and test images have an exact copy in another part of the split ({n}): accuracies are too high.",
@@ -195,7 +209,7 @@ TEXTS = {
         "Wilson 區間假設影像彼此獨立；同組影像並不獨立，真正的區間更寬。",
     ),
     "tested_groups": (
-        "Independent groups among the test images: {groups}; these are the units of resampling for bootstrap and differences.",
+        "Independent groups among the test images: {groups}; they are the units of bootstrap intervals and differences.",
         "測試影像來自 {groups} 組，重抽信賴區間與差異檢定以組為單位。",
     ),
     "few_groups": (
@@ -240,14 +254,17 @@ TEXTS = {
     "none": ("No trial fits.", "沒有符合的訓練結果。"),
     "empty": ("Nothing to show: no trial has what this needs.", "無資料：沒有任何訓練結果具備所需內容。"),
     "effects_note": (
-        "Least squares over completed trials, Student's t intervals; an interaction is what both levels together "
-        "add to their sum.",
-        "以已完成的訓練做最小平方估計，t 信賴區間；交互作用為兩水準並用時超出各別影響之和的部分。",
+        "Least squares over completed trials; t intervals that cover the test images drawn and what the model leaves "
+        "unexplained; p isn't corrected for the number of rows. An interaction is what both levels together add to the sum of "
+        "their effects.",
+        "以已完成的訓練做最小平方估計；t 信賴區間涵蓋測試影像的抽樣與模型未解釋的部分；p 未做多重比較校正。"
+        "交互作用為兩水準並用時超出各別影響之和的部分。",
     ),
     "cost_note": (
         "Training time is training and validation only; device time is that times the devices of a trial; "
-        "times saved are estimated from the trial's own epochs.",
-        "訓練時間僅含訓練與驗證；裝置時間為其乘以裝置數；省下的時間由該次訓練自身的週期估計。",
+        "times saved are estimated from the trial's own epochs. The total counts epochs once that a longer trial took over.",
+        "訓練時間僅含訓練與驗證；裝置時間為其乘以裝置數；省下的時間由該次訓練自身的週期估計。"
+        "合計中，由較長訓練接續的週期只計一次。",
     ),
     "completed": ("completed", "完成"),
     "stopped": ("stopped after {run}/{epochs}", "於 {run}/{epochs} 週期提前停止"),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from bioimg.report.breakdown import configuration
@@ -51,17 +52,19 @@ def _refused(pairs: pd.DataFrame, names: Mapping[str, str]) -> Iterator[str]:
 
 def _headline(results: Results, key: str, name: str, pairs: pd.DataFrame) -> str:
     trials = results.trials[configurations(results.trials).eq(key) & results.trials["status"].eq("completed")]
-    n, share = tested(trials), float(trials["test_accuracy"].mean())
+    share, n = accuracy(trials)
     ties, compared = int(pairs["holds"].eq(False).sum()), int(pairs["holds"].notna().sum())
     low, high = statistics.wilson(round(share * n), n)
-    accuracy = f"{100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {n} test images"
+    right = f"{100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {n} test images"
     runs = f" (mean of {len(trials)} runs)" if len(trials) > 1 else ""
-    return f"Validation chose {name}: {accuracy}{runs}; {_others(compared, ties, len(pairs))}."
+    return f"Validation chose {name}: {right}{runs}; {_others(compared, ties, len(pairs))}."
 
 
-def tested(runs: pd.DataFrame) -> int:
-    """How many test images one configuration has in all its runs: seeds share theirs, folds don't."""
-    return int(runs.drop_duplicates("fold")["test_images"].sum())
+def accuracy(runs: pd.DataFrame) -> tuple[float, int]:
+    """Of all the test images in the completed runs of one configuration the share that is right, and how many different ones
+    they are: seeds share theirs, folds don't."""
+    share = float(np.average(runs["test_accuracy"], weights=runs["test_images"]))
+    return share, int(runs.drop_duplicates("fold")["test_images"].sum())
 
 
 def _others(compared: int, ties: int, completed: int) -> str:

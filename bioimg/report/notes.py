@@ -22,11 +22,12 @@ def fingerprint(results: Results) -> str:
 
 def notes(results: Results, shown: pd.DataFrame, lang: str, *extra: str) -> tuple[str, ...]:
     """The sentences below a table of these trials; warnings first."""
-    said = [*_warnings(results, shown, lang), *_data(results, shown, lang), *extra, *_stopping(results, shown, lang)]
+    said = [*warnings(results, shown, lang), *_data(results, shown, lang), *extra, *_stopping(results, shown, lang)]
     return (*said, text("source", lang, fingerprint=fingerprint(results)))
 
 
-def _warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]:
+def warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]:
+    """What spoils these numbers or their comparison, the worst first."""
     if results.experiment["data"].get("synthetic") or shown["synthetic"].eq(True).any():
         yield text("synthetic", lang)
     if not results.experiment.get("complete", True):
@@ -37,7 +38,8 @@ def _warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]
         yield text("epochs_differ", lang, epochs=listed(sorted(shown["epochs"].unique())))
     if shown["split_leaks_groups"].eq(True).any():
         yield text("leak", lang)
-    yield from few_groups(results, shown, lang)
+    if few := [count for count in tested_groups(results, shown) if count < FEWEST_GROUPS]:
+        yield text("few_groups", lang, groups=listed(few), fewest=FEWEST_GROUPS)
     for name in ("duplicate_images_across_splits", "unreadable_skipped"):
         if name in shown and shown[name].max() > 0:
             yield text(name, lang, n=int(shown[name].max()))
@@ -48,12 +50,6 @@ def differing(trials: pd.DataFrame) -> list[str]:
     compared, folds = trials[trials["status"].eq("completed")], trials["fold"].nunique() > 1
     names = [name for name in MIXED if not (folds and name == "test_images")]  # folds need not be of one size
     return [*(name for name in names if compared[name].nunique(dropna=False) > 1), *_changed_weights(compared)]
-
-
-def few_groups(results: Results, trials: pd.DataFrame, lang: str) -> Iterator[str]:
-    """A warning where some trial was tested on few groups."""
-    if few := [count for count in tested_groups(results, trials) if count < FEWEST_GROUPS]:
-        yield text("few_groups", lang, groups=listed(few), fewest=FEWEST_GROUPS)
 
 
 def tested_groups(results: Results, trials: pd.DataFrame) -> list[int]:

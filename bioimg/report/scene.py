@@ -9,7 +9,7 @@ import pandas as pd
 
 from bioimg.report.captions import header, text
 from bioimg.report.encoding import Encoding, encode
-from bioimg.report.notes import differing, few_groups, fingerprint, listed
+from bioimg.report.notes import fingerprint, warnings
 from bioimg.report.words import words
 from bioimg.results.configurations import REPEATS, varied
 from bioimg.results.store import Results
@@ -117,16 +117,7 @@ class Scene:
     @cached_property
     def warnings(self) -> list[str]:
         """What spoils a comparison of these trials, the worst first."""
-        trials, said = self.trials, []
-        if self.synthetic:
-            said.append(text("synthetic", self.lang))
-        if mixed := differing(trials):
-            said.append(text("mixed", self.lang, what=", ".join(mixed)))
-        if trials["epochs"].nunique() > 1:
-            said.append(text("epochs_differ", self.lang, epochs=listed(sorted(trials["epochs"].unique()))))
-        if trials["split_leaks_groups"].eq(True).any():
-            said.append(text("leak", self.lang))
-        return [*said, *few_groups(self.results, trials, self.lang)]
+        return list(warnings(self.results, self.trials, self.lang))
 
     @property
     def source(self) -> str:

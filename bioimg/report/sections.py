@@ -16,6 +16,7 @@ from bioimg.report.scene import Scene, printable
 from bioimg.report.table import Column
 from bioimg.report.tables import comparison
 from bioimg.results import statistics
+from bioimg.results.configurations import configurations
 
 Row = Mapping[Any, Any]
 MOST_ROWS = 500
@@ -163,11 +164,18 @@ def hover(panels: list[dict[str, Any]], trials: list[dict[str, Any]]) -> dict[st
 
 
 def scores(scene: Scene, best: str | None) -> list[Row]:
-    """The best trial's scores beyond accuracy, with intervals that resample groups."""
-    if best not in set(scene.completed["key"]):
+    """The best recipe's scores beyond accuracy: of its one run with intervals that resample groups, or means over its runs."""
+    runs = scene.completed[configurations(scene.trials).reindex(scene.completed.index).eq(str(best))]
+    tables = [statistics.bootstrap(scene.results, key) for key in runs["key"]]
+    if not tables:
         return []
-    found = statistics.bootstrap(scene.results, str(best)).to_dict("records")
-    return [{**row, "name": header(row["metric"], scene.lang)} for row in found]
+    found = tables[0] if len(tables) == 1 else _means(tables)
+    return [{**row, "name": header(row["metric"], scene.lang)} for row in found.to_dict("records")]
+
+
+def _means(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Scores averaged over runs, for which no interval is known."""
+    return tables[0].assign(value=sum(table["value"] for table in tables) / len(tables), low=np.nan, high=np.nan)
 
 
 def matrix(scene: Scene, trial: pd.Series) -> dict[str, Any]:

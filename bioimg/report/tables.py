@@ -80,7 +80,7 @@ def comparison(
     shown = _known(columns or [*keys, *repeats, *MEASURES, *_last(table, together)], table, "columns")
     caption = text("comparison", lang, trials=len(chosen), all=len(results.trials), data=results.experiment["data"]["name"])
     empty = () if len(chosen) else (text("none", lang),)
-    said = notes(results, chosen, lang, *empty, *_explained(pairs, shown, together, lang))
+    said = notes(results, chosen, lang, *empty, *_explained(chosen, pairs, shown, together, lang))
     shown_columns = tuple(column(name, table, name in keys + repeats) for name in shown)
     return Table(
         name="comparison",
@@ -184,18 +184,29 @@ def _status(row: dict, lang: str) -> str:
 
 
 def _aggregated(trials: pd.DataFrame, keys: list[str], lang: str) -> pd.DataFrame:
-    """One row per value of the keys: means over completed trials, `_sd` beside them, and `runs`."""
+    """One row per value of the keys: means over completed trials (or their images), `_sd` beside them, and `runs`."""
     measures = [name for name in (*MEASURES, *SCORES, "final_test_accuracy", "wait_seconds") if name in trials]
     groups = trials.groupby(keys, sort=False, dropna=False)
-    completed = (
-        trials[trials["status"].eq("completed")].astype(dict.fromkeys(measures, float)).groupby(keys, sort=False, dropna=False)
-    )
-    mean, sd = completed[measures].mean(), completed[measures].std().add_suffix("_sd")
-    widths = completed[[f"{name}_{end}" for name in IMAGES for end in ("low", "high")]].mean()
+    done = trials[trials["status"].eq("completed")].astype(dict.fromkeys(measures, float))
+    completed = done.groupby(keys, sort=False, dropna=False)
+    mean = completed[[name for name in measures if name not in IMAGES]].mean()
+    sd, accuracies = completed[measures].std().add_suffix("_sd"), _pooled(done, keys)
     state = groups["status"].agg(lambda states: _counted(states, lang))
-    table = pd.concat([groups["key"].first(), completed.size().rename("runs"), mean, sd, widths, state], axis=1)
+    table = pd.concat([groups["key"].first(), completed.size().rename("runs"), mean, accuracies, sd, state], axis=1)
     table = table.reindex(state.index).assign(runs=lambda t: t["runs"].fillna(0).astype(int)).reset_index()
     return table.assign(state=table["runs"].gt(0).map({True: "completed", False: "failed"}))
+
+
+def _pooled(done: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Accuracies over all images of a row's runs; Wilson intervals of as many as differ: seeds share theirs, folds don't."""
+    others, added = ~done.duplicated(list(dict.fromkeys([*keys, "fold"]))), {}
+    for name, images in IMAGES.items():
+        n = done[images].where(done[name].notna()).astype(float)
+        counts = pd.DataFrame({"right": done[name] * n, "all": n, "different": n.where(others)})
+        sums = counts.groupby([done[key] for key in keys], sort=False, dropna=False).sum()
+        interval = statistics.wilson_columns(share := sums["right"] / sums["all"], sums["different"])
+        added |= {name: share, f"{name}_low": interval["low"], f"{name}_high": interval["high"]}
+    return pd.DataFrame(added)
 
 
 def _counted(states: pd.Series, lang: str) -> str:
@@ -203,9 +214,12 @@ def _counted(states: pd.Series, lang: str) -> str:
     return ", ".join(text(f"count_{s}", lang, n=counts[s]) for s in ("completed", "stopped", "failed") if s in counts)
 
 
-def _explained(pairs: pd.DataFrame, shown: Sequence[str], together: bool, lang: str) -> list[str]:
+def _explained(trials: pd.DataFrame, pairs: pd.DataFrame, shown: Sequence[str], together: bool, lang: str) -> list[str]:
     """What the columns mean."""
-    said = [text("definitions", lang, interval="Wilson"), text("selection", lang)]
+    said = [text("definitions", lang, interval="Wilson")]
+    if trials["class_weights"].ne("none").any():
+        said.append(text("weighted_loss", lang))
+    said.append(text("selection_folds" if trials["fold"].nunique() > 1 else "selection", lang))
     if together:
         said.append(text("repeats", lang))
     if "standing" in shown and len(pairs) and (tests := listed(pairs["test"].dropna().unique())):

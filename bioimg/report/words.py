@@ -61,6 +61,12 @@ WORDS = {
         "Validation loss chose it among the completed trials ({completed}); the test images did not.",
         "依驗證損失自 {completed} 個完成的試驗中選出；測試影像未參與選擇。",
     ),
+    "chosen_folds": (
+        "Validation loss chose it among the completed trials ({completed}). The validation images of one fold are test images "
+        "of another, so it looks somewhat better than it is: confirm it on other images.",
+        "依驗證損失自 {completed} 個完成的試驗中選出。每一折的驗證影像是另一折的測試影像，因此準確率略顯偏高，"
+        "宜以其他影像確認。",
+    ),
     "runs_told": (
         "Its accuracy is the mean of {runs} runs; recipes completed in fewer folds or a smaller share of their seeds could not "
         "be chosen.",
@@ -76,12 +82,9 @@ WORDS = {
     ),
     "tie_one": ("On these test images 1 other recipe can't be told from it.", "以這些測試影像，另有 1 種設定與它無法區別。"),
     "faster": (
-        "Of those that were no less accurate, {recipe} was the fastest: {accuracy} after {seconds} instead of {best}.",
-        "其中準確率不較低者以 {recipe} 最快：{accuracy}，訓練 {seconds}，而非 {best}。",
-    ),
-    "running": (
-        "The experiment isn't complete. Trials that have ended so far: {trials}.",
-        "實驗尚未完成：目前已結束 {trials} 個試驗。",
+        "Of those that were no less accurate on the test images, {recipe} was the fastest: {accuracy} after {seconds} "
+        "instead of {best}.",
+        "其中測試準確率不較低者以 {recipe} 最快：{accuracy}，訓練 {seconds}，而非 {best}。",
     ),
     "fact_accuracy": ("test accuracy of the best", "最佳設定的測試準確率"),
     "fact_interval": ("95 % interval {low} to {high}", "95 % 信賴區間 {low} 至 {high}"),
@@ -110,8 +113,9 @@ WORDS = {
     "differences": ("Which differences hold?", "哪些差異成立？"),
     "differences_note": (
         "Each completed recipe against the best one, {recipe}, on the same test images; p-values are Holm-corrected "
-        "over all comparisons made ({count}).",
-        "每種完成的設定與最佳設定 {recipe} 在相同測試影像上比較；p 值已對這 {count} 次比較做 Holm 校正。",
+        "over all comparisons made ({count}); intervals are of each one by itself.",
+        "每種完成的設定與最佳設定 {recipe} 在相同測試影像上比較；p 值已對這 {count} 次比較做 Holm 校正，"
+        "信賴區間則為各自單獨計算。",
     ),
     "recipe": ("recipe", "設定"),
     "difference": ("difference (points) and 95 % interval", "差異（百分點）與 95 % 信賴區間"),
@@ -138,8 +142,9 @@ WORDS = {
     "effects_title": ("What each axis does", "各變因的影響"),
     "effects_note": (
         "Mean change of the test accuracy, in points with 95 % interval, by one level instead of another, the other "
-        "axes held equal; completed trials only.",
-        "其他條件相同時，以一個值取代另一個值時測試準確率的平均變化（百分點，95 % 信賴區間）；只計完成的試驗。",
+        "axes held equal; completed trials only, not corrected for the number of rows.",
+        "其他條件相同時，以一個值取代另一個值時測試準確率的平均變化（百分點，95 % 信賴區間）；只計完成的試驗，"
+        "未做多重比較校正。",
     ),
     "interactions": (
         "interactions: what two levels together add to the sum of their effects",
@@ -154,6 +159,7 @@ WORDS = {
         "{name}：{images} 張影像，{classes} 類，已知 {groups} 組，以 {image_size} × {image_size} px 訓練",
     ),
     "scores": ("The best recipe by other measures", "最佳設定的其他評分"),
+    "scores_runs": ("means of {runs} runs", "{runs} 次訓練的平均"),
     "measure": ("measure", "指標"),
     "value": ("value", "數值"),
     "matrices": ("Confusion matrices", "混淆矩陣"),

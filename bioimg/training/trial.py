@@ -166,7 +166,7 @@ class _Record:
             "test_accuracy": score(logits["test"], labels).accuracy,
             "final_test_accuracy": final.accuracy,
             "balanced_accuracy": balanced_accuracy_score(labels, predicted),
-            "macro_f1": f1_score(labels, predicted, average="macro", zero_division=0),  # type: ignore[arg-type]
+            "macro_f1": f1_score(labels, predicted, average="macro", labels=np.unique(labels)),
         }
 
     def _epochs(self, run: Run) -> list[dict[str, Any]]:

@@ -1,8 +1,14 @@
 """Which differences of test accuracy hold, and in which words they may be claimed.
 
-Configurations are compared on the same test images, with their repeats (seeds, folds) averaged image by image. Holm's
-correction is over the pairs of one call. Where groups are known a difference holds only if its interval, bootstrapped over
-groups, excludes 0 as well, since no test on single images knows that those of one slide resemble each other.
+Configurations are compared on the same test images, with their repeats (seeds, folds) averaged image by image. The test
+follows what was drawn at random:
+
+- one run each: exact McNemar; where groups are known, t over groups as well, and the larger p counts, since no test on single
+  images knows that those of one slide resemble each other;
+- seeds: t with a standard error of both images (or groups) and runs, so that it speaks of recipes and not of trained models;
+- folds: t over folds, corrected for training sets that overlap (Nadeau & Bengio 2003).
+
+Holm's correction is over the pairs of one call.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,13 +17,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ttest_rel
+from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportions_ztest
 
 from bioimg.results.configurations import configurations
-from bioimg.results.statistics.intervals import Resamples
+from bioimg.results.statistics.intervals import LEVEL
+from bioimg.results.statistics.standard_error import of_images, of_runs, t_test
 from bioimg.results.store import Results
 
 ALPHA = 0.05
@@ -27,7 +34,10 @@ COLUMNS = (
     *("test", "p_mcnemar", "p", "p_holm", "holds", "claim"),
 )
 ONE_GROUP = "all test images are of one group, so nothing can be said about others"
-MCNEMAR, PAIRED_T, PROPORTIONS = "exact McNemar", "paired t over images", "two proportions, unpaired"
+UNEVEN = "early stopping ended not the same share of their runs, and those that it spares are the lucky ones (see --finish)"
+MCNEMAR, PROPORTIONS = "exact McNemar", "two proportions, unpaired"
+OVER_GROUPS, OVER_FOLDS = "t over groups", "corrected t over folds"
+OVER_RUNS = {False: "t over images and runs", True: "t over groups and runs"}
 
 
 def best(results: Results) -> str | None:
@@ -50,10 +60,10 @@ def paired(results: Results, against: str | None = None) -> pd.DataFrame:
     """Compare completed configurations in pairs: every pair, or all with one.
 
     a, b:       keys of the configurations' first trials; with `against`, b is that one.
-    n:          test images; difference, low, high: accuracy of a minus that of b and its 95 % interval.
+    n:          test images; difference, low, high: accuracy of a minus that of b and its 95 % interval (uncorrected).
     p_mcnemar:  exact McNemar test, where both have one run each and their predictions are there; else null.
-    p, test:    the p-value used and its test: McNemar's; with repeats a paired t-test over images (or groups) of their mean
-                correctness; without predictions a test of two proportions, which wastes that the images are the same.
+    p, test:    the p-value used and its test, as above; without predictions a test of two proportions, which wastes that the
+                images are the same.
     p_holm:     p corrected for the number of pairs. holds: null where the rows must not be compared.
     claim:      what can be said, in words.
     """
@@ -92,14 +102,14 @@ class _Arms:
         measured = completed[completed["test_accuracy"].notna()]
         groups = measured.groupby("configuration", sort=False)
         first = measured[~measured["configuration"].duplicated()].set_index("configuration")
-        self.rows: dict[str, dict[str, Any]] = first[[*SAME, "epochs"]].to_dict("index")  # type: ignore[assignment]
+        self.rows: dict[str, dict[str, Any]] = first[[*SAME, "epochs", "train_images"]].to_dict("index")  # type: ignore
         self.runs = {str(key): int(size) for key, size in groups.size().items()}
-        self.accuracy = {str(key): float(mean) for key, mean in groups["test_accuracy"].mean().items()}
+        self._accuracies = {str(key): runs.to_list() for key, runs in groups["test_accuracy"]}
+        self._stopped = _configured(results).groupby("configuration")["status"].agg(lambda states: states.eq("stopped").mean())
         self.keys = list(self.rows)
         predictions = results.predictions[results.predictions["split"].eq("test")]
-        joined = predictions.merge(measured[["key", "configuration"]], on="key")
+        joined = predictions.merge(measured[["key", "configuration", "fold"]], on="key")
         self._tests = {str(key): _correctness(rows) for key, rows in joined.groupby("configuration", sort=False)}
-        self._resamples: dict[str, np.ndarray] = {}
 
     def refusal(self, a: str, b: str) -> str:
         """Why two configurations can't be compared; empty if they can."""
@@ -108,50 +118,56 @@ class _Arms:
             others = ["test images"]
         if others:
             return f"they differ in {' and '.join(others)}"
+        if self._stopped[a] != self._stopped[b]:
+            return UNEVEN
         return ONE_GROUP if self.grouped(a) and self._tests[a]["unit"].nunique() == 1 else ""
 
     def compare(self, a: str, b: str) -> dict[str, object]:
         """One row of `paired`, all but what depends on the other pairs."""
         row: dict[str, object] = {"a": a, "b": b, "runs_a": self.runs[a], "runs_b": self.runs[b]}
-        row |= {"accuracy_a": self.accuracy[a], "accuracy_b": self.accuracy[b], "n": int(self.rows[a]["test_images"])}
+        row |= {"accuracy_a": self.accuracy(a), "accuracy_b": self.accuracy(b), "n": int(self.rows[a]["test_images"])}
         if self.refusal(a, b):
             return row
         both = a in self._tests and b in self._tests
         return row | (self._paired(a, b) if both else self._unpaired(a, b))
 
     def _paired(self, a: str, b: str) -> dict[str, object]:
-        x, y = self._tests[a]["correct"], self._tests[b]["correct"]
-        low, high = self._interval(a, b)
+        one, other = self._tests[a], self._tests[b]
+        x, y = one["correct"], other["correct"]
         found = {"n": len(x), "accuracy_a": x.mean(), "accuracy_b": y.mean(), "difference": (x - y).mean()}
-        single = self.runs[a] == self.runs[b] == 1
-        p = _mcnemar(x, y) if single else _paired_t(x - y, self._tests[a]["unit"])
-        test = MCNEMAR if single else PAIRED_T
-        return found | {"low": low, "high": high, "test": test, "p": p, "p_mcnemar": p if single else np.nan}
+        if one["fold"].nunique() > 1:
+            return found | self._over_folds(a, x - y)
+        if runs := of_runs(self._accuracies[a], self._accuracies[b]):
+            units = one["unit"]
+            low, high, p = t_test(found["difference"], of_images((x - y) / len(x), units) + runs, units.nunique())
+            return found | {"low": low, "high": high, "test": OVER_RUNS[self.grouped(a)], "p": p, "p_mcnemar": np.nan}
+        return found | (self._over_groups(a, x, y) if self.grouped(a) else _mcnemar(x, y))
 
-    def _interval(self, a: str, b: str) -> tuple[float, float]:
-        """Percentiles of the difference over resamples of groups; the same resamples for all pairs on the same images."""
-        samples = self._resampled(a) - self._resampled(b)
-        low, high = np.quantile(samples, [0.025, 0.975])
-        return float(low), float(high)
+    def _over_groups(self, key: str, x: pd.Series, y: pd.Series) -> dict[str, object]:
+        """One run each on images of known groups."""
+        units, single = self._tests[key]["unit"], _mcnemar(x, y)
+        low, high, p = t_test((x - y).mean(), of_images((x - y) / len(x), units), units.nunique())
+        found = {**single, "low": low, "high": high}
+        return found | {"test": OVER_GROUPS, "p": p} if p > single["p_mcnemar"] else found  # type: ignore[operator]
 
-    def _resampled(self, key: str) -> np.ndarray:
-        """The accuracy of a configuration in each resample, computed for all that have the same test images at once."""
-        if key not in self._resamples:
-            test = self._tests[key]
-            alike = [other for other, its in self._tests.items() if its[["unit"]].equals(test[["unit"]])]
-            correct = np.column_stack([self._tests[other]["correct"] for other in alike])
-            draws = Resamples.of(test["group"]).weights()
-            samples = np.concatenate([weights @ correct / weights.sum(axis=1, keepdims=True) for weights in draws])
-            self._resamples.update(zip(alike, samples.T, strict=True))
-        return self._resamples[key]
+    def _over_folds(self, key: str, difference: pd.Series) -> dict[str, object]:
+        folds, row = self._tests[key]["fold"], self.rows[key]
+        count = folds.nunique()
+        variance = of_images(difference / len(difference), folds) * (1 + count * row["test_images"] / row["train_images"])
+        low, high, p = t_test(difference.mean(), variance, count)
+        return {"low": low, "high": high, "test": OVER_FOLDS, "p": p, "p_mcnemar": np.nan}
 
     def _unpaired(self, a: str, b: str) -> dict[str, object]:
-        counts = [round(self.accuracy[key] * self.rows[key]["test_images"]) for key in (a, b)]
+        counts = [round(self.accuracy(key) * self.rows[key]["test_images"]) for key in (a, b)]
         n = int(self.rows[a]["test_images"])
         low, high = confint_proportions_2indep(counts[0], n, counts[1], n, method="newcomb")
         p = 1.0 if counts[0] == counts[1] else float(proportions_ztest(counts, [n, n])[1])
-        difference = self.accuracy[a] - self.accuracy[b]
+        difference = self.accuracy(a) - self.accuracy(b)
         return {"difference": difference, "low": low, "high": high, "test": PROPORTIONS, "p": p, "p_mcnemar": np.nan}
+
+    def accuracy(self, key: str) -> float:
+        """The mean over runs."""
+        return float(np.mean(self._accuracies[key]))
 
     def grouped(self, key: str) -> bool:
         return key in self._tests and bool(self._tests[key]["group"].notna().any())
@@ -162,20 +178,20 @@ def _equal(a: object, b: object) -> bool:
 
 
 def _correctness(rows: pd.DataFrame) -> pd.DataFrame:
-    """By image: `correct`, the mean over repeats, its `group` (or null), and its `unit`, the group or else the image itself."""
+    """By image: `correct`, the mean over repeats, its `fold`, its `group` (or null), and its `unit`, the group or else the
+    image itself."""
     rows = rows.assign(correct=rows["label"].eq(rows["prediction"]).astype(float))
-    images = rows.groupby("image").agg(correct=("correct", "mean"), group=("group", "first"))
+    images = rows.groupby("image").agg(correct=("correct", "mean"), group=("group", "first"), fold=("fold", "first"))
     return images.assign(unit=images["group"].fillna(pd.Series(images.index, index=images.index)))
 
 
-def _mcnemar(x: pd.Series, y: pd.Series) -> float:
-    table = [[int((x * y).sum()), int((x * (1 - y)).sum())], [int(((1 - x) * y).sum()), int(((1 - x) * (1 - y)).sum())]]
-    return float(mcnemar(table, exact=True).pvalue)  # type: ignore[attr-defined]
-
-
-def _paired_t(difference: pd.Series, unit: pd.Series) -> float:
-    means = difference.groupby(unit).mean()
-    return float(ttest_rel(means, np.zeros(len(means))).pvalue) if means.nunique() > 1 else 1.0 - float(means.iloc[0] != 0)
+def _mcnemar(x: pd.Series, y: pd.Series) -> dict[str, object]:
+    """The exact test, and Bonett & Price's interval (2012), of two runs that were right (1) or wrong (0) on each image."""
+    n, ours, theirs = len(x), int((x > y).sum()), int((x < y).sum())
+    p = float(mcnemar([[0, ours], [theirs, 0]], exact=True).pvalue)  # type: ignore[attr-defined]
+    more, less = (ours + 1) / (n + 2), (theirs + 1) / (n + 2)
+    half = float(norm.ppf((1 + LEVEL) / 2) * np.sqrt((more + less - (more - less) ** 2) / (n + 2)))
+    return {"low": more - less - half, "high": more - less + half, "test": MCNEMAR, "p": p, "p_mcnemar": p}
 
 
 def _judge(table: pd.DataFrame, arms: _Arms) -> pd.DataFrame:
@@ -185,9 +201,7 @@ def _judge(table: pd.DataFrame, arms: _Arms) -> pd.DataFrame:
     corrected = pd.Series(np.nan, index=table.index)
     if tested.any():
         corrected[tested] = multipletests(p[tested], method="holm")[1]
-    excludes = (table["low"].astype(float) > 0) | (table["high"].astype(float) < 0)
-    grouped = table["a"].map(arms.grouped).astype(bool)
-    holds = (corrected.lt(ALPHA) & (excludes | ~grouped)).astype(object).where(tested, None)
+    holds = corrected.lt(ALPHA).astype(object).where(tested, None)
     table = table.assign(p=p, p_mcnemar=table["p_mcnemar"].astype(float), p_holm=corrected, holds=holds)
     return table.assign(claim=list(_claims(table, arms)))
 
@@ -202,7 +216,7 @@ def _claim(row: dict, lengths: str) -> str:
     shares = f"{row['accuracy_a']:.1%} and {row['accuracy_b']:.1%} of {row['n']} images{lengths}".replace("%", " %")
     p = f"{_p('p', row['p'])} ({_p('Holm', row['p_holm'])})"
     if not row["holds"]:
-        cause = " (single images differ, groups of them don't)" if row["p_holm"] < ALPHA else ""
+        cause = " (single images differ, groups of them don't)" if row["p_mcnemar"] < ALPHA <= row["p"] else ""
         return f"{shares}: not distinguishable, {p}{cause}"
     better = row["difference"] > 0
     low, by, high = sorted(100 * (1 if better else -1) * row[name] for name in ("low", "difference", "high"))

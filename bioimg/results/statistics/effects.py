@@ -9,7 +9,7 @@ from statsmodels.regression.linear_model import OLS, RegressionResultsWrapper
 from statsmodels.tools.sm_exceptions import SingularMatrixWarning
 
 from bioimg.results.configurations import varied
-from bioimg.results.statistics.intervals import LEVEL
+from bioimg.results.statistics.standard_error import Variance, of_images, t_test
 from bioimg.results.store import Results
 
 COLUMNS = ("axis", "level", "reference", "n", "effect", "low", "high", "p")
@@ -20,17 +20,20 @@ def effects(results: Results) -> pd.DataFrame:
     """Mean effect of each axis and the two-way interactions on the test accuracy, as fractions.
 
     A level's effect is its mean difference from the axis's first level, the other axes held equal. An interaction, `a:b`, is
-    what both levels together add to the sum of their effects. Intervals (Student's t) take in how trials differ among
-    each other; they are null where no trial is left to tell (as many effects as trials), and so is an effect that the completed
-    trials can't separate from others (such an interaction is left out). n: completed trials at that level.
+    what both levels together add to the sum of their effects. Intervals (Student's t) and p-values, which aren't corrected,
+    cover what the model leaves unexplained and the sampling of test images (or groups), where predictions are there. They are
+    null where no trial is left to tell (as many effects as trials), and so is an effect that the completed trials can't
+    separate from others (such an interaction is left out). n: completed trials at that level. Axes of more than 20 levels are
+    left out.
     """
     completed = results.trials[results.trials["status"].eq("completed") & results.trials["test_accuracy"].notna()]
     axes = [axis for axis in varied(completed) if completed[axis].nunique(dropna=False) <= MOST_LEVELS]
     levels = {axis: _levels(completed[axis]) for axis in axes}
-    rows = _rows(completed, levels, list(levels)) if axes else []
+    shares = _shares(results.predictions, completed["key"])
+    rows = _rows(completed, shares, levels, list(levels)) if axes else []
     for a, b in combinations(axes, 2):
         cross = {f"{a}:{b}": _crossed(levels[a], levels[b])}
-        rows += [row for row in _rows(completed, levels | cross, list(cross)) if "effect" in row]
+        rows += [row for row in _rows(completed, shares, levels | cross, list(cross)) if "effect" in row]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -50,7 +53,21 @@ def _crossed(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _rows(completed: pd.DataFrame, terms: dict[str, pd.DataFrame], wanted: list[str]) -> list[dict[str, object]]:
+def _shares(predictions: pd.DataFrame, keys: pd.Series) -> pd.DataFrame:
+    """What each test image adds to the accuracy of each trial: [images, trials], indexed by unit (group, else image) and image;
+    empty where some trial's predictions aren't there."""
+    rows = predictions[predictions["split"].eq("test") & predictions["key"].isin(keys)]
+    if rows["key"].nunique() < len(keys):
+        return pd.DataFrame()
+    right = rows["label"].eq(rows["prediction"]) / rows.groupby("key")["key"].transform("size")
+    rows = rows.assign(share=right, unit=rows["group"].fillna(rows["image"]))
+    table = rows.pivot_table(index=["unit", "image"], columns="key", values="share", aggfunc="sum", fill_value=0.0)
+    return table.reindex(columns=keys)
+
+
+def _rows(
+    completed: pd.DataFrame, shares: pd.DataFrame, terms: dict[str, pd.DataFrame], wanted: list[str]
+) -> list[dict[str, object]]:
     """The estimates of the wanted terms in a model of all terms."""
     design = pd.concat([pd.Series(1.0, completed.index, name="mean"), *terms.values()], axis=1).to_numpy()
     with warnings.catch_warnings():
@@ -59,17 +76,22 @@ def _rows(completed: pd.DataFrame, terms: dict[str, pd.DataFrame], wanted: list[
     places = {term: place for place, term in enumerate(((t, level) for t in terms for level in terms[t]), start=1)}
     return [
         {"axis": axis, "level": level, "reference": terms[axis].attrs["reference"], "n": int(terms[axis][level].sum())}
-        | _estimate(fit, design, place)
+        | _estimate(fit, design, place, shares)
         for (axis, level), place in places.items()
         if axis in wanted
     ]
 
 
-def _estimate(fit: RegressionResultsWrapper, design: np.ndarray, place: int) -> dict[str, object]:
+def _estimate(fit: RegressionResultsWrapper, design: np.ndarray, place: int, shares: pd.DataFrame) -> dict[str, object]:
     """Null where the column is a combination of the others; no interval where no degree of freedom is left."""
     if np.linalg.matrix_rank(np.delete(design, place, axis=1)) == np.linalg.matrix_rank(design):
         return {}
+    effect = float(fit.params[place])
     if fit.df_resid < 1:
-        return {"effect": float(fit.params[place])}
-    low, high = fit.conf_int(1 - LEVEL)[place]
-    return {"effect": float(fit.params[place]), "low": float(low), "high": float(high), "p": float(fit.pvalues[place])}
+        return {"effect": effect}
+    variance, units = Variance(float(fit.bse[place]) ** 2, fit.df_resid), shares.index.unique("unit") if len(shares) else []
+    if len(units) > 1:  # an effect is a sum over trials, so it is one over images, too
+        contributions = shares @ np.linalg.pinv(design)[place]
+        variance += of_images(contributions, contributions.index.to_frame()["unit"])
+    low, high, p = t_test(effect, variance, len(units))
+    return {"effect": effect, "low": low, "high": high, "p": p}

@@ -68,12 +68,14 @@ def calibration(results: Results, key: str, split: str = "test", bins: int = BIN
 def bootstrap(results: Results, key: str, split: str = "test", resamples: int = 1000) -> pd.DataFrame:
     """Balanced accuracy, macro F1, AUROC (one class against the rest, averaged) and expected calibration error of one trial.
 
-    Columns `metric`, `value`, `low`, `high`: 95 % percentile intervals over resamples of groups (else images).
-    A class that a resample (or the split) lacks is left out of its averages.
+    Columns `metric`, `value`, `low`, `high`: 95 % percentile intervals over resamples of groups (else images). They are null
+    where every resample gives the same, as when all images are right, and for the calibration error, whose resamples are biased
+    away from 0. A class that a resample (or the split) lacks is left out of its averages.
     """
     rows = predicted(results, key, split)
     draws = Resamples.of(rows["group"], resamples)
     low, high = draws.interval(partial(_weighted, rows=rows))
+    low, high = ([*np.where(low < high, end, np.nan), np.nan] for end in (low, high))
     return pd.DataFrame({"metric": METRICS, "value": _values(rows, calibration(results, key, split)), "low": low, "high": high})
 
 
@@ -91,7 +93,7 @@ def _values(rows: pd.DataFrame, reliability: pd.DataFrame) -> list[float]:
 
 
 def _weighted(weights: np.ndarray, rows: pd.DataFrame) -> np.ndarray:
-    """The four metrics under each row of weights: [resamples, 4]."""
+    """Balanced accuracy, macro F1 and AUROC under each row of weights: [resamples, 3]."""
     label, prediction, probabilities = rows["label"].to_numpy(), rows["prediction"].to_numpy(), _probabilities(rows)
     classes = np.arange(probabilities.shape[1])
     actual, called = (weights @ (values[:, None] == classes).astype(float) for values in (label, prediction))
@@ -99,7 +101,7 @@ def _weighted(weights: np.ndarray, rows: pd.DataFrame) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         recall, f1 = hit / actual, np.where(actual > 0, 2 * hit / (actual + called), np.nan)
         area = np.column_stack([_areas(weights, label == c, probabilities[:, c]) for c in classes])
-    return np.column_stack([_mean(recall), _mean(f1), _mean(area), _errors(weights, *_confidence(rows))])
+    return np.column_stack([_mean(recall), _mean(f1), _mean(area)])
 
 
 def _areas(weights: np.ndarray, positive: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -110,12 +112,6 @@ def _areas(weights: np.ndarray, positive: np.ndarray, score: np.ndarray) -> np.n
     pos, neg = (np.add.reduceat((weights * part)[:, order], starts, axis=1) for part in (positive, ~positive))
     below = np.cumsum(neg, axis=1) - neg
     return (pos * (below + neg / 2)).sum(axis=1) / (pos.sum(axis=1) * neg.sum(axis=1))
-
-
-def _errors(weights: np.ndarray, confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    cell = _bin(confidence, BINS)
-    gaps = np.where(cell[:, None] == np.arange(BINS), (correct - confidence)[:, None], 0.0)
-    return np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1)
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

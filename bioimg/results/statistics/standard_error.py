@@ -1,0 +1,66 @@
+"""How certain a mean is: the variances of what is drawn at random, added up, and Student's t.
+
+Test images and training runs (seeds) are both samples, as cases and readers are where radiologists are compared, so both
+enter the standard error of a difference of accuracies.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bioimg.results.statistics.intervals import LEVEL
+
+
+@dataclass(frozen=True)
+class Variance:
+    """A squared standard error and its degrees of freedom."""
+
+    value: float
+    df: float
+
+    def __add__(self, other: "Variance") -> "Variance":
+        """Of a sum of independent parts, with Satterthwaite's degrees of freedom (1946)."""
+        total = self.value + other.value
+        if total == 0:
+            return Variance(0.0, min(self.df, other.df))
+        return Variance(total, total**2 / (self.value**2 / self.df + other.value**2 / other.df))
+
+    def __mul__(self, factor: float) -> "Variance":
+        return Variance(self.value * factor, self.df)
+
+
+def of_images(contributions: pd.Series, units: pd.Series) -> Variance:
+    """The variance of a sum over images [images] whose units [images] (groups, or the images themselves) are independent.
+
+    Liang & Zeger's cluster-robust estimate (1986) for units of any size; there must be two units or more.
+    """
+    residuals = (contributions - contributions.mean()).groupby(units).sum()
+    count = len(residuals)
+    return Variance(float((residuals**2).sum()) * count / (count - 1), count - 1)
+
+
+def of_runs(*accuracies: Sequence[float]) -> Variance | None:
+    """The variance that runs (seeds) give to a difference of mean accuracies; None where nothing was repeated.
+
+    Their spread is pooled, as in the t-test, so that it counts for a configuration with one run, too.
+    """
+    df = sum(len(runs) - 1 for runs in accuracies)
+    if df == 0:
+        return None
+    pooled = sum(len(runs) * float(np.var(runs)) for runs in accuracies) / df
+    return Variance(pooled * sum(1 / len(runs) for runs in accuracies), df)
+
+
+def t_test(mean: float, variance: Variance, units: int) -> tuple[float, float, float]:
+    """The 95 % interval of a mean and its two-sided p-value against 0.
+
+    Where all units are alike there is no spread to go by: p is that of a sign test over them, and there is no interval.
+    """
+    if variance.value <= np.finfo(float).eps ** 2:
+        return float("nan"), float("nan"), min(1.0, 2 * 0.5**units) if abs(mean) > 1e-12 else 1.0
+    error = float(np.sqrt(variance.value))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, variance.df)) * error
+    return mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, variance.df))
