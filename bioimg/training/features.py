@@ -21,7 +21,7 @@ from bioimg.results.folder import replace
 from bioimg.training.batches import Batch, sent
 from bioimg.training.evaluate import outputs
 
-VERSION = 3
+VERSION = 4
 """Of how features are computed: to be raised when their values change."""
 BLOCK = 128
 DIGEST = xxhash.xxh3_128().digest_size

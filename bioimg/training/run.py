@@ -21,7 +21,7 @@ from bioimg.model.extract import digest, extractor
 from bioimg.model.weights import normalisation, require_same
 from bioimg.results.row import best
 from bioimg.training import precision
-from bioimg.training.batches import VIEWS, Batch, Pixels
+from bioimg.training.batches import VIEWS, Batch, Pixels, sight
 from bioimg.training.distributed import ALONE, Group
 from bioimg.training.evaluate import Score, outputs, score
 from bioimg.training.features import VERSION, Compute, Features, held
@@ -59,7 +59,7 @@ class Run:
         self.classifier.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learner: nn.Module = self.classifier.model
         self.normalisation = normalisation(trial.model, trial.weights)
-        self.inputs: Pixels | Features = Pixels(images, self.normalisation, device)
+        self.inputs: Pixels | Features = Pixels(trial, images, self.normalisation, device)
         self.features_seconds: float | None = None
         if trial.freeze == "features":
             self._freeze_features()
@@ -188,11 +188,10 @@ class Run:
 
     def _features_key(self) -> str:
         """Of all that features depend on. The order of the images is part of it, and of weights their very values."""
-        trial, images = self.trial, self.images
-        sight = (trial.image_size, trial.resize, trial.channels, images.scaling, images.digests)
+        trial = self.trial
         model = (trial.model, digest(self.classifier), self.normalisation)
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
-        return cache.key(VERSION, sight, model, (device, torch.__version__, self.dtype, trial.tf32))
+        return cache.key(VERSION, sight(trial, self.images), model, (device, torch.__version__, self.dtype, trial.tf32))
 
     def _wanted(self) -> dict[int, np.ndarray]:
         """Images whose features are needed in each view. With folds each of them trains in some trial."""
