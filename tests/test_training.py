@@ -14,6 +14,7 @@ from bioimg.config import UserError
 from bioimg.model import build
 from bioimg.results.store import Store
 from bioimg.training import loop, trial
+from bioimg.training import run as run_module
 from bioimg.training.batches import VIEWS, Batch, Step, boundaries, dihedral, steps
 from bioimg.training.distributed import ALONE, Group
 from bioimg.training.loop import NotFinite, train
@@ -211,6 +212,22 @@ def test_batch_norm_over_the_whole_batch_is_recorded_only_where_it_is_trained():
     assert toys.run(toys.trial(model="resnext_tiny")).batch_norm == "whole batch"
     assert toys.run(toys.trial(model="resnext_tiny", freeze="features")).batch_norm is None
     assert toys.run(toys.trial()).batch_norm is None
+
+
+@pytest.mark.parametrize(
+    ("freeze", "device", "told"), [("none", "cuda", True), ("features", "cuda", False), ("none", "cpu", False)]
+)
+def test_batch_norm_is_synchronised_on_gpus_but_not_where_it_is_folded(freeze, device, told, monkeypatch):
+    class Built(BaseException):
+        """The rest needs the GPU."""
+
+    def build(*_: object, synchronise_batch_norm: bool) -> None:
+        assert synchronise_batch_norm == told
+        raise Built
+
+    monkeypatch.setattr(run_module, "build", build)
+    with pytest.raises(Built):
+        toys.run(toys.trial(freeze=freeze), group=Group(0, 2), device=device)
 
 
 # several workers, as real processes

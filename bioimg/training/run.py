@@ -53,7 +53,8 @@ class Run:
         self.trial, self.images, self.split, self.device, self.group = trial, images, split, device, group
         self.dtype = precision.resolve(trial.precision, device)
         precision.allow_tf32(trial.tf32)
-        synchronise = group.size > 1 and device.type == "cuda"
+        # a frozen backbone's BatchNorm is folded into the convolution before it, which takes a plain one
+        synchronise = group.size > 1 and device.type == "cuda" and trial.freeze != "features"
         self.classifier = build(trial, len(images.classes), synchronise_batch_norm=synchronise)
         self.weights_digest = group.broadcast(digest(self.classifier)) if trial.weights != "none" else None
         self.classifier.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
