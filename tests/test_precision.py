@@ -108,7 +108,7 @@ def test_images_stay_on_a_gpu_where_they_take_a_quarter_of_it_at_most(monkeypatc
     pixels = toys.images().pixels
     for memory, there in ((4 * pixels.nbytes, True), (4 * pixels.nbytes - 4, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, memory=memory: (0, memory))
-        assert batches.fits(pixels, torch.device("cuda")) == there
+        assert batches.fits(pixels.nbytes, torch.device("cuda")) == there
 
 
 @pytest.mark.parametrize(

@@ -93,21 +93,21 @@ def gatherer(pixels: PixelArray, which: object, device: torch.device) -> Callabl
 
     On a GPU all images are there if they fit; else those of each batch are copied from pinned memory, while the GPU computes.
     """
-    if device.type == "cuda" and fits(pixels, device):
+    if device.type == "cuda" and fits(pixels.nbytes, device):
         whole = resident(pixels, which, device)
         return lambda indices: whole.index_select(0, sent(indices, device))
     return lambda indices: sent(pixels[indices], device)
 
 
-def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """An array on the device. To a GPU it is copied from pinned memory, while the GPU computes what it was given before."""
-    tensor = torch.from_numpy(array)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+def sent(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Values on the device. To a GPU they are copied from pinned memory, while the GPU computes what it was given before."""
+    tensor = torch.as_tensor(values)
+    return tensor if tensor.device.type == device.type else tensor.pin_memory().to(device, non_blocking=True)
 
 
-def fits(pixels: PixelArray, device: torch.device) -> bool:
-    """Whether the images of a set may stay on a GPU: they take at most a quarter of it, since models need room."""
-    return pixels.nbytes <= SHARE * torch.cuda.mem_get_info(device)[1]
+def fits(size: int, device: torch.device) -> bool:
+    """Whether so many bytes may stay on the device: of a GPU's memory at most a quarter, since models need room."""
+    return device.type == "cpu" or size <= SHARE * torch.cuda.mem_get_info(device)[1]
 
 
 def copied(pixels: PixelArray, device: torch.device) -> torch.Tensor:

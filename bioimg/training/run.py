@@ -24,7 +24,7 @@ from bioimg.training import precision
 from bioimg.training.batches import VIEWS, Batch, Pixels, sight
 from bioimg.training.distributed import ALONE, Group
 from bioimg.training.evaluate import Score, outputs, score
-from bioimg.training.features import VERSION, Compute, Features, held
+from bioimg.training.features import VERSION, Compute, Features, forget, held
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,11 +60,13 @@ class Run:
         self.classifier.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learner: nn.Module = self.classifier.model
         self.normalisation = normalisation(trial.model, trial.weights)
-        self.inputs: Pixels | Features = Pixels(trial, images, self.normalisation, device)
+        self.inputs: Pixels | Features
         self.features_seconds: float | None = None
         if trial.freeze == "features":
             self._freeze_features()
         else:
+            forget()
+            self.inputs = self._pixels()
             quicken(self.learner, self.dtype)
         wrapped = group.wrap(self.learner, device)  # first, so that DDP's buckets are where the compiled graph breaks
         self._forward = torch.compile(wrapped) if trial.compile else wrapped
@@ -176,6 +178,9 @@ class Run:
         self.features_seconds = time.perf_counter() - started
         self.learner, self.inputs = self.classifier.head, features
 
+    def _pixels(self) -> Pixels:
+        return Pixels(self.trial, self.images, self.normalisation, self.device)
+
     def _features(self, key: str) -> Features:
         trial, images = self.trial, self.images
         return Features(
@@ -201,7 +206,7 @@ class Run:
         return {view: trained if view else every for view in range(VIEWS[self.trial.augmentation])}
 
     def _backbone(self) -> Compute:
-        pixels, extract = self.inputs, extractor(self.classifier, self.dtype)
+        pixels, extract = self._pixels(), extractor(self.classifier, self.dtype)
 
         def compute(batch: Batch) -> torch.Tensor:
             with self._autocast():
