@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,13 @@ import torch.distributed as dist
 import torch.multiprocessing
 import toys
 
+from bioimg import local
+from bioimg.cluster import lanes
+from bioimg.cluster.board import Job
 from bioimg.config import UserError
+from bioimg.experiment import Experiment
 from bioimg.model import build
+from bioimg.progress import Watchers
 from bioimg.results.store import Store
 from bioimg.training import loop, trial
 from bioimg.training import run as run_module
@@ -261,6 +267,25 @@ def test_a_worker_of_several_leaves_a_trial_by_itself_only_where_all_of_them_do(
     place = trial.Place(experiment="toy", store=Store(tmp_path), device=torch.device("cpu"), group=Group(1, 2))
     with contextlib.nullcontext() if told else pytest.raises(UserError, match="it lacks a file"):
         assert trial.run_trial(toys.trial(), toys.images(), place, lambda epoch: None) == "failed"
+
+
+def test_a_gpu_that_fails_is_not_the_trial_s_fault(tmp_path, monkeypatch):
+    """It is lost to the process: a lane gives the trial back and is replaced, and alone the program ends."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+
+    monkeypatch.setattr(trial, "Run", fail)
+    config, images, store = toys.trial(), toys.images(), Store(tmp_path)
+    job, lane = Job(config.key, dataclasses.asdict(config)), SimpleNamespace(images={config.key: images}, board=None)
+    monkeypatch.setattr(lanes, "_ask", lambda reference: reference)
+    monkeypatch.setattr(lanes, "_fail_together", pytest.fail)
+    place = trial.Place(experiment="toy", store=store, device=torch.device("cpu"))
+    with pytest.raises(torch.AcceleratorError):
+        lanes._run(job, place, lane)
+    with pytest.raises(UserError, match=rf"the GPU failed at trial {config.key}: CUDA error.*the same command goes on"):
+        local.run(Experiment(name="toy", base=config, axes={}), [config], {config: images}, store, Watchers())
+    assert not store.tables.every("trials")
 
 
 @pytest.mark.slow

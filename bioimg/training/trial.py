@@ -45,6 +45,9 @@ def run_trial(trial: TrialConfig, images: ImageSet, place: Place, judge: Judge) 
 
     An exception becomes a row `failed`. Only where several workers train together and one of them may be alone with it is it
     raised, since the others wait for that worker: then the group has to be made anew.
+
+    Raises:
+        torch.AcceleratorError: the GPU failed; other than for want of memory, it is lost to this process.
     """
     record = _Record(trial, images, place)
     try:
@@ -58,7 +61,7 @@ def run_trial(trial: TrialConfig, images: ImageSet, place: Place, judge: Judge) 
             if (stop := judge(epoch)) and not _is_last(epoch, run):
                 return record.end("stopped", run, stop)
         return record.end("completed", run)
-    except Unwritable:  # nor could a row `failed` be written
+    except (Unwritable, torch.AcceleratorError):  # a row `failed` couldn't be written, or would blame the trial
         raise
     except Exception as error:
         if place.group.size > 1 and not isinstance(error, NotFinite):  # the loss is the whole group's
