@@ -269,6 +269,17 @@ def test_a_worker_of_several_leaves_a_trial_by_itself_only_where_all_of_them_do(
         assert trial.run_trial(toys.trial(), toys.images(), place, lambda epoch: None) == "failed"
 
 
+def test_workers_that_see_different_states_do_not_train_together(tmp_path):
+    class Ahead(Group):
+        def broadcast(self, value: Any) -> Any:
+            return 3
+
+    run = toys.run(toys.trial())
+    place = trial.Place(experiment="toy", store=Store(tmp_path), device=run.device, group=Ahead(1, 2))
+    with pytest.raises(RuntimeError, match="this worker sees a state after 0 epochs, and the first one after 3"):
+        trial._Record(run.trial, run.images, place).take_up(run)
+
+
 def test_a_gpu_that_fails_is_not_the_trial_s_fault(tmp_path, monkeypatch):
     """It is lost to the process: a lane gives the trial back and is replaced, and alone the program ends."""
 

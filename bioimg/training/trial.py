@@ -106,6 +106,8 @@ class _Record:
             recorded = len(self._place.store.tables.rows("epochs", self._trial.key))
         recorded = self._place.group.broadcast(recorded)  # by then the state is there for everybody
         checkpoint.load(run, self._files, self._folder)
+        if len(run.history) != (known := self._place.group.broadcast(len(run.history))):  # NFS may show a file late elsewhere
+            raise RuntimeError(f"this worker sees a state after {len(run.history)} epochs, and the first one after {known}.")
         self._run = run
         return run.history[max(min(recorded, len(run.history)) - 1, 0) :]
 
