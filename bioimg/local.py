@@ -37,6 +37,9 @@ def run(
     """Run trials one after another and leave their rows in the store. `images` holds what each trial sees.
 
     One thread is used, as in a lane of a CPU machine: so the rows are those of lanes to the last bit.
+
+    Raises:
+        UserError: the GPU failed, and with it all that this process could still do.
     """
     memory.keep()
     torch.set_num_threads(1)
@@ -51,5 +54,11 @@ def run(
             watcher.epoch(trial.key, dataclasses.asdict(epoch))
             return halving.judge(trial, epoch.epoch, getattr(epoch, halving.metric)) if halving else None
 
-        watcher.end(trial.key, run_trial(trial, images[trial], place, judge))
+        try:
+            watcher.end(trial.key, run_trial(trial, images[trial], place, judge))
+        except torch.AcceleratorError as error:
+            raise UserError(
+                f"the GPU failed at trial {trial.key}: {error}. Look at nvidia-smi. Every epoch that was reported is kept; "
+                "the same command goes on from here."
+            ) from error
         store.tables.merge()

@@ -54,6 +54,7 @@ def finished(description: Mapping[str, Any], earlier: Mapping[str, Any], *, trai
 
 
 def _asked(experiment: Experiment, images: ImageSet) -> dict[str, Any]:
+    usable = torch.cuda.is_available()  # GPUs are counted without torch's CUDA, also those that it can't use
     return {
         "format": FORMAT,
         "name": experiment.name,
@@ -75,7 +76,7 @@ def _asked(experiment: Experiment, images: ImageSet) -> dict[str, Any]:
         "hardware": {
             "machine": platform.machine(),
             "cpus": os.cpu_count(),
-            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+            "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if usable else [],
         },
     }
 

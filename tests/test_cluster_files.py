@@ -133,12 +133,23 @@ def test_aws_makes_what_the_file_asks_for(aws):
     provider.create_node(worker, {"ray-node-type": "worker", "ray-node-name": "w", "ray-user-node-type": "worker"}, 1)
     ec2 = boto3.client("ec2", region_name=config["provider"]["region"])
     (machine,) = [m for r in ec2.describe_instances()["Reservations"] for m in r["Instances"]]
+    assert machine["ImageId"] == load(FILES[0])["available_node_types"]["worker"]["node_config"]["ImageId"]
     assert machine["InstanceType"] == worker["InstanceType"]
     assert machine["InstanceLifecycle"] == "spot"
     assert machine["IamInstanceProfile"]["Arn"].endswith("instance-profile/bioimg")
     (group,) = [g for g in ec2.describe_security_groups()["SecurityGroups"] if g["GroupName"].startswith("ray-autoscaler")]
     outside = [p for p in group["IpPermissions"] if any(r["CidrIp"] == "0.0.0.0/0" for r in p["IpRanges"])]
     assert [p["FromPort"] for p in outside] == [22]
+
+
+def test_aws_machines_have_the_image_that_the_user_sets_at_the_top():
+    """Ray's own has a driver that is too old for torch."""
+    images = {kind["node_config"]["ImageId"] for kind in load(FILES[0])["available_node_types"].values()}
+    top = FILES[0].read_text().split("# ----")[1]
+    assert [f"&image {image}" in top for image in images] == [True]
+    assert re.search(
+        r"aws ssm get-parameter .*\\\n.* /aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-.*/ami-id", top
+    )
 
 
 def test_aws_machines_come_with_the_work_and_go_after_it():

@@ -15,13 +15,17 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
+import toys
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
+from bioimg import provenance
 from bioimg.cluster import doctor, facts, session, verdicts
 from bioimg.cluster.command import Doctor, _kept, show
 from bioimg.cluster.verdicts import GIB, Line, judge, judge_basics
 from bioimg.config import UserError
+from bioimg.experiment import Experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -285,6 +289,25 @@ def test_how_far_a_cluster_can_grow_is_what_its_largest_machines_give_up_to_the_
     plan = {"available_node_types": kinds, "head_node_type": "head", "max_workers": 3}
     assert (session.reach(plan, "GPU"), session.reach(plan, "CPU"), session.reach(plan, "TPU")) == (6, 24, 0)
     assert session.reach({}, "GPU") == 0
+
+
+def test_gpus_that_torch_can_not_use_are_told_with_the_way_out_and_none_is_on_record(monkeypatch):
+    """As with a driver too old for torch: NVML counts the GPU."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=r"GPUs is 1, but torch .* can't use any.*too old.*the CPU: CUDA_VISIBLE_DEVICES=''"):
+        session.devices()
+    asked = provenance.describe(Experiment(name="grid", base=toys.trial(), axes={}), toys.images(), {}, {})
+    assert asked["hardware"]["gpus"] == []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert session.devices() == ("CPU", os.cpu_count())
+
+
+def test_a_node_whose_torch_sees_fewer_gpus_than_ray_gave_it_is_told(monkeypatch):
+    """As where torch is installed for CPUs alone."""
+    for given, told in (([], None), ([0], "RuntimeError: torch .* sees 0 of the 1 GPUs that Ray gives")):
+        monkeypatch.setattr(ray, "get_gpu_ids", lambda given=given: given)
+        assert re.fullmatch(told, facts.product()) if told else facts.product() is None
 
 
 def test_ten_seconds_to_be_heard_and_those_to_be_let_in_are_less_than_a_minute():

@@ -1,10 +1,12 @@
 """Features are computed once, whoever needs them, and training on them is training through the frozen backbone."""
 
 import dataclasses
+import gc
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from bioimg.data import cache
 from bioimg.model.build import Classifier, build
 from bioimg.model.extract import digest, extractor
 from bioimg.training import features
+from bioimg.training import run as run_module
 from bioimg.training.batches import Batch
 from bioimg.training.loop import train
 from bioimg.training.run import Run
@@ -136,6 +139,57 @@ def test_features_that_can_not_be_kept_are_told(monkeypatch, tmp_path):
     monkeypatch.setenv("BIOIMG_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"the cache folder .*file can't be written: .*environment variable BIOIMG_CACHE"):
         anew()
+
+
+# where they are
+
+
+def test_features_that_would_take_more_than_a_quarter_of_a_gpu_stay_in_memory_and_are_sent_by_the_batch(monkeypatch):
+    plain, sendings = toys.run(FROZEN), []
+    batch = Batch(plain.split.train, np.arange(len(plain.split.train)) % 8)
+    expected, size = plain.inputs(batch), plain.inputs._values.nbytes
+
+    def send(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+        sendings.append(device.type)
+        return torch.as_tensor(values)
+
+    monkeypatch.setattr(features, "sent", send)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 4 * size - 4))
+    more = {"shape": plain.inputs._values.shape, "dtype": torch.float32, "image_size": 16, "about": ""}
+    large = features.Features(plain._features_key(), device=torch.device("cuda"), **more)
+    large.prepare(pytest.fail, plain._wanted())
+    assert torch.equal(large(batch), expected)
+    assert sendings == ["cpu", "cuda"], "where they are chosen, and the chosen ones"
+
+
+def test_fine_tuning_gets_the_memory_of_features():
+    anew()
+    assert features._held
+    toys.run(dataclasses.replace(FROZEN, freeze="layer4"))
+    assert not features._held
+
+
+def test_images_are_not_brought_to_the_device_for_features_that_are_known(monkeypatch):
+    expected = losses(anew())
+    monkeypatch.setattr(run_module, "Pixels", pytest.fail)
+    assert losses(anew()) == expected
+
+
+def test_the_backbone_s_copy_is_gone_when_its_features_are_there(monkeypatch):
+    copies = []
+
+    def note(*given: object) -> Callable[[torch.Tensor], torch.Tensor]:
+        made = extractor(*given)
+        copies.append(weakref.ref(made.__self__.model))
+        return made
+
+    monkeypatch.setattr(run_module, "extractor", note)
+    gc.disable()
+    try:
+        anew()
+        assert [copy() for copy in copies] == [None]
+    finally:
+        gc.enable()
 
 
 # shared by processes

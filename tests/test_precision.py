@@ -1,12 +1,15 @@
 """What trains is what was asked for: nothing below a frozen stage, in the precision of this trial, compiled or not."""
 
+import dataclasses
 import functools
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import toys
 
+from bioimg import data
 from bioimg.data.pixels import FilePixels
 from bioimg.training import batches, precision
 from bioimg.training.batches import Batch
@@ -83,11 +86,29 @@ def test_images_are_copied_to_a_device_in_parts(tmp_path, monkeypatch):
         assert torch.equal(batches.copied(source, torch.device("cpu")), torch.from_numpy(pixels))
 
 
+@pytest.mark.parametrize("field", ["image_size", "resize", "channels", "scaling"])
+def test_images_that_stay_on_a_device_are_those_that_the_trial_sees(tmp_path, monkeypatch, field):
+    """Of the same files, whose digests come before resizing."""
+    monkeypatch.setattr(batches, "_held", {})
+    draw, device = np.random.default_rng(0), torch.device("cpu")
+    for place in (tmp_path / name / f"{number}.tif" for name in "ab" for number in range(10)):
+        place.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(place, draw.integers(0, 4000, (20, 30, 3), dtype=np.uint16), photometric="rgb")
+    config = toys.trial(data=str(tmp_path), scaling="range")
+    other = {"image_size": 12, "resize": "crop", "channels": "2,1,0", "scaling": "percentiles"}[field]
+    for trial in (config, dataclasses.replace(config, **{field: other}), config):
+        images = data.load(trial)
+        there = batches.resident(images.pixels, batches.sight(trial, images), device)
+        assert np.array_equal(there, images.pixels)
+        again = data.load(trial)  # as a lane gets it anew for each trial
+        assert batches.resident(again.pixels, batches.sight(trial, again), device) is there
+
+
 def test_images_stay_on_a_gpu_where_they_take_a_quarter_of_it_at_most(monkeypatch):
     pixels = toys.images().pixels
     for memory, there in ((4 * pixels.nbytes, True), (4 * pixels.nbytes - 4, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, memory=memory: (0, memory))
-        assert batches.fits(pixels, torch.device("cuda")) == there
+        assert batches.fits(pixels.nbytes, torch.device("cuda")) == there
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,16 @@ import torch.distributed as dist
 import torch.multiprocessing
 import toys
 
+from bioimg import local
+from bioimg.cluster import lanes
+from bioimg.cluster.board import Job
 from bioimg.config import UserError
+from bioimg.experiment import Experiment
 from bioimg.model import build
+from bioimg.progress import Watchers
 from bioimg.results.store import Store
 from bioimg.training import loop, trial
+from bioimg.training import run as run_module
 from bioimg.training.batches import VIEWS, Batch, Step, boundaries, dihedral, steps
 from bioimg.training.distributed import ALONE, Group
 from bioimg.training.loop import NotFinite, train
@@ -213,6 +220,22 @@ def test_batch_norm_over_the_whole_batch_is_recorded_only_where_it_is_trained():
     assert toys.run(toys.trial()).batch_norm is None
 
 
+@pytest.mark.parametrize(
+    ("freeze", "device", "told"), [("none", "cuda", True), ("features", "cuda", False), ("none", "cpu", False)]
+)
+def test_batch_norm_is_synchronised_on_gpus_but_not_where_it_is_folded(freeze, device, told, monkeypatch):
+    class Built(BaseException):
+        """The rest needs the GPU."""
+
+    def build(*_: object, synchronise_batch_norm: bool) -> None:
+        assert synchronise_batch_norm == told
+        raise Built
+
+    monkeypatch.setattr(run_module, "build", build)
+    with pytest.raises(Built):
+        toys.run(toys.trial(freeze=freeze), group=Group(0, 2), device=device)
+
+
 # several workers, as real processes
 
 
@@ -244,6 +267,36 @@ def test_a_worker_of_several_leaves_a_trial_by_itself_only_where_all_of_them_do(
     place = trial.Place(experiment="toy", store=Store(tmp_path), device=torch.device("cpu"), group=Group(1, 2))
     with contextlib.nullcontext() if told else pytest.raises(UserError, match="it lacks a file"):
         assert trial.run_trial(toys.trial(), toys.images(), place, lambda epoch: None) == "failed"
+
+
+def test_workers_that_see_different_states_do_not_train_together(tmp_path):
+    class Ahead(Group):
+        def broadcast(self, value: Any) -> Any:
+            return 3
+
+    run = toys.run(toys.trial())
+    place = trial.Place(experiment="toy", store=Store(tmp_path), device=run.device, group=Ahead(1, 2))
+    with pytest.raises(RuntimeError, match="this worker sees a state after 0 epochs, and the first one after 3"):
+        trial._Record(run.trial, run.images, place).take_up(run)
+
+
+def test_a_gpu_that_fails_is_not_the_trial_s_fault(tmp_path, monkeypatch):
+    """It is lost to the process: a lane gives the trial back and is replaced, and alone the program ends."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+
+    monkeypatch.setattr(trial, "Run", fail)
+    config, images, store = toys.trial(), toys.images(), Store(tmp_path)
+    job, lane = Job(config.key, dataclasses.asdict(config)), SimpleNamespace(images={config.key: images}, board=None)
+    monkeypatch.setattr(lanes, "_ask", lambda reference: reference)
+    monkeypatch.setattr(lanes, "_fail_together", pytest.fail)
+    place = trial.Place(experiment="toy", store=store, device=torch.device("cpu"))
+    with pytest.raises(torch.AcceleratorError):
+        lanes._run(job, place, lane)
+    with pytest.raises(UserError, match=rf"the GPU failed at trial {config.key}: CUDA error.*the same command goes on"):
+        local.run(Experiment(name="toy", base=config, axes={}), [config], {config: images}, store, Watchers())
+    assert not store.tables.every("trials")
 
 
 @pytest.mark.slow

@@ -128,8 +128,11 @@ def _open(url: str) -> None:
 
 def _multiply() -> None:
     """A product of matrices on every device, held against what it must be."""
+    import ray
     import torch
 
+    if (seen := torch.cuda.device_count()) < (given := len(ray.get_gpu_ids())):
+        raise RuntimeError(f"torch {torch.__version__} sees {seen} of the {given} GPUs that Ray gives")
     for device in [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]:
         product = torch.ones(64, 64, device=device) @ torch.ones(64, 64, device=device)
         if not bool((product == 64).all()):

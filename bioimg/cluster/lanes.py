@@ -155,7 +155,7 @@ def _run(job: Job, place: Place, lane: Lane) -> str:
 
     try:
         return run_trial(trial, images, place, judge)
-    except Unwritable:  # it isn't the trial's fault, and couldn't be recorded
+    except (Unwritable, torch.AcceleratorError):  # it isn't the trial's fault: the former couldn't even be recorded
         raise
     except Exception as error:  # of one of several workers
         _fail_together(error, trial, images, place, lane)

@@ -179,7 +179,11 @@ def _loss() -> UserError | None:
 
 
 def devices() -> tuple[str, int]:
-    """What trials run on, GPUs if there are any, and how many of them there are or, where a cluster grows, can be."""
+    """What trials run on, GPUs if there are any, and how many of them there are or, where a cluster grows, can be.
+
+    Raises:
+        UserError: this machine has GPUs that torch can't use.
+    """
     if ray.is_initialized():
         held, plan = ray.cluster_resources(), _plan()
         most = {name: max(held.get(name, 0), reach(plan, name)) for name in ("GPU", "CPU")}
@@ -187,7 +191,14 @@ def devices() -> tuple[str, int]:
         return kind, int(most[kind])
     import torch
 
-    return ("GPU", gpus) if (gpus := torch.cuda.device_count()) else ("CPU", os.cpu_count() or 1)
+    gpus = torch.cuda.device_count()
+    if gpus and not torch.cuda.is_available():  # Ray would start lanes on them
+        raise UserError(
+            f"the number of this machine's GPUs is {gpus}, but torch {torch.__version__} can't use any. Most often, the driver "
+            f"is too old for its CUDA {torch.version.cuda}: `nvidia-smi` shows the newest that the driver supports. Update the "
+            "driver, install a torch that fits it (https://pytorch.org/get-started), or use the CPU: CUDA_VISIBLE_DEVICES=''."
+        )
+    return ("GPU", gpus) if gpus else ("CPU", os.cpu_count() or 1)
 
 
 def reach(plan: Mapping[str, Any], resource: str) -> float:

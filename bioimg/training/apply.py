@@ -25,7 +25,7 @@ def probabilities(saved: Saved, trial: TrialConfig, images: ImageSet, dtype: tor
     classifier = build(dataclasses.replace(trial, weights="none"), classes)
     classifier.model.load_state_dict(saved.tensors)
     classifier.model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    pixels = Pixels(images, Normalisation(*saved.about["normalisation"]), device)
+    pixels = Pixels(trial, images, Normalisation(*saved.about["normalisation"]), device)
     forward = _forward(classifier, trial.freeze == "features", dtype)
 
     def compute(batch: Batch) -> torch.Tensor:

@@ -69,11 +69,16 @@ def boundaries(images: int, batch_size: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], images], strict=True))
 
 
+def sight(trial: TrialConfig, images: ImageSet) -> tuple[object, ...]:
+    """What decides every pixel that a trial sees, in the images' order. Digests alone don't: they come before resizing."""
+    return trial.image_size, trial.resize, trial.channels, images.scaling, images.digests
+
+
 class Pixels:
     """Images on the device, normalised and turned when they are asked for."""
 
-    def __init__(self, images: ImageSet, normalisation: Normalisation, device: torch.device) -> None:
-        self._gather = gatherer(images, device)
+    def __init__(self, trial: TrialConfig, images: ImageSet, normalisation: Normalisation, device: torch.device) -> None:
+        self._gather = gatherer(images.pixels, sight(trial, images), device)
         mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in normalisation)
         self._scale, self._shift = 1 / (255 * std), -mean / std
 
@@ -83,27 +88,26 @@ class Pixels:
         return torch.addcmul(self._shift, dihedral(images, batch.views).float(), self._scale)
 
 
-def gatherer(images: ImageSet, device: torch.device) -> Callable[[np.ndarray], torch.Tensor]:
+def gatherer(pixels: PixelArray, which: object, device: torch.device) -> Callable[[np.ndarray], torch.Tensor]:
     """What gives uint8 [B, H, W, 3] on the device for indices [B].
 
     On a GPU all images are there if they fit; else those of each batch are copied from pinned memory, while the GPU computes.
     """
-    pixels = images.pixels
-    if device.type == "cuda" and fits(pixels, device):
-        whole = _resident(images, device)
+    if device.type == "cuda" and fits(pixels.nbytes, device):
+        whole = resident(pixels, which, device)
         return lambda indices: whole.index_select(0, sent(indices, device))
     return lambda indices: sent(pixels[indices], device)
 
 
-def sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """An array on the device. To a GPU it is copied from pinned memory, while the GPU computes what it was given before."""
-    tensor = torch.from_numpy(array)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+def sent(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Values on the device. To a GPU they are copied from pinned memory, while the GPU computes what it was given before."""
+    tensor = torch.as_tensor(values)
+    return tensor if tensor.device.type == device.type else tensor.pin_memory().to(device, non_blocking=True)
 
 
-def fits(pixels: PixelArray, device: torch.device) -> bool:
-    """Whether the images of a set may stay on a GPU: they take at most a quarter of it, since models need room."""
-    return pixels.nbytes <= SHARE * torch.cuda.mem_get_info(device)[1]
+def fits(size: int, device: torch.device) -> bool:
+    """Whether so many bytes may stay on the device: of a GPU's memory at most a quarter, since models need room."""
+    return device.type == "cpu" or size <= SHARE * torch.cuda.mem_get_info(device)[1]
 
 
 def copied(pixels: PixelArray, device: torch.device) -> torch.Tensor:
@@ -115,16 +119,15 @@ def copied(pixels: PixelArray, device: torch.device) -> torch.Tensor:
     return whole
 
 
-_on_gpu: dict[object, torch.Tensor] = {}
+_held: dict[object, torch.Tensor] = {}
 
 
-def _resident(images: ImageSet, device: torch.device) -> torch.Tensor:
-    """A set on the GPU, kept from trial to trial until another one is needed."""
-    which = (images.digests, images.pixels.shape, images.scaling, device)
-    if which not in _on_gpu:
-        _on_gpu.clear()
-        _on_gpu[which] = copied(images.pixels, device)
-    return _on_gpu[which]
+def resident(pixels: PixelArray, which: object, device: torch.device) -> torch.Tensor:
+    """All images on the device, kept from trial to trial until others are needed; `which` tells them from any others."""
+    if (which, device) not in _held:
+        _held.clear()
+        _held[which, device] = copied(pixels, device)
+    return _held[which, device]
 
 
 def dihedral(images: torch.Tensor, views: np.ndarray) -> torch.Tensor:

@@ -8,6 +8,8 @@ there locks it and computes it; others meanwhile take other blocks, so that lane
 
 import contextlib
 import fcntl
+import gc
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +20,10 @@ import xxhash
 
 from bioimg.data import cache
 from bioimg.results.folder import replace
-from bioimg.training.batches import Batch, sent
+from bioimg.training.batches import Batch, fits, sent
 from bioimg.training.evaluate import outputs
 
-VERSION = 3
+VERSION = 4
 """Of how features are computed: to be raised when their values change."""
 BLOCK = 128
 DIGEST = xxhash.xxh3_128().digest_size
@@ -42,7 +44,7 @@ class Block(NamedTuple):
 
 
 class Features:
-    """What the head sees of each image and view: [views, images, width] on the device, filled as it is needed.
+    """What the head sees of each image and view: [views, images, width], filled as it is needed. On the device, if they fit.
 
     `dtype` is that in which the head computes: autocast would round to it anyway.
     """
@@ -51,7 +53,8 @@ class Features:
         self, key: str, *, shape: tuple[int, int, int], dtype: torch.dtype, image_size: int, device: torch.device, about: str
     ) -> None:
         self._folder, self._image_size = cache.use(f"features/{key}"), image_size
-        self._values = torch.empty(shape, dtype=dtype, device=device)
+        self._device, size = device, math.prod(shape) * dtype.itemsize
+        self._values = torch.empty(shape, dtype=dtype, device=device if fits(size, device) else "cpu")
         self._known: set[int] = set()
         with cache.writing():
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -70,12 +73,14 @@ class Features:
         compute = backbone()
         for wait in (False, True):  # first what nobody is at, then what others have done meanwhile, or died over
             missing = [block for block in missing if not self._fill(block, compute, wait)]
+        del compute
+        gc.collect()  # a traced backbone refers to itself, and would keep its copy of the weights on the device
         cache.trim()
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        """[B, width]."""
+        """[B, width] on the device."""
         rows = batch.views * self._values.shape[1] + batch.indices
-        return self._values.flatten(0, 1).index_select(0, sent(rows, self._values.device))
+        return sent(self._values.flatten(0, 1).index_select(0, sent(rows, self._values.device)), self._device)
 
     def _fill(self, block: Block, compute: Compute, wait: bool) -> bool:
         with self._locked(block, wait) as mine:
@@ -85,10 +90,8 @@ class Features:
             return mine
 
     def _computed(self, block: Block, compute: Compute) -> torch.Tensor:
-        values = self._values
-        return outputs(
-            compute, block.indices, view=block.view, image_size=self._image_size, width=values.shape[2], device=values.device
-        )
+        width = self._values.shape[2]
+        return outputs(compute, block.indices, view=block.view, image_size=self._image_size, width=width, device=self._device)
 
     @contextlib.contextmanager
     def _locked(self, block: Block, wait: bool) -> Iterator[bool]:
@@ -135,6 +138,11 @@ def held(key: str, views: int, make: Callable[[str], Features]) -> Features:
         _held.clear()
         _held[which] = make(key)
     return _held[which]
+
+
+def forget() -> None:
+    """Give back the memory of this process's features: fine-tuning needs it more."""
+    _held.clear()
 
 
 def _blocks(wanted: dict[int, np.ndarray]) -> list[Block]:

@@ -21,10 +21,10 @@ from bioimg.model.extract import digest, extractor
 from bioimg.model.weights import normalisation, require_same
 from bioimg.results.row import best
 from bioimg.training import precision
-from bioimg.training.batches import VIEWS, Batch, Pixels
+from bioimg.training.batches import VIEWS, Batch, Pixels, sight
 from bioimg.training.distributed import ALONE, Group
 from bioimg.training.evaluate import Score, outputs, score
-from bioimg.training.features import VERSION, Compute, Features, held
+from bioimg.training.features import VERSION, Compute, Features, forget, held
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,17 +53,20 @@ class Run:
         self.trial, self.images, self.split, self.device, self.group = trial, images, split, device, group
         self.dtype = precision.resolve(trial.precision, device)
         precision.allow_tf32(trial.tf32)
-        synchronise = group.size > 1 and device.type == "cuda"
+        # a frozen backbone's BatchNorm is folded into the convolution before it, which takes a plain one
+        synchronise = group.size > 1 and device.type == "cuda" and trial.freeze != "features"
         self.classifier = build(trial, len(images.classes), synchronise_batch_norm=synchronise)
         self.weights_digest = group.broadcast(digest(self.classifier)) if trial.weights != "none" else None
         self.classifier.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.learner: nn.Module = self.classifier.model
         self.normalisation = normalisation(trial.model, trial.weights)
-        self.inputs: Pixels | Features = Pixels(images, self.normalisation, device)
+        self.inputs: Pixels | Features
         self.features_seconds: float | None = None
         if trial.freeze == "features":
             self._freeze_features()
         else:
+            forget()
+            self.inputs = self._pixels()
             quicken(self.learner, self.dtype)
         wrapped = group.wrap(self.learner, device)  # first, so that DDP's buckets are where the compiled graph breaks
         self._forward = torch.compile(wrapped) if trial.compile else wrapped
@@ -175,6 +178,9 @@ class Run:
         self.features_seconds = time.perf_counter() - started
         self.learner, self.inputs = self.classifier.head, features
 
+    def _pixels(self) -> Pixels:
+        return Pixels(self.trial, self.images, self.normalisation, self.device)
+
     def _features(self, key: str) -> Features:
         trial, images = self.trial, self.images
         return Features(
@@ -188,11 +194,10 @@ class Run:
 
     def _features_key(self) -> str:
         """Of all that features depend on. The order of the images is part of it, and of weights their very values."""
-        trial, images = self.trial, self.images
-        sight = (trial.image_size, trial.resize, trial.channels, images.scaling, images.digests)
+        trial = self.trial
         model = (trial.model, digest(self.classifier), self.normalisation)
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
-        return cache.key(VERSION, sight, model, (device, torch.__version__, self.dtype, trial.tf32))
+        return cache.key(VERSION, sight(trial, self.images), model, (device, torch.__version__, self.dtype, trial.tf32))
 
     def _wanted(self) -> dict[int, np.ndarray]:
         """Images whose features are needed in each view. With folds each of them trains in some trial."""
@@ -201,7 +206,7 @@ class Run:
         return {view: trained if view else every for view in range(VIEWS[self.trial.augmentation])}
 
     def _backbone(self) -> Compute:
-        pixels, extract = self.inputs, extractor(self.classifier, self.dtype)
+        pixels, extract = self._pixels(), extractor(self.classifier, self.dtype)
 
         def compute(batch: Batch) -> torch.Tensor:
             with self._autocast():

@@ -45,6 +45,9 @@ def run_trial(trial: TrialConfig, images: ImageSet, place: Place, judge: Judge) 
 
     An exception becomes a row `failed`. Only where several workers train together and one of them may be alone with it is it
     raised, since the others wait for that worker: then the group has to be made anew.
+
+    Raises:
+        torch.AcceleratorError: the GPU failed; other than for want of memory, it is lost to this process.
     """
     record = _Record(trial, images, place)
     try:
@@ -58,7 +61,7 @@ def run_trial(trial: TrialConfig, images: ImageSet, place: Place, judge: Judge) 
             if (stop := judge(epoch)) and not _is_last(epoch, run):
                 return record.end("stopped", run, stop)
         return record.end("completed", run)
-    except Unwritable:  # nor could a row `failed` be written
+    except (Unwritable, torch.AcceleratorError):  # a row `failed` couldn't be written, or would blame the trial
         raise
     except Exception as error:
         if place.group.size > 1 and not isinstance(error, NotFinite):  # the loss is the whole group's
@@ -103,6 +106,8 @@ class _Record:
             recorded = len(self._place.store.tables.rows("epochs", self._trial.key))
         recorded = self._place.group.broadcast(recorded)  # by then the state is there for everybody
         checkpoint.load(run, self._files, self._folder)
+        if len(run.history) != (known := self._place.group.broadcast(len(run.history))):  # NFS may show a file late elsewhere
+            raise RuntimeError(f"this worker sees a state after {len(run.history)} epochs, and the first one after {known}.")
         self._run = run
         return run.history[max(min(recorded, len(run.history)) - 1, 0) :]
 

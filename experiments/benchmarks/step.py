@@ -18,7 +18,7 @@ from bioimg.data.imageset import ImageSet, Split
 from bioimg.data.split import split
 from bioimg.results.store import Store
 from bioimg.training import memory
-from bioimg.training.batches import Batch
+from bioimg.training.batches import Batch, Pixels
 from bioimg.training.features import Compute
 from bioimg.training.loop import train
 from bioimg.training.run import Run
@@ -36,11 +36,13 @@ class Contiguous(Run):
 
     @classmethod
     def of(cls, run: Run) -> Run:
-        """Change a run before its first batch."""
+        """Change a run's model before its first batch."""
         run.classifier.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        inputs = run.inputs
-        run.inputs = lambda batch: inputs(batch).contiguous()  # type: ignore[assignment]
         return run
+
+    def _pixels(self) -> Pixels:
+        pixels = super()._pixels()
+        return lambda batch: pixels(batch).contiguous()  # type: ignore[return-value]
 
     def _freeze_features(self) -> None:
         self.of(self)
