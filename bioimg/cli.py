@@ -23,8 +23,8 @@ from bioimg.report.command import Report, Verify
 from bioimg.status import Status
 
 GAVE_UP = 2
-GOES_ON = "Interrupted. The tables hold all that has ended; the same command goes on from here."
-BEGINS_ANEW = "Interrupted before its end. The same command begins anew."
+GOES_ON = "Interrupted. Finished trials are saved; run the same command again to resume."
+BEGINS_ANEW = "Interrupted. Run the same command again to start over."
 
 
 def main() -> int:

@@ -31,14 +31,14 @@ class EarlyStopping:
     1 / `reduction_factor` of those of its cohort that came to this rung before it.
     """
 
-    metric: str = option("val_accuracy", "what is compared at a rung", choices=("val_accuracy", "val_loss"))
+    metric: str = option("val_accuracy", "metric compared at each rung", choices=("val_accuracy", "val_loss"))
     grace_period: int | None = option(
-        None, "epochs that every trial gets; by default a tenth of its epochs, at least 2", at_least=1
+        None, "epochs that every trial runs; by default a tenth of its epochs, at least 2", at_least=1
     )
-    reduction_factor: int = option(2, "of this many trials at a rung one goes on", at_least=2)
-    compare_within: tuple[str, ...] = option(("freeze",), "only trials that agree in these fields compete")
+    reduction_factor: int = option(2, "keep 1 in this many trials at each rung", at_least=2)
+    compare_within: tuple[str, ...] = option(("freeze",), "only trials with the same values in these fields compete")
     spare_frozen: bool = option(
-        True, "whether trials on a frozen backbone run in full: on cached features they cost next to nothing"
+        True, "whether trials on a frozen backbone run in full; with cached features they cost almost nothing"
     )
 
     def __post_init__(self) -> None:
@@ -90,8 +90,8 @@ class Experiment:
                 raise UserError(f"the axis `{name}` is {values}, but must hold at least one value and none twice.")
             if name == "folds" and len(values) > 1:
                 raise UserError(
-                    f"the value of `folds` is {values}, but must be one number: with each, other images test, and the axis "
-                    "`fold` goes through the folds of one. Give one, and run the command again with the other."
+                    f"the value of `folds` is {values}, but must be one number: each number of folds tests on other images. "
+                    "The axis `fold` runs over the folds of one number. Give one, and run the command again for the other."
                 )
         self.trials()
 

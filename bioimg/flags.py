@@ -17,31 +17,31 @@ class Settings:
     """How and where an experiment runs: nothing here changes a number in the table."""
 
     out: Annotated[str | None, tyro.conf.arg(metavar="DIR|s3://...", help_behavior_hint="(default: results/NAME)")] = None
-    """Folder of the results, or s3://bucket/path. What it has of this experiment is kept, and only what is missing is run."""
+    """Results folder, or s3://bucket/path. Existing results of this experiment are kept; only missing trials are run."""
     lanes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each device)")] = None
-    """Trials that run side by side, each on `workers` devices."""
+    """Number of trials that run at the same time, each on `workers` devices."""
     keep: Literal["best", "all", "none"] = "best"
-    """What stays on disk: the weights of the best epoch of completed trials, and what --finish needs of those stopped at the
-    highest rung and, of one rung, with the best score, in all no more than a model for each trial and two states of training;
-    all, with what more epochs can go on from; or none."""
+    """What stays on disk. best: the weights of the best epoch of completed trials, and what --finish needs of stopped ones
+    (highest rung first, then best score) within the room of one model per trial and two training states; all: also
+    everything that more epochs can resume from; none: no weights."""
     local: bool = False
     """Run in this process, one trial after another, without Ray: for debugging."""
     early_stopping: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: ASHA stops trials that fall behind)")] = True
     """Train every trial to its last epoch."""
     finish: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[KEY ...]", help_behavior_hint="(default: none)")] = None
-    """Afterwards train stopped trials to their last epoch: those with these keys, or all. They go on from where they stopped,
-    or begin anew where that wasn't kept; the outcome is the same."""
+    """Afterwards train stopped trials to their last epoch: those with these keys, or all. They resume where they stopped, or
+    start over if that state wasn't kept; the outcome is the same."""
     track: Annotated[
         tuple[Literal["mlflow", "wandb"], ...],
         tyro.conf.arg(metavar="{mlflow,wandb} [...]", help_behavior_hint="(none)"),
     ] = ()
-    """Also send every epoch to trackers that the lab runs. TensorBoard files are written anyway."""
+    """Also send every epoch to these trackers. TensorBoard files are always written."""
 
     def __post_init__(self) -> None:
         if self.lanes is not None and self.lanes < 1:
             raise UserError(f"the value of `lanes` is {self.lanes}, but must be `lanes >= 1`.")
         if self.local and self.track:
-            raise UserError("the value of `track` must be left out with --local: it is Ray that tells trackers.")
+            raise UserError("the value of `track` must be left out with --local: trackers are updated through Ray.")
 
 
 def parse(experiment: Experiment, args: Sequence[str], *, program: str, description: str) -> tuple[Experiment, Settings]:
@@ -92,7 +92,7 @@ def _flags(experiment: Experiment) -> type:
     trial = dataclasses.make_dataclass("Trial", fields, frozen=True, kw_only=True)
     trial.__doc__ = "What a trial is. Several values make an axis: every combination is a row of the table."
     rule = dataclasses.make_dataclass("Rule", _rule_flags(experiment), frozen=True, kw_only=True)
-    rule.__doc__ = "Early stopping (ASHA): which trials go on, and against which others each is held."
+    rule.__doc__ = "Early stopping (ASHA): which trials continue, and which others they are compared with."
     return dataclasses.make_dataclass(
         "Flags",
         [

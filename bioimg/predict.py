@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Say which class new images are of, with probabilities, by the best trial of an experiment."""
+    """Predict the classes of new images, with probabilities, by the best trial of an experiment."""
 
     folder: Annotated[str, Positional, arg(metavar="RESULTS")]
     """a folder of results, such as results/grid or s3://bucket/grid"""
     images: Annotated[Path, Positional, arg(metavar="IMAGES")]
-    """an image, or a folder of images at any depth; they are read as those of the experiment were"""
+    """an image, or a folder of images at any depth; they are read like those of the experiment"""
     key: str | None = None
-    """another completed trial; by default the one that the report's headline names"""
+    """key of another completed trial; by default the one in the report's headline"""
     out: Path = Path("predictions.csv")
-    """the table to write: path, prediction, the part of the experiment (train, val, test) that the image was in, if it was in
-    any, and the probability of each class. One that exists is left alone"""
+    """the table to write: path, prediction, the part of the experiment (train, val, test) that the image was in, if any,
+    and the probability of each class. An existing file isn't overwritten"""
 
     def run(self) -> int:
         """Write the table; returns the exit code: 0, or 1 if an image couldn't be read.
@@ -47,10 +47,10 @@ class Predict:
         write(table, self.out)
         counts = ", ".join(f"{count} {name}" for name, count in table["prediction"].value_counts().items())
         console = Console(soft_wrap=True, highlight=False, markup=False)
-        console.print(f"By trial {key}: {counts}. The table is {self.out}.")
+        console.print(f"Predicted by trial {key}: {counts}. Written to {self.out}.")
         console.print(f"Its recipe: {recipe(results, key)}")
         if seen := int(table["part"].isin(["train", "val"]).sum()):
-            known = f"images that trained or chose this trial, so that it knows them: {seen} of {len(table)}"
+            known = f"{seen} of {len(table)} images were used to train or select this trial"
             console.print(f"warning: {known}.", style="yellow")
         for path, reason in unreadable.items():
             Console(stderr=True, soft_wrap=True, markup=False).print(f"can't be read: {path} ({reason})", style="bold red")
@@ -69,7 +69,7 @@ def choose(results: "Results", key: str | None) -> str:
     completed = results.trials[results.trials["status"].eq("completed")]
     best = statistics.best(results)
     if best is None:
-        raise UserError("the value of `folder` must be results with a completed trial, and there is none. Run the experiment.")
+        raise UserError("the value of `folder` must be results with a completed trial, but there is none. Run the experiment.")
     if key is not None and key not in set(completed["key"]):
         raise unknown("key", key, completed["key"], "These trials are completed.")
     repeats = completed[configurations(results.trials)[completed.index].eq(best)]

@@ -77,8 +77,8 @@ def train(
     missing = [trial for trial in trials if trial.key not in statuses]
     if anew := begun_anew(missing, store, statuses):
         console.print(
-            f"Of {len(missing)} trials to run, {anew} can't go on from shorter ones that have ended: only --keep all keeps "
-            "what that takes.",
+            f"{anew} of {len(missing)} trials must start from epoch 1: the state of their shorter runs was not kept "
+            "(--keep all keeps it).",
             highlight=False,
             soft_wrap=True,
         )
@@ -105,9 +105,8 @@ def make_room(store: Store, console: Console) -> None:
     if dropped := disk.make_room(store):
         unfinished = sum(status in disk.UNFINISHED for status in store.tables.statuses().values())
         console.print(
-            "So that checkpoints take no more than a model for each trial and two states of training, "
-            f"{dropped} of {unfinished} stopped or failed trials, those furthest behind, no longer keep where they ended: "
-            "--finish trains stopped ones, and the same command failed ones, from their first epoch again.",
+            f"To limit disk use, the saved state of {dropped} of {unfinished} stopped or failed trials was deleted. They "
+            "restart from epoch 1: stopped ones with --finish, failed ones with the same command.",
             highlight=False,
             soft_wrap=True,
         )
@@ -156,7 +155,7 @@ def check_finish(keys: Sequence[str], trials: Sequence[TrialConfig], statuses: M
             if not stopped:
                 raise UserError(
                     f"the value of `finish` is {key!r}, but no trial of this command has been stopped. Without a key, --finish "
-                    "takes all that will be."
+                    "takes all that will be stopped."
                 )
             way_out = "These trials of this command are stopped; without a key, --finish takes them all."
             raise unknown("finish", key, stopped, way_out)
@@ -226,7 +225,7 @@ def check_splits(images: Mapping[TrialConfig, Labelled]) -> None:
         if trial.batch_size > held:
             raise UserError(
                 f"the value of `batch_size` is {trial.batch_size}, but must not be larger than the training set, "
-                f"which is {held} images. Lower it."
+                f"which has {held} images. Lower it."
             )
 
 

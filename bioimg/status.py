@@ -27,12 +27,12 @@ PAUSE = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Show what is done, running, waiting and failed, with the latest scores and the time that is left, roughly."""
+    """Show which trials are done, running, waiting and failed, with the latest scores and the approximate time left."""
 
     folder: Annotated[str, Positional, arg(metavar="RESULTS")]
     """a folder of results, such as results/grid or s3://bucket/grid"""
     watch: FlagCreatePairsOff[bool] = False
-    """look again every two seconds until no run writes there"""
+    """refresh every two seconds until the run ends"""
 
     def run(self) -> int:
         """Print it; 0.
@@ -118,4 +118,4 @@ def _run(about: Mapping[str, Any], holder: Mapping[str, Any] | None) -> Text:
         return Text(f"Running since {holder['since']}: process {holder['pid']} on {holder['host']}.")
     if about["complete"]:
         return Text("Complete.")
-    return Text("No run writes there. The command that started it goes on from here.", style="yellow")
+    return Text("No run is active here. Repeat the original command to resume.", style="yellow")

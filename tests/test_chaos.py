@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(7200)]
 
 PROGRAM_ITSELF = "program"
 VICTIMS = [WORKER, CONTROLLER, FOLLOWER, BOARD, PROGRAM_ITSELF, "raylet"]
-TOLD = re.compile(r"^error: (the board|raylet), .* was lost.*the same command goes on from here", re.MULTILINE)
+TOLD = re.compile(r"^error: (the board|raylet), .* was lost.*run the same command again to resume", re.MULTILINE)
 
 
 def strike(program: subprocess.Popen, name: str, draw: random.Random) -> bool:

@@ -124,7 +124,7 @@ def test_a_grid_takes_at_most_a_model_for_each_trial_and_two_states(grid, stoppe
     assert sorted(kept) == sorted(expected[: len(kept)]), "those that did best keep theirs"
     dropped = stopped - len(kept)
     assert len(kept) >= 2 or not dropped
-    assert bool(dropped) == (f"{dropped} of {stopped} stopped or failed trials, those furthest behind" in console.getvalue())
+    assert bool(dropped) == (f"of {dropped} of {stopped} stopped or failed trials was deleted" in console.getvalue())
     assert room < 1 or not dropped, "no more were dropped than had to be"
 
 
@@ -154,7 +154,7 @@ def test_states_of_failed_trials_count_and_go_before_those_of_stopped_ones(grid,
     left = [key for key in failed if key in with_state(folder)]
     assert left == sorted(failed)[4 - len(left) :]
     assert 1 <= len(left) < 4
-    assert f"{4 - len(left)} of 5 stopped or failed trials, those furthest behind" in told
+    assert f"of {4 - len(left)} of 5 stopped or failed trials was deleted" in told
     assert room < 2, "no more were dropped than had to be: each had two states"
 
 

@@ -173,7 +173,7 @@ def test_the_loss_of_the_board_ends_the_experiment_with_a_message_and_the_rerun_
     monkeypatch.setattr(fleet, "SILENT", 5)
     asked = experiment(epochs=4, seed=(0, 1))
     file = When("epoch 2/4", tmp_path / "struck", send(BOARD, what))
-    with pytest.raises(UserError, match=r"the board.*was lost.*the same command goes on from here"):
+    with pytest.raises(UserError, match=r"the board.*was lost.*run the same command again to resume"):
         go(asked, tmp_path / "struck", file, lanes=1)
     assert not list((tmp_path / "struck").rglob("error.txt")), "a trial was blamed"
     struck = go(asked, tmp_path / "struck", lanes=1)
@@ -193,7 +193,7 @@ def test_the_loss_of_ray_s_gcs_alone_is_told_at_once_and_the_rerun_goes_on(tmp_p
         next(process for process in children if process.name() == "gcs_server").kill()
         said = program.communicate()[1]
     assert program.returncode == 2
-    assert re.fullmatch(r"error: gcs_server, .* was lost with exit code -9.*the same command goes on from here\.\n", said)
+    assert re.fullmatch(r"error: gcs_server, .* was lost with exit code -9.*run the same command again to resume\.\n", said)
     again = subprocess.run([*command, "--local"], capture_output=True, text=True, check=True)
     epochs = read(tmp_path / "out").epochs
     assert epochs["epoch"].tolist() == list(range(1, 31)), again.stdout + again.stderr
@@ -205,7 +205,7 @@ def test_a_trial_that_kills_its_worker_is_given_up_and_the_next_goes_on(machine,
     asked = experiment(model="deadly", image_size=16, batch_size=(12, 24), epochs=2)
     rows = go(asked, tmp_path, lanes=1, code=1).trials.set_index("batch_size")
     assert rows["status"].to_dict() == {12: "completed", 24: "failed"}
-    assert re.search(r"its worker was lost 3 times.*at last with: .*died", rows["error"][24])
+    assert re.search(r"its worker was lost 3 times.*the last time with: .*died", rows["error"][24])
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def come_and_go(folder: Path) -> None:
 
     try:
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-        with pytest.raises(UserError, match=r"number of devices, which is 0 .CPU.*say with --lanes how many"):
+        with pytest.raises(UserError, match=r"number of devices, which is 0 .CPU.*set --lanes to the number"):
             go(asked, folder / "struck")
         file = Machines(r"\[[12]/4\].*epoch 2/4", folder / "struck", lose)
         struck = go(asked, folder / "struck", file, lanes=2)

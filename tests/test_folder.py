@@ -203,7 +203,7 @@ def test_lanes_leave_in_a_bucket_what_they_leave_on_a_disk(tmp_path, bucket):
 def test_a_storage_that_is_not_there_is_an_error_that_says_what_to_do(bucket, monkeypatch):
     monkeypatch.setattr("bioimg.results.folder.TRIES", 2)
     address = bucket("x", port=9)
-    with pytest.raises(Unwritable, match=r"tried 2 times.*See that the storage can be reached"):
+    with pytest.raises(Unwritable, match=r"tried 2 times.*Check the connection to the storage"):
         Bucket(address).write("a", b"a")
 
 

@@ -97,7 +97,7 @@ def test_help_explains_every_field_with_its_default(capsys):
         ("report", ["RESULTS"]),
         ("status", ["RESULTS"]),
         ("verify", ["TABLE"]),
-        ("data", ["DATA", "planes of multi-channel images"]),
+        ("data", ["DATA", "channels of multi-channel images"]),
     ],
 )
 def test_help_says_what_to_name_and_explains_each_flag(command, names, monkeypatch, capsys):
@@ -140,11 +140,11 @@ def test_an_interrupted_grid_goes_on_and_other_commands_begin_anew(monkeypatch, 
 
     monkeypatch.setattr("bioimg.runner.run", interrupted)
     assert grid() == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
     monkeypatch.setattr("bioimg.data.command.audit", interrupted)
     monkeypatch.setattr(sys, "argv", ["bioimg", "data", "phantom"])
     assert cli.main() == 130
-    assert capsys.readouterr().err.strip() == "Interrupted before its end. The same command begins anew."
+    assert capsys.readouterr().err.strip() == "Interrupted. Run the same command again to start over."
 
 
 # bad input: an error by its text, exit code 2, no traceback
@@ -266,9 +266,9 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_image_is_read(out, t
     monkeypatch.setattr(runner, "survey", lambda _: pytest.fail("images were looked for"))
     assert grid(*QUICK, "--out", tmp_path / out) == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert f"the value of `out` is {tmp_path / out}, but must be a folder that can be written" in error
-    assert f"in {tmp_path / there} no file can be made: {why}" in error
-    assert ". See to that, or name another with --out." in error
+    assert f"the value of `out` is {tmp_path / out}, but must be a writable folder" in error
+    assert f"no file can be created in {tmp_path / there}: {why}" in error
+    assert ". Fix that, or name another with --out." in error
     assert {path.name for path in tmp_path.iterdir()} == {"thesis.docx", "locked"}
 
 
@@ -305,7 +305,7 @@ def test_an_interrupted_run_leaves_a_whole_table_and_goes_on_when_run_again(tmp_
     process.send_signal(2)
     _, error = process.communicate()
     assert process.returncode == 130
-    assert "the same command goes on from here" in error
+    assert "run the same command again to resume" in error
     cut_off = read(out)
     assert 1 <= len(cut_off.trials) < 6
     assert not cut_off.experiment["complete"]

@@ -71,7 +71,7 @@ def test_a_host_of_ones_own_cluster_is_lost_in_mid_trial_and_the_table_is_that_o
     cluster.desk(doctor)
     private = f"BIOIMG_CACHE=/dev/shm/decoded bioimg doctor --out /dev/shm/results --data {tiles} --image-size 20000"
     told = cluster.desk(f"ray exec {cluster.file} '{private}' || true")
-    for check, way_out in {"results storage": "--out a folder that all nodes share", "images": "with BIOIMG_CACHE"}.items():
+    for check, way_out in {"results storage": "--out to a folder that all nodes share", "images": "set BIOIMG_CACHE"}.items():
         others = re.findall(rf"^wrong +{check} +(\w+) .*not the same folder.*{way_out}", told, re.MULTILINE)
         assert sorted(others) == ["three", "two"], f"{check}: the head's /dev/shm isn't that of the others\n{told}"
 

@@ -70,7 +70,7 @@ def test_the_same_images_under_names_that_change_the_split_are_refused(tmp_path)
     moved = sorted((SHUFFLED.paths[SHUFFLED.digests.index(d)], parts[d], part) for d, part in also.items() if parts[d] != part)
     first = "; ".join(f"{path} was {then}, is {part}" for path, then, part in moved[:3])
     assert f"{len(moved)} in another part with split=stratified ({first}; ...)" in error
-    assert "Put files, labels, groups and names back as they were, or name another folder with --out." in error
+    assert "Restore files, labels, groups and names, or name another folder with --out." in error
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "images.parquet"), held)
 
 

@@ -69,7 +69,7 @@ def test_a_stopped_or_failed_trial_that_is_trained_further_runs(store):
 def test_a_trial_does_not_run_where_no_run_is(store):
     store.release()
     assert "1 completed, 1 failed, 2 waiting" in shown(store)
-    assert "No run writes there. The command that started it goes on from here." in shown(store)
+    assert "No run is active here. Repeat the original command to resume." in shown(store)
 
 
 def test_the_time_that_is_left_is_known_from_the_first_epoch_on():

@@ -13,25 +13,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Ask every node of a cluster what it has, before money is spent: each line is ok, or what is wrong and what to do."""
+    """Check every node of a cluster before money is spent. Each line says ok, or what is wrong and how to fix it."""
 
     address: str | None = None
     """HOST:PORT of the cluster's head; by default the cluster that this machine is part of, or this machine alone"""
     out: str = "results"
-    """where results will go: every node must see this folder and be able to write there"""
+    """results folder: every node must see it and be able to write to it"""
     data: str = "phantom"
-    """images that trials will read, as in grid.py: each node must have room for them in Ray's object store or, if they are
-    too large for that, see the folder of decoded images"""
+    """images of the trials, as in grid.py: each node needs room for them in Ray's object store or, if they are too large for
+    that, must see the folder of decoded images"""
     image_size: int = 150
-    """side to which images are resized, in pixels"""
+    """side length of images after resizing, in pixels"""
     model: tuple[str, ...] = ("resnext50_32x4d",)
-    """models that trials will train"""
+    """models of the trials"""
     weights: tuple[str, ...] = ()
-    """weights that trials will read: names as in grid.py, or files. Each node must have them or be able to fetch them"""
+    """weights of the trials: names as in grid.py, or files. Each node must have them or be able to download them"""
     workers: int = 1
-    """workers of a trial: with more than one, nodes are tried at summing together, as DDP does"""
+    """workers per trial: with more than one, an all-reduce across nodes is tested, as in DDP"""
     gpu: bool = False
-    """a worker without a GPU is wrong (the head of a cluster needs none)"""
+    """require a GPU on every worker node (the head of a cluster needs none)"""
 
     def run(self) -> int:
         """Ask, and print the answers. Returns the exit code: 0, or 1 if anything is wrong.

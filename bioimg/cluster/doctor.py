@@ -37,7 +37,7 @@ def join(address: str | None) -> None:
         except (OSError, ValueError) as error:
             raise UserError(
                 f"the value of `--address` is {address!r}, but must be HOST:PORT of a running cluster's head (port 6379 unless "
-                f"you chose another): {error}. Look for it with `ray status` on the head."
+                f"you chose another): {error}. Check with `ray status` on the head."
             ) from error
         os.environ["RAY_ADDRESS"] = address
     if not session.connect():
@@ -67,7 +67,7 @@ def examine(
         try:
             mark = stack.enter_context(_marked(out, *([kept] if kept else [])))
         except (OSError, ValueError) as error:
-            return [Line("results storage", "this machine", f"{error}. Give --out a folder that can be written.")]
+            return [Line("results storage", "this machine", f"{error}. Set --out to a writable folder.")]
         asked = [_on(node, facts.gather, out, mark, tuple(weights), kept) for node in nodes]
         told = _ask([*asked, *(_on(node, facts.product, gpus=_gpus(node)) for node in nodes)])
     known: Facts = {
@@ -96,7 +96,7 @@ def check(out: str) -> None:
     wrong = [line for line in judge_basics(dict(zip(map(_name, nodes), told, strict=True))) if line.wrong]
     if wrong:
         each = " ".join(f"{line.check} on {line.node}: {line.wrong}" for line in wrong)
-        raise UserError(f"the nodes of the cluster must be alike and share `out`: {each} `bioimg doctor` checks the rest.")
+        raise UserError(f"all nodes must have the same versions and share `out`: {each} `bioimg doctor` checks the rest.")
 
 
 def uri(folder: str) -> str:
@@ -132,7 +132,7 @@ def _ask(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
         told |= {call: _answer(call) for call in ready}
     for call in waiting:
         ray.cancel(call, force=True)
-    late = f"no answer in {patience:.0f} s. Is it busy or gone? `ray status` lists what is up; start Ray there anew."
+    late = f"no answer in {patience:.0f} s. Is it busy or gone? `ray status` lists the nodes that are up; restart Ray there."
     return [told.get(call, late) for call in calls]
 
 
@@ -141,7 +141,7 @@ def _answer(call: Any) -> Any:
         answer: Any = ray.get(call)
     except Exception as error:  # whatever happened there is the verdict on that node
         why = str(error).strip().splitlines()[-1]
-        return f"{type(error).__name__}: {why}. Start Ray there anew and look at its logs in /tmp/ray."
+        return f"{type(error).__name__}: {why}. Restart Ray there and check its logs in /tmp/ray."
     return {**answer, "skew": answer["clock"] - time.time()} if isinstance(answer, dict) and "clock" in answer else answer
 
 

@@ -80,7 +80,7 @@ class Fleet:
         if lost and not self._running and in_vain >= IN_VAIN and not _is_late(lost[-1]):
             raise UserError(
                 f"{in_vain} lanes in a row ended before they could take a trial, the last one with: {lanes.cause(lost[-1])}. "
-                "Mend that; the same command then goes on from here."
+                "Fix that, then run the same command again to resume."
             ) from lost[-1]
         wanted, room = min(self._left, self._limit or self._left), self._room()
         self._start(min(wanted, room) - len(self._running))
@@ -94,7 +94,7 @@ class Fleet:
             ray.kill(self._board)  # if it hangs, whoever waits for it is told so
             raise UserError(
                 "the board, the process between Ray Tune and the lanes, was lost: it was killed, hangs, or its machine ran out "
-                "of memory. Every epoch that was reported is kept; the same command goes on from here."
+                "of memory. All reported epochs are saved; run the same command again to resume."
             ) from error
 
     def _room(self) -> int:
@@ -125,7 +125,7 @@ class Fleet:
         waits = self._left > 0 and not self._running
         if waits and not self._waits:
             self._say(
-                f"{self._left} trials wait: no lane can run until the cluster has {self._first.workers} free "
+                f"{self._left} trials are waiting: no lane can run until the cluster has {self._first.workers} free "
                 f"{'GPU' if self._first.gpu else 'CPU'}{'s' if self._first.workers > 1 else ''}."
             )
         self._waits = waits

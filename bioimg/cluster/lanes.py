@@ -164,8 +164,8 @@ def _run(job: Job, place: Place, lane: Lane) -> str:
 
 def _lost(reason: str) -> str:
     """What is recorded of a trial that is given up. That a process was killed for want of memory can only be guessed."""
-    advice = " If memory ran out, lower `batch_size` or `image_size`, freeze more, or use a machine with more of it."
-    said = f"its worker was lost {ATTEMPTS} times while at the same epoch, at last with: {reason}"
+    advice = " If memory ran out, lower `batch_size` or `image_size`, freeze more, or use a machine with more memory."
+    said = f"its worker was lost {ATTEMPTS} times at the same epoch, the last time with: {reason}"
     return said + advice * ("memory" in reason)
 
 

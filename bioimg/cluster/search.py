@@ -43,7 +43,7 @@ def executor(trials: Iterable[TrialConfig], lane_count: int | None, track: Seque
     workers = {trial.workers for trial in trials}
     if len(workers) > 1:
         raise UserError(
-            f"the values of `workers` are {sorted(workers)}, but all trials of one run must have the same: lanes do."
+            f"the values of `workers` are {sorted(workers)}, but must be the same for all trials of a run: they share lanes."
         )
     each = workers.pop()
     if each * (lane_count or 1) > available and not (joined and lane_count):
@@ -51,7 +51,7 @@ def executor(trials: Iterable[TrialConfig], lane_count: int | None, track: Seque
         raise UserError(
             f"the value of {needed} is {each * (lane_count or 1)}, but must be at most the number of devices, "
             f"which is {available} ({kind}). Lower it, or use a larger machine or cluster."
-            + (" If machines are still to join this one, say with --lanes how many lanes to wait for." if joined else "")
+            + (" If more machines will join this one, set --lanes to the number of lanes to wait for." if joined else "")
         )
     return functools.partial(run, limit=lane_count, gpu=kind == "GPU", track=track)
 

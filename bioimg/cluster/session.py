@@ -173,7 +173,7 @@ def _loss() -> UserError | None:
         if kind in ("raylet", "gcs_server"):
             return UserError(
                 f"{kind}, a process of Ray's on this machine, was lost with exit code {process.returncode}: it was killed, or "
-                "the machine ran out of memory. Every epoch that was reported is kept; the same command goes on from here."
+                "the machine ran out of memory. All reported epochs are saved; run the same command again to resume."
             )
     return None
 

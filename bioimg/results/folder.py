@@ -44,8 +44,8 @@ def unwritable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise Unwritable(
-            f"{path} can't be written: {error.strerror}. {_room(path)} Make room, or see to the disk, and run the same "
-            "command again: it goes on from here, and the tables hold all that has ended."
+            f"{path} can't be written: {error.strerror}. {_room(path)} Free some space or check the disk, then run "
+            "the same command again to resume; finished trials are saved."
         ) from error
 
 
@@ -225,7 +225,7 @@ class Bucket:
         return sum(self.sizes(under).values())
 
     def size(self, name: str) -> int | None:
-        found = self._patiently("looked at", name, lambda: self._files.get_file_info(f"{self._root}/{name}"))
+        found = self._patiently("checked", name, lambda: self._files.get_file_info(f"{self._root}/{name}"))
         return found.size if found.is_file else None
 
     def delete(self, name: str) -> None:
@@ -252,8 +252,8 @@ class Bucket:
             except OSError as error:
                 if attempt + 1 == TRIES:
                     raise Unwritable(
-                        f"{beside(self.uri, name)} can't be {what}, tried {TRIES} times: {error}. See that the storage can be "
-                        "reached and the credentials hold, and run the same command again: it goes on from here."
+                        f"{beside(self.uri, name)} can't be {what}, tried {TRIES} times: {error}. Check the connection to the "
+                        "storage and the credentials, then run the same command again to resume."
                     ) from error
                 time.sleep(PAUSE * 2**attempt)
         raise AssertionError

@@ -98,7 +98,7 @@ def require(files: Folder, run: str) -> None:
         Unwritable: it doesn't.
     """
     if (_holder(files) or {}).get("run") != run:
-        raise Unwritable(f"{files} is no longer held by the run that this worker is part of: it writes nothing more there.")
+        raise Unwritable(f"{files} is no longer held by the run of this worker, which writes nothing more there.")
 
 
 def alive(files: Folder) -> dict[str, Any] | None:
@@ -119,9 +119,9 @@ def _holder(files: Folder) -> dict[str, Any] | None:
 
 
 def _taken(files: Folder, held: dict[str, Any]) -> UserError:
-    lease = "" if isinstance(files, Disk) else f" If that run is dead, its claim ends {EXPIRES} s after its last sign of life."
+    lease = "" if isinstance(files, Disk) else f" If that run is dead, its claim ends {EXPIRES} s after its last renewal."
     return UserError(
-        f"the value of `out` is {files}, but another run writes there: process {held.get('pid', 'unknown')} on "
+        f"the value of `out` is {files}, but another run is writing there: process {held.get('pid', 'unknown')} on "
         f"{held.get('host', 'unknown')}, since {held.get('since', 'unknown')}. Wait for it, or name another folder with --out."
         f"{lease}"
     )

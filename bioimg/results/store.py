@@ -96,7 +96,7 @@ class Store:
             self._same("name", name)
         elif set(self.files.names()) - {HOLDER}:
             raise UserError(
-                f"the value of `out` is {self.shown}, but must be a new or empty folder, or one with results, and this one "
+                f"the value of `out` is {self.shown}, but must be a new or empty folder or one with results, and this one "
                 "holds something else. Name another with --out."
             )
 
@@ -177,8 +177,8 @@ class Store:
             raise self.lacking(MANIFEST) from None
         except ValueError as error:  # of json
             raise UserError(
-                f"{self.named(MANIFEST)} can't be read: {error}. It says of which images the results are. Copy the folder "
-                "again, or run the experiment again into another folder (--out)."
+                f"{self.named(MANIFEST)} can't be read: {error}. It records which images the results belong to. Copy the "
+                "folder again, or run the experiment again into another folder (--out)."
             ) from error
 
     def lacking(self, *names: str) -> UserError:
@@ -200,8 +200,8 @@ class Store:
             tempfile.TemporaryFile(dir=there).close()
         except OSError as error:
             raise UserError(
-                f"the value of `out` is {self.shown}, but must be a folder that can be written, and in {there} no file can be "
-                f"made: {error.strerror}. See to that, or name another with --out."
+                f"the value of `out` is {self.shown}, but must be a writable folder, and no file can be created in {there}: "
+                f"{error.strerror}. Fix that, or name another with --out."
             ) from error
 
     def _same(self, what: str, value: str) -> None:
@@ -216,9 +216,8 @@ class Store:
     def _same_images(self, placed: pa.Table, data: Mapping[str, Any]) -> None:
         if told := differences(self.images(), placed, self.experiment()["data"]["classes"], data["classes"]):
             raise UserError(
-                f"the value of `out` is {self.shown}, but the images aren't where and what they were in the runs whose results "
-                f"it holds: {', '.join(told)}. Put files, labels, groups and names back as they were, or name another folder "
-                "with --out."
+                f"the value of `out` is {self.shown}, but the images have changed since the runs whose results it holds: "
+                f"{', '.join(told)}. Restore files, labels, groups and names, or name another folder with --out."
             )
         self._same("data fingerprint", data["fingerprint"])
 
@@ -229,7 +228,7 @@ class Store:
         except FileNotFoundError:
             return schema.IMAGES.empty_table()
         except Damaged as error:
-            told = "%s is damaged (%s): whether images have changed parts since can't be told. It is written anew."
+            told = "%s is damaged (%s): whether images have changed parts since is unknown. It is written again."
             log.warning(told, self.named(IMAGES), error)
             return schema.IMAGES.empty_table()
 

@@ -124,7 +124,7 @@ class Tables:
             return None
         except Damaged as error:
             log.warning(
-                "%s is damaged (%s): it is left out, and what it held is computed again.", beside(self._shown, name), error
+                "%s is damaged (%s): it is ignored, and its rows are computed again.", beside(self._shown, name), error
             )
             return None
 
@@ -134,11 +134,11 @@ class Tables:
             rows = decode(self._files.read(f"{table}.previous.parquet"), TABLES[table])
         except (FileNotFoundError, Damaged):
             raise UserError(
-                f"{beside(self._shown, name)} is damaged ({damage}). Put a copy of it in its place, or delete trials.parquet, "
-                "epochs.parquet and predictions.parquet there and run the same command again: it computes their rows anew."
+                f"{beside(self._shown, name)} is damaged ({damage}). Replace it with a copy, or delete trials.parquet, "
+                "epochs.parquet and predictions.parquet there and run the same command again to compute their rows again."
             ) from damage
         log.warning(
-            "%s is damaged (%s): the table before it is used. The command of the run mends it.",
+            "%s is damaged (%s): its previous version is used. Running the experiment's command again repairs it.",
             beside(self._shown, name),
             damage,
         )
