@@ -1,4 +1,4 @@
-"""What a trial is: one cell of the comparison, as a value that is checked once, when it is made.
+"""A trial: one cell of the comparison, as a value that is checked once, when it is created.
 
 A field of `TrialConfig` has one name from the grid to the report: it is the axis of an experiment, the flag of the command
 line, the parameter of Ray Tune, the column of the table and the key that report headers translate.
@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 FEWEST_GROUPS = 5
-"""With fewer independent groups among the test images than these, resampling them understates how far results may be off."""
+"""With fewer independent groups than this among the test images, resampling them understates the uncertainty of results."""
 
 
 class UserError(ValueError):
-    """Something the user can mend. The text names the field, the value, the rule and the way out; no traceback is shown."""
+    """Something the user can fix. The text names the field, the value, the rule and the way out; no traceback is shown."""
 
 
 def meant(value: object, names: Iterable[str]) -> str:
-    """The question whether the nearest of some names is meant; empty where none is near."""
+    """A question that suggests the closest of some names; empty if none is close."""
     nearest = difflib.get_close_matches(str(value), list(names), n=1)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def unknown(field: str, value: object, known: Iterable[str], way_out: str = "") -> UserError:
-    """The error for a name that isn't among the known ones; offers the nearest."""
+    """The error for a name that isn't among the known ones; suggests the closest."""
     names = list(known)
     hint = meant(value, names)
     listed = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])}, ... ({len(names)} in all)"
@@ -44,12 +44,12 @@ def option(
     at_least: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """A field with its help text and its rule, which are the command line's too."""
+    """A field with its help text and its rule, both of which the command line uses too."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "at_least": at_least, "above": above})
 
 
 def check(config: Any) -> None:
-    """Hold every field of a dataclass made with `option` to its rule.
+    """Check every field of a dataclass made with `option` against its rule.
 
     Raises:
         UserError: names the first field whose value breaks its rule.
@@ -168,10 +168,10 @@ class TrialConfig:
 
     @property
     def key(self) -> str:
-        """Twelve hex digits that tell this trial from any other of its experiment.
+        """Twelve hex digits that identify this trial within its experiment.
 
-        Where the images lie isn't part of it (what they are is held by the data fingerprint), and neither is a field at its
-        default, so that a field added in a later version doesn't orphan earlier results.
+        Where the images are isn't part of it (the data fingerprint identifies them), and neither is a field at its default, so
+        that a field added in a later version doesn't orphan earlier results.
         """
         chosen = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
         chosen.pop("data", None)
@@ -179,7 +179,7 @@ class TrialConfig:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "TrialConfig":
-        """The trial of a row of the trials table; a field that an earlier version's table lacks is at its default."""
+        """The trial of a row of the trials table; a field that an earlier version's table lacks gets its default."""
         return cls(**{name: row[name] for name in FIELDS if row[name] is not None})
 
     def describe(self, fields: Iterable[str]) -> str:

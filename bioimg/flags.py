@@ -49,7 +49,7 @@ def parse(experiment: Experiment, args: Sequence[str], *, program: str, descript
 
     Raises:
         UserError: a value breaks its field's rule.
-        SystemExit: --help, or a flag that doesn't exist; tyro has then said so.
+        SystemExit: --help, or a flag that doesn't exist, which tyro has reported by then.
     """
     flags: Any = tyro.cli(
         _flags(experiment),
@@ -118,7 +118,7 @@ def _flag(field: Any, experiment: Experiment) -> tuple[str, Any, Any]:
     value = getattr(experiment.base, field.name)
     if field.type is bool:  # yes or no for all trials: a flag without a value
         return field.name, Annotated[bool, tyro.conf.arg(help=field.metadata["help"])], dataclasses.field(default=value)
-    unsaid = value is None or (field.name == "fold" and value == 0)  # --fold 0 is something else than no --fold
+    unsaid = value is None or (field.name == "fold" and value == 0)  # --fold 0 differs from no --fold
     default = tuple(experiment.axes.get(field.name, () if unsaid else (value,)))
     kind = next((kind for kind in typing.get_args(field.type) if kind is not type(None)), field.type)
     one = "{" + ",".join(field.metadata["choices"]) + "}" if field.metadata["choices"] else kind.__name__.upper()

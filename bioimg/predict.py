@@ -1,4 +1,4 @@
-"""The command `bioimg predict`: the winner on new images. Most is imported when it runs, so that its help is instant."""
+"""The command `bioimg predict`: the winner on new images. Most imports happen when it runs, so that its help is instant."""
 
 import functools
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class Predict:
         """Write the table; returns the exit code: 0, or 1 if an image couldn't be read.
 
         Raises:
-            UserError: the table exists, no such trial, its weights weren't kept, or there are no images as it needs them.
+            UserError: the table exists, no such trial, its weights weren't kept, or there are no images that it can use.
         """
         if self.out.exists():
             raise UserError(f"the value of `out` is {str(self.out)!r}, which exists. Name another with --out, or remove it.")
@@ -58,10 +58,10 @@ class Predict:
 
 
 def choose(results: "Results", key: str | None) -> str:
-    """The completed trial that is asked for, or else that of the best configuration; of its repeats the best one by validation.
+    """The completed trial with this key; by default that of the best configuration, of its repeats the best by validation.
 
     Raises:
-        UserError: it isn't completed, or none is.
+        UserError: that trial isn't completed, or none is.
     """
     from bioimg.results import statistics
     from bioimg.results.configurations import configurations
@@ -85,7 +85,7 @@ def recipe(results: "Results", key: str) -> str:
 
 
 def predicted(folder: str, key: str, place: Path) -> "tuple[pd.DataFrame, dict[str, str]]":
-    """A row for each image that can be read; and why others can't, by path.
+    """A row for each image that can be read, and why others can't, by path.
 
     Raises:
         UserError: as `run`.

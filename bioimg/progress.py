@@ -14,20 +14,20 @@ STYLES = {"completed": "green", "stopped": "yellow", "failed": "bold red", "runn
 
 
 class Watcher(Protocol):
-    """Whoever wants to know how trials come on."""
+    """What follows the progress of trials."""
 
     def epoch(self, key: str, epoch: Mapping[str, Any]) -> None:
-        """An epoch of a trial is over."""
+        """An epoch of a trial has ended."""
 
     def end(self, key: str, status: str) -> None:
         """A trial has ended."""
 
     def say(self, text: str) -> None:
-        """Something that isn't about one trial."""
+        """A message that isn't about one trial."""
 
 
 class Watchers:
-    """Several watchers that are told the same."""
+    """Passes everything to several watchers."""
 
     def __init__(self, *watchers: Watcher) -> None:
         self._watchers = watchers
@@ -90,13 +90,13 @@ class Progress:
         self._console.print(f"[{ended}/{len(self._lines)}] {cell}: {text}", markup=False, highlight=False, soft_wrap=True)
 
     def recall(self, key: str, epoch: Mapping[str, Any] | None, status: str) -> None:
-        """Take in what is known of a trial, without a word."""
+        """Set what is known of a trial, without printing."""
         if epoch:
             self._lines[key].epoch(epoch)
         self._lines[key].status = status
 
     def table(self) -> RenderableType:
-        """All trials, or as many as the terminal is high."""
+        """All trials, or as many as fit on the terminal."""
         shown = self._lines_that_fit()
         table = Table(box=None, pad_edge=False)
         for name in (*(self._axes or ["trial"]), "status", "epoch", "val accuracy", "left"):
@@ -107,7 +107,7 @@ class Progress:
         return Group(table, Text(f"... more trials: {hidden}", style="dim")) if hidden else table
 
     def _lines_that_fit(self) -> list["_Line"]:
-        """All, or where the terminal is too low for that: running ones first, then those that wait, then the rest."""
+        """All lines, or, where they don't fit, running trials first, then waiting ones, then the rest."""
         room = max(3, self._console.height - 4)
         order = {"running": 0, "waiting": 1}
         first = sorted(self._lines.values(), key=lambda line: order.get(line.status, 2))[:room]

@@ -34,7 +34,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     """Run an experiment and print its table. Returns the exit code: 0, or 1 if a trial failed.
 
     Raises:
-        UserError: something that the user can mend; what can be known at once comes before any image is read.
+        UserError: something that the user can fix; what can be checked without images is checked before any is read.
     """
     trials = experiment.trials()
     store = Store(settings.out or f"results/{experiment.name}")
@@ -70,7 +70,7 @@ def train(
 ) -> int:
     """Run the trials that are missing and those that are to be finished. Returns how many there were.
 
-    However it ends, the tables hold what is there by then.
+    However it ends, the tables hold all rows that exist by then.
     """
     trials, order = list(images), [trial.key for trial in images]
     statuses = {key: status for key, status in store.tables.statuses().items() if status != "failed"}
@@ -101,7 +101,7 @@ def train(
 
 
 def make_room(store: Store, console: Console) -> None:
-    """Bound what checkpoints take, and say what that costs."""
+    """Limit what checkpoints take on disk, and report what was deleted for that."""
     if dropped := disk.make_room(store):
         unfinished = sum(status in disk.UNFINISHED for status in store.tables.statuses().values())
         console.print(
@@ -114,7 +114,7 @@ def make_room(store: Store, console: Console) -> None:
 
 @contextlib.contextmanager
 def curves(store: Store, trials: Sequence[TrialConfig], experiment: Experiment) -> Iterator[list[Watcher]]:
-    """Who writes files for TensorBoard: they grow by the epoch, which an object store's files can't."""
+    """The writer of TensorBoard files; none in an object store, where files can't grow."""
     if is_remote(store.place):
         yield []
     else:
@@ -125,9 +125,8 @@ def curves(store: Store, trials: Sequence[TrialConfig], experiment: Experiment) 
 def to_finish(
     experiment: Experiment, trials: Sequence[TrialConfig], store: Store, keys: Sequence[str] | None
 ) -> list[TrialConfig]:
-    """Stopped trials that are to be trained to their last epoch: those that the user names (all, if none is named, or if no
-    trial is to be stopped), those that an interrupted run was about to finish, and what would else be missing from the
-    comparison.
+    """Stopped trials to train to their last epoch: those that the user names (all, if none is named or early stopping is
+    off), those that an interrupted run was finishing, and those without which a cohort would be missing from the comparison.
     """
     rows, latest = {row["key"]: row for row in store.tables.every("trials")}, store.tables.latest()
     rule = experiment.early_stopping
@@ -142,11 +141,11 @@ def to_finish(
 
 
 def check_finish(keys: Sequence[str], trials: Sequence[TrialConfig], statuses: Mapping[str, str]) -> None:
-    """Hold the keys that are to be finished against the trials that have ended. Those that are complete by now may be among
-    them: the same command goes on after an interruption.
+    """Check the keys to be finished against the trials that have ended. Completed ones are allowed, since the same command
+    resumes after an interruption.
 
     Raises:
-        UserError: a key is none of these trials', or its trial hasn't ended.
+        UserError: a key belongs to none of these trials, or its trial hasn't ended.
     """
     ended = [trial.key for trial in trials if trial.key in statuses]
     for key in keys:
@@ -162,7 +161,7 @@ def check_finish(keys: Sequence[str], trials: Sequence[TrialConfig], statuses: M
 
 
 def begun_anew(trials: Sequence[TrialConfig], store: Store, statuses: Mapping[str, str]) -> int:
-    """How many trials train again what a shorter one has trained, because its state wasn't kept."""
+    """How many trials repeat the epochs of a shorter one, because its state wasn't kept."""
 
     def anew(trial: TrialConfig) -> bool:
         known = [key for key in checkpoint.shorter(trial) if key in statuses]
@@ -187,11 +186,11 @@ def executor(trials: Sequence[TrialConfig], settings: Settings) -> Executor:
 
 
 def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> dict[str, str]:
-    """Hold models, weights and freezing against what torchvision has, then read each of the weights once. Returns digests of
-    what their names mean, which must be those of earlier runs.
+    """Check models, weights and freezing against torchvision, then read all weights once. Returns their digests, which must
+    equal those of earlier runs.
 
     Raises:
-        UserError: as `bioimg.model.build.build`; or weights aren't what they were.
+        UserError: as `bioimg.model.build.build`; or weights have changed.
     """
     for trial in {(t.model, t.weights, t.freeze, t.image_size): t for t in trials}.values():
         check(trial)
@@ -206,7 +205,7 @@ def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> d
 
 
 def survey(trials: Sequence[TrialConfig]) -> dict[TrialConfig, Labelled]:
-    """What can be known of each trial's images without decoding any. Each set is looked at once."""
+    """What is known of each trial's images without decoding any. Each set is read once."""
     seen: dict[tuple[object, ...], Labelled] = {}
     for trial in trials:
         if (sight := data.sight(trial)) not in seen:
@@ -215,10 +214,10 @@ def survey(trials: Sequence[TrialConfig]) -> dict[TrialConfig, Labelled]:
 
 
 def check_splits(images: Mapping[TrialConfig, Labelled]) -> None:
-    """Hold each trial's split and batch size against the images there are.
+    """Check each trial's split and batch size against the images.
 
     Raises:
-        UserError: the images can't be split so, or a batch is larger than the training set.
+        UserError: the images can't be split in this way, or a batch is larger than the training set.
     """
     for trial, labelled in images.items():
         held = len(data.split(labelled, trial).train)
@@ -230,14 +229,14 @@ def check_splits(images: Mapping[TrialConfig, Labelled]) -> None:
 
 
 def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[TrialConfig, ImageSet]:
-    """What each trial sees, with a bar while it is decoded."""
+    """The images of each trial, with a progress bar while they are decoded."""
     with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading images", total=None)
         return data.load_each(trials, lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def conclude(store: Store, trials: Sequence[TrialConfig], images: Mapping[str, np.ndarray], console: Console) -> int:
-    """Write and print the report, without the figures, and say which of these trials failed. Returns the exit code."""
+    """Write and print the report, without the figures, and list those of these trials that failed. Returns the exit code."""
     Report(folder=store.shown, figures=False).run(images)
     if taken := store.files.used(CHECKPOINTS):
         console.print(

@@ -1,4 +1,4 @@
-"""The command `bioimg status`: how an experiment comes on, from its folder alone. It needs no Ray and disturbs no run."""
+"""The command `bioimg status`: the progress of an experiment, from its folder alone. Needs no Ray and disturbs no run."""
 
 import contextlib
 import datetime
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bioimg.results.store import Store
 
 PAUSE = 2.0
-"""Seconds between two looks."""
+"""Seconds between two refreshes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +56,14 @@ class Status:
 
 @dataclass(frozen=True, kw_only=True)
 class Sight:
-    """What a look at the folder gave: for the terminal, and who writes there."""
+    """The state of a folder: what to show, and which run writes there, if any."""
 
     shown: RenderableType
     holder: Mapping[str, Any] | None
 
 
 def look(store: "Store", console: Console) -> Sight:
-    """Read how far every trial is."""
+    """Read the progress of every trial."""
     from bioimg.results.lock import alive
 
     about, holder = store.experiment(), alive(store.files)
@@ -83,10 +83,10 @@ def look(store: "Store", console: Console) -> Sight:
 def seconds_left(
     trials: Iterable[TrialConfig], statuses: Mapping[str, str], latest: Mapping[str, Mapping[str, Any]]
 ) -> float | None:
-    """For the epochs that are still to come, as many trials at once as run now: None if no epoch has been timed.
+    """Seconds for the remaining epochs, with as many trials at once as run now; None if no epoch has been timed.
 
-    An epoch is taken to last as the trial's last one did, or as those of trials that freeze alike, or else as any. What early
-    stopping will save isn't known.
+    An epoch is assumed to take as long as the trial's last one, or else the mean of trials with the same `freeze`, or else of
+    all. What early stopping will save isn't known.
     """
     trials = list(trials)
     timed = [(trial.freeze, latest[trial.key]["seconds"]) for trial in trials if trial.key in latest]

@@ -1,4 +1,4 @@
-"""Tune's ASHA, so that trials compete with their like only, also with those of earlier runs."""
+"""Tune's ASHA within cohorts: a trial competes only with comparable trials, including those of earlier runs."""
 
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace

@@ -34,10 +34,10 @@ class Doctor:
     """require a GPU on every worker node (the head of a cluster needs none)"""
 
     def run(self) -> int:
-        """Ask, and print the answers. Returns the exit code: 0, or 1 if anything is wrong.
+        """Ask every node and print the verdicts. Returns the exit code: 0, or 1 if anything is wrong.
 
         Raises:
-            UserError: there is no such cluster, or it doesn't let this machine in; there are no such images, model or weights.
+            UserError: no such cluster, or it doesn't let this machine in; or no such images, model or weights.
         """
         needs, weights = self._needs(), self._places()
         kept = _kept(needs)
@@ -57,7 +57,7 @@ class Doctor:
         return len(find(TrialConfig(data=self.data, image_size=self.image_size))) * self.image_size**2 * 3
 
     def _places(self) -> tuple[str, ...]:
-        """Where weights lie: a URL for a name, else the file itself, which only the nodes need to see."""
+        """Where weights are: a URL for a name, else the file itself, which only the nodes need to see."""
         from bioimg.model import weights
 
         files = tuple(name for name in self.weights if name.endswith(weights.FILES))
@@ -67,7 +67,7 @@ class Doctor:
 
 
 def _kept(needs: int) -> str | None:
-    """The folder in which so many bytes of images stay when they are decoded; None if they are sent around in memory.
+    """The folder for so many bytes of decoded images; None if they are sent to the nodes in memory.
 
     Raises:
         UserError: it can't be written.

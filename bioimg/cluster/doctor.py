@@ -1,4 +1,4 @@
-"""Ask every node of a cluster what it has, before money is spent: `bioimg doctor`."""
+"""Check every node of a cluster, before money is spent: `bioimg doctor`."""
 
 import contextlib
 import os
@@ -26,10 +26,10 @@ cloudpickle.register_pickle_by_value(facts)
 
 
 def join(address: str | None) -> None:
-    """Become part of the cluster at an address, or of the one here, or start Ray on this machine alone.
+    """Join the cluster at an address, or the one that this machine is part of, or start Ray on this machine alone.
 
     Raises:
-        UserError: nothing can be reached there, or it doesn't let this machine in.
+        UserError: there is none at the address, or it doesn't let this machine in.
     """
     if address:
         try:
@@ -57,10 +57,10 @@ def examine(
     Args:
         out: URI of the results folder.
         weights: files or URLs that trials will read.
-        workers: workers of a trial; with more than one, nodes are tried at summing together.
-        gpus_wanted: whether a node without a GPU is wrong.
+        workers: workers of a trial; with more than one, an all-reduce across nodes is tested.
+        gpus_wanted: whether a worker node without a GPU is wrong.
         needs: bytes of images that each node must hold.
-        kept: URI of the folder of decoded images, where each node must see it.
+        kept: URI of the folder of decoded images, if each node must see it.
     """
     nodes = _nodes()
     with contextlib.ExitStack() as stack:
@@ -86,7 +86,7 @@ def check(out: str) -> None:
         out: URI of the results folder, which must be there.
 
     Raises:
-        UserError: versions differ, bioimg can't be imported somewhere, or results aren't in one place for all nodes.
+        UserError: versions differ, a node can't import bioimg, or the nodes don't share the results folder.
     """
     nodes = _nodes()
     if len(nodes) == 1:
@@ -106,10 +106,10 @@ def uri(folder: str) -> str:
 
 @contextlib.contextmanager
 def _marked(*folders: str) -> Iterator[str]:
-    """The name of a file that lies in each of the folders meanwhile: who sees it sees the same folder.
+    """The name of a file that is in each of the folders while this is open: a node that sees it sees the same folder.
 
     Raises:
-        OSError, ValueError: one can't be written, or isn't one.
+        OSError, ValueError: a folder can't be written, or isn't one.
     """
     mark = f".doctor-{secrets.token_hex(8)}"
     try:
@@ -123,7 +123,7 @@ def _marked(*folders: str) -> Iterator[str]:
 
 
 def _ask(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
-    """The answer to each call, with the difference of the clocks; or, as a string, why there is none."""
+    """The answer to each call, with the difference of the clocks; or a string that says why there is none."""
     told: dict[Any, Any] = {}
     patience = patience or PATIENCE
     waiting, until = list(calls), time.monotonic() + patience
@@ -139,20 +139,20 @@ def _ask(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
 def _answer(call: Any) -> Any:
     try:
         answer: Any = ray.get(call)
-    except Exception as error:  # whatever happened there is the verdict on that node
+    except Exception as error:  # whatever happened there, it is the verdict on that node
         why = str(error).strip().splitlines()[-1]
         return f"{type(error).__name__}: {why}. Restart Ray there and check its logs in /tmp/ray."
     return {**answer, "skew": answer["clock"] - time.time()} if isinstance(answer, dict) and "clock" in answer else answer
 
 
 def _on(node: dict[str, Any], function: Callable[..., Any], *args: Any, gpus: float = 0) -> Any:
-    """Call a function on a node. A task holds no CPU, so that a busy or a head node answers too."""
+    """Call a function on a node. The task needs no CPU, so that a busy node or the head answers too."""
     here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     return ray.remote(function).options(num_cpus=0, num_gpus=gpus, max_retries=0, scheduling_strategy=here).remote(*args)
 
 
 def _together(nodes: Sequence[dict[str, Any]]) -> list[Line]:
-    """The verdict on a sum over nodes, made as DDP makes it."""
+    """The verdict on a sum over nodes, computed as DDP does."""
     backend = "nccl" if all(node["Resources"].get("GPU") for node in nodes) else "gloo"
     names = ", ".join(map(_name, nodes))
     (place,) = _ask([_on(nodes[0], facts.free_port)])
@@ -173,7 +173,7 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _is_head(node: dict[str, Any]) -> bool:
-    """Trials run on workers, where there are any: the head needs no GPU."""
+    """Whether a node is the head, which needs no GPU if there are workers: trials run on those."""
     return "node:__internal_head__" in node["Resources"]
 
 
@@ -186,5 +186,5 @@ def _held(node: dict[str, Any]) -> dict[str, float]:
 
 
 def _gpus(node: dict[str, Any]) -> float:
-    """Without asking for its GPUs a task sees none."""
+    """A node's GPUs. A task that doesn't request them sees none."""
     return node["Resources"].get("GPU", 0)

@@ -7,7 +7,7 @@ from typing import Any
 
 GIB = 2**30
 SKEW = 5.0
-"""Seconds that clocks may differ, with the time of asking: times in the tables come from several nodes."""
+"""Seconds that clocks may differ, including the time of the call: times in the tables come from several nodes."""
 DISK, SHM = 5 * GIB, 1 * GIB
 """Free bytes that a node needs at least: logs, weights and checkpoints; NCCL and Ray's object store."""
 
@@ -22,7 +22,7 @@ class Line:
 
 
 Facts = Mapping[str, Mapping[str, Any] | str]
-"""What each node said of itself, or why it said nothing; by the node's address."""
+"""What each node reported of itself, or why it didn't, by the node's address."""
 
 
 def judge(facts: Facts, needs: int) -> list[Line]:
@@ -34,7 +34,7 @@ def judge(facts: Facts, needs: int) -> list[Line]:
 
 
 def judge_basics(facts: Facts) -> list[Line]:
-    """The verdicts on `facts.basics`. Who said nothing isn't judged: it may be about to go, which lanes can bear."""
+    """The verdicts on `facts.basics`. A node that didn't answer isn't judged: it may be going away, which lanes survive."""
     said = {node: fact for node, fact in facts.items() if not isinstance(fact, str)}
     expected = _usual(said)
     return [line for node, fact in said.items() for line in _basics(node, fact, expected)]
@@ -65,7 +65,7 @@ def _basics(node: str, fact: Mapping[str, Any], expected: Mapping[str, str | Non
 
 
 def _usual(said: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
-    """The version of each package that most nodes have; with a tie, that of the node that was asked first."""
+    """The version of each package that most nodes have; in a tie, that of the node that was asked first."""
     names = list(dict.fromkeys(name for fact in said.values() for name in fact["versions"]))
     return {name: Counter(fact["versions"][name] for fact in said.values()).most_common(1)[0][0] for name in names}
 

@@ -1,4 +1,4 @@
-"""The columns of the four tables, once and for all. Accuracies are fractions; what is missing is null, never 0."""
+"""The columns of the four tables. Accuracies are fractions; what is missing is null, never 0."""
 
 import dataclasses
 
@@ -63,18 +63,18 @@ TRIALS = pa.schema(
 )
 """One row per trial. `status` is completed, stopped (by early stopping, after `epochs_run` epochs) or failed (with `error`).
 
-A completed one may have fewer epochs than it was given, `out_of_patience`: that is part of its recipe, so it is an answer like
-any other. A stopped one says at which rung its score, `rung_metric` there, missed the threshold that those of its cohort which
-came to this rung before it had set by their scores, `rung_scores`, the best one first.
+A completed one may have fewer epochs than it was given, `out_of_patience`: that is part of its recipe, so it is a result like
+any other. A stopped one says at which rung its score (its `rung_metric` there) missed the threshold set by the scores of the
+trials of its cohort that reached this rung before it, `rung_scores`, best first.
 
 `train_seconds` is training and validation alone, `wait_seconds` everything else from the moment a lane took the trial, both
 summed over the epochs and the last attempt. `started_at` is when its first batch began, `ended_at` when its row was written.
-`bytes` is what its own checkpoints take on disk; a frozen backbone lies beside them, once for all trials that share it.
+`bytes` is what its own checkpoints take on disk; a frozen backbone is stored beside them, once for all trials that share it.
 
-`weights_digest` is that of all that `weights` names but the head, before any training; null for random weights, which the seed
-decides.
+`weights_digest` covers everything that `weights` names except the head, before any training; null for random weights, which
+the seed determines.
 
-`continued_from` is the key of a shorter trial, else the same, whose epochs are the first ones of this trial: they weren't
+`continued_from` is the key of a shorter but otherwise equal trial whose epochs are the first ones of this trial: they weren't
 trained again, and count in all columns as if they had been.
 """
 

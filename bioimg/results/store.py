@@ -1,16 +1,16 @@
-"""The results folder and what lies in it. Writing is atomic; reading needs no Ray and no torch.
+"""The results folder and what is in it. Writing is atomic; reading needs no Ray and no torch.
 
-experiment.json        what was asked, of which data, by which versions; `complete` is set last
+experiment.json        what was asked, on which data, with which versions; `complete` is set last
 trials.parquet         the comparison table, one row per ended trial
 epochs.parquet         one row per trial and epoch
 predictions.parquet    one row per completed trial, split (val, test) and image
 images.parquet         which image is in which part, for each way of splitting that any run used
 *.previous.parquet     the three tables before the last merge, for when one is damaged
 parts/KEY.*.parquet    the same rows of trials that ended since the last merge, or still run
-checkpoints/KEY/       best.safetensors; resume.pt while the trial can go on; error.txt of one that failed
-checkpoints/backbones/ those that were frozen, which the models of many trials share
+checkpoints/KEY/       best.safetensors; resume.pt while the trial can resume; error.txt of one that failed
+checkpoints/backbones/ frozen ones, which the models of many trials share
 running.json           who writes here
-engine/, tensorboard/  what Ray has to say; curves
+engine/, tensorboard/  Ray's messages; curves
 report/                tables, figures and the page
 """
 
@@ -85,10 +85,10 @@ class Store:
         return f"{CHECKPOINTS}/{key}"
 
     def check(self, name: str) -> None:
-        """Find out, before anything is read, whether the folder can take the results of an experiment.
+        """Check, before anything is read, that the folder can take the results of an experiment.
 
         Raises:
-            UserError: it holds another experiment, or something that is none, or can't be written.
+            UserError: it holds another experiment or something else, or can't be written.
         """
         if not is_remote(self.place):
             self._try()
@@ -101,11 +101,11 @@ class Store:
             )
 
     def begin(self, description: Mapping[str, Any], images: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Claim the folder for an experiment, or go on with it, until `release`. `images` are rows of images.parquet.
+        """Claim the folder for an experiment, or to resume one, until `release`. `images` are rows of images.parquet.
 
         Raises:
             UserError: another run writes there; or the folder holds another experiment, or the same one on other images or
-                with images in other parts: says which.
+                with images in other parts, which are named.
         """
         self.check(description["name"])
         placed = pa.Table.from_pylist(list(images), schema=schema.IMAGES)
@@ -118,14 +118,14 @@ class Store:
 
     @property
     def run(self) -> str | None:
-        """The run that holds the folder, as workers are told."""
+        """The run that holds the folder, for workers."""
         return self._lock.run if self._lock else self._run
 
     def require_held(self) -> None:
-        """Find out whether the folder is still that of the run that this worker writes for.
+        """Check that the run that this worker writes for still holds the folder.
 
         Raises:
-            Unwritable: it isn't.
+            Unwritable: it doesn't.
         """
         if self._run:
             require(self.files, self._run)
@@ -142,12 +142,12 @@ class Store:
 
     @functools.cached_property
     def earlier_checkpoints(self) -> frozenset[str]:
-        """Names of the files that earlier runs left there: those that lay there when this was first asked."""
+        """Names of the files that earlier runs left there: those that were there when this was first read."""
         return frozenset(self.files.names(CHECKPOINTS))
 
     @functools.cached_property
     def earlier_epochs(self) -> dict[str, int]:
-        """How many epochs of each trial were on record when this was first asked, by key."""
+        """How many epochs of each trial were on record when this was first read, by key."""
         return self.tables.lengths()
 
     @functools.cached_property
@@ -156,7 +156,7 @@ class Store:
         return self.earlier().get("keep", "best")
 
     def tidy(self) -> None:
-        """Delete what Ray left of a run that is complete, its log aside. Folders stay, since Ray may not have ended yet."""
+        """Delete what Ray left of a complete run, except its log. Folders stay, since Ray may not have ended yet."""
         for name in self.files.names("engine"):
             if name != "engine/ray.log":
                 self.files.delete(name)
@@ -182,19 +182,19 @@ class Store:
             ) from error
 
     def lacking(self, *names: str) -> UserError:
-        """What to say of a folder to be read that lacks these files."""
+        """The error for a folder to be read that lacks these files."""
         if not is_remote(self.place) and not Path(self.place).is_dir():
             said = f"the value of `results` is {self.shown!r}, but there is no such folder"
             return UserError(f"{said}. Name one that grid.py wrote.")
         return UserError(f"{self.shown} isn't a folder of results: it lacks {', '.join(names)}. Name one that grid.py wrote.")
 
     def digests(self) -> dict[str, str]:
-        """The digest of every image by its path; nothing where images.parquet isn't there."""
+        """The digest of every image by its path; empty without images.parquet."""
         images = self.images()
         return dict(zip(images["image"].to_pylist(), images["digest"].to_pylist(), strict=True))
 
     def _try(self) -> None:
-        """Find out whether a file can be made in the folder or, if there is none, where it will be. None stays."""
+        """Check that a file can be created in the folder or, if there is none yet, where it will be. None is left."""
         there = nearest(Path(self.place))
         try:
             tempfile.TemporaryFile(dir=there).close()
@@ -222,7 +222,7 @@ class Store:
         self._same("data fingerprint", data["fingerprint"])
 
     def images(self) -> pa.Table:
-        """Which image went where in earlier runs; nothing where that isn't known."""
+        """Which image went where in earlier runs; empty if that is unknown."""
         try:
             return decode(self.files.read(IMAGES), schema.IMAGES)
         except FileNotFoundError:
@@ -233,7 +233,7 @@ class Store:
             return schema.IMAGES.empty_table()
 
     def named(self, name: str) -> str:
-        """A file of the folder, as the user may name it."""
+        """A file of the folder, by its name for messages."""
         return beside(self.shown, name)
 
 
