@@ -18,11 +18,10 @@ from bioimg.data.imageset import ImageSet
 from bioimg.data.split import split
 from bioimg.experiment import Experiment
 from bioimg.results.images import WAY
+from bioimg.results.schema import FORMAT
 
 RUN = ("early_stopping", "versions", "commit", "hardware")
 """What a run that resumes an experiment can change about how its trials are trained and judged."""
-FORMAT = 1
-"""Raised when older readers can't read newer results."""
 PACKAGES = ("bioimg", "torch", "torchvision", "ray", "numpy", "pyarrow")
 
 

@@ -72,6 +72,14 @@ def test_a_trial_does_not_run_where_no_run_is(store):
     assert "No run is active here. Repeat the original command to resume." in shown(store)
 
 
+def test_results_of_another_version_are_refused_with_its_number(store, monkeypatch, capsys):
+    store.describe({**store.experiment(), "format": 7, "versions": {"bioimg": "9.0"}, "base": {"new": 1}})
+    monkeypatch.setattr(sys, "argv", ["bioimg", "status", store.shown])
+    assert cli.main() == 2
+    error = capsys.readouterr().err
+    assert re.search(r"the `format` of .*experiment\.json is 7, but must be 1: .* Use that version \(9\.0\)", error)
+
+
 def test_the_time_that_is_left_is_known_from_the_first_epoch_on():
     assert seconds_left(TRIALS, {trial.key: "waiting" for trial in TRIALS}, {}) is None
 

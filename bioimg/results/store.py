@@ -169,10 +169,10 @@ class Store:
         """The content of experiment.json.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: there is none, it is damaged, or another version of bioimg wrote it.
         """
         try:
-            return json.loads(self.files.read(MANIFEST))
+            described = json.loads(self.files.read(MANIFEST))
         except FileNotFoundError:
             raise self.lacking(MANIFEST) from None
         except ValueError as error:  # of json
@@ -180,6 +180,12 @@ class Store:
                 f"{self.named(MANIFEST)} can't be read: {error}. It records which images the results belong to. Copy the "
                 "folder again, or run the experiment again into another folder (--out)."
             ) from error
+        if (found := described.get("format")) != schema.FORMAT:
+            raise UserError(
+                f"the `format` of {self.named(MANIFEST)} is {found!r}, but must be {schema.FORMAT}: another version of bioimg "
+                f"wrote it. Use that version ({described.get('versions', {}).get('bioimg', 'unknown')})."
+            )
+        return described
 
     def lacking(self, *names: str) -> UserError:
         """The error for a folder to be read that lacks these files."""
@@ -241,13 +247,14 @@ def read(place: str | Path) -> Results:
     """Read a results folder, also of a running experiment (as of its last merge).
 
     Raises:
-        UserError: it isn't one, or a table is damaged.
+        UserError: it isn't one, another version of bioimg wrote it, or a table is damaged.
     """
     store = Store(place)
+    described = store.earlier()  # first: another version's tables may not be readable
     tables = {table: store.tables.merged(table) for table in TABLES}
     missing = [f"{table}.parquet" for table, rows in tables.items() if rows is None]
-    if store.files.size(MANIFEST) is None:
+    if not described:
         missing.insert(0, MANIFEST)
     if missing:
         raise store.lacking(*missing)
-    return Results(store.experiment(), **{table: rows.to_pandas() for table, rows in tables.items() if rows is not None})
+    return Results(described, **{table: rows.to_pandas() for table, rows in tables.items() if rows is not None})

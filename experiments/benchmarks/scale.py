@@ -128,7 +128,7 @@ def write(folder: Path, trials: int, epochs: int, tested: int = 8) -> None:
         "predictions": _table(_predictions(keys, draw.integers(2, size=(trials, 2 * tested)), tested), "PREDICTIONS"),
     }
     data = {"name": "none", "fingerprint": "0" * 16, "classes": ["A", "B"], "synthetic": True, "images": 24, "groups": None}
-    described = {"format": 1, "name": "scale", "axes": {}, "early_stopping": None, "data": data}
+    described = {"format": schema.FORMAT, "name": "scale", "axes": {}, "early_stopping": None, "data": data}
     folder.mkdir(parents=True)
     (folder / "experiment.json").write_text(json.dumps(described))
     for name, table in tables.items():
