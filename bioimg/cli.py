@@ -19,6 +19,7 @@ from bioimg.data.command import DataCommand
 from bioimg.data.listing import visible
 from bioimg.experiment import Experiment
 from bioimg.predict import Predict
+from bioimg.progress import say
 from bioimg.report.command import Report, Verify
 from bioimg.status import Status
 
@@ -30,8 +31,13 @@ BEGINS_ANEW = "Interrupted. Run the same command again to start over."
 def main() -> int:
     """The `bioimg` command; returns the exit code."""
     commands = {
-        **{"data": DataCommand, "report": Report, "verify": Verify, "status": Status},
-        **{"predict": Predict, "doctor": Doctor, "cache": CacheCommand},
+        "data": DataCommand,
+        "report": Report,
+        "verify": Verify,
+        "status": Status,
+        "predict": Predict,
+        "doctor": Doctor,
+        "cache": CacheCommand,
     }
     return _told(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="bioimg").run(), BEGINS_ANEW)
 
@@ -90,9 +96,7 @@ def _told(program: Callable[[], int], interrupted: str) -> int:
     try:
         return program()
     except UserError as error:
-        Console(stderr=True).print(
-            f"error: {visible(str(error))}", style="bold red", markup=False, highlight=False, soft_wrap=True
-        )
+        say(Console(stderr=True), f"error: {visible(str(error))}", style="bold red")
         return GAVE_UP
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

@@ -26,6 +26,7 @@ class Settings:
     everything that more epochs can resume from; none: no weights."""
     local: bool = False
     """Run in this process, one trial after another, without Ray: for debugging."""
+    # the help of a flag that is on by default is shown for --no-...
     early_stopping: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: ASHA stops trials that fall behind)")] = True
     """Train every trial to its last epoch."""
     finish: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[KEY ...]", help_behavior_hint="(default: none)")] = None

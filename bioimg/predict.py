@@ -1,6 +1,5 @@
 """The command `bioimg predict`: the winner on new images. Most imports happen when it runs, so that its help is instant."""
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.progress import Progress as Bar
 from tyro.conf import Positional, arg
 
 from bioimg.config import TrialConfig, UserError, unknown
+from bioimg.progress import say
 from bioimg.report.command import open_results
 
 if TYPE_CHECKING:
@@ -46,14 +46,13 @@ class Predict:
         table, unreadable = predicted(self.folder, key, self.images)
         write(table, self.out)
         counts = ", ".join(f"{count} {name}" for name, count in table["prediction"].value_counts().items())
-        console = Console(soft_wrap=True, highlight=False, markup=False)
-        console.print(f"Predicted by trial {key}: {counts}. Written to {self.out}.")
-        console.print(f"Its recipe: {recipe(results, key)}")
+        console = Console()
+        say(console, f"Predicted by trial {key}: {counts}. Written to {self.out}.")
+        say(console, f"Its recipe: {recipe(results, key)}")
         if seen := int(table["part"].isin(["train", "val"]).sum()):
-            known = f"{seen} of {len(table)} images were used to train or select this trial"
-            console.print(f"warning: {known}.", style="yellow")
+            say(console, f"warning: {seen} of {len(table)} images were used to train or select this trial.", style="yellow")
         for path, reason in unreadable.items():
-            Console(stderr=True, soft_wrap=True, markup=False).print(f"can't be read: {path} ({reason})", style="bold red")
+            say(Console(stderr=True), f"can't be read: {path} ({reason})", style="bold red")
         return int(bool(unreadable))
 
 
@@ -100,18 +99,23 @@ def predicted(folder: str, key: str, place: Path) -> "tuple[pd.DataFrame, dict[s
     store = Store(folder)
     row: Mapping[str, Any] = store.tables.rows("trials", key)[0]
     trial, saved = TrialConfig.of(row), checkpoint.best(store.files, store.checkpoint(key))
-    limits = tuple(map(tuple, saved.about.get("scaling") or ())) or None
+    scaling = saved.about.get("scaling")
+    limits = tuple((low, high) for low, high in scaling) if scaling else None
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading images", total=None)
-        show = functools.partial(bar.update, task)
-        images, unreadable = read_unlabelled(place, trial, limits, lambda done, total: show(completed=done, total=total))
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        images, unreadable = read_unlabelled(place, trial, limits, show)
     device, dtype = torch.device("cuda" if torch.cuda.is_available() else "cpu"), getattr(torch, row["precision_used"])
     chances = apply.probabilities(saved, trial, images, dtype, device)
     classes = saved.about["classes"]
     table = pd.DataFrame(chances, columns=[f"probability of {name}" for name in classes])
     table.insert(0, "path", images.paths)
     table.insert(1, "prediction", [classes[chosen] for chosen in chances.argmax(1)])
-    table.insert(2, "part", list(map(parts(store, trial).get, images.digests)))
+    known = parts(store, trial)
+    table.insert(2, "part", [known.get(digest) for digest in images.digests])
     return table, unreadable
 
 
@@ -121,7 +125,10 @@ def parts(store: "Store", trial: TrialConfig) -> dict[str, str]:
     from bioimg.results.images import WAY
 
     rows = [row for row in store.images().to_pylist() if all(row[name] == getattr(trial, name) for name in WAY)]
-    return {row["digest"]: row["part"] for part in ("test", "val", "train") for row in rows if row["part"] == part}
+    found: dict[str, str] = {}
+    for part in ("test", "val", "train"):
+        found |= {row["digest"]: part for row in rows if row["part"] == part}
+    return found
 
 
 def write(table: "pd.DataFrame", out: Path) -> None:

@@ -13,6 +13,11 @@ from bioimg.config import TrialConfig
 STYLES = {"completed": "green", "stopped": "yellow", "failed": "bold red", "running": "cyan", "waiting": "dim"}
 
 
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a line as it is: a file name may look like rich's markup, and a wrapped line can't be copied."""
+    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 class Watcher(Protocol):
     """What follows the progress of trials."""
 
@@ -82,12 +87,12 @@ class Progress:
             self._say(self._lines[key], status)
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(self._console, text)
 
     def _say(self, line: "_Line", text: str) -> None:
         ended = sum(line.status not in ("waiting", "running") for line in self._lines.values())
         cell = line.trial.describe(self._axes) or line.trial.key
-        self._console.print(f"[{ended}/{len(self._lines)}] {cell}: {text}", markup=False, highlight=False, soft_wrap=True)
+        say(self._console, f"[{ended}/{len(self._lines)}] {cell}: {text}")
 
     def recall(self, key: str, epoch: Mapping[str, Any] | None, status: str) -> None:
         """Set what is known of a trial, without printing."""

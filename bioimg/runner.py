@@ -18,7 +18,7 @@ from bioimg.halving import unrepresented
 from bioimg.model.build import build, check
 from bioimg.model.extract import digest
 from bioimg.model.weights import require_same
-from bioimg.progress import Progress, Watcher, Watchers
+from bioimg.progress import Progress, Watcher, Watchers, say
 from bioimg.report.command import Report
 from bioimg.results.folder import is_remote
 from bioimg.results.row import went_on
@@ -47,7 +47,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     images = load_images(trials, console)
     check_splits(images)
     for warning in {warning: None for trial, seen in images.items() for warning in data.warnings(seen, trial)}:
-        console.print(f"warning: {warning}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"warning: {warning}", style="bold yellow")
 
     description = {**provenance.describe(experiment, images[trials[0]], weights, earlier), "keep": settings.keep}
     store.begin(description, provenance.whereabouts(images))
@@ -76,11 +76,10 @@ def train(
     statuses = {key: status for key, status in store.tables.statuses().items() if status != "failed"}
     missing = [trial for trial in trials if trial.key not in statuses]
     if anew := begun_anew(missing, store, statuses):
-        console.print(
+        say(
+            console,
             f"{anew} of {len(missing)} trials must start from epoch 1: the state of their shorter runs was not kept "
             "(--keep all keeps it).",
-            highlight=False,
-            soft_wrap=True,
         )
     try:
         drawn = curves(store, trials, experiment)
@@ -104,11 +103,10 @@ def make_room(store: Store, console: Console) -> None:
     """Limit what checkpoints take on disk, and report what was deleted for that."""
     if dropped := disk.make_room(store):
         unfinished = sum(status in disk.UNFINISHED for status in store.tables.statuses().values())
-        console.print(
+        say(
+            console,
             f"To limit disk use, the saved state of {dropped} of {unfinished} stopped or failed trials was deleted. They "
             "restart from epoch 1: stopped ones with --finish, failed ones with the same command.",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
@@ -238,17 +236,11 @@ def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[TrialCo
 def conclude(store: Store, trials: Sequence[TrialConfig], images: Mapping[str, np.ndarray], console: Console) -> int:
     """Write and print the report, without the figures, and list those of these trials that failed. Returns the exit code."""
     Report(folder=store.shown, figures=False).run(images)
-    if taken := store.files.used(CHECKPOINTS):
-        console.print(
-            f"Checkpoints take {taken / 1e6:.1f} MB ({store.named('checkpoints')}).",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+    if taken := sum(store.files.sizes(CHECKPOINTS).values()):
+        say(console, f"Checkpoints take {taken / 1e6:.1f} MB ({store.named('checkpoints')}).")
     asked = {trial.key for trial in trials}
     failed = [row for row in store.tables.every("trials") if row["key"] in asked and row["status"] == "failed"]
     for row in failed:
         more = store.named(f"{store.checkpoint(row['key'])}/error.txt")
-        text = f"failed: {row['key']}: {row['error']} (more in {more})"
-        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"failed: {row['key']}: {row['error']} (more in {more})", style="red")
     return int(bool(failed))

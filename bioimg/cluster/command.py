@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bioimg.config import TrialConfig
+from bioimg.progress import say
 
 if TYPE_CHECKING:
     from bioimg.cluster.verdicts import Line
@@ -86,5 +87,5 @@ def show(lines: "list[Line]", console: Console) -> int:
     """Print verdicts. Returns the exit code."""
     for line in lines:
         text = f"{'wrong' if line.wrong else 'ok':6}{line.check:17}{line.node}{': ' + line.wrong if line.wrong else ''}"
-        console.print(text, style="red" if line.wrong else None, markup=False, highlight=False, soft_wrap=True)
+        say(console, text, style="red" if line.wrong else None)
     return int(any(line.wrong for line in lines))

@@ -4,7 +4,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bioimg.cluster import facts, session
-from bioimg.cluster.verdicts import Facts, Line, judge, judge_basics
+from bioimg.cluster.verdicts import Line, judge, judge_basics
 from bioimg.config import UserError
 
 PATIENCE = 60.0
@@ -68,13 +68,14 @@ def examine(
             mark = stack.enter_context(_marked(out, *([kept] if kept else [])))
         except (OSError, ValueError) as error:
             return [Line("results storage", "this machine", f"{error}. Set --out to a writable folder.")]
-        asked = [_on(node, facts.gather, out, mark, tuple(weights), kept) for node in nodes]
-        told = _ask([*asked, *(_on(node, facts.product, gpus=_gpus(node)) for node in nodes)])
-    known: Facts = {
-        _name(node): fact if isinstance(fact, str) else {**fact, **_held(node), "product": product, "gpus_wanted": wanted}
-        for node, fact, product in zip(nodes, told, told[len(nodes) :], strict=False)
-        for wanted in [gpus_wanted and (len(nodes) == 1 or not _is_head(node))]
-    }
+        gathering = [_on(node, facts.gather, out, mark, tuple(weights), kept) for node in nodes]
+        multiplying = [_on(node, facts.product, gpus=_gpus(node)) for node in nodes]
+        answers = _ask(gathering + multiplying)  # together, so that the wait for nodes that are silent is one
+    known: dict[str, Mapping[str, Any] | str] = {}
+    for node, fact, product in zip(nodes, answers[: len(nodes)], answers[len(nodes) :], strict=True):
+        wanted = gpus_wanted and (len(nodes) == 1 or not _is_head(node))
+        more = {**_held(node), "product": product, "gpus_wanted": wanted}
+        known[_name(node)] = fact if isinstance(fact, str) else {**fact, **more}
     able = [node for node in nodes if _gpus(node)] or nodes
     return judge(known, needs) + (_together(able[:workers]) if min(workers, len(able)) > 1 else [])
 

@@ -45,7 +45,7 @@ ALIKE = 10.0
 
 
 class CutOff(BaseException):
-    """The lane can't go on. It isn't an Exception: no trial has failed."""
+    """The lane can't continue. It isn't an Exception: no trial has failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +164,9 @@ def _run(job: Job, place: Place, lane: Lane) -> str:
 
 def _lost(reason: str) -> str:
     """The error of a trial that is given up. Whether a process was killed for lack of memory can only be guessed."""
-    advice = " If memory ran out, lower `batch_size` or `image_size`, freeze more, or use a machine with more memory."
     said = f"its worker was lost {ATTEMPTS} times at the same epoch, the last time with: {reason}"
-    return said + advice * ("memory" in reason)
+    advice = " If memory ran out, lower `batch_size` or `image_size`, freeze more, or use a machine with more memory."
+    return said + advice if "memory" in reason else said
 
 
 def _fail_together(error: Exception, trial: TrialConfig, images: ImageSet, place: Place, lane: Lane) -> None:

@@ -110,10 +110,6 @@ class Folder(Protocol):
         """Bytes of all files below, by their names."""
         ...
 
-    def used(self, under: str) -> int:
-        """Bytes of all files below."""
-        ...
-
     def delete(self, name: str) -> None:
         """Delete a file; nothing happens if there is none."""
         ...
@@ -175,9 +171,6 @@ class Disk:
     def sizes(self, under: str) -> dict[str, int]:
         return {name: self.size(name) or 0 for name in self.names(under)}
 
-    def used(self, under: str) -> int:
-        return sum(self.sizes(under).values())
-
     def delete(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
@@ -220,9 +213,6 @@ class Bucket:
 
     def sizes(self, under: str) -> dict[str, int]:
         return {entry.path.removeprefix(f"{self._root}/"): entry.size for entry in self._list(under)}
-
-    def used(self, under: str) -> int:
-        return sum(self.sizes(under).values())
 
     def size(self, name: str) -> int | None:
         found = self._patiently("checked", name, lambda: self._files.get_file_info(f"{self._root}/{name}"))

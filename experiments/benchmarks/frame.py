@@ -16,6 +16,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bioimg.progress import say
+
 PACKAGES = ("bioimg", "ray", "torch", "torchvision")
 
 
@@ -75,7 +77,7 @@ def conclude(name: str, outcome: Outcome, out: Path, console: Console) -> bool:
     for file, rows in ((name, outcome.rows), (f"{name}-targets", told)):
         pd.DataFrame([{**row, **circumstances()} for row in rows]).to_parquet(out / f"{file}.parquet")
     for target in outcome.targets:
-        console.print(f"{name}: {target}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"{name}: {target}")
     return all(target.holds for target in outcome.targets)
 
 
