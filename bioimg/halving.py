@@ -36,13 +36,14 @@ class Halving:
     def judge(self, trial: TrialConfig, epoch: int, score: float) -> Stop | None:
         """Why a trial that has just ended `epoch` with `score` (its metric there) must stop; None if it continues.
 
-        A trial that is judged again at the same epoch, after an interruption, counts once.
+        A trial that comes to a rung again, because it failed and starts over, has passed that rung and counts there once.
         """
         if self._rule.spares(trial) or epoch not in self._rule.rungs(trial.epochs):
             return None
         sign = -1 if self._rule.metric == "val_loss" else 1
         at_rung = self._scores[(*self._rule.cohort(trial), epoch)]
-        at_rung.pop(trial.key, None)
+        if trial.key in at_rung:
+            return None
         scores = sorted(at_rung.values(), reverse=True)
         needed = np.percentile(scores, 100 * (1 - 1 / self._rule.reduction_factor)) if scores else -np.inf
         at_rung[trial.key] = sign * score
