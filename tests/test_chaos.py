@@ -67,8 +67,8 @@ def campaign(command: list[str], kills: int, seed: int) -> Counter[str]:
 
 
 def check(folder: Path, *axes: str, kills: int, seed: int, alone: bool = True, finish: bool = False) -> None:
-    """Hold a grid under kills against the undisturbed one, made in one process if `alone`. With `finish` trials are stopped
-    early, frozen ones aside, and then taken to their end."""
+    """Compare a grid under kills with the undisturbed one, made in one process if `alone`. With `finish` trials are stopped
+    early, except frozen ones, and then trained to their end."""
     command = [*PROGRAM, *SMALL, *axes]
     if finish:
         command = [*(word for word in command if word != "--no-early-stopping"), "--freeze", "none", "features", "--finish"]

@@ -1,4 +1,4 @@
-"""`bioimg doctor`: what each node says of itself, and what that means."""
+"""`bioimg doctor`: what each node reports of itself, and what that means."""
 
 import contextlib
 import io
@@ -348,7 +348,7 @@ def test_a_folder_of_decoded_images_that_nodes_see_is_ok_and_one_that_they_dont_
 
 @pytest.fixture
 def odd(cluster, tmp_path) -> Iterator[Path]:
-    """A folder that a third node looks into before it looks where packages are installed."""
+    """A folder that a third node searches before the installed packages."""
     folder = tmp_path / "site-packages"
     folder.mkdir()
     paths = os.pathsep.join([str(folder), os.environ["PYTHONPATH"]])
@@ -358,7 +358,7 @@ def odd(cluster, tmp_path) -> Iterator[Path]:
 
 
 def on_cluster(cluster: Cluster, folder: Path, *command: str) -> str:
-    """What a program says that joins the cluster from a folder of its own: Ray shows the folder to every node."""
+    """What a program prints that joins the cluster from a folder of its own: Ray shows the folder to every node."""
     desk = folder / "desk"
     desk.mkdir(exist_ok=True)
     env = {**os.environ, "RAY_ADDRESS": cluster.address}

@@ -52,7 +52,7 @@ def test_a_finish_on_lanes_that_is_interrupted_is_gone_on_with_by_the_same_comma
 
 
 def test_what_one_of_two_workers_lacks_does_not_part_them(tmp_path, monkeypatch):
-    """It told no other before, and asked for the next trial while the first one waited for it."""
+    """Before, it reported to no other, and asked for the next trial while the first one waited for it."""
     monkeypatch.chdir(tmp_path)
     trials = go(asked(model="lonely", image_size=16, epochs=2, workers=2), tmp_path / "out").trials
     assert (tmp_path / "told").exists()

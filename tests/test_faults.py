@@ -1,4 +1,4 @@
-"""What an experiment survives. Processes are killed or stopped for real, at moments that its console tells."""
+"""What an experiment survives. Processes are really killed or stopped, at moments that its console shows."""
 
 import io
 import os
@@ -53,19 +53,19 @@ def go(asked: Experiment, folder: Path, file: io.StringIO | None = None, code: i
 
 
 def ours(text: str) -> list[psutil.Process]:
-    """Our processes with a text in their command line, in the order of their start. Others may end meanwhile."""
+    """Our processes with a text in their command line, in the order of their start. Some may end while this looks."""
     every = {process.pid for process in psutil.Process().children(recursive=True)}
     told = [p for p in psutil.process_iter(["cmdline", "create_time"]) if p.pid in every]
     return sorted((p for p in told if text in " ".join(p.info["cmdline"] or [])), key=lambda p: p.info["create_time"])
 
 
 def processes(name: str) -> list[int]:
-    """Ours that run an actor of this class."""
+    """Our processes that run an actor of this class."""
     return [process.pid for process in ours(f"ray::{name}")]
 
 
 class When(io.StringIO):
-    """A console that strikes once, when it hears what a pattern describes. `before`: what the folder had on record then."""
+    """A console that strikes once, when a text that matches a pattern is printed. `before`: what the folder held then."""
 
     def __init__(self, pattern: str, folder: Path | str, strike: Callable[[], object]) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ def test_the_loss_of_the_board_ends_the_experiment_with_a_message_and_the_rerun_
 
 
 def test_the_loss_of_ray_s_gcs_alone_is_told_at_once_and_the_rerun_goes_on(tmp_path):
-    """In a process of its own, which Ray would end after a minute with another code, as it does its agents."""
+    """In a process of its own, which Ray would end after a minute with another code, as it ends its agents."""
     command = [*GRID, "--epochs", "30", "--lanes", "1", "--out", str(tmp_path / "out")]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_gcs_rpc_server_reconnect_timeout_s"}
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

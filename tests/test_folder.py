@@ -1,4 +1,4 @@
-"""Results on a disk and in an object store: the same table, whatever fails on the way."""
+"""Results on a disk and in an object store: the same table, whatever fails."""
 
 import contextlib
 import dataclasses
@@ -39,7 +39,7 @@ from bioimg.training.trial import Place, run_trial
 
 
 class Unreliable:
-    """An S3 server that answers with 503 as often as `rate` says, of 1; which requests is drawn from a seed."""
+    """An S3 server that answers a share `rate` of requests with 503; a seed decides which."""
 
     def __init__(self) -> None:
         self.rate, self.failed, self._draw = 0.0, 0, random.Random(0)
@@ -366,7 +366,7 @@ def test_a_run_does_not_resume_the_results_of_another_version(tmp_path, capsys, 
 
 
 def test_a_row_that_replaces_another_keeps_its_part_until_both_tables_have_it(tmp_path, caplog):
-    """As when a stopped trial is finished: the table before the last merge doesn't know of it."""
+    """As when a stopped trial is finished: the table before the last merge doesn't have that."""
     store, key = Store(tmp_path), toys.trial().key
     for status in ("stopped", "completed"):
         store.tables.write("trials", key, [{"key": key, "status": status}])
@@ -384,7 +384,7 @@ def test_a_row_that_replaces_another_keeps_its_part_until_both_tables_have_it(tm
 
 @pytest.mark.parametrize("settled", [False, True])
 def test_rows_are_in_the_order_of_the_grid_whatever_order_trials_ended_in(tmp_path, settled):
-    """And however the tables were brought up to date meanwhile."""
+    """And however the tables were brought up to date in between."""
     store, keys = Store(tmp_path), ["a", "b", "c"]
     for key in reversed(keys):
         store.tables.write("trials", key, [{"key": key, "status": "completed"}])

@@ -39,7 +39,7 @@ def parse(*args: str, axes: dict | None = None) -> Experiment:
 
 
 def make_folder(folder: Path, **counts: int) -> Path:
-    """A folder of images, so many of each class."""
+    """A folder with so many images of each class."""
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
         for number in range(count):
@@ -317,7 +317,7 @@ def test_an_interrupted_run_leaves_a_whole_table_and_goes_on_when_run_again(tmp_
 
 
 def sixteen_bit_tiffs(folder: Path) -> Path:
-    """Grey tiles of two classes, of which one is brighter."""
+    """Grey tiles of two classes, one brighter than the other."""
     for label, level in (("dark", 9000), ("bright", 30000)):
         (folder / label).mkdir(parents=True)
         for number in range(20):
@@ -335,7 +335,7 @@ def table_of(folder: Path) -> Path:
 
 
 def medmnist(folder: Path) -> Path:
-    """A file as MedMNIST's are, grey, with parts of its own."""
+    """A file like MedMNIST's, grey, with parts of its own."""
     draw, arrays = np.random.default_rng(0), {}
     for part, count in (("train", 40), ("val", 12), ("test", 12)):
         labels = np.arange(count) % 2

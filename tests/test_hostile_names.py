@@ -36,7 +36,7 @@ BIOIMG = "import sys; from bioimg import cli; sys.exit(cli.main())"
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A grid of one epoch on classes with such names, run in a folder where whatever was executed would leave a file."""
+    """A grid of one epoch on classes with such names, run in a folder in which anything executed would leave a file."""
     place = tmp_path_factory.mktemp("hostile")
     make_folder(place / "data", **dict.fromkeys(NAMES, 15))
     said = run(place, str(PROGRAM), "--data", "data", *QUICK, "--out", "results")
@@ -46,7 +46,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(place: Path, *arguments: str) -> str:
-    """What a program of Python prints that runs there."""
+    """What a Python program prints that runs there."""
     project = {"PYTHONPATH": str(PROGRAM.parents[1]), "BIOIMG_CACHE": str(place / "cache")}
     ended = subprocess.run(
         [sys.executable, *arguments], cwd=place, env={**os.environ, **project}, capture_output=True, text=True

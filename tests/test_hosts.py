@@ -1,4 +1,4 @@
-"""A cluster of three hosts, made as experiments/clusters/onprem.yaml says, in namespaces of this machine."""
+"""A cluster of three hosts from experiments/clusters/onprem.yaml, in namespaces of this machine."""
 
 import os
 import re
@@ -93,7 +93,7 @@ def test_a_host_of_ones_own_cluster_is_lost_in_mid_trial_and_the_table_is_that_o
     struck = read(on_hosts)
     same(struck, read(alone))
     resumed = before.merge(struck.epochs, on=["key", "epoch"])
-    assert resumed["seconds_x"].equals(resumed["seconds_y"]), "the trial didn't go on from where it was, but began anew"
+    assert resumed["seconds_x"].equals(resumed["seconds_y"]), "the trial didn't resume where it was, but started over"
     hosts.until(lambda: not any(host.runs("raylet") for host in lab.hosts.values()), "the workers to leave", 120)
 
 

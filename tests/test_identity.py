@@ -1,4 +1,4 @@
-"""What makes two runs one experiment: the same images in the same parts, the same weights. All else is told, not mixed in."""
+"""What makes two runs one experiment: the same images in the same parts, the same weights. All else is refused, not mixed."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ IN_GROUPS = dataclasses.replace(IMAGES, groups=tuple(f"p{index % 9}" for index i
 
 
 def ordered(images: ImageSet, order: np.ndarray) -> ImageSet:
-    """The same images as another order of their names gives them: new names in the order of the old ones."""
+    """The same images under other names: the names of these, in another order."""
     digests = tuple(images.digests[index] for index in order)
     return dataclasses.replace(images, pixels=images.pixels[order], labels=images.labels[order], digests=digests)
 
@@ -172,7 +172,7 @@ def test_sixteen_bit_images_may_be_seen_at_other_sizes_and_in_folds_in_one_exper
 
 
 def write_weights(path, seed: int, model: Callable[..., torch.nn.Module] = toys.Toy) -> None:
-    """Overwrite a file of weights as another process would, in which nothing of it is cached."""
+    """Overwrite a file of weights as another process would, without a cache of it here."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         torch.save(model(num_classes=3).state_dict(), path)
@@ -194,7 +194,7 @@ def place(folder) -> Place:
 
 @pytest.fixture
 def interrupted(tmp_path) -> TrialConfig:
-    """A frozen trial on weights of a file, cut off after its second epoch."""
+    """A frozen trial on weights of a file, interrupted after its second epoch."""
     write_weights(tmp_path / "mine.pth", 1)
     trial = toys.trial(weights=str(tmp_path / "mine.pth"), freeze="features", epochs=4)
     with pytest.raises(Interrupted):
@@ -211,7 +211,7 @@ def test_a_trial_does_not_go_on_with_other_weights_of_the_same_name(tmp_path, in
     assert row["epochs_run"] == 2
     write_weights(tmp_path / "mine.pth", 1)
     where = place(tmp_path / "out")
-    assert run_trial(interrupted, IMAGES, where, lambda epoch: None) == "completed", "with the earlier ones back it goes on"
+    assert run_trial(interrupted, IMAGES, where, lambda epoch: None) == "completed", "with the earlier ones back it resumes"
 
 
 def test_a_longer_trial_does_not_take_over_a_head_for_other_weights(tmp_path, interrupted):
@@ -276,7 +276,7 @@ EXPERIMENT = Experiment(name="grid", base=toys.trial())
 
 
 def described(earlier: dict, *, trained: bool = True, **changes) -> dict:
-    """What experiment.json holds after a run that went on with an earlier one."""
+    """What experiment.json holds after a run that resumed an earlier one."""
     experiment = dataclasses.replace(EXPERIMENT, **changes)
     begun = provenance.describe(experiment, IMAGES, {"toy mine.pth": "1234"}, earlier)
     return json.loads(json.dumps(provenance.finished(begun, earlier, trained=trained)))

@@ -1,4 +1,4 @@
-"""What a trial leaves on disk, by how it ended and what is to be kept."""
+"""What a trial leaves on disk, depending on how it ended and on --keep."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ TRIAL = toys.trial(epochs=5)
 
 
 def left(folder, keep: str, judge) -> tuple[set[str], int]:
-    """The names of the files of a trial that ran, and what its row says they take."""
+    """The names of the files of a trial that ran, and their size according to its row."""
     store = Store(folder)
     store.begin({**results_example.description(TRIAL, {}, ("a", "b", "c")), "keep": keep})
     run_trial(TRIAL, toys.images(), Place(experiment="toy", store=store, device=torch.device("cpu")), judge)
@@ -79,11 +79,11 @@ def test_a_failed_trial_keeps_what_its_next_attempt_goes_on_from(tmp_path):
 
 
 class Killed(BaseException):
-    """The end of a process, as far as what it leaves on disk goes."""
+    """The end of a process, for what it leaves on disk."""
 
 
 def killed_before(store: Store, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a method of a store's kind end the process in place of writing a row, or of deleting anything."""
+    """Have a method of the store end the process instead of writing a row, or of deleting anything."""
 
     def kill(name: str, *_: object, **__: object) -> None:
         raise Killed

@@ -1,4 +1,4 @@
-"""Two runs into one folder: the second is told, and a dead one holds nothing."""
+"""Two runs into one folder: the second gets an error, and a dead one holds nothing."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ time.sleep(60)
 
 @pytest.fixture
 def leased(monkeypatch):
-    """Leases without locks of the operating system, and short ones."""
+    """Leases instead of locks of the operating system, and short ones."""
     monkeypatch.setattr(lock, "Disk", type("NoDisk", (), {}))
     monkeypatch.setattr(lock, "SETTLES", 0)
 

@@ -1,4 +1,4 @@
-"""The command `bioimg predict`: what the winner says of new images is what it said of the test images."""
+"""The command `bioimg predict`: the winner predicts new images as it predicted the test images."""
 
 import dataclasses
 import io
@@ -26,7 +26,7 @@ CLASSES = ("gland", "stroma", "tumour")
 
 
 def draw(folder: Path) -> Path:
-    """Sixteen-bit images of no use of the whole range, so that their scaling matters."""
+    """Sixteen-bit images that don't use the whole range, so that their scaling matters."""
     noise = np.random.default_rng(0)
     for label, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
@@ -59,7 +59,7 @@ def predict(monkeypatch, *args: object) -> int:
 
 
 def new(results: Path, key: str, folder: Path) -> tuple[Path, pd.DataFrame]:
-    """The test images of a trial in a folder of their own, and what the table says of them."""
+    """The test images of a trial in a folder of their own, and their predictions in the table."""
     told = read(results).predictions
     told = told[told["key"].eq(key) & told["split"].eq("test")]
     for path in told["image"]:

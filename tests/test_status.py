@@ -1,4 +1,4 @@
-"""`bioimg status`: how an experiment comes on, from another terminal and from the folder alone."""
+"""`bioimg status`: the progress of an experiment, from another terminal and from the folder alone."""
 
 import dataclasses
 import io
@@ -24,7 +24,7 @@ EPOCH = {"train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0, "val_accurac
 
 @pytest.fixture
 def store(tmp_path):
-    """A run that is going on: the first trial has ended, the second failed, the third is after epoch 4, the fourth waits."""
+    """A run in progress: the first trial has ended, the second failed, the third is after epoch 4, the fourth waits."""
     store = Store(tmp_path / "grid")
     store.begin(results_example.description(BASE, AXES, ("a", "b")))
     for trial, status, epochs in zip(TRIALS, ("completed", "failed", None), (10, 1, 4), strict=False):
