@@ -37,8 +37,9 @@ class EarlyStopping:
     )
     reduction_factor: int = option(2, "keep 1 in this many trials at each rung", at_least=2)
     compare_within: tuple[str, ...] = option(("freeze",), "only trials with the same values in these fields compete")
+    # the help of a flag that is on by default is shown for --no-...
     spare_frozen: bool = option(
-        True, "whether trials on a frozen backbone run in full; with cached features they cost almost nothing"
+        True, "stop trials on a frozen backbone, too; by default they run in full: on cached features they cost almost nothing"
     )
 
     def __post_init__(self) -> None:

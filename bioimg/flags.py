@@ -21,17 +21,18 @@ class Settings:
     lanes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each device)")] = None
     """Number of trials that run at the same time, each on `workers` devices."""
     keep: Literal["best", "all", "none"] = "best"
-    """What stays on disk. best: the weights of the best epoch of completed trials, and what --finish needs of stopped ones
-    (highest rung first, then best score) within the room of one model per trial and two training states; all: also
-    everything that more epochs can resume from; none: no weights."""
+    """What stays on disk.
+    best: weights of completed trials; what --finish needs, highest rungs first, up to a model per trial and two saved states.
+    all: also everything that more epochs can resume from.
+    none: no weights."""
     local: bool = False
     """Run in this process, one trial after another, without Ray: for debugging."""
     # the help of a flag that is on by default is shown for --no-...
     early_stopping: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: ASHA stops trials that fall behind)")] = True
     """Train every trial to its last epoch."""
     finish: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[KEY ...]", help_behavior_hint="(default: none)")] = None
-    """Afterwards train stopped trials to their last epoch: those with these keys, or all. They resume where they stopped, or
-    start over if that state wasn't kept; the outcome is the same."""
+    """Afterwards train stopped trials to their last epoch: those with these keys, or all.
+    They resume where they stopped, or start over if that state wasn't kept; the outcome is the same."""
     track: Annotated[
         tuple[Literal["mlflow", "wandb"], ...],
         tyro.conf.arg(metavar="{mlflow,wandb} [...]", help_behavior_hint="(none)"),

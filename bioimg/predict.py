@@ -30,8 +30,8 @@ class Predict:
     key: str | None = None
     """key of another completed trial; by default the one in the report's headline"""
     out: Path = Path("predictions.csv")
-    """the table to write: path, prediction, the part of the experiment (train, val, test) that the image was in, if any,
-    and the probability of each class. An existing file isn't overwritten"""
+    """the table to write; an existing file isn't overwritten.
+    Columns: path, prediction, the part of the experiment (train, val, test) with the image, if any, and class probabilities"""
 
     def run(self) -> int:
         """Write the table; returns the exit code: 0, or 1 if an image couldn't be read.

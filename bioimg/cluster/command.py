@@ -21,8 +21,8 @@ class Doctor:
     out: str = "results"
     """results folder: every node must see it and be able to write to it"""
     data: str = "phantom"
-    """images of the trials, as in grid.py: each node needs room for them in Ray's object store or, if they are too large for
-    that, must see the folder of decoded images"""
+    """images of the trials, as in grid.py: each node needs room for them in Ray's object store
+    or, if they are too large for that, must see the folder of decoded images"""
     image_size: int = 150
     """side length of images after resizing, in pixels"""
     model: tuple[str, ...] = ("resnext50_32x4d",)
