@@ -237,7 +237,7 @@ def test_a_folder_with_other_results_is_left_alone(tmp_path, capsys):
     assert "that folder holds another experiment: its name is 'images', this one's is 'demo'" in capsys.readouterr().err
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(folder / "a" / "0.png")
     assert grid("--data", folder, *common) == 2
-    assert "the runs whose results it holds: 1 with other pixels (a/0.png). Put " in capsys.readouterr().err
+    assert "the runs whose results it holds: 1 with other pixels (a/0.png). Restore " in capsys.readouterr().err
     assert (tmp_path / "out" / "trials.parquet").read_bytes() == before
 
 

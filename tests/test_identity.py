@@ -125,7 +125,7 @@ def test_other_images_are_counted_and_named(tmp_path):
     error = refusal(tmp_path, changed, toys.trial(folds=5))
     assert (
         "the runs whose results it holds: 1 with other pixels (class-0/3.png), 1 new (class-0/new.png), "
-        "1 gone (class-0/10.png), 1 with another label (class-0/12.png was class-0, is class-2). Put "
+        "1 gone (class-0/10.png), 1 with another label (class-0/12.png was class-0, is class-2). Restore "
     ) in error
 
 
