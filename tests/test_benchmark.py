@@ -217,7 +217,7 @@ def test_a_replay_stops_whom_the_rule_stops_in_the_order_of_arrival():
     rule = EarlyStopping(grace_period=2, reduction_factor=2)
     assert replay([good, bad], rule, lanes=1) == [4, 2]  # the winner is stopped: it was behind at epoch 2
     assert replay([bad, good], rule, lanes=1) == [4, 4]  # the first one has no competitors
-    assert replay([good, bad, bad], rule, lanes=3) == [4, 2, 2]
+    assert replay([good, bad, curve(2, [0.4, 0.5, 0.6, 0.9])], rule, lanes=3) == [4, 2, 2]
 
 
 def test_a_lane_that_is_slower_arrives_later_and_a_free_lane_takes_the_next_trial():
