@@ -97,7 +97,7 @@ def test_help_explains_every_field_with_its_default(capsys):
         ("report", ["RESULTS"]),
         ("status", ["RESULTS"]),
         ("verify", ["TABLE"]),
-        ("data", ["DATA", "channels of multi-channel images"]),
+        ("data", ["DATA", "of multi-channel images"]),
     ],
 )
 def test_help_says_what_to_name_and_explains_each_flag(command, names, monkeypatch, capsys):
