@@ -19,19 +19,25 @@ from bioimg.data.command import DataCommand
 from bioimg.data.listing import visible
 from bioimg.experiment import Experiment
 from bioimg.predict import Predict
+from bioimg.progress import say
 from bioimg.report.command import Report, Verify
 from bioimg.status import Status
 
 GAVE_UP = 2
-GOES_ON = "Interrupted. The tables hold all that has ended; the same command goes on from here."
-BEGINS_ANEW = "Interrupted before its end. The same command begins anew."
+GOES_ON = "Interrupted. Finished trials are saved; run the same command again to resume."
+BEGINS_ANEW = "Interrupted. Run the same command again to start over."
 
 
 def main() -> int:
     """The `bioimg` command; returns the exit code."""
     commands = {
-        **{"data": DataCommand, "report": Report, "verify": Verify, "status": Status},
-        **{"predict": Predict, "doctor": Doctor, "cache": CacheCommand},
+        "data": DataCommand,
+        "report": Report,
+        "verify": Verify,
+        "status": Status,
+        "predict": Predict,
+        "doctor": Doctor,
+        "cache": CacheCommand,
     }
     return _told(lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="bioimg").run(), BEGINS_ANEW)
 
@@ -42,8 +48,8 @@ def grid(program: Path, args: Sequence[str]) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with the exit code of a program. One that gave up leaves without a farewell to Ray: of what was lost,
-    that makes a crash or another code. Ray's processes see that nobody is left and end.
+    """End this process with a program's exit code. One that gave up doesn't shut Ray down: where parts of Ray are lost, that
+    crashes or changes the code. Ray's processes notice that the program is gone, and end.
     """
     if code == GAVE_UP:
         sys.stdout.flush()
@@ -72,13 +78,13 @@ def _grid(program: Path, args: Sequence[str]) -> int:
     experiment, settings = flags.parse(experiment, rest, program=f"{program.name} [EXPERIMENT]", description=question)
     if not named and experiment.base.data != "phantom":
         experiment = dataclasses.replace(experiment, name=_name(experiment.base.data))
-    from bioimg.runner import run  # late: --help and a mistyped value needn't wait for torch
+    from bioimg.runner import run  # late, so that --help and a mistyped value don't wait for torch
 
     return run(experiment, settings, Console(file=sys.stdout))
 
 
 def _name(data: str) -> str:
-    """What the user calls a set of images: a dot is part of a folder's name, and `.` and `..` have one as well."""
+    """The name of a set of images. A dot is part of a folder's name; `.` and `..` get the name of the folder they stand for."""
     place = Path(data).expanduser()
     if not place.is_dir():
         return place.stem
@@ -86,13 +92,11 @@ def _name(data: str) -> str:
 
 
 def _told(program: Callable[[], int], interrupted: str) -> int:
-    """Run a program; what the user can mend is told without a traceback, and what an interrupted one left in a sentence."""
+    """Run a program. Errors that the user can fix are shown without a traceback, and an interruption with what to do next."""
     try:
         return program()
     except UserError as error:
-        Console(stderr=True).print(
-            f"error: {visible(str(error))}", style="bold red", markup=False, highlight=False, soft_wrap=True
-        )
+        say(Console(stderr=True), f"error: {visible(str(error))}", style="bold red")
         return GAVE_UP
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

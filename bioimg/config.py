@@ -1,4 +1,4 @@
-"""What a trial is: one cell of the comparison, as a value that is checked once, when it is made.
+"""A trial: one cell of the comparison, as a value that is checked once, when it is created.
 
 A field of `TrialConfig` has one name from the grid to the report: it is the axis of an experiment, the flag of the command
 line, the parameter of Ray Tune, the column of the table and the key that report headers translate.
@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 FEWEST_GROUPS = 5
-"""With fewer independent groups among the test images than these, resampling them understates how far results may be off."""
+"""With fewer independent groups than this among the test images, resampling them understates the uncertainty of results."""
 
 
 class UserError(ValueError):
-    """Something the user can mend. The text names the field, the value, the rule and the way out; no traceback is shown."""
+    """Something the user can fix. The text names the field, the value, the rule and the way out; no traceback is shown."""
 
 
 def meant(value: object, names: Iterable[str]) -> str:
-    """The question whether the nearest of some names is meant; empty where none is near."""
+    """A question that suggests the closest of some names; empty if none is close."""
     nearest = difflib.get_close_matches(str(value), list(names), n=1)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def unknown(field: str, value: object, known: Iterable[str], way_out: str = "") -> UserError:
-    """The error for a name that isn't among the known ones; offers the nearest."""
+    """The error for a name that isn't among the known ones; suggests the closest."""
     names = list(known)
     hint = meant(value, names)
     listed = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])}, ... ({len(names)} in all)"
@@ -44,12 +44,12 @@ def option(
     at_least: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """A field with its help text and its rule, which are the command line's too."""
+    """A field with its help text and its rule, both of which the command line uses too."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "at_least": at_least, "above": above})
 
 
 def check(config: Any) -> None:
-    """Hold every field of a dataclass made with `option` to its rule.
+    """Check every field of a dataclass made with `option` against its rule.
 
     Raises:
         UserError: names the first field whose value breaks its rule.
@@ -70,57 +70,57 @@ class TrialConfig:
 
     data: str = option(
         "phantom",
-        "a folder of images (CLASS/image or train|val|test/CLASS/image), a table of them (.csv, .tsv, .parquet), an .npz of "
-        "MedMNIST's, or a set by name: phantom (built in, synthetic), kather2016, kather2016-6, medmnist:NAME",
+        "a folder of images (CLASS/image or train|val|test/CLASS/image), a table of them (.csv, .tsv, .parquet), a MedMNIST "
+        ".npz, or the name of a set: phantom (built in, synthetic), kather2016, kather2016-6, medmnist:NAME",
     )
     columns: str | None = option(
-        None, "names of a table's columns where they aren't path, label, group and split, as in path=file,label=diagnosis"
+        None, "column names of a table that aren't path, label, group and split, as in path=file,label=diagnosis"
     )
-    image_size: int = option(150, "side to which images are resized, in pixels", at_least=8)
+    image_size: int = option(150, "side length of images after resizing, in pixels", at_least=8)
     resize: str = option(
         "resize",
-        "how an image becomes square: resize (the aspect gives way), crop (the middle), pad (black bars)",
+        "how images become square: resize (stretches to a square), crop (the centre), pad (black bars)",
         choices=("resize", "crop", "pad"),
     )
     channels: str | None = option(
-        None, "planes of multi-channel images that make up red, green and blue, numbered from 0, as in 2,1,0; one is grey"
+        None, "channels of multi-channel images to use as red, green and blue, counted from 0, as in 2,1,0; one is grey"
     )
     scaling: str = option(
         "percentiles",
-        "what becomes black and white in 16-bit and float images: percentiles (the 0.1th and 99.9th of all training images, "
-        "per channel) or range (0 and 65,535, or 0 and 1)",
+        "intensities mapped to 0 and 255 in 16-bit and float images: percentiles (the 0.1th and 99.9th of all training "
+        "images, per channel) or range (0 and 65,535, or 0 and 1)",
         choices=("percentiles", "range"),
     )
-    skip_unreadable: bool = option(False, "pass over images that can't be read; their number is in the row")
+    skip_unreadable: bool = option(False, "skip images that can't be read; the row gives their number")
     split: str = option(
         "stratified",
         "stratified: 68/16/16 % of each class at random; grouped: no group in two parts; folder: train|val|test folders",
         choices=("stratified", "grouped", "folder"),
     )
     folds: int = option(
-        0, "cross-validation: this many folds (3 or more) of which one tests and the next one validates", at_least=0
+        0, "cross-validation with this many folds (3 or more): one tests, the next one validates; 0: none", at_least=0
     )
-    fold: int = option(0, "which of the folds tests, from 0", at_least=0)
+    fold: int = option(0, "index of the test fold, from 0", at_least=0)
     group_pattern: str | None = option(
         None,
-        "regular expression on an image's path; what its first (...) matches is the image's group (slide, patient). "
-        "Or `parent`: the folder that holds the image names it",
+        "regular expression for image paths, whose first (...) matches the image's group (slide, patient); or `parent`: the "
+        "name of the folder that holds the image is its group",
     )
-    model: str = option("resnext50_32x4d", "any classifier of torchvision by name, or the small built-in `resnext_tiny`")
+    model: str = option("resnext50_32x4d", "name of any torchvision classifier, or the small built-in `resnext_tiny`")
     weights: str = option(
         "IMAGENET1K_V2",
-        "a name of torchvision's (IMAGENET1K_V1, DEFAULT), a .pth or .safetensors file, or `none` for random ones",
+        "a torchvision name (IMAGENET1K_V1, DEFAULT), a .pth or .safetensors file, or `none` for random weights",
     )
     freeze: str = option(
-        "none", "none: train all; features: train the head only; a stage (layer1, layer2, ...): frozen up to and including it"
+        "none", "none: train all; features: train the head only; a stage (layer1, layer2, ...): freeze up to and including it"
     )
     batch_size: int = option(32, "images per optimizer step, over all workers together", at_least=1)
     epochs: int = option(50, "passes over the training images", at_least=1)
     patience: int = option(0, "end a trial when its validation loss hasn't fallen for this many epochs; 0: never", at_least=0)
     learning_rate: float = option(1e-4, "step size of the optimizer; not rescaled with batch size or workers", above=0)
-    schedule: str = option("constant", "learning rate over the epochs", choices=("constant", "cosine"))
+    schedule: str = option("constant", "course of the learning rate over the epochs", choices=("constant", "cosine"))
     optimizer: str = option("adamw", "adamw, or sgd with momentum 0.9", choices=("adamw", "sgd"))
-    weight_decay: float = option(0.01, "decay of the weights per step, times the learning rate", at_least=0)
+    weight_decay: float = option(0.01, "weight decay per step, multiplied by the learning rate", at_least=0)
     augmentation: str = option(
         "dihedral",
         "none, or dihedral: one of the 8 flips and quarter turns for each image and epoch",
@@ -128,23 +128,23 @@ class TrialConfig:
     )
     class_weights: str = option(
         "none",
-        "weights of the classes in the training loss: none, or balanced (inversely proportional to their training images)",
+        "class weights in the training loss: none, or balanced (inversely proportional to the number of training images)",
         choices=("none", "balanced"),
     )
     sampling: str = option(
         "shuffle",
-        "an epoch's images: shuffle (each training image once), or balanced (as many, drawn from all classes alike)",
+        "images of an epoch: shuffle (each training image once), or balanced (as many, drawn equally from all classes)",
         choices=("shuffle", "balanced"),
     )
-    seed: int = option(0, "fixes the head's initial weights, the order of images and the augmentation", at_least=0)
-    workers: int = option(1, "processes (one device each) that share each batch by DDP", at_least=1)
+    seed: int = option(0, "seed of the head's initial weights, the order of images and the augmentation", at_least=0)
+    workers: int = option(1, "processes (one device each) that share each batch (DDP)", at_least=1)
     precision: str = option(
         "auto",
-        "auto: bfloat16 autocast where a GPU computes in it or a CPU has AMX, else float32",
+        "auto: bfloat16 autocast on a GPU that supports it or a CPU with AMX, else float32",
         choices=("auto", "bfloat16", "float32"),
     )
-    tf32: bool = option(False, "on CUDA, multiply float32 with a mantissa of 10 bits (TF32): faster, and less exact")
-    compile: bool = option(False, "compile the model (torch.compile): it takes a minute or more at each trial's start")
+    tf32: bool = option(False, "on CUDA, multiply float32 matrices in TF32 (10-bit mantissa): faster, less exact")
+    compile: bool = option(False, "compile the model (torch.compile), which takes a minute or more at the start of each trial")
 
     def __post_init__(self) -> None:
         check(self)
@@ -168,10 +168,10 @@ class TrialConfig:
 
     @property
     def key(self) -> str:
-        """Twelve hex digits that tell this trial from any other of its experiment.
+        """Twelve hex digits that identify this trial within its experiment.
 
-        Where the images lie isn't part of it (what they are is held by the data fingerprint), and neither is a field at its
-        default, so that a field added in a later version doesn't orphan earlier results.
+        Where the images are isn't part of it (the data fingerprint identifies them), and neither is a field at its default, so
+        that a field added in a later version doesn't orphan earlier results.
         """
         chosen = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
         chosen.pop("data", None)
@@ -179,7 +179,7 @@ class TrialConfig:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "TrialConfig":
-        """The trial of a row of the trials table; a field that an earlier version's table lacks is at its default."""
+        """The trial of a row of the trials table; a field that an earlier version's table lacks gets its default."""
         return cls(**{name: row[name] for name in FIELDS if row[name] is not None})
 
     def describe(self, fields: Iterable[str]) -> str:

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from bioimg.config import FIELDS, TrialConfig, UserError, check, option, unknown
 
 VALIDATED_ON = ("split", "folds", "fold", "group_pattern")
-"""Fields by which it is decided on which images a trial is validated."""
+"""Fields that determine which images a trial is validated on."""
 
 
 class Stop(NamedTuple):
-    """Why a trial was stopped: at this rung its score was worse than what was needed among those that came there before it,
-    whose scores are `rung_scores`, the best one first."""
+    """Why a trial was stopped: at this rung its score missed the threshold set by the trials that reached the rung before it,
+    whose scores are `rung_scores`, best first."""
 
     stopped_at_rung: int
     rung_score: float
@@ -27,18 +27,19 @@ class Stop(NamedTuple):
 class EarlyStopping:
     """Asynchronous successive halving (ASHA; Li et al. 2020, arXiv:1810.05934) within cohorts.
 
-    At the rungs, epochs `grace_period * reduction_factor ** k`, a trial goes on only if it is among the best
-    1 / `reduction_factor` of those of its cohort that came to this rung before it.
+    At the rungs, epochs `grace_period * reduction_factor ** k`, a trial continues only if it is among the best
+    1 / `reduction_factor` of the trials of its cohort that reached this rung before it.
     """
 
-    metric: str = option("val_accuracy", "what is compared at a rung", choices=("val_accuracy", "val_loss"))
+    metric: str = option("val_accuracy", "metric compared at each rung", choices=("val_accuracy", "val_loss"))
     grace_period: int | None = option(
-        None, "epochs that every trial gets; by default a tenth of its epochs, at least 2", at_least=1
+        None, "epochs that every trial runs; by default a tenth of its epochs, at least 2", at_least=1
     )
-    reduction_factor: int = option(2, "of this many trials at a rung one goes on", at_least=2)
-    compare_within: tuple[str, ...] = option(("freeze",), "only trials that agree in these fields compete")
+    reduction_factor: int = option(2, "keep 1 in this many trials at each rung", at_least=2)
+    compare_within: tuple[str, ...] = option(("freeze",), "only trials with the same values in these fields compete")
+    # the help of a flag that is on by default is shown for --no-...
     spare_frozen: bool = option(
-        True, "whether trials on a frozen backbone run in full: on cached features they cost next to nothing"
+        True, "stop trials on a frozen backbone, too; by default they run in full: on cached features they cost almost nothing"
     )
 
     def __post_init__(self) -> None:
@@ -48,11 +49,11 @@ class EarlyStopping:
                 raise unknown("compare_within", name, FIELDS)
 
     def grace(self, epochs: int) -> int:
-        """The epochs that a trial of `epochs` epochs gets whatever its scores are."""
+        """How many epochs a trial of `epochs` epochs runs whatever its scores are."""
         return self.grace_period or max(2, epochs // 10)
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
-        """The epochs before the last one after which a trial of `epochs` epochs can be stopped."""
+        """The epochs after which a trial of `epochs` epochs can be stopped, all before its last one."""
         powers = (self.grace(epochs) * self.reduction_factor**k for k in itertools.count())
         return tuple(itertools.takewhile(lambda epoch: epoch < epochs, powers))
 
@@ -61,10 +62,10 @@ class EarlyStopping:
         return self.spare_frozen and trial.freeze == "features"
 
     def cohort(self, trial: TrialConfig) -> tuple[Any, ...]:
-        """What a trial has in common with those it competes with: always its length, on which rungs and schedules hang, and the
-        images it is validated on, of which some are easier than others.
+        """What a trial has in common with those it competes with: always its length, on which rungs and schedules depend, and
+        the images it is validated on, since some are easier than others.
 
-        Seeds do compete: they are validated on the same images, and a recipe that is good with some seeds alone loses others.
+        Seeds do compete: they are validated on the same images, and a recipe that is good with some seeds only loses others.
         """
         return (trial.epochs, *(getattr(trial, name) for name in (*VALIDATED_ON, *self.compare_within)))
 
@@ -90,8 +91,8 @@ class Experiment:
                 raise UserError(f"the axis `{name}` is {values}, but must hold at least one value and none twice.")
             if name == "folds" and len(values) > 1:
                 raise UserError(
-                    f"the value of `folds` is {values}, but must be one number: with each, other images test, and the axis "
-                    "`fold` goes through the folds of one. Give one, and run the command again with the other."
+                    f"the value of `folds` is {values}, but must be one number: each number of folds tests on other images. "
+                    "The axis `fold` runs over the folds of one number. Give one, and run the command again for the other."
                 )
         self.trials()
 
@@ -103,10 +104,10 @@ class Experiment:
     def queue(self, trials: Iterable[TrialConfig]) -> list[TrialConfig]:
         """The order in which trials are run.
 
-        Those that cost next to nothing and run to their end come first, in the order of the grid, so that rows show early and
-        those that share features follow each other. Then the longest, so that none of them is left alone at the end; equally
-        long ones by their keys: an order that has nothing to do with the axes, so that no value of one is judged by its like
-        alone, and that doesn't change when an axis grows.
+        Those that cost almost nothing and run to their end come first, in the order of the grid, so that rows appear early and
+        trials that share features follow each other. Then come the longest, so that none of them is left alone at the end.
+        Equally long ones are ordered by key. That order is unrelated to the axes, so that a trial isn't compared only with
+        trials of the same value, and it doesn't change when an axis grows.
         """
         rule = self.early_stopping
 

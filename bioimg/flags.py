@@ -17,31 +17,33 @@ class Settings:
     """How and where an experiment runs: nothing here changes a number in the table."""
 
     out: Annotated[str | None, tyro.conf.arg(metavar="DIR|s3://...", help_behavior_hint="(default: results/NAME)")] = None
-    """Folder of the results, or s3://bucket/path. What it has of this experiment is kept, and only what is missing is run."""
+    """Results folder, or s3://bucket/path. Existing results of this experiment are kept; only missing trials are run."""
     lanes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each device)")] = None
-    """Trials that run side by side, each on `workers` devices."""
+    """Number of trials that run at the same time, each on `workers` devices."""
     keep: Literal["best", "all", "none"] = "best"
-    """What stays on disk: the weights of the best epoch of completed trials, and what --finish needs of those stopped at the
-    highest rung and, of one rung, with the best score, in all no more than a model for each trial and two states of training;
-    all, with what more epochs can go on from; or none."""
+    """What stays on disk.
+    best: weights of completed trials; what --finish needs, highest rungs first, up to a model per trial and two saved states.
+    all: also everything that more epochs can resume from.
+    none: no weights."""
     local: bool = False
     """Run in this process, one trial after another, without Ray: for debugging."""
+    # the help of a flag that is on by default is shown for --no-...
     early_stopping: Annotated[bool, tyro.conf.arg(help_behavior_hint="(default: ASHA stops trials that fall behind)")] = True
     """Train every trial to its last epoch."""
     finish: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[KEY ...]", help_behavior_hint="(default: none)")] = None
-    """Afterwards train stopped trials to their last epoch: those with these keys, or all. They go on from where they stopped,
-    or begin anew where that wasn't kept; the outcome is the same."""
+    """Afterwards train stopped trials to their last epoch: those with these keys, or all.
+    They resume where they stopped, or start over if that state wasn't kept; the outcome is the same."""
     track: Annotated[
         tuple[Literal["mlflow", "wandb"], ...],
         tyro.conf.arg(metavar="{mlflow,wandb} [...]", help_behavior_hint="(none)"),
     ] = ()
-    """Also send every epoch to trackers that the lab runs. TensorBoard files are written anyway."""
+    """Also send every epoch to these trackers. TensorBoard files are always written."""
 
     def __post_init__(self) -> None:
         if self.lanes is not None and self.lanes < 1:
             raise UserError(f"the value of `lanes` is {self.lanes}, but must be `lanes >= 1`.")
         if self.local and self.track:
-            raise UserError("the value of `track` must be left out with --local: it is Ray that tells trackers.")
+            raise UserError("the value of `track` must be left out with --local: trackers are updated through Ray.")
 
 
 def parse(experiment: Experiment, args: Sequence[str], *, program: str, description: str) -> tuple[Experiment, Settings]:
@@ -49,7 +51,7 @@ def parse(experiment: Experiment, args: Sequence[str], *, program: str, descript
 
     Raises:
         UserError: a value breaks its field's rule.
-        SystemExit: --help, or a flag that doesn't exist; tyro has then said so.
+        SystemExit: --help, or a flag that doesn't exist, which tyro has reported by then.
     """
     flags: Any = tyro.cli(
         _flags(experiment),
@@ -92,7 +94,7 @@ def _flags(experiment: Experiment) -> type:
     trial = dataclasses.make_dataclass("Trial", fields, frozen=True, kw_only=True)
     trial.__doc__ = "What a trial is. Several values make an axis: every combination is a row of the table."
     rule = dataclasses.make_dataclass("Rule", _rule_flags(experiment), frozen=True, kw_only=True)
-    rule.__doc__ = "Early stopping (ASHA): which trials go on, and against which others each is held."
+    rule.__doc__ = "Early stopping (ASHA): which trials continue, and which others they are compared with."
     return dataclasses.make_dataclass(
         "Flags",
         [
@@ -118,7 +120,7 @@ def _flag(field: Any, experiment: Experiment) -> tuple[str, Any, Any]:
     value = getattr(experiment.base, field.name)
     if field.type is bool:  # yes or no for all trials: a flag without a value
         return field.name, Annotated[bool, tyro.conf.arg(help=field.metadata["help"])], dataclasses.field(default=value)
-    unsaid = value is None or (field.name == "fold" and value == 0)  # --fold 0 is something else than no --fold
+    unsaid = value is None or (field.name == "fold" and value == 0)  # --fold 0 differs from no --fold
     default = tuple(experiment.axes.get(field.name, () if unsaid else (value,)))
     kind = next((kind for kind in typing.get_args(field.type) if kind is not type(None)), field.type)
     one = "{" + ",".join(field.metadata["choices"]) + "}" if field.metadata["choices"] else kind.__name__.upper()

@@ -1,4 +1,4 @@
-"""The rule of early stopping, without Ray: for the local twin, for recorded curves, and for the numbers in the row."""
+"""The rule of early stopping without Ray: for --local, for recorded curves, and for the numbers in a stopped row."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from bioimg.results.store import Store
 
 
 class Earlier(NamedTuple):
-    """A trial of an earlier run and rows of the epochs table, by which later ones are judged."""
+    """A trial of an earlier run and its rows of the epochs table, against which later trials are judged."""
 
     trial: TrialConfig
     epochs: Sequence[Mapping[str, Any]]
@@ -34,15 +34,16 @@ class Halving:
         return self._rule.metric
 
     def judge(self, trial: TrialConfig, epoch: int, score: float) -> Stop | None:
-        """Why a trial that has just ended `epoch` with `score` (its metric there) is to be stopped; None if it isn't.
+        """Why a trial that has just ended `epoch` with `score` (its metric there) must stop; None if it continues.
 
-        A trial that is judged at the same epoch again, since it was interrupted, counts once.
+        A trial that comes to a rung again, because it failed and starts over, has passed that rung and counts there once.
         """
         if self._rule.spares(trial) or epoch not in self._rule.rungs(trial.epochs):
             return None
         sign = -1 if self._rule.metric == "val_loss" else 1
         at_rung = self._scores[(*self._rule.cohort(trial), epoch)]
-        at_rung.pop(trial.key, None)
+        if trial.key in at_rung:
+            return None
         scores = sorted(at_rung.values(), reverse=True)
         needed = np.percentile(scores, 100 * (1 - 1 / self._rule.reduction_factor)) if scores else -np.inf
         at_rung[trial.key] = sign * score
@@ -52,9 +53,9 @@ class Halving:
 
 
 def earlier(store: Store, to_run: Iterable[TrialConfig]) -> list[Earlier]:
-    """What is on record in a results folder, as far as it isn't judged again.
+    """What is on record in a results folder and isn't judged again.
 
-    Of a trial that will go on, the last epoch is left out: its judgement may have been lost, so it is asked for anew.
+    The last epoch of a trial that resumes is left out: the decision on it may have been lost, so it is judged again.
     """
     waiting = {trial.key: trial for trial in to_run}
     ended = {row["key"]: TrialConfig.of(row) for row in store.tables.every("trials") if row["key"] not in waiting}
@@ -66,7 +67,7 @@ def earlier(store: Store, to_run: Iterable[TrialConfig]) -> list[Earlier]:
 
 
 def unrepresented(rule: EarlyStopping, ended: Mapping[TrialConfig, Mapping[str, Any]]) -> list[TrialConfig]:
-    """The best stopped trial of each cohort of which none came to its end: the one that beat it has failed."""
+    """The best stopped trial of each cohort in which none was completed: the one that beat it has failed."""
     cohorts: defaultdict[tuple[Any, ...], list[TrialConfig]] = defaultdict(list)
     for trial in ended:
         cohorts[rule.cohort(trial)].append(trial)
@@ -79,8 +80,8 @@ def unrepresented(rule: EarlyStopping, ended: Mapping[TrialConfig, Mapping[str, 
 
 
 def _came(rule: EarlyStopping, row: Mapping[str, Any]) -> tuple[int, float]:
-    """How far a stopped trial came, the more the better. One that an earlier run judged by the other metric counts by its
-    figure in this one."""
+    """How far a stopped trial came; more is better. One that an earlier run judged by the other metric is compared by its
+    value of this one."""
     judged = row["rung_metric"] == rule.metric
     if rule.metric == "val_loss":
         return row["stopped_at_rung"], -row["rung_score" if judged else "best_val_loss"]

@@ -17,7 +17,7 @@ from bioimg.training.trial import Place, run_trial
 
 
 def executor(trials: Iterable[TrialConfig]) -> Callable[..., None]:
-    """`run`, after a check that this process can do it.
+    """`run`, after checking that this process can do it.
 
     Raises:
         UserError: a trial has more than one worker.
@@ -36,10 +36,10 @@ def run(
 ) -> None:
     """Run trials one after another and leave their rows in the store. `images` holds what each trial sees.
 
-    One thread is used, as in a lane of a CPU machine: so the rows are those of lanes to the last bit.
+    One thread is used, as in a lane on a CPU, so that the rows are the same as those of lanes to the last bit.
 
     Raises:
-        UserError: the GPU failed, and with it all that this process could still do.
+        UserError: the GPU failed, so that this process can't continue.
     """
     memory.keep()
     torch.set_num_threads(1)

@@ -1,6 +1,5 @@
-"""The command `bioimg predict`: the winner on new images. Most is imported when it runs, so that its help is instant."""
+"""The command `bioimg predict`: the winner on new images. Most imports happen when it runs, so that its help is instant."""
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.progress import Progress as Bar
 from tyro.conf import Positional, arg
 
 from bioimg.config import TrialConfig, UserError, unknown
+from bioimg.progress import say
 from bioimg.report.command import open_results
 
 if TYPE_CHECKING:
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Say which class new images are of, with probabilities, by the best trial of an experiment."""
+    """Predict the classes of new images, with probabilities, by the best trial of an experiment."""
 
     folder: Annotated[str, Positional, arg(metavar="RESULTS")]
     """a folder of results, such as results/grid or s3://bucket/grid"""
     images: Annotated[Path, Positional, arg(metavar="IMAGES")]
-    """an image, or a folder of images at any depth; they are read as those of the experiment were"""
+    """an image, or a folder of images at any depth; they are read like those of the experiment"""
     key: str | None = None
-    """another completed trial; by default the one that the report's headline names"""
+    """key of another completed trial; by default the one in the report's headline"""
     out: Path = Path("predictions.csv")
-    """the table to write: path, prediction, the part of the experiment (train, val, test) that the image was in, if it was in
-    any, and the probability of each class. One that exists is left alone"""
+    """the table to write; an existing file isn't overwritten.
+    Columns: path, prediction, the part of the experiment (train, val, test) with the image, if any, and class probabilities"""
 
     def run(self) -> int:
         """Write the table; returns the exit code: 0, or 1 if an image couldn't be read.
 
         Raises:
-            UserError: the table exists, no such trial, its weights weren't kept, or there are no images as it needs them.
+            UserError: the table exists, no such trial, its weights weren't kept, or there are no images that it can use.
         """
         if self.out.exists():
             raise UserError(f"the value of `out` is {str(self.out)!r}, which exists. Name another with --out, or remove it.")
@@ -46,22 +46,21 @@ class Predict:
         table, unreadable = predicted(self.folder, key, self.images)
         write(table, self.out)
         counts = ", ".join(f"{count} {name}" for name, count in table["prediction"].value_counts().items())
-        console = Console(soft_wrap=True, highlight=False, markup=False)
-        console.print(f"By trial {key}: {counts}. The table is {self.out}.")
-        console.print(f"Its recipe: {recipe(results, key)}")
+        console = Console()
+        say(console, f"Predicted by trial {key}: {counts}. Written to {self.out}.")
+        say(console, f"Its recipe: {recipe(results, key)}")
         if seen := int(table["part"].isin(["train", "val"]).sum()):
-            known = f"images that trained or chose this trial, so that it knows them: {seen} of {len(table)}"
-            console.print(f"warning: {known}.", style="yellow")
+            say(console, f"warning: {seen} of {len(table)} images were used to train or select this trial.", style="yellow")
         for path, reason in unreadable.items():
-            Console(stderr=True, soft_wrap=True, markup=False).print(f"can't be read: {path} ({reason})", style="bold red")
+            say(Console(stderr=True), f"can't be read: {path} ({reason})", style="bold red")
         return int(bool(unreadable))
 
 
 def choose(results: "Results", key: str | None) -> str:
-    """The completed trial that is asked for, or else that of the best configuration; of its repeats the best one by validation.
+    """The completed trial with this key; by default that of the best configuration, of its repeats the best by validation.
 
     Raises:
-        UserError: it isn't completed, or none is.
+        UserError: that trial isn't completed, or none is.
     """
     from bioimg.results import statistics
     from bioimg.results.configurations import configurations
@@ -69,7 +68,7 @@ def choose(results: "Results", key: str | None) -> str:
     completed = results.trials[results.trials["status"].eq("completed")]
     best = statistics.best(results)
     if best is None:
-        raise UserError("the value of `folder` must be results with a completed trial, and there is none. Run the experiment.")
+        raise UserError("the value of `folder` must be results with a completed trial, but there is none. Run the experiment.")
     if key is not None and key not in set(completed["key"]):
         raise unknown("key", key, completed["key"], "These trials are completed.")
     repeats = completed[configurations(results.trials)[completed.index].eq(best)]
@@ -85,7 +84,7 @@ def recipe(results: "Results", key: str) -> str:
 
 
 def predicted(folder: str, key: str, place: Path) -> "tuple[pd.DataFrame, dict[str, str]]":
-    """A row for each image that can be read; and why others can't, by path.
+    """A row for each image that can be read, and why others can't, by path.
 
     Raises:
         UserError: as `run`.
@@ -100,18 +99,23 @@ def predicted(folder: str, key: str, place: Path) -> "tuple[pd.DataFrame, dict[s
     store = Store(folder)
     row: Mapping[str, Any] = store.tables.rows("trials", key)[0]
     trial, saved = TrialConfig.of(row), checkpoint.best(store.files, store.checkpoint(key))
-    limits = tuple(map(tuple, saved.about.get("scaling") or ())) or None
+    scaling = saved.about.get("scaling")
+    limits = tuple((low, high) for low, high in scaling) if scaling else None
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading images", total=None)
-        show = functools.partial(bar.update, task)
-        images, unreadable = read_unlabelled(place, trial, limits, lambda done, total: show(completed=done, total=total))
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        images, unreadable = read_unlabelled(place, trial, limits, show)
     device, dtype = torch.device("cuda" if torch.cuda.is_available() else "cpu"), getattr(torch, row["precision_used"])
     chances = apply.probabilities(saved, trial, images, dtype, device)
     classes = saved.about["classes"]
     table = pd.DataFrame(chances, columns=[f"probability of {name}" for name in classes])
     table.insert(0, "path", images.paths)
     table.insert(1, "prediction", [classes[chosen] for chosen in chances.argmax(1)])
-    table.insert(2, "part", list(map(parts(store, trial).get, images.digests)))
+    known = parts(store, trial)
+    table.insert(2, "part", [known.get(digest) for digest in images.digests])
     return table, unreadable
 
 
@@ -121,7 +125,10 @@ def parts(store: "Store", trial: TrialConfig) -> dict[str, str]:
     from bioimg.results.images import WAY
 
     rows = [row for row in store.images().to_pylist() if all(row[name] == getattr(trial, name) for name in WAY)]
-    return {row["digest"]: row["part"] for part in ("test", "val", "train") for row in rows if row["part"] == part}
+    found: dict[str, str] = {}
+    for part in ("test", "val", "train"):
+        found |= {row["digest"]: part for row in rows if row["part"] == part}
+    return found
 
 
 def write(table: "pd.DataFrame", out: Path) -> None:

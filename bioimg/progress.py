@@ -13,21 +13,26 @@ from bioimg.config import TrialConfig
 STYLES = {"completed": "green", "stopped": "yellow", "failed": "bold red", "running": "cyan", "waiting": "dim"}
 
 
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a line as it is: a file name may look like rich's markup, and a wrapped line can't be copied."""
+    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 class Watcher(Protocol):
-    """Whoever wants to know how trials come on."""
+    """What follows the progress of trials."""
 
     def epoch(self, key: str, epoch: Mapping[str, Any]) -> None:
-        """An epoch of a trial is over."""
+        """An epoch of a trial has ended."""
 
     def end(self, key: str, status: str) -> None:
         """A trial has ended."""
 
     def say(self, text: str) -> None:
-        """Something that isn't about one trial."""
+        """A message that isn't about one trial."""
 
 
 class Watchers:
-    """Several watchers that are told the same."""
+    """Passes everything to several watchers."""
 
     def __init__(self, *watchers: Watcher) -> None:
         self._watchers = watchers
@@ -82,21 +87,21 @@ class Progress:
             self._say(self._lines[key], status)
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(self._console, text)
 
     def _say(self, line: "_Line", text: str) -> None:
         ended = sum(line.status not in ("waiting", "running") for line in self._lines.values())
         cell = line.trial.describe(self._axes) or line.trial.key
-        self._console.print(f"[{ended}/{len(self._lines)}] {cell}: {text}", markup=False, highlight=False, soft_wrap=True)
+        say(self._console, f"[{ended}/{len(self._lines)}] {cell}: {text}")
 
     def recall(self, key: str, epoch: Mapping[str, Any] | None, status: str) -> None:
-        """Take in what is known of a trial, without a word."""
+        """Set what is known of a trial, without printing."""
         if epoch:
             self._lines[key].epoch(epoch)
         self._lines[key].status = status
 
     def table(self) -> RenderableType:
-        """All trials, or as many as the terminal is high."""
+        """All trials, or as many as fit on the terminal."""
         shown = self._lines_that_fit()
         table = Table(box=None, pad_edge=False)
         for name in (*(self._axes or ["trial"]), "status", "epoch", "val accuracy", "left"):
@@ -107,7 +112,7 @@ class Progress:
         return Group(table, Text(f"... more trials: {hidden}", style="dim")) if hidden else table
 
     def _lines_that_fit(self) -> list["_Line"]:
-        """All, or where the terminal is too low for that: running ones first, then those that wait, then the rest."""
+        """All lines, or, where they don't fit, running trials first, then waiting ones, then the rest."""
         room = max(3, self._console.height - 4)
         order = {"running": 0, "waiting": 1}
         first = sorted(self._lines.values(), key=lambda line: order.get(line.status, 2))[:room]

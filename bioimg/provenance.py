@@ -1,4 +1,4 @@
-"""Where results come from: experiment.json says what was asked, of which images, and with which versions on which machine."""
+"""Where results come from: experiment.json records what was asked, on which images, with which versions, on which machine."""
 
 import dataclasses
 import datetime
@@ -18,11 +18,10 @@ from bioimg.data.imageset import ImageSet
 from bioimg.data.split import split
 from bioimg.experiment import Experiment
 from bioimg.results.images import WAY
+from bioimg.results.schema import FORMAT
 
 RUN = ("early_stopping", "versions", "commit", "hardware")
-"""What a run that goes on with an experiment can change of how its trials are trained and judged."""
-FORMAT = 1
-"""Raised when older readers can't read newer results."""
+"""What a run that resumes an experiment can change about how its trials are trained and judged."""
 PACKAGES = ("bioimg", "torch", "torchvision", "ray", "numpy", "pyarrow")
 
 
@@ -31,10 +30,10 @@ def describe(
 ) -> dict[str, Any]:
     """The content of experiment.json while the experiment runs: what was asked last, and in `runs` what each run changed.
 
-    weights:  digests of what the names of weights mean, by model and name.
+    weights:  digests of the weights, by model and name.
     earlier:  what experiment.json holds so far.
     """
-    asked = json.loads(json.dumps(_asked(experiment, images)))  # as the earlier ones were read
+    asked = json.loads(json.dumps(_asked(experiment, images)))  # in the form in which earlier ones are read
     run = {"started": _now(), **{name: asked[name] for name in RUN if name not in earlier or asked[name] != earlier[name]}}
     return {
         **asked,
@@ -45,7 +44,7 @@ def describe(
 
 
 def finished(description: Mapping[str, Any], earlier: Mapping[str, Any], *, trained: bool) -> dict[str, Any]:
-    """The content of experiment.json at the end. A run that had nothing to train isn't one of those the results come from."""
+    """The content of experiment.json at the end. A run that had nothing to train isn't recorded as a source of the results."""
     ended = {**description, "complete": True, "finished": _now()}
     if trained:
         return ended
@@ -105,7 +104,7 @@ def _now() -> str:
 
 
 def _commit() -> str | None:
-    """That of the checkout this package runs from, if it is one, with a mark if files differ from it."""
+    """The commit of the checkout that this package runs from, marked if files differ from it; None outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

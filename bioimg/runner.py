@@ -18,7 +18,7 @@ from bioimg.halving import unrepresented
 from bioimg.model.build import build, check
 from bioimg.model.extract import digest
 from bioimg.model.weights import require_same
-from bioimg.progress import Progress, Watcher, Watchers
+from bioimg.progress import Progress, Watcher, Watchers, say
 from bioimg.report.command import Report
 from bioimg.results.folder import is_remote
 from bioimg.results.row import went_on
@@ -34,7 +34,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     """Run an experiment and print its table. Returns the exit code: 0, or 1 if a trial failed.
 
     Raises:
-        UserError: something that the user can mend; what can be known at once comes before any image is read.
+        UserError: something that the user can fix; what can be checked without images is checked before any is read.
     """
     trials = experiment.trials()
     store = Store(settings.out or f"results/{experiment.name}")
@@ -47,7 +47,7 @@ def run(experiment: Experiment, settings: Settings, console: Console) -> int:
     images = load_images(trials, console)
     check_splits(images)
     for warning in {warning: None for trial, seen in images.items() for warning in data.warnings(seen, trial)}:
-        console.print(f"warning: {warning}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"warning: {warning}", style="bold yellow")
 
     description = {**provenance.describe(experiment, images[trials[0]], weights, earlier), "keep": settings.keep}
     store.begin(description, provenance.whereabouts(images))
@@ -70,17 +70,16 @@ def train(
 ) -> int:
     """Run the trials that are missing and those that are to be finished. Returns how many there were.
 
-    However it ends, the tables hold what is there by then.
+    However it ends, the tables hold all rows that exist by then.
     """
     trials, order = list(images), [trial.key for trial in images]
     statuses = {key: status for key, status in store.tables.statuses().items() if status != "failed"}
     missing = [trial for trial in trials if trial.key not in statuses]
     if anew := begun_anew(missing, store, statuses):
-        console.print(
-            f"Of {len(missing)} trials to run, {anew} can't go on from shorter ones that have ended: only --keep all keeps "
-            "what that takes.",
-            highlight=False,
-            soft_wrap=True,
+        say(
+            console,
+            f"{anew} of {len(missing)} trials must start from epoch 1: the state of their shorter runs was not kept "
+            "(--keep all keeps it).",
         )
     try:
         drawn = curves(store, trials, experiment)
@@ -101,21 +100,19 @@ def train(
 
 
 def make_room(store: Store, console: Console) -> None:
-    """Bound what checkpoints take, and say what that costs."""
+    """Limit what checkpoints take on disk, and report what was deleted for that."""
     if dropped := disk.make_room(store):
         unfinished = sum(status in disk.UNFINISHED for status in store.tables.statuses().values())
-        console.print(
-            "So that checkpoints take no more than a model for each trial and two states of training, "
-            f"{dropped} of {unfinished} stopped or failed trials, those furthest behind, no longer keep where they ended: "
-            "--finish trains stopped ones, and the same command failed ones, from their first epoch again.",
-            highlight=False,
-            soft_wrap=True,
+        say(
+            console,
+            f"To limit disk use, the saved state of {dropped} of {unfinished} stopped or failed trials was deleted. They "
+            "restart from epoch 1: stopped ones with --finish, failed ones with the same command.",
         )
 
 
 @contextlib.contextmanager
 def curves(store: Store, trials: Sequence[TrialConfig], experiment: Experiment) -> Iterator[list[Watcher]]:
-    """Who writes files for TensorBoard: they grow by the epoch, which an object store's files can't."""
+    """The writer of TensorBoard files; none in an object store, where files can't grow."""
     if is_remote(store.place):
         yield []
     else:
@@ -126,9 +123,8 @@ def curves(store: Store, trials: Sequence[TrialConfig], experiment: Experiment) 
 def to_finish(
     experiment: Experiment, trials: Sequence[TrialConfig], store: Store, keys: Sequence[str] | None
 ) -> list[TrialConfig]:
-    """Stopped trials that are to be trained to their last epoch: those that the user names (all, if none is named, or if no
-    trial is to be stopped), those that an interrupted run was about to finish, and what would else be missing from the
-    comparison.
+    """Stopped trials to train to their last epoch: those that the user names (all, if none is named or early stopping is
+    off), those that an interrupted run was finishing, and those without which a cohort would be missing from the comparison.
     """
     rows, latest = {row["key"]: row for row in store.tables.every("trials")}, store.tables.latest()
     rule = experiment.early_stopping
@@ -143,11 +139,11 @@ def to_finish(
 
 
 def check_finish(keys: Sequence[str], trials: Sequence[TrialConfig], statuses: Mapping[str, str]) -> None:
-    """Hold the keys that are to be finished against the trials that have ended. Those that are complete by now may be among
-    them: the same command goes on after an interruption.
+    """Check the keys to be finished against the trials that have ended. Completed ones are allowed, since the same command
+    resumes after an interruption.
 
     Raises:
-        UserError: a key is none of these trials', or its trial hasn't ended.
+        UserError: a key belongs to none of these trials, or its trial hasn't ended.
     """
     ended = [trial.key for trial in trials if trial.key in statuses]
     for key in keys:
@@ -156,14 +152,14 @@ def check_finish(keys: Sequence[str], trials: Sequence[TrialConfig], statuses: M
             if not stopped:
                 raise UserError(
                     f"the value of `finish` is {key!r}, but no trial of this command has been stopped. Without a key, --finish "
-                    "takes all that will be."
+                    "takes all that will be stopped."
                 )
             way_out = "These trials of this command are stopped; without a key, --finish takes them all."
             raise unknown("finish", key, stopped, way_out)
 
 
 def begun_anew(trials: Sequence[TrialConfig], store: Store, statuses: Mapping[str, str]) -> int:
-    """How many trials train again what a shorter one has trained, because its state wasn't kept."""
+    """How many trials repeat the epochs of a shorter one, because its state wasn't kept."""
 
     def anew(trial: TrialConfig) -> bool:
         known = [key for key in checkpoint.shorter(trial) if key in statuses]
@@ -188,11 +184,11 @@ def executor(trials: Sequence[TrialConfig], settings: Settings) -> Executor:
 
 
 def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> dict[str, str]:
-    """Hold models, weights and freezing against what torchvision has, then read each of the weights once. Returns digests of
-    what their names mean, which must be those of earlier runs.
+    """Check models, weights and freezing against torchvision, then read all weights once. Returns their digests, which must
+    equal those of earlier runs.
 
     Raises:
-        UserError: as `bioimg.model.build.build`; or weights aren't what they were.
+        UserError: as `bioimg.model.build.build`; or weights have changed.
     """
     for trial in {(t.model, t.weights, t.freeze, t.image_size): t for t in trials}.values():
         check(trial)
@@ -207,7 +203,7 @@ def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> d
 
 
 def survey(trials: Sequence[TrialConfig]) -> dict[TrialConfig, Labelled]:
-    """What can be known of each trial's images without decoding any. Each set is looked at once."""
+    """What is known of each trial's images without decoding any. Each set is read once."""
     seen: dict[tuple[object, ...], Labelled] = {}
     for trial in trials:
         if (sight := data.sight(trial)) not in seen:
@@ -216,41 +212,35 @@ def survey(trials: Sequence[TrialConfig]) -> dict[TrialConfig, Labelled]:
 
 
 def check_splits(images: Mapping[TrialConfig, Labelled]) -> None:
-    """Hold each trial's split and batch size against the images there are.
+    """Check each trial's split and batch size against the images.
 
     Raises:
-        UserError: the images can't be split so, or a batch is larger than the training set.
+        UserError: the images can't be split in this way, or a batch is larger than the training set.
     """
     for trial, labelled in images.items():
         held = len(data.split(labelled, trial).train)
         if trial.batch_size > held:
             raise UserError(
                 f"the value of `batch_size` is {trial.batch_size}, but must not be larger than the training set, "
-                f"which is {held} images. Lower it."
+                f"which has {held} images. Lower it."
             )
 
 
 def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[TrialConfig, ImageSet]:
-    """What each trial sees, with a bar while it is decoded."""
+    """The images of each trial, with a progress bar while they are decoded."""
     with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading images", total=None)
         return data.load_each(trials, lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def conclude(store: Store, trials: Sequence[TrialConfig], images: Mapping[str, np.ndarray], console: Console) -> int:
-    """Write and print the report, without the figures, and say which of these trials failed. Returns the exit code."""
+    """Write and print the report, without the figures, and list those of these trials that failed. Returns the exit code."""
     Report(folder=store.shown, figures=False).run(images)
-    if taken := store.files.used(CHECKPOINTS):
-        console.print(
-            f"Checkpoints take {taken / 1e6:.1f} MB ({store.named('checkpoints')}).",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+    if taken := sum(store.files.sizes(CHECKPOINTS).values()):
+        say(console, f"Checkpoints take {taken / 1e6:.1f} MB ({store.named('checkpoints')}).")
     asked = {trial.key for trial in trials}
     failed = [row for row in store.tables.every("trials") if row["key"] in asked and row["status"] == "failed"]
     for row in failed:
         more = store.named(f"{store.checkpoint(row['key'])}/error.txt")
-        text = f"failed: {row['key']}: {row['error']} (more in {more})"
-        console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"failed: {row['key']}: {row['error']} (more in {more})", style="red")
     return int(bool(failed))

@@ -1,4 +1,4 @@
-"""The command `bioimg status`: how an experiment comes on, from its folder alone. It needs no Ray and disturbs no run."""
+"""The command `bioimg status`: the progress of an experiment, from its folder alone. Needs no Ray and disturbs no run."""
 
 import contextlib
 import datetime
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from bioimg.results.store import Store
 
 PAUSE = 2.0
-"""Seconds between two looks."""
+"""Seconds between two refreshes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Show what is done, running, waiting and failed, with the latest scores and the time that is left, roughly."""
+    """Show which trials are done, running, waiting and failed, with the latest scores and the approximate time left."""
 
     folder: Annotated[str, Positional, arg(metavar="RESULTS")]
     """a folder of results, such as results/grid or s3://bucket/grid"""
     watch: FlagCreatePairsOff[bool] = False
-    """look again every two seconds until no run writes there"""
+    """refresh every two seconds until the run ends"""
 
     def run(self) -> int:
         """Print it; 0.
@@ -56,14 +56,14 @@ class Status:
 
 @dataclass(frozen=True, kw_only=True)
 class Sight:
-    """What a look at the folder gave: for the terminal, and who writes there."""
+    """The state of a folder: what to show, and which run writes there, if any."""
 
     shown: RenderableType
     holder: Mapping[str, Any] | None
 
 
 def look(store: "Store", console: Console) -> Sight:
-    """Read how far every trial is."""
+    """Read the progress of every trial."""
     from bioimg.results.lock import alive
 
     about, holder = store.experiment(), alive(store.files)
@@ -83,10 +83,10 @@ def look(store: "Store", console: Console) -> Sight:
 def seconds_left(
     trials: Iterable[TrialConfig], statuses: Mapping[str, str], latest: Mapping[str, Mapping[str, Any]]
 ) -> float | None:
-    """For the epochs that are still to come, as many trials at once as run now: None if no epoch has been timed.
+    """Seconds for the remaining epochs, with as many trials at once as run now; None if no epoch has been timed.
 
-    An epoch is taken to last as the trial's last one did, or as those of trials that freeze alike, or else as any. What early
-    stopping will save isn't known.
+    An epoch is assumed to take as long as the trial's last one, or else the mean of trials with the same `freeze`, or else of
+    all. What early stopping will save isn't known.
     """
     trials = list(trials)
     timed = [(trial.freeze, latest[trial.key]["seconds"]) for trial in trials if trial.key in latest]
@@ -118,4 +118,4 @@ def _run(about: Mapping[str, Any], holder: Mapping[str, Any] | None) -> Text:
         return Text(f"Running since {holder['since']}: process {holder['pid']} on {holder['host']}.")
     if about["complete"]:
         return Text("Complete.")
-    return Text("No run writes there. The command that started it goes on from here.", style="yellow")
+    return Text("No run is active here. Repeat the original command to resume.", style="yellow")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # made when it is imported
+from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # created on import
 from tensorboardX.summary import scalar
 
 from bioimg.config import TrialConfig
@@ -20,10 +20,10 @@ CURVES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 class TensorBoard:
     """Watches an experiment and writes the curves of each trial as they grow, one run per trial, named by its cell.
 
-    tensorboardX's `SummaryWriter` isn't used: a full disk ends its thread, and whoever has more to write then waits for ever.
+    tensorboardX's `SummaryWriter` isn't used: a full disk ends its thread, and the next write then blocks for ever.
 
     Raises:
-        Unwritable: there is no room for them.
+        Unwritable: they can't be written.
     """
 
     def __init__(self, folder: str, trials: Iterable[TrialConfig], axes: Iterable[str]) -> None:
@@ -54,10 +54,10 @@ class TensorBoard:
     def close(self) -> None:
         """Close the files of trials that haven't ended: the run was interrupted."""
         for writer in self._writers.values():
-            with contextlib.suppress(OSError):  # of a full disk, which has been told
+            with contextlib.suppress(OSError):  # of a full disk, which has been reported
                 writer.close()
 
 
 def _name(trial: TrialConfig, axes: list[str]) -> str:
-    """A folder's name that a person can read, and of which there is one for each trial."""
+    """A readable folder name that is unique to a trial."""
     return f"{re.sub(r'[^A-Za-z0-9=_.,-]+', '_', trial.describe(axes))}-{trial.key}".lstrip("-")

@@ -1,4 +1,4 @@
-"""What is claimed about speed, measured on this machine.
+"""The claims about speed, measured on this machine.
 
     python experiments/benchmark.py                 every part, one after another
     python experiments/benchmark.py PART [flags]    one of them; --help explains its flags
@@ -35,8 +35,8 @@ PARTS: dict[str, type[Part]] = {
 
 
 def main() -> int:
-    """Run what was asked for; 0 if every target holds."""
-    if not sys.argv[1:]:  # in processes of their own, so that no part finds anything warm
+    """Run the parts that the command names, or all; 0 if every target holds."""
+    if not sys.argv[1:]:  # each in its own process, so that no part finds anything warm
         return max([abs(subprocess.call([sys.executable, str(Path(__file__)), name])) for name in PARTS])
     part: Part = tyro.extras.subcommand_cli_from_dict(PARTS, description=__doc__)
     name = next(name for name, known in PARTS.items() if isinstance(part, known))

@@ -1,12 +1,12 @@
 """Make the weights that come with the package: `resnext_tiny`, trained on textures that this file draws.
 
     python experiments/pretrain_textures.py                           # both recipes, into bioimg/model/embedded/
-    python experiments/pretrain_textures.py --evaluate --tiles DIR    # what a linear head makes of them
+    python experiments/pretrain_textures.py --evaluate --tiles DIR    # accuracy of a linear head on them
 
-Cost: ten minutes of one core that computes in bfloat16 (3 for V1, 7 for V2), a GPU isn't used; --evaluate some 20 s.
+Cost: ten minutes on one core that computes in bfloat16 (3 for V1, 7 for V2), a GPU isn't used; --evaluate about 20 s.
 
-A picture shows two of 60 patterns in inks of any hue. The model is asked which two, and for the mean and covariance of
-the picture's colours, without which it would learn that colour doesn't matter. No drawing code and no class is shared
+A picture shows two of 60 patterns in inks of any hue. The model predicts which two, and the mean and covariance of the
+picture's colours, without which it would learn that colour doesn't matter. No drawing code and no class is shared
 with the phantom set.
 
 Expected of --evaluate, accuracy of a linear head on frozen features at 64 px, five folds, mean over 3 seeds (which make
@@ -197,7 +197,7 @@ mix = v2.MixUp(num_classes=CLASSES, alpha=0.2)
 
 
 def batches(recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and targets [N, CLASSES], newly drawn: a fixed set of drawings would be learnt by heart."""
+    """Images and targets [N, CLASSES], newly drawn: a fixed set of drawings would be memorised."""
     for _ in range(recipe.steps):
         labels = torch.randint(CLASSES, (recipe.batch_size,))
         images, first = NORMALISE(textures(labels)), F.one_hot(labels, CLASSES).float()
@@ -283,7 +283,7 @@ def main(out: Path = EMBEDDED, seed: int = 0, evaluate: bool = False, tiles: Pat
     Args:
         out: where the weights are written.
         seed: of the model's first weights and of the drawings.
-        evaluate: train nothing; print the accuracy of a linear head on the embedded weights and on random ones.
+        evaluate: print the accuracy of a linear head on the embedded weights and on random ones, without training any.
         tiles: with --evaluate: also on this folder of images, CLASS/image.
     """
     torch.set_num_threads(1)

@@ -10,14 +10,14 @@ from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parent))  # `toys`, also in processes that tests start
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-# Ray ends a process that was part of a cluster which is gone, after this many seconds: here one process sees many of them
+# seconds after which Ray ends a process whose cluster is gone: here one process joins many clusters
 os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = "7200"  # noqa: SIM112
-torch.set_num_threads(1)  # as in a lane, so that sums are made in the same order
-threadpool_limits(1)  # threads of BLAS that wait for a busy core cost more than they bring
+torch.set_num_threads(1)  # as in a lane, so that sums are in the same order
+threadpool_limits(1)  # threads of BLAS that wait for a busy core cost more than they gain
 
 
 def shared(*parts: str) -> Path:
-    """A file or folder of the real tiles and weights that may lie beside the project."""
+    """A file or folder of the real tiles and weights that may be beside the project."""
     for parent in Path(__file__).resolve().parents:
         if (path := parent.joinpath("shared", *parts)).exists():
             return path
@@ -25,7 +25,7 @@ def shared(*parts: str) -> Path:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The whole campaign takes its time: it runs when it is asked for."""
+    """The whole campaign is slow: it only runs on request."""
     if "chaos" not in config.option.markexpr:
         items[:] = [item for item in items if item.get_closest_marker("campaign") is None]
 

@@ -1,4 +1,4 @@
-"""When two runs are the same, and when one goes on where another was struck."""
+"""When two runs are the same, and when one resumes where another was interrupted."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ def same(a: Results, b: Results) -> None:
 
 
 def on_record(folder: Path | str) -> pd.DataFrame:
-    """The epochs that a folder holds at a moment, also of trials that are running."""
+    """The epochs that a folder holds at the moment, those of running trials included."""
     return pd.DataFrame(Store(folder).tables.every("epochs"))
 
 
 def gone_on(before: pd.DataFrame, after: pd.DataFrame) -> None:
-    """No epoch that was on record was trained again: its time is the one that was measured then."""
+    """No recorded epoch was trained again: its time is the one measured before."""
     assert len(before), "nothing was on record, so this says nothing"
     both = before.merge(after, on=["key", "epoch"], how="left", suffixes=("", "_after"))
     assert both["seconds_after"].tolist() == both["seconds"].tolist()

@@ -40,7 +40,7 @@ mount --bind "$own/passwd" /etc/passwd
 
 
 def missing() -> str | None:
-    """What keeps hosts from being made here, and what to do; None if nothing does."""
+    """Why hosts can't be made here, and what to do; None if they can."""
     if os.geteuid() != 0:
         return "needs root: network namespaces are made"
     programs = ("/usr/sbin/sshd", "ssh-keygen", "ssh", "rsync", "ip", "unshare", "nsenter", "setpriv")
@@ -52,7 +52,7 @@ def missing() -> str | None:
 
 
 class Host:
-    """One host, switched on when it is made. Commands run in it as at its console."""
+    """One host, switched on when created. Commands run in it as at its console."""
 
     def __init__(self, name: str, own: Path, program: Sequence[str]) -> None:
         self.home = own / "home"
@@ -77,7 +77,7 @@ class Host:
         return ended.stdout
 
     def runs(self, name: str) -> bool:
-        """Whether one of its processes is called so."""
+        """Whether one of its processes has this name."""
         return any(name in " ".join(_arguments(process)) for process in psutil.Process(self.pid).children(recursive=True))
 
     def cut(self) -> None:

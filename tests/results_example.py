@@ -85,7 +85,7 @@ def simulate(trial: TrialConfig, classes: tuple[str, ...]) -> dict[str, list[dic
 
 
 def curves(trial: TrialConfig, skill: float, ran: int, generator: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Training loss falls throughout; validation loss turns up after a while where everything is trained."""
+    """Training loss always falls; validation loss rises after a while if everything is trained."""
     pace = 0.45 if trial.freeze == "none" else 0.25
     for epoch in range(1, ran + 1):
         left = np.exp(-pace * epoch) + generator.normal(0, 0.015)
@@ -105,7 +105,7 @@ def curves(trial: TrialConfig, skill: float, ran: int, generator: np.random.Gene
 def predict(
     trial: TrialConfig, split: str, skill: float, classes: int, generator: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
-    """Images differ in difficulty, the same for every trial, so that tests on pairs have something to find."""
+    """Each image is as difficult for every trial, so that tests on pairs have something to find."""
     images = np.random.default_rng([1, len(split)])
     labels = np.arange(IMAGES) % classes
     difficulty = images.normal(0, 1.3, IMAGES)

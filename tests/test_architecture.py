@@ -1,4 +1,4 @@
-"""The floors of the house: imports go down, Ray is in one folder, what must start fast imports nothing heavy."""
+"""The layers: imports only go down, Ray is in one folder, what must start fast imports nothing heavy."""
 
 import ast
 import re
@@ -25,7 +25,7 @@ QUESTIONS = [path for path in (PROJECT / "experiments").glob("*.py") if "\nEXPER
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in the file."""
+    """Every module that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -58,7 +58,7 @@ def test_imports_only_go_down(path):
 
 
 def same_floor_is_fine(own: str, other: str) -> bool:
-    """Rooms of one floor may look into each other in one direction: data and model never, training and report never."""
+    """Packages of one layer may import each other in one direction: data and model never, training and report never."""
     return (own, other) in {("progress", "results")}
 
 
@@ -77,7 +77,7 @@ NEVER_WITH = {"shell=True", "allow_pickle=True", "weights_only=False", "autoesca
 
 
 def runs_what_it_is_given(call: ast.Call) -> bool:
-    """Whether a call could run code that lies in a file or a text: unpickling, a shell, evaluation."""
+    """Whether a call could run code from a file or a text: unpickling, a shell, evaluation."""
     name, given = ast.unparse(call.func), {ast.unparse(word) for word in call.keywords}
     module, _, function = name.rpartition(".")
     return (

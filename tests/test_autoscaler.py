@@ -1,4 +1,4 @@
-"""cluster.yaml's cluster as Ray's own autoscaler runs it, but for the machines: those are processes here."""
+"""cluster.yaml's cluster, run by Ray's own autoscaler; its machines are processes here."""
 
 import contextlib
 import json
@@ -99,12 +99,12 @@ def joined(address: str) -> bool:
 
 
 def machines() -> int:
-    """How many there are, but for the head."""
+    """How many there are, without the head."""
     return sum(node["Alive"] for node in ray.nodes()) - 1
 
 
 def seen(what: Callable[[Path], None], folder: Path) -> None:
-    """Look on in a process of its own, which Ray may end with the cluster: so it says when it has seen all."""
+    """Watch in a process of its own, which Ray may end with the cluster; so it reports when it has seen everything."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, __file__, what.__name__, str(folder)]
     told = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -127,7 +127,7 @@ def test_machines_come_from_none_for_lanes_and_leave_when_these_are_idle(tmp_pat
 
 
 def grow_and_shrink(folder: Path) -> None:
-    """One machine leaves while the other is at a longer trial; then there are more trials than there can be machines."""
+    """One machine leaves while the other has a longer trial; then there are more trials than there can be machines."""
     with growing(folder):
         with grid(folder, "--epochs", "1", LONG) as program:
             until(lambda: machines() == 2, "a machine for each trial", 90)

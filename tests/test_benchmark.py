@@ -48,7 +48,7 @@ def task(tmp_path) -> Task:
 
 
 def work(rows) -> list[Trained]:
-    """What was done, without how well it went."""
+    """What was done, without the scores."""
     return [row._replace(val_accuracy=0.0, test_accuracy=0.0 if row.test_accuracy is not None else None) for row in rows]
 
 
@@ -216,8 +216,8 @@ def test_a_replay_stops_whom_the_rule_stops_in_the_order_of_arrival():
     good, bad = curve(0, [0.5, 0.6, 0.7, 0.8]), curve(1, [0.4, 0.5, 0.6, 0.9])
     rule = EarlyStopping(grace_period=2, reduction_factor=2)
     assert replay([good, bad], rule, lanes=1) == [4, 2]  # the winner is stopped: it was behind at epoch 2
-    assert replay([bad, good], rule, lanes=1) == [4, 4]  # the first to come runs unopposed
-    assert replay([good, bad, bad], rule, lanes=3) == [4, 2, 2]
+    assert replay([bad, good], rule, lanes=1) == [4, 4]  # the first one has no competitors
+    assert replay([good, bad, curve(2, [0.4, 0.5, 0.6, 0.9])], rule, lanes=3) == [4, 2, 2]
 
 
 def test_a_lane_that_is_slower_arrives_later_and_a_free_lane_takes_the_next_trial():

@@ -16,7 +16,7 @@ async def _submitted(*keys: str) -> Board:
 
 
 async def _soon(waiting) -> asyncio.Task:
-    """Something that was asked of the board and has had every chance to be answered."""
+    """A call to the board that has had every chance to be answered."""
     task = asyncio.create_task(waiting)
     for _ in range(10):
         await asyncio.sleep(0)
@@ -44,7 +44,7 @@ def test_the_trial_of_a_lost_lane_is_the_next_that_another_takes_and_knows_why()
 
 
 def test_attempts_are_counted_from_the_last_epoch_that_was_new():
-    """So a trial that only has bad luck with its machines, and comes on, is never given up."""
+    """So a trial that makes progress is never given up, however often it loses its machine."""
 
     async def play():
         board = await _submitted("a")
@@ -61,7 +61,7 @@ def test_attempts_are_counted_from_the_last_epoch_that_was_new():
 
 @pytest.mark.parametrize("before", [0, 1])
 def test_three_lanes_lost_at_one_epoch_are_as_many_whether_one_of_them_came_to_it_or_not(before):
-    """`lanes.ATTEMPTS` is held against this number."""
+    """`lanes.ATTEMPTS` is compared with this number."""
 
     async def play():
         board = await _submitted("a")
@@ -77,7 +77,7 @@ def test_three_lanes_lost_at_one_epoch_are_as_many_whether_one_of_them_came_to_i
 
 
 def test_a_stopped_trial_that_begins_again_is_let_go_on_to_the_rung_where_it_was_stopped():
-    """Where its state was dropped and its lane lost before the row: else the row would have another epoch's score."""
+    """If its state was dropped and its lane lost before the row: otherwise the row would have another epoch's score."""
 
     async def play():
         board = await _submitted("a")

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(7200)]
 
 PROGRAM_ITSELF = "program"
 VICTIMS = [WORKER, CONTROLLER, FOLLOWER, BOARD, PROGRAM_ITSELF, "raylet"]
-TOLD = re.compile(r"^error: (the board|raylet), .* was lost.*the same command goes on from here", re.MULTILINE)
+TOLD = re.compile(r"^error: (the board|raylet), .* was lost.*run the same command again to resume", re.MULTILINE)
 
 
 def strike(program: subprocess.Popen, name: str, draw: random.Random) -> bool:
@@ -67,8 +67,8 @@ def campaign(command: list[str], kills: int, seed: int) -> Counter[str]:
 
 
 def check(folder: Path, *axes: str, kills: int, seed: int, alone: bool = True, finish: bool = False) -> None:
-    """Hold a grid under kills against the undisturbed one, made in one process if `alone`. With `finish` trials are stopped
-    early, frozen ones aside, and then taken to their end."""
+    """Compare a grid under kills with the undisturbed one, made in one process if `alone`. With `finish` trials are stopped
+    early, except frozen ones, and then trained to their end."""
     command = [*PROGRAM, *SMALL, *axes]
     if finish:
         command = [*(word for word in command if word != "--no-early-stopping"), "--freeze", "none", "features", "--finish"]

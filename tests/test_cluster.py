@@ -18,7 +18,7 @@ from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.flags import Settings
 from bioimg.results.store import Results, read
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings aren't ours to mend
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings aren't ours to fix
 
 BASE = TrialConfig(
     data="phantom", model="resnext_tiny", weights="none", image_size=32, epochs=3, learning_rate=1e-3, precision="float32"
@@ -99,7 +99,7 @@ def test_no_trial_is_stopped_for_the_scores_of_another_cohort():
 
 
 def decisions(scores: list[tuple[int, int, float]]) -> list[str]:
-    """What Tune is told of trials with a batch size, a seed and a score, one after another; batch sizes don't compete."""
+    """The decisions on trials with a batch size, a seed and a score, one after another; batch sizes don't compete."""
     rule = EarlyStopping(grace_period=1, compare_within=("batch_size",))
     cohorts, told = Cohorts(rule, [], open_board(len(scores))), []
     for number, (size, seed, score) in enumerate(scores):
@@ -110,7 +110,7 @@ def decisions(scores: list[tuple[int, int, float]]) -> list[str]:
 
 
 def test_two_workers_of_a_lane_train_as_one_does(tmp_path):
-    """BatchNorm is frozen here; losses agree to 1e-4, since sums are made in another order."""
+    """BatchNorm is frozen here; losses agree to 1e-4, since sums are in another order."""
     axes = {"freeze": ("layer4", "features"), "epochs": 2}
     one, two = (run(tmp_path / str(workers), workers=workers, **axes) for workers in (1, 2))
     for column in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):

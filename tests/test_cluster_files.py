@@ -1,4 +1,4 @@
-"""The files that start a cluster, held against Ray's schema and an AWS that moto plays: a typo fails here."""
+"""The files that start a cluster, checked against Ray's schema and moto's simulated AWS: a typo fails here."""
 
 import os
 import re
@@ -58,7 +58,7 @@ def test_the_ray_on_aws_is_one_that_the_project_asks_for():
 
 
 def sent(path: Path, home: Path) -> Path:
-    """Copy what a file mounts to where it would lie at a machine's home, but for what rsync leaves out; returns ~/bioimg."""
+    """Copy what a file mounts to its place in a machine's home, except what rsync leaves out; returns ~/bioimg."""
     left_out = load(path)["rsync_exclude"]
     for target, source in load(path)["file_mounts"].items():
         if not source.startswith("~"):
@@ -203,7 +203,7 @@ def test_the_ray_on_kubernetes_is_the_one_on_aws():
 
 
 def sbatch(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the Slurm file as sbatch does, with a `srun` that shows what it was asked and the token it was given."""
+    """Run the Slurm file as sbatch does, with a `srun` that shows its arguments and its token."""
     tools = folder / "tools"
     tools.mkdir()
     token = '"$RAY_AUTH_TOKEN_PATH"'

@@ -1,4 +1,4 @@
-"""What a whole grid takes on disk, measured from its files, against the bound that holds once it is complete."""
+"""What a whole grid takes on disk, measured from its files and compared with the bound on a complete one."""
 
 import contextlib
 import dataclasses
@@ -73,7 +73,7 @@ def fix(grid: Experiment, stopped: int, best: int, patch: pytest.MonkeyPatch) ->
 
 
 def fail(keys: Collection[str], at: int, patch: pytest.MonkeyPatch) -> None:
-    """Let trials raise when they have begun some epoch."""
+    """Let trials raise when they start some epoch."""
     begin = Run.begin
 
     def failing(run: Run, epoch: int) -> None:
@@ -90,13 +90,13 @@ def run(folder: Path, asked: Experiment, console: io.StringIO | None = None, **s
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Of the files of checkpoints, in bytes."""
+    """The sizes of checkpoint files, in bytes."""
     under = folder / "checkpoints"
     return {str(path.relative_to(under)): path.stat().st_size for path in under.rglob("*") if path.is_file()}
 
 
 def check(folder: Path) -> tuple[list[str], float]:
-    """Hold the files of twelve trials against the bound, and rows against the files.
+    """Check the files of twelve trials against the bound, and rows against the files.
 
     Returns the keys of the stopped trials that have a state, and what could be added to it all, in states.
     """
@@ -124,7 +124,7 @@ def test_a_grid_takes_at_most_a_model_for_each_trial_and_two_states(grid, stoppe
     assert sorted(kept) == sorted(expected[: len(kept)]), "those that did best keep theirs"
     dropped = stopped - len(kept)
     assert len(kept) >= 2 or not dropped
-    assert bool(dropped) == (f"{dropped} of {stopped} stopped or failed trials, those furthest behind" in console.getvalue())
+    assert bool(dropped) == (f"of {dropped} of {stopped} stopped or failed trials was deleted" in console.getvalue())
     assert room < 1 or not dropped, "no more were dropped than had to be"
 
 
@@ -135,8 +135,8 @@ def with_state(folder: Path) -> list[str]:
 
 @pytest.fixture
 def partly_failed(grid, tmp_path, monkeypatch) -> tuple[Path, list[str], str]:
-    """A grid of which all trials on trained backbones but the first failed at their third epoch, but for the last one, which
-    was stopped: its folder, the keys of the failed ones, and what the console said."""
+    """A grid in which, of the trials on trained backbones, the first was completed, the last was stopped and the others failed
+    at their third epoch: its folder, the keys of the failed ones, and what the console showed."""
     fix(grid, 1, 1, monkeypatch)
     failed = [trial.key for trial in tuned(grid)[1:5]]
     console = io.StringIO()
@@ -154,7 +154,7 @@ def test_states_of_failed_trials_count_and_go_before_those_of_stopped_ones(grid,
     left = [key for key in failed if key in with_state(folder)]
     assert left == sorted(failed)[4 - len(left) :]
     assert 1 <= len(left) < 4
-    assert f"{4 - len(left)} of 5 stopped or failed trials, those furthest behind" in told
+    assert f"of {4 - len(left)} of 5 stopped or failed trials was deleted" in told
     assert room < 2, "no more were dropped than had to be: each had two states"
 
 
@@ -182,7 +182,7 @@ def crowded_once(grid, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def crowded(grid, crowded_once, monkeypatch, tmp_path) -> Path:
-    """All but one of those that can be stopped were, after their best epoch, and there all of them have their states still."""
+    """All but one of those that can be stopped were, after their best epoch, and all of them still have their states."""
     fix(grid, 5, 1, monkeypatch)
     return Path(shutil.copytree(crowded_once, tmp_path / "out"))
 
@@ -305,7 +305,7 @@ def test_a_damaged_model_is_never_read_as_if_it_were_whole(which, tmp_path):
     step = len(content) // 40
     for position in (0, 9, 100, *range(200, len(content), step)):
         files.write(name, content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
-        with contextlib.suppress(UserError):  # raised, but where the bit says nothing that counts
+        with contextlib.suppress(UserError):  # raised, except where the bit doesn't matter
             read = checkpoint.best(files, under)
             assert read.about == whole.about
             assert all(torch.equal(read.tensors[key], tensor) for key, tensor in whole.tensors.items())

@@ -1,4 +1,4 @@
-"""`bioimg doctor`: what each node says of itself, and what that means."""
+"""`bioimg doctor`: what each node reports of itself, and what that means."""
 
 import contextlib
 import io
@@ -69,11 +69,11 @@ def test_a_cluster_that_is_well_gets_an_ok_for_every_check_and_node():
         ("versions", {"versions": {**WELL["versions"], "torch": "2.8.0"}}, r"torch 2\.8\.0 \(others: 2\.9\.0\)\. Install"),
         ("versions", {"versions": {**WELL["versions"], "bioimg": None}}, r"bioimg missing \(others: 0\.1\.0\)"),
         ("imports bioimg", {"broken": "ModuleNotFoundError: no bioimg"}, "no bioimg. Install bioimg on this node"),
-        ("devices", {"product": "RuntimeError: CUDA error"}, "CUDA error. Look at nvidia-smi"),
+        ("devices", {"product": "RuntimeError: CUDA error"}, "CUDA error. Check nvidia-smi"),
         ("devices", {"gpus": 0}, "has no GPU for Ray"),
-        ("results storage", {"storage": "FileNotFoundError: not the same"}, "Give --out a folder that all nodes share"),
+        ("results storage", {"storage": "FileNotFoundError: not the same"}, "Set --out to a folder that all nodes share"),
         ("weights", {"absent": ["w.pth: no such file"]}, "w.pth: no such file"),
-        ("images", {"images": "FileNotFoundError: not the same folder"}, "name a folder that all share with BIOIMG_CACHE"),
+        ("images", {"images": "FileNotFoundError: not the same folder"}, "set BIOIMG_CACHE to a folder that all share"),
         ("disk", {"disk": GIB}, r"/tmp has 1\.0 GiB, but needs 5\.0"),
         ("/dev/shm", {"shm": GIB // 16}, r"--shm-size"),
         ("object store", {"store": GIB // 2}, r"object store has 0\.5 GiB, but needs 1\.0"),
@@ -371,7 +371,7 @@ def test_a_folder_of_decoded_images_that_nodes_see_is_ok_and_one_that_they_dont_
 
 @pytest.fixture
 def odd(cluster, tmp_path) -> Iterator[Path]:
-    """A folder that a third node looks into before it looks where packages are installed."""
+    """A folder that a third node searches before the installed packages."""
     folder = tmp_path / "site-packages"
     folder.mkdir()
     paths = os.pathsep.join([str(folder), os.environ["PYTHONPATH"]])
@@ -381,7 +381,7 @@ def odd(cluster, tmp_path) -> Iterator[Path]:
 
 
 def on_cluster(cluster: Cluster, folder: Path, *command: str) -> str:
-    """What a program says that joins the cluster from a folder of its own: Ray shows the folder to every node."""
+    """What a program prints that joins the cluster from a folder of its own: Ray shows the folder to every node."""
     desk = folder / "desk"
     desk.mkdir(exist_ok=True)
     env = {**os.environ, "RAY_ADDRESS": cluster.address}
@@ -399,7 +399,7 @@ def test_a_node_with_another_torch_is_told_by_the_doctor_and_refused_by_a_run(cl
     assert re.search(rf"^wrong +versions .*{difference}", told, re.MULTILINE), told
     assert len(re.findall("^ok +versions", told, re.MULTILINE)) == 2, told
     told = on_cluster(cluster, tmp_path, str(GRID), "--image-size", "32", "--out", str(tmp_path / "out"))
-    assert re.search(rf"error: the nodes of the cluster must be alike.*versions on .*{difference}", told), told
+    assert re.search(rf"error: all nodes must have the same versions.*versions on .*{difference}", told), told
 
 
 @pytest.mark.ray
@@ -411,7 +411,7 @@ def test_a_node_that_cant_import_the_package_is_told_by_the_doctor_and_refused_b
     assert re.search(rf"^wrong +imports bioimg .*{reason}", told, re.MULTILINE), told
     assert len(re.findall("^ok +imports bioimg", told, re.MULTILINE)) == 2, told
     told = on_cluster(cluster, tmp_path, str(GRID), "--image-size", "32", "--out", str(tmp_path / "out"))
-    assert re.search(rf"error: the nodes of the cluster must be alike.*imports bioimg on .*{reason}", told), told
+    assert re.search(rf"error: all nodes must have the same versions.*imports bioimg on .*{reason}", told), told
 
 
 @pytest.mark.ray
@@ -424,7 +424,8 @@ def test_a_run_on_nodes_that_are_alike_and_share_its_folder_may_start(cluster, t
 def test_a_run_whose_results_arent_shared_is_refused_before_a_trial_starts(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(facts, "write", lambda out, name: None)
     monkeypatch.setattr(facts, "remove", lambda out, name: None)
-    with pytest.raises(UserError, match=r"must be alike and share `out`: results storage on .*not the same folder.*--out"):
+    told = r"must have the same versions and share `out`: results storage on .*not the same folder.*--out"
+    with pytest.raises(UserError, match=told):
         doctor.check(tmp_path.as_uri())
 
 
@@ -442,7 +443,7 @@ def test_a_bucket_that_cant_be_written_is_a_line_and_no_traceback(monkeypatch):
     monkeypatch.setattr(doctor, "_nodes", lambda: [])
     (line,) = doctor.examine("nonsense://bucket/folder")
     assert line.check == "results storage"
-    assert "Give --out a folder that can be written" in (line.wrong or "")
+    assert "Set --out to a writable folder" in (line.wrong or "")
 
 
 @pytest.mark.ray
@@ -478,7 +479,7 @@ def test_a_node_that_dies_while_it_is_asked_is_a_line_and_the_others_are_judged(
     monkeypatch.setattr(facts, "product", lambda: None)
     lines = doctor.examine(tmp_path.as_uri())
     (silent,) = of(lines, "answers")
-    assert "start ray there anew" in (silent.wrong or "").lower()
+    assert "restart ray there" in (silent.wrong or "").lower()
     assert len(of(lines, "versions")) == 2
 
 

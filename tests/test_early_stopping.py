@@ -1,4 +1,4 @@
-"""Early stopping over the life of a results folder: what was stopped, by what, and how it is taken to its end."""
+"""Early stopping over the life of a results folder: what was stopped, by what, and how it is trained to its end."""
 
 import dataclasses
 import io
@@ -22,11 +22,11 @@ BASE = TrialConfig(model="resnext_tiny", weights="none", image_size=32, batch_si
 
 
 class Interrupted(BaseException):
-    """The program is ended from outside, as by Ctrl-C."""
+    """The program is interrupted, as by Ctrl-C."""
 
 
 class Interrupter(io.StringIO):
-    """A console that ends the program when it hears of some epoch for the n-th time."""
+    """A console that interrupts the program when a text is printed for the n-th time."""
 
     def __init__(self, text: str, times: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def whole(folder) -> Results:
 
 @pytest.fixture
 def out(folder, tmp_path) -> Path:
-    """A copy of the folder of that grid, to go on with."""
+    """A copy of the folder of that grid, to continue with."""
     return Path(shutil.copytree(folder, tmp_path / "out"))
 
 
@@ -184,7 +184,7 @@ def test_what_an_interrupted_finish_began_is_finished_by_any_later_run(whole, un
     again = run(out, experiment())
     assert keys_of_stopped(again) == others
     same(only(again, [key]), only(unstopped, [key]))
-    assert again.trials.set_index("key")["bytes"][key] == Store(out).files.used(f"checkpoints/{key}")
+    assert again.trials.set_index("key")["bytes"][key] == sum(Store(out).files.sizes(f"checkpoints/{key}").values())
 
 
 def test_a_key_of_a_trial_that_this_command_does_not_have_is_refused(whole, out):

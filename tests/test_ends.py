@@ -43,7 +43,7 @@ def test_a_finish_on_lanes_that_is_interrupted_is_gone_on_with_by_the_same_comma
     monkeypatch.setattr(fleet, "SILENT", 5)
     keys = tuple(keys_of_stopped(go(experiment(), tmp_path / "lanes", lanes=1))[:2])
     file = When("epoch 3/4", tmp_path / "lanes", send(BOARD, signal.SIGKILL))
-    with pytest.raises(UserError, match=r"the board.*was lost.*the same command goes on from here"):
+    with pytest.raises(UserError, match=r"the board.*was lost.*run the same command again to resume"):
         go(experiment(), tmp_path / "lanes", file, lanes=1, finish=keys)
     assert len(file.before), "nothing was struck"
     finished = go(experiment(), tmp_path / "lanes", lanes=1, finish=keys)
@@ -52,7 +52,7 @@ def test_a_finish_on_lanes_that_is_interrupted_is_gone_on_with_by_the_same_comma
 
 
 def test_what_one_of_two_workers_lacks_does_not_part_them(tmp_path, monkeypatch):
-    """It told no other before, and asked for the next trial while the first one waited for it."""
+    """Before, it reported to no other, and asked for the next trial while the first one waited for it."""
     monkeypatch.chdir(tmp_path)
     trials = go(asked(model="lonely", image_size=16, epochs=2, workers=2), tmp_path / "out").trials
     assert (tmp_path / "told").exists()

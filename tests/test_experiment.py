@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import ASHAScheduler
 
+from bioimg.cluster.cohorts import Cohorts
+from bioimg.cluster.follow import pack
 from bioimg.config import TrialConfig, UserError
 from bioimg.experiment import EarlyStopping, Experiment, Stop
-from bioimg.halving import Halving, unrepresented
+from bioimg.halving import Earlier, Halving, unrepresented
 
 
 def test_the_grid_is_every_combination_of_the_axes():
@@ -123,6 +125,44 @@ def test_a_trial_that_is_judged_again_after_an_interruption_counts_once():
     for _ in range(2):
         assert halving.judge(TrialConfig(seed=1), 1, 0.1) is None
     assert halving.judge(TrialConfig(seed=2), 1, 0.9) == Stop(1, 0.9, 0.1, (0.1,), "val_loss")
+
+
+def test_a_trial_that_starts_over_passes_the_rungs_that_it_has_passed_before():
+    halving = Halving(EarlyStopping(grace_period=1))
+    scores = {seed: seed / 10 for seed in (1, 9)}
+    for seed, score in scores.items():
+        assert halving.judge(TrialConfig(seed=seed), 1, score) is None
+    assert halving.judge(TrialConfig(seed=1), 1, 0.1) is None
+    assert halving.judge(TrialConfig(seed=4), 1, 0.4) == Stop(1, 0.4, 0.5, (0.9, 0.1))
+
+
+@pytest.fixture
+def cohorts(monkeypatch) -> Cohorts:
+    """The scheduler of Tune, after an earlier run in which one trial failed after its first rung and another continued."""
+    monkeypatch.setattr("bioimg.cluster.cohorts.ray.get", lambda answer: answer)
+    board = SimpleNamespace(stop=SimpleNamespace(remote=lambda key, why: None))
+    scores = {1: 0.1, 9: 0.9}
+    known = [Earlier(TrialConfig(seed=s), [{"epoch": 1, "val_accuracy": score}]) for s, score in scores.items()]
+    return Cohorts(EarlyStopping(grace_period=1), known, board)
+
+
+def result(cohorts: Cohorts, seed: int, score: float) -> str:
+    """What the scheduler decides on a trial after its first epoch."""
+    trial = SimpleNamespace(trial_id=f"tune's own {seed}", config={"trial": pack(TrialConfig(seed=seed))})
+    cohorts.on_trial_add(None, trial)
+    return cohorts.on_trial_result(None, trial, {"epoch": 1, "val_accuracy": score})
+
+
+def test_a_failed_trial_that_starts_over_counts_once_in_ray_s_scheduler_too(cohorts):
+    assert result(cohorts, 1, 0.1) == "CONTINUE", "it has passed this rung before"
+    assert result(cohorts, 4, 0.4) == "STOP", "the median is 0.5; with the first trial counted twice it would be 0.1"
+    assert cohorts.stopped == {TrialConfig(seed=4).key}
+
+
+def test_it_is_an_error_if_ray_s_scheduler_and_the_local_rule_ever_disagree(cohorts, monkeypatch):
+    monkeypatch.setattr(Halving, "judge", lambda *_: None)
+    with pytest.raises(AssertionError, match=r"ASHA says STOP of trial .* at epoch 1, and Halving None"):
+        result(cohorts, 4, 0.4)
 
 
 def test_frozen_trials_run_in_full_unless_told_otherwise():

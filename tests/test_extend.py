@@ -53,7 +53,7 @@ def run(folder: Path, experiment: Experiment, keep: str = "best", finish: bool =
 
 
 def of_length(results: Results, epochs: int) -> Results:
-    """The trials of one length, without the columns that say how they came about."""
+    """The trials of one length, without the columns that say how they were trained."""
     trials = results.trials[results.trials["epochs"].eq(epochs)].drop(columns=HOW)
     tables = {
         name: table[table["key"].isin(trials["key"])]
@@ -76,7 +76,7 @@ def trained(monkeypatch) -> dict[str, list[int]]:
 
 
 def check(short: Results, long: Results, trained: dict[str, list[int]], epochs: int) -> None:
-    """No epoch of a shorter trial was trained again for a longer one, and each has the seconds that it took then."""
+    """No epoch of a shorter trial was trained again for a longer one, and each has the seconds that it took before."""
     took = short.epochs.set_index(["key", "epoch"])["seconds"]
     spent = long.epochs.set_index(["key", "epoch"])["seconds"]
     ran = short.trials.set_index("key")["epochs_run"]
@@ -203,7 +203,7 @@ def grid(folder: Path, rule: EarlyStopping | None = None, file: io.StringIO | No
 
 
 def halves(results: Results, field: str, values: tuple[Any, Any]) -> list[Results]:
-    """The trials that have either value of a field, their keys replaced by how they freeze."""
+    """The trials with either value of a field, their keys replaced by their `freeze`."""
     parts = []
     for value in values:
         trials = results.trials[results.trials[field].eq(value) & results.trials["epochs"].eq(3)].drop(columns=[*HOW, field])
@@ -219,7 +219,7 @@ def halves(results: Results, field: str, values: tuple[Any, Any]) -> list[Result
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")
 def test_two_workers_go_on_together_from_the_shorter_trial(machine, tmp_path):
-    """Patience that doesn't run out changes no number, but there is no shorter trial with it to go on from."""
+    """Patience that doesn't run out changes no number, but there is no shorter trial with it to continue from."""
     fields = {"workers": 2, "keep": "all", "freeze": ("none", "features")}
     short = grid(tmp_path, epochs=1, **fields)
     long = grid(tmp_path, epochs=3, patience=(0, 9), **fields)

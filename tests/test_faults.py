@@ -1,4 +1,4 @@
-"""What an experiment survives. Processes are killed or stopped for real, at moments that its console tells."""
+"""What an experiment survives. Processes are really killed or stopped, at moments that its console shows."""
 
 import io
 import os
@@ -53,19 +53,19 @@ def go(asked: Experiment, folder: Path, file: io.StringIO | None = None, code: i
 
 
 def ours(text: str) -> list[psutil.Process]:
-    """Our processes with a text in their command line, in the order of their start. Others may end meanwhile."""
+    """Our processes with a text in their command line, in the order of their start. Some may end while this looks."""
     every = {process.pid for process in psutil.Process().children(recursive=True)}
     told = [p for p in psutil.process_iter(["cmdline", "create_time"]) if p.pid in every]
     return sorted((p for p in told if text in " ".join(p.info["cmdline"] or [])), key=lambda p: p.info["create_time"])
 
 
 def processes(name: str) -> list[int]:
-    """Ours that run an actor of this class."""
+    """Our processes that run an actor of this class."""
     return [process.pid for process in ours(f"ray::{name}")]
 
 
 class When(io.StringIO):
-    """A console that strikes once, when it hears what a pattern describes. `before`: what the folder had on record then."""
+    """A console that strikes once, when a text that matches a pattern is printed. `before`: what the folder held then."""
 
     def __init__(self, pattern: str, folder: Path | str, strike: Callable[[], object]) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ def test_the_loss_of_the_board_ends_the_experiment_with_a_message_and_the_rerun_
     monkeypatch.setattr(fleet, "SILENT", 5)
     asked = experiment(epochs=4, seed=(0, 1))
     file = When("epoch 2/4", tmp_path / "struck", send(BOARD, what))
-    with pytest.raises(UserError, match=r"the board.*was lost.*the same command goes on from here"):
+    with pytest.raises(UserError, match=r"the board.*was lost.*run the same command again to resume"):
         go(asked, tmp_path / "struck", file, lanes=1)
     assert not list((tmp_path / "struck").rglob("error.txt")), "a trial was blamed"
     struck = go(asked, tmp_path / "struck", lanes=1)
@@ -182,7 +182,7 @@ def test_the_loss_of_the_board_ends_the_experiment_with_a_message_and_the_rerun_
 
 
 def test_the_loss_of_ray_s_gcs_alone_is_told_at_once_and_the_rerun_goes_on(tmp_path):
-    """In a process of its own, which Ray would end after a minute with another code, as it does its agents."""
+    """In a process of its own, which Ray would end after a minute with another code, as it ends its agents."""
     command = [*GRID, "--epochs", "30", "--lanes", "1", "--out", str(tmp_path / "out")]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_gcs_rpc_server_reconnect_timeout_s"}
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -193,7 +193,7 @@ def test_the_loss_of_ray_s_gcs_alone_is_told_at_once_and_the_rerun_goes_on(tmp_p
         next(process for process in children if process.name() == "gcs_server").kill()
         said = program.communicate()[1]
     assert program.returncode == 2
-    assert re.fullmatch(r"error: gcs_server, .* was lost with exit code -9.*the same command goes on from here\.\n", said)
+    assert re.fullmatch(r"error: gcs_server, .* was lost with exit code -9.*run the same command again to resume\.\n", said)
     again = subprocess.run([*command, "--local"], capture_output=True, text=True, check=True)
     epochs = read(tmp_path / "out").epochs
     assert epochs["epoch"].tolist() == list(range(1, 31)), again.stdout + again.stderr
@@ -205,7 +205,7 @@ def test_a_trial_that_kills_its_worker_is_given_up_and_the_next_goes_on(machine,
     asked = experiment(model="deadly", image_size=16, batch_size=(12, 24), epochs=2)
     rows = go(asked, tmp_path, lanes=1, code=1).trials.set_index("batch_size")
     assert rows["status"].to_dict() == {12: "completed", 24: "failed"}
-    assert re.search(r"its worker was lost 3 times.*at last with: .*died", rows["error"][24])
+    assert re.search(r"its worker was lost 3 times.*the last time with: .*died", rows["error"][24])
 
 
 @pytest.fixture

@@ -42,12 +42,12 @@ def test_a_killed_program_leaves_no_process_behind_and_the_rerun_goes_on(tmp_pat
 
 
 def processes_of(test: Path) -> list[psutil.Process]:
-    """All whose command line, folder or environment names a test's folder."""
+    """All processes whose command line, folder or environment names a test's folder."""
     return [process for process in psutil.process_iter(["cmdline", "cwd", "environ"]) if str(test) in str(process.info)]
 
 
 def test_lanes_come_and_go_with_machines(tmp_path):
-    """In a process of its own, which Ray may end with the cluster: so it says when all has been seen."""
+    """In a process of its own, which Ray may end with the cluster; so it reports when it has seen everything."""
     paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     told = subprocess.run([sys.executable, __file__, str(tmp_path)], env=paths, capture_output=True, text=True)
     assert "as on one machine" in told.stdout, told.stdout + told.stderr
@@ -73,7 +73,7 @@ def come_and_go(folder: Path) -> None:
 
     try:
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-        with pytest.raises(UserError, match=r"number of devices, which is 0 .CPU.*say with --lanes how many"):
+        with pytest.raises(UserError, match=r"number of devices, which is 0 .CPU.*set --lanes to the number"):
             go(asked, folder / "struck")
         file = Machines(r"\[[12]/4\].*epoch 2/4", folder / "struck", lose)
         struck = go(asked, folder / "struck", file, lanes=2)

@@ -1,7 +1,8 @@
-"""Results on a disk and in an object store: the same table, whatever fails on the way."""
+"""Results on a disk and in an object store: the same table, whatever fails."""
 
 import contextlib
 import dataclasses
+import json
 import logging
 import random
 import re
@@ -18,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import ray
+import results_example
 import torch
 import toys
 from equal import gone_on, same
@@ -26,6 +28,7 @@ from test_faults import When
 from test_grid import QUICK, grid
 from werkzeug.serving import make_server
 
+from bioimg import runner
 from bioimg.config import UserError
 from bioimg.results import parquet, schema
 from bioimg.results.folder import Bucket, Disk, Unwritable, beside
@@ -36,7 +39,7 @@ from bioimg.training.trial import Place, run_trial
 
 
 class Unreliable:
-    """An S3 server that answers with 503 as often as `rate` says, of 1; which requests is drawn from a seed."""
+    """An S3 server that answers a share `rate` of requests with 503; a seed decides which."""
 
     def __init__(self) -> None:
         self.rate, self.failed, self._draw = 0.0, 0, random.Random(0)
@@ -102,7 +105,7 @@ def test_a_file_is_written_read_listed_moved_and_deleted_alike(files):
     files.write("c.txt", b"")
     assert (files.read("a/b.txt"), files.size("a/b.txt"), files.size("a")) == (b"two", 3, None)
     assert (files.names(), files.names("a"), files.names("none")) == (["a/b.txt", "c.txt"], ["a/b.txt"], [])
-    assert (files.sizes("a"), files.sizes("none"), files.used("a")) == ({"a/b.txt": 3}, {}, 3)
+    assert (files.sizes("a"), files.sizes("none")) == ({"a/b.txt": 3}, {})
     files.move("a/b.txt", "a/d.txt")
     assert files.names("a") == ["a/d.txt"]
     files.delete("a/d.txt")
@@ -203,7 +206,7 @@ def test_lanes_leave_in_a_bucket_what_they_leave_on_a_disk(tmp_path, bucket):
 def test_a_storage_that_is_not_there_is_an_error_that_says_what_to_do(bucket, monkeypatch):
     monkeypatch.setattr("bioimg.results.folder.TRIES", 2)
     address = bucket("x", port=9)
-    with pytest.raises(Unwritable, match=r"tried 2 times.*See that the storage can be reached"):
+    with pytest.raises(Unwritable, match=r"tried 2 times.*Check the connection to the storage"):
         Bucket(address).write("a", b"a")
 
 
@@ -307,7 +310,7 @@ def test_a_damaged_table_is_named_with_the_way_out(tmp_path):
     store = Store(tmp_path)
     run_trial(toys.trial(), toys.images(), place(store), lambda epoch: None)
     store.tables.merge()
-    store.describe({})
+    store.describe({"format": schema.FORMAT})
     content = bytearray((tmp_path / "epochs.parquet").read_bytes())
     content[40] ^= 255
     (tmp_path / "epochs.parquet").write_bytes(content)
@@ -319,7 +322,7 @@ def test_a_damaged_table_is_named_with_the_way_out(tmp_path):
 @pytest.mark.parametrize("table", ["trials", "epochs", "predictions"])
 def test_a_damaged_table_is_made_again_from_the_one_before_and_the_parts(table, settled, tmp_path, caplog):
     store, images = Store(tmp_path), toys.images()
-    store.describe({})
+    store.describe({"format": schema.FORMAT})
     trials = [toys.trial(seed=seed) for seed in range(3)]
     for trial in trials:
         run_trial(trial, images, place(store), lambda epoch: None)
@@ -350,8 +353,20 @@ def test_a_manifest_that_was_cut_off_is_told_with_the_way_out(tmp_path, capsys):
     assert "run the experiment again into another folder (--out)" in told
 
 
+def test_a_run_does_not_resume_the_results_of_another_version(tmp_path, capsys, monkeypatch):
+    results_example.write(tmp_path / "grid")
+    path = tmp_path / "grid" / "experiment.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "name": "demo", "format": 7, "versions": {"bioimg": "9.0"}}))
+    before = {file: file.read_bytes() for file in (tmp_path / "grid").rglob("*") if file.is_file()}
+    monkeypatch.setattr(runner, "survey", lambda _: pytest.fail("images were looked for"))
+    assert grid(*QUICK, "--out", tmp_path / "grid") == 2
+    error = capsys.readouterr().err
+    assert re.search(r"the `format` of .*experiment\.json is 7, but must be 1: .* Use that version \(9\.0\)", error)
+    assert {file: file.read_bytes() for file in (tmp_path / "grid").rglob("*") if file.is_file()} == before
+
+
 def test_a_row_that_replaces_another_keeps_its_part_until_both_tables_have_it(tmp_path, caplog):
-    """As when a stopped trial is finished: the table before the last merge doesn't know of it."""
+    """As when a stopped trial is finished: the table before the last merge doesn't have that."""
     store, key = Store(tmp_path), toys.trial().key
     for status in ("stopped", "completed"):
         store.tables.write("trials", key, [{"key": key, "status": status}])
@@ -369,7 +384,7 @@ def test_a_row_that_replaces_another_keeps_its_part_until_both_tables_have_it(tm
 
 @pytest.mark.parametrize("settled", [False, True])
 def test_rows_are_in_the_order_of_the_grid_whatever_order_trials_ended_in(tmp_path, settled):
-    """And however the tables were brought up to date meanwhile."""
+    """And however the tables were brought up to date in between."""
     store, keys = Store(tmp_path), ["a", "b", "c"]
     for key in reversed(keys):
         store.tables.write("trials", key, [{"key": key, "status": "completed"}])

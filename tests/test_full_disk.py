@@ -38,7 +38,7 @@ def test_a_disk_that_fills_ends_the_run_with_a_message_and_with_room_the_same_co
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "ended with 2\n" in ran.stdout
     assert "resume.pt can't be written: No space left on device." in ran.stderr
-    assert "Make room, or see to the disk, and run the same command again" in ran.stderr
+    assert "Free some space or check the disk, then run the same command again" in ran.stderr
     assert "Traceback" not in ran.stderr
     before, full, after = (read(tmp_path / f"out.{when}") for when in ("before", "full", "after"))
     assert full.trials["status"].tolist() == ["completed"]

@@ -39,7 +39,7 @@ def parse(*args: str, axes: dict | None = None) -> Experiment:
 
 
 def make_folder(folder: Path, **counts: int) -> Path:
-    """A folder of images, so many of each class."""
+    """A folder with so many images of each class."""
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
         for number in range(count):
@@ -97,7 +97,7 @@ def test_help_explains_every_field_with_its_default(capsys):
         ("report", ["RESULTS"]),
         ("status", ["RESULTS"]),
         ("verify", ["TABLE"]),
-        ("data", ["DATA", "planes of multi-channel images"]),
+        ("data", ["DATA", "of multi-channel images"]),
     ],
 )
 def test_help_says_what_to_name_and_explains_each_flag(command, names, monkeypatch, capsys):
@@ -140,11 +140,11 @@ def test_an_interrupted_grid_goes_on_and_other_commands_begin_anew(monkeypatch, 
 
     monkeypatch.setattr("bioimg.runner.run", interrupted)
     assert grid() == 130
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
     monkeypatch.setattr("bioimg.data.command.audit", interrupted)
     monkeypatch.setattr(sys, "argv", ["bioimg", "data", "phantom"])
     assert cli.main() == 130
-    assert capsys.readouterr().err.strip() == "Interrupted before its end. The same command begins anew."
+    assert capsys.readouterr().err.strip() == "Interrupted. Run the same command again to start over."
 
 
 # bad input: an error by its text, exit code 2, no traceback
@@ -237,7 +237,7 @@ def test_a_folder_with_other_results_is_left_alone(tmp_path, capsys):
     assert "that folder holds another experiment: its name is 'images', this one's is 'demo'" in capsys.readouterr().err
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(folder / "a" / "0.png")
     assert grid("--data", folder, *common) == 2
-    assert "the runs whose results it holds: 1 with other pixels (a/0.png). Put " in capsys.readouterr().err
+    assert "the runs whose results it holds: 1 with other pixels (a/0.png). Restore " in capsys.readouterr().err
     assert (tmp_path / "out" / "trials.parquet").read_bytes() == before
 
 
@@ -266,9 +266,9 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_image_is_read(out, t
     monkeypatch.setattr(runner, "survey", lambda _: pytest.fail("images were looked for"))
     assert grid(*QUICK, "--out", tmp_path / out) == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert f"the value of `out` is {tmp_path / out}, but must be a folder that can be written" in error
-    assert f"in {tmp_path / there} no file can be made: {why}" in error
-    assert ". See to that, or name another with --out." in error
+    assert f"the value of `out` is {tmp_path / out}, but must be a writable folder" in error
+    assert f"no file can be created in {tmp_path / there}: {why}" in error
+    assert ". Fix that, or name another with --out." in error
     assert {path.name for path in tmp_path.iterdir()} == {"thesis.docx", "locked"}
 
 
@@ -305,7 +305,7 @@ def test_an_interrupted_run_leaves_a_whole_table_and_goes_on_when_run_again(tmp_
     process.send_signal(2)
     _, error = process.communicate()
     assert process.returncode == 130
-    assert "the same command goes on from here" in error
+    assert "run the same command again to resume" in error
     cut_off = read(out)
     assert 1 <= len(cut_off.trials) < 6
     assert not cut_off.experiment["complete"]
@@ -317,7 +317,7 @@ def test_an_interrupted_run_leaves_a_whole_table_and_goes_on_when_run_again(tmp_
 
 
 def sixteen_bit_tiffs(folder: Path) -> Path:
-    """Grey tiles of two classes, of which one is brighter."""
+    """Grey tiles of two classes, one brighter than the other."""
     for label, level in (("dark", 9000), ("bright", 30000)):
         (folder / label).mkdir(parents=True)
         for number in range(20):
@@ -335,7 +335,7 @@ def table_of(folder: Path) -> Path:
 
 
 def medmnist(folder: Path) -> Path:
-    """A file as MedMNIST's are, grey, with parts of its own."""
+    """A file like MedMNIST's, grey, with parts of its own."""
     draw, arrays = np.random.default_rng(0), {}
     for part, count in (("train", 40), ("val", 12), ("test", 12)):
         labels = np.arange(count) % 2

@@ -13,7 +13,7 @@ from test_grid import PROGRAM, QUICK, make_folder
 from test_page import Elements
 
 from bioimg.config import TrialConfig
-from bioimg.progress import Progress
+from bioimg.progress import Progress, say
 from bioimg.report import documents
 from bioimg.report.table import clean
 from bioimg.results.store import read
@@ -36,7 +36,7 @@ BIOIMG = "import sys; from bioimg import cli; sys.exit(cli.main())"
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A grid of one epoch on classes with such names, run in a folder where whatever was executed would leave a file."""
+    """A grid of one epoch on classes with such names, run in a folder in which anything executed would leave a file."""
     place = tmp_path_factory.mktemp("hostile")
     make_folder(place / "data", **dict.fromkeys(NAMES, 15))
     said = run(place, str(PROGRAM), "--data", "data", *QUICK, "--out", "results")
@@ -46,7 +46,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(place: Path, *arguments: str) -> str:
-    """What a program of Python prints that runs there."""
+    """What a Python program prints that runs there."""
     project = {"PYTHONPATH": str(PROGRAM.parents[1]), "BIOIMG_CACHE": str(place / "cache")}
     ended = subprocess.run(
         [sys.executable, *arguments], cwd=place, env={**os.environ, **project}, capture_output=True, text=True
@@ -90,6 +90,12 @@ def test_a_setting_in_the_live_table_is_shown_as_it_is_written():
     trial, console = TrialConfig(group_pattern="HE-(..)[bold]"), Console(file=io.StringIO(), width=120)
     console.print(Progress([trial], ("group_pattern",), {}, console).table())
     assert "HE-(..)[bold]" in console.file.getvalue()
+
+
+def test_a_line_on_the_console_is_printed_as_it_is_and_is_not_wrapped():
+    console = Console(file=io.StringIO(), width=20)
+    say(console, "tiles/[bold]a[/bold] :cat: 12 and more than that")
+    assert console.file.getvalue() == "tiles/[bold]a[/bold] :cat: 12 and more than that\n"
 
 
 def test_an_error_shows_what_steers_a_terminal_as_a_sign(tmp_path):

@@ -1,4 +1,4 @@
-"""A cluster of three hosts, made as experiments/clusters/onprem.yaml says, in namespaces of this machine."""
+"""A cluster of three hosts from experiments/clusters/onprem.yaml, in namespaces of this machine."""
 
 import os
 import re
@@ -71,7 +71,7 @@ def test_a_host_of_ones_own_cluster_is_lost_in_mid_trial_and_the_table_is_that_o
     cluster.desk(doctor)
     private = f"BIOIMG_CACHE=/dev/shm/decoded bioimg doctor --out /dev/shm/results --data {tiles} --image-size 20000"
     told = cluster.desk(f"ray exec {cluster.file} '{private}' || true")
-    for check, way_out in {"results storage": "--out a folder that all nodes share", "images": "with BIOIMG_CACHE"}.items():
+    for check, way_out in {"results storage": "--out to a folder that all nodes share", "images": "set BIOIMG_CACHE"}.items():
         others = re.findall(rf"^wrong +{check} +(\w+) .*not the same folder.*{way_out}", told, re.MULTILINE)
         assert sorted(others) == ["three", "two"], f"{check}: the head's /dev/shm isn't that of the others\n{told}"
 
@@ -93,7 +93,7 @@ def test_a_host_of_ones_own_cluster_is_lost_in_mid_trial_and_the_table_is_that_o
     struck = read(on_hosts)
     same(struck, read(alone))
     resumed = before.merge(struck.epochs, on=["key", "epoch"])
-    assert resumed["seconds_x"].equals(resumed["seconds_y"]), "the trial didn't go on from where it was, but began anew"
+    assert resumed["seconds_x"].equals(resumed["seconds_y"]), "the trial didn't resume where it was, but started over"
     hosts.until(lambda: not any(host.runs("raylet") for host in lab.hosts.values()), "the workers to leave", 120)
 
 

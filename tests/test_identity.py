@@ -1,4 +1,4 @@
-"""What makes two runs one experiment: the same images in the same parts, the same weights. All else is told, not mixed in."""
+"""What makes two runs one experiment: the same images in the same parts, the same weights. All else is refused, not mixed."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ IN_GROUPS = dataclasses.replace(IMAGES, groups=tuple(f"p{index % 9}" for index i
 
 
 def ordered(images: ImageSet, order: np.ndarray) -> ImageSet:
-    """The same images as another order of their names gives them: new names in the order of the old ones."""
+    """The same images under other names: the names of these, in another order."""
     digests = tuple(images.digests[index] for index in order)
     return dataclasses.replace(images, pixels=images.pixels[order], labels=images.labels[order], digests=digests)
 
@@ -70,7 +70,7 @@ def test_the_same_images_under_names_that_change_the_split_are_refused(tmp_path)
     moved = sorted((SHUFFLED.paths[SHUFFLED.digests.index(d)], parts[d], part) for d, part in also.items() if parts[d] != part)
     first = "; ".join(f"{path} was {then}, is {part}" for path, then, part in moved[:3])
     assert f"{len(moved)} in another part with split=stratified ({first}; ...)" in error
-    assert "Put files, labels, groups and names back as they were, or name another folder with --out." in error
+    assert "Restore files, labels, groups and names, or name another folder with --out." in error
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "images.parquet"), held)
 
 
@@ -125,7 +125,7 @@ def test_other_images_are_counted_and_named(tmp_path):
     error = refusal(tmp_path, changed, toys.trial(folds=5))
     assert (
         "the runs whose results it holds: 1 with other pixels (class-0/3.png), 1 new (class-0/new.png), "
-        "1 gone (class-0/10.png), 1 with another label (class-0/12.png was class-0, is class-2). Put "
+        "1 gone (class-0/10.png), 1 with another label (class-0/12.png was class-0, is class-2). Restore "
     ) in error
 
 
@@ -172,7 +172,7 @@ def test_sixteen_bit_images_may_be_seen_at_other_sizes_and_in_folds_in_one_exper
 
 
 def write_weights(path, seed: int, model: Callable[..., torch.nn.Module] = toys.Toy) -> None:
-    """Overwrite a file of weights as another process would, in which nothing of it is cached."""
+    """Overwrite a file of weights as another process would, without a cache of it here."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         torch.save(model(num_classes=3).state_dict(), path)
@@ -194,7 +194,7 @@ def place(folder) -> Place:
 
 @pytest.fixture
 def interrupted(tmp_path) -> TrialConfig:
-    """A frozen trial on weights of a file, cut off after its second epoch."""
+    """A frozen trial on weights of a file, interrupted after its second epoch."""
     write_weights(tmp_path / "mine.pth", 1)
     trial = toys.trial(weights=str(tmp_path / "mine.pth"), freeze="features", epochs=4)
     with pytest.raises(Interrupted):
@@ -211,7 +211,7 @@ def test_a_trial_does_not_go_on_with_other_weights_of_the_same_name(tmp_path, in
     assert row["epochs_run"] == 2
     write_weights(tmp_path / "mine.pth", 1)
     where = place(tmp_path / "out")
-    assert run_trial(interrupted, IMAGES, where, lambda epoch: None) == "completed", "with the earlier ones back it goes on"
+    assert run_trial(interrupted, IMAGES, where, lambda epoch: None) == "completed", "with the earlier ones back it resumes"
 
 
 def test_a_longer_trial_does_not_take_over_a_head_for_other_weights(tmp_path, interrupted):
@@ -276,7 +276,7 @@ EXPERIMENT = Experiment(name="grid", base=toys.trial())
 
 
 def described(earlier: dict, *, trained: bool = True, **changes) -> dict:
-    """What experiment.json holds after a run that went on with an earlier one."""
+    """What experiment.json holds after a run that resumed an earlier one."""
     experiment = dataclasses.replace(EXPERIMENT, **changes)
     begun = provenance.describe(experiment, IMAGES, {"toy mine.pth": "1234"}, earlier)
     return json.loads(json.dumps(provenance.finished(begun, earlier, trained=trained)))

@@ -1,4 +1,4 @@
-"""What a trial leaves on disk, by how it ended and what is to be kept."""
+"""What a trial leaves on disk, depending on how it ended and on --keep."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ TRIAL = toys.trial(epochs=5)
 
 
 def left(folder, keep: str, judge) -> tuple[set[str], int]:
-    """The names of the files of a trial that ran, and what its row says they take."""
+    """The names of the files of a trial that ran, and their size according to its row."""
     store = Store(folder)
     store.begin({**results_example.description(TRIAL, {}, ("a", "b", "c")), "keep": keep})
     run_trial(TRIAL, toys.images(), Place(experiment="toy", store=store, device=torch.device("cpu")), judge)
@@ -35,6 +35,11 @@ def left(folder, keep: str, judge) -> tuple[set[str], int]:
     files = {path.name: path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file()}
     assert row["bytes"] == sum(files.values())
     return set(files), row["bytes"]
+
+
+def taken(store: Store) -> int:
+    """What the files of the trial take on disk, in bytes."""
+    return sum(store.files.sizes(store.checkpoint(TRIAL.key)).values())
 
 
 def failing(epoch) -> bool:
@@ -74,11 +79,11 @@ def test_a_failed_trial_keeps_what_its_next_attempt_goes_on_from(tmp_path):
 
 
 class Killed(BaseException):
-    """The end of a process, as far as what it leaves on disk goes."""
+    """The end of a process, for what it leaves on disk."""
 
 
 def killed_before(store: Store, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a method of a store's kind end the process in place of writing a row, or of deleting anything."""
+    """Have a method of the store end the process instead of writing a row, or of deleting anything."""
 
     def kill(name: str, *_: object, **__: object) -> None:
         raise Killed
@@ -109,7 +114,7 @@ def test_a_trial_that_is_killed_before_its_row_is_written_is_not_trained_again(k
     assert not store.tables.statuses()
     run_trial(TRIAL, images, Place(experiment="toy", store=store, device=torch.device("cpu")), judge)
     assert trained == list(range(1, (3 if stop else 5) + 1))
-    assert store.tables.rows("trials", TRIAL.key)[0]["bytes"] == store.files.used(store.checkpoint(TRIAL.key))
+    assert store.tables.rows("trials", TRIAL.key)[0]["bytes"] == taken(store)
 
 
 def test_a_trial_whose_lane_was_killed_after_its_row_was_written_is_not_trained_again(tmp_path, monkeypatch):
@@ -134,9 +139,9 @@ def test_states_that_a_killed_trial_could_not_drop_go_at_the_end_of_the_next_run
         killed_before(store, "delete", patch)
         run_trial(TRIAL, images, place, lambda epoch: stop if epoch.epoch == 3 else None)
     row = store.tables.rows("trials", TRIAL.key)[0]
-    assert (store.files.used(store.checkpoint(TRIAL.key)) > row["bytes"]) == (keep != "all")
+    assert (taken(store) > row["bytes"]) == (keep != "all")
     checkpoint.tidy(store, [TRIAL])
-    assert store.files.used(store.checkpoint(TRIAL.key)) == row["bytes"]
+    assert taken(store) == row["bytes"]
 
 
 @pytest.mark.parametrize("lost", ["the worker", "an exception"])

@@ -1,4 +1,4 @@
-"""Two runs into one folder: the second is told, and a dead one holds nothing."""
+"""Two runs into one folder: the second gets an error, and a dead one holds nothing."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ time.sleep(60)
 
 @pytest.fixture
 def leased(monkeypatch):
-    """Leases without locks of the operating system, and short ones."""
+    """Leases instead of locks of the operating system, and short ones."""
     monkeypatch.setattr(lock, "Disk", type("NoDisk", (), {}))
     monkeypatch.setattr(lock, "SETTLES", 0)
 
@@ -45,7 +45,8 @@ def test_the_second_run_is_told_who_holds_the_folder_until_that_process_is_kille
     assert holder.stdout is not None
     with holder, holder.stdout:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=rf"another run writes there: process {holder.pid} on .*, since 20.* Wait for it"):
+        told = rf"another run is writing there: process {holder.pid} on .*, since 20.* Wait for it"
+        with pytest.raises(UserError, match=told):
             Lock(Disk(tmp_path))
         holder.send_signal(signal.SIGKILL)
         holder.wait()
@@ -61,7 +62,7 @@ def test_of_two_programs_into_one_folder_the_second_says_so_and_stops(tmp_path):
         assert first.poll() is None
         first.kill()
     assert second.returncode == 2
-    assert f"another run writes there: process {first.pid} on " in second.stderr
+    assert f"another run is writing there: process {first.pid} on " in second.stderr
     assert "Traceback" not in second.stderr
 
 
@@ -76,7 +77,7 @@ def test_a_worker_that_outlives_its_run_writes_nothing_into_that_of_the_next(tmp
             first.release()
             Store(tmp_path).begin(first.experiment())
 
-    with pytest.raises(Unwritable, match="no longer held by the run that this worker is part of"):
+    with pytest.raises(Unwritable, match="no longer held by the run of this worker"):
         run_trial(trial, toys.images(), where, lose_the_program)
     assert len(first.tables.rows("epochs", trial.key)) == 2
     assert not first.tables.rows("trials", trial.key)
@@ -135,7 +136,7 @@ def test_a_released_folder_can_be_taken_again(tmp_path):
 @pytest.mark.usefixtures("leased")
 def test_a_lease_in_an_object_store_holds_until_it_is_no_longer_renewed(tmp_path, monkeypatch):
     first = Lock(Disk(tmp_path))
-    with pytest.raises(UserError, match=rf"process {os.getpid()} on .* its claim ends 90 s after its last sign of life"):
+    with pytest.raises(UserError, match=rf"process {os.getpid()} on .* its claim ends 90 s after its last renewal"):
         Lock(Disk(tmp_path))
     monkeypatch.setattr(lock, "EXPIRES", 0)
     Lock(Disk(tmp_path)).release()

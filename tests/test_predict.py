@@ -1,4 +1,4 @@
-"""The command `bioimg predict`: what the winner says of new images is what it said of the test images."""
+"""The command `bioimg predict`: the winner predicts new images as it predicted the test images."""
 
 import dataclasses
 import io
@@ -26,7 +26,7 @@ CLASSES = ("gland", "stroma", "tumour")
 
 
 def draw(folder: Path) -> Path:
-    """Sixteen-bit images of no use of the whole range, so that their scaling matters."""
+    """Sixteen-bit images that don't use the whole range, so that their scaling matters."""
     noise = np.random.default_rng(0)
     for label, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
@@ -59,7 +59,7 @@ def predict(monkeypatch, *args: object) -> int:
 
 
 def new(results: Path, key: str, folder: Path) -> tuple[Path, pd.DataFrame]:
-    """The test images of a trial in a folder of their own, and what the table says of them."""
+    """The test images of a trial in a folder of their own, and their predictions in the table."""
     told = read(results).predictions
     told = told[told["key"].eq(key) & told["split"].eq("test")]
     for path in told["image"]:
@@ -83,7 +83,7 @@ def test_the_test_images_get_the_probabilities_of_the_table(freeze, results, tmp
     if freeze == "none":  # the same batches: to the last bit
         assert np.array_equal(given, expected)
     assert np.allclose(given, expected, atol=1e-5)
-    assert f"By trial {key}: " in (said := capsys.readouterr().out)
+    assert f"Predicted by trial {key}: " in (said := capsys.readouterr().out)
     assert "warning" not in said
 
 
@@ -97,7 +97,7 @@ def test_images_that_the_trial_was_trained_on_are_told(results, tmp_path, monkey
     assert pd.isna(table.pop("new.tif"))
     assert {f"gland/{path}": part for path, part in table.items()} == placed[placed.index.str.startswith("gland/")].to_dict()
     seen = int(table.isin(["train", "val"]).sum())
-    assert f"warning: images that trained or chose this trial, so that it knows them: {seen} of 13." in capsys.readouterr().out
+    assert f"warning: {seen} of 13 images were used to train or select this trial." in capsys.readouterr().out
 
 
 def test_an_image_with_copies_is_in_the_part_in_which_it_was_trained_on(tmp_path):
@@ -124,7 +124,7 @@ def test_without_a_key_it_is_the_best_of_the_configuration_that_validation_chose
     image = results.parent / "data" / "tumour" / "03.tif"
     monkeypatch.chdir(tmp_path)
     assert predict(monkeypatch, results, image) == 0
-    assert f"By trial {best(read(results))}: 1 " in capsys.readouterr().out
+    assert f"Predicted by trial {best(read(results))}: 1 " in capsys.readouterr().out
     assert pd.read_csv("predictions.csv")["path"].tolist() == ["03.tif"]
 
 
@@ -158,7 +158,7 @@ def test_where_no_trial_is_completed_that_is_said_whether_a_key_is_given_or_not(
     seen = read(results)
     none = dataclasses.replace(seen, trials=seen.trials.assign(status="stopped", best_val_loss=np.nan))
     for key in (None, seen.trials["key"][0]):
-        with pytest.raises(UserError, match="must be results with a completed trial, and there is none"):
+        with pytest.raises(UserError, match="must be results with a completed trial, but there is none"):
             choose(none, key)
 
 

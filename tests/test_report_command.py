@@ -133,7 +133,7 @@ def test_results_of_another_version_are_named(results: Path) -> None:
 def test_half_written_results_are_named(results: Path, name: str) -> None:
     path = results / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    way_out = r"can't be read: .* Copy the folder again" if name.endswith("json") else r"is damaged .* Put a copy of it"
+    way_out = r"can't be read: .* Copy the folder again" if name.endswith("json") else r"is damaged .* Replace it with a copy"
     with pytest.raises(UserError, match=way_out):
         report(results)
 

@@ -1,4 +1,4 @@
-"""`bioimg status`: how an experiment comes on, from another terminal and from the folder alone."""
+"""`bioimg status`: the progress of an experiment, from another terminal and from the folder alone."""
 
 import dataclasses
 import io
@@ -24,7 +24,7 @@ EPOCH = {"train_loss": 1.0, "train_accuracy": 0.5, "val_loss": 1.0, "val_accurac
 
 @pytest.fixture
 def store(tmp_path):
-    """A run that is going on: the first trial has ended, the second failed, the third is after epoch 4, the fourth waits."""
+    """A run in progress: the first trial has ended, the second failed, the third is after epoch 4, the fourth waits."""
     store = Store(tmp_path / "grid")
     store.begin(results_example.description(BASE, AXES, ("a", "b")))
     for trial, status, epochs in zip(TRIALS, ("completed", "failed", None), (10, 1, 4), strict=False):
@@ -69,7 +69,15 @@ def test_a_stopped_or_failed_trial_that_is_trained_further_runs(store):
 def test_a_trial_does_not_run_where_no_run_is(store):
     store.release()
     assert "1 completed, 1 failed, 2 waiting" in shown(store)
-    assert "No run writes there. The command that started it goes on from here." in shown(store)
+    assert "No run is active here. Repeat the original command to resume." in shown(store)
+
+
+def test_results_of_another_version_are_refused_with_its_number(store, monkeypatch, capsys):
+    store.describe({**store.experiment(), "format": 7, "versions": {"bioimg": "9.0"}, "base": {"new": 1}})
+    monkeypatch.setattr(sys, "argv", ["bioimg", "status", store.shown])
+    assert cli.main() == 2
+    error = capsys.readouterr().err
+    assert re.search(r"the `format` of .*experiment\.json is 7, but must be 1: .* Use that version \(9\.0\)", error)
 
 
 def test_the_time_that_is_left_is_known_from_the_first_epoch_on():

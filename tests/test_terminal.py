@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.filterwarnings("ig
 
 
 def shown(screen: int) -> str:
-    """What the program has written since the last look; nothing once no process has the terminal any more."""
+    """What the program has written since the last call; nothing once no process has the terminal any more."""
     with contextlib.suppress(OSError):
         return os.read(screen, 100_000).decode(errors="replace")
     return ""

@@ -1,4 +1,4 @@
-"""Curves for TensorBoard, and the trackers that Ray knows."""
+"""Curves for TensorBoard, and the trackers that Ray supports."""
 
 import importlib.util
 import io

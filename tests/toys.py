@@ -1,4 +1,4 @@
-"""Small things to test with: a model, a set of images, an experiment. All are real, none is a mock."""
+"""Small things to test with: a model, a set of images, an experiment. They are real, not mocks."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def toy(*, weights: ToyWeights | None = None, progress: bool = True, **kwargs: i
 
 
 def images(per_class: int = 25, classes: int = 3, size: int = 16) -> ImageSet:
-    """Noise around a colour of its own for each class."""
+    """Noise around a different colour for each class."""
     draw = np.random.default_rng(0)
     labels = np.repeat(np.arange(classes), per_class)
     colours = draw.integers(60, 200, (classes, 1, 1, 3))
@@ -57,7 +57,7 @@ def images(per_class: int = 25, classes: int = 3, size: int = 16) -> ImageSet:
 
 
 def trial(**fields: object) -> TrialConfig:
-    """A trial of the toy model that takes a moment."""
+    """A quick trial of the toy model."""
     few = {"model": "toy", "weights": "none", "image_size": 16, "epochs": 3, "batch_size": 12, "learning_rate": 0.01}
     return TrialConfig(**{**few, "precision": "float32", **fields})  # type: ignore[arg-type]
 
@@ -69,7 +69,7 @@ def run(config: TrialConfig, of: ImageSet | None = None, group: Group = ALONE, d
 
 
 class Deadly(Toy):
-    """Is killed, as Linux kills what takes too much memory, by a batch of more than 12 images."""
+    """Kills its process at a batch of more than 12 images, as Linux does when memory runs out."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.training and len(images) > 12:
@@ -96,7 +96,7 @@ KILLS = "memory.oom_control" if FIRST.exists() else "memory.events"
 
 
 class Hungry(Toy):
-    """Takes more memory than there is in that group at a batch of more than 12 images, and so is killed by Linux."""
+    """Takes more memory than that group has at a batch of more than 12 images, so that Linux kills it."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.training and len(images) > 12:

@@ -1,12 +1,12 @@
-"""The board: trials wait on it for a lane, and what the lanes say of them waits for Tune.
+"""The board: trials wait on it for a lane, and the lanes' reports on them wait for Tune.
 
     Tune trial                board                        lane
     submit(trial)  ------->   queue            ------->    take()
     next(key)      <-------   reports of a key <-------    report(key, epoch)
     go_on(key), stop(key, why)  --->  answers  ------->       ... returns why to stop, if so
 
-It is an asyncio actor: whoever asks for what isn't there yet waits, without polling. Whoever asks may die at any moment: a
-report stays until it is answered, and a lane that was given up isn't heard any more.
+It is an asyncio actor: a call for something that isn't there yet waits, without polling. Callers may die at any moment: a
+report stays until it is answered, and calls of a lane that was given up are refused.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ from bioimg.experiment import Stop
 
 @dataclass
 class Job:
-    """A trial on the board. `attempts` counts lanes that took it, from the last one on under which it came on by an epoch."""
+    """A trial on the board. `attempts` counts the lanes that took it, starting from the last one that completed an epoch."""
 
     key: str
     trial: dict[str, Any]
     attempts: int = 0
     reason: str = ""
-    """Why the last lane that was at it was lost."""
+    """Why the last lane that had it was lost."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Ended:
 
 @dataclass
 class _Talk:
-    """What was said of a trial: reports that wait for an answer, the last epoch reported, and the last one answered."""
+    """The messages about a trial: reports that wait for an answer, the last epoch reported, and the last one answered."""
 
     reports: deque[dict[str, Any] | Ended] = field(default_factory=deque)
     latest: int = 0
@@ -49,7 +49,7 @@ class _Talk:
 
 
 class Board:
-    """Knows what waits, who works at what, and nothing of what a trial is. `trials` is how many there will be."""
+    """Knows which trials wait and which lane has which, but not what a trial is. `trials` is how many there will be."""
 
     def __init__(self, trials: int) -> None:
         self._left = trials
@@ -64,14 +64,14 @@ class Board:
         self._changed = asyncio.Condition()
 
     async def submit(self, key: str, trial: dict[str, Any]) -> None:
-        """Put a trial up, unless it is here already."""
+        """Put a trial on the board, unless it is here already."""
         if key not in self._submitted:
             self._submitted.add(key)
             self._waiting.append(Job(key, trial))
             await self._notify()
 
     async def take(self, lane: int) -> Job | None:
-        """The next trial for a lane; None when all that are left are taken, or the lane has been given up."""
+        """The next trial for a lane; None when all remaining ones are taken, or the lane has been given up."""
         await self._until(lambda: self._waiting or self._left == len(self._taken) or lane in self._lost)
         if lane in self._lost or not self._waiting:
             return None
@@ -81,20 +81,20 @@ class Board:
         return job
 
     async def report(self, lane: int, epoch: dict[str, Any], wait: bool) -> Stop | None:
-        """Pass an epoch on to Tune. Returns why to stop, if so: what is known or, with `wait`, what Tune says to this one."""
+        """Pass an epoch on to Tune. Returns why to stop, if so: as known now or, with `wait`, once Tune has decided on it."""
         job = self._held(lane)
         talk, number = self._talks[job.key], epoch["epoch"]
-        if number > talk.latest:  # a lane that goes on with a trial begins by saying where it stands
+        if number > talk.latest:  # a lane that resumes a trial first reports where it stands
             talk.latest, job.attempts = number, 1
             talk.reports.append(epoch)
             await self._notify()
         if wait:
             await self._until(lambda: job.key in self._stopped or talk.answered >= number)
         why = self._stopped.get(job.key)
-        return why if why and number >= why.stopped_at_rung else None  # begun again, it has yet to come there
+        return why if why and number >= why.stopped_at_rung else None  # if it started over, it has yet to come there
 
     async def end(self, lane: int, status: str) -> None:
-        """A lane is through with its trial."""
+        """A lane has ended its trial."""
         job = self._held(lane)
         del self._taken[lane]
         self._left -= 1
@@ -102,7 +102,7 @@ class Board:
         await self._notify()
 
     async def give_back(self, lane: int, reason: str) -> None:
-        """A lane is lost: the trial that it was at is the next one that another takes."""
+        """A lane is lost: its trial is the next one that another lane takes."""
         self._lost.add(lane)
         job = self._taken.pop(lane, None)
         if job:
@@ -113,7 +113,7 @@ class Board:
         await self._notify()
 
     async def alike(self, lane: int, rank: int, workers: int, error: str, within: float) -> bool:
-        """Whether all workers of a lane raised the same error, once each has said so or `within` seconds have passed."""
+        """Whether all workers of a lane raised the same error, once each has reported or `within` seconds have passed."""
         raised = self._raised[lane]
         raised[rank] = error
         await self._notify()
@@ -124,7 +124,7 @@ class Board:
         return len(set(raised.values())) == 1
 
     async def ended(self, lane: int) -> None:
-        """Returns when a lane isn't at a trial."""
+        """Returns when a lane has no trial."""
         await self._until(lambda: lane not in self._taken)
 
     async def next(self, key: str) -> dict[str, Any] | Ended:
@@ -134,12 +134,12 @@ class Board:
         return talk.reports[0]
 
     async def stop(self, key: str, why: Stop) -> None:
-        """Tune stops a trial. It is still taken by a lane, which leaves its row."""
+        """Tune stops a trial. A lane still has it, and leaves its row."""
         self._stopped[key] = why
         await self._notify()
 
     async def go_on(self, key: str, epoch: int) -> None:
-        """Tune has heard of an epoch of a trial, and lets it go on."""
+        """Tune has received an epoch of a trial and lets it continue."""
         talk = self._talks[key]
         if epoch > talk.answered:
             talk.answered = epoch
@@ -165,6 +165,6 @@ class Board:
 
 
 def open_board(trials: int) -> Any:
-    """A board in an actor of its own, which holds no device and stays on this machine: others come and go."""
+    """A board in an actor of its own, which needs no device and stays on this machine, since others come and go."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(Board).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here).remote(trials)

@@ -1,4 +1,4 @@
-"""Tune's ASHA, so that trials compete with their like only, also with those of earlier runs."""
+"""Tune's ASHA within cohorts: a trial competes only with comparable trials, including those of earlier runs."""
 
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
@@ -14,10 +14,10 @@ from bioimg.halving import Earlier, Halving
 
 
 class Cohorts(FIFOScheduler):
-    """One ASHA for each cohort. It decides; why is worked out beside it, for the row, and told to the board before Tune stops.
+    """One ASHA for each cohort. It decides; `Halving` works out the reason, which the board gets before Tune stops the trial.
 
-    ASHA's rungs aren't saved by Tune, so what earlier runs have on record is played to it first. `stopped` has the keys of
-    trials that were stopped in this run.
+    Tune doesn't save ASHA's rungs, so what earlier runs have on record is replayed to it first. ASHA knows a trial by its key,
+    so that one which is run again counts once. `stopped` has the keys of trials that were stopped in this run.
     """
 
     def __init__(self, rule: EarlyStopping, earlier: Iterable[Earlier], board: Any) -> None:
@@ -26,17 +26,16 @@ class Cohorts(FIFOScheduler):
         self.stopped: set[str] = set()
         self._schedulers: dict[tuple[Any, ...], ASHAScheduler] = {}
         for trial, epochs in earlier:
-            played = SimpleNamespace(trial_id=f"earlier-{trial.key}")
-            self._of(trial).on_trial_add(None, played)  # type: ignore[arg-type]
+            self._add(trial)
             for epoch in epochs:
-                self._judge(trial, played, epoch)
+                self._judge(trial, epoch)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        self._of(trial_of(trial.config)).on_trial_add(tune_controller, trial)
+        self._add(trial_of(trial.config))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         config = trial_of(trial.config)
-        why = self._judge(config, trial, result)
+        why = self._judge(config, result)
         if why is None:
             return TrialScheduler.CONTINUE
         self.stopped.add(config.key)
@@ -49,14 +48,20 @@ class Cohorts(FIFOScheduler):
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Nothing: what a trial had at its rungs stays there."""
 
-    def _judge(self, config: TrialConfig, trial: Any, result: Mapping[str, Any]) -> Stop | None:
+    def _add(self, trial: TrialConfig) -> None:
+        self._of(trial).on_trial_add(None, _as_tune_knows(trial))  # type: ignore[arg-type]
+
+    def _judge(self, trial: TrialConfig, result: Mapping[str, Any]) -> Stop | None:
         """Why ASHA stops a trial at an epoch; None if it doesn't."""
         epoch = result["epoch"]
-        if self._rule.spares(config) or epoch not in self._rule.rungs(config.epochs):
+        if self._rule.spares(trial) or epoch not in self._rule.rungs(trial.epochs):
             return None
-        decision = self._of(config).on_trial_result(None, trial, dict(result))  # type: ignore[arg-type]
-        why = self._halving.judge(config, epoch, result[self._rule.metric])
-        return why if decision == TrialScheduler.STOP else None
+        decision = self._of(trial).on_trial_result(None, _as_tune_knows(trial), dict(result))  # type: ignore[arg-type]
+        why = self._halving.judge(trial, epoch, result[self._rule.metric])
+        assert (decision == TrialScheduler.STOP) == (why is not None), (
+            f"ASHA says {decision} of trial {trial.key} at epoch {epoch}, and Halving {why}: they must decide alike"
+        )
+        return why
 
     def _of(self, trial: TrialConfig) -> ASHAScheduler:
         cohort = self._rule.cohort(trial)
@@ -73,3 +78,8 @@ class Cohorts(FIFOScheduler):
             grace_period=min(self._rule.rungs(trial.epochs), default=1),
             reduction_factor=self._rule.reduction_factor,
         )
+
+
+def _as_tune_knows(trial: TrialConfig) -> SimpleNamespace:
+    """What ASHA reads of a Tune trial: its id."""
+    return SimpleNamespace(trial_id=trial.key)

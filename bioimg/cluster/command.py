@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bioimg.config import TrialConfig
+from bioimg.progress import say
 
 if TYPE_CHECKING:
     from bioimg.cluster.verdicts import Line
@@ -13,31 +14,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Ask every node of a cluster what it has, before money is spent: each line is ok, or what is wrong and what to do."""
+    """Check every node of a cluster before money is spent. Each line says ok, or what is wrong and how to fix it."""
 
     address: str | None = None
     """HOST:PORT of the cluster's head; by default the cluster that this machine is part of, or this machine alone"""
     out: str = "results"
-    """where results will go: every node must see this folder and be able to write there"""
+    """results folder: every node must see it and be able to write to it"""
     data: str = "phantom"
-    """images that trials will read, as in grid.py: each node must have room for them in Ray's object store or, if they are
-    too large for that, see the folder of decoded images"""
+    """images of the trials, as in grid.py: each node needs room for them in Ray's object store
+    or, if they are too large for that, must see the folder of decoded images"""
     image_size: int = 150
-    """side to which images are resized, in pixels"""
+    """side length of images after resizing, in pixels"""
     model: tuple[str, ...] = ("resnext50_32x4d",)
-    """models that trials will train"""
+    """models of the trials"""
     weights: tuple[str, ...] = ()
-    """weights that trials will read: names as in grid.py, or files. Each node must have them or be able to fetch them"""
+    """weights of the trials: names as in grid.py, or files. Each node must have them or be able to download them"""
     workers: int = 1
-    """workers of a trial: with more than one, nodes are tried at summing together, as DDP does"""
+    """workers per trial: with more than one, an all-reduce across nodes is tested, as in DDP"""
     gpu: bool = False
-    """a worker without a GPU is wrong (the head of a cluster needs none)"""
+    """require a GPU on every worker node (the head of a cluster needs none)"""
 
     def run(self) -> int:
-        """Ask, and print the answers. Returns the exit code: 0, or 1 if anything is wrong.
+        """Ask every node and print the verdicts. Returns the exit code: 0, or 1 if anything is wrong.
 
         Raises:
-            UserError: there is no such cluster, or it doesn't let this machine in; there are no such images, model or weights.
+            UserError: no such cluster, or it doesn't let this machine in; or no such images, model or weights.
         """
         needs, weights = self._needs(), self._places()
         kept = _kept(needs)
@@ -57,7 +58,7 @@ class Doctor:
         return len(find(TrialConfig(data=self.data, image_size=self.image_size))) * self.image_size**2 * 3
 
     def _places(self) -> tuple[str, ...]:
-        """Where weights lie: a URL for a name, else the file itself, which only the nodes need to see."""
+        """Where weights are: a URL for a name, else the file itself, which only the nodes need to see."""
         from bioimg.model import weights
 
         files = tuple(name for name in self.weights if name.endswith(weights.FILES))
@@ -67,7 +68,7 @@ class Doctor:
 
 
 def _kept(needs: int) -> str | None:
-    """The folder in which so many bytes of images stay when they are decoded; None if they are sent around in memory.
+    """The folder for so many bytes of decoded images; None if they are sent to the nodes in memory.
 
     Raises:
         UserError: it can't be written.
@@ -86,5 +87,5 @@ def show(lines: "list[Line]", console: Console) -> int:
     """Print verdicts. Returns the exit code."""
     for line in lines:
         text = f"{'wrong' if line.wrong else 'ok':6}{line.check:17}{line.node}{': ' + line.wrong if line.wrong else ''}"
-        console.print(text, style="red" if line.wrong else None, markup=False, highlight=False, soft_wrap=True)
+        say(console, text, style="red" if line.wrong else None)
     return int(any(line.wrong for line in lines))

@@ -1,10 +1,10 @@
-"""Ask every node of a cluster what it has, before money is spent: `bioimg doctor`."""
+"""Check every node of a cluster, before money is spent: `bioimg doctor`."""
 
 import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bioimg.cluster import facts, session
-from bioimg.cluster.verdicts import Facts, Line, judge, judge_basics
+from bioimg.cluster.verdicts import Line, judge, judge_basics
 from bioimg.config import UserError
 
 PATIENCE = 60.0
@@ -26,10 +26,10 @@ cloudpickle.register_pickle_by_value(facts)
 
 
 def join(address: str | None) -> None:
-    """Become part of the cluster at an address, or of the one here, or start Ray on this machine alone.
+    """Join the cluster at an address, or the one that this machine is part of, or start Ray on this machine alone.
 
     Raises:
-        UserError: nothing can be reached there, or it doesn't let this machine in.
+        UserError: there is none at the address, or it doesn't let this machine in.
     """
     if address:
         try:
@@ -37,7 +37,7 @@ def join(address: str | None) -> None:
         except (OSError, ValueError) as error:
             raise UserError(
                 f"the value of `--address` is {address!r}, but must be HOST:PORT of a running cluster's head (port 6379 unless "
-                f"you chose another): {error}. Look for it with `ray status` on the head."
+                f"you chose another): {error}. Check with `ray status` on the head."
             ) from error
         os.environ["RAY_ADDRESS"] = address
     if not session.connect():
@@ -57,24 +57,25 @@ def examine(
     Args:
         out: URI of the results folder.
         weights: files or URLs that trials will read.
-        workers: workers of a trial; with more than one, nodes are tried at summing together.
-        gpus_wanted: whether a node without a GPU is wrong.
+        workers: workers of a trial; with more than one, an all-reduce across nodes is tested.
+        gpus_wanted: whether a worker node without a GPU is wrong.
         needs: bytes of images that each node must hold.
-        kept: URI of the folder of decoded images, where each node must see it.
+        kept: URI of the folder of decoded images, if each node must see it.
     """
     nodes = _nodes()
     with contextlib.ExitStack() as stack:
         try:
             mark = stack.enter_context(_marked(out, *([kept] if kept else [])))
         except (OSError, ValueError) as error:
-            return [Line("results storage", "this machine", f"{error}. Give --out a folder that can be written.")]
-        asked = [_on(node, facts.gather, out, mark, tuple(weights), kept) for node in nodes]
-        told = _ask([*asked, *(_on(node, facts.product, gpus=_gpus(node)) for node in nodes)])
-    known: Facts = {
-        _name(node): fact if isinstance(fact, str) else {**fact, **_held(node), "product": product, "gpus_wanted": wanted}
-        for node, fact, product in zip(nodes, told, told[len(nodes) :], strict=False)
-        for wanted in [gpus_wanted and (len(nodes) == 1 or not _is_head(node))]
-    }
+            return [Line("results storage", "this machine", f"{error}. Set --out to a writable folder.")]
+        gathering = [_on(node, facts.gather, out, mark, tuple(weights), kept) for node in nodes]
+        multiplying = [_on(node, facts.product, gpus=_gpus(node)) for node in nodes]
+        answers = _ask(gathering + multiplying)  # together, so that the wait for nodes that are silent is one
+    known: dict[str, Mapping[str, Any] | str] = {}
+    for node, fact, product in zip(nodes, answers[: len(nodes)], answers[len(nodes) :], strict=True):
+        wanted = gpus_wanted and (len(nodes) == 1 or not _is_head(node))
+        more = {**_held(node), "product": product, "gpus_wanted": wanted}
+        known[_name(node)] = fact if isinstance(fact, str) else {**fact, **more}
     able = [node for node in nodes if _gpus(node)] or nodes
     return judge(known, needs) + (_together(able[:workers]) if min(workers, len(able)) > 1 else [])
 
@@ -86,7 +87,7 @@ def check(out: str) -> None:
         out: URI of the results folder, which must be there.
 
     Raises:
-        UserError: versions differ, bioimg can't be imported somewhere, or results aren't in one place for all nodes.
+        UserError: versions differ, a node can't import bioimg, or the nodes don't share the results folder.
     """
     nodes = _nodes()
     if len(nodes) == 1:
@@ -96,7 +97,7 @@ def check(out: str) -> None:
     wrong = [line for line in judge_basics(dict(zip(map(_name, nodes), told, strict=True))) if line.wrong]
     if wrong:
         each = " ".join(f"{line.check} on {line.node}: {line.wrong}" for line in wrong)
-        raise UserError(f"the nodes of the cluster must be alike and share `out`: {each} `bioimg doctor` checks the rest.")
+        raise UserError(f"all nodes must have the same versions and share `out`: {each} `bioimg doctor` checks the rest.")
 
 
 def uri(folder: str) -> str:
@@ -106,10 +107,10 @@ def uri(folder: str) -> str:
 
 @contextlib.contextmanager
 def _marked(*folders: str) -> Iterator[str]:
-    """The name of a file that lies in each of the folders meanwhile: who sees it sees the same folder.
+    """The name of a file that is in each of the folders while this is open: a node that sees it sees the same folder.
 
     Raises:
-        OSError, ValueError: one can't be written, or isn't one.
+        OSError, ValueError: a folder can't be written, or isn't one.
     """
     mark = f".doctor-{secrets.token_hex(8)}"
     try:
@@ -123,7 +124,7 @@ def _marked(*folders: str) -> Iterator[str]:
 
 
 def _ask(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
-    """The answer to each call, with the difference of the clocks; or, as a string, why there is none."""
+    """The answer to each call, with the difference of the clocks; or a string that says why there is none."""
     told: dict[Any, Any] = {}
     patience = patience or PATIENCE
     waiting, until = list(calls), time.monotonic() + patience
@@ -132,27 +133,27 @@ def _ask(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
         told |= {call: _answer(call) for call in ready}
     for call in waiting:
         ray.cancel(call, force=True)
-    late = f"no answer in {patience:.0f} s. Is it busy or gone? `ray status` lists what is up; start Ray there anew."
+    late = f"no answer in {patience:.0f} s. Is it busy or gone? `ray status` lists the nodes that are up; restart Ray there."
     return [told.get(call, late) for call in calls]
 
 
 def _answer(call: Any) -> Any:
     try:
         answer: Any = ray.get(call)
-    except Exception as error:  # whatever happened there is the verdict on that node
+    except Exception as error:  # whatever happened there, it is the verdict on that node
         why = str(error).strip().splitlines()[-1]
-        return f"{type(error).__name__}: {why}. Start Ray there anew and look at its logs in /tmp/ray."
+        return f"{type(error).__name__}: {why}. Restart Ray there and check its logs in /tmp/ray."
     return {**answer, "skew": answer["clock"] - time.time()} if isinstance(answer, dict) and "clock" in answer else answer
 
 
 def _on(node: dict[str, Any], function: Callable[..., Any], *args: Any, gpus: float = 0) -> Any:
-    """Call a function on a node. A task holds no CPU, so that a busy or a head node answers too."""
+    """Call a function on a node. The task needs no CPU, so that a busy node or the head answers too."""
     here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     return ray.remote(function).options(num_cpus=0, num_gpus=gpus, max_retries=0, scheduling_strategy=here).remote(*args)
 
 
 def _together(nodes: Sequence[dict[str, Any]]) -> list[Line]:
-    """The verdict on a sum over nodes, made as DDP makes it."""
+    """The verdict on a sum over nodes, computed as DDP does."""
     backend = "nccl" if all(node["Resources"].get("GPU") for node in nodes) else "gloo"
     names = ", ".join(map(_name, nodes))
     (place,) = _ask([_on(nodes[0], facts.free_port)])
@@ -173,7 +174,7 @@ def _nodes() -> list[dict[str, Any]]:
 
 
 def _is_head(node: dict[str, Any]) -> bool:
-    """Trials run on workers, where there are any: the head needs no GPU."""
+    """Whether a node is the head, which needs no GPU if there are workers: trials run on those."""
     return "node:__internal_head__" in node["Resources"]
 
 
@@ -186,5 +187,5 @@ def _held(node: dict[str, Any]) -> dict[str, float]:
 
 
 def _gpus(node: dict[str, Any]) -> float:
-    """Without asking for its GPUs a task sees none."""
+    """A node's GPUs. A task that doesn't request them sees none."""
     return node["Resources"].get("GPU", 0)

@@ -1,4 +1,4 @@
-"""What a node says of itself. Sent to it by value, so that a node on which bioimg is missing can still say so."""
+"""What a node reports of itself. Sent to it by value, so that a node without bioimg can still report that."""
 
 import importlib.metadata
 import os
@@ -20,7 +20,7 @@ def gather(out: str, mark: str, weights: tuple[str, ...], kept: str | None) -> d
         out: the results folder, as a URI.
         mark: name of a file in it, and in `kept`, that the asking machine has just written.
         weights: files or URLs that trials on this node will read.
-        kept: the folder from which this node will read decoded images, as a URI; None if they are sent to it.
+        kept: the folder of decoded images that this node will read, as a URI; None if they are sent to it.
     """
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     return {
@@ -29,7 +29,7 @@ def gather(out: str, mark: str, weights: tuple[str, ...], kept: str | None) -> d
         "absent": [why for place in weights if (why := _absent(place))],
         "images": _attempt(lambda: _meet(kept, mark)) if kept else None,
         "token_mode": token.stat().st_mode & 0o777 if token.exists() else None,
-        "authenticated": os.environ.get("RAY_AUTH_MODE", "").lower() == "token",  # as Ray was started here, not as we asked
+        "authenticated": os.environ.get("RAY_AUTH_MODE", "").lower() == "token",  # as Ray was started here, not as we call it
         "disk": shutil.disk_usage("/tmp").free,
         "shm": shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else None,
         "clock": time.time(),  # last: the asking machine compares it with its own when this arrives
@@ -37,7 +37,7 @@ def gather(out: str, mark: str, weights: tuple[str, ...], kept: str | None) -> d
 
 
 def basics(out: str, mark: str) -> dict[str, Any]:
-    """The facts without which no trial ends well, told in a moment: torch isn't imported."""
+    """The facts that every trial depends on. Quick: torch isn't imported."""
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "broken": _attempt(lambda: __import__("bioimg")),
@@ -46,12 +46,12 @@ def basics(out: str, mark: str) -> dict[str, Any]:
 
 
 def product() -> str | None:
-    """What is wrong with the devices of the node that this runs on, or rather with those that it was given."""
+    """What is wrong with the devices that this task was given on its node, if anything."""
     return _attempt(_multiply)
 
 
 def write(out: str, name: str) -> None:
-    """Make an empty file in the results folder, and the folder if need be."""
+    """Create an empty file in the results folder, and the folder if there is none."""
     from pyarrow import fs
 
     system, folder = fs.FileSystem.from_uri(out)
@@ -60,7 +60,7 @@ def write(out: str, name: str) -> None:
 
 
 def remove(out: str, name: str) -> None:
-    """Take a file out of the results folder."""
+    """Delete a file of the results folder."""
     from pyarrow import fs
 
     system, folder = fs.FileSystem.from_uri(out)
@@ -68,7 +68,7 @@ def remove(out: str, name: str) -> None:
 
 
 def free_port() -> tuple[str, int]:
-    """Where this node can be met by the others."""
+    """An address of this node, and a free port, at which others can reach it."""
     import ray
 
     with socket.socket() as door:
@@ -77,7 +77,7 @@ def free_port() -> tuple[str, int]:
 
 
 def all_reduce(rank: int, world: int, place: tuple[str, int], backend: str) -> float:
-    """The sum over all nodes of rank + 1, made as DDP makes it."""
+    """The sum over all nodes of rank + 1, computed as DDP does."""
     import datetime
 
     import torch
@@ -103,7 +103,7 @@ def _version(name: str) -> str | None:
 
 
 def _attempt(action: Any) -> str | None:
-    """What went wrong, None if nothing did."""
+    """What went wrong; None if nothing did."""
     try:
         action()
     except Exception as error:
@@ -112,7 +112,7 @@ def _attempt(action: Any) -> str | None:
 
 
 def _absent(place: str) -> str | None:
-    """Why weights can't be had here: a file isn't there, or a URL is neither in torch's cache nor answers."""
+    """Why weights aren't available here: there is no such file, or a URL is neither in torch's cache nor reachable."""
     if not place.startswith("http"):
         return None if Path(place).expanduser().exists() else f"{place}: no such file"
     import torch
@@ -127,7 +127,7 @@ def _open(url: str) -> None:
 
 
 def _multiply() -> None:
-    """A product of matrices on every device, held against what it must be."""
+    """Check a product of matrices on every device."""
     import ray
     import torch
 
@@ -140,7 +140,7 @@ def _multiply() -> None:
 
 
 def _meet(out: str, mark: str) -> None:
-    """See the file of the asking machine, and leave and take away one of one's own."""
+    """Check that the asking machine's file is visible, and that a file can be created and deleted."""
     from pyarrow import fs
 
     system, folder = fs.FileSystem.from_uri(out)

@@ -16,23 +16,23 @@ from bioimg.cluster import lanes, session
 from bioimg.config import UserError
 
 IN_VAIN = 3
-"""How many lanes in a row may be lost before they took a trial: then there is something that another start doesn't mend."""
+"""How many lanes in a row may be lost before they took a trial: after that, starting another won't help."""
 PAUSE = 0.5
-"""Seconds between two looks at the cluster."""
+"""Seconds between two checks of the cluster."""
 SILENT = 60
-"""Seconds after which a board that doesn't answer hangs."""
+"""Seconds after which a board that doesn't answer is taken to hang."""
 SETTLING = 10.0
-"""Seconds in which a new lane takes its devices: a wish for more could be met with just those."""
+"""Seconds in which a new lane takes its devices: until then a request for more could get those very devices."""
 
 
 class Fleet:
-    """Keeps lanes running until every trial has ended. Whoever has it calls `tend` again and again.
+    """Keeps lanes running until every trial has ended. Its owner calls `tend` again and again.
 
-    A lane is never moved or mended: one that is lost, for whatever reason, is replaced once there are devices for it.
+    A lane is never moved or repaired: one that is lost, for whatever reason, is replaced once there are devices for it.
     """
 
     def __init__(self, first: lanes.Lane, *, trials: int, limit: int | None, say: Callable[[str], None]) -> None:
-        """Lanes are like `first`; there are at most `limit` of them, and `say` is told when none can run."""
+        """Lanes are like `first`; there are at most `limit` of them, and `say` is called when none can run."""
         self._first, self._limit, self._say = first, limit, say
         self._board: Any = first.board
         self._running: list[Future[None]] = []
@@ -58,7 +58,7 @@ class Fleet:
 
     @property
     def done(self) -> bool:
-        """Whether every trial has ended, as of the last look."""
+        """Whether every trial has ended, as of the last check."""
         return self._left == 0
 
     def tend(self) -> None:
@@ -80,7 +80,7 @@ class Fleet:
         if lost and not self._running and in_vain >= IN_VAIN and not _is_late(lost[-1]):
             raise UserError(
                 f"{in_vain} lanes in a row ended before they could take a trial, the last one with: {lanes.cause(lost[-1])}. "
-                "Mend that; the same command then goes on from here."
+                "Fix that, then run the same command again to resume."
             ) from lost[-1]
         wanted, room = min(self._left, self._limit or self._left), self._room()
         self._start(min(wanted, room) - len(self._running))
@@ -91,14 +91,14 @@ class Fleet:
         try:
             return ray.get(self._board.state.remote(), timeout=SILENT)
         except (RayActorError, GetTimeoutError) as error:
-            ray.kill(self._board)  # if it hangs, whoever waits for it is told so
+            ray.kill(self._board)  # if it hangs, calls that wait for it now fail
             raise UserError(
                 "the board, the process between Ray Tune and the lanes, was lost: it was killed, hangs, or its machine ran out "
-                "of memory. Every epoch that was reported is kept; the same command goes on from here."
+                "of memory. All reported epochs are saved; run the same command again to resume."
             ) from error
 
     def _room(self) -> int:
-        """How many lanes the cluster as it is can have."""
+        """How many lanes the cluster can have at the moment."""
         return session.slots(lanes.resources(self._first.gpu)) // self._first.workers
 
     def _start(self, count: int) -> None:
@@ -110,8 +110,8 @@ class Fleet:
     def _wish(self, count: int) -> None:
         """Have an autoscaler, if there is one, add machines for so many more lanes.
 
-        A wish is a placement group that finds no room. Unlike what `request_resources` asks for, it is heard where not all of
-        them can be met, and it ends with this program, however that ends: no machine stays for one that was killed.
+        A wish is a placement group for which there is no room yet. Unlike `request_resources`, it works even if not all wishes
+        can be met, and it ends with this program, however that ends: no machine stays for a program that was killed.
         """
         met = any(placement_group_table(wish)["state"] == "CREATED" for wish in self._wishes)
         if met or count != len(self._wishes):
@@ -125,12 +125,12 @@ class Fleet:
         waits = self._left > 0 and not self._running
         if waits and not self._waits:
             self._say(
-                f"{self._left} trials wait: no lane can run until the cluster has {self._first.workers} free "
+                f"{self._left} trials are waiting: no lane can run until the cluster has {self._first.workers} free "
                 f"{'GPU' if self._first.gpu else 'CPU'}{'s' if self._first.workers > 1 else ''}."
             )
         self._waits = waits
 
 
 def _is_late(error: BaseException) -> bool:
-    """Whether a lane ended because others hold the devices that it was to have."""
+    """Whether a lane ended because others hold the devices that it was meant to have."""
     return isinstance(error, ControllerError) and "Timeout" in type(error.controller_failure).__name__

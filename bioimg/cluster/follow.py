@@ -1,4 +1,4 @@
-"""A Tune trial. It is thin: the work is done by a lane, and this process imports no torch."""
+"""A Tune trial. It only relays: a lane does the work, and this process doesn't import torch."""
 
 import dataclasses
 import json
@@ -14,12 +14,12 @@ from bioimg.config import TrialConfig
 def follow(config: dict[str, Any], board: Any) -> None:
     """Put a trial on the board and relay each epoch, until it ends in its lane or Tune stops it here.
 
-    Begun anew after its process died, it goes on with the report that has no answer yet.
+    When started again after its process died, it resumes with the report that has no answer yet.
     """
     name = key(config)
     ray.get(board.submit.remote(name, dataclasses.asdict(trial_of(config))))
     while not isinstance(report := ray.get(board.next.remote(name)), Ended):
-        tune.report(report)  # returns when Tune lets the trial go on; raises SystemExit when its scheduler has stopped it
+        tune.report(report)  # returns when Tune lets the trial continue; raises SystemExit when its scheduler has stopped it
         ray.get(board.go_on.remote(name, report["epoch"]))
 
 
@@ -29,7 +29,7 @@ def key(config: dict[str, Any]) -> str:
 
 
 def pack(trial: TrialConfig) -> str:
-    """A trial as Tune is given it: one text, since Tune copies the whole grid, value by value, for each trial it makes."""
+    """A trial as one text for Tune, since Tune copies the whole grid, value by value, for each trial that it creates."""
     return json.dumps(dataclasses.asdict(trial))
 
 

@@ -1,7 +1,7 @@
 """Lanes: warm groups of Ray Train workers, each one `TorchTrainer` for a whole experiment.
 
-A TorchTrainer for every trial, the documented way, costs its start again and again. A lane takes one trial after another from
-the board, so that processes, weights, features and images stay where they are.
+A TorchTrainer for every trial, the documented way, has to start each time. A lane takes one trial after another from the
+board, so that processes, weights, features and images stay where they are.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Train looks after its workers at this interval; with its own default of 2 s a dead one is seen late
+# how often Train checks its workers; with its default of 2 s a dead one is noticed late
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-# A worker that says nothing for so long hangs. It answers while it trains: a long epoch isn't a hang
+# a worker that doesn't answer for so long hangs; it answers while it trains, so a long epoch isn't a hang
 os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "60")
-os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5")  # what is owed to workers that hang
-os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process less
+os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5")  # the wait for workers that hang
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less
 
 import ray
 import torch
@@ -38,19 +38,19 @@ from bioimg.training.run import Epoch
 from bioimg.training.trial import Place, give_up, is_complete, run_trial
 
 ATTEMPTS = 3
-"""How often a lane takes a trial that doesn't come on before it is recorded as failed: one that kills its worker isn't tried
+"""How often lanes take a trial that makes no progress before it is recorded as failed: one that kills its worker isn't tried
 for ever."""
 ALIKE = 10.0
-"""Seconds in which all workers of a lane must have raised the same error for it to be the trial's own."""
+"""Seconds in which all workers of a lane must raise the same error for it to count as the trial's own."""
 
 
 class CutOff(BaseException):
-    """The lane can't go on. It isn't an Exception: no trial has failed."""
+    """The lane can't continue. It isn't an Exception: no trial has failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lane:
-    """What the workers of a lane need to know. `images` refers to what each trial sees."""
+    """What the workers of a lane need to know. `images` refers to the images of each trial, by its key."""
 
     number: int
     workers: int
@@ -62,7 +62,7 @@ class Lane:
     run: str | None
     """The run that holds the folder of results."""
     stands_in: str
-    """The folder in which the user gave relative paths."""
+    """The folder that the user's relative paths refer to."""
     rungs: dict[int, tuple[int, ...]]
     """Epochs after which a trial waits for Tune's decision, for each number of epochs that a trial may have."""
 
@@ -70,7 +70,7 @@ class Lane:
 def start(lane: Lane) -> Future[None]:
     """Start a lane. The future is done when the lane has nothing left to do; its exception says why the lane was lost.
 
-    `fit` only waits for Ray Train's controller, an actor of its own, so a thread does. Train starts nothing again by itself:
+    `fit` only waits for Ray Train's controller, an actor of its own, so a thread calls it. Train restarts nothing by itself:
     whatever is lost, a worker or a machine, its trial goes back to the board at once.
     """
     trainer = TorchTrainer(
@@ -91,7 +91,7 @@ def start(lane: Lane) -> Future[None]:
             trainer.fit()
             ended.set_result(None)
         except BaseException as error:
-            with contextlib.suppress(RayError):  # the board is lost, too: whoever tends the lanes finds out
+            with contextlib.suppress(RayError):  # the board is lost, too: the fleet finds out
                 if ray.is_initialized():  # else this is the end of the program, and the call would start another Ray
                     ray.get(lane.board.give_back.remote(lane.number, cause(error)))
             ended.set_exception(error)
@@ -101,14 +101,14 @@ def start(lane: Lane) -> Future[None]:
 
 
 def cause(error: BaseException) -> str:
-    """What a worker died of, in a line."""
+    """Why a worker died, in one line."""
     failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
     first = getattr(failures[0], "health_check_failure", failures[0])
     return " ".join(str(first).split())[:500]
 
 
 def unwritable(error: BaseException) -> Unwritable | None:
-    """What a worker said, if a lane ended because results can't be written: no other lane could, either."""
+    """A worker's error, if a lane ended because results can't be written: no other lane could write them either."""
     failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
     return next((failure for failure in failures if isinstance(failure, Unwritable)), None)
 
@@ -122,7 +122,7 @@ def _work(config: dict[str, Lane]) -> None:
     """One worker: take trials until there are none."""
     lane, context = config["lane"], get_context()
     memory.keep()
-    torch.set_num_threads(1)  # a lane has one core, and sums are made in the same order wherever it runs
+    torch.set_num_threads(1)  # a lane has one core, and sums are in the same order wherever it runs
     if Path(lane.stands_in).is_dir():
         os.chdir(lane.stands_in)
     group = Group(context.get_world_rank(), context.get_world_size())
@@ -136,7 +136,7 @@ def _work(config: dict[str, Lane]) -> None:
         if group.rank == 0:
             _ask(lane.board.end.remote(lane.number, status))
         if status == "failed":
-            torch.cuda.empty_cache()  # after running out of memory, fragments of it are no use to the next trial
+            torch.cuda.empty_cache()  # after running out of memory, fragments are of no use to the next trial
 
 
 def _run(job: Job, place: Place, lane: Lane) -> str:
@@ -155,24 +155,24 @@ def _run(job: Job, place: Place, lane: Lane) -> str:
 
     try:
         return run_trial(trial, images, place, judge)
-    except (Unwritable, torch.AcceleratorError):  # it isn't the trial's fault: the former couldn't even be recorded
+    except (Unwritable, torch.AcceleratorError):  # it isn't the trial's fault: the former can't even be recorded
         raise
     except Exception as error:  # of one of several workers
         _fail_together(error, trial, images, place, lane)
-        raise  # where the others stand is unknown: the group is made anew
+        raise  # the state of the other workers is unknown: the group starts over
 
 
 def _lost(reason: str) -> str:
-    """What is recorded of a trial that is given up. That a process was killed for want of memory can only be guessed."""
-    advice = " If memory ran out, lower `batch_size` or `image_size`, freeze more, or use a machine with more of it."
-    said = f"its worker was lost {ATTEMPTS} times while at the same epoch, at last with: {reason}"
-    return said + advice * ("memory" in reason)
+    """The error of a trial that is given up. Whether a process was killed for lack of memory can only be guessed."""
+    said = f"its worker was lost {ATTEMPTS} times at the same epoch, the last time with: {reason}"
+    advice = " If memory ran out, lower `batch_size` or `image_size`, freeze more, or use a machine with more memory."
+    return said + advice if "memory" in reason else said
 
 
 def _fail_together(error: Exception, trial: TrialConfig, images: ImageSet, place: Place, lane: Lane) -> None:
-    """Record the trial as failed if all workers raised the same: then it is the trial's fault and needn't be tried again.
+    """Record the trial as failed if all workers raised the same error: then the trial caused it and isn't tried again.
 
-    They tell the board, since they can't tell each other any more.
+    They compare through the board, since they can't reach each other any more.
     """
     told = type(error).__name__ + ("" if isinstance(error, torch.OutOfMemoryError) else f": {error}")
     group, board = place.group, lane.board
@@ -186,10 +186,10 @@ def _fail_together(error: Exception, trial: TrialConfig, images: ImageSet, place
 
 
 def _ask(reference: Any) -> Any:
-    """What the board says.
+    """The board's answer.
 
     Raises:
-        CutOff: it can't be reached any more, or has given up this lane.
+        CutOff: the board can't be reached any more, or has given up this lane.
     """
     try:
         return ray.get(reference)

@@ -1,4 +1,4 @@
-"""Ray Tune decides which trials go on."""
+"""Ray Tune decides which trials continue."""
 
 import functools
 import os
@@ -9,7 +9,7 @@ from typing import Any
 
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the store is the record; Tune's own files can lose rows
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the program, not only the trial
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer output speaks at any verbosity
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer output prints at any verbosity
 
 import ray
 from ray import tune
@@ -30,8 +30,8 @@ from bioimg.results.store import Store
 
 
 def executor(trials: Iterable[TrialConfig], lane_count: int | None, track: Sequence[str] = ()) -> Callable[..., None]:
-    """`run` on at most so many lanes, by default as many as there are devices for; made after a check that there are enough,
-    or, on a cluster that can grow, that there can be.
+    """`run` on at most so many lanes, by default as many as there are devices for, after checking that there are enough or, on
+    a cluster that can grow, that there can be.
 
     Raises:
         UserError: more workers, or lanes of workers, than devices; trials that differ in their workers; a tracker that isn't
@@ -43,7 +43,7 @@ def executor(trials: Iterable[TrialConfig], lane_count: int | None, track: Seque
     workers = {trial.workers for trial in trials}
     if len(workers) > 1:
         raise UserError(
-            f"the values of `workers` are {sorted(workers)}, but all trials of one run must have the same: lanes do."
+            f"the values of `workers` are {sorted(workers)}, but must be the same for all trials of a run: they share lanes."
         )
     each = workers.pop()
     if each * (lane_count or 1) > available and not (joined and lane_count):
@@ -51,7 +51,7 @@ def executor(trials: Iterable[TrialConfig], lane_count: int | None, track: Seque
         raise UserError(
             f"the value of {needed} is {each * (lane_count or 1)}, but must be at most the number of devices, "
             f"which is {available} ({kind}). Lower it, or use a larger machine or cluster."
-            + (" If machines are still to join this one, say with --lanes how many lanes to wait for." if joined else "")
+            + (" If more machines will join this one, set --lanes to the number of lanes to wait for." if joined else "")
         )
     return functools.partial(run, limit=lane_count, gpu=kind == "GPU", track=track)
 
@@ -67,12 +67,12 @@ def run(
     gpu: bool,
     track: Sequence[str] = (),
 ) -> None:
-    """Run trials on at most `limit` lanes, Tune stopping those that fall behind; returns when every trial has left its row.
+    """Run trials on at most `limit` lanes while Tune stops those that fall behind; returns when every trial has left its row.
 
-    What Ray prints, whatever it is told, goes to a file beside the results.
+    What Ray prints in spite of its settings goes to a file beside the results.
 
     Raises:
-        UserError: as `Fleet.tend`, and where that says that Ray is lost.
+        UserError: as `Fleet.tend`, also where that raises Lost.
     """
     if not trials:
         return
@@ -127,7 +127,7 @@ def _tune(
     folder: str,
     pace: BasicVariantGenerator,
 ) -> None:
-    here = {f"node:{ray.util.get_node_ip_address()}": 1e-4}  # other machines come and go, and stay while they are used
+    here = {f"node:{ray.util.get_node_ip_address()}": 1e-4}  # other machines come and go, and are kept while in use
     tune.Tuner(
         tune.with_resources(tune.with_parameters(follow, board=board), {"memory": 1e8, **here}),
         param_space={"trial": tune.grid_search([pack(trial) for trial in trials])},
@@ -159,7 +159,7 @@ class _Relay(tune.Callback):
         self._next_merge = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its callbacks for a restore that isn't used here, and a terminal can't be pickled."""
+        """Empty: Tune pickles its callbacks for restoring, which isn't used here, and a terminal can't be pickled."""
         return {}
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
@@ -167,7 +167,7 @@ class _Relay(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         ended = key(trial.config)
-        if ended in self._stopped:  # its lane has yet to write its row; there can be one of an earlier attempt
+        if ended in self._stopped:  # its lane has yet to write its row; an earlier attempt may have left one
             self._watcher.end(ended, "stopped")
         else:
             self._watcher.end(ended, self._store.tables.rows("trials", ended)[0]["status"])
@@ -175,7 +175,7 @@ class _Relay(tune.Callback):
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         started = time.monotonic()
         self._fleet.tend()
-        self._pace.max_concurrent = max(1, self._fleet.size)  # a process for each trial that a lane can be at
+        self._pace.max_concurrent = max(1, self._fleet.size)  # one process for each trial that a lane can have
         if started >= self._next_merge:
             self._store.tables.merge()
             self._next_merge = time.monotonic() + max(2.0, self.SPACING * (time.monotonic() - started))

@@ -24,7 +24,7 @@ QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 JOINING = 40.0
 """Seconds in which a cluster must let this machine in."""
 STUCK = 10.0
-"""Seconds after a loss in which the program should have come to an end."""
+"""Seconds after a loss by which the program should have ended."""
 TOKEN = "If it asks for a token: copy ~/.ray/auth_token from its head, and export RAY_AUTH_MODE=token"
 ASK = """
 import sys, ray
@@ -36,9 +36,9 @@ except Exception as error:
 
 
 class Lost(BaseException):
-    """Ray is no more, and whoever asks it for anything waits in vain; `reason` is for the user.
+    """Ray is lost, and calls to it never return; `reason` is for the user.
 
-    It isn't an Exception, after which Tune would ask Ray to tidy up.
+    It isn't an Exception, since Tune would then ask Ray to clean up.
     """
 
     def __init__(self, reason: UserError) -> None:
@@ -49,7 +49,7 @@ def connect() -> bool:
     """Join a running cluster if this machine is part of one or RAY_ADDRESS names one. Returns whether there is one.
 
     Raises:
-        UserError: it isn't at RAY_ADDRESS, or doesn't let us in.
+        UserError: there is none at RAY_ADDRESS, or it doesn't let us in.
     """
     if ray.is_initialized():
         return True
@@ -75,13 +75,13 @@ def connect() -> bool:
 
 
 def knock(address: str) -> None:
-    """See whether a Ray lets this machine in: `ray.init` alone would wait for minutes for one that doesn't answer.
+    """Check that a Ray lets this machine in: `ray.init` alone would wait for minutes for one that doesn't answer.
 
-    A process that can be ended asks; its log isn't the user's to read.
+    A separate process asks, which can be ended; its log isn't shown.
 
     Raises:
-        ConnectionRefusedError: nobody listens there.
-        OSError: nobody answers, or why we aren't let in.
+        ConnectionRefusedError: nothing listens there.
+        OSError: nothing answers there, or the reason why we aren't let in.
         ValueError: it isn't HOST:PORT.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -105,9 +105,9 @@ def start() -> None:
 
 
 def make_token(path: Path) -> None:
-    """Make the token that Ray asks for, which it would itself make readable for all, unless there is one.
+    """Create the token that Ray asks for, unless there is one; Ray itself would make it readable for all.
 
-    None is made where the environment says that Ray asks for none, or holds or names another.
+    None is created if the environment says that Ray asks for none, or contains or names another.
     """
     asked = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
     if asked and not path.exists() and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & {*os.environ}:
@@ -115,13 +115,13 @@ def make_token(path: Path) -> None:
         with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # readable by its owner only
             file.write(secrets.token_hex(32))  # as Ray does
             file.flush()
-            with contextlib.suppress(FileExistsError):  # another run was first
+            with contextlib.suppress(FileExistsError):  # another run created it first
                 os.link(file.name, path)
 
 
 @contextlib.contextmanager
 def telling(file: IO[str]) -> Iterator[None]:
-    """Have Ray print and log to a file: much of what it calls an error, such as a process that has to be replaced, is none."""
+    """Have Ray print and log to a file: much of what it calls an error is none, such as a process that is replaced."""
     logger = logging.getLogger("ray")
     before = [*logger.handlers]
     logger.handlers[:] = [logging.StreamHandler(file)]
@@ -134,10 +134,10 @@ def telling(file: IO[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def losses_told() -> Iterator[None]:
-    """Have the user told when Ray is lost: by `check` or, where the program waits for what is lost, from aside.
+    """Report a loss of Ray to the user: through `check` or, where the program waits for what is lost, from another thread.
 
     Raises:
-        UserError: it is.
+        UserError: Ray is lost.
     """
     ended = threading.Event()
     threading.Thread(target=_watch, args=(ended,), name="watch", daemon=True).start()
@@ -153,33 +153,33 @@ def _watch(ended: threading.Event) -> None:
     while not ended.wait(1):
         if (loss := _loss()) and not ended.wait(STUCK):
             print(f"error: {loss}", file=sys.__stderr__, flush=True)
-            os._exit(2)  # as the program ends when it can be told: with that of one that gave up
+            os._exit(2)  # the exit code of a program that gave up, as with `check`
 
 
 def check() -> None:
-    """See whether Ray, where this program has started it, is whole.
+    """Check that Ray is alive, if this program has started it.
 
     Raises:
-        Lost: it isn't.
+        Lost: part of it isn't.
     """
     if loss := _loss():
         raise Lost(loss)
 
 
 def _loss() -> UserError | None:
-    """What is lost, if anything: without these two Ray ends the program after a minute, and says nothing that helps."""
-    node = ray._private.worker._global_node  # type: ignore[attr-defined]  # no public call tells
+    """What is lost, if anything: without these two processes Ray ends the program after a minute, with no helpful message."""
+    node = ray._private.worker._global_node  # type: ignore[attr-defined]  # there is no public call
     for kind, process in node.dead_processes() if node else ():
         if kind in ("raylet", "gcs_server"):
             return UserError(
                 f"{kind}, a process of Ray's on this machine, was lost with exit code {process.returncode}: it was killed, or "
-                "the machine ran out of memory. Every epoch that was reported is kept; the same command goes on from here."
+                "the machine ran out of memory. All reported epochs are saved; run the same command again to resume."
             )
     return None
 
 
 def devices() -> tuple[str, int]:
-    """What trials run on, GPUs if there are any, and how many of them there are or, where a cluster grows, can be.
+    """What trials run on, GPUs if there are any, and how many there are or, on a cluster that grows, can be.
 
     Raises:
         UserError: this machine has GPUs that torch can't use.
@@ -202,7 +202,7 @@ def devices() -> tuple[str, int]:
 
 
 def reach(plan: Mapping[str, Any], resource: str) -> float:
-    """How much of a resource all machines together have that an autoscaler may start by its configuration."""
+    """How much of a resource the machines have together that an autoscaler may start by its configuration."""
     kinds = [kind for name, kind in plan.get("available_node_types", {}).items() if name != plan.get("head_node_type")]
     each = [kind.get("resources", {}).get(resource, 0) for kind in kinds for _ in range(kind.get("max_workers", 0))]
     return sum(sorted(each, reverse=True)[: plan.get("max_workers", 0)])
@@ -211,7 +211,7 @@ def reach(plan: Mapping[str, Any], resource: str) -> float:
 def _plan() -> dict[str, Any]:
     """The configuration of the autoscaler, which is on the cluster's head; {} if there is none on this machine.
 
-    No call of Ray's tells it: it is in the file that the autoscaler's process was started with.
+    Ray has no call for it: it is in the file that the autoscaler's process was started with.
     """
     cluster = f"--gcs-address={ray.get_runtime_context().gcs_address}"
     for words in (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])):
@@ -222,6 +222,6 @@ def _plan() -> dict[str, Any]:
 
 
 def slots(resources: Mapping[str, float]) -> int:
-    """For how many workers that need so much the cluster has room now, if nobody else uses it."""
+    """How many workers that need these resources the cluster has room for now, if nothing else uses it."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return sum(int(min(node.get(name, 0) // need for name, need in resources.items())) for node in nodes)

@@ -1,4 +1,4 @@
-"""Trackers that a lab may run already, told of every epoch through Ray Tune's own integrations."""
+"""Trackers that a lab may run already; they get every epoch through Ray Tune's own integrations."""
 
 import dataclasses
 import importlib.util
@@ -12,12 +12,12 @@ from bioimg.config import UserError
 
 
 def callbacks(trackers: Sequence[str], experiment: str) -> list[tune.Callback]:
-    """What Tune tells of each trial. Where it goes, the trackers' own variables say (MLFLOW_TRACKING_URI, WANDB_...)."""
+    """Tune's callbacks for trackers, which read their destination from their own variables (MLFLOW_TRACKING_URI, WANDB_...)."""
     return [{"mlflow": _mlflow, "wandb": _wandb}[tracker](experiment) for tracker in trackers]
 
 
 def check(trackers: Sequence[str]) -> None:
-    """Find out whether trackers are installed.
+    """Check that trackers are installed.
 
     Raises:
         UserError: one isn't.
@@ -31,7 +31,7 @@ def check(trackers: Sequence[str]) -> None:
 
 
 class _Settings:
-    """Shows a tracker the settings one by one, where Tune was given them as one text."""
+    """Gives a tracker the settings one by one, since Tune has them as one text."""
 
     def log_trial_start(self, trial: Any) -> None:
         packed, trial.config = trial.config, dataclasses.asdict(trial_of(trial.config))

@@ -7,7 +7,7 @@ from typing import Any
 
 GIB = 2**30
 SKEW = 5.0
-"""Seconds that clocks may differ, with the time of asking: times in the tables come from several nodes."""
+"""Seconds that clocks may differ, including the time of the call: times in the tables come from several nodes."""
 DISK, SHM = 5 * GIB, 1 * GIB
 """Free bytes that a node needs at least: logs, weights and checkpoints; NCCL and Ray's object store."""
 
@@ -22,7 +22,7 @@ class Line:
 
 
 Facts = Mapping[str, Mapping[str, Any] | str]
-"""What each node said of itself, or why it said nothing; by the node's address."""
+"""What each node reported of itself, or why it didn't, by the node's address."""
 
 
 def judge(facts: Facts, needs: int) -> list[Line]:
@@ -34,7 +34,7 @@ def judge(facts: Facts, needs: int) -> list[Line]:
 
 
 def judge_basics(facts: Facts) -> list[Line]:
-    """The verdicts on `facts.basics`. Who said nothing isn't judged: it may be about to go, which lanes can bear."""
+    """The verdicts on `facts.basics`. A node that didn't answer isn't judged: it may be going away, which lanes survive."""
     said = {node: fact for node, fact in facts.items() if not isinstance(fact, str)}
     expected = _usual(said)
     return [line for node, fact in said.items() for line in _basics(node, fact, expected)]
@@ -44,7 +44,7 @@ def _node(node: str, fact: Mapping[str, Any], expected: Mapping[str, str | None]
     yield from _basics(node, fact, expected)
     yield Line("devices", node, _devices(fact))
     yield Line("weights", node, _absent(fact["absent"]))
-    way_out = "Decoded, they are too large to be sent to nodes: name a folder that all share with BIOIMG_CACHE."
+    way_out = "Decoded, they are too large to send to the nodes: set BIOIMG_CACHE to a folder that all share."
     yield Line("images", node, _because(fact["images"], way_out))
     yield Line("disk", node, _room("/tmp", fact["disk"], DISK, "Free some, or give the node a larger disk."))
     yield Line("/dev/shm", node, _room("/dev/shm", fact["shm"], SHM, "In a container: --shm-size=4g or more."))
@@ -60,12 +60,12 @@ def _node(node: str, fact: Mapping[str, Any], expected: Mapping[str, str | None]
 def _basics(node: str, fact: Mapping[str, Any], expected: Mapping[str, str | None]) -> Iterator[Line]:
     yield Line("versions", node, _versions(fact["versions"], expected))
     yield Line("imports bioimg", node, _because(fact["broken"], "Install bioimg on this node as on the others."))
-    way_out = "Give --out a folder that all nodes share and may write (NFS), or s3://BUCKET/FOLDER."
+    way_out = "Set --out to a folder that all nodes share and can write to (NFS), or s3://BUCKET/FOLDER."
     yield Line("results storage", node, _because(fact["storage"], way_out))
 
 
 def _usual(said: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
-    """The version of each package that most nodes have; with a tie, that of the node that was asked first."""
+    """The version of each package that most nodes have; in a tie, that of the node that was asked first."""
     names = list(dict.fromkeys(name for fact in said.values() for name in fact["versions"]))
     return {name: Counter(fact["versions"][name] for fact in said.values()).most_common(1)[0][0] for name in names}
 
@@ -86,8 +86,8 @@ def _because(error: str | None, way_out: str) -> str | None:
 
 def _devices(fact: Mapping[str, Any]) -> str | None:
     if fact["gpus_wanted"] and not fact["gpus"]:
-        return "has no GPU for Ray. Look at nvidia-smi there; in a container start it with --gpus all."
-    return _because(fact["product"], "Look at nvidia-smi there; driver and torch's CUDA must fit.")
+        return "has no GPU for Ray. Check nvidia-smi there; start a container with --gpus all."
+    return _because(fact["product"], "Check nvidia-smi there; the driver must support torch's version of CUDA.")
 
 
 def _absent(reasons: list[str]) -> str | None:
@@ -111,4 +111,4 @@ def _token(mode: int | None, authenticated: bool) -> str | None:
 
 
 def _clock(skew: float) -> str | None:
-    return f"is {skew:.0f} s off. Switch on time synchronisation (chrony, systemd-timesyncd)." if abs(skew) > SKEW else None
+    return f"is {skew:.0f} s off. Enable time synchronisation (chrony, systemd-timesyncd)." if abs(skew) > SKEW else None

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from bioimg.results.store import Results
 
 FORMATS = ("md", "csv", "tex", "html", "xlsx", "docx", "parquet")
-FORMAT = 1
-"""The version of results that this version reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +148,6 @@ def open_results(folder: str | Path) -> "Results":
         raise UserError(
             f"the results in {folder} can't be read: {error}. Copy the folder again, or rerun the experiment."
         ) from error
-    found = results.experiment.get("format")
-    if found != FORMAT:
-        raise UserError(
-            f"the `format` of {folder}/experiment.json is {found!r}, but must be {FORMAT}: another version of bioimg wrote it. "
-            f"Use that version ({results.experiment.get('versions', {}).get('bioimg', 'unknown')})."
-        )
     return by_file_name(results)
 
 

@@ -9,7 +9,7 @@ REPEATS = ("seed", "fold")
 
 
 def varied(trials: pd.DataFrame) -> list[str]:
-    """The fields in which configurations differ, in column order. Where the images lie is no such field."""
+    """The fields in which configurations differ, in column order, apart from where the images are."""
     fields = [name for name in FIELDS if name not in (*REPEATS, "data") and name in trials]
     return [name for name in fields if trials[name].nunique(dropna=False) > 1]
 

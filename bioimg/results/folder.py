@@ -21,7 +21,7 @@ from pyarrow import fs
 from bioimg.config import UserError
 
 TRIES, PAUSE = 6, 0.1
-"""A request to an object store is made so often, with a pause in seconds that doubles each time."""
+"""Attempts for each request to an object store, and the first pause between them in seconds, which doubles each time."""
 
 PARTIAL = ".partial"
 
@@ -30,30 +30,30 @@ Content = bytes | memoryview
 
 
 class Unwritable(UserError):
-    """The folder can't take a file. Nobody can record anything then, so this ends the experiment."""
+    """The folder can't take a file. Nothing can be recorded then, so this ends the experiment."""
 
 
 @contextlib.contextmanager
 def unwritable(path: Path) -> Iterator[None]:
-    """Tell what keeps a file of a disk from being written.
+    """Report why a file on a disk can't be written.
 
     Raises:
-        Unwritable: something does.
+        Unwritable: it can't be written.
     """
     try:
         yield
     except OSError as error:
         raise Unwritable(
-            f"{path} can't be written: {error.strerror}. {_room(path)} Make room, or see to the disk, and run the same "
-            "command again: it goes on from here, and the tables hold all that has ended."
+            f"{path} can't be written: {error.strerror}. {_room(path)} Free some space or check the disk, then run "
+            "the same command again to resume; finished trials are saved."
         ) from error
 
 
 def replace(path: Path, content: Content, *, flush: bool = True) -> None:
-    """Write a file of a disk under a temporary name, then rename it.
+    """Write a file on a disk under a temporary name, then rename it.
 
     Raises:
-        OSError: it can't be written; what was there is there still.
+        OSError: it can't be written; an earlier file of that name is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{PARTIAL}")
     try:
@@ -74,7 +74,7 @@ def replace(path: Path, content: Content, *, flush: bool = True) -> None:
 def sweep(folder: Path) -> None:
     """Remove the temporary files that killed processes left, of any host: all but those of processes that live on this one.
 
-    A process that lives on another host is told that its file can't be written, if it is in the middle of one.
+    A process of another host that is just writing one gets an error.
     """
     for temporary in folder.rglob(f".*{PARTIAL}"):
         *_, pid = temporary.stem.split(".")
@@ -84,7 +84,7 @@ def sweep(folder: Path) -> None:
 
 
 class Folder(Protocol):
-    """Names are relative, with `/` between their parts. `str` gives what the user may name the folder by."""
+    """Names are relative, with `/` between their parts. `str` gives the folder's name for messages."""
 
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError if there is no such file."""
@@ -99,7 +99,7 @@ class Folder(Protocol):
         ...
 
     def names(self, under: str = "") -> list[str]:
-        """Names of all files below, in order; temporary ones aside."""
+        """Sorted names of all files below, without temporary ones."""
         ...
 
     def size(self, name: str) -> int | None:
@@ -108,10 +108,6 @@ class Folder(Protocol):
 
     def sizes(self, under: str) -> dict[str, int]:
         """Bytes of all files below, by their names."""
-        ...
-
-    def used(self, under: str) -> int:
-        """Bytes of all files below."""
         ...
 
     def delete(self, name: str) -> None:
@@ -129,7 +125,7 @@ def is_remote(place: str | Path) -> bool:
 
 
 def beside(place: str, name: str) -> str:
-    """What lies in a place, as the user would write it: a query stays at the end."""
+    """The path or address of a name in a place; the query of an address stays at the end."""
     path, mark, query = place.partition("?") if is_remote(place) else (place, "", "")
     return f"{path.rstrip('/')}/{name}{mark}{query}"
 
@@ -138,13 +134,13 @@ def open_folder(place: str | Path) -> Folder:
     """The folder that a path or an address names; it needn't exist.
 
     Raises:
-        UserError: an address that no storage is known for.
+        UserError: no storage is known for the address.
     """
     return Bucket(str(place)) if is_remote(place) else Disk(Path(place))
 
 
 class Disk:
-    """A folder that the operating system knows."""
+    """A folder on a local or network disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -175,9 +171,6 @@ class Disk:
     def sizes(self, under: str) -> dict[str, int]:
         return {name: self.size(name) or 0 for name in self.names(under)}
 
-    def used(self, under: str) -> int:
-        return sum(self.sizes(under).values())
-
     def delete(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
@@ -186,7 +179,7 @@ class Disk:
 
 
 class Bucket:
-    """A prefix in an object store. A request that fails is made again."""
+    """A prefix in an object store. Failed requests are repeated."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -221,11 +214,8 @@ class Bucket:
     def sizes(self, under: str) -> dict[str, int]:
         return {entry.path.removeprefix(f"{self._root}/"): entry.size for entry in self._list(under)}
 
-    def used(self, under: str) -> int:
-        return sum(self.sizes(under).values())
-
     def size(self, name: str) -> int | None:
-        found = self._patiently("looked at", name, lambda: self._files.get_file_info(f"{self._root}/{name}"))
+        found = self._patiently("checked", name, lambda: self._files.get_file_info(f"{self._root}/{name}"))
         return found.size if found.is_file else None
 
     def delete(self, name: str) -> None:
@@ -233,7 +223,7 @@ class Bucket:
             self._patiently("deleted", name, lambda: self._files.delete_file(f"{self._root}/{name}"))
 
     def move(self, name: str, to: str) -> None:
-        """A copy and a deletion; cut off in between, both names hold the file."""
+        """A copy and a deletion; if interrupted in between, both names hold the file."""
         copy = functools.partial(self._files.copy_file, f"{self._root}/{name}", f"{self._root}/{to}")
         self._patiently("copied", name, copy)
         self.delete(name)
@@ -252,20 +242,20 @@ class Bucket:
             except OSError as error:
                 if attempt + 1 == TRIES:
                     raise Unwritable(
-                        f"{beside(self.uri, name)} can't be {what}, tried {TRIES} times: {error}. See that the storage can be "
-                        "reached and the credentials hold, and run the same command again: it goes on from here."
+                        f"{beside(self.uri, name)} can't be {what}, tried {TRIES} times: {error}. Check the connection to the "
+                        "storage and the credentials, then run the same command again to resume."
                     ) from error
                 time.sleep(PAUSE * 2**attempt)
         raise AssertionError
 
 
 def nearest(path: Path) -> Path:
-    """A path, or the nearest one above that is there, as far as this user can see."""
+    """A path, or its nearest parent that exists, where this user can see it."""
     return next(place for place in (path, *path.parents) if os.access(place, os.F_OK))
 
 
 def _flush_names(folder: Path) -> None:
-    """Make a rename last through a power failure."""
+    """Make a rename survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -274,7 +264,7 @@ def _flush_names(folder: Path) -> None:
 
 
 def _room(path: Path) -> str:
-    """How much space is left where a file would lie."""
+    """How much space is left where a file would be."""
     there = nearest(path.absolute().parent)
     seen = os.statvfs(there)
     return f"{seen.f_bavail * seen.f_frsize / 1e6:.1f} MB are free in {there}."

@@ -1,4 +1,4 @@
-"""What images.parquet tells: which image was in which part, for each way of splitting, and in what two runs' images differ."""
+"""What images.parquet tells: which image was in which part, for each way of splitting, and how two runs' images differ."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,15 +9,15 @@ Way = tuple[object, ...]
 WAY = ["split", "folds", "fold", "group_pattern"]
 TOLD = ["digest", "label", "part", "group", "image"]
 MOST = 3
-"""So many images are named of those that differ."""
+"""How many of the images that differ are named."""
 SIDES = (("left_only", "image_before"), ("right_only", "image"))
 
 
 def differences(before: pa.Table, now: pa.Table, classes: Sequence[str], classes_now: Sequence[str]) -> list[str]:
-    """In what the images of two runs differ, such as "2 gone (a.png, b.png)"; nothing where those of now can join the earlier.
+    """How the images of two runs differ, such as "2 gone (a.png, b.png)"; empty if the new run can join the earlier one.
 
-    An image is known by its digest, whatever its name is. Parts are compared in the ways of splitting that both runs use, and
-    so are names and groups, by which the predictions of trials are compared.
+    An image is identified by its digest, not its name. Parts, names and groups are compared in the ways of splitting that both
+    runs use; by names and groups the predictions of trials are compared.
     """
     old, new = _by_way(before, classes), _by_way(now, classes_now)
     shared = [(old[way], new[way], way) for way in new if way in old]
@@ -28,7 +28,7 @@ def differences(before: pa.Table, now: pa.Table, classes: Sequence[str], classes
 
 
 def joined(before: pa.Table, now: pa.Table) -> pa.Table:
-    """The rows of now, and of the earlier ones those of other ways of splitting."""
+    """The new rows, and those earlier ones that are of other ways of splitting."""
     named = set(_ways(now))
     return pa.concat_tables([before.filter(pa.array([way not in named for way in _ways(before)], pa.bool_())), now])
 
@@ -69,7 +69,7 @@ def _moves(old: pd.DataFrame, new: pd.DataFrame, way: Way | None) -> Iterator[st
 
 
 def _changed(old: pd.DataFrame, new: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Images that aren't then what they are now in `by`, side by side. Exact copies that are alike in it count as the same."""
+    """Images whose value of `by` has changed, side by side. Exact copies with the same value count as the same image."""
     alike = ["digest", by]
     a, b = (pd.MultiIndex.from_frame(rows[alike].assign(copy=rows.groupby(alike).cumcount())) for rows in (old, new))
     rest = (old[~a.isin(b)], new[~b.isin(a)])

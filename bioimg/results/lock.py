@@ -1,9 +1,9 @@
-"""One run at a time in a results folder; the second is told whose the folder is.
+"""One run at a time in a results folder; a second one learns who holds it.
 
-On a disk the operating system holds the lock (`flock`; over NFS as far as the server does), so it ends with its process,
-however that ends. An object store has no locks: there running.json is a lease that its holder renews, and that counts for
-nothing `EXPIRES` seconds after the last renewal. Two runs that start within the same second could both get it if the store is
-so slow that neither sees the other's; a holder whose renewals fail for longer than `EXPIRES` goes on and may meet another.
+On a disk the operating system holds the lock (`flock`; over NFS where the server supports it), so it ends with its process,
+however that ends. An object store has no locks: there running.json is a lease that its holder renews, and that expires
+`EXPIRES` seconds after the last renewal. Two runs that start within the same second could both get it if the store is so slow
+that neither sees the other's; a holder whose renewals fail for longer than `EXPIRES` continues, and another run may start.
 """
 
 import datetime
@@ -23,14 +23,14 @@ from bioimg.results.folder import Disk, Folder, Unwritable, sweep, unwritable
 
 HOLDER = "running.json"
 RENEWED, EXPIRES, SETTLES = 20, 90, 1
-"""Seconds between renewals of a lease, until it counts for nothing, and until a new one is looked at again."""
+"""Seconds between renewals of a lease, until it expires, and until a new one is checked."""
 
 
 class Lock:
-    """Held from the moment it is made.
+    """Held from the moment it is created.
 
     Raises:
-        UserError: another run holds the folder; says which.
+        UserError: another run holds the folder; names it.
     """
 
     def __init__(self, files: Folder) -> None:
@@ -51,7 +51,7 @@ class Lock:
             self._files.delete(HOLDER)
             self._lock.release()
         else:
-            self._renewal.join()  # it may be writing, and what it writes must not come after the deletion
+            self._renewal.join()  # it may be writing, and that must not come after the deletion
             self._files.delete(HOLDER)
 
     def _write(self) -> None:
@@ -73,7 +73,7 @@ class Lock:
             try:
                 self._write()
             except Unwritable:
-                continue  # whoever writes results is told
+                continue  # whatever writes results reports it
 
 
 def _locked(files: Disk) -> filelock.BaseFileLock:
@@ -90,19 +90,19 @@ def _locked(files: Disk) -> filelock.BaseFileLock:
 
 
 def require(files: Folder, run: str) -> None:
-    """Find out whether a run still holds the folder.
+    """Check that a run still holds the folder.
 
-    A worker can outlive its program by a moment, and the same command can have begun again by then.
+    A worker can outlive its program by a moment, in which the same command can have started again.
 
     Raises:
         Unwritable: it doesn't.
     """
     if (_holder(files) or {}).get("run") != run:
-        raise Unwritable(f"{files} is no longer held by the run that this worker is part of: it writes nothing more there.")
+        raise Unwritable(f"{files} is no longer held by the run of this worker, which writes nothing more there.")
 
 
 def alive(files: Folder) -> dict[str, Any] | None:
-    """Who writes in a folder: host, pid and since; None if nobody does. A process of another host is believed."""
+    """Who writes in a folder: host, pid and since; None if nobody does. A process of another host is assumed to live."""
     held = _holder(files)
     if held is None:
         return None
@@ -119,9 +119,9 @@ def _holder(files: Folder) -> dict[str, Any] | None:
 
 
 def _taken(files: Folder, held: dict[str, Any]) -> UserError:
-    lease = "" if isinstance(files, Disk) else f" If that run is dead, its claim ends {EXPIRES} s after its last sign of life."
+    lease = "" if isinstance(files, Disk) else f" If that run is dead, its claim ends {EXPIRES} s after its last renewal."
     return UserError(
-        f"the value of `out` is {files}, but another run writes there: process {held.get('pid', 'unknown')} on "
+        f"the value of `out` is {files}, but another run is writing there: process {held.get('pid', 'unknown')} on "
         f"{held.get('host', 'unknown')}, since {held.get('since', 'unknown')}. Wait for it, or name another folder with --out."
         f"{lease}"
     )

@@ -1,11 +1,11 @@
-"""Tables as Parquet that any reader opens, with a checksum of the whole file: Parquet's own leave out the footer."""
+"""Tables as Parquet that any reader opens, with a checksum of the whole file: Parquet's own don't cover the footer."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
 MARK = b"bioimg:xxh3-128="
-"""With the digest it stands between the last page and the footer, where readers of Parquet look for nothing."""
+"""With the digest it is between the last page and the footer, which readers of Parquet ignore."""
 
 
 class Damaged(ValueError):
@@ -22,10 +22,10 @@ def encode(table: pa.Table) -> bytes:
 
 
 def decode(content: bytes, known: pa.Schema) -> pa.Table:
-    """What `encode` was given. Columns that a file lacks are null; one that other programs wrote has no checksum to hold.
+    """The table that `encode` was given. Columns that a file lacks are null; a file of another program has no checksum.
 
     Raises:
-        Damaged: these aren't the bytes that it gave.
+        Damaged: these aren't the bytes that `encode` returned.
     """
     pages = _footer(content)
     before, mark, claimed = content[:pages].rpartition(MARK)
@@ -38,7 +38,7 @@ def decode(content: bytes, known: pa.Schema) -> pa.Table:
 
 
 def _footer(content: bytes) -> int:
-    """Where the footer begins: its length stands in four bytes before the last four, which are `PAR1`."""
+    """Where the footer begins: its length is in the four bytes before the last four, which are `PAR1`."""
     return max(0, len(content) - 8 - int.from_bytes(content[-8:-4], "little"))
 
 

@@ -1,20 +1,20 @@
-"""What the epochs of a trial come to in its row. The rule of selection is here and nowhere else."""
+"""The columns of a trial's row that come from its epochs. The rule of selection is here and nowhere else."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 def best(val_losses: Sequence[float]) -> int:
-    """The number of the best epoch, counted from 1: the first of those with the lowest validation loss; 0 if there is none.
+    """The number of the best epoch, counted from 1: the first with the lowest validation loss; 0 if there is none.
 
-    The test set has no part in it.
+    The test set isn't used.
     """
     return min(range(len(val_losses)), key=val_losses.__getitem__, default=-1) + 1
 
 
 def went_on(row: Mapping[str, Any], last: Mapping[str, Any] | None) -> bool:
-    """Whether a trial has epochs, of which `last` is the last one, that its row doesn't know of: it is being trained further,
-    or was when somebody interrupted that."""
+    """Whether a trial has epochs, up to `last`, that its row doesn't include: it is being trained further, or was until that
+    was interrupted."""
     return last is not None and last["epoch"] > row["epochs_run"]
 
 

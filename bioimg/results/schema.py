@@ -1,10 +1,13 @@
-"""The columns of the four tables, once and for all. Accuracies are fractions; what is missing is null, never 0."""
+"""The columns of the four tables. Accuracies are fractions; what is missing is null, never 0."""
 
 import dataclasses
 
 import pyarrow as pa
 
 from bioimg.config import TrialConfig
+
+FORMAT = 1
+"""The version of the results. Raised when older readers can't read newer results."""
 
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str | None: pa.string()}
 
@@ -63,18 +66,19 @@ TRIALS = pa.schema(
 )
 """One row per trial. `status` is completed, stopped (by early stopping, after `epochs_run` epochs) or failed (with `error`).
 
-A completed one may have fewer epochs than it was given, `out_of_patience`: that is part of its recipe, so it is an answer like
-any other. A stopped one says at which rung its score, `rung_metric` there, missed the threshold that those of its cohort which
-came to this rung before it had set by their scores, `rung_scores`, the best one first.
+A completed one may have fewer epochs than it was given, `out_of_patience`: that is part of its recipe, so it is a result like
+any other. A stopped one says at which rung its score (its `rung_metric` there) missed the threshold set by the scores of the
+trials of its cohort that reached this rung before it, `rung_scores`, best first.
 
-`train_seconds` is training and validation alone, `wait_seconds` everything else from the moment a lane took the trial, both
-summed over the epochs and the last attempt. `started_at` is when its first batch began, `ended_at` when its row was written.
-`bytes` is what its own checkpoints take on disk; a frozen backbone lies beside them, once for all trials that share it.
+`train_seconds` is training and validation alone, summed over all epochs, those of earlier attempts included. `wait_seconds` is
+everything else from the moment a lane took the trial, in the last attempt only. `started_at` is when that attempt's first batch
+began, `ended_at` when the row was written. `bytes` is what the trial's own checkpoints take on disk; a frozen backbone is
+stored beside them, once for all trials that share it.
 
-`weights_digest` is that of all that `weights` names but the head, before any training; null for random weights, which the seed
-decides.
+`weights_digest` covers everything that `weights` names except the head, before any training; null for random weights, which
+the seed determines.
 
-`continued_from` is the key of a shorter trial, else the same, whose epochs are the first ones of this trial: they weren't
+`continued_from` is the key of a shorter but otherwise equal trial whose epochs are the first ones of this trial: they weren't
 trained again, and count in all columns as if they had been.
 """
 

@@ -1,16 +1,16 @@
-"""The results folder and what lies in it. Writing is atomic; reading needs no Ray and no torch.
+"""The results folder and what is in it. Writing is atomic; reading needs no Ray and no torch.
 
-experiment.json        what was asked, of which data, by which versions; `complete` is set last
+experiment.json        what was asked, on which data, with which versions; `complete` is set last
 trials.parquet         the comparison table, one row per ended trial
 epochs.parquet         one row per trial and epoch
 predictions.parquet    one row per completed trial, split (val, test) and image
 images.parquet         which image is in which part, for each way of splitting that any run used
 *.previous.parquet     the three tables before the last merge, for when one is damaged
 parts/KEY.*.parquet    the same rows of trials that ended since the last merge, or still run
-checkpoints/KEY/       best.safetensors; resume.pt while the trial can go on; error.txt of one that failed
-checkpoints/backbones/ those that were frozen, which the models of many trials share
+checkpoints/KEY/       best.safetensors; resume.pt while the trial can resume; error.txt of one that failed
+checkpoints/backbones/ frozen ones, which the models of many trials share
 running.json           who writes here
-engine/, tensorboard/  what Ray has to say; curves
+engine/, tensorboard/  Ray's messages; curves
 report/                tables, figures and the page
 """
 
@@ -85,10 +85,10 @@ class Store:
         return f"{CHECKPOINTS}/{key}"
 
     def check(self, name: str) -> None:
-        """Find out, before anything is read, whether the folder can take the results of an experiment.
+        """Check, before anything is read, that the folder can take the results of an experiment.
 
         Raises:
-            UserError: it holds another experiment, or something that is none, or can't be written.
+            UserError: it holds another experiment or something else, or can't be written.
         """
         if not is_remote(self.place):
             self._try()
@@ -96,16 +96,16 @@ class Store:
             self._same("name", name)
         elif set(self.files.names()) - {HOLDER}:
             raise UserError(
-                f"the value of `out` is {self.shown}, but must be a new or empty folder, or one with results, and this one "
+                f"the value of `out` is {self.shown}, but must be a new or empty folder or one with results, and this one "
                 "holds something else. Name another with --out."
             )
 
     def begin(self, description: Mapping[str, Any], images: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Claim the folder for an experiment, or go on with it, until `release`. `images` are rows of images.parquet.
+        """Claim the folder for an experiment, or to resume one, until `release`. `images` are rows of images.parquet.
 
         Raises:
             UserError: another run writes there; or the folder holds another experiment, or the same one on other images or
-                with images in other parts: says which.
+                with images in other parts, which are named.
         """
         self.check(description["name"])
         placed = pa.Table.from_pylist(list(images), schema=schema.IMAGES)
@@ -118,14 +118,14 @@ class Store:
 
     @property
     def run(self) -> str | None:
-        """The run that holds the folder, as workers are told."""
+        """The run that holds the folder, for workers."""
         return self._lock.run if self._lock else self._run
 
     def require_held(self) -> None:
-        """Find out whether the folder is still that of the run that this worker writes for.
+        """Check that the run that this worker writes for still holds the folder.
 
         Raises:
-            Unwritable: it isn't.
+            Unwritable: it doesn't.
         """
         if self._run:
             require(self.files, self._run)
@@ -142,12 +142,12 @@ class Store:
 
     @functools.cached_property
     def earlier_checkpoints(self) -> frozenset[str]:
-        """Names of the files that earlier runs left there: those that lay there when this was first asked."""
+        """Names of the files that earlier runs left there: those that were there when this was first read."""
         return frozenset(self.files.names(CHECKPOINTS))
 
     @functools.cached_property
     def earlier_epochs(self) -> dict[str, int]:
-        """How many epochs of each trial were on record when this was first asked, by key."""
+        """How many epochs of each trial were on record when this was first read, by key."""
         return self.tables.lengths()
 
     @functools.cached_property
@@ -156,7 +156,7 @@ class Store:
         return self.earlier().get("keep", "best")
 
     def tidy(self) -> None:
-        """Delete what Ray left of a run that is complete, its log aside. Folders stay, since Ray may not have ended yet."""
+        """Delete what Ray left of a complete run, except its log. Folders stay, since Ray may not have ended yet."""
         for name in self.files.names("engine"):
             if name != "engine/ray.log":
                 self.files.delete(name)
@@ -169,39 +169,45 @@ class Store:
         """The content of experiment.json.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: there is none, it is damaged, or another version of bioimg wrote it.
         """
         try:
-            return json.loads(self.files.read(MANIFEST))
+            described = json.loads(self.files.read(MANIFEST))
         except FileNotFoundError:
             raise self.lacking(MANIFEST) from None
         except ValueError as error:  # of json
             raise UserError(
-                f"{self.named(MANIFEST)} can't be read: {error}. It says of which images the results are. Copy the folder "
-                "again, or run the experiment again into another folder (--out)."
+                f"{self.named(MANIFEST)} can't be read: {error}. It records which images the results belong to. Copy the "
+                "folder again, or run the experiment again into another folder (--out)."
             ) from error
+        if (found := described.get("format")) != schema.FORMAT:
+            raise UserError(
+                f"the `format` of {self.named(MANIFEST)} is {found!r}, but must be {schema.FORMAT}: another version of bioimg "
+                f"wrote it. Use that version ({described.get('versions', {}).get('bioimg', 'unknown')})."
+            )
+        return described
 
     def lacking(self, *names: str) -> UserError:
-        """What to say of a folder to be read that lacks these files."""
+        """The error for a folder to be read that lacks these files."""
         if not is_remote(self.place) and not Path(self.place).is_dir():
             said = f"the value of `results` is {self.shown!r}, but there is no such folder"
             return UserError(f"{said}. Name one that grid.py wrote.")
         return UserError(f"{self.shown} isn't a folder of results: it lacks {', '.join(names)}. Name one that grid.py wrote.")
 
     def digests(self) -> dict[str, str]:
-        """The digest of every image by its path; nothing where images.parquet isn't there."""
+        """The digest of every image by its path; empty without images.parquet."""
         images = self.images()
         return dict(zip(images["image"].to_pylist(), images["digest"].to_pylist(), strict=True))
 
     def _try(self) -> None:
-        """Find out whether a file can be made in the folder or, if there is none, where it will be. None stays."""
+        """Check that a file can be created in the folder or, if there is none yet, where it will be. None is left."""
         there = nearest(Path(self.place))
         try:
             tempfile.TemporaryFile(dir=there).close()
         except OSError as error:
             raise UserError(
-                f"the value of `out` is {self.shown}, but must be a folder that can be written, and in {there} no file can be "
-                f"made: {error.strerror}. See to that, or name another with --out."
+                f"the value of `out` is {self.shown}, but must be a writable folder, and no file can be created in {there}: "
+                f"{error.strerror}. Fix that, or name another with --out."
             ) from error
 
     def _same(self, what: str, value: str) -> None:
@@ -216,25 +222,24 @@ class Store:
     def _same_images(self, placed: pa.Table, data: Mapping[str, Any]) -> None:
         if told := differences(self.images(), placed, self.experiment()["data"]["classes"], data["classes"]):
             raise UserError(
-                f"the value of `out` is {self.shown}, but the images aren't where and what they were in the runs whose results "
-                f"it holds: {', '.join(told)}. Put files, labels, groups and names back as they were, or name another folder "
-                "with --out."
+                f"the value of `out` is {self.shown}, but the images have changed since the runs whose results it holds: "
+                f"{', '.join(told)}. Restore files, labels, groups and names, or name another folder with --out."
             )
         self._same("data fingerprint", data["fingerprint"])
 
     def images(self) -> pa.Table:
-        """Which image went where in earlier runs; nothing where that isn't known."""
+        """Which image went where in earlier runs; empty if that is unknown."""
         try:
             return decode(self.files.read(IMAGES), schema.IMAGES)
         except FileNotFoundError:
             return schema.IMAGES.empty_table()
         except Damaged as error:
-            told = "%s is damaged (%s): whether images have changed parts since can't be told. It is written anew."
+            told = "%s is damaged (%s): whether images have changed parts since is unknown. It is written again."
             log.warning(told, self.named(IMAGES), error)
             return schema.IMAGES.empty_table()
 
     def named(self, name: str) -> str:
-        """A file of the folder, as the user may name it."""
+        """A file of the folder, by its name for messages."""
         return beside(self.shown, name)
 
 
@@ -242,13 +247,14 @@ def read(place: str | Path) -> Results:
     """Read a results folder, also of a running experiment (as of its last merge).
 
     Raises:
-        UserError: it isn't one, or a table is damaged.
+        UserError: it isn't one, another version of bioimg wrote it, or a table is damaged.
     """
     store = Store(place)
+    described = store.earlier()  # first: another version's tables may not be readable
     tables = {table: store.tables.merged(table) for table in TABLES}
     missing = [f"{table}.parquet" for table, rows in tables.items() if rows is None]
-    if store.files.size(MANIFEST) is None:
+    if not described:
         missing.insert(0, MANIFEST)
     if missing:
         raise store.lacking(*missing)
-    return Results(store.experiment(), **{table: rows.to_pandas() for table, rows in tables.items() if rows is not None})
+    return Results(described, **{table: rows.to_pandas() for table, rows in tables.items() if rows is not None})

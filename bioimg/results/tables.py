@@ -18,7 +18,7 @@ log = logging.getLogger("bioimg")
 
 
 class Tables:
-    """The tables of a folder, which the user knows as `shown`."""
+    """The tables of a folder, which messages call `shown`."""
 
     def __init__(self, files: Folder, shown: str) -> None:
         self._files, self._shown = files, shown
@@ -26,7 +26,7 @@ class Tables:
     def write(self, table: str, key: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write all rows that one trial has in one table so far, in place of those it had.
 
-        The epochs of a trial that runs are written again with each epoch, so nothing waits for the disk there.
+        The epochs of a running trial are written again with each epoch, so they aren't flushed to the disk.
         """
         content = encode(pa.Table.from_pylist(list(rows), schema=TABLES[table]))
         self._files.write(_part(key, table), content, flush=table != "epochs")
@@ -41,10 +41,10 @@ class Tables:
     def merge(self, order: Iterable[str] = ()) -> None:
         """Bring the tables up to date with the parts, rows of the trials named in `order` first and in that order.
 
-        The table of trials is written last and parts go only afterwards: whenever this is cut off, the next merge mends it.
-        Each table is kept as TABLE.previous.parquet before, and parts go only with the merge after, which finds their very rows
-        in the table, so that a table that is found damaged can be made from these.
-        A damaged part counts as missing, and what it held is computed again.
+        The table of trials is written last, and parts are deleted only afterwards: if this is interrupted, the next merge
+        repairs it. Before that, each table is kept as TABLE.previous.parquet, and parts are deleted only by a later merge that
+        finds exactly their rows in the table, so that a damaged table can be made again from these.
+        A damaged part counts as missing, and its rows are computed again.
         """
         order = list(order)
         parts, ended = self._parts(), self.merged("trials")
@@ -64,14 +64,14 @@ class Tables:
                     self._files.delete(_part(key, table))
 
     def settle(self, order: Iterable[str]) -> None:
-        """Leave no part of a trial that has ended, while nobody writes: a merge that deletes the part of its earlier end could
-        meet that of the next one."""
+        """Leave no part of a trial that has ended, while nobody writes. Otherwise a merge, when it deletes such a part, could
+        delete the part that the trial has written since, on being trained further."""
         order = list(order)
         self.merge(order)
         self.merge(order)
 
     def every(self, table: str) -> list[dict[str, Any]]:
-        """All rows of one table: those of parts in place of merged ones."""
+        """All rows of one table, those of parts replacing merged ones."""
         return self._current(table).to_pylist()
 
     def statuses(self) -> dict[str, str]:
@@ -79,7 +79,7 @@ class Tables:
         return {row["key"]: row["status"] for row in self._current("trials").select(["key", "status"]).to_pylist()}
 
     def latest(self) -> dict[str, dict[str, Any]]:
-        """The last epoch of every trial that has one, also of those that run, by key."""
+        """The last epoch of every trial that has one, running ones included, by key."""
         return {row["key"]: row for row in self.every("epochs")}
 
     def lengths(self) -> dict[str, int]:
@@ -87,7 +87,7 @@ class Tables:
         return {row["key"]: row["epoch"] for row in self._current("epochs").select(["key", "epoch"]).to_pylist()}
 
     def merged(self, table: str) -> pa.Table | None:
-        """A table as of the last merge; None if there was none. Where it is damaged, that of the merge before, which is told.
+        """A table as of the last merge; None if there was none. If it is damaged, that of the merge before, with a warning.
 
         Raises:
             UserError: both are damaged.
@@ -100,7 +100,7 @@ class Tables:
             return self._previous(table, error)
 
     def _current(self, table: str) -> pa.Table:
-        parts = self._parts()[table]  # before the table: what is merged in between is in both
+        parts = self._parts()[table]  # before the table, so that what is merged in between is in both
         return _joined(table, self.merged(table), parts)
 
     def _parts(self) -> dict[str, dict[str, pa.Table]]:
@@ -117,15 +117,13 @@ class Tables:
         return {table: {key: rows for key, rows in parts.items() if key not in damaged} for table, parts in held.items()}
 
     def _part(self, name: str) -> pa.Table | None:
-        """The rows of a part; None if there is none, or if it is damaged, which is told."""
+        """The rows of a part; None if there is none, or, with a warning, if it is damaged."""
         try:
             return decode(self._files.read(name), TABLES[name.split(".")[-2]])
         except FileNotFoundError:
             return None
         except Damaged as error:
-            log.warning(
-                "%s is damaged (%s): it is left out, and what it held is computed again.", beside(self._shown, name), error
-            )
+            log.warning("%s is damaged (%s): it is ignored, and its rows are computed again.", beside(self._shown, name), error)
             return None
 
     def _previous(self, table: str, damage: Damaged) -> pa.Table:
@@ -134,11 +132,11 @@ class Tables:
             rows = decode(self._files.read(f"{table}.previous.parquet"), TABLES[table])
         except (FileNotFoundError, Damaged):
             raise UserError(
-                f"{beside(self._shown, name)} is damaged ({damage}). Put a copy of it in its place, or delete trials.parquet, "
-                "epochs.parquet and predictions.parquet there and run the same command again: it computes their rows anew."
+                f"{beside(self._shown, name)} is damaged ({damage}). Replace it with a copy, or delete trials.parquet, "
+                "epochs.parquet and predictions.parquet there and run the same command again to compute their rows again."
             ) from damage
         log.warning(
-            "%s is damaged (%s): the table before it is used. The command of the run mends it.",
+            "%s is damaged (%s): its previous version is used. Running the experiment's command again repairs it.",
             beside(self._shown, name),
             damage,
         )

@@ -1,1 +1,1 @@
-"""The parts of `experiments/benchmark.py`, one file each, and what they are held against."""
+"""The parts of `experiments/benchmark.py`, one file each, and what they are compared with."""

@@ -1,4 +1,4 @@
-"""Decoding, against what a user would decode with."""
+"""Decoding, compared with what a user would decode with."""
 
 import os
 import shutil
@@ -21,9 +21,9 @@ from bioimg.data.phantom import phantom
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Part):
-    """Decoding against torchvision's ImageFolder with as many processes, and a second start, which decodes nothing.
+    """Decoding, compared with torchvision's ImageFolder with as many processes, and a second start, which decodes nothing.
 
-    Both resize to 150 px. The first run in a process also starts its workers and is shown apart; the targets are of later ones.
+    Both resize to 150 px. The first run in a process also starts its workers and is shown separately; targets use later runs.
     """
 
     folder: Path | None = None

@@ -19,7 +19,7 @@ from bioimg.halving import Halving
 from bioimg.results.store import read
 
 POLICIES: dict[str, dict[str, Any]] = {"cohorts": {}, "plain ASHA": {"compare_within": (), "spare_frozen": False}}
-"""The rule of experiments, and the one that Ray has."""
+"""The rule of experiments, and Ray's own."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Curve:
 class Replay(Part):
     """Replays early stopping on the curves of an experiment that ran with --no-early-stopping.
 
-    How often a trial as good as the winner survives, what the best survivor lacks to the winner in validation accuracy
-    (regret), whether each cohort keeps a row at full length, and what is saved. Trials arrive at rungs as they do on lanes: in
-    order of submission, at the recorded pace.
+    How often a trial as good as the winner survives, how much lower the best survivor's validation accuracy is than the
+    winner's (regret), whether each cohort keeps a row at full length, and what is saved. Trials arrive at rungs as they do on
+    lanes: in order of submission, at the recorded pace.
     """
 
     results: Path | None = None
@@ -110,7 +110,7 @@ def replay(curves: Sequence[Curve], rule: EarlyStopping, lanes: int) -> list[int
 
 
 def judge(curves: Sequence[Curve], ran: Sequence[int]) -> dict[str, float]:
-    """What is left of an experiment of which so many epochs of each trial were run."""
+    """What is left of an experiment if so many epochs of each trial were run."""
     completed = [curve for curve, epochs in zip(curves, ran, strict=True) if epochs == len(curve.seconds)]
     best, left = max(curve.accuracy for curve in curves), max((curve.accuracy for curve in completed), default=0.0)
     cohorts = {curve.trial.freeze for curve in curves}

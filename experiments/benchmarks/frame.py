@@ -1,4 +1,4 @@
-"""What all parts have in common: rows that become a table and a Parquet file, and targets that hold or don't."""
+"""What all parts share: rows that become a table and a Parquet file, and targets that hold or don't."""
 
 import dataclasses
 import importlib.metadata
@@ -16,12 +16,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bioimg.progress import say
+
 PACKAGES = ("bioimg", "ray", "torch", "torchvision")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A figure and what is asked of it; a figure that couldn't be measured is None and falls short."""
+    """A figure and its limit; a figure that couldn't be measured is None and falls short."""
 
     what: str
     figure: float | None
@@ -45,7 +47,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a part has found: rows with the same names as columns, how they came about, and the targets."""
+    """What a part has found: a title, rows (their names are columns), targets and notes."""
 
     title: str
     rows: Sequence[Mapping[str, Any]]
@@ -75,12 +77,12 @@ def conclude(name: str, outcome: Outcome, out: Path, console: Console) -> bool:
     for file, rows in ((name, outcome.rows), (f"{name}-targets", told)):
         pd.DataFrame([{**row, **circumstances()} for row in rows]).to_parquet(out / f"{file}.parquet")
     for target in outcome.targets:
-        console.print(f"{name}: {target}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"{name}: {target}")
     return all(target.holds for target in outcome.targets)
 
 
 def grid(outcome: Outcome) -> Table:
-    """The rows as a table; what a row lacks is left empty."""
+    """The rows as a table; cells that a row lacks are empty."""
     names = list(dict.fromkeys(name for row in outcome.rows for name in row))
     table = Table(title=outcome.title, box=box.SIMPLE_HEAD, pad_edge=False)
     for name in names:
@@ -91,7 +93,7 @@ def grid(outcome: Outcome) -> Table:
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in the table: numbers with three digits."""
+    """A value as the table shows it: numbers with three digits."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -100,7 +102,7 @@ def shown(value: Any) -> str:
 
 
 def circumstances() -> dict[str, Any]:
-    """Columns of every row that is written: when, where and with what it was measured."""
+    """Columns of every row that is written: when, where and with which versions it was measured."""
     return {
         "measured_at": pd.Timestamp.now("UTC"),
         "processor": processor(),
@@ -112,7 +114,7 @@ def circumstances() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name as the system tells it."""
+    """The processor's name, as the system reports it."""
     known = Path("/proc/cpuinfo")
     lines = known.read_text().splitlines() if known.exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())

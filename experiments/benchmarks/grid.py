@@ -1,4 +1,4 @@
-"""The grid of weights, batch sizes and freezing, run by this project and in the ways that it is held against."""
+"""The grid of weights, batch sizes and freezing, run by this project and by those it is compared with."""
 
 import math
 import statistics
@@ -52,7 +52,7 @@ class Run:
 class Grid(Part):
     """12 configurations of ResNeXt-50: this project, a sequential loop, torchvision's recipe, and Ray's documented pattern.
 
-    Everyone trains the same model on the same images for as many epochs, with the same batch sizes and seeds, and tests the
+    All of them train the same model on the same images for as many epochs, with the same batch sizes and seeds, and test the
     epoch with the lowest validation loss. Times are of whole programs, from their start to their end.
     """
 
@@ -65,15 +65,15 @@ class Grid(Part):
     batch_sizes: tuple[int, ...] = (8, 16, 32)
     """batch sizes, none larger than the training set"""
     weights: tuple[Path, ...] = ()
-    """files of weights that fit the model; by default two drawn at random, for none can be counted on: times are the same"""
+    """files of weights that fit the model; by default two are drawn at random, since others may be missing; times are equal"""
     model: str = "resnext50_32x4d"
-    """a ResNet of torchvision's by name"""
+    """name of a torchvision ResNet"""
     image_size: int = 150
-    """side of the images in pixels"""
+    """side length of the images, in pixels"""
     only: tuple[Who, ...] = BY_DEFAULT
-    """who takes part"""
+    """which contenders run"""
     repeats: int = 1
-    """runs of each, of which the medians are taken"""
+    """runs of each; medians are shown"""
 
     def run(self) -> Outcome:
         with tempfile.TemporaryDirectory() as name:
@@ -93,7 +93,7 @@ class Grid(Part):
         return Outcome(f"{len(task.cells())} configurations", [summary(who, runs[who]) for who in runs], targets(runs), notes)
 
     def task(self, source: Path, scratch: Path) -> Task:
-        """What everyone has to do, with its images and weights in `scratch`."""
+        """The task of all contenders, with its images and weights in `scratch`."""
         weights = [str(path.absolute()) for path in self.weights] or [self._drawn(scratch, seed) for seed in (0, 1)]
         return Task(
             folder=str(images.parted(source, scratch / "images", self.images_per_class)),
@@ -111,7 +111,7 @@ class Grid(Part):
         return str(file)
 
     def _runs(self, who: str, task: Task, scratch: Path, broken: list[str]) -> list[Run]:
-        """Every run of a contender; none, and a word in `broken`, if one fails: the others' results aren't lost for it."""
+        """Every run of a contender; none, and a message in `broken`, if one fails, so that the others' results aren't lost."""
         try:
             return [_run(who, task, scratch / f"{who}-{number}") for number in range(self.repeats)]
         except tree.Broken as error:
@@ -143,7 +143,7 @@ def summary(who: str, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def targets(runs: Mapping[str, Sequence[Run]]) -> list[Target]:
-    """What is asked of this project, of those who took part."""
+    """The targets of this project among the contenders that ran."""
     asked = [("ours-full", "sequential", 4.0), ("ours", "sequential", 10.0), ("ours", "ray-asha", 3.0)]
     found = [
         Target(f"{mine} as fast as {other}", _ratio(runs[other], runs[mine]), times, "times")

@@ -1,4 +1,4 @@
-"""The images that contenders train on: a few of each class of a folder of real tiles, in parts that all of them see alike."""
+"""The images that contenders train on: a few of each class of a folder of real tiles, in the same parts for all of them."""
 
 import shutil
 from pathlib import Path
@@ -10,13 +10,13 @@ from bioimg.data.imageset import ByPath
 from bioimg.data.phantom import phantom
 
 FOLDER = Path("../shared/data/kather2016-subset")
-"""Real tiles, if they lie beside the project."""
+"""Real tiles, if they are beside the project."""
 PARTS = {"train": 2, "val": 1, "test": 2}
 """Shares of each class."""
 
 
 def source(folder: Path | None, scratch: Path, size: int) -> Path:
-    """The folder that was asked for, or else the real tiles beside the project, or else the phantom, written to `scratch`."""
+    """The given folder, or else the real tiles beside the project, or else the phantom, written to `scratch`."""
     beside = Path(__file__).parents[2] / FOLDER
     if folder or beside.is_dir():
         return folder or beside

@@ -11,19 +11,19 @@ from benchmarks import tree
 from bioimg.results.store import read
 
 TINY = ("--model", "resnext_tiny", "--weights", "none", "--image-size", "32", "--freeze", "none", "--epochs", "1")
-"""Next to no work."""
+"""Almost no work."""
 
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run cost, and its trials in the order in which they began, with their moments in seconds since the epoch."""
+    """What a run cost, and its trials in the order of their start, with their times in seconds since the epoch."""
 
     cost: tree.Cost
     trials: pd.DataFrame
 
     @property
     def gaps(self) -> list[float]:
-        """Seconds from each trial's end to the next one's first batch; means something on one lane."""
+        """Seconds from each trial's end to the next one's first batch; only meaningful on one lane."""
         return list(self.trials["started"].iloc[1:].to_numpy() - self.trials["ended"].iloc[:-1].to_numpy())
 
     @property

@@ -18,8 +18,8 @@ BATCH = ("--batch-size", "408")
 class Overhead(Part):
     """From one trial's end to the next one's first batch: on a lane, and with a TorchTrainer for each trial.
 
-    Both train on nothing to speak of, with 1 and with 2 workers (DDP) for each trial, one trial after another. Then the same
-    for trials of ResNeXt-50 on a lane, the time from the program's start, and the memory that a second lane takes.
+    Both train on almost nothing, with 1 and with 2 workers (DDP) for each trial, one trial after another. Then the same for
+    trials of ResNeXt-50 on a lane, the time from the program's start, and the memory that a second lane takes.
     """
 
     folder: Path | None = None
@@ -27,7 +27,7 @@ class Overhead(Part):
     trials: int = 12
     """trials on a lane"""
     documented: int = 3
-    """trials in the documented way, which takes its time"""
+    """trials in the documented way, which is slow"""
     heavy: int = 4
     """trials of ResNeXt-50 on a lane"""
 
@@ -70,7 +70,7 @@ class Overhead(Part):
 
 
 def _row(way: str, workers: int, gaps: list[float] | None, ran: lanes.Ran | None = None) -> dict[str, Any]:
-    """Waits between trials mean something on one lane only, and the rest where whole programs are alike."""
+    """A row; waits between trials are only meaningful on one lane, and the rest where whole programs are comparable."""
     row: dict[str, Any] = {"": way, "workers": workers}
     if gaps:
         row |= {"trials": len(gaps) + 1, "median s": float(statistics.median(gaps)), "longest s": float(max(gaps))}

@@ -1,4 +1,4 @@
-"""What stays flat when trials become many."""
+"""What doesn't grow with the number of trials."""
 
 import dataclasses
 import json
@@ -25,15 +25,15 @@ from bioimg.results.store import read
 
 @dataclass(frozen=True, kw_only=True)
 class Scale(Part):
-    """1,000 trials of almost no work on lanes: seconds and memory per trial at the end as at the beginning.
+    """1,000 trials of almost no work on lanes: time per trial, and memory, at the end compared with the beginning.
 
     Then a results folder of 10,000 trials x 50 epochs is made, read, and tabulated.
     """
 
     trials: int = 1000
-    """trials of almost no work, of which the first tenth is compared with the last"""
+    """trials of almost no work; the first tenth is compared with the last"""
     lane_count: int = 2
-    """lanes"""
+    """number of lanes"""
     rows: int = 10_000
     """trials in the results folder that is read"""
     epochs: int = 50
@@ -85,7 +85,7 @@ def _held(ran: lanes.Ran, what: str, moment: Any) -> float:
 
 
 def _two_classes(folder: Path) -> Path:
-    """24 images of noise, all that a trial needs."""
+    """24 images of noise, enough for a trial."""
     generator = np.random.default_rng(0)
     for number in range(24):
         file = folder / "AB"[number % 2] / f"{number}.png"
@@ -128,7 +128,7 @@ def write(folder: Path, trials: int, epochs: int, tested: int = 8) -> None:
         "predictions": _table(_predictions(keys, draw.integers(2, size=(trials, 2 * tested)), tested), "PREDICTIONS"),
     }
     data = {"name": "none", "fingerprint": "0" * 16, "classes": ["A", "B"], "synthetic": True, "images": 24, "groups": None}
-    described = {"format": 1, "name": "scale", "axes": {}, "early_stopping": None, "data": data}
+    described = {"format": schema.FORMAT, "name": "scale", "axes": {}, "early_stopping": None, "data": data}
     folder.mkdir(parents=True)
     (folder / "experiment.json").write_text(json.dumps(described))
     for name, table in tables.items():

@@ -1,4 +1,4 @@
-"""How much of what the machine can do becomes training steps and features."""
+"""How much of the machine's peak training steps and feature extraction reach."""
 
 import functools
 import os
@@ -26,13 +26,13 @@ from bioimg.training.trial import Place, run_trial
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PRODUCTS = (1024, 2048, 4096)
-"""Sides of the matrices of which the fastest product is the machine's peak."""
+"""Sides of the matrices; their fastest product is the machine's peak."""
 HEAD_IMAGES, HEAD_TRAIN, HEAD_EPOCHS = 3750, 2550, 100
-"""The images of the report that the project grew out of, how many of them train, and for how long a frozen trial may."""
+"""The images of the report that the project grew out of, how many of them train, and the epochs of a frozen trial."""
 
 
 class Contiguous(Run):
-    """A run whose model and images have the channels first in memory, as torch has them unless it is told otherwise."""
+    """A run whose model and images have the channels first in memory, torch's default."""
 
     @classmethod
     def of(cls, run: Run) -> Run:
@@ -50,7 +50,7 @@ class Contiguous(Run):
 
 
 class Drawn(Run):
-    """A run whose features are drawn at random, in a moment."""
+    """A run whose features are random, which takes no time."""
 
     def _backbone(self) -> Compute:
         width = self.classifier.head.in_features
@@ -63,22 +63,22 @@ LAYOUTS: dict[str, type[Run]] = {"channels_last": Run, "contiguous": Contiguous}
 @dataclass(frozen=True, kw_only=True)
 class Step(Part):
     """Images per second of training and of feature extraction, and the share of the machine's matrix-product peak that they
-    come to, by precision and memory layout. And what a frozen trial takes once its features are there.
+    reach, by precision and memory layout. And the time of a frozen trial once its features exist.
 
-    All go through the code that trials use: an epoch of `bioimg.training.loop.train` (that validates on one image), and the
-    features that a frozen trial is prepared with. Peaks are those of `torch.mm` in the same run with the same threads.
+    All use the code of trials: an epoch of `bioimg.training.loop.train` (which validates on one image), and the features that
+    a frozen trial is prepared with. Peaks are those of `torch.mm` in the same run with the same threads.
     """
 
     model: str = "resnext50_32x4d"
-    """a classifier of torchvision's by name"""
+    """name of a torchvision classifier"""
     image_size: int = 150
-    """side of the images in pixels"""
+    """side length of the images, in pixels"""
     batch_size: int = 32
     """images per training step"""
     steps: int = 4
-    """training steps in an epoch; as many images are features extracted of"""
+    """training steps in an epoch; features are extracted from as many images"""
     repeats: int = 3
-    """epochs, and extractions, of which the medians are taken, after one that warms up"""
+    """epochs, and extractions, after one to warm up; medians are shown"""
     threads: int = 1
     """threads; a lane on a CPU has one"""
 
@@ -87,7 +87,7 @@ class Step(Part):
         torch.set_num_threads(self.threads)
         peaks = {name: peak(dtype) for name, dtype in DTYPES.items()}
         with tempfile.TemporaryDirectory() as name:
-            os.environ["BIOIMG_CACHE"] = name  # features that an earlier run has left mustn't be found
+            os.environ["BIOIMG_CACHE"] = name  # features that an earlier run has left must not be found
             rows, (head, whole) = list(self._rows(peaks)), self.head(name)
         shares = {(row["work"], row["precision"], row["layout"]): row["share of peak"] for row in rows}
         targets = [
@@ -103,7 +103,7 @@ class Step(Part):
     def _rows(self, peaks: dict[str, float]) -> Iterator[dict[str, Any]]:
         images = self.images(self._count, self.image_size)
         forward = self._flops(images)
-        # a backward pass is two products for each one; torch's counter can't tell, it takes grouped convolutions for dense ones
+        # a backward pass has two products for each one; torch's counter is wrong there: it takes grouped convolutions for dense
         cost = {"training": 3 * forward, "extraction": forward}
         for precision in DTYPES:
             for layout in LAYOUTS:
@@ -120,7 +120,7 @@ class Step(Part):
                     }
 
     def images(self, train: int, size: int) -> ImageSet:
-        """Noise, which takes as long as anything: the training images and two more."""
+        """Noise, which takes as long as any images: the training images and two more."""
         count = train + 2
         return ImageSet(
             name="noise",
@@ -140,7 +140,7 @@ class Step(Part):
         return self._count / statistics.median(epochs[1:])
 
     def extraction(self, images: ImageSet, precision: str, layout: str) -> float:
-        """Images per second of what makes a frozen trial ready; random weights of another seed have features of their own."""
+        """Images per second of preparing a frozen trial; random weights of another seed have features of their own."""
         times = []
         for seed in range(self.repeats + 1):
             trial = self._trial(precision, freeze="features", seed=seed + 100 * list(LAYOUTS).index(layout))
@@ -150,10 +150,10 @@ class Step(Part):
         return (self._count + 2) / statistics.median(times[1:])
 
     def head(self, folder: str) -> tuple[float, float]:
-        """Seconds of a frozen trial, its features being there: of its epochs alone, and of all of it; medians."""
+        """Median seconds of a frozen trial whose features exist: of its epochs alone, and of the whole trial."""
         images, device = self.images(HEAD_IMAGES - 2, size=8), torch.device("cpu")
         trial = self._trial("auto", freeze="features", augmentation="dihedral", epochs=HEAD_EPOCHS, image_size=8)
-        Drawn(trial, images, split(images, trial), device=device)  # leaves features where the trial looks for them
+        Drawn(trial, images, split(images, trial), device=device)  # stores features where the trial looks for them
         epochs, whole = [], []
         for number in range(self.repeats):
             place = Place(experiment="head", store=Store(f"{folder}/head-{number}"), device=device)
@@ -179,13 +179,13 @@ class Step(Part):
 
 
 def _split(train: int) -> Split:
-    """Of so many images and two more, one to validate on and one to test on."""
+    """A split of so many training images and two more, one to validate on and one to test on."""
     places = np.arange(train + 2)
     return Split(train=places[:-2], val=places[-2:-1], test=places[-1:])
 
 
 def peak(dtype: torch.dtype) -> float:
-    """The most floating-point operations per second that a product of square matrices comes to."""
+    """The most floating-point operations per second that a product of square matrices reaches."""
     return max(2 * side**3 / _product(side, dtype) for side in PRODUCTS)
 
 

@@ -13,7 +13,7 @@ import psutil
 
 EXPERIMENTS = Path(__file__).parents[1]
 INTERVAL = 0.5
-"""Seconds between looks at the processes; what one used after the last look at it isn't counted."""
+"""Seconds between samples of the processes; what a process used after its last sample isn't counted."""
 
 
 class Broken(RuntimeError):
@@ -22,7 +22,7 @@ class Broken(RuntimeError):
 
 @dataclass
 class Cost:
-    """What a program took. `memory` and `own_memory` (that of its first process) are bytes (PSS: what processes share is
+    """What a program used. `memory` and `own_memory` (that of its first process) are bytes (PSS: what processes share is
     counted once) at `moments`, seconds since the epoch."""
 
     started_at: float
@@ -39,11 +39,11 @@ class Cost:
 
     @property
     def peak_memory(self) -> int:
-        """The most that all processes together held at any look."""
+        """The most that all processes together held in any sample."""
         return max(self.memory, default=0)
 
     def look(self, root: psutil.Process) -> None:
-        """Take note of every process of the tree."""
+        """Sample every process of the tree."""
         total, own = 0, 0
         for process in [root, *root.children(recursive=True)]:
             try:

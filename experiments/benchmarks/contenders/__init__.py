@@ -1,1 +1,1 @@
-"""What is held against each other: programs that do the same work in different ways, each run in a process of its own."""
+"""Programs to compare: they do the same work in different ways, each run in a process of its own."""

@@ -1,6 +1,6 @@
 """Ray's documented pattern on trials of no work.
 
-TRIALS WORKERS FOLDER leaves a file in FOLDER for each trial's first step, named after the moment. Drivers of trials are reused,
+TRIALS WORKERS FOLDER leaves a file in FOLDER for each trial's first step, named after its time. Drivers of trials are reused,
 which is in its favour.
 """
 

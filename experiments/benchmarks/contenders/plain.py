@@ -1,8 +1,8 @@
 """What a user would write: a loop over configurations, each trained from the first epoch to the last, one after another.
 
 `sequential` is ImageFolder, DataLoader and float32. `torchvision` is torchvision's reference recipe (references/classification
-there) as it is run with --amp: its transforms, autocast (bfloat16 on a CPU), and memory in the usual order, since it has no
-flag for another. In both a frozen backbone is run again in each epoch.
+there) as run with --amp: its transforms, autocast (bfloat16 on a CPU), and the default memory format, since it has no flag
+for another. In both a frozen backbone is run again in each epoch.
 """
 
 import copy
@@ -22,11 +22,11 @@ import bioimg.model.tiny  # noqa: F401  (registers resnext_tiny, for trials of t
 from benchmarks.contenders.task import Cell, Task, Trained, main
 
 LOADER_PROCESSES = 1
-"""Decoding and turning tiles takes a hundredth of the time of training on them; one process hides it."""
+"""Decoding and rotating tiles takes a hundredth of the time of training on them; one process hides it."""
 
 
 class Recipe(NamedTuple):
-    """How images are seen in training and otherwise, and the type that autocast computes in."""
+    """The transforms for training and for evaluation, and the type that autocast computes in."""
 
     train: v2.Transform
     still: v2.Transform
@@ -34,14 +34,14 @@ class Recipe(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Mean cross-entropy per image, and the fraction of images that are right."""
+    """Mean cross-entropy per image, and the fraction of images classified correctly."""
 
     loss: float
     accuracy: float
 
 
 def sequential(size: int) -> Recipe:
-    """The 8 flips and quarter turns alike, as bioimg has them."""
+    """All 8 flips and quarter turns with equal probability, as in bioimg."""
     turn = v2.RandomApply([v2.RandomRotation((90, 90))], p=0.5)
     resize, end = v2.Resize((size, size)), _normalised()
     train = v2.Compose([v2.PILToTensor(), resize, v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), turn, *end])
@@ -56,7 +56,7 @@ def reference(size: int) -> Recipe:
 
 
 def fit(task: Task, cell: Cell, recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """Train a configuration; yields the fields of `Trained` after each epoch, as they are by then. The last one is tested."""
+    """Train a configuration; yields the fields of `Trained` as of each epoch. Only the last one has a test accuracy."""
     torch.manual_seed(task.seed)
     loaders = {part: loader(task, cell, recipe, part) for part in ("train", "val", "test")}
     counts = {f"{part}_images": len(loader.dataset) for part, loader in loaders.items()}  # type: ignore[arg-type]
@@ -84,7 +84,7 @@ def fit(task: Task, cell: Cell, recipe: Recipe) -> Iterator[dict[str, Any]]:
 
 
 def network(task: Task, cell: Cell, classes: int) -> nn.Module:
-    """The model with its weights and a new head; all but the head frozen where the cell says so."""
+    """The model with its weights and a new head; all but the head frozen if the cell says so."""
     model = torchvision.models.get_model(task.model, weights=None)
     tensors = torch.load(cell.weights, weights_only=True)
     model.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}, strict=False)
@@ -107,7 +107,7 @@ def evaluate(model: nn.Module, loader: DataLoader, recipe: Recipe) -> Score:
 
 
 def trained(cell: Cell, row: dict[str, Any]) -> Trained:
-    """What `fit` yielded last, as the row of its configuration."""
+    """The last that `fit` yielded, as the row of its configuration."""
     return Trained(cell, **{name: row.get(name) for name in Trained._fields[1:]})  # type: ignore[arg-type]
 
 
@@ -119,7 +119,7 @@ def run(task: Task, recipe: Recipe) -> Iterator[Trained]:
 
 
 def loader(task: Task, cell: Cell, recipe: Recipe, part: str) -> DataLoader:
-    """Images of a part, in a new order each time if they are to be trained on."""
+    """Images of a part, in a new order each time if it is the training part."""
     images = ImageFolder(str(Path(task.folder) / part), recipe.train if part == "train" else recipe.still)
     return DataLoader(
         images,

@@ -1,4 +1,4 @@
-"""The work that contenders have in common, as a file that each reads, and the rows that each leaves."""
+"""The work that contenders share, as a file that each reads, and the rows that each writes."""
 
 import dataclasses
 import itertools
@@ -41,7 +41,7 @@ class Task:
 
     @staticmethod
     def read(file: Path) -> "Task":
-        """What `write` wrote."""
+        """The task that `write` wrote."""
         given: dict[str, Any] = json.loads(file.read_text())
         return Task(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})  # type: ignore[arg-type]
 
@@ -51,8 +51,8 @@ class Task:
 
 
 class Trained(NamedTuple):
-    """What became of one configuration. `train_images` is how many an epoch trains on, `val_accuracy` is that of the epoch with
-    the lowest validation loss, and `test_accuracy` is missing where training was stopped early."""
+    """The outcome of one configuration. `train_images` is how many an epoch trains on, `val_accuracy` is that of the epoch with
+    the lowest validation loss, and `test_accuracy` is missing if training was stopped early."""
 
     cell: Cell
     epochs: int
@@ -71,6 +71,6 @@ def main(contenders: dict[str, Callable[[Task, Path], Iterable[Trained]]]) -> No
 
 
 def read_rows(folder: Path) -> list[Trained]:
-    """The rows that a contender left."""
+    """The rows that a contender wrote."""
     rows: list[Any] = json.loads((folder / "rows.json").read_text())
     return [Trained(Cell(*cell), *rest) for cell, *rest in rows]
