@@ -66,7 +66,7 @@ def test_copies_and_images_that_look_alike_are_named(messy):
     assert found.duplicates == [["a/copy_slide1_99.png", "a/slide1_1.png"]]
     assert found.near_duplicates == [("b/slide2_2.png", "b/slide2_50.jpg")]
     kept = {entry.name.split("/")[0]: entry.about for entry in cache.entries()}
-    assert kept["alike"] == "27 perceptual hashes of messy, by which `bioimg data` finds images that look alike"
+    assert kept["alike"] == "27 perceptual hashes of messy, used by `bioimg data` to find images that look alike"
 
 
 def test_splits_are_shown_with_what_leaks_in_them(messy):
@@ -165,7 +165,7 @@ def test_the_command_tells_people(messy, tmp_path):
         "1: b/slide3_77.png (cannot identify image file",
         r"--group-pattern 'slide(\d+)' (4 groups; the largest, 1, has 8 images, from a/copy_slide1_99.png to b/slide1_9.png)",
         "a/copy_slide1_99.png = a/slide1_1.png",
-        "imbalance       1.45 to 1, the largest class to the smallest",
+        "imbalance       1.45 to 1 (largest to smallest class)",
         "b/slide2_2.png ~ b/slide2_50.jpg",
         "stratified",
     ):

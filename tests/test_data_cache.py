@@ -158,7 +158,7 @@ def test_a_row_that_is_not_there_is_an_error(tmp_path):
     on_disk = FilePixels(tmp_path / "pixels", (3, 4), "uint8")
     with pytest.raises(IndexError):
         on_disk[3]
-    with pytest.raises(OSError, match="is cut off"):
+    with pytest.raises(OSError, match="is truncated"):
         on_disk[2]
 
 

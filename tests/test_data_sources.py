@@ -94,7 +94,7 @@ def test_groups_are_what_the_pattern_finds_in_the_path(tmp_path):
     [
         ("p(", "must be a regular expression"),
         (r"slide(\d+)", r"`group_pattern` is 'slide\(\\d\+\)', but"),
-        ("p\\d", "with a \\(...\\) around what is the group's name"),
+        ("p\\d", "with a \\(...\\) around the group's name"),
         ("p0_(.)", "isn't in: a/p1_1.png, b/p1_1.png"),
     ],
 )

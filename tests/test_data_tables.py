@@ -84,7 +84,7 @@ def test_a_pattern_takes_the_place_of_the_column_of_groups(tmp_path):
         ("path,label,group\n1.png,a,\n2.png,b,x\n", "rows without a group: 1"),
         ("path,label\n1.png,a\n2.png,\n1.png, \n", "rows without a label: 2, 3"),
         ("path,label\n,a\n2.png,b\n", "rows without a path: 1"),
-        ("path,label\n1.png,a\n./1.png,b\n", r"paths that are there twice: 1\.png"),
+        ("path,label\n1.png,a\n./1.png,b\n", r"paths that are listed twice: 1\.png"),
         ("path,label\n1.png,a\nno.png,b\n", r"files that don't exist: no\.png"),
         ("path,label,split\n1.png,a,train\n2.png,b,tets\n", "values of the split that aren't train, val or test: tets"),
         ("path,label\n1.png,a\n2.png,a\n", "holds one class, 'a', but must hold at least two"),
@@ -316,5 +316,5 @@ def test_the_folder_that_holds_an_image_can_name_its_group(tmp_path):
         for patient in ("p1", "p2", "p3"):
             draw(tmp_path / label / patient / "x.png")
     assert find(tmp_path, group_pattern="parent").groups == ("p1", "p2", "p3") * 2
-    with pytest.raises(UserError, match="where images lie directly in the folder of their class, as they do in: a, b"):
+    with pytest.raises(UserError, match="if images are directly in the folder of their class, as they are in: a, b"):
         find(fill(tmp_path / "flat"), group_pattern="parent")

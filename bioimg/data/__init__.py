@@ -1,4 +1,4 @@
-"""Images in: from the value of `data` to one array of pixels, and which of them train, validate and test."""
+"""From the value of `data` to one array of pixels, and the split into train, val and test."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -20,14 +20,14 @@ PARTITION = ("split", "folds", "fold")
 
 
 def sight(trial: TrialConfig) -> tuple[object, ...]:
-    """What decides which pixels a trial sees: equal for trials that share a set."""
+    """The settings that decide which pixels a trial sees: equal for trials that share a set."""
     return tuple(getattr(trial, name) for name in PIXELS)
 
 
 def load_each(trials: Iterable[TrialConfig], progress: Progress | None = None) -> dict[TrialConfig, ImageSet]:
-    """The images of each trial. Trials that see the same pixels share one set; each trial's split is known to be possible.
+    """The images of each trial. Trials that see the same pixels share one set. Each trial's split is checked.
 
-    The split matters to pixels only where images of more than 8 bits are scaled by their training images.
+    The split affects pixels only where images of more than 8 bits are scaled by the training images.
 
     Raises:
         UserError: as `load`.
@@ -37,8 +37,8 @@ def load_each(trials: Iterable[TrialConfig], progress: Progress | None = None) -
     for trial in trials:
         pixels, partition = sight(trial), tuple(getattr(trial, name) for name in PARTITION)
         if (pixels, partition) not in sets:
-            known = sets.get(pixels)
-            images = known if known is not None and known.scaling is None else load(trial, progress)
+            shared = sets.get(pixels)
+            images = shared if shared is not None and shared.scaling is None else load(trial, progress)
             split(images, trial)
             sets[pixels] = sets[pixels, partition] = images
         found[trial] = sets[pixels, partition]
@@ -46,16 +46,16 @@ def load_each(trials: Iterable[TrialConfig], progress: Progress | None = None) -
 
 
 def load(trial: TrialConfig, progress: Progress | None = None) -> ImageSet:
-    """Everything `trial.data` names, decoded at `trial.image_size`. `progress(done, total)` is called after each image.
+    """Load all images of `trial.data`, decoded at `trial.image_size`. `progress(done, total)` is called after each image.
 
-    A second call decodes nothing: pixels are kept (see `bioimg.data.cache`) for as long as no file changes.
+    A second call decodes nothing: pixels are cached (see `bioimg.data.cache`) until a file changes.
 
     Raises:
-        UserError: what is wrong with the folder, its labels or the split, before any image is decoded; then, with their
-            names, the images that can't be read.
+        UserError: something is wrong with the folder, its labels or the split (found before any image is decoded), or images
+            can't be read (lists them).
     """
     if trial.data == "phantom":
-        from bioimg.data.phantom import phantom  # draws with libraries that no other source needs
+        from bioimg.data.phantom import phantom  # imports libraries that no other source needs
 
         return grouped_by(trial.group_pattern, phantom(image_size=trial.image_size))
     rule = Rule.of(trial)
@@ -67,7 +67,7 @@ def load(trial: TrialConfig, progress: Progress | None = None) -> ImageSet:
 
 
 def image_set(listing: Listing, decoding: Decoding, scaling: str, train: np.ndarray) -> ImageSet:
-    """The readable images of a listing in 8 bits; `train` are the images that have a say in how others are scaled."""
+    """The readable images of a listing in 8 bits. Those of more bits are scaled by the images at indices `train`."""
     wide = decoding.pixels.dtype != np.uint8
     pixels, limits = scaled(decoding, scaling, train) if wide else (decoding.pixels, None)
     return ImageSet(

@@ -1,4 +1,4 @@
-"""Public sets by name: kather2016 and medmnist."""
+"""Public data sets by name: kather2016 and medmnist."""
 
 import dataclasses
 import shutil
@@ -23,10 +23,10 @@ REPORT_CLASSES = 6
 def kather2016(name: str, where: str) -> Listing:
     """Kather et al. 2016 (DOI 10.5281/zenodo.53169, CC BY 4.0): 625 tiles for each of eight classes, grouped by slide.
 
-    `where` is the address of a mirror or a zip that is already here; Zenodo where it is empty.
+    `where` is the URL of a mirror or the path of the zip; if empty, Zenodo is used.
 
     Raises:
-        UserError: it can't be had, or isn't the archive.
+        UserError: it can't be downloaded, or isn't the archive.
     """
     folder = cache.entry(f"kather2016-{MD5}", lambda folder: _unzip(_fetch(where or ZENODO), folder), "Kather et al. 2016")
     tops = [path for path in folder.iterdir() if path.is_dir()]
@@ -38,10 +38,10 @@ def kather2016(name: str, where: str) -> Listing:
 
 
 def medmnist(name: str) -> Listing:
-    """A set of MedMNIST by name, as pathmnist or pathmnist_128, where its own package says it is.
+    """A set of MedMNIST by name, such as pathmnist or pathmnist_128, from the URL that its package gives.
 
     Raises:
-        UserError: the package isn't installed, it can't be had, or there is no such set of 2D images with one label each.
+        UserError: the package isn't installed, the download fails, or there is no such set of 2D images with one label each.
     """
     try:
         from medmnist.info import INFO  # type: ignore[import-not-found]  # an extra
@@ -67,7 +67,7 @@ def medmnist(name: str) -> Listing:
 
 
 def _fetch(where: str) -> Path:
-    import pooch  # with requests, a quarter of a second, which only downloads need
+    import pooch  # imports requests, which takes 0.25 s
 
     from bioimg.data.download import download
 
