@@ -315,5 +315,7 @@ def test_a_damaged_model_is_never_read_as_if_it_were_whole(which, tmp_path):
 
 
 def test_weights_that_were_not_kept_are_named_with_the_way_out(tmp_path):
-    with pytest.raises(UserError, match=r"there is no .*/checkpoints/abc/best.safetensors.*--keep best, the default, or all"):
+    with pytest.raises(
+        UserError, match=r"there is no .*/checkpoints/abc/best.safetensors.*--keep best \(the default\) or --keep all"
+    ):
         checkpoint.best(Store(tmp_path).files, "checkpoints/abc")

@@ -243,7 +243,7 @@ def test_a_damaged_checkpoint_is_told_and_the_previous_one_gives_the_same_rows(d
         path.write_bytes({"truncated": content[:-100], "flipped": content, "empty": b""}[damage])
     with caplog.at_level(logging.WARNING, "bioimg"):
         assert run_trial(trial, images, place(store), lambda epoch: None) == "completed"
-    assert caplog.text.count("is damaged: the trial goes on from what was saved before it") == 1 + both
+    assert caplog.text.count("is damaged: the trial resumes from the state before it") == 1 + both
     assert curves(store) == curves(whole)
     assert store.tables.rows("predictions", trial.key) == whole.tables.rows("predictions", trial.key)
 

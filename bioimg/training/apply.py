@@ -1,4 +1,4 @@
-"""A trained model on other images."""
+"""Apply a trained model to other images."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from bioimg.training.evaluate import outputs
 
 
 def probabilities(saved: Saved, trial: TrialConfig, images: ImageSet, dtype: torch.dtype, device: torch.device) -> np.ndarray:
-    """float32 [N, C] of the images as they are, computed as for the table: in `dtype`, and through a frozen backbone folded."""
+    """float32 [N, C] of images without augmentation, computed as for the table: in `dtype`, a frozen backbone folded."""
     precision.allow_tf32(trial.tf32)
     classes = len(saved.about["classes"])
     classifier = build(dataclasses.replace(trial, weights="none"), classes)
