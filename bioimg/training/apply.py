@@ -29,7 +29,7 @@ def probabilities(saved: Saved, trial: TrialConfig, images: ImageSet, dtype: tor
     forward = _forward(classifier, trial.freeze == "features", dtype)
 
     def compute(batch: Batch) -> torch.Tensor:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with precision.autocast(device, dtype):
             return forward(pixels(batch))
 
     logits = outputs(compute, np.arange(len(images)), image_size=trial.image_size, width=classes, device=device)

@@ -20,6 +20,7 @@ from bioimg.model.extract import digest
 from bioimg.model.saved import Damaged, Saved, decode, encode
 from bioimg.results.folder import Folder, beside
 from bioimg.results.store import CHECKPOINTS, Store
+from bioimg.training import precision
 from bioimg.training.run import Run
 
 RESUME, PREVIOUS, BEST = "resume.pt", "resume.previous.pt", "best.safetensors"
@@ -152,7 +153,7 @@ def _export(run: Run, files: Folder, under: str) -> None:
         "scaling": run.images.scaling,
         "classes": list(run.images.classes),
         "normalisation": run.normalisation,
-        "precision": str(run.dtype).removeprefix("torch."),
+        "precision": precision.name(run.dtype),
     }
     tensors = run.classifier.model.state_dict()
     if run.trial.freeze == "features":

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from bioimg.training import precision
 from bioimg.training.batches import boundaries, sent, steps
 from bioimg.training.run import Epoch, Run
 
@@ -67,6 +68,6 @@ def _check_finite(losses: np.ndarray, epoch: int, run: Run) -> None:
         step = int(np.flatnonzero(~np.isfinite(losses))[0]) + 1
         where = f"step {step} of {len(losses)}" if len(losses) > 1 else "its end"
         raise NotFinite(
-            f"the loss is {losses[step - 1]} at epoch {epoch}, {where}. "
-            f"Lower `learning_rate` ({run.trial.learning_rate}), or set `precision` to float32 ({str(run.dtype)[6:]} was used)."
+            f"the loss is {losses[step - 1]} at epoch {epoch}, {where}. Lower `learning_rate` ({run.trial.learning_rate}), "
+            f"or set `precision` to float32 ({precision.name(run.dtype)} was used)."
         )

@@ -10,6 +10,16 @@ def resolve(precision: str, device: torch.device) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Autocast to a type, which does nothing for float32."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def name(dtype: torch.dtype) -> str:
+    """The name of a type as users give it: `bfloat16` for torch.bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
 def allow_tf32(allowed: bool) -> None:
     """Whether float32 products and convolutions on CUDA may use TF32. It applies to the process, so each trial sets it.
 

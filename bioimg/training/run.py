@@ -104,7 +104,7 @@ class Run:
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits float32 [B, C], with gradients that DDP averages."""
-        with self._autocast():
+        with precision.autocast(self.device, self.dtype):
             return self._forward(self.inputs(batch)).float()
 
     def evaluate(self, indices: np.ndarray) -> torch.Tensor:
@@ -183,7 +183,7 @@ class Run:
             dtype=self.dtype,
             image_size=trial.image_size,
             device=self.device,
-            about=f"{trial.model} {trial.weights}, {images.name} at {trial.image_size} px, {str(self.dtype)[6:]}",
+            about=f"{trial.model} {trial.weights}, {images.name} at {trial.image_size} px, {precision.name(self.dtype)}",
         )
 
     def _features_key(self) -> str:
@@ -204,17 +204,14 @@ class Run:
         pixels, extract = self.inputs, extractor(self.classifier, self.dtype)
 
         def compute(batch: Batch) -> torch.Tensor:
-            with self._autocast():
+            with precision.autocast(self.device, self.dtype):
                 return extract(pixels(batch))
 
         return compute
 
     def _predict(self, batch: Batch) -> torch.Tensor:
-        with self._autocast():
+        with precision.autocast(self.device, self.dtype):
             return self.learner(self.inputs(batch))
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
 def learning_rate(trial: TrialConfig, epoch: int) -> float:

@@ -19,7 +19,7 @@ from bioimg.experiment import Stop
 from bioimg.results.folder import Unwritable
 from bioimg.results.row import summary
 from bioimg.results.store import Store
-from bioimg.training import checkpoint
+from bioimg.training import checkpoint, precision
 from bioimg.training.distributed import ALONE, Group
 from bioimg.training.evaluate import score
 from bioimg.training.loop import NotFinite, train
@@ -211,7 +211,7 @@ def _about(run: Run) -> dict[str, Any]:
         "split_leaks_groups": run.split.leaks_groups,
         "duplicate_images_across_splits": run.split.duplicates,
         "weights_digest": run.weights_digest,
-        "precision_used": str(run.dtype).removeprefix("torch."),
+        "precision_used": precision.name(run.dtype),
         "batch_norm": run.batch_norm,
         "features": "computed" if run.features_seconds is None else "cached",
         "features_seconds": run.features_seconds,
