@@ -15,9 +15,9 @@ from test_data_tables import arrays
 
 from bioimg.config import TrialConfig, UserError
 from bioimg.data import cache, find
-from bioimg.data.alike import alike
 from bioimg.data.audit import audit
 from bioimg.data.command import DataCommand
+from bioimg.data.near_duplicates import near_duplicates
 from bioimg.data.patterns import guess
 from bioimg.data.sheet import contact_sheet
 
@@ -106,7 +106,7 @@ def test_changed_images_look_alike_and_others_do_not(tmp_path):
         with Image.open(smooth(tmp_path / "a" / f"{number}.png", seed=number)) as original:
             original.point(lambda value: min(255, int(value * 1.05))).save(tmp_path / "b" / f"{number}.png")
     _, images = audit(TrialConfig(data=str(tmp_path), image_size=32))
-    assert alike(images).tolist() == [[number, number + 10] for number in range(10)]
+    assert near_duplicates(images).tolist() == [[number, number + 10] for number in range(10)]
 
 
 @pytest.mark.parametrize(

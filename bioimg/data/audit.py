@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from bioimg.config import TrialConfig, UserError
-from bioimg.data import image_set, load
-from bioimg.data.alike import alike
 from bioimg.data.imageset import PARTS, TRAIN, ImageSet, Split
 from bioimg.data.listing import Listing
+from bioimg.data.load import image_set, load
+from bioimg.data.near_duplicates import near_duplicates
 from bioimg.data.patterns import Guess, guess
 from bioimg.data.read import Fact, Progress, Rule, read_images
 from bioimg.data.sources import find
@@ -108,7 +108,7 @@ def _of_files(listing: Listing, readable: Listing, facts: list[Fact], every: Seq
 
 def _audit(images: ImageSet, trial: TrialConfig, **about_files: Any) -> Audit:
     counts = np.bincount(images.labels, minlength=len(images.classes))
-    pairs = alike(images)
+    pairs = near_duplicates(images)
     return Audit(
         name=images.name,
         synthetic=images.synthetic,

@@ -35,11 +35,11 @@ def list_folder(folder: Path) -> Listing:
     return Listing(
         name=folder.resolve().name,
         files=tuple(folder.joinpath(*steps) for steps in inside),
-        paths=tuple(printable("/".join(steps)) for steps in inside),
+        paths=tuple(as_utf8("/".join(steps)) for steps in inside),
         labels=np.array([classes.index(label) for label in labels], np.int64),
-        classes=tuple(printable(name) for name in classes),
+        classes=tuple(as_utf8(name) for name in classes),
         parts=np.array([PART_NAMES[steps[0].lower()] for steps in inside], np.int8) if has_parts else None,
-        ignored=tuple(printable("/".join(steps)) for steps in files if not _is_image(steps) or len(steps) <= depth + 1),
+        ignored=tuple(as_utf8("/".join(steps)) for steps in files if not _is_image(steps) or len(steps) <= depth + 1),
     )
 
 
@@ -58,7 +58,7 @@ def list_images(place: Path) -> Listing:
     return Listing(
         name=place.resolve().name,
         files=tuple((place.parent if place.is_file() else place) / path for path in found),
-        paths=tuple(map(printable, found)),
+        paths=tuple(map(as_utf8, found)),
         labels=np.zeros(len(found), np.int64),
         classes=(),
     )
@@ -68,7 +68,7 @@ def _is_image(steps: Sequence[str]) -> bool:
     return Path(steps[-1]).suffix.lower() in FORMATS
 
 
-def printable(name: str) -> str:
+def as_utf8(name: str) -> str:
     """A file name with bytes that aren't UTF-8 replaced: it could be opened as it is, but not written into a table."""
     return os.fsencode(name).decode("utf-8", "replace")
 

@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 
 from bioimg.config import FEWEST_GROUPS, TrialConfig, UserError
-from bioimg.data.groups import allot
+from bioimg.data.grouped_split import allot
 from bioimg.data.imageset import PARTS, TEST, TRAIN, VAL, ImageSet, Split
 from bioimg.data.listing import largest, listed
 

@@ -26,7 +26,7 @@ from bioimg.model.build import build
 from bioimg.results.folder import Disk
 from bioimg.results.store import Results, Store, read
 from bioimg.results.tables import Tables
-from bioimg.training import checkpoint, disk
+from bioimg.training import checkpoint, retention
 from bioimg.training.run import Epoch, Run
 from bioimg.training.trial import Place, run_trial
 
@@ -254,7 +254,7 @@ def test_states_go_by_the_rung_and_then_by_the_score_that_was_compared():
         {"status": "stopped", "stopped_at_rung": rung, "rung_score": score, "rung_threshold": needed, "key": f"{rung} {score}"}
         for rung, score, needed in [(4, 0.6, 0.7), (2, 0.6, 0.7), (2, 0.8, 0.9), (2, 1.5, 0.9), (2, 1.2, 0.9)]
     ]
-    assert [row["key"] for row in sorted(rows, key=disk._came)] == ["2 1.5", "2 1.2", "2 0.6", "2 0.8", "4 0.6"]
+    assert [row["key"] for row in sorted(rows, key=retention._came)] == ["2 1.5", "2 1.2", "2 0.6", "2 0.8", "4 0.6"]
 
 
 def place(folder: Path) -> Place:

@@ -15,7 +15,7 @@ Kather 2016 is within 10; the same tile saved as JPEG of quality 70, shrunk to t
 BLOCK = 512
 
 
-def alike(images: ImageSet) -> np.ndarray:
+def near_duplicates(images: ImageSet) -> np.ndarray:
     """Index pairs, int64 [P, 2], of images that look the same but aren't identical, by imagehash's DCT hash."""
     bits = _bits(images) * np.float32(2) - 1
     pairs = []
