@@ -81,7 +81,7 @@ def shorter(trial: TrialConfig) -> Iterator[str]:
         yield from (replace(trial, epochs=epochs).key for epochs in range(trial.epochs - 1, 0, -1))
 
 
-def finish(run: Run, files: Folder, under: str, keep: str = "best") -> list[str]:
+def finish(run: Run, files: Folder, under: str, keep: str) -> list[str]:
     """Write the model with the metadata that predicting needs, unless `keep` is none. Returns the states that aren't kept.
 
     The caller deletes them after writing the row: a trial that is killed with neither would be trained again.
@@ -94,7 +94,7 @@ def finish(run: Run, files: Folder, under: str, keep: str = "best") -> list[str]
     return [] if keep == "all" else states(under)
 
 
-def stop(run: Run, files: Folder, under: str, keep: str = "best") -> list[str]:
+def stop(run: Run, files: Folder, under: str, keep: str) -> list[str]:
     """Keep the state that a stopped trial can be finished from; with `all` its best epoch too. Returns those not kept."""
     if keep == "none":
         return states(under)
