@@ -290,7 +290,7 @@ def test_a_medmnist_set_is_fetched_by_name_with_the_names_of_its_classes(tmp_pat
 
 def test_a_missing_package_for_medmnist_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "medmnist.info", None)
-    with pytest.raises(UserError, match=r"needs the package medmnist. Install it: pip install 'bioimg\[medmnist\]'"):
+    with pytest.raises(UserError, match=r"needs the package medmnist. Install it with `pip install '\.\[medmnist\]'`"):
         find("medmnist:pathmnist")
 
 

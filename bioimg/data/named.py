@@ -46,8 +46,8 @@ def medmnist(name: str) -> Listing:
         from medmnist.info import INFO  # type: ignore[import-not-found]  # an extra
     except ImportError as error:
         raise UserError(
-            f"the value of `data` is 'medmnist:{name}', which needs the package medmnist. Install it: "
-            "pip install 'bioimg[medmnist]'."
+            f"the value of `data` is 'medmnist:{name}', which needs the package medmnist. Install it with "
+            "`pip install '.[medmnist]'`."
         ) from error
     sets = {
         flag + url.removeprefix("url"): (about[url], about[url.replace("url", "MD5")], about["label"])

@@ -10,7 +10,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models._api import Weights, WeightsEnum, register_model
+from torchvision.models import Weights, WeightsEnum
+from torchvision.models._api import register_model
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.transforms._presets import ImageClassification
 
