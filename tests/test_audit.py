@@ -1,4 +1,4 @@
-"""What `bioimg data` shows of a set of images."""
+"""What `bioimg data` shows about a set of images."""
 
 import io
 import json
@@ -27,7 +27,7 @@ def audited(data, **fields):
 
 
 def smooth(path, seed=0, size=64):
-    """A blurred image, whose look survives small changes."""
+    """A blurred image, which looks the same after small changes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8))
     noise.resize((size, size), Image.Resampling.BICUBIC).save(path)

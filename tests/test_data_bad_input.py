@@ -1,4 +1,4 @@
-"""The campaign: what labs' folders really hold. Each input gets one clear error that names it, or does no harm."""
+"""What folders of real labs contain. Each bad input gets one clear error that names it, or does no harm."""
 
 import contextlib
 import io
@@ -181,7 +181,7 @@ def test_the_limit_on_pixels_can_be_set(tmp_path, monkeypatch):
 
 @contextlib.contextmanager
 def unprivileged():
-    """As a user whom permissions bind; the superuser becomes nobody for a while."""
+    """As a user without special permissions; root becomes nobody for a while."""
     if os.geteuid():
         yield
         return
@@ -194,7 +194,7 @@ def unprivileged():
 
 @pytest.fixture
 def open_folder(monkeypatch):
-    """A folder, and a cache, that everybody can reach."""
+    """A folder, and a cache, that every user can access."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
     (folder / "cache").mkdir()

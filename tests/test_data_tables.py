@@ -1,4 +1,4 @@
-"""Images listed in a table or held in one file, and public sets by name."""
+"""Images listed in a table or stored in one file, and public sets by name."""
 
 import hashlib
 import http.server
@@ -177,7 +177,7 @@ def test_a_damaged_npz_is_refused(tmp_path):
 
 @pytest.fixture
 def kather_zip(tmp_path, monkeypatch):
-    """A small archive laid out as Zenodo's, whose md5 stands in for the real one's."""
+    """A small archive with the layout of Zenodo's, whose md5 replaces the real one's."""
     names = [f"0{number}_{name}" for number, name in enumerate(("TUMOR", "STROMA", "C", "D", "E", "F", "ADIPOSE", "EMPTY"), 1)]
     for label, name in enumerate(names):
         for number in range(7):
@@ -194,7 +194,7 @@ def test_kather2016_comes_from_a_zip_that_is_already_here_with_its_slides(kather
     assert (listing.name, len(listing.classes), len(listing)) == ("kather2016", 8, 56)
     assert sorted(set(listing.groups)) == ["01", "02", "03"]
     kather_zip.unlink()
-    assert len(find("kather2016")) == 56  # kept
+    assert len(find("kather2016")) == 56  # from the cache
 
 
 def test_kather2016_6_leaves_fat_and_background_out(kather_zip):
@@ -213,14 +213,14 @@ def test_a_zip_that_is_not_the_archive_is_refused(kather_zip, tmp_path):
 
 
 class _Server(http.server.BaseHTTPRequestHandler):
-    """Serves bytes, from where a Range asks; breaks off after `limit` bytes."""
+    """Serves bytes from the start of a Range, and breaks off after `limit` bytes."""
 
     content, limit, ranges, second = b"", None, [], None
 
     def do_GET(self):
         asked = self.headers.get("Range")
         type(self).ranges.append(asked)
-        if self.second:  # give another the time to come
+        if self.second:  # gives a second request time to arrive
             self.second.wait(2 if len(self.ranges) == 1 else 0)
             self.second.set()
         start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0

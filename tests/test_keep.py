@@ -1,4 +1,4 @@
-"""What a trial leaves on disk, by how it ended and what is to be kept."""
+"""What a trial leaves on disk, depending on how it ended and on `keep`."""
 
 import contextlib
 import dataclasses
@@ -74,11 +74,11 @@ def test_a_failed_trial_keeps_what_its_next_attempt_goes_on_from(tmp_path):
 
 
 class Killed(BaseException):
-    """The end of a process, as far as what it leaves on disk goes."""
+    """Stands for the end of a process: nothing more is written to disk."""
 
 
 def killed_before(store: Store, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a method of a store's kind end the process in place of writing a row, or of deleting anything."""
+    """Let a method of the store's class end the process instead of writing a row or deleting anything."""
 
     def kill(name: str, *_: object, **__: object) -> None:
         raise Killed

@@ -52,28 +52,29 @@ def split(images: Labelled, trial: TrialConfig) -> Split:
 
 def warnings(images: ImageSet, trial: TrialConfig) -> list[str]:
     """Sentences for the console: what makes results on this split too good, or uncertain."""
-    cut, said = split(images, trial), []
+    cut = split(images, trial)
+    texts = []
     tested = len({images.groups[image] for image in cut.test}) if images.groups is not None else None
     if cut.leaks_groups:
-        said.append(
+        texts.append(
             f"images of one group are in more than one part, since `split` is {trial.split!r}: results are too good for new "
             "groups. Use --split grouped."
         )
     if tested is not None and tested < FEWEST_GROUPS:
-        said.append(
+        texts.append(
             f"the test images come from few groups ({tested}): with fewer than {FEWEST_GROUPS}, intervals and differences say "
             "little about new groups."
         )
     if cut.duplicates:
         have = "has" if cut.duplicates == 1 else "have"
-        said.append(
+        texts.append(
             f"{cut.duplicates} of the {len(cut.val) + len(cut.test)} validation and test images {have} an exact copy in "
             "another part: results are too good. Remove copies; `bioimg data` lists them."
         )
     if images.unreadable_skipped:
         were = "image was" if images.unreadable_skipped == 1 else "images were"
-        said.append(f"{images.unreadable_skipped} unreadable {were} left out.")
-    return said
+        texts.append(f"{images.unreadable_skipped} unreadable {were} left out.")
+    return texts
 
 
 def _stratified(images: Labelled, trial: TrialConfig) -> np.ndarray:
