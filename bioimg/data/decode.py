@@ -34,7 +34,7 @@ def decode(path: Path, channels: tuple[int, ...] = (), max_pixels: int | None = 
     dropped.
 
     Raises:
-        ValueError, OSError and any other of a decoder: the file is broken, larger than `max_pixels`, or needs `channels`.
+        ValueError, OSError or others from decoders: the file is broken, larger than `max_pixels`, or needs `channels`.
     """
     if path.exists() and not path.is_file():  # opening a pipe would block
         raise ValueError("not a file")

@@ -10,7 +10,7 @@ from bioimg.data.imageset import TEST, TRAIN, VAL
 
 SIXTHS = 6
 DRAWS = 16
-"""Random assignments that are tried at most; the most even one is used."""
+"""At most this many random assignments are tried; the most even one is used."""
 EVEN = 0.05
 """An unevenness that is good enough to stop trying. With sixths in place of 68/16/16 % it is at least 0.027."""
 

@@ -13,7 +13,7 @@ import psutil
 from bioimg.config import UserError
 
 SHARE = 0.25
-"""Of the available memory, what a set may take: it is there twice while it is passed to the workers, and models need room."""
+"""Share of the available memory that a set may take: it is there twice on its way to the workers, and models need room."""
 CGROUP = Path("/sys/fs/cgroup")
 
 

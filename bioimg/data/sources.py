@@ -44,6 +44,5 @@ def _find(trial: TrialConfig) -> Listing:
 def _no_such(data: str) -> UserError:
     return UserError(
         f"the value of `data` is {data!r}, but there is no such folder or file, and it isn't one of the named sets: "
-        f"{', '.join(NAMED)}."
-        f"{meant(data, NAMED)} {LAYOUT}"
+        f"{', '.join(NAMED)}.{meant(data, NAMED)} {LAYOUT}"
     )

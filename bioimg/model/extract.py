@@ -1,4 +1,4 @@
-"""The frozen backbone in its fastest form: BatchNorm folded into the preceding convolution, weights stored in bfloat16."""
+"""The frozen backbone in its fastest form: BatchNorm folded into the preceding convolution, weights already in bfloat16."""
 
 import copy
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from bioimg.model.convolutions import quicken
 
 
 def extractor(classifier: Classifier, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A copy of the model from images [B, 3, H, W] to the head's inputs [B, F], to be called under autocast to `dtype`."""
+    """A copy of the model, from images [B, 3, H, W] to the head's inputs [B, F]; call it under autocast to `dtype`."""
     model = _folded(classifier.model)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):  # autocast would convert their weights again for every batch

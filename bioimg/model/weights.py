@@ -118,7 +118,7 @@ def _fetch(named: WeightsEnum) -> dict[str, torch.Tensor]:
     except (URLError, OSError) as error:
         raise UserError(
             f"the value of `weights` is {named.name!r}, but it isn't on this machine and can't be downloaded ({error}). "
-            f"Download {named.url} on another machine and put it at {target}, or give a file as `weights`."
+            f"Download {named.url} on a machine with network access and copy it to {target}, or give a file as `weights`."
         ) from error
 
 

@@ -159,7 +159,7 @@ def _export(run: Run, files: Folder, under: str) -> None:
     if run.trial.freeze == "features":
         about["backbone"] = digest(run.classifier)
         head = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{run.classifier.head_name}.")}
-        if files.size(name := _backbone(about["backbone"])) is None:  # lanes that find this together all write the same
+        if files.size(name := _backbone(about["backbone"])) is None:  # if several lanes see this, all write the same
             rest = {name: tensor for name, tensor in tensors.items() if name not in head}
             files.write(name, encode(rest, {"model": run.trial.model, "normalisation": run.normalisation}))
         tensors = head

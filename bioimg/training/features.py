@@ -68,7 +68,7 @@ class Features:
         if not missing:
             return
         compute = backbone()
-        for wait in (False, True):  # first free blocks, then those that others have done by now, or died over
+        for wait in (False, True):  # first blocks that nobody computes, then those that others have finished or died over
             missing = [block for block in missing if not self._fill(block, compute, wait)]
         cache.trim()
 

@@ -7,7 +7,7 @@ does neither, except for tensors of more than 64 MiB in threads other than the f
 import contextlib
 import ctypes
 
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4  # of glibc's malloc.h, without the prefix M_
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4  # from glibc's malloc.h, without the prefix M_
 SPARE = 1 << 28
 """Bytes that may stay free: several of the 64 MiB heaps that glibc uses for all threads but the first. It returns the rest."""
 

@@ -146,7 +146,7 @@ class _Record:
     def _stop(self, run: Run, stop: Stop, keep: str) -> list[str]:
         """End at the rung. Returns the states that aren't kept.
 
-        If the rung is among the epochs of a shorter trial, no state belongs to it: the one on disk is a later one.
+        For a rung among the epochs of a shorter trial there is no state, and that trial has a later one.
         """
         trained, run.history = len(run.history), run.history[: stop.stopped_at_rung]
         if len(run.history) < trained:
