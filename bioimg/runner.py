@@ -24,7 +24,7 @@ from bioimg.results.folder import is_remote
 from bioimg.results.row import went_on
 from bioimg.results.store import CHECKPOINTS, Store
 from bioimg.tensorboard import TensorBoard
-from bioimg.training import checkpoint, disk
+from bioimg.training import checkpoint, retention
 
 Executor = Callable[[Experiment, Sequence[TrialConfig], Mapping[TrialConfig, ImageSet], Store, Watcher], None]
 """Runs trials and leaves their rows in the store."""
@@ -101,8 +101,8 @@ def train(
 
 def make_room(store: Store, console: Console) -> None:
     """Limit what checkpoints take on disk, and report what was deleted for that."""
-    if dropped := disk.make_room(store):
-        unfinished = sum(status in disk.UNFINISHED for status in store.tables.statuses().values())
+    if dropped := retention.make_room(store):
+        unfinished = sum(status in retention.UNFINISHED for status in store.tables.statuses().values())
         say(
             console,
             f"To limit disk use, the saved state of {dropped} of {unfinished} stopped or failed trials was deleted. They "
@@ -206,9 +206,9 @@ def survey(trials: Sequence[TrialConfig]) -> dict[TrialConfig, Labelled]:
     """What is known of each trial's images without decoding any. Each set is read once."""
     seen: dict[tuple[object, ...], Labelled] = {}
     for trial in trials:
-        if (sight := data.sight(trial)) not in seen:
-            seen[sight] = data.load(trial) if trial.data == "phantom" else data.find(trial)
-    return {trial: seen[data.sight(trial)] for trial in trials}
+        if (pixels := data.pixel_settings(trial)) not in seen:
+            seen[pixels] = data.load(trial) if trial.data == "phantom" else data.find(trial)
+    return {trial: seen[data.pixel_settings(trial)] for trial in trials}
 
 
 def check_splits(images: Mapping[TrialConfig, Labelled]) -> None:

@@ -1,4 +1,4 @@
-"""What `bioimg data` shows of a set of images."""
+"""What `bioimg data` shows about a set of images."""
 
 import io
 import json
@@ -15,9 +15,9 @@ from test_data_tables import arrays
 
 from bioimg.config import TrialConfig, UserError
 from bioimg.data import cache, find
-from bioimg.data.alike import alike
 from bioimg.data.audit import audit
 from bioimg.data.command import DataCommand
+from bioimg.data.near_duplicates import near_duplicates
 from bioimg.data.patterns import guess
 from bioimg.data.sheet import contact_sheet
 
@@ -27,7 +27,7 @@ def audited(data, **fields):
 
 
 def smooth(path, seed=0, size=64):
-    """A blurred image, whose look survives small changes."""
+    """A blurred image, which looks the same after small changes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8))
     noise.resize((size, size), Image.Resampling.BICUBIC).save(path)
@@ -66,7 +66,7 @@ def test_copies_and_images_that_look_alike_are_named(messy):
     assert found.duplicates == [["a/copy_slide1_99.png", "a/slide1_1.png"]]
     assert found.near_duplicates == [("b/slide2_2.png", "b/slide2_50.jpg")]
     kept = {entry.name.split("/")[0]: entry.about for entry in cache.entries()}
-    assert kept["alike"] == "27 perceptual hashes of messy, by which `bioimg data` finds images that look alike"
+    assert kept["alike"] == "27 perceptual hashes of messy, used by `bioimg data` to find images that look alike"
 
 
 def test_splits_are_shown_with_what_leaks_in_them(messy):
@@ -106,7 +106,7 @@ def test_changed_images_look_alike_and_others_do_not(tmp_path):
         with Image.open(smooth(tmp_path / "a" / f"{number}.png", seed=number)) as original:
             original.point(lambda value: min(255, int(value * 1.05))).save(tmp_path / "b" / f"{number}.png")
     _, images = audit(TrialConfig(data=str(tmp_path), image_size=32))
-    assert alike(images).tolist() == [[number, number + 10] for number in range(10)]
+    assert near_duplicates(images).tolist() == [[number, number + 10] for number in range(10)]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_the_command_tells_people(messy, tmp_path):
         "1: b/slide3_77.png (cannot identify image file",
         r"--group-pattern 'slide(\d+)' (4 groups; the largest, 1, has 8 images, from a/copy_slide1_99.png to b/slide1_9.png)",
         "a/copy_slide1_99.png = a/slide1_1.png",
-        "imbalance       1.45 to 1, the largest class to the smallest",
+        "imbalance       1.45 to 1 (largest to smallest class)",
         "b/slide2_2.png ~ b/slide2_50.jpg",
         "stratified",
     ):

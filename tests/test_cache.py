@@ -1,4 +1,4 @@
-"""The cache is bounded, what a process uses stays, and `bioimg cache` tells what there is."""
+"""The cache is limited in size, entries in use stay, and `bioimg cache` shows what there is."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Convolutions put in place of others compute the same, forwards and backwards, from the same parameters."""
+"""The faster convolutions compute the same as the originals, forwards and backwards, from the same parameters."""
 
 import copy
 

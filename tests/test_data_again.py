@@ -1,4 +1,4 @@
-"""Images of an earlier run, shown again by a report that is made later."""
+"""Images of an earlier run are read again for a report that is made later."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The campaign: what labs' folders really hold. Each input gets one clear error that names it, or does no harm."""
+"""What folders of real labs contain. Each bad input gets one clear error that names it, or does no harm."""
 
 import contextlib
 import io
@@ -102,7 +102,7 @@ def test_an_unreadable_image_is_named_and_can_be_passed_over(tmp_path, name, cap
     (tmp_path / "a" / name).write_bytes(UNREADABLE[name])
     with pytest.raises(
         UserError,
-        match=rf"^1 of 15 images in '[^']+' can't be read: a/{name} \(\w.*\)\. Mend .* it, .* it out with --skip-unreadable\.$",
+        match=rf"^1 of 15 images in '[^']+' can't be read: a/{name} \(\w.*\)\. Fix .* it, .* it out with --skip-unreadable\.$",
     ):
         load(TrialConfig(data=str(tmp_path), image_size=8))
     images = load(TrialConfig(data=str(tmp_path), image_size=8, skip_unreadable=True))
@@ -148,7 +148,7 @@ def test_of_many_unreadable_images_ten_are_named_and_all_are_counted(tmp_path):
         (tmp_path / "a" / f"x{number:02}.png").write_text("text")
     with pytest.raises(
         UserError,
-        match=r"^30 of 44 images .* a/x00\.png .* a/x09\.png .*, \.\.\. \(30 in all\)\. `bioimg data` names them all with ",
+        match=r"^30 of 44 images .* a/x00\.png .* a/x09\.png .*, \.\.\. \(30 in all\)\. `bioimg data --json` lists them all\. ",
     ):
         load(TrialConfig(data=str(tmp_path)))
 
@@ -158,7 +158,7 @@ def test_a_set_of_which_nothing_can_be_read_is_refused_even_so(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(7):
             (tmp_path / name / f"{number}.png").write_text("text")
-    with pytest.raises(UserError, match=r"14 of 14 images in '[^']+' can't be read: .*\. Mend them, or name other images\.$"):
+    with pytest.raises(UserError, match=r"14 of 14 images in '[^']+' can't be read: .*\. Fix them, or use other images\.$"):
         load(TrialConfig(data=str(tmp_path), skip_unreadable=True))
 
 
@@ -181,7 +181,7 @@ def test_the_limit_on_pixels_can_be_set(tmp_path, monkeypatch):
 
 @contextlib.contextmanager
 def unprivileged():
-    """As a user whom permissions bind; the superuser becomes nobody for a while."""
+    """As a user without special permissions; root becomes nobody for a while."""
     if os.geteuid():
         yield
         return
@@ -194,7 +194,7 @@ def unprivileged():
 
 @pytest.fixture
 def open_folder(monkeypatch):
-    """A folder, and a cache, that everybody can reach."""
+    """A folder, and a cache, that every user can access."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
     (folder / "cache").mkdir()

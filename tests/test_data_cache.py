@@ -1,4 +1,4 @@
-"""What is decoded once is not decoded again, and what is larger than memory stays on disk."""
+"""Images are decoded only once, and sets larger than memory stay on disk."""
 
 import os
 import pickle
@@ -19,7 +19,7 @@ from bioimg.data.pixels import FilePixels
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The files that are decoded from here on."""
+    """Records the files that are decoded."""
     files = []
 
     def count(path, *rest):
@@ -158,7 +158,7 @@ def test_a_row_that_is_not_there_is_an_error(tmp_path):
     on_disk = FilePixels(tmp_path / "pixels", (3, 4), "uint8")
     with pytest.raises(IndexError):
         on_disk[3]
-    with pytest.raises(OSError, match="is cut off"):
+    with pytest.raises(OSError, match="is truncated"):
         on_disk[2]
 
 

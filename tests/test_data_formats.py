@@ -116,7 +116,7 @@ def test_channels_reorder_the_bands_of_any_format(tmp_path):
 
 
 def test_many_planes_without_channels_are_refused_and_the_error_says_how(tmp_path):
-    with pytest.raises(ValueError, match="4 planes; say which make up red, green and blue, as in --channels 0,1,2"):
+    with pytest.raises(ValueError, match="4 planes; choose those for red, green and blue, as in --channels 0,1,2"):
         decode(stack(tmp_path))
     with pytest.raises(ValueError, match="4 planes, numbered from 0, but `channels` names 4"):
         decode(stack(tmp_path), (4,))
@@ -124,7 +124,7 @@ def test_many_planes_without_channels_are_refused_and_the_error_says_how(tmp_pat
 
 @pytest.mark.parametrize("channels", ["", "a", "0,1,2,3", "-1", "0,,1"])
 def test_channels_that_are_no_planes_are_refused(tmp_path, channels):
-    with pytest.raises(UserError, match=f"the value of `channels` is '{channels}', but must be one to three numbers"):
+    with pytest.raises(UserError, match=f"the value of `channels` is '{channels}', but must be one to three plane numbers"):
         load(TrialConfig(data=str(tmp_path), channels=channels))
 
 

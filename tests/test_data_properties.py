@@ -1,4 +1,4 @@
-"""What holds for any set of images: hypothesis makes the sets."""
+"""Properties of any set of images; hypothesis generates the sets."""
 
 import dataclasses
 import tempfile

@@ -110,5 +110,5 @@ def test_decoding_in_processes_gives_the_same_set_and_names_the_same_files(tmp_p
 
 def test_a_full_disk_is_said_and_not_taken_for_unreadable_images(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pwrite", lambda file, content, offset: 0)
-    with pytest.raises(UserError, match=r"the cache folder .* can't be written: No space left on device\. Make room there"):
+    with pytest.raises(UserError, match=r"the cache folder .* can't be written: No space left on device\. Free some space"):
         load(TrialConfig(data=str(fill(tmp_path)), skip_unreadable=True))

@@ -1,4 +1,4 @@
-"""What a folder of images is taken to be, and what is said when it isn't one."""
+"""How a folder of images is read, and the errors when it isn't one."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def find(data, **fields):
 
 
 def draw(path, seed=0, size=(12, 10), mode="RGB"):
-    """Save noise as an image, in the format that the name says."""
+    """Save noise as an image, in the format of the name's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8)
     Image.fromarray(noise).convert(mode).save(path)
@@ -94,7 +94,7 @@ def test_groups_are_what_the_pattern_finds_in_the_path(tmp_path):
     [
         ("p(", "must be a regular expression"),
         (r"slide(\d+)", r"`group_pattern` is 'slide\(\\d\+\)', but"),
-        ("p\\d", "with a \\(...\\) around what is the group's name"),
+        ("p\\d", "with a \\(...\\) around the group's name"),
         ("p0_(.)", "isn't in: a/p1_1.png, b/p1_1.png"),
     ],
 )

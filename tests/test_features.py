@@ -1,4 +1,4 @@
-"""Features are computed once, whoever needs them, and training on them is training through the frozen backbone."""
+"""Features are computed once, and training on them equals training through the frozen backbone."""
 
 import dataclasses
 import gc
@@ -36,7 +36,7 @@ def _small_blocks_and_a_process_that_knows_none(monkeypatch):
 
 @pytest.fixture
 def computed(monkeypatch) -> list[features.Block]:
-    """The blocks that are computed from here on."""
+    """Records the blocks that are computed."""
     blocks, compute = [], features.Features._computed
 
     def note(self, block, backbone):
@@ -48,7 +48,7 @@ def computed(monkeypatch) -> list[features.Block]:
 
 
 def anew(config=FROZEN, of=None) -> Run:
-    """A run as in a process that just started."""
+    """A run as in a process that has just started."""
     features._held.clear()
     return toys.run(config, of)
 
@@ -318,7 +318,7 @@ def test_only_a_batch_norm_that_directly_follows_a_convolution_is_folded(name, l
         assert torch.allclose(fast(images), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
     folded = fast.__self__.model  # type: ignore[attr-defined]
     assert norms(folded) == left
-    assert digest(classifier) == before, "the classifier itself is left alone"
+    assert digest(classifier) == before, "the classifier itself isn't changed"
 
 
 class Moody(nn.Module):

@@ -33,7 +33,7 @@ from bioimg.config import UserError
 from bioimg.results import parquet, schema
 from bioimg.results.folder import Bucket, Disk, Unwritable, beside
 from bioimg.results.store import Store, read
-from bioimg.training import checkpoint, disk
+from bioimg.training import checkpoint, retention
 from bioimg.training.loop import train
 from bioimg.training.trial import Place, run_trial
 
@@ -174,7 +174,7 @@ def test_a_bucket_keeps_the_bound_on_what_checkpoints_take_and_rows_say_so(bucke
         store.files.write(f"checkpoints/{key}/{name}", bytes(size))
         rung = {"stopped_at_rung": place, "rung_score": 0.1, "rung_threshold": 0.2}
         store.tables.write("trials", key, [{"key": key, "status": status, "bytes": size, **rung}])
-    assert (disk.make_room(store), disk.make_room(store)) == (1, 0)
+    assert (retention.make_room(store), retention.make_room(store)) == (1, 0)
     assert list(store.files.sizes("checkpoints").values()) == [1, 4, 4, 4]
     assert {row["key"]: row["bytes"] for row in store.tables.every("trials")} == {"a": 1, "b": 0, "c": 4, "d": 4, "e": 4}
 
@@ -246,7 +246,7 @@ def test_a_damaged_checkpoint_is_told_and_the_previous_one_gives_the_same_rows(d
         path.write_bytes({"truncated": content[:-100], "flipped": content, "empty": b""}[damage])
     with caplog.at_level(logging.WARNING, "bioimg"):
         assert run_trial(trial, images, place(store), lambda epoch: None) == "completed"
-    assert caplog.text.count("is damaged: the trial goes on from what was saved before it") == 1 + both
+    assert caplog.text.count("is damaged: the trial resumes from the state before it") == 1 + both
     assert curves(store) == curves(whole)
     assert store.tables.rows("predictions", trial.key) == whole.tables.rows("predictions", trial.key)
 

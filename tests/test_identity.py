@@ -207,7 +207,7 @@ def test_a_trial_does_not_go_on_with_other_weights_of_the_same_name(tmp_path, in
     where = place(tmp_path / "out")
     assert run_trial(interrupted, IMAGES, where, lambda epoch: None) == "failed"
     (row,) = where.store.tables.rows("trials", interrupted.key)
-    assert f"the value of `weights` is {interrupted.weights!r}, but that isn't what it was when" in row["error"]
+    assert f"the value of `weights` is {interrupted.weights!r}, but these aren't the weights that" in row["error"]
     assert row["epochs_run"] == 2
     write_weights(tmp_path / "mine.pth", 1)
     where = place(tmp_path / "out")
@@ -221,7 +221,7 @@ def test_a_longer_trial_does_not_take_over_a_head_for_other_weights(tmp_path, in
     where = place(tmp_path / "out")
     assert run_trial(longer, IMAGES, where, lambda epoch: None) == "failed"
     (row,) = where.store.tables.rows("trials", longer.key)
-    assert "but that isn't what it was when these results were begun" in row["error"]
+    assert "but these aren't the weights that these results were started with" in row["error"]
 
 
 def test_random_weights_have_no_digest_and_others_have_that_of_what_was_read_not_of_what_was_trained(tmp_path):
@@ -252,8 +252,8 @@ def test_a_run_on_weights_that_changed_under_their_name_ends_before_anything_is_
     capsys.readouterr()
     assert grid(*common, file, "--seed", "0", "1") == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert f"the value of `weights` is '{file}', but that isn't what it was when these results were begun: its tensors" in error
-    assert f"and had {known[f'resnext_tiny {file}'][:16]}. Put the earlier weights back under that name, or give the" in error
+    assert f"the value of `weights` is '{file}', but these aren't the weights that these results were started with" in error
+    assert f"and was {known[f'resnext_tiny {file}'][:16]}. Restore the earlier weights under that name, give the" in error
     assert (out / "experiment.json").read_bytes() == before
 
 

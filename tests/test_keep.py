@@ -79,11 +79,11 @@ def test_a_failed_trial_keeps_what_its_next_attempt_goes_on_from(tmp_path):
 
 
 class Killed(BaseException):
-    """The end of a process, for what it leaves on disk."""
+    """Stands for the end of a process: nothing more is written to disk."""
 
 
 def killed_before(store: Store, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a method of the store end the process instead of writing a row, or of deleting anything."""
+    """Let a method of the store's class end the process instead of writing a row or deleting anything."""
 
     def kill(name: str, *_: object, **__: object) -> None:
         raise Killed

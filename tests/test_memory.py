@@ -1,4 +1,4 @@
-"""Memory that tensors leave stays with the process."""
+"""Memory that tensors free stays with the process."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What trains is what was asked for: nothing below a frozen stage, in the precision of this trial, compiled or not."""
+"""Training follows the trial's settings: nothing below a frozen stage, in the trial's precision, compiled or not."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ def losses(**fields: object) -> list[tuple[float, float]]:
 
 
 def kept_for_backward(freeze: str) -> int:
-    """Bytes of activations that autograd keeps of one batch, weights aside."""
+    """Bytes of activations that autograd keeps for one batch, without weights."""
     run, kept = toys.run(toys.trial(model="resnext_tiny", image_size=16, freeze=freeze)), {}
     weights = {tensor.data_ptr() for tensor in run.classifier.model.state_dict().values()}
 
@@ -98,10 +98,10 @@ def test_images_that_stay_on_a_device_are_those_that_the_trial_sees(tmp_path, mo
     other = {"image_size": 12, "resize": "crop", "channels": "2,1,0", "scaling": "percentiles"}[field]
     for trial in (config, dataclasses.replace(config, **{field: other}), config):
         images = data.load(trial)
-        there = batches.resident(images.pixels, batches.sight(trial, images), device)
+        there = batches.resident(images.pixels, batches.pixel_key(trial, images), device)
         assert np.array_equal(there, images.pixels)
         again = data.load(trial)  # as a lane gets it anew for each trial
-        assert batches.resident(again.pixels, batches.sight(trial, again), device) is there
+        assert batches.resident(again.pixels, batches.pixel_key(trial, again), device) is there
 
 
 def test_images_stay_on_a_gpu_where_they_take_a_quarter_of_it_at_most(monkeypatch):
@@ -118,4 +118,4 @@ def test_images_stay_on_a_gpu_where_they_take_a_quarter_of_it_at_most(monkeypatc
 def test_a_cpu_computes_in_bfloat16_where_that_is_faster(monkeypatch, capabilities, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert str(precision.resolve("auto", torch.device("cpu"))) == f"torch.{dtype}"
-    assert precision.resolve("bfloat16", torch.device("cpu")) == torch.bfloat16, "who asks for it gets it"
+    assert precision.resolve("bfloat16", torch.device("cpu")) == torch.bfloat16, "an explicit setting is followed"

@@ -87,12 +87,12 @@ def test_a_grouped_split_finds_the_only_way_that_holds_every_class():
 @pytest.mark.parametrize(
     ("images", "text"),
     [
-        (labelled([0, 1] * 9), "no groups are known. Say with --group-pattern"),
+        (labelled([0, 1] * 9), "no groups are known. Use --group-pattern"),
         (
             labelled([0, 1] * 9, ("x", "y") * 9),
             r"needs at least three groups; there are only these: x, y; the largest, x, has 9 images, from 0.png to 8.png\.",
         ),
-        (labelled([0] * 9 + [1] * 9, ("x", "y", "z") * 3 + ("x",) * 9), r"Groups that hold each class: a \(3\), b \(1\)"),
+        (labelled([0] * 9 + [1] * 9, ("x", "y", "z") * 3 + ("x",) * 9), r"Groups with images of each class: a \(3\), b \(1\)"),
     ],
 )
 def test_groups_that_can_not_be_split_are_refused(images, text):

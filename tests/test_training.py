@@ -28,7 +28,7 @@ from bioimg.training.run import Run, learning_rate
 
 
 def curves(run: Run) -> list[dict[str, float]]:
-    """What a run's epochs came to, without their seconds."""
+    """The results of a run's epochs, without their seconds."""
     epochs = [dataclasses.asdict(epoch) for epoch in train(run)]
     return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in epochs]
 

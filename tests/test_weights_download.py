@@ -1,4 +1,4 @@
-"""Weights are downloaded once per machine, whoever wants them at the same time."""
+"""Weights are downloaded once per machine, even if several processes need them at the same time."""
 
 import hashlib
 import http.server
@@ -25,7 +25,7 @@ print(weights._fetch(Served.V1)["w"].tolist())
 
 @pytest.fixture
 def served(tmp_path) -> Iterator[tuple[str, list[str]]]:
-    """The address of a file of weights, and what was asked of its server. It gives a second the time to come."""
+    """The URL of a file of weights, and the requests to its server, which first waits for a second one."""
     torch.save({"w": torch.arange(3)}, tmp_path / "weights")
     content = (tmp_path / "weights").read_bytes()
     asked, second = [], threading.Event()

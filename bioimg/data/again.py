@@ -1,4 +1,4 @@
-"""Images of an earlier run, read again where they lay."""
+"""Read images of an earlier run again from where they were."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,9 +12,9 @@ from bioimg.data.read import Rule, attempt, digest_of
 
 
 class Unchanged(Mapping[str, np.ndarray]):
-    """uint8 [size, size, 3] of an image by its path, read when it is asked for: of files that hold what they held.
+    """Maps an image's path to its pixels, uint8 [size, size, 3], read on access, for files whose content hasn't changed.
 
-    digests: by path, as in `ImageSet`. Images of more than 8 bits aren't there, since their scaling depends on all others.
+    digests: by path, as in `ImageSet`. Images of more than 8 bits are missing, since their scaling depends on all others.
     """
 
     def __init__(self, trial: TrialConfig, digests: Mapping[str, str]) -> None:

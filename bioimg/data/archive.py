@@ -1,4 +1,4 @@
-"""Images in one .npz file as MedMNIST has them: train_images, train_labels and so on, 2D, grey or RGB."""
+"""Images in one .npz file in MedMNIST's layout: train_images, train_labels and so on, 2D, grey or RGB."""
 
 import zipfile
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from bioimg.data.planes import Planes, rgb
 
 
 class Header(NamedTuple):
-    """What an array in the file is, told without reading it."""
+    """Shape and type of an array in the file, found without reading its values."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
 def list_archive(file: Path, classes: tuple[str, ...] = ()) -> Listing:
-    """List the images of an .npz file; its arrays say which train, validate and test. Classes without names are numbers.
+    """List the images of an .npz file, whose arrays define train, val and test. Classes without names are numbers.
 
     Raises:
         UserError: it is damaged, arrays are missing, or images aren't 2D with one label each.
@@ -48,7 +48,7 @@ def list_archive(file: Path, classes: tuple[str, ...] = ()) -> Listing:
 
 
 def images(file: Path) -> Iterator[Decoded]:
-    """Its images in the order of the listing, one in memory at a time.
+    """The images of an .npz file in the order of the listing, one in memory at a time.
 
     Raises:
         UserError: it is damaged.
@@ -99,7 +99,7 @@ def _header(member: IO[bytes]) -> Header:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_columns, dtype = read(member)
     if by_columns or dtype.hasobject:
-        raise ValueError("an array in Fortran order or of objects")
+        raise ValueError("an array is in Fortran order or holds objects")
     return Header(shape, dtype)
 
 

@@ -1,4 +1,4 @@
-"""What is there, before anything is trained: the facts behind `bioimg data`."""
+"""Facts about a set of images before anything is trained on it: what `bioimg data` shows."""
 
 import dataclasses
 from collections import Counter
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from bioimg.config import TrialConfig, UserError
-from bioimg.data import image_set, load
-from bioimg.data.alike import alike
 from bioimg.data.imageset import PARTS, TRAIN, ImageSet, Split
 from bioimg.data.listing import Listing
+from bioimg.data.load import image_set, load
+from bioimg.data.near_duplicates import near_duplicates
 from bioimg.data.patterns import Guess, guess
 from bioimg.data.read import Fact, Progress, Rule, read_images
 from bioimg.data.sources import find
@@ -24,7 +24,7 @@ Counts = dict[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a split would hold; or, in `error`, why it can't be made.
+    """What a split would contain or, in `error`, why it isn't possible.
 
     leaks_groups, duplicates: as in `Split`. near_duplicates: validation and test images that look like one in another part.
     """
@@ -38,11 +38,11 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """A set of images in figures and names; those of files that can't be read are only in `unreadable`.
+    """A set of images in numbers and names. Files that can't be read are only in `unreadable`.
 
-    imbalance:       images of the largest class for each one of the smallest.
-    sizes, stored, formats: how many images there are of each, the most frequent first.
-    guessed_patterns: values for `group_pattern` that would make groups.
+    imbalance:       size of the largest class divided by that of the smallest.
+    sizes, stored, formats: number of images of each, the most frequent first.
+    guessed_patterns: values of `group_pattern` that would make groups.
     duplicates:      sets of paths whose decoded pixels are the same.
     near_duplicates: pairs of paths that look the same.
     splits:          by the value of `split`.
@@ -68,10 +68,10 @@ class Audit:
 
 
 def audit(trial: TrialConfig, progress: Progress | None = None) -> tuple[Audit, ImageSet]:
-    """Look at the images of `trial.data` as a trial would see them.
+    """Inspect the images of `trial.data` as a trial would see them.
 
     Raises:
-        UserError: there is nothing to look at: no images, one class only, all of them unreadable.
+        UserError: there are no images, there is only one class, or no image can be read.
     """
     if trial.data == "phantom":
         images = load(trial)
@@ -89,7 +89,7 @@ def audit(trial: TrialConfig, progress: Progress | None = None) -> tuple[Audit, 
 def _training_images(listing: Listing, trial: TrialConfig) -> np.ndarray:
     try:
         return split(listing, trial).train
-    except UserError:  # told among the splits
+    except UserError:  # reported with the splits
         return np.arange(len(listing))
 
 
@@ -108,7 +108,7 @@ def _of_files(listing: Listing, readable: Listing, facts: list[Fact], every: Seq
 
 def _audit(images: ImageSet, trial: TrialConfig, **about_files: Any) -> Audit:
     counts = np.bincount(images.labels, minlength=len(images.classes))
-    pairs = alike(images)
+    pairs = near_duplicates(images)
     return Audit(
         name=images.name,
         synthetic=images.synthetic,

@@ -1,8 +1,8 @@
-"""What is worth keeping between two starts: decoded pixels, features, downloads, in a folder of the user's.
+"""What is kept between runs: decoded pixels, features and downloads, in a folder of the user.
 
-`BIOIMG_CACHE` names another folder; on a cluster it must be one that all machines share. All of it can be deleted at any time.
-It takes at most half of what the disk has for it, or `BIOIMG_CACHE_GB`: what wasn't used for longest goes first, but nothing
-that a process uses.
+`BIOIMG_CACHE` sets another folder, which on a cluster all machines must share. All of it can be deleted at any time.
+It takes at most half of the disk space available to it, or `BIOIMG_CACHE_GB`: the least recently used entries are removed
+first, but none that a process is using.
 """
 
 import contextlib
@@ -23,17 +23,17 @@ import platformdirs
 from bioimg.config import UserError
 
 KINDS = ("images", "scaled", "alike", "features", "downloads")
-"""Folders whose content are entries; whatever else lies in the cache is one itself."""
+"""Folders that contain entries; anything else in the cache folder is itself an entry."""
 LOCKS, ABOUT = "locks", "about.txt"
 GB = 10**9
 ABANDONED = 24 * 3600
-"""Seconds after which what nobody writes to any more was left by a killed process."""
+"""Seconds without a write after which an unfinished entry counts as left by a killed process."""
 
 _in_use: dict[Path, int] = {}
 
 
 class Entry(NamedTuple):
-    """One thing that is kept."""
+    """One entry of the cache."""
 
     name: str
     about: str
@@ -42,17 +42,17 @@ class Entry(NamedTuple):
 
 
 def folder() -> Path:
-    """Where everything is kept."""
+    """The cache folder."""
     return Path(os.environ.get("BIOIMG_CACHE") or platformdirs.user_cache_path("bioimg"))
 
 
 def key(*content: object) -> str:
-    """Twenty hex digits of what an entry is made from."""
+    """A hash (20 hex digits) of what an entry is made from."""
     return hashlib.sha256(repr(content).encode("utf-8", "surrogateescape")).hexdigest()[:20]
 
 
 def entry(name: str, write: Callable[[Path], object], about: str = "") -> Path:
-    """The folder of one entry. `write` fills it if it isn't there; whoever looks sees a whole entry or none.
+    """The folder of one entry, filled by `write` if it doesn't exist. Other processes see a whole entry or none.
 
     Raises:
         UserError: it can't be written.
@@ -74,9 +74,9 @@ def entry(name: str, write: Callable[[Path], object], about: str = "") -> Path:
 
 
 def use(name: str) -> Path:
-    """Where an entry is, or will be: it counts as used now, and stays for as long as this process lives."""
+    """The path of an entry, whether it exists or not. It counts as used now and isn't removed while this process lives."""
     kept = folder() / name
-    with contextlib.suppress(OSError):  # a folder that can only be read: who may remove entries there is not known
+    with contextlib.suppress(OSError):  # a read-only folder: entries can't be locked there
         if kept not in _in_use:
             descriptor = _open_lock(name)
             fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -87,29 +87,29 @@ def use(name: str) -> Path:
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Tell what to do where the folder can't be written.
+    """Say what to do if the folder can't be written.
 
     Raises:
-        UserError: for an OSError.
+        UserError: in place of an OSError.
     """
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"the cache folder {folder()} can't be written: {error.strerror or error}. Make room there, "
-            "or name another folder with the environment variable BIOIMG_CACHE."
+            f"the cache folder {folder()} can't be written: {error.strerror or error}. Free some space there, "
+            "or set the environment variable BIOIMG_CACHE to another folder."
         ) from error
 
 
 def entries() -> list[Entry]:
-    """Everything that is kept, what wasn't used for longest first."""
+    """All entries, the least recently used first."""
     tops = [path for path in _visible(folder()) if path.name != LOCKS]
     places = [place for top in tops for place in (_visible(top) if top.name in KINDS else [top])]
     return sorted(map(_look, places), key=lambda found: found.used)
 
 
 def trim() -> None:
-    """Remove entries until the cache has the size that it may have; and what processes left that were killed while writing."""
+    """Remove entries until the cache is within its limit, and what processes that were killed while writing have left."""
     for unfinished in _unfinished():
         shutil.rmtree(unfinished, ignore_errors=True)
     kept = entries()
@@ -120,7 +120,7 @@ def trim() -> None:
 
 
 def limit(kept: int) -> float:
-    """Bytes that the cache may have, given what it has.
+    """Bytes that the cache may take, given those that it takes now.
 
     Raises:
         UserError: `BIOIMG_CACHE_GB` isn't a number.
@@ -135,7 +135,7 @@ def limit(kept: int) -> float:
 
 
 def remove(name: str) -> bool:
-    """Remove an entry, unless a process uses it; returns whether it is gone."""
+    """Remove an entry unless a process is using it. Returns whether it was removed."""
     with contextlib.suppress(OSError):
         descriptor = _open_lock(name)
         try:
@@ -149,7 +149,7 @@ def remove(name: str) -> bool:
 
 
 def _open_lock(name: str) -> int:
-    """A file that is locked, shared by users and alone by who removes. It is never removed itself, which would be a race."""
+    """The lock file of an entry: a shared lock to use it, an exclusive one to remove it. Deleting the file would be a race."""
     lock = folder() / LOCKS / name.replace("/", "-")
     lock.parent.mkdir(parents=True, exist_ok=True)
     return os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
@@ -169,12 +169,12 @@ def _unfinished() -> list[Path]:
 
 
 def _newest(top: Path) -> float:
-    return max((status.st_mtime for status in _within(top)), default=math.inf)  # gone meanwhile
+    return max((status.st_mtime for status in _within(top)), default=math.inf)  # just removed
 
 
 def _look(place: Path) -> Entry:
     name, about = place.relative_to(folder()).as_posix(), ""
-    with contextlib.suppress(OSError):  # none was given, the entry is one file, or it was removed meanwhile
+    with contextlib.suppress(OSError):  # none was given, the entry is one file, or it was just removed
         about = (place / ABOUT).read_text(encoding="utf-8")
     used = _status(folder() / LOCKS / name.replace("/", "-")) or _status(place)
     moment = datetime.datetime.fromtimestamp(used.st_mtime if used else 0, datetime.UTC)
@@ -182,7 +182,7 @@ def _look(place: Path) -> Entry:
 
 
 def _within(top: Path) -> list[os.stat_result]:
-    """What is known of a folder and of all in it, as far as no other process removes it meanwhile."""
+    """The status of a folder and of everything in it, except for what other processes are just removing."""
     below = (Path(place, name) for place, folders, files in os.walk(top) for name in (*folders, *files))
     return [status for path in (top, *below) if (status := _status(path))]
 
@@ -190,7 +190,7 @@ def _within(top: Path) -> list[os.stat_result]:
 def _status(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
-    except OSError:  # removed meanwhile
+    except OSError:  # just removed
         return None
 
 

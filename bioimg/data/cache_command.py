@@ -1,4 +1,4 @@
-"""`bioimg cache`: what is kept between two starts, and how to be rid of it."""
+"""`bioimg cache`: show what is kept between runs, or remove it."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ from bioimg.data.listing import visible
 
 @dataclass(frozen=True, kw_only=True)
 class CacheCommand:
-    """Show what is kept between two starts: decoded images, features, downloads. All of it can be made again."""
+    """Show what is kept between runs: decoded images, features, downloads. All of it can be made again."""
 
     clear: bool = False
-    """Remove all that no process uses."""
+    """Remove everything that no process is using."""
 
     def run(self, console: Console | None = None) -> int:
         """Print it; returns the exit code.

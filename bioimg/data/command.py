@@ -1,4 +1,4 @@
-"""`bioimg data`: look at a set of images before anything is trained on it."""
+"""`bioimg data`: inspect a set of images before anything is trained on it."""
 
 import dataclasses
 import json
@@ -22,29 +22,29 @@ from bioimg.data.sheet import contact_sheet
 
 @dataclass(frozen=True, kw_only=True)
 class DataCommand:
-    """Show what a set of images holds, and what each split of it would."""
+    """Show what is in a set of images, and what each split of it would contain."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """A folder, a table, an .npz or a name, as for --data of an experiment."""
     group_pattern: str | None = None
-    """Regular expression on an image's path; what its first (...) matches is the image's group (slide, patient). Or `parent`:
-    the folder that holds the image names it. Without it, patterns are guessed."""
+    """Regular expression on an image's path: what its first (...) matches is the image's group (slide, patient). Or `parent`:
+    the group is the name of the image's folder. Without this option, patterns are guessed."""
     columns: str | None = None
-    """Names of a table's columns where they aren't path, label, group and split, as in path=file,label=diagnosis."""
+    """Names of a table's columns if they aren't path, label, group and split, as in path=file,label=diagnosis."""
     channels: str | None = None
-    """Planes of multi-channel images that make up red, green and blue, numbered from 0, as in 2,1,0; one is grey."""
+    """Planes of multi-channel images to use as red, green and blue, counted from 0, as in 2,1,0; a single one is grey."""
     image_size: int = 150
-    """At which images are decoded; those of an experiment with the same size needn't be decoded again."""
+    """Side in pixels at which images are decoded. An experiment with the same size doesn't decode them again."""
     contact_sheet: Path | None = Path("contact-sheet.png")
-    """Where an image with a few images of each class goes; None for nowhere."""
+    """File for an overview with a few images of each class; None for no file."""
     json: bool = False
-    """Print JSON, with every name, for programs."""
+    """Print JSON with all names, for programs."""
 
     def run(self, console: Console | None = None) -> int:
-        """Print it and write the contact sheet; returns the exit code.
+        """Print the audit and write the contact sheet. Returns the exit code.
 
         Raises:
-            UserError: there is nothing to look at, or the contact sheet can't be written.
+            UserError: there are no usable images, or the contact sheet can't be written.
         """
         console = console or Console()
         names = ("data", "group_pattern", "columns", "channels", "image_size")
@@ -88,10 +88,10 @@ def _lines(found: Audit) -> list[tuple[str, str]]:
         ("size", _counts(found.sizes)),
         ("stored as", _counts(found.stored)),
         ("format", _counts(found.formats)),
-        ("imbalance", f"{found.imbalance:.3g} to 1, the largest class to the smallest"),
+        ("imbalance", f"{found.imbalance:.3g} to 1 (largest to smallest class)"),
         (
             "groups",
-            "none known; --group-pattern says how paths name them"
+            "none known; use --group-pattern to find them in paths"
             if groups is None
             else f"{len(groups)}: {_counts(dict(sorted(groups.items())))}",
         ),
@@ -104,13 +104,13 @@ def _lines(found: Audit) -> list[tuple[str, str]]:
         ("ignored", _named(found.ignored)),
         ("copies", _named([" = ".join(same) for same in found.duplicates])),
         ("look alike", _named([f"{a} ~ {b}" for a, b in found.near_duplicates])),
-        ("fingerprint", f"{found.fingerprint} (of pixels, labels and given parts: it changes with any of them)"),
+        ("fingerprint", f"{found.fingerprint} (of pixels, labels and given parts: changes if any of them does)"),
     ]
     return [(name, value) for name, value in lines if value]
 
 
 def _limits(scaling: Sequence[tuple[float, float]]) -> str:
-    """The stored values between which images of more than 8 bits were scaled, once if they are the same for all colours."""
+    """The stored values that became black and white in images of more than 8 bits, once if all colours have the same."""
     limits = [f"{low:.6g} to {high:.6g}" for low, high in scaling]
     if len(set(limits)) > 1:
         limits = [f"{colour} {limit}" for colour, limit in zip(("red", "green", "blue"), limits, strict=True)]
@@ -126,8 +126,8 @@ def _named(items: list[str]) -> str:
 
 
 def _table(found: Audit) -> Table:
-    """Images of each class, in all and in the parts of each split that can be made."""
-    table = Table("class", "images", title="what each split would hold (train / val / test)")
+    """Images of each class, in total and in the parts of each split that is possible."""
+    table = Table("class", "images", title="what each split would contain (train / val / test)")
     splits = {name: parts for name, parts in found.splits.items() if not parts.error}
     for name in splits:
         table.add_column(name, justify="right")

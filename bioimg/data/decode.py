@@ -1,4 +1,4 @@
-"""One image file as an array: whatever the format, compression, depth and colours are."""
+"""Decode one image file to an array, whatever its format, compression, depth and colours."""
 
 import logging
 import warnings
@@ -21,22 +21,22 @@ WIDE = {"I;16": np.uint16, "I;16L": np.uint16, "I;16B": np.uint16, "I": np.float
 
 
 class Decoded(NamedTuple):
-    """pixels [height, width, 3] in RGB, uint8, uint16 or float32; `stored` tells how the file holds them, as "16-bit grey"."""
+    """pixels [height, width, 3] in RGB, uint8, uint16 or float32; `stored` is how the file stores them, as in "16-bit grey"."""
 
     pixels: np.ndarray
     stored: str
 
 
 def decode(path: Path, channels: tuple[int, ...] = (), max_pixels: int | None = None) -> Decoded:
-    """Decode a file by its content, whatever its name is, and turn it as its orientation tag says.
+    """Decode a file by its content, whatever its name, and apply its orientation tag.
 
-    `channels` are the planes that make up red, green and blue; without, the file must be grey or colour. Transparency is
+    `channels` are the planes to use as red, green and blue; without them, the file must be grey or colour. Transparency is
     dropped.
 
     Raises:
-        ValueError, OSError and whatever else decoders raise: the file is broken, larger than `max_pixels`, or needs `channels`.
+        ValueError, OSError or others from decoders: the file is broken, larger than `max_pixels`, or needs `channels`.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # opening a pipe would block
         raise ValueError("not a file")
     with path.open("rb") as file:
         start = file.read(26)
@@ -49,9 +49,9 @@ def decode(path: Path, channels: tuple[int, ...] = (), max_pixels: int | None = 
 
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
-    """Within it, what is wrong with a file is said by an exception alone: no warnings, no log, no limit but `max_pixels`.
+    """Report problems with files by exceptions only: no warnings, no log, no limit but `max_pixels`.
 
-    All of these are settings of the whole process, so they are put back.
+    These are settings of the whole process, so they are restored afterwards.
     """
     log, limit = logging.getLogger("tifffile"), Image.MAX_IMAGE_PIXELS
     level = log.level
@@ -86,7 +86,7 @@ def _pixels(image: Image.Image) -> tuple[np.ndarray, str]:
 
 
 def _is_wide_png(start: bytes) -> bool:
-    """Whether it is a PNG of 16 bits with more than one band, of which Pillow would keep the upper 8 bits."""
+    """Whether it is a 16-bit PNG with more than one band: Pillow would keep only the upper 8 bits."""
     return start[:8] == PNG_START and start[24] == 16 and start[25] != 0
 
 

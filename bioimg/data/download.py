@@ -1,4 +1,4 @@
-"""Downloads that go on where they were cut off, with a progress bar, verified."""
+"""Verified downloads that resume where they were cut off, with a progress bar."""
 
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,16 @@ BLOCK = 1 << 16
 
 
 def download(url: str, md5: str, name: str, *, by_hand: str) -> Path:
-    """A file from the network, kept in the cache under a name.
+    """Download a file and keep it in the cache under a name.
 
     Raises:
-        UserError: it can't be had; tells how to name one that was fetched by hand, as `by_hand` has it.
+        UserError: it can't be downloaded. `by_hand` is the value of `data` for a file downloaded by hand.
     """
     folder = cache.use(f"downloads/{name}").parent
     fetch = _Resuming(cache.use(f"downloads/{name}.{md5}.part"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{name}.lock"):  # who waits finds the file
+        with FileLock(folder / f".{name}.lock"):  # processes that waited find the file
             return Path(pooch.retrieve(url, f"md5:{md5}", name, folder, downloader=fetch))  # type: ignore[arg-type]
     except (requests.RequestException, ValueError, OSError) as error:
         raise UserError(
@@ -34,7 +34,7 @@ def download(url: str, md5: str, name: str, *, by_hand: str) -> Path:
 
 
 class _Resuming:
-    """A downloader of pooch's that leaves what it has in a file of its own until all of it is there."""
+    """A downloader for pooch that collects the content in its own file until it is complete."""
 
     def __init__(self, partial: Path) -> None:
         self.partial = partial
@@ -43,7 +43,7 @@ class _Resuming:
         done = self.partial.stat().st_size if self.partial.exists() else 0
         headers = {"Range": f"bytes={done}-"} if done else {}
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            if response.status_code != requests.codes.range_not_satisfiable:  # that is: nothing is left to fetch
+            if response.status_code != requests.codes.range_not_satisfiable:  # nothing is left to download
                 response.raise_for_status()
                 self._write(response, done if response.status_code == requests.codes.partial_content else 0)
         self.partial.replace(output_file)

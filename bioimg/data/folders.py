@@ -1,4 +1,4 @@
-"""Folders of images: CLASS/image, or train|val|test/CLASS/image; below a class at any depth."""
+"""Folders of images: CLASS/image or train|val|test/CLASS/image, with images at any depth below their class."""
 
 import os
 from collections import Counter
@@ -13,14 +13,14 @@ from bioimg.config import UserError
 from bioimg.data.listing import FORMATS, PART_NAMES, Listing, listed
 
 LITTER = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
-LAYOUT = "Expected is DATA/CLASS/image or DATA/train|val|test/CLASS/image."
+LAYOUT = "Expected: DATA/CLASS/image or DATA/train|val|test/CLASS/image."
 
 
 def list_folder(folder: Path) -> Listing:
-    """List a folder of images. Hidden files, and those that file managers leave behind, don't count.
+    """List a folder of images. Hidden files and those that file managers leave behind are skipped.
 
     Raises:
-        UserError: no images in it, fewer than two classes, one without images, or names that differ only in case.
+        UserError: there are no images, fewer than two classes, a class without images, or classes that differ only in case.
     """
     files = [path.split("/") for path in sorted(_files(folder))]
     if not any(_is_image(steps) for steps in files):
@@ -35,16 +35,16 @@ def list_folder(folder: Path) -> Listing:
     return Listing(
         name=folder.resolve().name,
         files=tuple(folder.joinpath(*steps) for steps in inside),
-        paths=tuple(printable("/".join(steps)) for steps in inside),
+        paths=tuple(as_utf8("/".join(steps)) for steps in inside),
         labels=np.array([classes.index(label) for label in labels], np.int64),
-        classes=tuple(printable(name) for name in classes),
+        classes=tuple(as_utf8(name) for name in classes),
         parts=np.array([PART_NAMES[steps[0].lower()] for steps in inside], np.int8) if has_parts else None,
-        ignored=tuple(printable("/".join(steps)) for steps in files if not _is_image(steps) or len(steps) <= depth + 1),
+        ignored=tuple(as_utf8("/".join(steps)) for steps in files if not _is_image(steps) or len(steps) <= depth + 1),
     )
 
 
 def list_images(place: Path) -> Listing:
-    """List the images in a folder, at any depth, or the one that a file is. Nothing is known of their classes.
+    """List the images in a folder, at any depth, or a single image file. Their classes are unknown.
 
     Raises:
         UserError: there are none.
@@ -58,7 +58,7 @@ def list_images(place: Path) -> Listing:
     return Listing(
         name=place.resolve().name,
         files=tuple((place.parent if place.is_file() else place) / path for path in found),
-        paths=tuple(map(printable, found)),
+        paths=tuple(map(as_utf8, found)),
         labels=np.zeros(len(found), np.int64),
         classes=(),
     )
@@ -68,8 +68,8 @@ def _is_image(steps: Sequence[str]) -> bool:
     return Path(steps[-1]).suffix.lower() in FORMATS
 
 
-def printable(name: str) -> str:
-    """A file name that isn't UTF-8 can be opened, but not be written into a table."""
+def as_utf8(name: str) -> str:
+    """A file name with bytes that aren't UTF-8 replaced: it could be opened as it is, but not written into a table."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 

@@ -1,4 +1,4 @@
-"""The value that every part of the program passes around when it says "the data"."""
+"""Decoded images and their split, as all parts of the program pass them around."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -14,19 +14,19 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ImageSet:
-    """Decoded images, all of one size, with what is known of each.
+    """Decoded images, all of one size, with what is known about each.
 
     pixels:   uint8 [N, size, size, 3], RGB: an array, read-only where it is shared between processes, or, for sets larger
-              than memory, `FilePixels`, of which `pixels[indices]` reads what is asked for.
+              than memory, `FilePixels`, where `pixels[indices]` reads just these rows.
     labels:   int64 [N], an index into `classes`.
     classes:  class names in alphabetical order.
     paths:    N names, relative to the folder, with forward slashes: stable across machines.
-    groups:   N names of what images have in common (slide, patient), or None where nothing is known.
+    groups:   N names of what images have in common (slide, patient), or None if they are unknown.
     parts:    int8 [N] of TRAIN, VAL, TEST as given by folders, or None.
     digests:  N content hashes of the images as decoded, before any resizing.
-    scaling:  what became black and white in images of more than 8 bits, for red, green and blue; None for 8-bit images.
-    unreadable_skipped: how many images were passed over.
-    synthetic: drawn by a program; said wherever results are shown.
+    scaling:  the values that became black and white in images of more than 8 bits, for red, green and blue; else None.
+    unreadable_skipped: number of unreadable images that were left out.
+    synthetic: drawn by a program; shown wherever results are.
     """
 
     name: str
@@ -46,14 +46,14 @@ class ImageSet:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hex digits of pixels as decoded, labels and parts: changing one pixel changes it, moving the folder doesn't.
+        """A hash (16 hex digits) of pixels as decoded, labels and parts. Changing a pixel changes it, moving files doesn't.
 
-        How images of more than 8 bits are scaled isn't part of it: that follows from size and split, which recipes may vary.
+        The scaling of images of more than 8 bits isn't part of it: it depends on size and split, which recipes may vary.
         """
         return _fingerprint(self._rows(self.parts))
 
     def fingerprint_of(self, parts: np.ndarray) -> str:
-        """The fingerprint of a split into these parts, by whose training images those of more than 8 bits are scaled."""
+        """The fingerprint of a split into `parts`, with the scaling, which depends on the training images."""
         rows = self._rows(parts)
         return _fingerprint(rows if self.scaling is None else (rows, self.scaling))
 
@@ -67,7 +67,7 @@ def _fingerprint(content: object) -> str:
 
 
 class ByPath(Mapping[str, np.ndarray]):
-    """uint8 [size, size, 3] of an image by its path, read when it is asked for."""
+    """Maps an image's path to its pixels, uint8 [size, size, 3], read on access."""
 
     def __init__(self, images: ImageSet) -> None:
         self._pixels, self._places = images.pixels, {path: place for place, path in enumerate(images.paths)}
@@ -90,8 +90,8 @@ class Split:
     val: np.ndarray
     test: np.ndarray
     leaks_groups: bool | None = None
-    """Whether a known group is in two parts; None where no groups are known."""
+    """Whether a known group is in two parts; None if no groups are known."""
     duplicates: int = 0
-    """Validation and test images of which an exact copy, as decoded, is in another part."""
+    """Number of validation and test images with an exact copy, as decoded, in another part."""
     fingerprint: str | None = None
-    """Sixteen hex digits of the pixels and labels in each part; None where images aren't decoded yet."""
+    """A hash (16 hex digits) of the pixels and labels in each part; None if images aren't decoded yet."""

@@ -1,4 +1,4 @@
-"""What there is, before anything is decoded: files, labels, groups and parts."""
+"""The images that there are, before any is decoded: files, labels, groups and parts."""
 
 import dataclasses
 import re
@@ -21,8 +21,8 @@ PART_NAMES = {"train": 0, "training": 0, "val": 1, "valid": 1, "validation": 1, 
 class Listing:
     """Images with their labels; fields as in `ImageSet`.
 
-    files:   one file for each image; none where `archive`, an .npz file, holds them all.
-    ignored: names of files that aren't images or lie in no class, as far as they were come across.
+    files:   one file for each image; empty if `archive`, an .npz file, contains them all.
+    ignored: names of files that were found but aren't images or aren't in a class.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Listing:
         return len(self.paths)
 
     def only(self, kept: np.ndarray) -> "Listing":
-        """Some of its images, by index. Classes stay, also those of which nothing is left."""
+        """The images at the indices `kept`. All classes stay, even those without images."""
         if len(kept) == len(self):
             return self
         return dataclasses.replace(
@@ -56,19 +56,19 @@ Grouped = TypeVar("Grouped", Listing, ImageSet)
 
 
 def listed(items: Iterable[object]) -> str:
-    """The first ten of many offenders, and how many there are."""
+    """The first ten items, and how many there are in all."""
     items = list(items)
     more = f", ... ({len(items)} in all)" if len(items) > 10 else ""
     return ", ".join(visible(str(item)) for item in items[:10]) + more
 
 
 def visible(text: str) -> str:
-    """A text with names from the data, for a terminal: what would steer it, as escape sequences do, is replaced."""
+    """A text with names from the data, safe for a terminal: control characters, as in escape sequences, are replaced."""
     return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
 
 
 def largest(groups: Sequence[str], paths: Sequence[str]) -> str:
-    """The largest group with two of its images, the first and the last by file name: they show whom it mixes up."""
+    """The largest group with two of its images, the first and the last by file name, which show what it may mix up."""
     name, count = Counter(groups).most_common(1)[0]
     files = [path for group, path in zip(groups, paths, strict=True) if group == name]
     first, last = (end(files, key=lambda path: (PurePosixPath(path).name, path)) for end in (min, max))
@@ -76,10 +76,10 @@ def largest(groups: Sequence[str], paths: Sequence[str]) -> str:
 
 
 def grouped_by(pattern: str | None, images: Grouped) -> Grouped:
-    """The same images, each in the group that the pattern finds in its path, or in the one its folder names (`parent`).
+    """The same images with groups: what the pattern finds in each path or, with `parent`, the name of the image's folder.
 
     Raises:
-        UserError: it isn't a regular expression with a (...), some path doesn't match, or folders name classes only.
+        UserError: it isn't a regular expression with a (...), some path doesn't match, or folders only name classes.
     """
     if pattern is None:
         return images
@@ -93,21 +93,21 @@ def _matches(pattern: str, paths: tuple[str, ...]) -> list[str]:
     except re.error as error:
         raise _bad_pattern(pattern, f"a regular expression ({error})") from error
     if not expression.groups:
-        raise _bad_pattern(pattern, "a regular expression with a (...) around what is the group's name, as in 'HE-(\\d+)'")
+        raise _bad_pattern(pattern, "a regular expression with a (...) around the group's name, as in 'HE-(\\d+)'")
     matches = [expression.search(path) for path in paths]
     names = [(match and match[1]) or "" for match in matches]
     if unmatched := [path for path, name in zip(paths, names, strict=True) if not name]:
-        raise _bad_pattern(pattern, f"found in the path of every image, and isn't in: {listed(unmatched)}")
+        raise _bad_pattern(pattern, f"found in the path of every image, but isn't in: {listed(unmatched)}")
     return names
 
 
 def _parents(images: Grouped) -> list[str]:
     names = [PurePosixPath(path).parent.name for path in images.paths]
     if same := sorted(set(names) & {*images.classes, *PART_NAMES, ""}):
-        rule = "a pattern where images lie directly in the folder of their class, as they do in"
+        rule = "a pattern if images are directly in the folder of their class, as they are in"
         raise _bad_pattern("parent", f"{rule}: {listed(same)}")
     return names
 
 
 def _bad_pattern(pattern: str, rule: str) -> UserError:
-    return UserError(f"the value of `group_pattern` is '{pattern}', but must be {rule}. Mend it, or leave it out.")
+    return UserError(f"the value of `group_pattern` is '{pattern}', but must be {rule}. Fix it, or leave it out.")

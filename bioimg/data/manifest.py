@@ -1,4 +1,4 @@
-"""A table that lists images: CSV, TSV or Parquet with the columns path, label and perhaps group and split."""
+"""A table that lists images: CSV, TSV or Parquet with the columns path, label and, optionally, group and split."""
 
 import os
 from collections import Counter
@@ -19,7 +19,7 @@ def list_manifest(file: Path, columns: str | None = None) -> Listing:
     """List the images of a table; paths are relative to its folder. `columns` renames, as in `path=file,label=diagnosis`.
 
     Raises:
-        UserError: columns, labels or files are missing, a path is there twice, or a split isn't train, val or test.
+        UserError: columns, labels or files are missing, a path is listed twice, or a split isn't train, val or test.
     """
     rows = _rows(file, _names(columns))
     labels, groups, splits = rows["label"], rows.get("group"), rows.get("split")
@@ -69,7 +69,7 @@ def _table(file: Path) -> pa.Table:
         texts = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
         return csv.read_csv(file, parse_options=options, convert_options=texts)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"the table of `data`, {file}, can't be read: {str(error).splitlines()[0]}. Mend it.") from error
+        raise UserError(f"the table of `data`, {file}, can't be read: {str(error).splitlines()[0]}. Fix it.") from error
 
 
 def _texts(column: pa.ChunkedArray) -> list[str]:
@@ -81,7 +81,7 @@ def _check(file: Path, rows: dict[str, list[str]]) -> None:
     for meaning, values in numbered.items():
         _refuse(file, f"rows without a {meaning}", [number for number, value in values if not value])
     seen = Counter(os.path.normpath(path) for path in rows["path"])
-    _refuse(file, "paths that are there twice", [path for path, times in seen.items() if times > 1])
+    _refuse(file, "paths that are listed twice", [path for path, times in seen.items() if times > 1])
     _refuse(file, "files that don't exist", [path for path in rows["path"] if not os.path.lexists(file.parent / path)])
     wrong = {value for value in rows.get("split", ()) if value.lower() not in PART_NAMES}
     _refuse(file, "values of the split that aren't train, val or test", sorted(wrong))
@@ -89,4 +89,4 @@ def _check(file: Path, rows: dict[str, list[str]]) -> None:
 
 def _refuse(file: Path, what: str, offenders: list) -> None:
     if offenders:
-        raise UserError(f"the table of `data`, {file}, holds {what}: {listed(offenders)}. Mend it.")
+        raise UserError(f"the table of `data`, {file}, holds {what}: {listed(offenders)}. Fix it.")

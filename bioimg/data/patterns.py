@@ -1,4 +1,4 @@
-"""Guesses which part of the paths tells slides or patients apart."""
+"""Guess which part of the paths identifies slides or patients."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from bioimg.data.listing import Listing, grouped_by, largest
 
 NUMBERED = re.compile(r"([A-Za-z]+)([-_ ]?)(?=\d)")
 POSITIONS = {"row", "col", "column", "x", "y", "z", "t", "tile", "patch", "crop", "img", "image", "frame", "page", "copy", "no"}
-"""Words before a number that tells where in a slide, or which one of many, an image is."""
+"""Words before a number that is the position or the running number of an image, not its slide."""
 FIRST_PARTS = (r"([^/_]+)_[^/]*$", r"([^/-]+)-[^/]*$", r"([^/]+)_[^/_]*$", r"([^/]+)-[^/-]*$")
 
 
@@ -24,14 +24,14 @@ class Guess(NamedTuple):
 def guess(listing: Listing) -> list[Guess]:
     """Patterns that find three or more groups of two or more images on average, the fewest groups first.
 
-    Tried are folders below the classes, words with a number in every name (as HE-03), and what stands before a separator.
+    Candidates are folders below the classes, words with a number in every name (as in HE-03), and what precedes a separator.
     """
     found: dict[tuple[int, ...], Guess] = {}
     classes = _partition([listing.classes[label] for label in listing.labels])
     for pattern in _candidates(listing.paths):
         try:
             names = list(grouped_by(pattern, listing).groups or ())
-        except UserError:  # it isn't in every path
+        except UserError:  # it doesn't match every path
             continue
         partition = _partition(names)
         if 3 <= len(set(names)) <= len(listing) // 2 and partition != classes:
@@ -45,11 +45,11 @@ def _candidates(paths: tuple[str, ...]) -> Iterator[str]:
     for word, separator in sorted(set.intersection(*words)):
         if word.lower() not in POSITIONS:
             yield rf"{word}{separator}(\d+)"
-            yield rf"([^/]*{word}{separator}\d+)"  # where slides of several patients have the same numbers
+            yield rf"([^/]*{word}{separator}\d+)"  # if slides of several patients have the same numbers
     yield from FIRST_PARTS
 
 
 def _partition(names: Iterable[str]) -> tuple[int, ...]:
-    """Which images are together, whatever the groups are called."""
+    """Which images are grouped together, whatever the groups' names."""
     order: dict[str, int] = {}
     return tuple(order.setdefault(name, len(order)) for name in names)

@@ -1,6 +1,6 @@
 """The built-in synthetic set: tiles that look like stained tissue and were drawn by this file. Nothing about them is real.
 
-A tile is two maps, how much haematoxylin and how much eosin lie at each pixel, turned into colour by the law of Beer and
+A tile is two maps, the amounts of haematoxylin and eosin at each pixel, turned into colour by the law of Beer and
 Lambert with the stain, light and focus of its slide. Drawing takes about a second.
 """
 
@@ -20,9 +20,9 @@ SLIDES = 10
 TILES = 10
 """Of each class on each slide."""
 BORDERING = 0.42
-"""Greatest share of a tile that tissue of another class takes up. The set's difficulty hangs on it."""
+"""Largest share of a tile that tissue of another class takes up. The set's difficulty depends on it."""
 BEYOND = 8
-"""Pixels around a tile in which nuclei still lie, to be cut by its border."""
+"""Margin in pixels around a tile where nuclei are placed too, so that its border cuts some."""
 
 HAEMATOXYLIN, EOSIN = np.array([0.563, 0.720, 0.406]), np.array([0.216, 0.801, 0.558])
 """Optical density in red, green and blue (Macenko et al. 2009)."""
@@ -31,7 +31,7 @@ R2 = np.array([0.7548776662466927, 0.5698402909980532])
 """Multiples of this modulo one are spread evenly over the unit square, however many they are (M. Roberts 2018)."""
 
 Maps = tuple[np.ndarray, np.ndarray]
-"""Haematoxylin and eosin, each float64 [N, SIDE, SIDE]: so precise that bytes are the same whatever the processor."""
+"""Haematoxylin and eosin, each float64 [N, SIDE, SIDE]: precise enough for the same bytes on every processor."""
 
 
 @functools.lru_cache(maxsize=2)
@@ -80,7 +80,7 @@ def _resized(pixels: np.ndarray, size: int) -> np.ndarray:
     if size != SIDE:
         tiles = (Image.fromarray(tile).resize((size, size), Image.Resampling.BILINEAR) for tile in pixels)
         pixels = np.stack([np.asarray(tile) for tile in tiles])
-    pixels.flags.writeable = False  # it is drawn once and shared
+    pixels.flags.writeable = False  # drawn once and shared
     return pixels
 
 
@@ -149,7 +149,7 @@ def _nuclei(
 ) -> np.ndarray:
     """Ellipses 0..1: `count` per tile, half axes `radius` and `radius * length`; `pale` ones have a rim and a nucleolus.
 
-    They lie along `angle` or anyhow, each with the probability that the map `where` gives.
+    They point along `angle` or in any direction. Each is kept with the probability that the map `where` has at its centre.
     """
     tile, centre = _scattered(rng, rng.integers(*count, tiles))
     short = rng.uniform(*radius, len(tile))
@@ -250,7 +250,7 @@ def mucosa(rng: np.random.Generator, tiles: int) -> Maps:
 
 
 def mixed(rng: np.random.Generator, tiles: int) -> Maps:
-    """Stroma in which tumour cells and lymphocytes lie scattered."""
+    """Stroma with scattered tumour cells and lymphocytes."""
     angle = rng.uniform(0, np.pi, tiles)
     fibres = _fibres(rng, angle, (7, 16), 3.0)
     where = (0.5 + 0.5 * _cloud(rng, tiles, 3)).clip(0, 1)

@@ -13,7 +13,7 @@ import psutil
 from bioimg.config import UserError
 
 SHARE = 0.25
-"""Of the memory at hand, what a set may take: it is there twice while it is handed to the workers, and models need room."""
+"""Share of the available memory that a set may take: it is there twice on its way to the workers, and models need room."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -31,7 +31,7 @@ class PixelArray(Protocol):
 
 
 class FilePixels:
-    """An array [N, ...] in a file, of which each access reads the rows asked for and nothing else.
+    """An array [N, ...] in a file. Each access reads the requested rows and nothing else.
 
     Not a `np.memmap`: rows read are not added to the process's resident memory, a limit on address space does not matter,
     and pickling sends the file's name, so that every process reads the file itself.
@@ -44,7 +44,7 @@ class FilePixels:
         except OSError as error:
             raise UserError(
                 f"the decoded images in {self.file} can't be opened here: {error.strerror}. They are too large to be sent "
-                "around; name a folder that all machines share with the environment variable BIOIMG_CACHE."
+                "to other machines; set the environment variable BIOIMG_CACHE to a folder that all machines share."
             ) from error
         weakref.finalize(self, os.close, self._descriptor)
 
@@ -62,7 +62,7 @@ class FilePixels:
         size = picked[:1].nbytes or self.nbytes
         for place, row in enumerate(rows.ravel().tolist()):
             if os.preadv(self._descriptor, [picked[place]], row * size) != size:
-                raise OSError(f"{self.file} is cut off")
+                raise OSError(f"{self.file} is truncated")
         return picked.reshape(*rows.shape, *self.shape[1:])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -70,13 +70,13 @@ class FilePixels:
 
 
 def opened(file: Path, shape: tuple[int, ...], dtype: str) -> PixelArray:
-    """The array in a file: in memory if it takes at most a quarter of what is at hand, else left on disk."""
+    """The array in a file: in memory if it takes at most a quarter of what is available, else left on disk."""
     on_disk = FilePixels(file, shape, dtype)
     return np.fromfile(file, dtype).reshape(shape) if on_disk.nbytes <= SHARE * memory_at_hand() else on_disk
 
 
 def memory_at_hand() -> int:
-    """Bytes that this process can still take: of the machine, and of the limits set for the process or its container."""
+    """Bytes that this process can still allocate: of the machine, and within the limits of the process and its container."""
     used = psutil.Process().memory_info()
     data, address_space = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_DATA, resource.RLIMIT_AS))
     limits = [psutil.virtual_memory().available, *_container()]

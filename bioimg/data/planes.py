@@ -23,13 +23,13 @@ def check_pixels(width: int, height: int, max_pixels: int | None) -> None:
 def rgb(planes: Planes, channels: tuple[int, ...] = ()) -> np.ndarray:
     """[height, width, 3] of uint8, uint16 or float32.
 
-    One plane, or one channel, is grey: it fills all three. Of two channels blue stays black.
+    One plane, or one channel, is grey: it fills all three. With two channels, blue stays black.
     """
     pixels = _plain(planes.pixels)
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     if not channels and pixels.shape[2] > 1 and not planes.colour:
         raise ValueError(
-            f"{pixels.shape[2]} planes; say which make up red, green and blue, as in --channels 0,1,2 (or one, as grey)"
+            f"{pixels.shape[2]} planes; choose those for red, green and blue, as in --channels 0,1,2 (or one, as grey)"
         )
     if channels:
         if max(channels) >= pixels.shape[2]:
@@ -50,7 +50,7 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def fitted(image: np.ndarray, size: int, rule: str) -> np.ndarray:
     """An image [height, width, 3] at `size` x `size`, bilinear and antialiased.
 
-    resize: the aspect gives way; crop: the middle, as large as a square can be; pad: all of it, between black bars.
+    resize: the aspect ratio changes; crop: the largest square in the middle; pad: the whole image between black bars.
     """
     if image.shape[:2] == (size, size):
         return image
@@ -75,5 +75,5 @@ def _plain(pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype in (np.uint8, np.uint16):
         return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.dtype.kind not in "iuf":
-        raise ValueError(f"{pixels.dtype} pixels, which are no intensities")
+        raise ValueError(f"{pixels.dtype} pixels, which aren't intensities")
     return pixels.astype(np.float32)

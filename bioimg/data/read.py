@@ -1,4 +1,4 @@
-"""Decode: every image of a listing once, in parallel, into one array that is kept for the next start."""
+"""Decode every image of a listing once, in parallel, into one array that is cached for the next run."""
 
 import errno
 import json
@@ -20,15 +20,15 @@ from bioimg.data.pixels import FilePixels, PixelArray, opened
 from bioimg.data.planes import fitted
 
 Progress = Callable[[int, int], None]
-"""Called with the images done and the images in all."""
+"""Called with the number of images done and their total number."""
 
 VERSION = 2
-"""Of what is kept; a change of how images are decoded needs a new one."""
+"""Of the cached data: to be raised when decoding changes."""
 MAX_PIXELS = 200_000_000
 CHUNK = 2_000_000
 """Bytes of files that a process gets at a time, but at most 64 files."""
 WORTH_PROCESSES = 10_000_000
-"""Bytes of files below which starting processes takes longer than decoding. (Threads don't help: Pillow holds the lock.)"""
+"""Bytes of files below which starting processes takes longer than decoding. (Threads don't help: Pillow holds the GIL.)"""
 
 
 class Rule(NamedTuple):
@@ -41,16 +41,16 @@ class Rule(NamedTuple):
 
     @classmethod
     def of(cls, trial: TrialConfig) -> "Rule":
-        """What a trial asks for.
+        """The rule of a trial.
 
         Raises:
-            UserError: `channels` isn't one to three numbers, or BIOIMG_MAX_PIXELS isn't one.
+            UserError: `channels` isn't one to three numbers, or BIOIMG_MAX_PIXELS isn't a number.
         """
         return cls(trial.image_size, trial.resize, _channels(trial.channels), _max_pixels())
 
 
 class Fact(NamedTuple):
-    """What is known of one image: content hash, size, kind as stored and depth as decoded; or why it can't be read."""
+    """What is known about one image: content hash, size, kind as stored and type as decoded; or why it can't be read."""
 
     digest: str = ""
     height: int = 0
@@ -78,7 +78,7 @@ def read_images(listing: Listing, rule: Rule, *, skip_unreadable: bool = False, 
     """Decode the images of a listing, or take them from the cache if no file has changed since.
 
     Raises:
-        UserError: names the images that can't be read (all of them, if `skip_unreadable`), or that differ in depth.
+        UserError: images can't be read (with `skip_unreadable`: none can), or they differ in depth; lists them.
     """
     files = [listing.archive] if listing.archive else listing.files
     key = cache.key(VERSION, rule, skip_unreadable, [(file.absolute(), *_stamp(file)) for file in files])
@@ -93,7 +93,7 @@ def _channels(value: str | None) -> tuple[int, ...]:
     planes = [plane.strip() for plane in value.split(",")] if value is not None else []
     if len(planes) > 3 or not all(plane.isdecimal() for plane in planes):
         raise UserError(
-            f"the value of `channels` is {value!r}, but must be one to three numbers of planes from 0, as in 2,1,0."
+            f"the value of `channels` is {value!r}, but must be one to three plane numbers, counted from 0, as in 2,1,0."
         )
     return tuple(map(int, planes))
 
@@ -106,7 +106,7 @@ def _max_pixels() -> int:
 
 
 def _stamp(file: Path) -> tuple[int, ...]:
-    """Tells without reading it whether a file is still the same; () for one that can't be looked at."""
+    """Size and times of a file, which reveal a change without reading it; () if they aren't available."""
     try:
         status = file.stat()
     except OSError:
@@ -128,7 +128,7 @@ def _decode(listing: Listing, rule: Rule, skip_unreadable: bool, progress: Progr
 
 
 def _facts(listing: Listing, rule: Rule, target: Path) -> Iterator[Fact]:
-    """Put the pixels of each image into its row of the target, and tell of each in order."""
+    """Write the pixels of each image into its row of the file `target`, and yield the facts in order."""
     if listing.archive:
         yield from _place(enumerate(archive.images(listing.archive)), rule, target)
         return
@@ -149,10 +149,10 @@ def _read_files(files: Iterable[tuple[int, Path]], rule: Rule, target: Path) -> 
 
 
 def attempt(file: Path, rule: Rule) -> Decoded | Exception:
-    """One image, or why it can't be read."""
+    """One image, or the exception that tells why it can't be read."""
     try:
         return decode(file, rule.channels, rule.max_pixels)
-    except Exception as error:  # decoders raise whatever they like on broken files
+    except Exception as error:  # decoders raise all kinds of exceptions on broken files
         return error
 
 
@@ -177,7 +177,7 @@ def digest_of(pixels: np.ndarray) -> str:
 
 
 def _close_gaps(file: Path, facts: list[Fact], shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
-    """Take the rows of unreadable images out."""
+    """Remove the rows of unreadable images."""
     readable = [row for row, fact in enumerate(facts) if not fact.error]
     if len(readable) < len(facts):
         rows, closed = FilePixels(file, (len(facts), *shape), dtype), file.with_suffix(".closed")
@@ -188,7 +188,7 @@ def _close_gaps(file: Path, facts: list[Fact], shape: tuple[int, ...], dtype: st
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what a decoder says, without the address of its file object."""
+    """The first line of a decoder's message, without the address of its file object."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error).splitlines()[0].split(" <_io")[0] if str(error) else type(error).__name__
@@ -199,14 +199,14 @@ def _require_readable(listing: Listing, facts: list[Fact], skip: bool) -> None:
     if broken and len(broken) == len(facts):
         raise UserError(
             f"{len(broken)} of {len(listing)} images in {listing.name!r} can't be read: {listed(broken)}. "
-            "Mend them, or name other images."
+            "Fix them, or use other images."
         )
     if broken and not skip:
         them = "it" if len(broken) == 1 else "them"
-        every = "`bioimg data` names them all with --json. " if len(broken) > 10 else ""
+        every = "`bioimg data --json` lists them all. " if len(broken) > 10 else ""
         raise UserError(
             f"{len(broken)} of {len(listing)} images in {listing.name!r} can't be read: {listed(broken)}. {every}"
-            f"Mend or remove {them}, or leave {them} out with --skip-unreadable."
+            f"Fix or remove {them}, or leave {them} out with --skip-unreadable."
         )
 
 
@@ -219,7 +219,7 @@ def _one_depth(listing: Listing, facts: list[Fact]) -> str:
         held = "; ".join(f"{len(some)} of {dtype}: {', '.join(some[:3])}" for dtype, some in paths.items())
         raise UserError(
             f"the images in {listing.name!r} have different depths, so that their brightness can't be compared: {held}. "
-            "Save all with one depth and one black and white (in Fiji: Image > Adjust > Brightness/Contrast, Set, then "
-            "Image > Type), or leave those of one depth out: `data` may be a table (path,label) of the others."
+            "Save all with the same depth and the same black and white levels (in Fiji: Image > Adjust > Brightness/Contrast, "
+            "Set, then Image > Type), or leave out those of one depth: `data` may be a table (path,label) of the others."
         )
     return next(iter(paths))

@@ -1,4 +1,4 @@
-"""16-bit and float images to 8 bits, by one rule for the whole set, so that images stay comparable."""
+"""Scale 16-bit and float images to 8 bits, by one rule for the whole set, so that images stay comparable."""
 
 import json
 from pathlib import Path
@@ -11,18 +11,18 @@ from bioimg.data.read import Decoding
 
 PERCENTILES = (0.1, 99.9)
 SAMPLE = 10_000_000
-"""Pixels per channel of which percentiles are taken: all where there are fewer, else every k-th."""
+"""Pixels per channel from which percentiles are computed: all if there are fewer, else every k-th."""
 CHUNK = 64
 ABOUT = "images of more than 8 bits, scaled to 8"
 
 Limits = tuple[tuple[float, float], ...]
-"""What becomes 0 and 255, for red, green and blue."""
+"""The values that become 0 and 255, for red, green and blue."""
 
 
 def scaled(decoding: Decoding, rule: str, train: np.ndarray) -> tuple[PixelArray, Limits]:
-    """uint8 pixels, and the limits between which they were scaled; what lies beyond them is cut off, what isn't a number is 0.
+    """uint8 pixels, and the limits between which they were scaled. Values beyond them are clipped, NaN becomes 0.
 
-    With the rule `percentiles`, the limits are those of the images in `train`, as resized: no test image has a say.
+    With the rule `percentiles`, the limits are those of the images in `train`, as resized: test images don't count.
     """
     key = cache.key(decoding.key, rule, PERCENTILES, train.tobytes() if rule == "percentiles" else b"")
     folder = cache.entry(

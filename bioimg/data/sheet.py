@@ -12,7 +12,7 @@ TITLE = 20
 
 
 def contact_sheet(images: ImageSet) -> Image.Image:
-    """A row for each class: its name, its count, and up to eight of its images, evenly taken in the order of paths."""
+    """A row for each class: its name, its count, and up to eight of its images, evenly spaced in the order of paths."""
     height = TITLE + SIDE + 2 * GAP
     sheet = Image.new("RGB", (COLUMNS * (SIDE + GAP) + GAP, height * len(images.classes)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)

@@ -1,4 +1,4 @@
-"""What a value of `data` means. Cheap: nothing is decoded, so that mistakes show at once."""
+"""What a value of `data` means. Nothing is decoded here, so that mistakes show at once."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def find(trial: TrialConfig) -> Listing:
     """List the images of `trial.data` (any but the phantom, which has no files) with labels, parts and groups.
 
     Raises:
-        UserError: there is no such set, or what is wrong with it.
+        UserError: there is no such set, or something is wrong with it.
     """
     return grouped_by(trial.group_pattern, _find(trial))
 
@@ -43,6 +43,6 @@ def _find(trial: TrialConfig) -> Listing:
 
 def _no_such(data: str) -> UserError:
     return UserError(
-        f"the value of `data` is {data!r}, but there is no such folder or file, and no set of this name: {', '.join(NAMED)}."
-        f"{meant(data, NAMED)} {LAYOUT}"
+        f"the value of `data` is {data!r}, but there is no such folder or file, and it isn't one of the named sets: "
+        f"{', '.join(NAMED)}.{meant(data, NAMED)} {LAYOUT}"
     )

@@ -1,11 +1,11 @@
-"""Which images train, validate and test. Fixed whatever the trial's seed is: all seeds compare on the same test images."""
+"""Which images train, validate and test: the same for all seeds of a trial, so that they compare on the same test images."""
 
 from typing import Protocol
 
 import numpy as np
 
 from bioimg.config import FEWEST_GROUPS, TrialConfig, UserError
-from bioimg.data.groups import allot
+from bioimg.data.grouped_split import allot
 from bioimg.data.imageset import PARTS, TEST, TRAIN, VAL, ImageSet, Split
 from bioimg.data.listing import largest, listed
 
@@ -33,7 +33,7 @@ def split(images: Labelled, trial: TrialConfig) -> Split:
     """Divide the images as `trial.split`, `trial.folds` and `trial.fold` say.
 
     Raises:
-        UserError: the images don't allow it; says which classes, groups or parts are missing.
+        UserError: the images don't allow it; lists the classes, groups or parts that are missing.
     """
     cut = {"stratified": _stratified, "grouped": _grouped, "folder": _folder}[trial.split]
     part = cut(images, trial)
@@ -51,29 +51,30 @@ def split(images: Labelled, trial: TrialConfig) -> Split:
 
 
 def warnings(images: ImageSet, trial: TrialConfig) -> list[str]:
-    """What makes results on this split too good, or say little, in sentences for the console."""
-    cut, said = split(images, trial), []
+    """Sentences for the console: what makes results on this split too good, or uncertain."""
+    cut = split(images, trial)
+    texts = []
     tested = len({images.groups[image] for image in cut.test}) if images.groups is not None else None
     if cut.leaks_groups:
-        said.append(
+        texts.append(
             f"images of one group are in more than one part, since `split` is {trial.split!r}: results are too good for new "
             "groups. Use --split grouped."
         )
     if tested is not None and tested < FEWEST_GROUPS:
-        said.append(
+        texts.append(
             f"the test images are of few groups ({tested}): with fewer than {FEWEST_GROUPS}, intervals and differences say "
             "little about new groups."
         )
     if cut.duplicates:
         have = "has" if cut.duplicates == 1 else "have"
-        said.append(
+        texts.append(
             f"{cut.duplicates} of the {len(cut.val) + len(cut.test)} validation and test images {have} an exact copy in "
             "another part: results are too good. Remove copies; `bioimg data` lists them."
         )
     if images.unreadable_skipped:
         were = "image was" if images.unreadable_skipped == 1 else "images were"
-        said.append(f"{images.unreadable_skipped} unreadable {were} left out.")
-    return said
+        texts.append(f"{images.unreadable_skipped} unreadable {were} left out.")
+    return texts
 
 
 def _stratified(images: Labelled, trial: TrialConfig) -> np.ndarray:
@@ -82,11 +83,11 @@ def _stratified(images: Labelled, trial: TrialConfig) -> np.ndarray:
     if few := [f"{name} ({n})" for name, n in zip(images.classes, counts, strict=True) if n < fewest]:
         raise UserError(
             f"the value of `split` is 'stratified', which needs at least {fewest} images of each class; there are too few of: "
-            f"{listed(few)}. Add images, or take these classes out of `data`."
+            f"{listed(few)}. Add images, or remove these classes from `data`."
         )
     if trial.folds:
         return _folded(images.labels, trial)
-    from sklearn.model_selection import train_test_split  # takes a second, for which decoding processes needn't wait
+    from sklearn.model_selection import train_test_split  # takes a second, and decoding processes don't need it
 
     held_out = round(FRACTIONS[TEST] * len(images.labels))
     rest, test = train_test_split(np.arange(len(images.labels)), test_size=held_out, stratify=images.labels, random_state=0)
@@ -131,8 +132,8 @@ def _grouped(images: Labelled, trial: TrialConfig) -> np.ndarray:
 def _groups(images: Labelled) -> np.ndarray:
     if images.groups is None:
         raise UserError(
-            "the value of `split` is 'grouped', but no groups are known. Say with --group-pattern which part of an image's "
-            "path names its group, as in --group-pattern 'HE-(\\d+)'."
+            "the value of `split` is 'grouped', but no groups are known. Use --group-pattern to find them in the "
+            "images' paths, as in --group-pattern 'HE-(\\d+)'."
         )
     groups = np.unique(images.groups, return_inverse=True)[1]
     if groups.max() < 2:
@@ -149,13 +150,13 @@ def _refusal(images: Labelled, groups: np.ndarray, folds: int) -> UserError:
     held = ", ".join(f"{name} ({n})" for name, n in zip(images.classes, counts, strict=True))
     return UserError(
         f"the value of `split` is 'grouped', which needs every class in train, val and test{' of every fold' if folds else ''} "
-        f"with no group in two of them; these groups don't allow it. Groups that hold each class: {held}. Add groups, "
-        f"{'use fewer --folds, ' if folds else ''}or use --split stratified, whose results then are too good for new groups."
+        f"with no group in two of them; these groups don't allow it. Groups with images of each class: {held}. Add groups, "
+        f"{'use fewer --folds, ' if folds else ''}or use --split stratified, whose results are then too good for new groups."
     )
 
 
 def _shared(part: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """Images whose name, a group or a digest, is in more than one part."""
+    """Indices of images whose name (a group or a digest) is in more than one part."""
     parts: dict[str, set[int]] = {}
     for name, which in zip(names, part.tolist(), strict=True):
         parts.setdefault(name, set()).add(which)

@@ -14,10 +14,10 @@ UPRIGHT = 1
 
 
 def decode_tiff(file: BinaryIO, max_pixels: int | None = None) -> Planes:
-    """The planes of the one image in a file; reduced copies (thumbnails, pyramids) are passed over.
+    """The planes of the one image in a file; reduced copies (thumbnails, pyramids) are skipped.
 
     Raises:
-        ValueError: it holds several images, or colours that have no RGB without a profile.
+        ValueError: it holds several images, or colours that can't be converted to RGB without a profile.
     """
     with tifffile.TiffFile(file) as tiff:
         image = tiff.pages[0] if len(tiff.pages) == 1 else _only_series(tiff)
@@ -30,17 +30,17 @@ def decode_tiff(file: BinaryIO, max_pixels: int | None = None) -> Planes:
 
 
 def _check_whole(tiff: tifffile.TiffFile, pages: Sequence[Any]) -> None:
-    """Some codecs fill up in silence what a file that was cut off lacks."""
+    """Refuse a truncated file: some codecs silently fill in what is missing."""
     for page in pages:
         segments = zip(page.dataoffsets, page.databytecounts, strict=True) if page is not None else ()
         if any(offset + size > tiff.filehandle.size for offset, size in segments):
-            raise ValueError("the file is cut off")
+            raise ValueError("the file is truncated")
 
 
 def _only_series(tiff: tifffile.TiffFile) -> Any:
     series = [one for one in tiff.series if not one.keyframe.is_reduced]
     if not series:
-        raise ValueError("no image in it")
+        raise ValueError("it contains no image")
     if len(series) > 1:
         shapes = " and ".join(str(one.shape) for one in series[:3])
         raise ValueError(f"{len(series)} images of shapes {shapes}, where one is expected (a whole slide? cut it into tiles)")
@@ -76,7 +76,7 @@ def _grey(pixels: np.ndarray) -> str:
 
 
 def _stretched(pixels: np.ndarray, depth: int, white_is_zero: bool) -> np.ndarray:
-    """Fewer than 8 bits spread over 0 to 255; black made zero."""
+    """Spread depths of less than 8 bits over 0 to 255; make black zero."""
     if depth < 8:
         pixels = (pixels.astype(np.uint16) * 255 // (2**depth - 1)).astype(np.uint8)
     return np.iinfo(pixels.dtype).max - pixels if white_is_zero and pixels.dtype.kind == "u" else pixels

@@ -1,4 +1,4 @@
-"""New images, of which nobody says what they are, as a trial's own were read."""
+"""Read new images without labels, in the same way as the images of a trial."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def read_unlabelled(
 ) -> tuple[ImageSet, dict[str, str]]:
     """The images that can be read, without labels and classes; and why others can't, by path.
 
-    limits: between which the trial's images of more than 8 bits were scaled (`ImageSet.scaling`).
+    limits: those between which the trial's images of more than 8 bits were scaled (`ImageSet.scaling`).
 
     Raises:
         UserError: there are no images, none can be read, or they differ in depth from each other or from the trial's.
@@ -40,5 +40,5 @@ def _require_depth(place: Path, decoding: Decoding, limits: Limits | None) -> No
     if (given == "uint8") != (limits is None):
         raise UserError(
             f"the value of `images` is {str(place)!r}, which holds {given} images, but the model was trained on {trained}. "
-            "Give it images like those."
+            "Use images like those."
         )

@@ -1,4 +1,4 @@
-"""Any torchvision classifier by name, with a new head and with what is frozen frozen."""
+"""Build any torchvision classifier by name, with a new head and frozen stages."""
 
 import copy
 import functools
@@ -36,7 +36,7 @@ class Classifier:
             module.eval()
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """What the head sees: [B, F] for images [B, 3, H, W]."""
+        """The inputs of the head, [B, F], for images [B, 3, H, W]."""
         seen: list[torch.Tensor] = []
         with self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
             self.model(images)
@@ -44,13 +44,13 @@ class Classifier:
 
 
 def build(trial: TrialConfig, classes: int, *, synchronise_batch_norm: bool = False) -> Classifier:
-    """The classifier of a trial, on the CPU. The trial's seed decides every weight that isn't pretrained; the global random
-    state is left alone.
+    """The classifier of a trial, on the CPU. The trial's seed determines every weight that isn't pretrained; the global
+    random state isn't changed.
 
     Raises:
         UserError: no such model or weights; weights that don't fit; `freeze` names no stage of the model.
     """
-    name = head_name(trial.model)  # before the seed: some models' outlines draw random numbers, the first time
+    name = head_name(trial.model)  # before seeding: the outlines of some models draw random numbers, the first time
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(trial.seed)
         bare = trial.weights == "none"
@@ -65,7 +65,7 @@ def build(trial: TrialConfig, classes: int, *, synchronise_batch_norm: bool = Fa
 
 
 def check(trial: TrialConfig) -> None:
-    """Find out in a moment, without any weights, whether a trial's model can be built.
+    """Check quickly, without loading any weights, whether a trial's model can be built.
 
     Raises:
         UserError: as `build`, except for the contents of weights.
@@ -99,7 +99,7 @@ def head_name(model: str) -> str:
 
 @functools.cache
 def classifiers() -> list[str]:
-    """Names of torchvision's classifiers, and of all models that others have registered with it."""
+    """Names of torchvision's classifiers, and of all models that other packages have registered with it."""
     own = [name for name in models.list_models() if not models.get_model_builder(name).__module__.startswith("torchvision.")]
     return [*models.list_models(module=models), *own]
 
@@ -117,7 +117,7 @@ def stages(model: nn.Module, head: str) -> list[str]:
 
 @functools.lru_cache(maxsize=4)
 def _pretrained(model: str, weights: str) -> nn.Module:
-    """A backbone with its weights, kept in this process: a warm lane pays for reading them once."""
+    """A model with its pretrained weights, kept in this process: a warm lane reads them only once."""
     bare, head = _bare(model), head_name(model)
     fitting = pretrained.fit(pretrained.load(model, weights), bare, head, weights)
     bare.load_state_dict(fitting, strict=False)
@@ -126,11 +126,11 @@ def _pretrained(model: str, weights: str) -> nn.Module:
 
 @functools.lru_cache(maxsize=16)
 def _outline(model: str) -> nn.Module:
-    """A model without memory for its tensors, to look at: made in a moment, whatever its size."""
+    """A model without memory for its tensors, to inspect: quickly built, whatever its size."""
     try:
         with torch.device("meta"):
             return _bare(model)
-    except NotImplementedError:  # RegNets compute their widths with tensors that must have values
+    except NotImplementedError:  # RegNets compute their widths with tensors that need values
         return _bare(model)
 
 
@@ -141,7 +141,7 @@ def _bare(model: str) -> nn.Module:
 
 
 def _freeze(model: nn.Module, head: str, trial: TrialConfig) -> tuple[nn.Module, ...]:
-    """Turn off the gradients that `freeze` turns off; returns the modules that are frozen whole."""
+    """Turn off gradients as `freeze` says. Returns the modules that are frozen entirely."""
     if trial.freeze == "none":
         return ()
     known = stages(model, head)
@@ -153,7 +153,7 @@ def _freeze(model: nn.Module, head: str, trial: TrialConfig) -> tuple[nn.Module,
         raise unknown(
             "freeze", trial.freeze, ["none", "features", *known], f"(The stages are those of `model` {trial.model!r}.)"
         )
-    for token in model.parameters(recurse=False):  # a ViT's class token, which goes in before the first block
+    for token in model.parameters(recurse=False):  # a ViT's class token, used before the first block
         token.requires_grad_(False)
     modules = tuple(model.get_submodule(name) for name in known[: known.index(trial.freeze) + 1])
     for module in modules:

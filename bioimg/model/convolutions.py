@@ -1,15 +1,15 @@
-"""Convolutions as a CPU computes them fastest in bfloat16. What they compute, and what a state dict holds, stays as it is."""
+"""Convolutions in the form that is fastest on a CPU in bfloat16. Their results and their state dicts stay the same."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 ENOUGH = 32
-"""Channels that one instruction of AMX multiplies and adds up in bfloat16."""
+"""Channels that one AMX instruction multiplies and accumulates in bfloat16."""
 
 
 def quicken(model: nn.Module, dtype: torch.dtype) -> None:
-    """Put other modules with the same parameters where that is faster under autocast of `dtype`."""
+    """Replace convolutions by modules with the same parameters where those are faster under autocast to `dtype`."""
     if dtype != torch.bfloat16 or any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return
     for name, module in list(model.named_modules()):
@@ -18,16 +18,16 @@ def quicken(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 class Pointwise(nn.Conv2d):
-    """A convolution of 1x1 as the matrix product that it is, for which oneDNN has better kernels."""
+    """A 1x1 convolution computed as a matrix product, for which oneDNN has faster kernels."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class Joined(nn.Conv2d):
-    """A convolution in groups too narrow for the hardware, as one in fewer and wider groups with zeros in between.
+    """A convolution whose groups are too narrow for the hardware, computed in fewer, wider groups with zeros in between.
 
-    Each weight is multiplied with what it would be; the zeros cost less than what a group of 4 channels leaves idle.
+    Each weight is multiplied with the same inputs as before. The zeros cost less than what a group of 4 channels leaves idle.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -35,7 +35,7 @@ class Joined(nn.Conv2d):
         return F.conv2d(input, self._joined(groups), self.bias, self.stride, self.padding, self.dilation, groups)
 
     def _joined(self, groups: int) -> torch.Tensor:
-        """[O, ENOUGH, k, k]: of each output's weights, those for the channels of its own group are not zero."""
+        """Weights [O, ENOUGH, k, k]: for each output, zero except for the channels of its own group."""
         out, each, *kernel = self.weight.shape
         together = self.groups // groups
         joined = self.weight.new_zeros(groups, together, out // self.groups, together, each, *kernel)
@@ -45,7 +45,7 @@ class Joined(nn.Conv2d):
 
 
 def _faster(convolution: nn.Conv2d) -> nn.Conv2d | None:
-    """The same convolution in a faster way, if there is one."""
+    """The same convolution in a faster form, if there is one."""
     if _is_pointwise(convolution):
         return _as(Pointwise, convolution)
     if _is_narrow(convolution):
@@ -59,7 +59,7 @@ def _is_pointwise(convolution: nn.Conv2d) -> bool:
 
 
 def _is_narrow(convolution: nn.Conv2d) -> bool:
-    """Depthwise convolutions aren't: oneDNN has kernels of their own for them."""
+    """Depthwise convolutions don't count: oneDNN has special kernels for them."""
     each = convolution.in_channels // convolution.groups
     return each in (2, 4, 8) and convolution.in_channels % ENOUGH == 0 and convolution.padding_mode == "zeros"
 

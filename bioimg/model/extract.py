@@ -1,4 +1,4 @@
-"""The frozen backbone as fast as it goes: BatchNorm folded into the convolution before it, weights already in bfloat16."""
+"""The frozen backbone in its fastest form: BatchNorm folded into the preceding convolution, weights already in bfloat16."""
 
 import copy
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from bioimg.model.convolutions import quicken
 
 
 def extractor(classifier: Classifier, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A copy's way from images [B, 3, H, W] to what the head sees, [B, F], to be called under autocast of `dtype`."""
+    """A copy of the model, from images [B, 3, H, W] to the head's inputs [B, F]; call it under autocast to `dtype`."""
     model = _folded(classifier.model)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):  # autocast would convert their weights again for every batch
@@ -24,7 +24,7 @@ def extractor(classifier: Classifier, dtype: torch.dtype) -> Callable[[torch.Ten
 
 
 def digest(classifier: Classifier) -> str:
-    """Thirty-two hex digits of every weight and buffer of the backbone."""
+    """A hash (32 hex digits) of all weights and buffers of the backbone."""
     found = xxhash.xxh3_128()
     for name, tensor in classifier.model.state_dict().items():
         if not name.startswith(f"{classifier.head_name}."):
@@ -34,9 +34,9 @@ def digest(classifier: Classifier) -> str:
 
 
 def _folded(model: nn.Module) -> nn.Module:
-    """A copy in eval mode, without those BatchNorms that alone take what a convolution gives."""
+    """A copy in eval mode, where each BatchNorm that alone uses a convolution's output is folded into the convolution."""
     whole = copy.deepcopy(model).eval()
     try:
         return fuse(whole)
-    except Exception:  # torchvision's can all be traced; of other models any can fail in its own way, and stays as it is
+    except Exception:  # torchvision's models can all be traced; others may fail in any way, and stay as they are
         return whole

@@ -1,4 +1,4 @@
-"""Tensors in a safetensors file, with what using them needs to know and a checksum of all of it. Reading it runs no code."""
+"""Tensors in a safetensors file, with the metadata needed to use them and a checksum of both. Reading it runs no code."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ class Damaged(ValueError):
 
 
 class Saved(NamedTuple):
-    """Tensors by their names in the model's state dict, and what is to be known of them."""
+    """Tensors by their names in the model's state dict, and metadata about them."""
 
     tensors: dict[str, torch.Tensor]
     about: dict[str, Any]
@@ -24,15 +24,15 @@ class Saved(NamedTuple):
 def encode(tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> bytes:
     """The bytes of a file that any reader of safetensors can open."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    said = {**about, "sha256": _checksum(plain, about)}
-    return safetensors.torch.save(plain, metadata={"bioimg": json.dumps(said)})
+    signed = {**about, "sha256": _checksum(plain, about)}
+    return safetensors.torch.save(plain, metadata={"bioimg": json.dumps(signed)})
 
 
 def decode(content: bytes) -> Saved:
-    """What `encode` was given.
+    """The inverse of `encode`.
 
     Raises:
-        Damaged: these aren't the bytes that it gave.
+        Damaged: these aren't bytes that it returned.
     """
     try:
         tensors, about = safetensors.torch.load(content), json.loads(_metadata(content)["bioimg"])
@@ -40,18 +40,18 @@ def decode(content: bytes) -> Saved:
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"it can't be read: {error}") from error
     if claimed != _checksum(tensors, about):
-        raise Damaged("its checksum isn't that of what it holds")
+        raise Damaged("its checksum doesn't match its content")
     return Saved(tensors, about)
 
 
 def _metadata(content: bytes) -> dict[str, str]:
-    """Of the header: JSON, after its length in eight bytes. `safetensors` shows it for files only."""
+    """The metadata from the header: JSON, after its length in eight bytes. `safetensors` gives it for files only."""
     length = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + length])["__metadata__"]
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> str:
-    """SHA-256 of what is said, and of name, type, shape and bytes of each tensor by name."""
+    """SHA-256 of the metadata and of name, type, shape and bytes of each tensor, sorted by name."""
     found = hashlib.sha256(json.dumps(about).encode())
     for name, tensor in sorted(tensors.items()):
         found.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())

@@ -1,4 +1,4 @@
-"""`resnext_tiny`: a ResNeXt small enough to be trained on two CPU cores and to carry its weights in the package.
+"""`resnext_tiny`: a ResNeXt small enough to train on two CPU cores and to include its weights in the package.
 
 Importing this module registers it with torchvision, so that `torchvision.models.get_model("resnext_tiny")` and
 `get_model_weights("resnext_tiny")` treat it like any of torchvision's own.
@@ -10,7 +10,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models._api import Weights, WeightsEnum, register_model
+from torchvision.models import Weights, WeightsEnum
+from torchvision.models._api import register_model
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.transforms._presets import ImageClassification
 
@@ -44,7 +45,7 @@ class ResNeXt_Tiny_Weights(WeightsEnum):
     DEFAULT = TEXTURES_V2
 
     def get_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Read the packaged file; the arguments are torchvision's (progress, check_hash) and nothing here needs them."""
+        """Read the packaged file; the arguments are torchvision's (progress, check_hash) and aren't used."""
         return load_file(EMBEDDED / Path(self.url).name)
 
 
@@ -53,7 +54,7 @@ def resnext_tiny(*, weights: ResNeXt_Tiny_Weights | None = None, progress: bool 
     """ResNeXt (arXiv:1611.05431) of four bottlenecks in 8 groups: 438,408 parameters and the head, 512 features.
 
     The stem is the standard one (7x7 with stride 2, then max-pool), which makes it fast: at 64 px the first stage sees 16 px.
-    The head is never loaded: what the textures were called is of no use.
+    The head is never loaded, since the classes of the textures are of no use.
     """
     model = NarrowResNet(Bottleneck, [1, 1, 1, 1], **{"groups": 8, "width_per_group": 12, **kwargs})
     weights = ResNeXt_Tiny_Weights.verify(weights)

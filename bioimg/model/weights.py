@@ -1,7 +1,7 @@
 """What a `weights` name means: tensors for the backbone and the normalisation they were trained with.
 
-A name is one of torchvision's for the model (`IMAGENET1K_V1`, `DEFAULT`), a file, or `none`. Random weights never stand in for
-weights that can't be had.
+A name is one of torchvision's for the model (`IMAGENET1K_V1`, `DEFAULT`), a file, or `none`. Weights that
+aren't available are an error: random ones never replace them.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def entry(model: str, weights: str) -> WeightsEnum | None:
 
 
 def normalisation(model: str, weights: str) -> Normalisation:
-    """That of the weights entry; for a file and for `none` that of the model's default entry, so that only weights differ."""
+    """That of the weights entry; for a file or `none`, that of the model's first entry, so that only weights differ."""
     chosen = entry(model, weights) or next(iter(get_model_weights(model)), None)
     preset = chosen.transforms() if chosen else None
     return Normalisation(tuple(preset.mean), tuple(preset.std)) if preset else IMAGENET
@@ -69,7 +69,7 @@ def load(model: str, weights: str) -> dict[str, torch.Tensor]:
 
 
 def fit(tensors: Mapping[str, torch.Tensor], model: torch.nn.Module, head: str, weights: str) -> dict[str, torch.Tensor]:
-    """The tensors of all but the head, after a check that they are just those that the model has.
+    """The tensors of all but the head, after checking that they are exactly those of the model.
 
     Raises:
         UserError: lists what is missing, unexpected or of another shape.
@@ -86,22 +86,22 @@ def fit(tensors: Mapping[str, torch.Tensor], model: torch.nn.Module, head: str, 
         ],
     }
     if any(problems.values()):
-        told = "; ".join(f"{kind}: {_first(names)}" for kind, names in problems.items() if names)
-        raise UserError(f"the value of `weights` is {weights!r}, but its tensors must be those of `model`. {told}.")
+        details = "; ".join(f"{kind}: {_first(names)}" for kind, names in problems.items() if names)
+        raise UserError(f"the value of `weights` is {weights!r}, but its tensors must be those of `model`. {details}.")
     return found
 
 
 def require_same(weights: str, digest: str, earlier: str | None) -> None:
-    """Hold the digest of what a weights name means against an earlier one, where there is one.
+    """Check the digest of the tensors behind a weights name against an earlier one, if there is one.
 
     Raises:
-        UserError: the name means other tensors than it did.
+        UserError: the name stands for other tensors than before.
     """
     if earlier is not None and digest != earlier:
         raise UserError(
-            f"the value of `weights` is {weights!r}, but that isn't what it was when these results were begun: its tensors "
-            f"without the head have the digest {digest[:16]}, and had {earlier[:16]}. Put the earlier weights back under that "
-            "name, or give the new ones another name, or name another folder with --out."
+            f"the value of `weights` is {weights!r}, but these aren't the weights that these results were started with: "
+            f"the digest of the tensors without the head is {digest[:16]} and was {earlier[:16]}. Restore the earlier weights "
+            "under that name, give the new ones another name, or choose another folder with --out."
         )
 
 
@@ -110,7 +110,7 @@ def _first(names: list[str], most: int = 5) -> str:
 
 
 def _fetch(named: WeightsEnum) -> dict[str, torch.Tensor]:
-    """From torch's own folder; of several processes that lack a file one downloads it and the others wait."""
+    """From torch's own folder. If several processes need a file that isn't there, one downloads it and the others wait."""
     target = Path(torch.hub.get_dir()) / "checkpoints" / Path(named.url).name
     try:
         with contextlib.nullcontext() if target.exists() or not named.url.startswith("http") else _alone(target):
@@ -118,7 +118,7 @@ def _fetch(named: WeightsEnum) -> dict[str, torch.Tensor]:
     except (URLError, OSError) as error:
         raise UserError(
             f"the value of `weights` is {named.name!r}, but it isn't on this machine and can't be downloaded ({error}). "
-            f"Fetch {named.url} where there is a network and put it at {target}, or name a file."
+            f"Download {named.url} on a machine with network access and copy it to {target}, or give a file as `weights`."
         ) from error
 
 

@@ -20,10 +20,15 @@ def differences(before: pa.Table, now: pa.Table, classes: Sequence[str], classes
     runs use; by names and groups the predictions of trials are compared.
     """
     old, new = _by_way(before, classes), _by_way(now, classes_now)
-    shared = [(old[way], new[way], way) for way in new if way in old]
-    for then, its, way in shared or zip(old.values(), new.values(), [None], strict=False):
-        if said := [] if _same(then, its) else [*_contents(then, its)] or [*_moves(then, its, way)]:
-            return said
+    pairs: list[tuple[pd.DataFrame, pd.DataFrame, Way | None]] = [(old[way], new[way], way) for way in new if way in old]
+    if not pairs and old and new:  # no common way of splitting, so only the contents of any two are compared
+        pairs = [(next(iter(old.values())), next(iter(new.values())), None)]
+    for earlier, current, way in pairs:
+        if _same(earlier, current):
+            continue
+        found = list(_contents(earlier, current)) or list(_moves(earlier, current, way))
+        if found:
+            return found
     return []
 
 

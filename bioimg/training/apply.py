@@ -1,4 +1,4 @@
-"""A trained model on other images."""
+"""Apply a trained model to other images."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from bioimg.training.evaluate import outputs
 
 
 def probabilities(saved: Saved, trial: TrialConfig, images: ImageSet, dtype: torch.dtype, device: torch.device) -> np.ndarray:
-    """float32 [N, C] of the images as they are, computed as for the table: in `dtype`, and through a frozen backbone folded."""
+    """float32 [N, C] of images without augmentation, computed as for the table: in `dtype`, a frozen backbone folded."""
     precision.allow_tf32(trial.tf32)
     classes = len(saved.about["classes"])
     classifier = build(dataclasses.replace(trial, weights="none"), classes)
@@ -29,7 +29,7 @@ def probabilities(saved: Saved, trial: TrialConfig, images: ImageSet, dtype: tor
     forward = _forward(classifier, trial.freeze == "features", dtype)
 
     def compute(batch: Batch) -> torch.Tensor:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        with precision.autocast(device, dtype):
             return forward(pixels(batch))
 
     logits = outputs(compute, np.arange(len(images)), image_size=trial.image_size, width=classes, device=device)

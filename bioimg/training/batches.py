@@ -1,6 +1,6 @@
-"""Batches on the device: which images, seen how, and their pixels.
+"""Batches on the device: which images, in which views, and their pixels.
 
-Order and views of an epoch are drawn for the whole batch from (seed, epoch) alone. So they are the same for any number of
+The order and views of an epoch are drawn for whole batches from (seed, epoch) alone, so they are the same for any number of
 workers, and a resumed trial needs no random state.
 """
 
@@ -18,21 +18,20 @@ from bioimg.model.weights import Normalisation
 from bioimg.training.distributed import Group
 
 VIEWS = {"none": 1, "dihedral": 8}
-"""In how many ways an augmentation can show an image; view 0 is the image as it is."""
-
+"""Number of views of an image that each augmentation has; view 0 is the unchanged image."""
 
 CHUNK = 1024
 
 
 class Batch(NamedTuple):
-    """This worker's share of a batch: int64 [B] indices of images, and int64 [B] of the view in which each is seen."""
+    """This worker's share of a batch: int64 [B] indices of images, and int64 [B] of the view of each."""
 
     indices: np.ndarray
     views: np.ndarray
 
 
 class Step(NamedTuple):
-    """A worker's share and what its summed loss is multiplied by, so that DDP's average is the mean over the whole batch."""
+    """A worker's share and the factor of its summed loss that makes DDP's average the mean over the whole batch."""
 
     batch: Batch
     weight: float
@@ -41,7 +40,7 @@ class Step(NamedTuple):
 def steps(trial: TrialConfig, indices: np.ndarray, labels: np.ndarray, epoch: int, group: Group) -> Iterator[Step]:
     """One epoch of the images at `indices` as this worker sees it: over all workers, every image once.
 
-    With balanced sampling as many are drawn with replacement, each class as often as any other. `labels` is int64 [N].
+    With balanced sampling, as many are drawn with replacement, each class equally often. `labels` is int64 [N].
     """
     draw = np.random.default_rng((trial.seed, epoch))
     if trial.sampling == "balanced":
@@ -54,7 +53,7 @@ def steps(trial: TrialConfig, indices: np.ndarray, labels: np.ndarray, epoch: in
         mine = group.share(np.arange(start, stop))
         if len(mine):
             yield Step(Batch(order[mine], views[mine]), group.size / (stop - start))
-        else:  # DDP needs a backward pass of every worker: one that counts for nothing
+        else:  # DDP needs a backward pass from every worker: this one has no weight
             yield Step(Batch(order[start : start + 1], views[start : start + 1]), 0.0)
 
 
@@ -69,16 +68,16 @@ def boundaries(images: int, batch_size: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], images], strict=True))
 
 
-def sight(trial: TrialConfig, images: ImageSet) -> tuple[object, ...]:
+def pixel_key(trial: TrialConfig, images: ImageSet) -> tuple[object, ...]:
     """What decides every pixel that a trial sees, in the images' order. Digests alone don't: they come before resizing."""
     return trial.image_size, trial.resize, trial.channels, images.scaling, images.digests
 
 
 class Pixels:
-    """Images on the device, normalised and turned when they are asked for."""
+    """Batches of images on the device, normalised, in their views."""
 
     def __init__(self, trial: TrialConfig, images: ImageSet, normalisation: Normalisation, device: torch.device) -> None:
-        self._gather = gatherer(images.pixels, sight(trial, images), device)
+        self._gather = gatherer(images.pixels, pixel_key(trial, images), device)
         mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in normalisation)
         self._scale, self._shift = 1 / (255 * std), -mean / std
 
@@ -89,9 +88,9 @@ class Pixels:
 
 
 def gatherer(pixels: PixelArray, which: object, device: torch.device) -> Callable[[np.ndarray], torch.Tensor]:
-    """What gives uint8 [B, H, W, 3] on the device for indices [B].
+    """A function that returns uint8 [B, H, W, 3] on the device for indices [B].
 
-    On a GPU all images are there if they fit; else those of each batch are copied from pinned memory, while the GPU computes.
+    On a GPU all images stay there if they fit; else each batch is copied from pinned memory while the GPU computes.
     """
     if device.type == "cuda" and fits(pixels.nbytes, device):
         whole = resident(pixels, which, device)
@@ -100,7 +99,7 @@ def gatherer(pixels: PixelArray, which: object, device: torch.device) -> Callabl
 
 
 def sent(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Values on the device. To a GPU they are copied from pinned memory, while the GPU computes what it was given before."""
+    """Values on the device. To a GPU they are copied from pinned memory, while the GPU computes earlier work."""
     tensor = torch.as_tensor(values)
     return tensor if tensor.device.type == device.type else tensor.pin_memory().to(device, non_blocking=True)
 
@@ -111,7 +110,7 @@ def fits(size: int, device: torch.device) -> bool:
 
 
 def copied(pixels: PixelArray, device: torch.device) -> torch.Tensor:
-    """All images on the device, read in parts: on the way they are nowhere else in full."""
+    """All images on the device, read in chunks, so that there is never a second full copy."""
     whole = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
     for start in range(0, len(pixels), CHUNK):
         rows = np.arange(start, min(start + CHUNK, len(pixels)))
@@ -131,7 +130,7 @@ def resident(pixels: PixelArray, which: object, device: torch.device) -> torch.T
 
 
 def dihedral(images: torch.Tensor, views: np.ndarray) -> torch.Tensor:
-    """Turn image b of [B, C, S, S] by `views[b] % 4` quarters and mirror it if `views[b] >= 4`."""
+    """Rotate image b of [B, C, S, S] by `views[b] % 4` quarter turns and mirror it if `views[b] >= 4`."""
     if not views.any():
         return images
     turned = torch.empty_like(images)

@@ -1,8 +1,8 @@
-"""A trial's tensors on disk: where it stands, and the weights of its best epoch. Reading them runs no code.
+"""A trial's tensors on disk: its state, and the weights of its best epoch. Reading them runs no code.
 
-resume.pt            all that going on needs, after the newest epoch; resume.previous.pt after the one before
-best.safetensors     the model at its best epoch; where its backbone was frozen, the head alone, which names the backbone
-backbones/           those frozen backbones, beside the folders of the trials, each once
+resume.pt            everything needed to resume after the latest epoch; resume.previous.pt: after the one before
+best.safetensors     the model at its best epoch; if its backbone was frozen, only the head, which names the backbone
+backbones/           these frozen backbones, next to the folders of the trials, each stored once
 """
 
 import io
@@ -20,6 +20,7 @@ from bioimg.model.extract import digest
 from bioimg.model.saved import Damaged, Saved, decode, encode
 from bioimg.results.folder import Folder, beside
 from bioimg.results.store import CHECKPOINTS, Store
+from bioimg.training import precision
 from bioimg.training.run import Run
 
 RESUME, PREVIOUS, BEST = "resume.pt", "resume.previous.pt", "best.safetensors"
@@ -29,13 +30,13 @@ log = logging.getLogger("bioimg")
 
 
 def save(run: Run, files: Folder, under: str) -> None:
-    """Write all that going on needs, keeping what was there as the previous state.
+    """Write everything needed to resume, and keep the state before as the previous one.
 
-    Nothing waits for the disk here: what a power failure spoils is found by its checksum, and the previous state is used.
+    This doesn't wait for the disk: a state damaged by a power failure is found by its checksum, and the previous one is used.
     """
     state = run.state_dict()
     if run.best_epoch == len(run.history):
-        state["best"] = state["learner"]  # the same tensors, which are then written once
+        state["best"] = state["learner"]  # the same tensors, written only once
     content = _packed(state)
     if files.size(f"{under}/{RESUME}") is not None:
         files.move(f"{under}/{RESUME}", f"{under}/{PREVIOUS}")
@@ -43,7 +44,7 @@ def save(run: Run, files: Folder, under: str) -> None:
 
 
 def load(run: Run, files: Folder, under: str) -> None:
-    """Go on where `save` left off; from the state before if the newest is damaged; from the beginning if there is none."""
+    """Resume from what `save` wrote: the previous state if the latest is damaged; from the start if there is none."""
     if state := _state(files, under):
         run.load_state_dict(state)
 
@@ -80,11 +81,11 @@ def shorter(trial: TrialConfig) -> Iterator[str]:
         yield from (replace(trial, epochs=epochs).key for epochs in range(trial.epochs - 1, 0, -1))
 
 
-def finish(run: Run, files: Folder, under: str, keep: str = "best") -> list[str]:
-    """Write the model as it is, with what predicting needs to know: if `keep` says so. Returns the states that aren't kept.
+def finish(run: Run, files: Folder, under: str, keep: str) -> list[str]:
+    """Write the model with the metadata that predicting needs, unless `keep` is none. Returns the states that aren't kept.
 
-    They go after the row is written: a trial that is killed with neither would be trained again.
-    The state of a head on a frozen backbone is small. It stays, since a longer trial can go on from it.
+    The caller deletes them after writing the row: a trial that is killed with neither would be trained again.
+    The state of a head on a frozen backbone is small. It stays, since a longer trial can continue from it.
     """
     if keep != "none":
         _export(run, files, under)
@@ -93,7 +94,7 @@ def finish(run: Run, files: Folder, under: str, keep: str = "best") -> list[str]
     return [] if keep == "all" else states(under)
 
 
-def stop(run: Run, files: Folder, under: str, keep: str = "best") -> list[str]:
+def stop(run: Run, files: Folder, under: str, keep: str) -> list[str]:
     """Keep the state that a stopped trial can be finished from; with `all` its best epoch too. Returns those not kept."""
     if keep == "none":
         return states(under)
@@ -105,18 +106,18 @@ def stop(run: Run, files: Folder, under: str, keep: str = "best") -> list[str]:
 
 
 def states(under: str) -> list[str]:
-    """The files that going on needs."""
+    """The files with the states of a trial."""
     return [f"{under}/{RESUME}", f"{under}/{PREVIOUS}"]
 
 
 def drop(files: Folder, under: str) -> None:
-    """Delete what going on needed."""
+    """Delete the states of a trial."""
     for name in states(under):
         files.delete(name)
 
 
 def tidy(store: Store, trials: Iterable[TrialConfig]) -> None:
-    """Drop the states of trials that were killed between writing their row and dropping them: its `bytes` leave them out."""
+    """Delete states of trials that were killed after writing their row and before deleting them: its `bytes` omits these."""
     sizes, keys = store.files.sizes(CHECKPOINTS), {trial.key for trial in trials}
     for row in store.tables.every("trials"):
         if row["key"] in keys and row["status"] != "failed" and row["bytes"] is not None:
@@ -132,7 +133,7 @@ def _drop_beyond(most: int, under: str, sizes: Mapping[str, int], files: Folder)
 
 
 def best(files: Folder, under: str) -> Saved:
-    """The model of a trial's best epoch, whole, also where only its head is the trial's own.
+    """The complete model of a trial's best epoch, also if the trial has stored only its head.
 
     Raises:
         UserError: it wasn't kept, or a file is damaged.
@@ -152,13 +153,13 @@ def _export(run: Run, files: Folder, under: str) -> None:
         "scaling": run.images.scaling,
         "classes": list(run.images.classes),
         "normalisation": run.normalisation,
-        "precision": str(run.dtype).removeprefix("torch."),
+        "precision": precision.name(run.dtype),
     }
     tensors = run.classifier.model.state_dict()
     if run.trial.freeze == "features":
         about["backbone"] = digest(run.classifier)
         head = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{run.classifier.head_name}.")}
-        if files.size(name := _backbone(about["backbone"])) is None:  # of lanes that find this together, each writes the same
+        if files.size(name := _backbone(about["backbone"])) is None:  # if several lanes see this, all write the same
             rest = {name: tensor for name, tensor in tensors.items() if name not in head}
             files.write(name, encode(rest, {"model": run.trial.model, "normalisation": run.normalisation}))
         tensors = head
@@ -174,9 +175,7 @@ def _read(files: Folder, name: str) -> Saved:
     try:
         return decode(files.read(name))
     except FileNotFoundError:
-        raise UserError(
-            f"there is no {shown}. Weights stay where an experiment keeps them (--keep best, the default, or all)."
-        ) from None
+        raise UserError(f"there is no {shown}. Weights are kept with --keep best (the default) or --keep all.") from None
     except Damaged as error:
         raise UserError(
             f"{shown} is damaged ({error}). Put a copy of it in its place, or run the experiment again into another folder."
@@ -192,13 +191,13 @@ def _state(files: Folder, under: str) -> dict[str, Any] | None:
             continue
         if (state := _unpacked(content)) is not None:
             return state
-        log.warning("%s/%s/%s is damaged: the trial goes on from what was saved before it.", files, under, name)
+        log.warning("%s/%s/%s is damaged: the trial resumes from the state before it.", files, under, name)
         files.delete(f"{under}/{name}")
     return None
 
 
 def _settle(files: Folder, under: str) -> list[str]:
-    """Flush the newest state. Returns the one before, which isn't needed then."""
+    """Flush the latest state. Returns the one before, which isn't needed any more."""
     newest, before = states(under)
     if files.size(newest) is not None and _unpacked(content := files.read(newest)) is not None:
         files.write(newest, content)
@@ -207,7 +206,7 @@ def _settle(files: Folder, under: str) -> list[str]:
 
 
 def _packed(state: dict[str, Any]) -> memoryview:
-    """A checksum, and after it what `torch.save` gives: a ZIP file, whose own, slower checksums leave out its headers."""
+    """A checksum, followed by the output of `torch.save`: a ZIP file, whose own, slower checksums don't cover its headers."""
     content = io.BytesIO()
     content.write(bytes(CHECKSUM))
     set_crc32_options(False)
@@ -218,7 +217,7 @@ def _packed(state: dict[str, Any]) -> memoryview:
 
 
 def _unpacked(content: bytes) -> dict[str, Any] | None:
-    """What `_packed` was given; None if these aren't the bytes that it gave."""
+    """The inverse of `_packed`; None if these aren't bytes that it returned."""
     packed = memoryview(content)[CHECKSUM:]
     if xxhash.xxh3_128_digest(packed) != content[:CHECKSUM]:
         return None

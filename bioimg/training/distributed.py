@@ -1,4 +1,4 @@
-"""One process or several that train together: the few operations in which that differs. Alone, each of them does nothing."""
+"""The few operations that differ between one process and several that train together. Alone, each of them does nothing."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that share each batch. Within one, everybody makes the same calls in the same order."""
+    """The processes that share each batch. All of them make the same calls in the same order."""
 
     rank: int = 0
     size: int = 1
@@ -36,7 +36,7 @@ class Group:
         return tensor
 
     def synchronise_buffers(self, module: nn.Module) -> None:
-        """Give everybody rank 0's buffers: where BatchNorm isn't synchronised, running statistics differ by process."""
+        """Give all processes rank 0's buffers: where BatchNorm isn't synchronised, running statistics differ by process."""
         if self.size > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)

@@ -12,9 +12,9 @@ from bioimg.training.distributed import ALONE, Group
 
 MOST = 64
 PIXELS = {"cpu": 16 * 150 * 150, "cuda": 64 * 150 * 150}
-"""Images, and pixels of them, that a model sees at once when it isn't trained: it must not need more memory than training.
+"""Images, and pixels of images, in one batch outside of training, which must not need more memory than training.
 
-On a CPU, the activations of 16 images of 150 px stay in its cache; with more of them ResNeXt-50 is slower.
+On a CPU, the activations of 16 images of 150 px stay in its cache; with more, ResNeXt-50 is slower.
 """
 
 

@@ -2,8 +2,8 @@
 
 Dihedral augmentation has 8 outcomes, so 8 views cover it: the head trains on what it would see anyway.
 
-Features are kept in the cache in blocks: the same images in the same order, whoever computes them. Who needs a block that isn't
-there locks it and computes it; others meanwhile take other blocks, so that lanes share the work.
+Features are cached in blocks: the same images in the same order, whichever process computes them. A process that needs a
+missing block locks and computes it, while others compute other blocks, so that lanes share the work.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from bioimg.training.batches import Batch, fits, sent
 from bioimg.training.evaluate import outputs
 
 VERSION = 4
-"""Of how features are computed: to be raised when their values change."""
+"""Of the computation: to be raised when the values of features change."""
 BLOCK = 128
 DIGEST = xxhash.xxh3_128().digest_size
 
@@ -39,14 +39,14 @@ class Block(NamedTuple):
 
     @property
     def content(self) -> int:
-        """A number of 62 bits, another one for other images or another view."""
+        """A hash of 62 bits of the images and the view."""
         return xxhash.xxh3_64_intdigest(self.indices.astype("<i8").tobytes(), seed=self.view) >> 2
 
 
 class Features:
-    """What the head sees of each image and view: [views, images, width], filled as it is needed. On the device, if they fit.
+    """The head's inputs for each image and view: [views, images, width], filled as needed. On the device, if they fit.
 
-    `dtype` is that in which the head computes: autocast would round to it anyway.
+    `dtype` is the type in which the head computes: autocast would round to it anyway.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Features:
                 replace(self._folder / cache.ABOUT, about.encode(), flush=False)
 
     def prepare(self, backbone: Callable[[], Compute], wanted: dict[int, np.ndarray]) -> None:
-        """Have the features of the images `wanted` in each view. `backbone` is called if any must be computed.
+        """Provide the features of the images `wanted` in each view. `backbone` is called if any must be computed.
 
         Raises:
             UserError: the cache can't be written.
@@ -71,7 +71,7 @@ class Features:
         if not missing:
             return
         compute = backbone()
-        for wait in (False, True):  # first what nobody is at, then what others have done meanwhile, or died over
+        for wait in (False, True):  # first blocks that nobody computes, then those that others have finished or died over
             missing = [block for block in missing if not self._fill(block, compute, wait)]
         del compute
         gc.collect()  # a traced backbone refers to itself, and would keep its copy of the weights on the device
@@ -95,7 +95,7 @@ class Features:
 
     @contextlib.contextmanager
     def _locked(self, block: Block, wait: bool) -> Iterator[bool]:
-        """One byte of a file for each block; the system frees it when its process dies. Whether it could be had at once."""
+        """Lock one byte of a file for each block; the system frees it when the process dies. Yields whether it is locked."""
         with cache.writing():
             lock = (self._folder / "lock").open("a")
         with lock as file:
@@ -112,7 +112,7 @@ class Features:
             replace(self._file(block), xxhash.xxh3_128_digest(content) + content, flush=False)
 
     def _read(self, block: Block) -> bool:
-        """Take a block from the cache, if it is there and whole."""
+        """Read a block from the cache. Returns whether it was there and undamaged."""
         try:
             content = memoryview(self._file(block).read_bytes())
         except FileNotFoundError:

@@ -1,19 +1,19 @@
-"""Memory that tensors leave stays with the process: to ask Linux for each one's anew can cost a fifth of a training step.
+"""Memory that tensors free stays with the process: asking Linux for it again can cost a fifth of a training step.
 
-glibc asks for it again for tensors of more than 32 MiB, and gives back what is free at the end of its heaps. Here it does
-neither, but for tensors of more than 64 MiB in threads other than the first.
+By default, glibc asks Linux for each tensor of more than 32 MiB, and returns what is free at the end of its heaps. Here it
+does neither, except for tensors of more than 64 MiB in threads other than the first.
 """
 
 import contextlib
 import ctypes
 
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4  # names of glibc's malloc.h, less their M_
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4  # from glibc's malloc.h, without the prefix M_
 SPARE = 1 << 28
-"""Bytes, several of the 64 MiB heaps from which glibc serves all threads but the first: it gives back what is free beyond."""
+"""Bytes that may stay free: several of the 64 MiB heaps that glibc uses for all threads but the first. It returns the rest."""
 
 
 def keep() -> None:
-    """Have this process, all of its threads, keep what they free; where glibc isn't the C library nothing is changed."""
+    """Let all threads of this process keep the memory that they free. Changes nothing if the C library isn't glibc."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1), (TOP_PAD, SPARE)):

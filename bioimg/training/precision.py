@@ -1,17 +1,27 @@
-"""What `precision` means on a device, found out by what it can do and not by its name."""
+"""What `precision` means on a device, which depends on what the device can do and not on its name."""
 
 import torch
 
 
 def resolve(precision: str, device: torch.device) -> torch.dtype:
-    """The type in which autocast computes: bfloat16, or float32 for none."""
+    """The type in which autocast computes: bfloat16, or float32 for no autocast."""
     if precision == "auto":
         return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Autocast to a type, which does nothing for float32."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def name(dtype: torch.dtype) -> str:
+    """The name of a type as users give it: `bfloat16` for torch.bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
 def allow_tf32(allowed: bool) -> None:
-    """Whether float32 products and convolutions on CUDA may use TF32. It holds for the process: each trial says it anew.
+    """Whether float32 products and convolutions on CUDA may use TF32. It applies to the process, so each trial sets it.
 
     torch's own default is no for products and yes for convolutions.
     """
@@ -22,7 +32,7 @@ def allow_tf32(allowed: bool) -> None:
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies matrices faster in bfloat16 than in float32.
 
-    A CPU does with AMX. AVX512_BF16 alone doesn't suffice: on a Xeon whose AMX isn't passed on to its virtual machine, products
+    A CPU with AMX does. AVX512_BF16 alone isn't enough: on a Xeon whose AMX isn't available to its virtual machine, products
     take twice as long as in float32 (`experiments/benchmark.py step`).
     """
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""A trial in this process: its model, its data on the device, and how far it has come."""
+"""A trial in this process: its model, its data on the device, and its progress."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ from bioimg.model.extract import digest, extractor
 from bioimg.model.weights import normalisation, require_same
 from bioimg.results.row import best
 from bioimg.training import precision
-from bioimg.training.batches import VIEWS, Batch, Pixels, sight
+from bioimg.training.batches import VIEWS, Batch, Pixels, pixel_key
 from bioimg.training.distributed import ALONE, Group
 from bioimg.training.evaluate import Score, outputs, score
 from bioimg.training.features import VERSION, Compute, Features, forget, held
@@ -29,7 +29,7 @@ from bioimg.training.features import VERSION, Compute, Features, forget, held
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Epoch:
-    """What one epoch came to. Losses are means per image; the training figures are those seen while the weights changed."""
+    """The results of one epoch. Losses are means per image; training figures are measured while the weights change."""
 
     epoch: int
     train_loss: float
@@ -40,11 +40,11 @@ class Epoch:
 
 
 class Run:
-    """The state of a trial that `train` moves on, one epoch at a time.
+    """The state of a trial, which `train` advances one epoch at a time.
 
-    `learner` is what the optimizer changes: the whole model, or its head alone when the rest is frozen and `inputs` are
-    therefore features that were computed once. `continued_from` is the key of the shorter trial that trained the first epochs.
-    `weights_digest` tells what the name of the weights meant; None for random ones.
+    `learner` is what the optimizer changes: the whole model, or only its head if the rest is frozen, and then `inputs` are
+    features that were computed once. `continued_from` is the key of the shorter trial that trained the first epochs.
+    `weights_digest` identifies the tensors behind the name of the weights; None for random ones.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Run:
             forget()
             self.inputs = self._pixels()
             quicken(self.learner, self.dtype)
-        wrapped = group.wrap(self.learner, device)  # first, so that DDP's buckets are where the compiled graph breaks
+        wrapped = group.wrap(self.learner, device)  # before compiling, so that the graph breaks at DDP's buckets
         self._forward = torch.compile(wrapped) if trial.compile else wrapped
         self.class_weights = self._class_weights()
         self.optimizer = _optimizer(trial, [p for p in self.learner.parameters() if p.requires_grad])
@@ -78,7 +78,7 @@ class Run:
 
     @property
     def batch_norm(self) -> str | None:
-        """Over what BatchNorm takes its statistics while training; None where none is trained."""
+        """What BatchNorm's statistics are taken over in training; None if no BatchNorm is trained."""
         self.classifier.train()
         if not any(isinstance(module, _BatchNorm) and module.training for module in self.learner.modules()):
             return None
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def best_epoch(self) -> int:
-        """That which selection would take so far; 0 before the first."""
+        """The epoch that selection would choose so far; 0 before the first."""
         return best([epoch.val_loss for epoch in self.history])
 
     @property
@@ -95,7 +95,7 @@ class Run:
         return 0 < self.trial.patience <= len(self.history) - self.best_epoch
 
     def begin(self, epoch: int) -> None:
-        """Make ready for an epoch: dropout's random state, the learning rate, train mode."""
+        """Prepare an epoch: dropout's random state, the learning rate, train mode."""
         seed = np.random.SeedSequence((self.trial.seed, epoch, self.group.rank)).generate_state(1)[0]
         torch.manual_seed(int(seed))
         for group in self.optimizer.param_groups:
@@ -107,11 +107,11 @@ class Run:
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits float32 [B, C], with gradients that DDP averages."""
-        with self._autocast():
+        with precision.autocast(self.device, self.dtype):
             return self._forward(self.inputs(batch)).float()
 
     def evaluate(self, indices: np.ndarray) -> torch.Tensor:
-        """Logits float32 [N, C] of the images as they are, the same on every worker."""
+        """Logits float32 [N, C] of images without augmentation, the same on every worker."""
         self.learner.eval()
         self.group.synchronise_buffers(self.learner)
         return outputs(
@@ -128,7 +128,7 @@ class Run:
         return score(self.evaluate(indices), self.images.labels[indices])
 
     def record(self, epoch: Epoch) -> Epoch:
-        """Take an epoch into the history, and its weights if it is the best one."""
+        """Add an epoch to the history, and keep its weights if it is the best one."""
         self.history.append(epoch)
         if self.best_epoch == epoch.epoch:
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.learner.state_dict().items()}
@@ -139,7 +139,7 @@ class Run:
         self.learner.load_state_dict(self.best)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that going on needs: tensors, numbers and names only."""
+        """Everything needed to resume: tensors, numbers and names only."""
         return {
             "learner": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -150,10 +150,10 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave.
+        """Resume from what `state_dict` returned.
 
         Raises:
-            UserError: that was trained on other weights of the same name.
+            UserError: it was trained from other weights of the same name.
         """
         if self.weights_digest:
             require_same(self.trial.weights, self.weights_digest, state["weights_digest"])
@@ -164,7 +164,7 @@ class Run:
         self.continued_from = state["continued_from"]
 
     def _class_weights(self) -> torch.Tensor | None:
-        """float32 [C]: what an image of each class counts in the training loss, 1 on average over the training images."""
+        """float32 [C]: the weight of each class in the training loss, 1 on average over the training images."""
         if self.trial.class_weights == "none":
             return None
         present = self.images.labels[self.split.train]
@@ -189,18 +189,18 @@ class Run:
             dtype=self.dtype,
             image_size=trial.image_size,
             device=self.device,
-            about=f"{trial.model} {trial.weights}, {images.name} at {trial.image_size} px, {str(self.dtype)[6:]}",
+            about=f"{trial.model} {trial.weights}, {images.name} at {trial.image_size} px, {precision.name(self.dtype)}",
         )
 
     def _features_key(self) -> str:
-        """Of all that features depend on. The order of the images is part of it, and of weights their very values."""
+        """A hash of everything that features depend on, including the order of the images and the values of the weights."""
         trial = self.trial
         model = (trial.model, digest(self.classifier), self.normalisation)
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
-        return cache.key(VERSION, sight(trial, self.images), model, (device, torch.__version__, self.dtype, trial.tf32))
+        return cache.key(VERSION, pixel_key(trial, self.images), model, (device, torch.__version__, self.dtype, trial.tf32))
 
     def _wanted(self) -> dict[int, np.ndarray]:
-        """Images whose features are needed in each view. With folds each of them trains in some trial."""
+        """Images whose features are needed in each view. With folds, each image trains in some trial."""
         every = np.arange(len(self.images))
         trained = every if self.trial.folds else self.split.train
         return {view: trained if view else every for view in range(VIEWS[self.trial.augmentation])}
@@ -209,21 +209,18 @@ class Run:
         pixels, extract = self._pixels(), extractor(self.classifier, self.dtype)
 
         def compute(batch: Batch) -> torch.Tensor:
-            with self._autocast():
+            with precision.autocast(self.device, self.dtype):
                 return extract(pixels(batch))
 
         return compute
 
     def _predict(self, batch: Batch) -> torch.Tensor:
-        with self._autocast():
+        with precision.autocast(self.device, self.dtype):
             return self.learner(self.inputs(batch))
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
 def learning_rate(trial: TrialConfig, epoch: int) -> float:
-    """That of an epoch (the first is 1): constant, or half a cosine from `learning_rate` towards 0."""
+    """The learning rate of an epoch (the first is 1): constant, or half a cosine from `learning_rate` towards 0."""
     if trial.schedule == "constant":
         return trial.learning_rate
     return trial.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / trial.epochs)) / 2

@@ -1,4 +1,4 @@
-"""One trial from where it stands to its end, with everything it leaves on disk: what a `for` loop and a lane share."""
+"""Run one trial to its end, with everything that it writes to disk: what a `for` loop and a lane share."""
 
 import dataclasses
 import datetime
@@ -19,15 +19,15 @@ from bioimg.experiment import Stop
 from bioimg.results.folder import Unwritable
 from bioimg.results.row import summary
 from bioimg.results.store import Store
-from bioimg.training import checkpoint
+from bioimg.training import checkpoint, precision
 from bioimg.training.distributed import ALONE, Group
 from bioimg.training.evaluate import score
 from bioimg.training.loop import NotFinite, train
 from bioimg.training.run import Epoch, Run
 
 Judge = Callable[[Epoch], Stop | None]
-"""Called after each epoch, by all workers alike: why not to train another one, if so. After the last one, be it
-of its patience, that has no effect."""
+"""Called after each epoch by all workers alike. Returns why to stop, or None. After the last epoch, or the last of the
+trial's patience, it has no effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +41,13 @@ class Place:
 
 
 def run_trial(trial: TrialConfig, images: ImageSet, place: Place, judge: Judge) -> str:
-    """Train, test and record a trial, from the last epoch that it, or a shorter one like it, came to. Returns its status.
+    """Train, test and record a trial, from the last epoch that it, or a shorter trial like it, reached. Returns its status.
 
-    An exception becomes a row `failed`. Only where several workers train together and one of them may be alone with it is it
-    raised, since the others wait for that worker: then the group has to be made anew.
+    An exception becomes a row `failed`. It is raised only if several workers train together and it may have occurred in just
+    one of them: the others wait for that worker, so the group has to be made again.
 
     Raises:
-        torch.AcceleratorError: the GPU failed; other than for want of memory, it is lost to this process.
+        torch.AcceleratorError: the GPU failed for another reason than lack of memory: this process can't use it any more.
     """
     record = _Record(trial, images, place)
     try:
@@ -61,7 +61,7 @@ def run_trial(trial: TrialConfig, images: ImageSet, place: Place, judge: Judge) 
             if (stop := judge(epoch)) and not _is_last(epoch, run):
                 return record.end("stopped", run, stop)
         return record.end("completed", run)
-    except (Unwritable, torch.AcceleratorError):  # a row `failed` couldn't be written, or would blame the trial
+    except (Unwritable, torch.AcceleratorError):  # a row `failed` couldn't be written either, or would blame the trial
         raise
     except Exception as error:
         if place.group.size > 1 and not isinstance(error, NotFinite):  # the loss is the whole group's
@@ -70,23 +70,23 @@ def run_trial(trial: TrialConfig, images: ImageSet, place: Place, judge: Judge) 
 
 
 def _is_last(epoch: Epoch, run: Run) -> bool:
-    """Whether a trial is complete with an epoch, whatever is said of it: the last one, or the last of its patience."""
+    """Whether an epoch completes the trial, whatever its judgement: the last one, or the last of the trial's patience."""
     return epoch.epoch == run.trial.epochs or (epoch is run.history[-1] and run.out_of_patience)
 
 
 def is_complete(trial: TrialConfig, place: Place) -> bool:
-    """Whether somebody has left the row of a completed trial, who was killed then. Every worker calls."""
+    """Whether a process has recorded the trial as completed before it was killed. Every worker calls."""
     rows = place.store.tables.rows("trials", trial.key) if place.group.rank == 0 else []
     return place.group.broadcast(any(row["status"] == "completed" for row in rows))
 
 
 def give_up(trial: TrialConfig, images: ImageSet, place: Place, reason: Exception) -> str:
-    """Leave the row of a trial that isn't tried again."""
+    """Record the failure of a trial that isn't tried again."""
     return _Record(trial, images, place).failed(reason)
 
 
 class _Record:
-    """Writes what a trial leaves. Every worker calls, rank 0 writes."""
+    """Writes the results of a trial. Every worker calls, rank 0 writes."""
 
     def __init__(self, trial: TrialConfig, images: ImageSet, place: Place) -> None:
         self._trial, self._images, self._place = trial, images, place
@@ -97,14 +97,14 @@ class _Record:
         self._files, self._folder = place.store.files, place.store.checkpoint(trial.key)
 
     def take_up(self, run: Run) -> list[Epoch]:
-        """Go on where the trial, or a shorter one, left off. Returns the epochs whose judgement isn't on record.
+        """Resume where the trial, or a shorter one, left off. Returns the epochs whose judgement isn't on record.
 
-        That is the last one, since its answer may have been lost, or every epoch that another trial has trained.
+        That is the last one, whose judgement may have been lost, or every epoch that another trial has trained.
         """
         recorded = 0
         if self._writes and checkpoint.prepare(self._trial, self._place.store):
             recorded = len(self._place.store.tables.rows("epochs", self._trial.key))
-        recorded = self._place.group.broadcast(recorded)  # by then the state is there for everybody
+        recorded = self._place.group.broadcast(recorded)  # now the state is there for all workers
         checkpoint.load(run, self._files, self._folder)
         if len(run.history) != (known := self._place.group.broadcast(len(run.history))):  # NFS may show a file late elsewhere
             raise RuntimeError(f"this worker sees a state after {len(run.history)} epochs, and the first one after {known}.")
@@ -142,18 +142,19 @@ class _Record:
         return "failed"
 
     def _past(self) -> tuple[list[dict[str, Any]], str | None]:
-        """The epochs of a trial that has failed, also those of a shorter one, which aren't on record before it has its own."""
+        """The epochs of a failed trial, including those of a shorter one, which aren't on record before it has its own."""
         if self._run:
             return self._epochs(self._run), self._run.continued_from
         epochs, origin = checkpoint.past(self._files, self._folder)
         return [{"key": self._trial.key, **epoch} for epoch in epochs], origin
 
     def _stop(self, run: Run, stop: Stop, keep: str) -> list[str]:
-        """End at the rung. Of a moment in epochs that a shorter trial has trained there is no state, and it has a later one.
-        Returns the states that aren't kept.
+        """End at the rung. Returns the states that aren't kept.
+
+        For a rung among the epochs of a shorter trial there is no state, and that trial has a later one.
         """
-        known, run.history = len(run.history), run.history[: stop.stopped_at_rung]
-        if len(run.history) < known:
+        trained, run.history = len(run.history), run.history[: stop.stopped_at_rung]
+        if len(run.history) < trained:
             return checkpoint.states(self._folder)
         return checkpoint.stop(run, self._files, self._folder, keep)
 
@@ -215,7 +216,7 @@ def _about(run: Run) -> dict[str, Any]:
         "split_leaks_groups": run.split.leaks_groups,
         "duplicate_images_across_splits": run.split.duplicates,
         "weights_digest": run.weights_digest,
-        "precision_used": str(run.dtype).removeprefix("torch."),
+        "precision_used": precision.name(run.dtype),
         "batch_norm": run.batch_norm,
         "features": "computed" if run.features_seconds is None else "cached",
         "features_seconds": run.features_seconds,

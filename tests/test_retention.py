@@ -1,4 +1,4 @@
-"""What a whole grid takes on disk, measured from its files and compared with the bound on a complete one."""
+"""The disk space of a complete grid, measured from its files, is within the limit."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ from bioimg.model.build import build
 from bioimg.results.folder import Disk
 from bioimg.results.store import Results, Store, read
 from bioimg.results.tables import Tables
-from bioimg.training import checkpoint, disk
+from bioimg.training import checkpoint, retention
 from bioimg.training.run import Epoch, Run
 from bioimg.training.trial import Place, run_trial
 
@@ -37,7 +37,7 @@ AXES = {"weights": ("TEXTURES_V1", "TEXTURES_V2"), "batch_size": (12, 24, 48), "
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> Experiment:
-    """The usual one: two weights, three batch sizes, frozen or not; trials can be stopped after the second of three epochs."""
+    """The usual grid: two weights, three batch sizes, frozen or not; trials can be stopped after the second of three epochs."""
     folder = tmp_path_factory.mktemp("images")
     for path, pixels in zip(IMAGES.paths, IMAGES.pixels, strict=True):
         (folder / path).parent.mkdir(exist_ok=True)
@@ -48,7 +48,7 @@ def grid(tmp_path_factory) -> Experiment:
 
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch):
-    """The report has tests of its own, and takes longer than these grids."""
+    """No report: it has its own tests, and takes longer than these grids."""
     monkeypatch.setattr(runner, "conclude", lambda *_: 0)
 
 
@@ -73,7 +73,7 @@ def fix(grid: Experiment, stopped: int, best: int, patch: pytest.MonkeyPatch) ->
 
 
 def fail(keys: Collection[str], at: int, patch: pytest.MonkeyPatch) -> None:
-    """Let trials raise when they start some epoch."""
+    """Let trials raise after they have started some epoch."""
     begin = Run.begin
 
     def failing(run: Run, epoch: int) -> None:
@@ -90,13 +90,13 @@ def run(folder: Path, asked: Experiment, console: io.StringIO | None = None, **s
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """The sizes of checkpoint files, in bytes."""
+    """Sizes of the checkpoint files in bytes."""
     under = folder / "checkpoints"
     return {str(path.relative_to(under)): path.stat().st_size for path in under.rglob("*") if path.is_file()}
 
 
 def check(folder: Path) -> tuple[list[str], float]:
-    """Check the files of twelve trials against the bound, and rows against the files.
+    """Check the files of twelve trials against the limit, and the rows against the files.
 
     Returns the keys of the stopped trials that have a state, and what could be added to it all, in states.
     """
@@ -125,7 +125,7 @@ def test_a_grid_takes_at_most_a_model_for_each_trial_and_two_states(grid, stoppe
     dropped = stopped - len(kept)
     assert len(kept) >= 2 or not dropped
     assert bool(dropped) == (f"of {dropped} of {stopped} stopped or failed trials was deleted" in console.getvalue())
-    assert room < 1 or not dropped, "no more were dropped than had to be"
+    assert room < 1 or not dropped, "no more were dropped than necessary"
 
 
 def with_state(folder: Path) -> list[str]:
@@ -135,8 +135,8 @@ def with_state(folder: Path) -> list[str]:
 
 @pytest.fixture
 def partly_failed(grid, tmp_path, monkeypatch) -> tuple[Path, list[str], str]:
-    """A grid in which, of the trials on trained backbones, the first was completed, the last was stopped and the others failed
-    at their third epoch: its folder, the keys of the failed ones, and what the console showed."""
+    """A grid where of the trials on trained backbones the first was completed, the last was stopped, and all others failed at
+    their third epoch: its folder, the keys of the failed ones, and the console's output."""
     fix(grid, 1, 1, monkeypatch)
     failed = [trial.key for trial in tuned(grid)[1:5]]
     console = io.StringIO()
@@ -155,7 +155,7 @@ def test_states_of_failed_trials_count_and_go_before_those_of_stopped_ones(grid,
     assert left == sorted(failed)[4 - len(left) :]
     assert 1 <= len(left) < 4
     assert f"of {4 - len(left)} of 5 stopped or failed trials was deleted" in told
-    assert room < 2, "no more were dropped than had to be: each had two states"
+    assert room < 2, "no more were dropped than necessary: each had two states"
 
 
 def test_failed_trials_go_on_where_their_state_is_and_else_begin_again_with_the_same_outcome(grid, partly_failed, tmp_path):
@@ -182,7 +182,7 @@ def crowded_once(grid, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def crowded(grid, crowded_once, monkeypatch, tmp_path) -> Path:
-    """All but one of those that can be stopped were, after their best epoch, and all of them still have their states."""
+    """A grid where all but one of the trials that can be stopped were, after their best epoch, and all have their states."""
     fix(grid, 5, 1, monkeypatch)
     return Path(shutil.copytree(crowded_once, tmp_path / "out"))
 
@@ -254,7 +254,7 @@ def test_states_go_by_the_rung_and_then_by_the_score_that_was_compared():
         {"status": "stopped", "stopped_at_rung": rung, "rung_score": score, "rung_threshold": needed, "key": f"{rung} {score}"}
         for rung, score, needed in [(4, 0.6, 0.7), (2, 0.6, 0.7), (2, 0.8, 0.9), (2, 1.5, 0.9), (2, 1.2, 0.9)]
     ]
-    assert [row["key"] for row in sorted(rows, key=disk._came)] == ["2 1.5", "2 1.2", "2 0.6", "2 0.8", "4 0.6"]
+    assert [row["key"] for row in sorted(rows, key=retention._came)] == ["2 1.5", "2 1.2", "2 0.6", "2 0.8", "4 0.6"]
 
 
 def place(folder: Path) -> Place:
@@ -315,5 +315,7 @@ def test_a_damaged_model_is_never_read_as_if_it_were_whole(which, tmp_path):
 
 
 def test_weights_that_were_not_kept_are_named_with_the_way_out(tmp_path):
-    with pytest.raises(UserError, match=r"there is no .*/checkpoints/abc/best.safetensors.*--keep best, the default, or all"):
+    with pytest.raises(
+        UserError, match=r"there is no .*/checkpoints/abc/best.safetensors.*--keep best \(the default\) or --keep all"
+    ):
         checkpoint.best(Store(tmp_path).files, "checkpoints/abc")

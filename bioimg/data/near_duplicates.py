@@ -10,13 +10,13 @@ from bioimg.data import cache
 from bioimg.data.imageset import ImageSet
 
 DISTANCE = 4
-"""Bits of 64 in which the perceptual hashes of two images may differ. Of the 87,990 pairs among 420 tiles of Kather 2016 none
-is within 10; the same tile saved as JPEG of quality 70, shrunk to two thirds or made 10 % brighter is within 4."""
+"""Number of the 64 bits in which the perceptual hashes of two images may differ. None of the 87,990 pairs among 420 tiles of
+Kather 2016 is within 10; the same tile saved as JPEG of quality 70, shrunk to two thirds or made 10 % brighter is within 4."""
 BLOCK = 512
 
 
-def alike(images: ImageSet) -> np.ndarray:
-    """Pairs [P, 2] of indices of images that look the same but aren't, by the DCT hash of the package imagehash."""
+def near_duplicates(images: ImageSet) -> np.ndarray:
+    """Index pairs, int64 [P, 2], of images that look the same but aren't identical, by imagehash's DCT hash."""
     bits = _bits(images) * np.float32(2) - 1
     pairs = []
     for start in range(0, len(bits), BLOCK):
@@ -28,13 +28,13 @@ def alike(images: ImageSet) -> np.ndarray:
 
 
 def _bits(images: ImageSet) -> np.ndarray:
-    """uint8 [N, 64] of 0 and 1, kept like pixels are."""
+    """uint8 [N, 64] of 0 and 1, cached as pixels are."""
 
     def write(folder: Path) -> None:
         np.save(folder / "bits.npy", np.stack([_hash(images.pixels[i]) for i in range(len(images))]))
 
     name = f"alike/{cache.key(images.digests, images.pixels.shape, images.scaling)}"
-    about = f"{len(images)} perceptual hashes of {images.name}, by which `bioimg data` finds images that look alike"
+    about = f"{len(images)} perceptual hashes of {images.name}, used by `bioimg data` to find images that look alike"
     return np.load(cache.entry(name, write, about) / "bits.npy")
 
 

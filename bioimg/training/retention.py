@@ -1,4 +1,4 @@
-"""The bound on what a complete experiment takes on disk: a model for each trial and, as two lanes would have, two states."""
+"""The limit on the disk space of a complete experiment: a model for each trial, and two states, as two lanes would have."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,17 +9,17 @@ from bioimg.training import checkpoint
 from bioimg.training.checkpoint import PREVIOUS, RESUME
 
 LANES = 2
-"""States that there is room for, however many lanes there were: of a folder that several runs filled, nobody knows."""
+"""States that may stay, however many lanes there were: for a folder that several runs filled, that isn't known."""
 UNFINISHED = ("stopped", "failed")
-"""Trials that can go on."""
+"""Trials that can be continued."""
 
 
 def make_room(store: Store) -> int:
-    """Drop states that stopped or failed trials could go on from until the bound holds. Returns how many trials lost theirs.
+    """Delete states of stopped and failed trials until the limit is kept. Returns the number of trials that lost theirs.
 
-    Failed trials lose theirs first, since they may fail again, then those that were stopped at the lowest rung, since they have
-    the fewest epochs to train again, and of one rung those with the worst score, which are the least likely to be finished.
-    Rows then say what their trials take now. Whenever this is cut off, the next run does the rest.
+    Failed trials lose theirs first, since they may fail again. Then trials stopped at the lowest rung, which have the fewest
+    epochs to train again; within a rung those with the worst score, which are the least likely to be finished. Then `bytes` in
+    the rows is updated. If this is interrupted, the next run does the rest.
     """
     rows, sizes = store.tables.every("trials"), store.files.sizes(CHECKPOINTS)
     unfinished = sorted((row for row in rows if row["status"] in UNFINISHED), key=_came)
@@ -39,7 +39,7 @@ def make_room(store: Store) -> int:
 
 
 def _weigh(store: Store, rows: list[dict[str, Any]], sizes: Mapping[str, int]) -> None:
-    """Bring rows up to date with the files that their trials have."""
+    """Update `bytes` in the rows to the files that their trials have."""
     taken = Counter[str]()
     for name, size in sizes.items():
         taken[name.rpartition("/")[0]] += size
@@ -49,7 +49,7 @@ def _weigh(store: Store, rows: list[dict[str, Any]], sizes: Mapping[str, int]) -
 
 
 def _came(row: Mapping[str, Any]) -> tuple[int, float, str]:
-    """How far a trial came, the more the better. A score above its threshold is a loss: the less the better."""
+    """How far a trial came: more is better. A score above its threshold is a loss, where less is better."""
     if row["status"] == "failed":
         return 0, 0.0, row["key"]
     better = 1 if row["rung_score"] < row["rung_threshold"] else -1

@@ -1,4 +1,4 @@
-"""Groups allotted to train, val and test, so that each class is spread as evenly as the groups allow."""
+"""Assign groups to train, val and test so that each class is spread as evenly as the groups allow."""
 
 from collections.abc import Iterator
 from itertools import permutations
@@ -10,17 +10,17 @@ from bioimg.data.imageset import TEST, TRAIN, VAL
 
 SIXTHS = 6
 DRAWS = 16
-"""Random allotments of which the most even one is taken."""
+"""At most this many random assignments are tried; the most even one is used."""
 EVEN = 0.05
-"""An unevenness at which no further allotment is drawn; with sixths in place of 68/16/16 % it is at least 0.027."""
+"""An unevenness that is good enough to stop trying. With sixths in place of 68/16/16 % it is at least 0.027."""
 
 Fractions = tuple[float, float, float]
 
 
 class Allotment(NamedTuple):
-    """The fold of each image, and the folds that validate and test, once for each fold of a cross-validation.
+    """The fold of each image, and the folds (val, test) of each turn; a cross-validation has as many turns as folds.
 
-    unevenness: per class, how far its shares in the parts are from what they should be; infinite where a part lacks a class.
+    unevenness: how far a class's shares of the parts are from their target, mean over classes; infinite if a part lacks one.
     """
 
     unevenness: float
@@ -29,10 +29,10 @@ class Allotment(NamedTuple):
 
 
 def allot(labels: np.ndarray, groups: np.ndarray, fractions: Fractions, folds: int, turn: int) -> np.ndarray | None:
-    """The part of each image; None where some class can't be in every part.
+    """The part of each image; None if some class can't be in every part.
 
-    Without `folds`, one sixth of the images validates and one tests (thirds or so where groups are few), the best pair of them.
-    With them, fold number `turn` tests and the next one validates.
+    Without `folds`, one sixth of the images validates and one tests (up to a third each if groups are few), the best pair.
+    With `folds`, fold number `turn` tests and the next one validates.
     """
     possible = int(min(len(np.unique(groups)), np.bincount(labels).min()))
     number = folds or min(SIXTHS, possible)
@@ -48,7 +48,7 @@ def allot(labels: np.ndarray, groups: np.ndarray, fractions: Fractions, folds: i
 
 
 def _draws(labels: np.ndarray, groups: np.ndarray, folds: int) -> Iterator[np.ndarray]:
-    from sklearn.model_selection import StratifiedGroupKFold  # takes a second, for which decoding processes needn't wait
+    from sklearn.model_selection import StratifiedGroupKFold  # takes a second, and decoding processes don't need it
 
     for draw in range(DRAWS):
         fold = np.empty(len(labels), int)

@@ -1,0 +1,1 @@
+"""Train one trial: the loop, batches, cached features, evaluation, checkpoints."""
