@@ -60,7 +60,7 @@ class Grid(Part):
     """images as CLASS/image; by default real tiles beside the project, else the phantom"""
     images_per_class: int = 15
     """images of each class: two fifths to train, one to validate, two to test"""
-    epochs: int = 8
+    epochs: int = 6
     """epochs of each configuration"""
     batch_sizes: tuple[int, ...] = (8, 16, 32)
     """batch sizes, none larger than the training set"""
