@@ -8,8 +8,8 @@ import pandas as pd
 from bioimg.config import UserError
 from bioimg.report.captions import header, text
 from bioimg.report.notes import fingerprint, listed, notes
-from bioimg.report.table import Column, Table, digits
-from bioimg.report.tables import SCORES, column, scores
+from bioimg.report.table import Column, Table, decimals
+from bioimg.report.tables import SCORES, column, scores, tested
 from bioimg.results import statistics
 from bioimg.results.configurations import REPEATS, repeated, varied
 from bioimg.results.store import Results
@@ -51,15 +51,13 @@ def per_class(results: Results, lang: str = "en") -> Table:
         results, pd.concat(rows) if rows else pd.DataFrame(columns=["key", "class", "recall", "precision", "f1", "support"])
     )
     interval = statistics.wilson_columns(values["recall"].astype(float), values["support"].astype(float))
-    values = values.rename(columns={"precision_score": "precision_score"}).assign(
-        recall_low=interval["low"], recall_high=interval["high"]
-    )
-    decimals = digits(50 * float((interval["high"] - interval["low"]).median()))
+    values = values.assign(recall_low=interval["low"], recall_high=interval["high"])
+    places = decimals(interval["low"], interval["high"])
     shown = (
         Column(name="class", identity=True),
-        Column(name="recall", kind="share", digits=decimals, interval=True),
-        Column(name="precision_score", kind="share", digits=decimals),
-        Column(name="f1", kind="share", digits=decimals),
+        Column(name="recall", kind="share", digits=places, interval=True),
+        Column(name="precision_score", kind="share", digits=places),
+        Column(name="f1", kind="share", digits=places),
         Column(name="support", kind="count"),
     )
     return _table("per-class", results, values, shown, lang, text("recall_note", lang))
@@ -89,11 +87,11 @@ def score_table(results: Results, lang: str = "en") -> Table:
 def effects(results: Results, lang: str = "en") -> Table:
     """The mean effect of each axis and the two-way interactions."""
     values = statistics.effects(results).rename(columns={"low": "effect_low", "high": "effect_high"})
-    decimals = digits(50 * float((values["effect_high"] - values["effect_low"]).astype(float).median()))
+    places = decimals(values["effect_low"], values["effect_high"])
     shown = (
         *(Column(name=name, identity=True) for name in ("axis", "level", "reference")),
         Column(name="n", kind="count"),
-        Column(name="effect", kind="points", digits=decimals, interval=True),
+        Column(name="effect", kind="points", digits=places, interval=True),
         Column(name="p", kind="p"),
     )
     return _table("effects", results, values, shown, lang, text("effects_note", lang), beside=False)
@@ -105,13 +103,13 @@ def differences(results: Results, lang: str = "en", every: bool = True) -> Table
     pairs = statistics.paired(results, None if every else best) if best else statistics.paired(results)
     fields, trials = varied(results.trials), results.trials.set_index("key")
     names = {key: configuration(trials.loc[key], fields, lang) for key in {*pairs["a"], *pairs["b"]}}
-    decimals = digits(50 * float((pairs["high"] - pairs["low"]).astype(float).median()))
+    places = decimals(pairs["low"], pairs["high"])
     values = pairs.assign(key_a=pairs["a"], key_b=pairs["b"], a=pairs["a"].map(names), b=pairs["b"].map(names))
     values = values.rename(columns={"low": "difference_low", "high": "difference_high"})
     shown = (
         *(Column(name=name, identity=True) for name in ("a", "b")),
-        *(Column(name=name, kind="share", digits=decimals) for name in ("accuracy_a", "accuracy_b")),
-        Column(name="difference", kind="points", digits=decimals, interval=True),
+        *(Column(name=name, kind="share", digits=places) for name in ("accuracy_a", "accuracy_b")),
+        Column(name="difference", kind="points", digits=places, interval=True),
         *(Column(name=name, kind="p") for name in ("p", "p_holm")),
         Column(name="claim"),
     )
@@ -154,9 +152,9 @@ def at_epoch(results: Results, lang: str = "en", epoch: int | None = None) -> Ta
     interval = statistics.wilson_columns(values["val_accuracy"].astype(float), values["val_images"].astype(float))
     values = values.assign(val_accuracy_low=interval["low"], val_accuracy_high=interval["high"])
     values = values.sort_values("val_accuracy", ascending=False, kind="stable", ignore_index=True)
-    decimals = digits(50 * float((interval["high"] - interval["low"]).median()))
+    places = decimals(interval["low"], interval["high"])
     shown = (
-        Column(name="val_accuracy", kind="share", digits=decimals, interval=True),
+        Column(name="val_accuracy", kind="share", digits=places, interval=True),
         Column(name="val_loss", kind="loss", digits=4),
         Column(name="epochs_run", kind="count"),
         Column(name="status"),
@@ -191,12 +189,6 @@ def cost(results: Results, lang: str = "en", price: float | None = None) -> Tabl
         Column(name="status", identity=True),
     ]
     return _table("cost", results, values, shown, lang, text("cost_note", lang))
-
-
-def tested(results: Results) -> list[str]:
-    """Keys of the trials with test predictions, in the order of the table."""
-    keys = set(results.predictions.loc[results.predictions["split"].eq("test"), "key"])
-    return [key for key in results.trials["key"] if key in keys]
 
 
 def _beside(results: Results, rows: pd.DataFrame) -> pd.DataFrame:

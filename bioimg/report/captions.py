@@ -2,6 +2,9 @@
 
 from bioimg.config import unknown
 
+LANGUAGES = ("en", "zh-TW")
+"""In the order of each pair of texts."""
+
 HEADERS = {
     "weights": ("weights", "預訓練權重"),
     "batch_size": ("batch", "批次大小"),
@@ -279,20 +282,23 @@ TEXTS = {
     "better": ("better", "較佳"),
 }
 
-LANGUAGES = ("en", "zh-TW")
-
 
 def header(name: str, lang: str) -> str:
     """The header of a column; a name that isn't known heads its column itself."""
-    return HEADERS.get(name, (name, name))[_index(lang)]
+    return HEADERS.get(name, (name, name))[language(lang)]
 
 
 def text(name: str, lang: str, **values: object) -> str:
     """A sentence with values put in."""
-    return TEXTS[name][_index(lang)].format(**values)
+    return TEXTS[name][language(lang)].format(**values)
 
 
-def _index(lang: str) -> int:
+def language(lang: str) -> int:
+    """The place of a language in each pair of texts.
+
+    Raises:
+        UserError: there is no such language.
+    """
     if lang not in LANGUAGES:
         raise unknown("lang", lang, LANGUAGES)
     return LANGUAGES.index(lang)

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bioimg.report.encoding import Encoding
+from bioimg.report.encoding import MOST_LINES, Encoding
 from bioimg.report.scene import Scene
 
-MOST_LINES = 48
-"""Curves on the page; of more trials those with the lowest validation loss are drawn."""
 METRICS = ("loss", "accuracy")
 
 

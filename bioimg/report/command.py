@@ -3,7 +3,7 @@
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -47,6 +47,7 @@ class Report:
     """language of headers, captions and notes"""
     preset: Literal["report-2023"] | None = None
     """the nine tables of the report of 2023 instead"""
+    # the help of a flag that is on by default is shown for --no-...
     figures: FlagCreatePairsOff[bool] = True
     """leave out the figures, which take longest"""
     price: float | None = None
@@ -94,7 +95,9 @@ class Report:
         if self.preset:
             return presets.report_2023(results, self.lang)
         table = comparison(results, **self._chosen, lang=self.lang)
-        return [named(table, "selection")] if self._chosen else [table, *breakdown.tables(results, self.lang, self.price)]
+        if self._chosen:
+            return [replace(table, name="selection")]
+        return [table, *breakdown.tables(results, self.lang, self.price)]
 
     def _illustrate(self, results: "Results", out: Path, images: "Images | None") -> None:
         from bioimg.report import page
@@ -185,9 +188,3 @@ def above(file: Path) -> Path:
         if (folder / "experiment.json").exists():
             return folder
     raise UserError(f"the file {file} lies in no folder of results. Name the results with --results.")
-
-
-def named(table: "Table", name: str) -> "Table":
-    from dataclasses import replace
-
-    return replace(table, name=name)

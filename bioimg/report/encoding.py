@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+MOST_LINES = 48
+"""Curves drawn together in a figure or on the page: those of the trials with the lowest validation loss."""
 LINE_STYLES = 4
 PANELS = 6
 """Figures and page show no more panels than these, those with the best trials."""

@@ -8,11 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from bioimg.report.encoding import MOST_LINES
 from bioimg.report.look import COLOURS, GREY, LINES, canvas, headed, key, look, percent
 from bioimg.report.scene import Scene
 
-MOST_LINES = 48
-"""Of more trials those with the lowest validation loss are drawn together."""
 TRAIN = {"color": COLOURS[0], "linestyle": LINES[1], "marker": "s"}
 VAL = {"color": COLOURS[1], "linestyle": LINES[0], "marker": "o"}
 SELECTED = {"color": "black", "linestyle": "none", "marker": "o", "markersize": 8}

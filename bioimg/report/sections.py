@@ -11,6 +11,7 @@ from PIL import Image
 
 from bioimg.report import charts
 from bioimg.report.captions import header
+from bioimg.report.encoding import MOST_LINES
 from bioimg.report.numerals import p_value, percent
 from bioimg.report.scene import Scene, printable
 from bioimg.report.table import Column
@@ -128,7 +129,7 @@ def effects(scene: Scene) -> list[Row]:
 
 def chips(scene: Scene) -> dict[str, Any]:
     """The legend, which shows and hides curves: the values of each axis, and every single trial."""
-    code, drawn = scene.encoding, scene.ranked.head(charts.MOST_LINES)
+    code, drawn = scene.encoding, scene.ranked.head(MOST_LINES)
     axes = []
     for field in [axis for axis in (code.colour, code.line, *code.panel) if axis]:
         places = enumerate(code.values[field])

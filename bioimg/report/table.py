@@ -88,6 +88,11 @@ def digits(halfwidth: float, default: int = 1) -> int:
     return min(2, max(0, 1 - math.floor(math.log10(halfwidth))))
 
 
+def decimals(low: pd.Series, high: pd.Series) -> int:
+    """Decimals for a column of percentages, from the median width of its 95 % intervals (given as fractions)."""
+    return digits(50 * float((high - low).astype(float).median()))
+
+
 @functools.lru_cache(maxsize=10_000)
 def clean(text: object) -> str:
     """A text from the data on one line, without control characters and bidirectional overrides, cut if very long."""

@@ -9,7 +9,7 @@ from bioimg.config import FIELDS, unknown
 from bioimg.report.captions import text
 from bioimg.report.notes import fingerprint, listed, notes
 from bioimg.report.rows import order, select
-from bioimg.report.table import Column, Kind, Table, digits
+from bioimg.report.table import Column, Kind, Table, decimals
 from bioimg.results import statistics
 from bioimg.results.configurations import REPEATS, configurations, repeated, varied
 from bioimg.results.store import Results
@@ -128,7 +128,7 @@ def _digits(name: str, kind: Kind, values: pd.DataFrame) -> int:
         return 4
     if kind != "share" or f"{name}_low" not in values:
         return 0
-    return digits(float((values[f"{name}_high"] - values[f"{name}_low"]).median()) * 50)
+    return decimals(values[f"{name}_low"], values[f"{name}_high"])
 
 
 def _known(names: Sequence[str], table: pd.DataFrame, field: str) -> list[str]:
@@ -159,11 +159,16 @@ def _with_scores(results: Results, columns: Sequence[str]) -> pd.DataFrame:
     return trials.drop(columns=list(SCORES), errors="ignore").merge(scores(results), on="key", how="left")
 
 
+def tested(results: Results) -> list[str]:
+    """Keys of the trials with test predictions, in the order of the table."""
+    keys = set(results.predictions.loc[results.predictions["split"].eq("test"), "key"])
+    return [key for key in results.trials["key"] if key in keys]
+
+
 def scores(results: Results) -> pd.DataFrame:
     """`key` and the bootstrapped scores, with `_low` and `_high`, of each trial with test predictions."""
-    tests = set(results.predictions.loc[results.predictions["split"].eq("test"), "key"])
     rows = []
-    for key in [key for key in results.trials["key"] if key in tests]:
+    for key in tested(results):
         table = statistics.bootstrap(results, key).set_index("metric")
         row = {name if part == "value" else f"{name}_{part}": table.at[name, part] for name in SCORES for part in table}
         rows.append({"key": key, **row})

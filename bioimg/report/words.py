@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 
-from bioimg.config import unknown
-
-LANGUAGES = ("en", "zh-TW")
+from bioimg.report.captions import language
 
 WORDS = {
     # figures
@@ -204,6 +202,5 @@ def words(lang: str) -> Mapping[str, str]:
     Raises:
         UserError: there is no such language.
     """
-    if lang not in LANGUAGES:
-        raise unknown("lang", lang, LANGUAGES)
-    return {name: texts[LANGUAGES.index(lang)] for name, texts in WORDS.items()}
+    place = language(lang)
+    return {name: texts[place] for name, texts in WORDS.items()}
