@@ -1,4 +1,4 @@
-"""The tables beside the comparison: by class, scores, what the axes do, which differences hold, the curves, the cost."""
+"""The other tables: results by class, scores, effects of the axes, which differences hold, curves, cost."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from bioimg.results.store import Results
 SETTINGS = ("weights", "batch_size", "freeze")
 MOST_FOR_PAIRS = 60
 TAKEN_OVER = ("train_seconds", "device_seconds", "price", "epochs_run", "epochs_cached")
-"""What the row of a trial that went on from a shorter one holds of that one, too."""
+"""Columns in which a trial that continued from a shorter one includes that one's values."""
 TIMES = ("train_seconds", "wait_seconds", "features_seconds", "device_seconds")
 
 
 def settings(results: Results) -> list[str]:
-    """The fields that tell this folder's trials apart; the usual ones where there is only one trial."""
+    """The fields in which this folder's trials differ; the usual ones if there is only one trial."""
     trials = results.trials
     repeats = [name for name in REPEATS if trials[name].nunique() > 1 and repeated(trials)]
     return [*(varied(trials) or SETTINGS), *repeats]
 
 
 def tables(results: Results, lang: str = "en", price: float | None = None) -> list[Table]:
-    """All that have anything to show. Of very many configurations not every pair is compared, but each with the best."""
+    """All tables that aren't empty. With very many configurations, each is compared only with the best one."""
     every = [per_class(results, lang), confusion(results, lang), score_table(results, lang), effects(results, lang)]
     every += [differences(results, lang, every=False), curves(results, lang), cost(results, lang, price)]
     if results.trials["status"].eq("stopped").any():
@@ -40,7 +40,7 @@ def tables(results: Results, lang: str = "en", price: float | None = None) -> li
 
 
 def configuration(trial: pd.Series, fields: Sequence[str], lang: str = "en") -> str:
-    """What tells a configuration from the others, on one line."""
+    """The settings that distinguish a configuration from the others, on one line."""
     return ", ".join(f"{header(name, lang)} {trial[name]}" for name in fields) or str(trial["weights"])
 
 
@@ -98,7 +98,7 @@ def effects(results: Results, lang: str = "en") -> Table:
 
 
 def differences(results: Results, lang: str = "en", every: bool = True) -> Table:
-    """Every pair of completed configurations, or each of them against the best one, with what can be said of it."""
+    """Every pair of completed configurations, or each one against the best, with what can be claimed."""
     best = statistics.best(results)
     pairs = statistics.paired(results, None if every else best) if best else statistics.paired(results)
     fields, trials = varied(results.trials), results.trials.set_index("key")
@@ -120,7 +120,7 @@ def differences(results: Results, lang: str = "en", every: bool = True) -> Table
 
 
 def curves(results: Results, lang: str = "en") -> Table:
-    """Over-fitting and instability of each trial."""
+    """Overfitting and instability of each trial."""
     found = statistics.curves_diagnosis(results.epochs)
     values = _beside(results, found.drop(columns="epochs"))
     shown = (
@@ -134,10 +134,10 @@ def curves(results: Results, lang: str = "en") -> Table:
 
 
 def at_epoch(results: Results, lang: str = "en", epoch: int | None = None) -> Table:
-    """All trials as they stood after the same epoch, on validation images; by default the last one that all of them reached.
+    """Validation results of all trials after the same epoch; by default the last one that all of them reached.
 
     Raises:
-        UserError: no trial came so far.
+        UserError: no trial reached that epoch.
     """
     trials = results.trials[results.trials["status"].ne("failed")]
     epochs = results.epochs[results.epochs["key"].isin(trials["key"])]
@@ -145,8 +145,8 @@ def at_epoch(results: Results, lang: str = "en", epoch: int | None = None) -> Ta
     epoch = epoch if epoch is not None else int(reached.min()) if len(reached) else 0
     if len(reached) and not 1 <= epoch <= reached.max():
         raise UserError(
-            f"the value of `at_epoch` is {epoch}, but must be an epoch that a trial came to: 1 to {reached.max()}. "
-            "Leave it out for the last one that all trials reached."
+            f"the value of `at_epoch` is {epoch}, but must be an epoch that some trial reached: 1 to {reached.max()}. "
+            "Leave it out to use the last one that all trials reached."
         )
     values = _beside(results, epochs.loc[epochs["epoch"].eq(epoch), ["key", "val_accuracy", "val_loss"]])
     interval = statistics.wilson_columns(values["val_accuracy"].astype(float), values["val_images"].astype(float))
@@ -164,7 +164,10 @@ def at_epoch(results: Results, lang: str = "en", epoch: int | None = None) -> Ta
 
 
 def cost(results: Results, lang: str = "en", price: float | None = None) -> Table:
-    """Seconds, device-seconds and epochs of each trial, what stopping and cached features saved, and money per device-hour."""
+    """Seconds, device-seconds, epochs and price of each trial, and what stopping and cached features saved.
+
+    price: of one device-hour; without it there is no such column.
+    """
     trials = results.trials
     left = (trials["epochs"] - trials["epochs_run"]).where(trials["status"].eq("stopped"), 0)
     per_epoch = trials["train_seconds"] / trials["epochs_run"].where(trials["epochs_run"].gt(0))
@@ -192,7 +195,7 @@ def cost(results: Results, lang: str = "en", price: float | None = None) -> Tabl
 
 
 def _beside(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows by key with the trial's settings beside them; a class's precision doesn't take the name of a trial's."""
+    """Rows by key with the trial's settings added; precision as a score is renamed, since `precision` is also a setting."""
     rows = rows.rename(columns={"precision": "precision_score"})
     trials = results.trials.drop(columns=rows.columns.drop("key"), errors="ignore")
     return rows.merge(trials, on="key", how="left").reset_index(drop=True)

@@ -33,8 +33,8 @@ COLUMNS = (
     *("a", "b", "n", "runs_a", "runs_b", "accuracy_a", "accuracy_b", "difference", "low", "high"),
     *("test", "p_mcnemar", "p", "p_holm", "holds", "claim"),
 )
-ONE_GROUP = "all test images are of one group, so nothing can be said about others"
-UNEVEN = "early stopping ended not the same share of their runs, and those that it spares are the lucky ones (see --finish)"
+ONE_GROUP = "all test images are of one group, so nothing can be said about other groups"
+UNEVEN = "early stopping ended different shares of their runs, and those that it spares are the lucky ones (see --finish)"
 MCNEMAR, PROPORTIONS = "exact McNemar", "two proportions, unpaired"
 OVER_GROUPS, OVER_FOLDS = "t over groups", "corrected t over folds"
 OVER_RUNS = {False: "t over images and runs", True: "t over groups and runs"}
@@ -216,7 +216,7 @@ def _claim(row: dict, lengths: str) -> str:
     shares = f"{row['accuracy_a']:.1%} and {row['accuracy_b']:.1%} of {row['n']} images{lengths}".replace("%", " %")
     p = f"{_p('p', row['p'])} ({_p('Holm', row['p_holm'])})"
     if not row["holds"]:
-        cause = " (single images differ, groups of them don't)" if row["p_mcnemar"] < ALPHA <= row["p"] else ""
+        cause = " (a difference over single images, but not over groups)" if row["p_mcnemar"] < ALPHA <= row["p"] else ""
         return f"{shares}: not distinguishable, {p}{cause}"
     better = row["difference"] > 0
     low, by, high = sorted(100 * (1 if better else -1) * row[name] for name in ("low", "difference", "high"))
