@@ -120,7 +120,7 @@ def differences(results: Results, lang: str = "en", every: bool = True) -> Table
 
 
 def curves(results: Results, lang: str = "en") -> Table:
-    """Overfitting and instability of each trial."""
+    """Over-fitting and instability of each trial."""
     found = statistics.curves_diagnosis(results.epochs)
     values = _beside(results, found.drop(columns="epochs"))
     shown = (
