@@ -268,7 +268,7 @@ def test_what_experiment_json_lacks_is_a_dash(results: Results, tmp_path: Path):
     experiment = {**results.experiment, "commit": None, "finished": None, "hardware": {"cpus": 2, "gpus": []}}
     experiment["data"] = {name: value for name, value in experiment["data"].items() if name not in ("groups", "image_size")}
     text = plain(written(dataclasses.replace(results, experiment=experiment), tmp_path))
-    assert "600 images in 6 classes, known groups: –, seen at 150 × 150 px" in text
+    assert "600 images in 6 classes, known groups: –, used at 150 × 150 px" in text
     assert "commit –" in text
     assert "group pattern –; model resnext50_32x4d" in text
     assert "seed 0; workers 1" in text
@@ -288,7 +288,7 @@ def test_rows_beyond_the_most_are_counted(results: Results, tmp_path: Path, monk
     monkeypatch.setattr(sections, "MOST_ROWS", 5)
     text = written(results, tmp_path)
     assert len(rows(text)) == 5
-    assert "The 5 best of 12 rows" in plain(text)
+    assert "The best 5 of 12 rows" in plain(text)
 
 
 def test_the_page_speaks_traditional_chinese(results: Results, tmp_path: Path):
