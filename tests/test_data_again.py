@@ -26,7 +26,7 @@ def test_a_page_made_later_shows_the_images_that_are_still_where_and_what_they_w
     def shown() -> tuple[int, bool]:
         Report(folder=str(path), figures=False, format=()).run()
         text = (path / "report" / "report.html").read_text()
-        return text.count("<img "), "Paths stand for images" in text
+        return text.count("<img "), "are shown as paths" in text
 
     assert shown() == (3, False)
     draw(tmp_path / "tiles" / images.paths[0], size=(5, 7))

@@ -92,7 +92,7 @@ def test_verify_finds_its_results_above_the_file_and_ends_with_1_if_a_cell_is_wr
 def test_verify_needs_results(tmp_path: Path, results: Path) -> None:
     path = tmp_path / "t.md"
     path.write_text("| weights |\n|---|\n| V1 |\n")
-    with pytest.raises(UserError, match=r"lies in no folder of results\. Name the results with --results"):
+    with pytest.raises(UserError, match=r"isn't in a results folder\. Name the results with --results"):
         check(path)
     assert check(path, "--results", results) == 0
 

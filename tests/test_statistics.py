@@ -87,7 +87,7 @@ def test_a_difference_of_single_images_that_sits_in_one_slide_does_not_hold(tmp_
     grouped = two(tmp_path / "slides", list(range(20)), [], groups=slides)
     assert statistics.paired(alone)["holds"].tolist() == [True]
     assert statistics.paired(grouped)["holds"].tolist() == [False]
-    assert "single images differ, groups of them don't" in statistics.paired(grouped)["claim"][0]
+    assert "a difference over single images, but not over groups" in statistics.paired(grouped)["claim"][0]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_runs_that_early_stopping_spared_are_not_held_against_all_runs(tmp_path:
     trials = results.trials.assign(test_accuracy=np.where(results.trials["status"].eq("completed"), 0.9, np.nan))
     pair = statistics.paired(dataclasses.replace(results, trials=trials)).iloc[0]
     assert pair["holds"] is None
-    assert "not compared: early stopping ended not the same share of their runs" in pair["claim"]
+    assert "not compared: early stopping ended different shares of their runs" in pair["claim"]
 
 
 def grid(path: Path, accuracy: dict[tuple[str, int], float]) -> store.Results:
@@ -412,7 +412,7 @@ def test_curves_without_a_loss_say_so() -> None:
 def test_images_of_one_group_tell_nothing_about_others(tmp_path: Path) -> None:
     results = two(tmp_path, wrong_a=list(range(60)), wrong_b=[], groups=["slide-1"] * 600)
     row = statistics.paired(results, B.key).iloc[0]
-    assert row["claim"] == "not compared: all test images are of one group, so nothing can be said about others"
+    assert row["claim"] == "not compared: all test images are of one group, so nothing can be said about other groups"
     assert row[["low", "high", "p", "p_holm", "holds"]].isna().all()
     scored = statistics.bootstrap(results, A.key)
     assert scored["value"].notna().all()

@@ -210,5 +210,5 @@ def test_results_that_changed_since_are_told(nine: Results, tmp_path: Path) -> N
 
 
 def test_a_file_without_a_table_of_ours_is_named(nine: Results, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no table with headers of bioimg, such as weights, batch, test acc\."):
+    with pytest.raises(UserError, match=r"contains no table with bioimg's headers, such as weights, batch, test acc\."):
         verify(as_markdown(tmp_path / "t.md", (("animal", "legs"), ("dog", "4"))), nine)

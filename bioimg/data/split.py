@@ -62,7 +62,7 @@ def warnings(images: ImageSet, trial: TrialConfig) -> list[str]:
         )
     if tested is not None and tested < FEWEST_GROUPS:
         texts.append(
-            f"the test images are of few groups ({tested}): with fewer than {FEWEST_GROUPS}, intervals and differences say "
+            f"the test images come from few groups ({tested}): with fewer than {FEWEST_GROUPS}, intervals and differences say "
             "little about new groups."
         )
     if cut.duplicates:

@@ -1,4 +1,4 @@
-"""Whether a cell as it stands in a file agrees with a value: numbers do if they round to what is printed."""
+"""Whether a cell of a file agrees with a value: a number does if it rounds to what is printed."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from bioimg.report.table import Column, clean, scale
 NUMBER = re.compile(r"[-−+]?\d+(?:[.,]\d+)?(?:[eE][-−+]?\d+)?(?::\d\d){0,2}")
 EMPTY = {"", "-", "–", "—", "−", "n/a", "na", "nan"}
 SYNONYMS = {"no": "none", "否": "none", "yes": "features", "是": "features"}
-"""How the report of 2023 says what is frozen."""
+"""What the report of 2023 wrote in the column of what is frozen."""
 
 
 def blank(cell: str) -> bool:
@@ -36,7 +36,7 @@ def same_text(cell: str, value: object) -> bool:
 
 
 def known_value(cell: str, values: Iterable[object]) -> str:
-    """The setting that a cell means: V1 is IMAGENET1K_V1 and 32.0 is 32, if nothing else is; else the cell itself."""
+    """The setting that a cell refers to: V1 is IMAGENET1K_V1 and 32.0 is 32, if that is unambiguous; else the cell itself."""
     names = list(dict.fromkeys(plain(value) for value in values))
     text = "" if blank(cell) else plain(cell)
     for candidate in (text, SYNONYMS.get(text, text), text.removesuffix(".0")):
@@ -47,14 +47,14 @@ def known_value(cell: str, values: Iterable[object]) -> str:
 
 
 def plain(value: object) -> str:
-    """Text for comparing: without case, and whole numbers without their decimals."""
+    """Text for comparisons: ignoring case, and whole numbers without decimals."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return clean(value).strip().casefold()
 
 
 def _parts(column: Column, record: Mapping[str, Any]) -> list[float]:
-    """The numbers of a cell in their order, in the unit shown."""
+    """The numbers of a cell, in order and in the unit shown."""
     names = [column.name, *(f"{column.name}_{part}" for part in ("sd", "low", "high", "epoch"))]
     values = [record.get(name) for name in names]
     parts = [float(value) * scale(column.kind) for value in values if value is not None and not pd.isna(value)]

@@ -1,4 +1,4 @@
-"""Table 1 of a paper: the architecture, from the model itself. Only here the report needs torch, when asked."""
+"""Table 1 of a paper: the architecture, from the model itself. Nothing else in the report needs torch."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def architecture(results: Results, lang: str = "en") -> Table:
-    """The stages of the experiment's model: what they are made of, their output for one image and their parameters.
+    """The stages of the experiment's model: their layers, output shape for one image and number of parameters.
 
     Raises:
         UserError: this torchvision has no such model.
@@ -66,7 +66,7 @@ def _stages(trial: TrialConfig, classes: int) -> list[dict[str, object]]:
 
 
 def _layers(module: "nn.Module") -> str:
-    """A layer with its sizes; of a stage its first block."""
+    """A layer with its sizes; for a stage, those of its first block."""
     from torch import nn
 
     match module:

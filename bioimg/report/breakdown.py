@@ -1,4 +1,4 @@
-"""The tables beside the comparison: by class, scores, what the axes do, which differences hold, the curves, the cost."""
+"""The other tables: results by class, scores, effects of the axes, which differences hold, curves, cost."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ import pandas as pd
 from bioimg.config import UserError
 from bioimg.report.captions import header, text
 from bioimg.report.notes import fingerprint, listed, notes
-from bioimg.report.table import Column, Table, digits
-from bioimg.report.tables import SCORES, column, scores
+from bioimg.report.table import Column, Table, decimals
+from bioimg.report.tables import SCORES, column, scores, tested
 from bioimg.results import statistics
 from bioimg.results.configurations import REPEATS, repeated, varied
 from bioimg.results.store import Results
@@ -17,19 +17,19 @@ from bioimg.results.store import Results
 SETTINGS = ("weights", "batch_size", "freeze")
 MOST_FOR_PAIRS = 60
 TAKEN_OVER = ("train_seconds", "device_seconds", "price", "epochs_run", "epochs_cached")
-"""What the row of a trial that went on from a shorter one holds of that one, too."""
+"""Columns in which a trial that continued from a shorter one includes that one's values."""
 TIMES = ("train_seconds", "wait_seconds", "features_seconds", "device_seconds")
 
 
 def settings(results: Results) -> list[str]:
-    """The fields that tell this folder's trials apart; the usual ones where there is only one trial."""
+    """The fields in which this folder's trials differ; the usual ones if there is only one trial."""
     trials = results.trials
     repeats = [name for name in REPEATS if trials[name].nunique() > 1 and repeated(trials)]
     return [*(varied(trials) or SETTINGS), *repeats]
 
 
 def tables(results: Results, lang: str = "en", price: float | None = None) -> list[Table]:
-    """All that have anything to show. Of very many configurations not every pair is compared, but each with the best."""
+    """All tables that aren't empty. With very many configurations, each is compared only with the best one."""
     every = [per_class(results, lang), confusion(results, lang), score_table(results, lang), effects(results, lang)]
     every += [differences(results, lang, every=False), curves(results, lang), cost(results, lang, price)]
     if results.trials["status"].eq("stopped").any():
@@ -40,7 +40,7 @@ def tables(results: Results, lang: str = "en", price: float | None = None) -> li
 
 
 def configuration(trial: pd.Series, fields: Sequence[str], lang: str = "en") -> str:
-    """What tells a configuration from the others, on one line."""
+    """The settings that distinguish a configuration from the others, on one line."""
     return ", ".join(f"{header(name, lang)} {trial[name]}" for name in fields) or str(trial["weights"])
 
 
@@ -51,15 +51,13 @@ def per_class(results: Results, lang: str = "en") -> Table:
         results, pd.concat(rows) if rows else pd.DataFrame(columns=["key", "class", "recall", "precision", "f1", "support"])
     )
     interval = statistics.wilson_columns(values["recall"].astype(float), values["support"].astype(float))
-    values = values.rename(columns={"precision_score": "precision_score"}).assign(
-        recall_low=interval["low"], recall_high=interval["high"]
-    )
-    decimals = digits(50 * float((interval["high"] - interval["low"]).median()))
+    values = values.assign(recall_low=interval["low"], recall_high=interval["high"])
+    places = decimals(interval["low"], interval["high"])
     shown = (
         Column(name="class", identity=True),
-        Column(name="recall", kind="share", digits=decimals, interval=True),
-        Column(name="precision_score", kind="share", digits=decimals),
-        Column(name="f1", kind="share", digits=decimals),
+        Column(name="recall", kind="share", digits=places, interval=True),
+        Column(name="precision_score", kind="share", digits=places),
+        Column(name="f1", kind="share", digits=places),
         Column(name="support", kind="count"),
     )
     return _table("per-class", results, values, shown, lang, text("recall_note", lang))
@@ -89,29 +87,29 @@ def score_table(results: Results, lang: str = "en") -> Table:
 def effects(results: Results, lang: str = "en") -> Table:
     """The mean effect of each axis and the two-way interactions."""
     values = statistics.effects(results).rename(columns={"low": "effect_low", "high": "effect_high"})
-    decimals = digits(50 * float((values["effect_high"] - values["effect_low"]).astype(float).median()))
+    places = decimals(values["effect_low"], values["effect_high"])
     shown = (
         *(Column(name=name, identity=True) for name in ("axis", "level", "reference")),
         Column(name="n", kind="count"),
-        Column(name="effect", kind="points", digits=decimals, interval=True),
+        Column(name="effect", kind="points", digits=places, interval=True),
         Column(name="p", kind="p"),
     )
     return _table("effects", results, values, shown, lang, text("effects_note", lang), beside=False)
 
 
 def differences(results: Results, lang: str = "en", every: bool = True) -> Table:
-    """Every pair of completed configurations, or each of them against the best one, with what can be said of it."""
+    """Every pair of completed configurations, or each one against the best, with what can be claimed."""
     best = statistics.best(results)
     pairs = statistics.paired(results, None if every else best) if best else statistics.paired(results)
     fields, trials = varied(results.trials), results.trials.set_index("key")
     names = {key: configuration(trials.loc[key], fields, lang) for key in {*pairs["a"], *pairs["b"]}}
-    decimals = digits(50 * float((pairs["high"] - pairs["low"]).astype(float).median()))
+    places = decimals(pairs["low"], pairs["high"])
     values = pairs.assign(key_a=pairs["a"], key_b=pairs["b"], a=pairs["a"].map(names), b=pairs["b"].map(names))
     values = values.rename(columns={"low": "difference_low", "high": "difference_high"})
     shown = (
         *(Column(name=name, identity=True) for name in ("a", "b")),
-        *(Column(name=name, kind="share", digits=decimals) for name in ("accuracy_a", "accuracy_b")),
-        Column(name="difference", kind="points", digits=decimals, interval=True),
+        *(Column(name=name, kind="share", digits=places) for name in ("accuracy_a", "accuracy_b")),
+        Column(name="difference", kind="points", digits=places, interval=True),
         *(Column(name=name, kind="p") for name in ("p", "p_holm")),
         Column(name="claim"),
     )
@@ -136,10 +134,10 @@ def curves(results: Results, lang: str = "en") -> Table:
 
 
 def at_epoch(results: Results, lang: str = "en", epoch: int | None = None) -> Table:
-    """All trials as they stood after the same epoch, on validation images; by default the last one that all of them reached.
+    """Validation results of all trials after the same epoch; by default the last one that all of them reached.
 
     Raises:
-        UserError: no trial came so far.
+        UserError: no trial reached that epoch.
     """
     trials = results.trials[results.trials["status"].ne("failed")]
     epochs = results.epochs[results.epochs["key"].isin(trials["key"])]
@@ -147,16 +145,16 @@ def at_epoch(results: Results, lang: str = "en", epoch: int | None = None) -> Ta
     epoch = epoch if epoch is not None else int(reached.min()) if len(reached) else 0
     if len(reached) and not 1 <= epoch <= reached.max():
         raise UserError(
-            f"the value of `at_epoch` is {epoch}, but must be an epoch that a trial came to: 1 to {reached.max()}. "
-            "Leave it out for the last one that all trials reached."
+            f"the value of `at_epoch` is {epoch}, but must be an epoch that some trial reached: 1 to {reached.max()}. "
+            "Leave it out to use the last one that all trials reached."
         )
     values = _beside(results, epochs.loc[epochs["epoch"].eq(epoch), ["key", "val_accuracy", "val_loss"]])
     interval = statistics.wilson_columns(values["val_accuracy"].astype(float), values["val_images"].astype(float))
     values = values.assign(val_accuracy_low=interval["low"], val_accuracy_high=interval["high"])
     values = values.sort_values("val_accuracy", ascending=False, kind="stable", ignore_index=True)
-    decimals = digits(50 * float((interval["high"] - interval["low"]).median()))
+    places = decimals(interval["low"], interval["high"])
     shown = (
-        Column(name="val_accuracy", kind="share", digits=decimals, interval=True),
+        Column(name="val_accuracy", kind="share", digits=places, interval=True),
         Column(name="val_loss", kind="loss", digits=4),
         Column(name="epochs_run", kind="count"),
         Column(name="status"),
@@ -166,7 +164,10 @@ def at_epoch(results: Results, lang: str = "en", epoch: int | None = None) -> Ta
 
 
 def cost(results: Results, lang: str = "en", price: float | None = None) -> Table:
-    """Seconds, device-seconds and epochs of each trial, what stopping and cached features saved, and money per device-hour."""
+    """Seconds, device-seconds, epochs and price of each trial, and what stopping and cached features saved.
+
+    price: of one device-hour; without it there is no such column.
+    """
     trials = results.trials
     left = (trials["epochs"] - trials["epochs_run"]).where(trials["status"].eq("stopped"), 0)
     per_epoch = trials["train_seconds"] / trials["epochs_run"].where(trials["epochs_run"].gt(0))
@@ -193,14 +194,8 @@ def cost(results: Results, lang: str = "en", price: float | None = None) -> Tabl
     return _table("cost", results, values, shown, lang, text("cost_note", lang))
 
 
-def tested(results: Results) -> list[str]:
-    """Keys of the trials with test predictions, in the order of the table."""
-    keys = set(results.predictions.loc[results.predictions["split"].eq("test"), "key"])
-    return [key for key in results.trials["key"] if key in keys]
-
-
 def _beside(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows by key with the trial's settings beside them; a class's precision doesn't take the name of a trial's."""
+    """Rows by key with the trial's settings added; precision as a score is renamed, since `precision` is also a setting."""
     rows = rows.rename(columns={"precision": "precision_score"})
     trials = results.trials.drop(columns=rows.columns.drop("key"), errors="ignore")
     return rows.merge(trials, on="key", how="left").reset_index(drop=True)

@@ -2,6 +2,9 @@
 
 from bioimg.config import unknown
 
+LANGUAGES = ("en", "zh-TW")
+"""In the order of each pair of texts."""
+
 HEADERS = {
     "weights": ("weights", "預訓練權重"),
     "batch_size": ("batch", "批次大小"),
@@ -109,7 +112,7 @@ TEXTS = {
     ),
     "cost": ("What the trials on {data} cost", "{data} 各次訓練的成本"),
     "at-epoch": (
-        "Trials on {data} at the same epoch: validation images, no final result",
+        "Trials on {data} at the same epoch: validation images, not final results",
         "{data} 各次訓練於相同週期的驗證結果（非最終結果）",
     ),
     "curves": ("What the curves on {data} show", "{data} 訓練曲線的判讀"),
@@ -119,33 +122,32 @@ TEXTS = {
         "n：{data} 的訓練影像 {train} 張、驗證 {val} 張、測試 {test} 張（指紋 {fingerprint}）。",
     ),
     "recall_note": (
-        "Recall: share of a label's images that are found, with its Wilson interval. Precision: share of the images called so "
-        "that are.",
+        "Recall: share of a class's images that are found, with its Wilson interval. Precision: share of the images predicted "
+        "as a class that belong to it.",
         "召回率：該標記影像被找出的比例（Wilson 區間）。精確率：被判為該類的影像中正確的比例。",
     ),
     "scores_note": (
-        "AUROC: one class against the rest, averaged. Calibration error: mean gap of confidence and accuracy over 10 bins; it "
-        "exceeds 0 by chance alone, the more the fewer images. Brackets: 95 % bootstrap interval over {units}.",
+        "AUROC: one class against the rest, averaged. Calibration error: mean gap between confidence and accuracy over 10 "
+        "bins; chance alone makes it exceed 0, more so with fewer images. Brackets: 95 % bootstrap interval over {units}.",
         "AUROC：一類對其餘，取平均。校準誤差：10 個區間內信心與準確率差距的平均；僅因隨機即大於 0，影像愈少愈大。"
         "方括號：對 {units} 重抽的 95 % 信賴區間。",
     ),
     "differences_note": (
-        "On the same {n} test images; brackets: 95 % interval of each pair by itself. Tests: {tests}; Holm's correction is "
-        "over the pairs of this table ({pairs}), so that a table of more pairs confirms fewer. Trials that were stopped or "
-        "failed aren't compared.",
+        "Compared on the same {n} test images. Brackets: 95 % interval of each pair by itself. Tests: {tests}; Holm-corrected "
+        "over the pairs of this table ({pairs}), so a table with more pairs confirms fewer differences. Stopped and failed "
+        "trials aren't compared.",
         "於相同的 {n} 張測試影像；方括號：各對單獨的 95 % 信賴區間。檢定：{tests}；對本表 {pairs} 對做 Holm 校正，"
         "因此比較的對數愈多，成立者愈少。提前停止或失敗者不比較。",
     ),
     "at_epoch_note": (
-        "As of epoch {epoch}, to which {came} of {all} trials came. This compares beginnings: with more epochs another may be "
-        "best. Brackets: 95 % interval (Wilson).",
+        "As of epoch {epoch}, which {came} of {all} trials reached. This compares early training: with more epochs another "
+        "trial may be best. Brackets: 95 % interval (Wilson).",
         "第 {epoch} 週期的結果，{all} 次訓練中有 {came} 次到達。僅比較訓練初期：繼續訓練後最佳者可能不同。"
         "方括號：95 % 信賴區間（Wilson）。",
     ),
     "curves_note": (
         "Rise: how far the validation loss ends above its minimum. Oscillation: root mean square change of the "
-        "validation accuracy "
-        "between epochs, over the second half.",
+        "validation accuracy from epoch to epoch, over the second half.",
         "回升：最終驗證損失高於最低值的比例。震盪：後半段訓練中驗證準確率逐週期變化的均方根。",
     ),
     "architecture_note": (
@@ -159,35 +161,35 @@ TEXTS = {
         "小數位數依區間寬度而定。",
     ),
     "weighted_loss": (
-        "Where classes are weighted, so is the training loss; the validation loss isn't.",
+        "With class weights, the training loss is weighted; the validation loss isn't.",
         "使用類別權重者，其訓練損失亦加權；驗證損失不加權。",
     ),
     "selection": (
-        "Selection: test results are of the epoch with the lowest validation loss (epoch n of N in parentheses). "
-        "The test set selects nothing.",
+        "Selection: test results are from the epoch with the lowest validation loss (epoch n of N in parentheses). "
+        "The test set isn't used to select anything.",
         "選擇規則：測試結果取自驗證損失最低的週期（括號為第 n／N 週期）。測試集不參與任何選擇。",
     ),
     "selection_folds": (
-        "Selection: test results are of the epoch with the lowest validation loss (epoch n of N in parentheses). The "
+        "Selection: test results are from the epoch with the lowest validation loss (epoch n of N in parentheses). The "
         "validation images of one fold are test images of another, so the best of many rows looks somewhat better than it is: "
         "confirm it on other images.",
         "選擇規則：測試結果取自驗證損失最低的週期（括號為第 n／N 週期）。每一折的驗證影像是另一折的測試影像，"
         "因此眾多設定中的最佳者會略顯偏高，宜以其他影像確認。",
     ),
     "standing": (
-        "“best”: the row with the lowest validation loss. “tie”: the test images can't tell it from that one "
-        "({tests}; p > 0.05 after Holm's correction for the comparisons with that one).",
+        "“best”: the row with the lowest validation loss. “tie”: not distinguishable from that row on the "
+        "test images ({tests}; p > 0.05 after Holm's correction for the comparisons with that row).",
         "「最佳」：驗證損失最低者。「無法區別」：測試影像無法區別其與「最佳」（{tests}；對與「最佳」的比較做 Holm 校正後"
         " p > 0.05）。",
     ),
     "repeats": (
-        "± is the standard deviation over a row's completed runs; an accuracy and its interval are of all its test images. "
-        "Only a row completed in the most folds and, of these, with the largest share of its seeds can be “best”.",
+        "± is the standard deviation over a row's completed runs; accuracies and their intervals are over all its test "
+        "images. Only rows completed in the most folds and, among these, with the largest share of their seeds can be “best”.",
         "± 為該列已完成各次訓練的標準差；準確率及其信賴區間以該列所有測試影像計算。"
         "僅完成折數最多且其中種子比例最高的列可為「最佳」。",
     ),
     "one_run": (
-        "One run each: differences are of these trained models; how much another seed would change isn't known.",
+        "One run each: differences are between these trained models; how much another seed would change isn't known.",
         "每種設定只訓練一次：差異僅就這些訓練好的模型而言，換一個隨機種子會差多少並不知道。",
     ),
     "split": ("Split: {split}.", "資料切分：{split}。"),
@@ -199,13 +201,14 @@ TEXTS = {
         "WARNING: validation and test images have an exact copy in another part of the split ({n}): accuracies are too high.",
         "警告：驗證與測試影像中有 {n} 張在其他切分中有完全相同的影像，準確率因而偏高。",
     ),
-    "unreadable_skipped": ("Images that couldn't be read and were left out: {n}.", "有 {n} 張影像無法讀取，未納入。"),
+    "unreadable_skipped": ("Unreadable images left out: {n}.", "有 {n} 張影像無法讀取，未納入。"),
     "unknown_groups": (
-        "Groups (slides, patients) aren't known: if images of one lie on both sides of the split, accuracies are too high.",
+        "Groups (slides, patients) aren't known: if images of one group are on both sides of the split, accuracies are too "
+        "high.",
         "分組（切片、病人）未知：若同一組的影像同時在切分兩側，準確率會偏高。",
     ),
     "independent": (
-        "Wilson intervals take images as independent; those of one group aren't, so true intervals are wider.",
+        "Wilson intervals assume independent images; those of one group aren't, so true intervals are wider.",
         "Wilson 區間假設影像彼此獨立；同組影像並不獨立，真正的區間更寬。",
     ),
     "tested_groups": (
@@ -213,14 +216,14 @@ TEXTS = {
         "測試影像來自 {groups} 組，重抽信賴區間與差異檢定以組為單位。",
     ),
     "few_groups": (
-        "WARNING: the test images are of few groups ({groups}): with fewer than {fewest}, intervals and differences say little "
-        "about new groups.",
+        "WARNING: the test images come from few groups ({groups}): with fewer than {fewest}, intervals and differences say "
+        "little about new groups.",
         "警告：測試影像來自太少的組（{groups}）：少於 {fewest} 組時，信賴區間與差異難以推及新的組。",
     ),
     "no_stopping": ("No early stopping.", "未使用提前停止。"),
     "stopping": (
-        "Early stopping (ASHA on {metric}, from epoch {grace_period}, one of {reduction_factor} goes on, within {within}): "
-        "{stopped} of {trials} trials stopped; they have no test accuracy and aren't ranked.",
+        "Early stopping (ASHA on {metric}, from epoch {grace_period}, keeping 1 in {reduction_factor} at each rung, within "
+        "{within}): {stopped} of {trials} trials stopped; they have no test accuracy and aren't ranked.",
         "提前停止（依 {metric} 的 ASHA，自第 {grace_period} 週期起，每 {reduction_factor} 個留 1 個，於 {within} 內比較）："
         "{trials} 次訓練中 {stopped} 次提前停止，無測試準確率，不列入排名。",
     ),
@@ -230,8 +233,8 @@ TEXTS = {
     ),
     "failed": ("Failed trials: {failed} of {trials}.", "{trials} 次訓練中 {failed} 次失敗。"),
     "epochs_differ": (
-        "WARNING: rows were trained for different numbers of epochs ({epochs}): neither accuracies nor times are "
-        "of equal runs.",
+        "WARNING: rows were trained for different numbers of epochs ({epochs}): accuracies and times don't "
+        "compare like with like.",
         "警告：各列訓練週期數不同（{epochs}），準確率與時間並非在相同條件下取得。",
     ),
     "mixed": (
@@ -248,21 +251,22 @@ TEXTS = {
     ),
     "source": ("Made by bioimg from results {fingerprint}.", "由 bioimg 依結果 {fingerprint} 產生。"),
     "other_epochs": (
-        "No trial ran for {epochs} epochs as in the report of 2023; shown are those that there are.",
+        "No trial ran for {epochs} epochs as in the report of 2023; trials with other numbers of epochs are shown instead.",
         "沒有如 2023 年報告訓練 {epochs} 週期的結果，改列現有的結果。",
     ),
-    "none": ("No trial fits.", "沒有符合的訓練結果。"),
-    "empty": ("Nothing to show: no trial has what this needs.", "無資料：沒有任何訓練結果具備所需內容。"),
+    "none": ("No trial matches.", "沒有符合的訓練結果。"),
+    "empty": ("Nothing to show: no trial has the data that this table needs.", "無資料：沒有任何訓練結果具備所需內容。"),
     "effects_note": (
-        "Least squares over completed trials; t intervals that cover the test images drawn and what the model leaves "
+        "Least squares over completed trials; t intervals cover the sampling of test images and what the model leaves "
         "unexplained; p isn't corrected for the number of rows. An interaction is what both levels together add to the sum of "
         "their effects.",
         "以已完成的訓練做最小平方估計；t 信賴區間涵蓋測試影像的抽樣與模型未解釋的部分；p 未做多重比較校正。"
         "交互作用為兩水準並用時超出各別影響之和的部分。",
     ),
     "cost_note": (
-        "Training time is training and validation only; device time is that times the devices of a trial; "
-        "times saved are estimated from the trial's own epochs. The total counts epochs once that a longer trial took over.",
+        "Training time covers training and validation only; device time is that multiplied by the trial's devices; "
+        "saved time is estimated from the trial's own epochs. In the total, epochs that a longer trial continued from count "
+        "once.",
         "訓練時間僅含訓練與驗證；裝置時間為其乘以裝置數；省下的時間由該次訓練自身的週期估計。"
         "合計中，由較長訓練接續的週期只計一次。",
     ),
@@ -279,20 +283,23 @@ TEXTS = {
     "better": ("better", "較佳"),
 }
 
-LANGUAGES = ("en", "zh-TW")
-
 
 def header(name: str, lang: str) -> str:
-    """The header of a column; a name that isn't known heads its column itself."""
-    return HEADERS.get(name, (name, name))[_index(lang)]
+    """The header of a column; for an unknown column, its name."""
+    return HEADERS.get(name, (name, name))[language(lang)]
 
 
 def text(name: str, lang: str, **values: object) -> str:
-    """A sentence with values put in."""
-    return TEXTS[name][_index(lang)].format(**values)
+    """A text with its values filled in."""
+    return TEXTS[name][language(lang)].format(**values)
 
 
-def _index(lang: str) -> int:
+def language(lang: str) -> int:
+    """The place of a language in each pair of texts.
+
+    Raises:
+        UserError: there is no such language.
+    """
     if lang not in LANGUAGES:
         raise unknown("lang", lang, LANGUAGES)
     return LANGUAGES.index(lang)

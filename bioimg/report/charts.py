@@ -1,4 +1,4 @@
-"""The geometry of the page's charts, in SVG units; how they look is the style sheet's business."""
+"""The geometry of the page's charts, in SVG units; their look is in the style sheet."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,17 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bioimg.report.encoding import Encoding
+from bioimg.report.encoding import MOST_LINES, Encoding
 from bioimg.report.scene import Scene
 
-MOST_LINES = 48
-"""Curves on the page; of more trials those with the lowest validation loss are drawn."""
 METRICS = ("loss", "accuracy")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to positions along one direction."""
+    """Maps values to positions along one direction."""
 
     low: float
     high: float
@@ -29,7 +27,7 @@ class Scale:
         return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self, most: int) -> list[float]:
-        """Round values in the range, no more than asked for: steps of 1, 2 or 5 times a power of ten."""
+        """At most `most` round values in the range, in steps of 1, 2 or 5 times a power of ten."""
         span = (self.high - self.low) or 1
         power = 10.0 ** np.floor(np.log10(span / most))
         step = next(power * m for m in (1, 2, 5, 10, 20) if span / (power * m) <= most)
@@ -62,7 +60,7 @@ def curves(scene: Scene) -> list[dict[str, Any]]:
 
 
 def scale(epochs: pd.DataFrame, metric: str) -> Scale:
-    """Loss from 0 to the highest one of validation that isn't off the chart, accuracy from the tenth below the lowest to 1."""
+    """Loss from 0 to the highest validation loss, at most 4 times the median; accuracy from the tenth below the lowest to 1."""
     values = epochs[f"val_{metric}"].dropna()
     if metric == "accuracy":
         low, high = (float(np.floor(10 * values.min()) / 10), 1.0) if len(values) else (0.0, 1.0)
@@ -72,7 +70,7 @@ def scale(epochs: pd.DataFrame, metric: str) -> Scale:
 
 
 def line(scene: Scene, trial: pd.Series, metric: str, across: Scale, up: Scale) -> dict[str, Any]:
-    """One trial: its two polylines, the point of the selected epoch, the point where it ended early if it did."""
+    """One trial: its two polylines, the point of the selected epoch and, if it ended early, the point where it did."""
     rows = scene.epochs(trial)
     xs = [across(epoch) for epoch in rows["epoch"]]
     val, train = ([up(min(value, up.high)) for value in rows[f"{part}_{metric}"]] for part in ("val", "train"))
@@ -108,7 +106,7 @@ def number(value: float, metric: str, more: int = 0) -> str:
 
 
 def forest(rows: pd.DataFrame, column: str, low: str = "low", high: str = "high", zero: bool = True) -> list[dict | None]:
-    """For each row an interval with its middle from 0 to 100, all on one scale, with the place of zero; None where unknown."""
+    """For each row its interval and middle on a common scale from 0 to 100, with the position of zero; None if unknown."""
     numbers = rows[[column, low, high]].astype(float).set_axis(["middle", "low", "high"], axis=1)
     numbers = numbers.assign(low=numbers["low"].fillna(numbers["middle"]), high=numbers["high"].fillna(numbers["middle"]))
     ends = [numbers["low"].min(), numbers["high"].max(), *([0.0] if zero else [])]

@@ -1,4 +1,4 @@
-"""What these results allow to be said, in sentences: the headline of a report."""
+"""What these results allow to be claimed, in sentences: the headline of a report."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from bioimg.results.configurations import configurations, varied
 from bioimg.results.store import Results
 
 NAMED = 3
-"""Configurations that are named of those which one reason keeps from being compared."""
+"""How many configurations are named for each reason not to compare them."""
 
 
 @dataclass(frozen=True)
 class Claims:
-    """headline: the best configuration, and how sure that is. holds: differences from it that hold. open: those that don't.
+    """headline: the best configuration, and how certain that is. holds: differences from it that hold. open: those that don't.
 
     refused: what isn't compared, and why.
     """
@@ -44,7 +44,7 @@ def claims(results: Results) -> Claims:
 
 
 def _refused(pairs: pd.DataFrame, names: Mapping[str, str]) -> Iterator[str]:
-    """Each reason once, with those for which it holds."""
+    """Each reason once, with the configurations it applies to."""
     for reason, rows in pairs.groupby("claim", sort=False):
         some, more = "; ".join(names[key] for key in rows["a"][:NAMED]), len(rows) - NAMED
         yield f"{some}{f'; and {more} more' if more > 0 else ''}: {reason}"
@@ -61,18 +61,18 @@ def _headline(results: Results, key: str, name: str, pairs: pd.DataFrame) -> str
 
 
 def accuracy(runs: pd.DataFrame) -> tuple[float, int]:
-    """Of all the test images in the completed runs of one configuration the share that is right, and how many different ones
-    they are: seeds share theirs, folds don't."""
+    """The share of correct test images in all completed runs of one configuration, and the number of different test images:
+    seeds share theirs, folds don't."""
     share = float(np.average(runs["test_accuracy"], weights=runs["test_images"]))
     return share, int(runs.drop_duplicates("fold")["test_images"].sum())
 
 
 def _others(compared: int, ties: int, completed: int) -> str:
     if not compared:
-        return "none of the others can be compared with it" if completed else "nothing else was completed to compare it with"
+        return "none of the others can be compared with it" if completed else "no other was completed"
     if compared == 1:
-        return "the one other can't be told from it" if ties else "the one other can be told from it"
-    return f"of {compared} others {ties} can't be told from it"
+        return f"the only one compared with it {'is not distinguishable' if ties else 'differs'}"
+    return f"not distinguishable from it: {ties} of {compared} others"
 
 
 def _names(results: Results) -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""The commands `bioimg report` and `bioimg verify`. What they need is imported when they run, so that their help is instant."""
+"""The commands `bioimg report` and `bioimg verify`. They import what they need when they run, so their help is instant."""
 
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,44 +21,45 @@ FORMATS = ("md", "csv", "tex", "html", "xlsx", "docx", "parquet")
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Make tables, figures and a page of a results folder, and say which differences hold.
+    """Make tables, figures and a page from a results folder, and show which differences hold.
 
-    Without flags everything goes to RESULTS/report: `report.html` is what to open first. With --rows, --columns, --sort,
-    --group-by or --single only that comparison table is made, as `selection`.
+    Without flags, everything is written to RESULTS/report; open `report.html` first. With --rows, --columns, --sort,
+    --group-by or --single, only that comparison table is made, named `selection`.
     """
 
     folder: Annotated[str, Positional, arg(metavar="RESULTS")]
-    """a folder of results, such as results/grid or s3://bucket/grid"""
+    """a results folder, such as results/grid or s3://bucket/grid"""
     rows: str | None = None
     """a condition on settings and measures, such as 'freeze == "none" and batch_size >= 64'"""
     columns: tuple[str, ...] = ()
-    """those shown, in this order; names are those of trials.parquet, besides balanced_accuracy, macro_f1, auroc, ece"""
+    """columns to show, in this order: those of trials.parquet, and balanced_accuracy, macro_f1, auroc, ece"""
     sort: tuple[str, ...] = ()
-    """columns to sort by, the best first"""
+    """columns to sort by: settings in ascending order, measures with the best first"""
     group_by: tuple[str, ...] = ()
-    """settings; the trials that agree in them become one row: mean, standard deviation, number"""
+    """settings to group by: trials with the same values become one row with mean, standard deviation and number"""
     single: bool = False
-    """a row for each trial, also where a configuration was repeated with other seeds or folds"""
+    """one row per trial, even if a configuration was repeated with other seeds or folds"""
     at_epoch: int | None = None
-    """only a table of all trials as they stood after this epoch, stopped ones too"""
+    """make only a table of all trials, stopped ones too, as of this epoch"""
     format: Annotated[tuple[str, ...], arg(metavar="md|csv|tex|html|xlsx|docx|parquet ...")] = FORMATS
     """formats of the tables"""
     lang: Literal["en", "zh-TW"] = "en"
     """language of headers, captions and notes"""
     preset: Literal["report-2023"] | None = None
-    """the nine tables of the report of 2023 instead"""
+    """make the nine tables of the report of 2023 instead"""
+    # the help of a flag that is on by default is shown for --no-...
     figures: FlagCreatePairsOff[bool] = True
     """leave out the figures, which take longest"""
     price: float | None = None
-    """money for an hour of one device, for the table of costs"""
+    """price of one device-hour, for the cost table"""
     out: Path | None = None
-    """another folder for all of it"""
+    """write everything to this folder instead"""
 
     def run(self, images: "Images | None" = None) -> int:
-        """Write and print; 0. The page and a figure show the worst mistakes: from these images, or from where they lay.
+        """Write and print; returns 0. The page and a figure show the worst mistakes, from these images or from their files.
 
         Raises:
-            UserError: no results there, or a flag names what isn't there.
+            UserError: there are no results, or a flag names something that doesn't exist.
         """
         for name in self.format:
             if name not in FORMATS:
@@ -80,12 +81,12 @@ class Report:
 
     @property
     def _chosen(self) -> "dict[str, Any]":
-        """What was asked of the comparison table; empty if nothing was."""
+        """The flags given for the comparison table; empty if there are none."""
         names = ("rows", "columns", "sort", "group_by", "single")
         return {name: value for name in names if (value := getattr(self, name))}
 
     def _tables(self, results: "Results") -> "list[Table]":
-        """Those that were asked for, the one to print first."""
+        """The tables that were asked for; the first one is printed."""
         from bioimg.report import breakdown, presets
         from bioimg.report.tables import comparison
 
@@ -94,7 +95,9 @@ class Report:
         if self.preset:
             return presets.report_2023(results, self.lang)
         table = comparison(results, **self._chosen, lang=self.lang)
-        return [named(table, "selection")] if self._chosen else [table, *breakdown.tables(results, self.lang, self.price)]
+        if self._chosen:
+            return [replace(table, name="selection")]
+        return [table, *breakdown.tables(results, self.lang, self.price)]
 
     def _illustrate(self, results: "Results", out: Path, images: "Images | None") -> None:
         from bioimg.report import page
@@ -109,18 +112,18 @@ class Report:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Hold a table (.md, .tex, .csv, .docx, .xlsx), edited by hand or not, to the results: names every cell that disagrees."""
+    """Check a table (.md, .tex, .csv, .docx, .xlsx), edited by hand or not, against the results; list cells that disagree."""
 
     file: Annotated[Path, Positional, arg(metavar="TABLE")]
     """the file with the table"""
     results: str | None = None
-    """the folder of results; by default the one above the file"""
+    """the results folder; by default the one that the file is in"""
 
     def run(self) -> int:
-        """Print what disagrees; 1 if anything does, else 0.
+        """Print what disagrees; returns 1 if anything does, else 0.
 
         Raises:
-            UserError: no such file, no table in it, or no results.
+            UserError: there is no such file, no table in it, or no results.
         """
         from bioimg.report import documents, terminal
         from bioimg.report.verify import verify
@@ -132,10 +135,10 @@ class Verify:
 
 
 def open_results(folder: str | Path) -> "Results":
-    """Read results, weights files by their names, with a word on what is wrong if they can't be.
+    """Read results, with weights files shown by their names.
 
     Raises:
-        UserError: no results, half of them, or such that another version wrote.
+        UserError: there are no results, they are incomplete or damaged, or another version wrote them.
     """
     from bioimg.report.weights_files import by_file_name
     from bioimg.results import store
@@ -152,7 +155,7 @@ def open_results(folder: str | Path) -> "Results":
 
 
 def unchanged(folder: str, results: "Results") -> "Images":
-    """The images that are still where and what they were."""
+    """The images that have neither moved nor changed."""
     from bioimg.data.again import Unchanged
     from bioimg.results.store import Store
 
@@ -161,7 +164,7 @@ def unchanged(folder: str, results: "Results") -> "Images":
 
 @contextlib.contextmanager
 def _target(folder: str, out: Path | None) -> Iterator[Path]:
-    """Where documents are made: beside the results; for results in an object store in a folder that is uploaded afterwards."""
+    """Where documents are written: beside the results; for an object store, a temporary folder that is uploaded afterwards."""
     from bioimg.results.folder import beside, is_remote, open_folder
 
     if out or not is_remote(folder):
@@ -176,18 +179,12 @@ def _target(folder: str, out: Path | None) -> Iterator[Path]:
 
 
 def above(file: Path) -> Path:
-    """The folder of results that a file lies in.
+    """The results folder that a file is in.
 
     Raises:
-        UserError: it lies in none.
+        UserError: it isn't in one.
     """
     for folder in file.resolve().parents:
         if (folder / "experiment.json").exists():
             return folder
-    raise UserError(f"the file {file} lies in no folder of results. Name the results with --results.")
-
-
-def named(table: "Table", name: str) -> "Table":
-    from dataclasses import replace
-
-    return replace(table, name=name)
+    raise UserError(f"the file {file} isn't in a results folder. Name the results with --results.")

@@ -1,4 +1,4 @@
-"""How a trial's line is told from the others': one axis by colour, one by line style, the rest by the panel."""
+"""How the lines of trials are distinguished: one axis by colour, one by line style, the rest by panel."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,18 +6,20 @@ from typing import Any
 
 import pandas as pd
 
+MOST_LINES = 48
+"""Curves drawn together in a figure or on the page: those of the trials with the lowest validation loss."""
 LINE_STYLES = 4
 PANELS = 6
-"""Figures and page show no more panels than these, those with the best trials."""
+"""The most panels in a figure or on the page; those with the best trials are shown."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """Twelve trials in twelve colours are a riddle; the axes of the grid, each in its own way, are read at once.
+    """Twelve trials in twelve colours are hard to tell apart; each axis of the grid in a form of its own is easy to read.
 
     colour, line: a field of `TrialConfig`, or None.
     panel:        the fields whose values make a panel.
-    values:       of each of these fields its values, as text, in the order of the table.
+    values:       for each of these fields its values, as text, in the order of the table.
     """
 
     colour: str | None
@@ -26,7 +28,7 @@ class Encoding:
     values: Mapping[str, list[str]]
 
     def code(self, trial: pd.Series) -> tuple[int, int]:
-        """The positions of a trial's values among those told by colour and by line style."""
+        """The positions of a trial's values among those shown by colour and by line style."""
         first, second = (self.values[name].index(str(trial[name])) if name else 0 for name in (self.colour, self.line))
         return first, second
 
@@ -39,7 +41,7 @@ class Encoding:
 
 
 def encode(trials: pd.DataFrame, axes: Sequence[str]) -> Encoding:
-    """Give the axis with most values the colours, the next one the line styles, and the rest the panels."""
+    """Assign colours to the axis with the most values, line styles to the next one, and panels to the rest."""
     values = {axis: list(trials[axis].astype(str).unique()) for axis in axes}
     ordered = sorted(axes, key=lambda axis: -len(values[axis]))
     colour = ordered[0] if ordered else None

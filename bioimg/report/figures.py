@@ -16,18 +16,18 @@ from bioimg.results.store import Results
 
 FORMATS = ("png", "svg", "pdf")
 MOST = 12
-"""Of more trials than these, those with the lowest validation loss get curves and matrices of their own."""
+"""The most trials with curves and matrices of their own: those with the lowest validation loss."""
 BLANK = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-"""What savefig is told to leave out, so that the same results give the same files."""
+"""Metadata that savefig leaves out, so that the same results give the same files."""
 
 
 def write(
     results: Results, folder: Path, formats: Sequence[str] = FORMATS, lang: str = "en", images: Images | None = None
 ) -> list[Path]:
-    """Draw all figures that these results give rise to and return their files.
+    """Draw all figures of these results and return their files.
 
     Raises:
-        UserError: an unknown format or language, or no font with Chinese characters where they are needed.
+        UserError: an unknown format or language, or Chinese characters are needed and there is no font with them.
     """
     for name in formats:
         if name not in FORMATS:
@@ -39,7 +39,7 @@ def write(
 
 
 def draw(scene: Scene) -> Iterator[tuple[str, Figure]]:
-    """Every figure with its name; what has nothing to show is left out."""
+    """Every figure with its name; empty ones are left out."""
     for _, trial in scene.ranked.head(MOST).iterrows():
         yield f"curves_{trial['key']}", curves(scene, trial)
     if len(scene.ranked):

@@ -1,4 +1,4 @@
-"""Curves over the epochs: of one trial, training and validation; and the validation curves of all trials together."""
+"""Curves over epochs: training and validation of one trial, and the validation curves of all trials together."""
 
 from typing import Any
 
@@ -8,11 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from bioimg.report.encoding import MOST_LINES
 from bioimg.report.look import COLOURS, GREY, LINES, canvas, headed, key, look, percent
 from bioimg.report.scene import Scene
 
-MOST_LINES = 48
-"""Of more trials those with the lowest validation loss are drawn together."""
 TRAIN = {"color": COLOURS[0], "linestyle": LINES[1], "marker": "s"}
 VAL = {"color": COLOURS[1], "linestyle": LINES[0], "marker": "o"}
 SELECTED = {"color": "black", "linestyle": "none", "marker": "o", "markersize": 8}
@@ -20,9 +19,9 @@ ENDED = {"color": "black", "linestyle": "none", "marker": "|", "markersize": 15,
 
 
 def curves(scene: Scene, trial: pd.Series) -> Figure:
-    """Loss and accuracy of one trial, training and validation, over the epochs that it was meant to have.
+    """Loss and accuracy of one trial, training and validation, over its planned epochs.
 
-    All such figures of a report have the same axes, so that they can be laid side by side.
+    All such figures of a report have the same axes, so that they can be compared side by side.
     """
     rows, word = scene.epochs(trial), scene.words
     figure, ((loss, accuracy),) = canvas(1, 2, 3.6, 2.7)
@@ -54,7 +53,7 @@ def mark_selected(axes: Axes, rows: pd.DataFrame, trial: pd.Series, column: str,
 
 
 def mark_end(axes: Axes, rows: pd.DataFrame, trial: pd.Series, word: Any) -> None:
-    """Hatch the epochs that a stopped or failed trial never had."""
+    """Hatch the epochs that a stopped or failed trial didn't run."""
     if trial["status"] != "completed":
         start = rows["epoch"].max() + 0.5
         axes.axvspan(start, trial["epochs"] + 0.5, facecolor="none", edgecolor="#cccccc", hatch="///", linewidth=0)
@@ -64,7 +63,7 @@ def mark_end(axes: Axes, rows: pd.DataFrame, trial: pd.Series, word: Any) -> Non
 
 
 def validation_curves(scene: Scene) -> Figure:
-    """Validation loss and accuracy of all trials; each panel has the trials that agree in the fields of its title."""
+    """Validation loss and accuracy of all trials; each panel shows the trials with the values in its title."""
     drawn = scene.ranked.head(MOST_LINES)
     shown = scene.panels(drawn)
     figure, grid = canvas(len(shown), 2, 3.8, 2.6, sharex=True, sharey="col")
@@ -83,7 +82,7 @@ def validation_curves(scene: Scene) -> Figure:
 
 
 def validation_curve(axes: Axes, rows: pd.DataFrame, trial: pd.Series, column: str, its: dict[str, Any]) -> None:
-    """One line, its marker large where the epoch was selected, a bar across its end where the trial did not complete."""
+    """One line, with a large marker at the selected epoch and a bar across its end if the trial did not complete."""
     selected = rows[rows["epoch"] == trial["best_val_loss_epoch"]]
     axes.plot(rows["epoch"], rows[column], markevery=max(1, len(rows) // 10), markersize=3.5, **its)
     axes.plot(selected["epoch"], selected[column], markersize=SELECTED["markersize"], **its)
@@ -92,7 +91,7 @@ def validation_curve(axes: Axes, rows: pd.DataFrame, trial: pd.Series, column: s
 
 
 def limits(scene: Scene, loss: Axes, accuracy: Axes) -> None:
-    """The range of all trials; for losses that of validation, which a diverging trial doesn't stretch beyond measure."""
+    """Set the range of all trials; the loss axis is cut at 4 times the median, so that a diverging trial doesn't stretch it."""
     epochs = scene.results.epochs
     losses, accuracies = epochs[["train_loss", "val_loss"]], epochs[["train_accuracy", "val_accuracy"]]
     loss.set_ylim(0, 1.05 * min(losses.max().max(), 4 * epochs["val_loss"].median()))

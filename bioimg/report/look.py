@@ -1,4 +1,4 @@
-"""How figures look: colours that colour-blind readers tell apart, line styles and markers that survive grey print, fonts."""
+"""How figures look: colours that colour-blind readers can distinguish, lines and markers that work in grey print, fonts."""
 
 import textwrap
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from bioimg.report.captions import header
 from bioimg.report.scene import Scene, printable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-"""Okabe and Ito's, without the yellow that white paper swallows."""
+"""Okabe and Ito's, without the yellow, which is hard to see on white paper."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "h")
 LINES: tuple[Any, ...] = ("solid", (0, (4, 1.6)), (0, (1, 1.3)), (0, (6, 1.5, 1, 1.5)))
@@ -59,14 +59,14 @@ STYLE: dict[str, Any] = {
     "svg.hashsalt": "bioimg",
     "text.parse_math": False,
 }
-"""`parse_math` is off because a `$` in a class name is a dollar; the salt makes the same results give the same SVG."""
+"""`parse_math` is off since a `$` in a class name is just a dollar sign; with the salt, the same results give the same SVG."""
 
 
 def style(lang: str, texts: Sequence[str]) -> dict[Any, Any]:
     """The rcParams for figures that show these texts.
 
     Raises:
-        UserError: the language or a text needs Chinese characters and no font of this machine has them.
+        UserError: the language or a text needs Chinese characters and no font on this machine has them.
     """
     needed = lang == "zh-TW" or any(cjk(text) for text in texts)
     families = ["DejaVu Sans", *([cjk_family()] if needed else [])]
@@ -89,15 +89,15 @@ def cjk_family() -> str:
     found = next((family for family in CJK_FAMILIES if family in known), None)
     if found is None:
         raise UserError(
-            "the figures need Chinese characters (`lang` is zh-TW, or a name in the data holds some), but no font on this "
+            "the figures need Chinese characters (`lang` is zh-TW, or a name in the data contains some), but no font on this "
             "machine has them. Install one (Debian, Ubuntu: `apt install fonts-noto-cjk`; Fedora: "
-            "`dnf install google-noto-sans-cjk-fonts`), or ask for --lang en."
+            "`dnf install google-noto-sans-cjk-fonts`), or use --lang en."
         )
     return found
 
 
 def look(code: tuple[int, int]) -> dict[str, Any]:
-    """The look of a line, for `Axes.plot`, from what `Encoding.code` says."""
+    """The look of a line, for `Axes.plot`, from `Encoding.code`."""
     colour, line = code
     return {
         "color": COLOURS[colour % len(COLOURS)],
@@ -109,19 +109,19 @@ def look(code: tuple[int, int]) -> dict[str, Any]:
 
 
 def canvas(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
-    """A figure, sizes in inches per panel, that belongs to no window; its axes [rows, columns]."""
+    """A figure without a window, and its axes [rows, columns]; sizes are in inches per panel."""
     figure = Figure(figsize=(width * columns, height * rows + 0.5))
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def headed(figure: Figure, title: str, size: float = 10, **options: Any) -> Figure:
-    """The figure with a title as wide as itself; bold, unless told otherwise, and so a bit wider than other text."""
+    """The figure with a title that is wrapped to its width; bold by default, and so a bit wider than other text."""
     figure.suptitle(wrap(title, figure.get_figwidth(), 1.1 * size), fontsize=size, x=0.01, ha="left", **options)
     return figure
 
 
 def wrap(text: str, inches: float, points: float) -> str:
-    """Break lines at a width. A Chinese character is as wide as high, others are about 0.58 of that."""
+    """Break lines at a width. A Chinese character is as wide as it is high, others about 0.58 of that."""
     wide = sum(cjk(character) for character in text) / max(1, len(text))
     return textwrap.fill(text, int(inches * 72 / points / (0.58 + 0.47 * wide)))
 
@@ -131,7 +131,7 @@ def percent(axes: Axes) -> None:
 
 
 def key(figure: Figure, scene: Scene, marks: Sequence[dict[str, Any]] = ()) -> None:
-    """The legend at the right: what colour and marker mean, what line and fill mean, and other marks."""
+    """The legend on the right: the meaning of colours and markers, of lines and fills, and of other marks."""
     neutral = {"color": "black", "marker": "o"}, {"linestyle": "solid", "fillstyle": "full"}
     parts = [legend_part(scene, scene.encoding.line, neutral[0]), legend_part(scene, scene.encoding.colour, neutral[1])]
     handles = [*parts[1], *parts[0], *(Line2D([], [], **mark) for mark in marks)]
@@ -141,7 +141,7 @@ def key(figure: Figure, scene: Scene, marks: Sequence[dict[str, Any]] = ()) -> N
 
 
 def legend_part(scene: Scene, field: str | None, neutral: dict[str, Any]) -> list[Line2D]:
-    """The values of a field under its name; `neutral` is the look of what another field tells."""
+    """The values of a field under its name; `neutral` is the look of what shows another field."""
     if field is None:
         return []
     firsts = [trial for _, trial in scene.trials.drop_duplicates(field).iterrows()]

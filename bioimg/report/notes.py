@@ -1,4 +1,4 @@
-"""What must be said with a table's numbers: of which images, by which rule and split, and what spoils a comparison."""
+"""What readers must know about a table's numbers: the images, the rule, the split, and what makes a comparison unfair."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ MIXED = ("data_fingerprint", "split", "group_pattern", "test_images")
 
 
 def fingerprint(results: Results) -> str:
-    """Ten hex digits of all rows of the table of trials, whatever their order: changing one number changes it."""
+    """Ten hex digits that stand for all rows of the table of trials, in any order: changing one number changes them."""
     rows = sorted(results.trials.to_csv(index=False, header=False, lineterminator="\x00").split("\x00"))
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:10]
 
@@ -27,7 +27,7 @@ def notes(results: Results, shown: pd.DataFrame, lang: str, *extra: str) -> tupl
 
 
 def warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]:
-    """What spoils these numbers or their comparison, the worst first."""
+    """What makes these numbers or their comparison unreliable, the worst first."""
     if results.experiment["data"].get("synthetic") or shown["synthetic"].eq(True).any():
         yield text("synthetic", lang)
     if not results.experiment.get("complete", True):
@@ -46,21 +46,21 @@ def warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]:
 
 
 def differing(trials: pd.DataFrame) -> list[str]:
-    """In what the completed ones differ that they must have in common to be compared."""
+    """The columns that must be the same in all completed trials for a comparison, but aren't."""
     compared, folds = trials[trials["status"].eq("completed")], trials["fold"].nunique() > 1
     names = [name for name in MIXED if not (folds and name == "test_images")]  # folds need not be of one size
     return [*(name for name in names if compared[name].nunique(dropna=False) > 1), *_changed_weights(compared)]
 
 
 def tested_groups(results: Results, trials: pd.DataFrame) -> list[int]:
-    """Of how many known groups the test images of these trials are: one number, or several where folds differ."""
+    """The number of known groups among the test images of these trials; several numbers if folds differ."""
     rows = results.predictions
     rows = rows[rows["split"].eq("test") & rows["key"].isin(trials["key"]) & rows["group"].notna()]
     return sorted(rows.groupby("key")["group"].nunique().unique().tolist())
 
 
 def _changed_weights(trials: pd.DataFrame) -> list[str]:
-    """The column of digests where one name of weights stands for several, as when machines hold different files."""
+    """The column of digests if one name of weights stands for several, as when machines have different files."""
     digests = trials.groupby(["model", "weights"])["weights_digest"].nunique()
     return ["weights_digest"] if digests.gt(1).any() else []
 
@@ -99,6 +99,6 @@ def _stopping(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]
 
 
 def listed(values: Iterable[object], most: int = 8) -> str:
-    """A few values on one line; of many the first ones."""
+    """A few values on one line; of many, only the first ones."""
     names = [str(value) for value in values]
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")

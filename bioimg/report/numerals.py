@@ -1,4 +1,4 @@
-"""Numbers as a reader of the page reads them; what is missing is a dash."""
+"""Numbers as shown on the page; what is missing is a dash."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing else, which a supervisor opens first."""
+"""The page: one self-contained HTML file, the first one to open."""
 
 import base64
 import hashlib
@@ -38,7 +38,7 @@ def write(results: Results, file: Path, lang: str = "en", images: Images | None 
 
 
 def render(scene: Scene) -> str:
-    """The page as text. Everything that comes from the data goes through the template's escaping."""
+    """The page as text. The template escapes everything that comes from the data."""
     script, sheet = source("page.js"), source("page.css")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(percent=percent, points=points, clock=clock, p=p_value)
@@ -83,7 +83,7 @@ def content(scene: Scene) -> dict[str, Any]:
 
 
 def headline(scene: Scene, best: str | None, pairs: pd.DataFrame, ties: list[str]) -> dict[str, Any]:
-    """What came out, in a sentence, and what must be known to believe it."""
+    """The outcome in a sentence, and what is needed to judge it."""
     counts = scene.trials["status"].value_counts()
     numbers = {status: int(counts.get(status, 0)) for status in ("completed", "stopped", "failed")}
     told = {**numbers, "trials": len(scene.trials), "complete": bool(scene.results.experiment.get("complete"))}
@@ -111,14 +111,14 @@ def headline(scene: Scene, best: str | None, pairs: pd.DataFrame, ties: list[str
 
 
 def spent(trials: pd.DataFrame) -> pd.Series:
-    """Seconds of each trial, those in which its features were computed included."""
+    """Seconds of each trial, including those for computing its features."""
     return trials["train_seconds"] + trials["features_seconds"].fillna(0).astype(float)
 
 
 def faster(scene: Scene, ties: list[str], share: float, seconds: float) -> dict[str, Any] | None:
-    """The fastest recipe that is no less accurate than the best and can't be told from it; None if none saves a tenth.
+    """The fastest recipe that is no less accurate than the best and not distinguishable from it; None if none saves a tenth.
 
-    A lower accuracy isn't offered as good enough: a difference that wasn't shown may be there all the same.
+    A recipe with a lower accuracy isn't suggested: a difference may exist although it couldn't be shown.
     """
     rows = scene.trials.assign(configuration=configurations(scene.trials))
     rows = rows[rows["configuration"].isin(ties[1:]) & (rows["status"] == "completed")]
@@ -132,7 +132,7 @@ def faster(scene: Scene, ties: list[str], share: float, seconds: float) -> dict[
 
 
 def provenance(scene: Scene) -> list[tuple[str, str]]:
-    """What a reader needs to believe the page, or to do it again."""
+    """What a reader needs to trust the results, or to reproduce them."""
     experiment, base = scene.results.experiment, scene.results.experiment["base"]
     data, axes = experiment["data"], {name: listed(values) for name, values in experiment["axes"].items()}
     fixed = {name: base[name] for name in FIELDS if name in base and name not in {*scene.axes, *axes, "data"}}

@@ -1,4 +1,4 @@
-"""Figures of what was reached: effects, accuracy against time, confusion, calibration, mistakes."""
+"""Figures of the outcome: effects, accuracy against time, confusion, calibration, mistakes."""
 
 import textwrap
 from typing import Any
@@ -21,7 +21,7 @@ MOST_POINTS = 500
 
 
 def effects(scene: Scene, found: pd.DataFrame) -> Figure:
-    """What each level of an axis, and each pair of levels, changes in the test accuracy, with 95 % intervals."""
+    """How each level of an axis, and each pair of levels, changes the test accuracy, with 95 % intervals."""
     found = found.iloc[:MOST_EFFECTS][::-1]
     figure, ((axes,),) = canvas(1, 1, 7.2, 0.32 * len(found) + 0.7)
     for place, (_, row) in enumerate(found.iterrows()):
@@ -37,7 +37,7 @@ def effects(scene: Scene, found: pd.DataFrame) -> Figure:
 
 
 def accuracy_against_time(scene: Scene) -> Figure:
-    """Test accuracy of the completed trials against what their training took."""
+    """Test accuracy of the completed trials against their training time."""
     points = scene.measured.head(MOST_POINTS)
     shown, seconds = scene.panels(points), points["train_seconds"]
     figure, grid = canvas(1, len(shown), 3.4, 3.2, sharex=True, sharey=True)
@@ -65,7 +65,7 @@ def measured_point(axes: Axes, trial: pd.Series, its: dict[str, Any]) -> None:
 
 
 def left_out(scene: Scene) -> list[str]:
-    """What the bars are, and which trials aren't there."""
+    """Notes: what the bars are, and which trials aren't shown."""
     counts = scene.trials["status"].value_counts()
     rest = len(scene.measured) - MOST_POINTS
     notes = [scene.words["interval"].format(n=listed(scene.measured["test_images"].unique()))]
@@ -98,7 +98,7 @@ def confusion(scene: Scene, trial: pd.Series) -> Figure:
 
 
 def calibration(scene: Scene) -> Figure:
-    """How often the predictions of a confidence are right, in ten bins of width 0.1, for the best trials."""
+    """How often predictions with a given confidence are correct, in ten bins of width 0.1, for the best trials."""
     shown = scene.completed.head(PANELS)
     columns = min(3, len(shown))
     figure, grid = canvas(-(-len(shown) // columns), columns, 2.8, 2.8, sharex=True, sharey=True)
@@ -114,7 +114,7 @@ def calibration(scene: Scene) -> Figure:
 
 
 def reliability(axes: Axes, scene: Scene, trial: pd.Series) -> None:
-    """One panel: the area of a point is proportional to the images of its bin."""
+    """One panel: the area of a point grows with the number of images in its bin."""
     bins = statistics.calibration(scene.results, trial["key"])
     ece, bins = bins.attrs["ece"], bins[bins["n"] > 0]
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=LINES[1])
@@ -127,7 +127,7 @@ def reliability(axes: Axes, scene: Scene, trial: pd.Series) -> None:
 
 
 def mistakes(scene: Scene, trial: pd.Series) -> Figure:
-    """The surest of the wrong predictions on test images."""
+    """The most confident wrong predictions on test images."""
     wrong = scene.mistakes(trial)
     shown = wrong.head(MOST_MISTAKES)
     figure, grid = canvas(-(-len(shown) // 4), 4, 1.7, 2.0)

@@ -19,7 +19,7 @@ TRAINED, FROZEN = 'freeze == "none"', 'freeze == "features"'
 
 @dataclass(frozen=True)
 class Recipe:
-    """`--rows` and `--columns` of a table. epochs: how long these runs were; left out where a folder has none so long."""
+    """`--rows` and `--columns` of a table. epochs: the length of its runs; ignored if a folder has none of this length."""
 
     rows: str
     epochs: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Which rows, in which order: the flags `--rows` and `--sort`."""
+"""Selecting and ordering rows: the flags `--rows` and `--sort`."""
 
 import ast
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ STATUSES = {"completed": 0, "stopped": 1, "failed": 2}
 def select(trials: pd.DataFrame, query: str | None) -> pd.DataFrame:
     """The rows for which a condition such as `freeze == "none"` holds.
 
-    The condition goes through `DataFrame.query`, which could call methods and reach variables; so it is first parsed, and only
-    comparisons of columns and literals pass.
+    The condition is evaluated by `DataFrame.query`, which can call methods and read variables; so it is parsed first, and only
+    comparisons of columns and literals are allowed.
 
     Raises:
         UserError: it is anything else, names no column, or compares text with numbers.
@@ -32,7 +32,9 @@ def select(trials: pd.DataFrame, query: str | None) -> pd.DataFrame:
     try:
         return trials.query(ast.unparse(condition), engine="python", local_dict={}, global_dict={})
     except (TypeError, ValueError, NotImplementedError):
-        raise UserError(f"the value of `rows` is {query!r}, but must compare texts with texts, numbers with numbers.") from None
+        raise UserError(
+            f"the value of `rows` is {query!r}, but must compare text with text and numbers with numbers."
+        ) from None
 
 
 def _check(node: ast.expr, query: str, columns: Sequence[str]) -> None:
@@ -66,11 +68,11 @@ def _check_operand(node: ast.expr, query: str, columns: Sequence[str]) -> None:
 
 
 def _refused(node: ast.expr, query: str) -> UserError:
-    return UserError(f"the value of `rows` is {query!r}, but must not hold {ast.unparse(node)!r}. {WAY_OUT}")
+    return UserError(f"the value of `rows` is {query!r}, but must not contain {ast.unparse(node)!r}. {WAY_OUT}")
 
 
 def order(trials: pd.DataFrame, sort: Sequence[str]) -> pd.DataFrame:
-    """Completed rows first (by `state`), then by columns: settings upwards, measures from the best one on.
+    """Completed rows first (by `state`), then sorted by columns: settings in ascending order, measures with the best first.
 
     Raises:
         UserError: no such column.

@@ -1,4 +1,4 @@
-"""What figures and page have in common: names for trials, their order, and what their predictions amount to."""
+"""What figures and page share: names for trials, their order, and their predictions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Images = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Scene:
-    """Results, the words to tell them in, and the images where there are any."""
+    """Results, the words to show them with, and the images if there are any."""
 
     results: Results
     lang: str = "en"
@@ -67,7 +67,7 @@ class Scene:
 
     @cached_property
     def measured(self) -> pd.DataFrame:
-        """The completed trials whose test accuracy and training time are known, also where curves and predictions aren't."""
+        """The completed trials whose test accuracy and training time are known, even if curves and predictions aren't."""
         completed = self.trials[self.trials["status"] == "completed"].sort_values("best_val_loss", kind="stable")
         return completed.dropna(subset=["test_accuracy", "test_images", "train_seconds"])
 
@@ -76,16 +76,16 @@ class Scene:
         return f"{header(field, self.lang)} {printable(trial[field])}"
 
     def recipe(self, trial: pd.Series) -> str:
-        """What tells this configuration from the others: `weights IMAGENET1K_V2, batch 32, frozen none`."""
+        """What distinguishes this configuration from the others: `weights IMAGENET1K_V2, batch 32, frozen none`."""
         return ", ".join(self.value(trial, field) for field in self.axes) or printable(trial["model"])
 
     def label(self, trial: pd.Series) -> str:
-        """What tells this trial from the others: the recipe and, where it is repeated, which repeat this is."""
+        """What distinguishes this trial from the others: the recipe and, if it is repeated, which repeat this is."""
         repeats = [field for field in REPEATS if field in trial and self.trials[field].nunique() > 1]
         return ", ".join([self.recipe(trial), *(self.value(trial, field) for field in repeats)])
 
     def effect(self, row: pd.Series) -> str:
-        """What a row of `statistics.effects` is about: `batch: 64 instead of 32`, or of an interaction its levels."""
+        """What a row of `statistics.effects` is about: `batch: 64 instead of 32`, or, for an interaction, its levels."""
         names = [header(name, self.lang) for name in row["axis"].split(":")]
         levels = [printable(level) for level in row["level"].split(" and ")]
         if len(names) == 1:
@@ -97,13 +97,16 @@ class Scene:
         return rows[rows["key"] == trial["key"]].sort_values("epoch")
 
     def tested(self, trial: pd.Series) -> pd.DataFrame:
-        """The predictions on the test images, with `probability`, that of the predicted class."""
+        """The predictions on the test images, with the `probability` of the predicted class."""
         rows = self.results.predictions
         rows = rows[(rows["key"] == trial["key"]) & (rows["split"] == "test")]
         return rows.assign(probability=[float(max(row)) for row in rows["probabilities"]])
 
     def mistakes(self, trial: pd.Series) -> pd.DataFrame:
-        """The test images that it got wrong, the surest mistakes first; `others` of `trials` that tested them did, too."""
+        """The test images that it got wrong, the most confident mistakes first.
+
+        trials: how many other trials tested the image; others: how many of these got it wrong, too.
+        """
         rows = self.results.predictions[self.results.predictions["split"] == "test"]
         tested, missed = (part["image"].value_counts() for part in (rows, rows[rows["label"] != rows["prediction"]]))
         wrong = self.tested(trial).query("label != prediction").sort_values("probability", ascending=False, kind="stable")
@@ -116,7 +119,7 @@ class Scene:
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What spoils a comparison of these trials, the worst first."""
+        """What makes a comparison of these trials unreliable, the worst first."""
         return list(warnings(self.results, self.trials, self.lang))
 
     @property
@@ -128,7 +131,7 @@ class Scene:
 
 
 def printable(text: object, longest: int = 28) -> str:
-    """A name from the data on one line, without control characters, its middle cut out if it is long."""
+    """A name from the data on one line, without control characters; the middle is cut out if it is long."""
     line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(text).split()))
     head = longest * 2 // 3
     return line if len(line) <= longest else f"{line[:head]}…{line[head + 1 - longest :]}"

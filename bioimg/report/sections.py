@@ -11,6 +11,7 @@ from PIL import Image
 
 from bioimg.report import charts
 from bioimg.report.captions import header
+from bioimg.report.encoding import MOST_LINES
 from bioimg.report.numerals import p_value, percent
 from bioimg.report.scene import Scene, printable
 from bioimg.report.table import Column
@@ -27,7 +28,7 @@ THUMBNAIL = 192
 
 
 def table(scene: Scene, ties: list[str]) -> dict[str, Any]:
-    """The comparison table for this medium: cells with what they are sorted by, the test accuracy also as a mark."""
+    """The comparison table for the page: cells with their sort keys, and the test accuracy also as a mark."""
     its = comparison(scene.results, lang=scene.lang, sort=("best_val_loss",))
     values = its.values.head(MOST_ROWS)
     order = arranged(its.columns, values)
@@ -48,7 +49,7 @@ def table(scene: Scene, ties: list[str]) -> dict[str, Any]:
 
 
 def arranged(columns: Sequence[Column], values: pd.DataFrame) -> list[int]:
-    """Places of the columns: settings that vary, test accuracy, then the rest; what became of a row is a mark of its own."""
+    """Order of the columns: settings that vary, test accuracy, then the rest; status and standing are shown as a badge."""
     same = {
         column.name for column in columns if column.identity and values[column.name].nunique(dropna=False) == 1 < len(values)
     }
@@ -57,14 +58,14 @@ def arranged(columns: Sequence[Column], values: pd.DataFrame) -> list[int]:
 
 
 def said(scene: Scene, record: Row) -> str:
-    """The word in that mark."""
+    """The text of the badge."""
     if record["state"] != "completed":
         return record["status"]
     return scene.words["verdict_unknown"] if pd.isna(record.get("standing")) else record["standing"]
 
 
 def standing(record: Row, ties: list[str]) -> str:
-    """What the row's mark looks like: best, tie, other, or why it isn't ranked."""
+    """The look of the badge: best, tie, other, or why the row isn't ranked."""
     if record["state"] != "completed":
         return record["state"]
     return "best" if ties[:1] == [record["key"]] else "tie" if record["key"] in ties else "other"
@@ -100,7 +101,7 @@ def differences(scene: Scene, pairs: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def claim(scene: Scene, row: Row) -> str:
-    """The claim of `statistics.paired`, which is in English, or the same in the language of the page."""
+    """The claim of `statistics.paired`, which is in English, or its translation."""
     if scene.lang == "en":
         return row["claim"]
     told = {"a": percent(row["accuracy_a"]), "b": percent(row["accuracy_b"]), "n": row["n"], "p": p_value(row["p_holm"])}
@@ -108,14 +109,14 @@ def claim(scene: Scene, row: Row) -> str:
 
 
 def verdict(row: Row) -> str:
-    """What a pair shows: nothing where it must not be compared, a tie where the difference doesn't hold."""
+    """The outcome of a pair: unknown if it must not be compared, a tie if the difference doesn't hold."""
     if pd.isna(row["holds"]):
         return "unknown"
     return "tie" if not row["holds"] else "better" if row["difference"] > 0 else "worse"
 
 
 def effects(scene: Scene) -> list[Row]:
-    """What each level of an axis does, then each interaction."""
+    """The effect of each level of an axis, then each interaction."""
     found = statistics.effects(scene.results)
     found = found[found["effect"].notna()].head(MOST_ROWS)
     marks = charts.forest(found, "effect")
@@ -128,7 +129,7 @@ def effects(scene: Scene) -> list[Row]:
 
 def chips(scene: Scene) -> dict[str, Any]:
     """The legend, which shows and hides curves: the values of each axis, and every single trial."""
-    code, drawn = scene.encoding, scene.ranked.head(charts.MOST_LINES)
+    code, drawn = scene.encoding, scene.ranked.head(MOST_LINES)
     axes = []
     for field in [axis for axis in (code.colour, code.line, *code.panel) if axis]:
         places = enumerate(code.values[field])
@@ -156,7 +157,7 @@ def chips(scene: Scene) -> dict[str, Any]:
 
 
 def hover(panels: list[dict[str, Any]], trials: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the script needs to read values out of the curves."""
+    """What the script needs to show the values of the curves."""
     return {
         "panels": [[{"key": line["key"], "points": line["points"]} for line in panel["lines"]] for panel in panels],
         "trials": {trial["key"]: {"label": trial["label"], "values": trial["values"]} for trial in trials},
@@ -164,7 +165,7 @@ def hover(panels: list[dict[str, Any]], trials: list[dict[str, Any]]) -> dict[st
 
 
 def scores(scene: Scene, best: str | None) -> list[Row]:
-    """The best recipe's scores beyond accuracy: of its one run with intervals that resample groups, or means over its runs."""
+    """The best recipe's other scores: of its only run, with intervals that resample groups, or means over its runs."""
     runs = scene.completed[configurations(scene.trials).reindex(scene.completed.index).eq(str(best))]
     tables = [statistics.bootstrap(scene.results, key) for key in runs["key"]]
     if not tables:
@@ -191,7 +192,7 @@ def matrix(scene: Scene, trial: pd.Series) -> dict[str, Any]:
 
 
 def mistakes(scene: Scene) -> Iterator[dict[str, Any]]:
-    """The surest mistakes of the trial with the lowest validation loss."""
+    """The most confident mistakes of the trial with the lowest validation loss."""
     if scene.completed.empty:
         return
     for _, row in scene.mistakes(scene.completed.iloc[0]).head(MOST_MISTAKES).iterrows():
@@ -201,7 +202,7 @@ def mistakes(scene: Scene) -> Iterator[dict[str, Any]]:
 
 
 def picture(pixels: np.ndarray) -> str:
-    """An image as a data URL, without loss, made smaller where it is large."""
+    """An image as a data URL, lossless; a large image is made smaller."""
     image, file = Image.fromarray(np.asarray(pixels)), io.BytesIO()
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     image.save(file, "PNG", optimize=True)

@@ -1,4 +1,4 @@
-"""A table before it has a format: raw values, how a column is read, what must be said with it; and the one rule of rounding."""
+"""A table before it has a format: raw values, how columns are shown, caption and notes; and the one rule of rounding."""
 
 import functools
 import math
@@ -17,16 +17,16 @@ Kind = Literal["text", "count", "number", "share", "points", "loss", "epoch", "s
 MISSING = "–"
 JOINERS = "\u200c\u200d"
 LONGEST = 160
-"""Characters of a name from the data that are shown; the Parquet file holds all of it."""
+"""The most characters shown of a name from the data; the Parquet file has all of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Column:
     """How a column of the raw values is shown.
 
-    identity: tells rows apart (a setting, a class); `verify` finds a row by these.
+    identity: distinguishes rows (a setting, a class); `verify` finds rows by these.
     digits:   decimals in the unit shown, from `digits`; interval: shown with `NAME_low` and `NAME_high` in brackets.
-    title:    the header, where it isn't the translation of the name (a class of the data).
+    title:    the header, if it isn't the translation of the name (for instance a class).
     """
 
     name: str
@@ -38,13 +38,13 @@ class Column:
 
     @property
     def single(self) -> bool:
-        """Whether a cell is one number, which a spreadsheet may hold as such."""
+        """Whether a cell is one number, so that a spreadsheet can store it as a number."""
         return self.kind in ("count", "share", "points", "loss", "money") and not self.interval
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Raw values (with `_low`, `_high`, `_sd`, `_epoch` columns beside those shown), and what belongs with them."""
+    """Raw values (with `_low`, `_high`, `_sd`, `_epoch` columns for those shown), and what is shown with them."""
 
     name: str
     values: pd.DataFrame
@@ -59,7 +59,7 @@ class Table:
         return [clean(column.title or header(column.name, self.lang)) for column in self.columns]
 
     def records(self) -> list[dict[str, Any]]:
-        """Every row as raw values by name."""
+        """Every row as raw values by column name."""
         return [{str(name): value for name, value in row.items()} for row in self.values.to_dict("records")]
 
     def cells(self) -> list[list[str]]:
@@ -73,7 +73,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Read:
-    """A table read back from a file, as text: where in the file it is, and what else the file says."""
+    """A table read back from a file, as text, with its place in the file and the text around it."""
 
     headers: list[str]
     rows: list[list[str]]
@@ -82,10 +82,15 @@ class Read:
 
 
 def digits(halfwidth: float, default: int = 1) -> int:
-    """Decimals that a value with such a 95 % interval deserves: to the second digit of its half-width, two at most."""
+    """Decimals for a value, from the half-width of its 95 % interval: up to the second digit of that, at most two."""
     if not 1e-9 < halfwidth < math.inf:
         return default
     return min(2, max(0, 1 - math.floor(math.log10(halfwidth))))
+
+
+def decimals(low: pd.Series, high: pd.Series) -> int:
+    """Decimals for a column of percentages, from the median width of its 95 % intervals (given as fractions)."""
+    return digits(50 * float((high - low).astype(float).median()))
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -97,7 +102,7 @@ def clean(text: object) -> str:
 
 
 def width(text: str) -> int:
-    """Columns of a terminal, or so: Chinese characters are twice as wide as Latin ones."""
+    """Approximate width in terminal columns: Chinese characters are twice as wide as Latin ones."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
@@ -120,7 +125,7 @@ def cell(column: Column, record: Mapping[str, Any]) -> str:
 
 
 def scale(kind: Kind) -> float:
-    """What a raw value is multiplied with before it is shown."""
+    """The factor by which a raw value is multiplied before it is shown."""
     return 100.0 if kind in ("share", "points") else 1.0
 
 

@@ -1,4 +1,4 @@
-"""The comparison table: one row per configuration, or per trial where none is repeated, in the form of a paper's."""
+"""The comparison table: one row per configuration, or per trial if none is repeated, as in a paper."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from bioimg.config import FIELDS, unknown
 from bioimg.report.captions import text
 from bioimg.report.notes import fingerprint, listed, notes
 from bioimg.report.rows import order, select
-from bioimg.report.table import Column, Kind, Table, digits
+from bioimg.report.table import Column, Kind, Table, decimals
 from bioimg.results import statistics
 from bioimg.results.configurations import REPEATS, configurations, repeated, varied
 from bioimg.results.store import Results
@@ -22,7 +22,7 @@ MEASURES = (
     *("test_accuracy", "train_seconds"),
 )
 COLUMNS = (*SETTINGS, *MEASURES)
-"""The columns of the report of 2023."""
+"""The columns of the tables in the report of 2023."""
 
 SCORES = ("balanced_accuracy", "macro_f1", "auroc", "ece")
 IMAGES = {
@@ -55,14 +55,14 @@ def comparison(
     """The comparison table.
 
     rows:     a condition on the columns of trials.parquet, such as `freeze == "none"`.
-    columns:  those shown, in this order; by default the settings that vary, the report's measures, `status` and `standing`.
+    columns:  columns to show, in this order; by default the settings that vary, the report's measures, `status` and `standing`.
     sort:     columns, most important first; completed rows always come first.
-    group_by: settings whose values make a row: the mean over its completed trials, their standard deviation and number. By
-              default repeats (seeds, folds) of a configuration are so put together.
-    single:   show every trial, whatever is repeated.
+    group_by: settings; trials with the same values become one row with the mean over completed ones, their standard
+              deviation and number. By default the repeats (seeds, folds) of a configuration are grouped like this.
+    single:   show every trial, even if configurations are repeated.
 
     Raises:
-        UserError: a condition that isn't one, or a column that isn't there.
+        UserError: the condition isn't valid, or there is no such column.
     """
     chosen = select(_legible(results.trials), rows)
     part = dataclasses.replace(results, trials=chosen)
@@ -94,13 +94,13 @@ def comparison(
 
 
 def _legible(trials: pd.DataFrame) -> pd.DataFrame:
-    """Lists as text, which can be sorted and shown."""
+    """Lists as text, so that they can be sorted and shown."""
     scores = trials["rung_scores"].map(lambda scores: ", ".join(f"{score:.4g}" for score in scores), na_action="ignore")
     return trials.assign(rung_scores=scores)
 
 
 def column(name: str, values: pd.DataFrame, identity: bool = False) -> Column:
-    """How a column of trials is shown, its decimals by the median width of its intervals."""
+    """How a column of trials is shown; its decimals follow the median width of its intervals."""
     kind = KINDS.get(name, "number" if pd.api.types.is_float_dtype(values[name]) else "text")
     interval = f"{name}_low" in values and name in ("test_accuracy", *SCORES)
     return Column(name=name, kind=kind, identity=identity, digits=_digits(name, kind, values), interval=interval)
@@ -112,7 +112,7 @@ def _against_best(results: Results) -> pd.DataFrame:
 
 
 def _standings(results: Results, pairs: pd.DataFrame) -> dict[str, str]:
-    """Of each completed configuration: best by validation, or tie, better or worse than that one on the test images."""
+    """For each completed configuration: best (by validation), or tie, better or worse than that one on the test images."""
     words = {True: "better", False: "worse"}
     judged = {
         row["a"]: words[row["difference"] > 0] if row["holds"] else "tie"
@@ -128,7 +128,7 @@ def _digits(name: str, kind: Kind, values: pd.DataFrame) -> int:
         return 4
     if kind != "share" or f"{name}_low" not in values:
         return 0
-    return digits(float((values[f"{name}_high"] - values[f"{name}_low"]).median()) * 50)
+    return decimals(values[f"{name}_low"], values[f"{name}_high"])
 
 
 def _known(names: Sequence[str], table: pd.DataFrame, field: str) -> list[str]:
@@ -143,7 +143,7 @@ def _last(table: pd.DataFrame, together: bool) -> list[str]:
 
 
 def _with_intervals(trials: pd.DataFrame) -> pd.DataFrame:
-    """The accuracies' Wilson intervals beside them, and under its own name where each is null the epoch of the best loss."""
+    """Trials with the Wilson intervals of their accuracies in columns `_low` and `_high`."""
     added = {}
     for name, images in IMAGES.items():
         interval = statistics.wilson_columns(trials[name].astype(float), trials[images].astype(float))
@@ -152,18 +152,23 @@ def _with_intervals(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_scores(results: Results, columns: Sequence[str]) -> pd.DataFrame:
-    """The scores that were asked for; they need the predictions, and time."""
+    """Trials with scores, if any is asked for: they need the predictions, and time."""
     trials = results.trials
     if not set(columns) & set(SCORES):
         return trials.assign(**dict.fromkeys([name for name in SCORES if name not in trials]))
     return trials.drop(columns=list(SCORES), errors="ignore").merge(scores(results), on="key", how="left")
 
 
+def tested(results: Results) -> list[str]:
+    """Keys of the trials with test predictions, in the order of the table."""
+    keys = set(results.predictions.loc[results.predictions["split"].eq("test"), "key"])
+    return [key for key in results.trials["key"] if key in keys]
+
+
 def scores(results: Results) -> pd.DataFrame:
     """`key` and the bootstrapped scores, with `_low` and `_high`, of each trial with test predictions."""
-    tests = set(results.predictions.loc[results.predictions["split"].eq("test"), "key"])
     rows = []
-    for key in [key for key in results.trials["key"] if key in tests]:
+    for key in tested(results):
         table = statistics.bootstrap(results, key).set_index("metric")
         row = {name if part == "value" else f"{name}_{part}": table.at[name, part] for name in SCORES for part in table}
         rows.append({"key": key, **row})
@@ -171,7 +176,7 @@ def scores(results: Results) -> pd.DataFrame:
 
 
 def _worded(trials: pd.DataFrame, lang: str) -> pd.DataFrame:
-    """Statuses in words."""
+    """Trials with `status` in words; `state` keeps the original."""
     words = [_status(row, lang) for row in trials[["status", "epochs", "epochs_run", "error"]].to_dict("records")]
     return trials.assign(state=trials["status"], status=words, runs=1)
 
@@ -184,7 +189,7 @@ def _status(row: dict, lang: str) -> str:
 
 
 def _aggregated(trials: pd.DataFrame, keys: list[str], lang: str) -> pd.DataFrame:
-    """One row per value of the keys: means over completed trials (or their images), `_sd` beside them, and `runs`."""
+    """One row per combination of the keys' values: means over completed trials (or their images), `_sd` columns, and `runs`."""
     measures = [name for name in (*MEASURES, *SCORES, "final_test_accuracy", "wait_seconds") if name in trials]
     groups = trials.groupby(keys, sort=False, dropna=False)
     done = trials[trials["status"].eq("completed")].astype(dict.fromkeys(measures, float))
@@ -198,7 +203,7 @@ def _aggregated(trials: pd.DataFrame, keys: list[str], lang: str) -> pd.DataFram
 
 
 def _pooled(done: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Accuracies over all images of a row's runs; Wilson intervals of as many as differ: seeds share theirs, folds don't."""
+    """Accuracies over all images of a row's runs. Wilson intervals count different ones only: seeds share them, folds don't."""
     others, added = ~done.duplicated(list(dict.fromkeys([*keys, "fold"]))), {}
     for name, images in IMAGES.items():
         n = done[images].where(done[name].notna()).astype(float)
@@ -215,7 +220,7 @@ def _counted(states: pd.Series, lang: str) -> str:
 
 
 def _explained(trials: pd.DataFrame, pairs: pd.DataFrame, shown: Sequence[str], together: bool, lang: str) -> list[str]:
-    """What the columns mean."""
+    """Notes on what the columns mean."""
     said = [text("definitions", lang, interval="Wilson")]
     if trials["class_weights"].ne("none").any():
         said.append(text("weighted_loss", lang))

@@ -15,17 +15,17 @@ from bioimg.report.verify import Verdict
 from bioimg.results.store import Results
 
 MOST = 40
-"""Rows (and claims) that are printed; files hold all."""
+"""Rows (and claims) that are printed; the files have all of them."""
 
 LEAST = ("test_accuracy", "standing", "status", "runs", "best_val_loss", "train_seconds")
-"""Of the measures what is printed where the terminal is too narrow for all, the most important first."""
+"""The measures to print where the terminal is too narrow for all columns, the most important first."""
 
 TEXT = 24
 """Characters of a text before it is folded."""
 
 
 def show(results: Results, tables: Sequence[Table], out: Path, console: Console | None = None) -> None:
-    """The first table, what can be claimed, and where the files are; of a preset all tables."""
+    """Print the first table (all tables of a preset), what can be claimed, and where the files are."""
     console = console or Console(highlight=False)
     preset = tables[0].name == "table-1"
     for table in tables if preset else tables[:1]:
@@ -37,14 +37,12 @@ def show(results: Results, tables: Sequence[Table], out: Path, console: Console 
 
 
 def show_verdict(file: Path, verdict: Verdict, console: Console | None = None) -> None:
-    """Every cell that disagrees, and what wasn't compared."""
+    """Print every cell that disagrees, and what wasn't compared."""
     console = console or Console(highlight=False)
     for finding in verdict.findings:
         console.print(Text(str(finding)), style="red", soft_wrap=True)
     if verdict.unchecked:
-        console.print(
-            Text(f"Not compared, for their headers mean nothing here: {', '.join(verdict.unchecked)}."), style="yellow"
-        )
+        console.print(Text(f"Not compared, since their headers aren't known: {', '.join(verdict.unchecked)}."), style="yellow")
     if verdict.other:
         console.print(Text(f"The file says that it was made from other results ({verdict.other})."), style="yellow")
     count = len(verdict.findings)
@@ -86,7 +84,7 @@ def _columns_left(table: Table, places: Sequence[int]) -> list[str]:
 
 
 def _fitting(table: Table, widths: Sequence[int], room: int) -> list[int]:
-    """All columns if their cells fit; else those that tell rows apart and as many of what matters most as fit."""
+    """All columns if their cells fit; else those that identify rows and as many of the most important ones as fit."""
     names = [column.name for column in table.columns]
     if sum(widths) + 3 * len(widths) <= room or not set(LEAST) & set(names):
         return list(range(len(names)))

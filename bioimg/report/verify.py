@@ -1,4 +1,4 @@
-"""Does a table, edited by hand or not, agree with the results? Every cell that doesn't is named."""
+"""Check whether a table, edited by hand or not, agrees with the results, and list every cell that doesn't."""
 
 import dataclasses
 import re
@@ -28,7 +28,7 @@ MAKERS: dict[str, tuple[Callable[[Results, str], Table], ...]] = {
     "val_loss": (breakdown.at_epoch,),
     "device_seconds": (breakdown.cost,),
 }
-"""By a header that only these tables have: who makes them."""
+"""The functions that make a table, by a header that only this kind of table has."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """findings: cells that disagree. cells: how many were compared. unchecked: headers of no meaning here.
+    """findings: cells that disagree. cells: how many were compared. unchecked: headers that aren't known.
 
-    other: the fingerprint of the results that the file says it was made from, if these are others.
+    other: the fingerprint of the results that the file says it was made from, if it differs.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -59,19 +59,19 @@ class Verdict:
 
 
 def verify(path: Path, results: Results) -> Verdict:
-    """Hold every table of a file (.md, .tex, .csv, .docx, .xlsx) to the results.
+    """Check every table of a file (.md, .tex, .csv, .docx, .xlsx) against the results.
 
-    A row is found by its settings (or class, ...). If no trial has these, the nearest one is taken and what differs is named,
-    settings included. Blank cells aren't compared.
+    A row is found by its settings (or class, ...). If no trial has these, the nearest one is taken and the differences are
+    listed, settings included. Blank cells aren't compared.
 
     Raises:
-        UserError: no such file, not readable, or it holds no table with a column known here.
+        UserError: there is no such file, it can't be read, or no table in it has a known column.
     """
     tables = [table for table in documents.read(path) if table.rows]
     verdicts = [_check(table, results) for table in tables]
     if not any(verdict.cells for verdict in verdicts):
         names = ", ".join(header(name, "en") for name in ("weights", "batch_size", "test_accuracy"))
-        raise UserError(f"the file {path} holds no table with headers of bioimg, such as {names}. Use these.")
+        raise UserError(f"the file {path} contains no table with bioimg's headers, such as {names}. Use these headers.")
     return Verdict(
         tuple(finding for verdict in verdicts for finding in verdict.findings),
         sum(verdict.cells for verdict in verdicts),
@@ -86,7 +86,7 @@ def _other(tables: Sequence[Read], own: str) -> str | None:
 
 
 def _check(table: Read, results: Results) -> Verdict:
-    """Against that one of our tables in which most of its headers are; of equals, against which it agrees best."""
+    """Check against the reference table that has most of its headers; of equals, the one it agrees with best."""
     verdicts = []
     for reference in _references(table, results):
         verdicts.append(_against(table, reference))
@@ -96,7 +96,7 @@ def _check(table: Read, results: Results) -> Verdict:
 
 
 def _references(table: Read, results: Results) -> Iterator[Table]:
-    """What `report` makes of these results and the file might be, in the language of the file's headers."""
+    """The tables of these results that the file might be, in the language of its headers."""
     shown = set(map(_plain, table.headers))
     lang = max(LANGUAGES, key=lambda lang: sum(_plain(header(name, lang)) in shown for name in HEADERS))
     makers = next((makers for name, makers in MAKERS.items() if _place(Column(name=name), table.headers) is not None), None)
@@ -104,7 +104,7 @@ def _references(table: Read, results: Results) -> Iterator[Table]:
 
 
 def _comparisons(table: Read, results: Results, lang: str) -> Iterator[Table]:
-    """Of all trials, of those that are in the file (which may change what is best), and put together as the file does."""
+    """Comparisons of all trials, of those in the file (which may change which is best), and grouped as in the file."""
     settings = breakdown.settings(results)
     scores = [name for name in SCORES if _place(Column(name=name), table.headers) is not None]
     every = _with_all_columns(comparison(results, columns=[*settings, *scores, "standing"], single=True, lang=lang), settings)
@@ -137,7 +137,7 @@ def _against(table: Read, reference: Table) -> Verdict:
 
 
 class _Rows:
-    """The rows of one of our tables, found by their settings."""
+    """The rows of a reference table, found by their settings."""
 
     def __init__(self, reference: Table, places: Sequence[tuple[Column, int]]) -> None:
         self.headers = dict(zip((column.name for column in reference.columns), reference.headers, strict=True))
@@ -152,15 +152,15 @@ class _Rows:
             self.by_identity.setdefault(name, []).append(record)
 
     def keys(self, table: Read) -> set[str]:
-        """The trials that a file's rows mean."""
+        """The trials that a file's rows refer to."""
         return {self._find(row)["key"] for row in table.rows} if self.identity and self.records else set()
 
     def differences(self, row: Sequence[str]) -> list[tuple[str, str, str]]:
-        """Column, what the file says and what the results say, for the row that is meant."""
+        """Column, what the file says and what the results say, for each cell that disagrees."""
         return self._compare(row, self._find(row))
 
     def _find(self, row: Sequence[str]) -> dict[str, Any]:
-        """The row with these settings, or else the one from which least differs."""
+        """The row with these settings, or else the one with the fewest differences."""
         candidates = self.by_identity.get(self._name(row)) or self.records
         return min(candidates, key=lambda record: len(self._compare(row, record)))
 
@@ -185,14 +185,14 @@ def _places(table: Read, reference: Table) -> list[tuple[Column, int]]:
 
 
 def _place(column: Column, headers: Sequence[str]) -> int | None:
-    """Under which header a column stands, in any language or by its name; units in parentheses don't matter."""
+    """The position of a column's header, in any language or by its name, ignoring units in parentheses."""
     names = {_plain(name) for name in (column.name, column.name.replace("_", " "), *HEADERS.get(column.name, ()))}
     names = {_plain(column.title)} if column.title else names
     return next((place for place, name in enumerate(headers) if _plain(name) in names), None)
 
 
 def _plain(name: str) -> str:
-    """A header for comparing."""
+    """A header without its unit, for comparisons."""
     return re.sub(r"\s*[(（][^)）]*[)）]\s*$", "", name).strip().casefold()
 
 

@@ -1,4 +1,4 @@
-"""How readers know weights that are files: by name, not by where they lie on somebody's machine."""
+"""Weights files are shown by name, not by their path on somebody's machine."""
 
 import dataclasses
 from collections import Counter
@@ -8,7 +8,7 @@ from bioimg.results.store import Results
 
 
 def by_file_name(results: Results) -> Results:
-    """The same results with weights files called by their file names, unless two of them have the same."""
+    """The same results with weights files shown by file name, unless two of them have the same name."""
     base, axes = results.experiment["base"], results.experiment["axes"]
     known = {base["weights"], *axes.get("weights", ()), *results.trials["weights"]}
     times = Counter(PurePath(weights).name for weights in known)

@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 
-from bioimg.config import unknown
-
-LANGUAGES = ("en", "zh-TW")
+from bioimg.report.captions import language
 
 WORDS = {
     # figures
@@ -29,9 +27,9 @@ WORDS = {
         "not shown: {stopped} stopped and {failed} failed trials, which have no test accuracy",
         "未顯示：提前停止 {stopped} 個、失敗 {failed} 個，皆無測試準確率",
     ),
-    "effect": ("change of the test accuracy, percentage points", "測試準確率的變化（百分點）"),
+    "effect": ("change in test accuracy, percentage points", "測試準確率的變化（百分點）"),
     "effects": (
-        "Mean effect of one level instead of another, the other axes held equal, and (diamonds) what two levels "
+        "Mean effect of one level instead of another, with the other axes held fixed, and (diamonds) what two levels "
         "together add to the sum of their effects; 95 % intervals; completed trials only",
         "其他條件相同時以一個值取代另一個值的平均效果；菱形為兩個值一起時超出兩者效果之和的部分；95 % 信賴區間；只計完成的試驗",
     ),
@@ -42,7 +40,7 @@ WORDS = {
     "share": ("share of the label's images", "佔該類別影像的比例"),
     "confidence": ("confidence of the prediction", "預測的信心"),
     "ece": ("expected calibration error {ece:.3f}", "期望校準誤差 {ece:.3f}"),
-    "right": ("share that is right", "預測正確的比例"),
+    "right": ("share correct", "預測正確的比例"),
     "mistake": ("{label}\ncalled {prediction} ({probability:.0f} %)", "{label}\n誤判為 {prediction}（{probability:.0f} %）"),
     "no_images": ("image not\nfound", "找不到影像"),
     "mistakes": (
@@ -53,34 +51,37 @@ WORDS = {
     "page_title": ("{experiment}: which recipe works best on {data}?", "{experiment}：哪一種設定在 {data} 上最好？"),
     "synthetic_flag": ("SYNTHETIC IMAGES: these numbers say nothing about real ones", "合成影像：這些數字不能代表真實影像"),
     "headline": (
-        "Best by validation: {recipe}, with {accuracy} of {n} test images right",
+        "Best by validation: {recipe}, with {accuracy} of {n} test images correct",
         "驗證結果最佳：{recipe}，{n} 張測試影像中 {accuracy} 正確",
     ),
     "headline_none": ("No trial was completed, so there is nothing to compare yet", "沒有完成的試驗，尚無可比較的結果"),
     "chosen": (
-        "Validation loss chose it among the completed trials ({completed}); the test images did not.",
+        "It was chosen by validation loss among the completed trials ({completed}); test images had no part in the choice.",
         "依驗證損失自 {completed} 個完成的試驗中選出；測試影像未參與選擇。",
     ),
     "chosen_folds": (
-        "Validation loss chose it among the completed trials ({completed}). The validation images of one fold are test images "
-        "of another, so it looks somewhat better than it is: confirm it on other images.",
+        "It was chosen by validation loss among the completed trials ({completed}). The validation images of one fold are test "
+        "images of another, so it looks somewhat better than it is: confirm it on other images.",
         "依驗證損失自 {completed} 個完成的試驗中選出。每一折的驗證影像是另一折的測試影像，因此準確率略顯偏高，"
         "宜以其他影像確認。",
     ),
     "runs_told": (
-        "Its accuracy is the mean of {runs} runs; recipes completed in fewer folds or a smaller share of their seeds could not "
-        "be chosen.",
+        "Its accuracy is the mean of {runs} runs; recipes completed in fewer folds or with a smaller share of their seeds were "
+        "not eligible.",
         "準確率為 {runs} 次訓練的平均；完成折數較少或種子比例較低的設定不列入選擇。",
     ),
     "tie_none": (
-        "The test images tell it from every other recipe that can be compared with it.",
+        "The test images distinguish it from every other recipe that can be compared with it.",
         "測試影像能將它與其他所有可比較的設定區別開來。",
     ),
     "tie_some": (
-        "On these test images {ties} other recipes can't be told from it.",
+        "On these test images {ties} other recipes are not distinguishable from it.",
         "以這些測試影像，另有 {ties} 種設定與它無法區別。",
     ),
-    "tie_one": ("On these test images 1 other recipe can't be told from it.", "以這些測試影像，另有 1 種設定與它無法區別。"),
+    "tie_one": (
+        "On these test images 1 other recipe is not distinguishable from it.",
+        "以這些測試影像，另有 1 種設定與它無法區別。",
+    ),
     "faster": (
         "Of those that were no less accurate on the test images, {recipe} was the fastest: {accuracy} after {seconds} "
         "instead of {best}.",
@@ -98,14 +99,14 @@ WORDS = {
     "comparison": ("Comparison", "比較"),
     "comparison_note": (
         "Completed trials, ordered by validation loss. Stopped and failed ones stay below them however the table is "
-        "sorted: they were not tested.",
+        "sorted, since they were not tested.",
         "完成的試驗依驗證損失排序。提前停止與失敗者未經測試，無論如何排序都列在其後。",
     ),
     "search": ("search", "搜尋"),
     "all": ("all", "全部"),
     "shown": ("{shown} of {rows} rows", "{rows} 列中的 {shown} 列"),
     "cut": (
-        "The {shown} best of {rows} rows; all are in trials.parquet and in the other tables.",
+        "The best {shown} of {rows} rows; all are in trials.parquet and in the other tables.",
         "{rows} 列中最好的 {shown} 列；全部資料見 trials.parquet 與其他表格。",
     ),
     "standing": ("standing", "比較結果"),
@@ -113,7 +114,7 @@ WORDS = {
     "differences": ("Which differences hold?", "哪些差異成立？"),
     "differences_note": (
         "Each completed recipe against the best one, {recipe}, on the same test images; p-values are Holm-corrected "
-        "over all comparisons made ({count}); intervals are of each one by itself.",
+        "over all comparisons ({count}); intervals are uncorrected.",
         "每種完成的設定與最佳設定 {recipe} 在相同測試影像上比較；p 值已對這 {count} 次比較做 Holm 校正，"
         "信賴區間則為各自單獨計算。",
     ),
@@ -127,22 +128,23 @@ WORDS = {
     "curves": ("Validation curves", "驗證曲線"),
     "curves_note": (
         "A dot marks the selected epoch (lowest validation loss), a bar the end of a trial that did not complete. "
-        "Point at a curve to read it; or focus a chart: left and right go through epochs, up and down through curves.",
+        "Point at a curve to read its values, or focus a chart and use the arrow keys: left and right change the epoch, up and "
+        "down the curve.",
         "圓點為選用的週期（驗證損失最低），直線為未完成試驗的終點。指向曲線可讀數值；或以鍵盤選取圖表：左右鍵換週期，"
         "上下鍵換曲線。",
     ),
     "show_training": ("training curves too (thin)", "同時顯示訓練曲線（細線）"),
-    "single_trials": ("single trials", "個別試驗"),
+    "single_trials": ("individual trials", "個別試驗"),
     "show_all": ("show all", "全部顯示"),
     "left_out": (
         "{left_out} more trials with a higher validation loss are not drawn.",
         "另有 {left_out} 個驗證損失較高的試驗未繪出。",
     ),
-    "chart_label": ("{metric} over epochs. Arrow keys read values.", "{metric}隨週期的變化。方向鍵可讀數值。"),
+    "chart_label": ("{metric} over epochs. Use the arrow keys to read values.", "{metric}隨週期的變化。方向鍵可讀數值。"),
     "effects_title": ("What each axis does", "各變因的影響"),
     "effects_note": (
-        "Mean change of the test accuracy, in points with 95 % interval, by one level instead of another, the other "
-        "axes held equal; completed trials only, not corrected for the number of rows.",
+        "Mean change in test accuracy (points, 95 % interval) when one level replaces another, with the other axes held fixed; "
+        "completed trials only, not corrected for the number of rows.",
         "其他條件相同時，以一個值取代另一個值時測試準確率的平均變化（百分點，95 % 信賴區間）；只計完成的試驗，"
         "未做多重比較校正。",
     ),
@@ -155,7 +157,7 @@ WORDS = {
     "verdict_tie": ("not distinguishable", "無法區別"),
     "verdict_unknown": ("not compared", "不可比較"),
     "data_told": (
-        "{name}: {images} images in {classes} classes, known groups: {groups}, seen at {image_size} × {image_size} px",
+        "{name}: {images} images in {classes} classes, known groups: {groups}, used at {image_size} × {image_size} px",
         "{name}：{images} 張影像，{classes} 類，已知 {groups} 組，以 {image_size} × {image_size} px 訓練",
     ),
     "scores": ("The best recipe by other measures", "最佳設定的其他評分"),
@@ -164,7 +166,7 @@ WORDS = {
     "value": ("value", "數值"),
     "matrices": ("Confusion matrices", "混淆矩陣"),
     "matrices_note": (
-        "Test images by label (rows) and prediction (columns); the shade is the share of the label's images.",
+        "Test images by label (rows) and prediction (columns); shading shows the share of the label's images.",
         "測試影像依真實類別（列）與預測類別（行）計數；深淺為佔該類別影像的比例。",
     ),
     "trial": ("trial", "試驗"),
@@ -172,17 +174,15 @@ WORDS = {
     "precision_score": ("precision", "精確率"),
     "worst": ("Worst mistakes", "最嚴重的錯誤"),
     "worst_note": (
-        "The surest wrong predictions on test images by {recipe}. Images that most trials get wrong are worth a "
-        "second look at their label.",
+        "The most confident wrong predictions of {recipe} on test images. If most trials get an image wrong, check its label.",
         "{recipe} 在測試影像上最有把握的錯誤預測。多數試驗都判錯的影像，值得再檢查其標記。",
     ),
-    "no_mistakes": ("It made none.", "沒有錯誤。"),
+    "no_mistakes": ("It made no mistakes.", "沒有錯誤。"),
     "called": ("called", "誤判為"),
     "also": ("other trials that got it wrong: {others} of {trials}", "其他 {trials} 個試驗中有 {others} 個也判錯"),
     "not_given": (
-        "Paths stand for images that can't be read from where they lay as they were then; the command of the experiment, "
-        "run again, shows them without training again.",
-        "無法從原處讀得原影像者僅顯示路徑；再次執行實驗的指令即可顯示影像，不需重新訓練。",
+        "Images that have moved or changed are shown as paths. Run the experiment again to show them; nothing is retrained.",
+        "已移動或變更的影像僅顯示路徑；再次執行實驗即可顯示影像，不會重新訓練。",
     ),
     "provenance": ("Provenance", "來源"),
     "experiment": ("experiment", "實驗"),
@@ -204,6 +204,5 @@ def words(lang: str) -> Mapping[str, str]:
     Raises:
         UserError: there is no such language.
     """
-    if lang not in LANGUAGES:
-        raise unknown("lang", lang, LANGUAGES)
-    return {name: texts[LANGUAGES.index(lang)] for name, texts in WORDS.items()}
+    place = language(lang)
+    return {name: texts[place] for name, texts in WORDS.items()}

@@ -74,7 +74,7 @@ def replace(path: Path, content: Content, *, flush: bool = True) -> None:
 def sweep(folder: Path) -> None:
     """Remove the temporary files that killed processes left, of any host: all but those of processes that live on this one.
 
-    A process of another host that is just writing one gets an error.
+    A process on another host that is writing one at that moment gets an error.
     """
     for temporary in folder.rglob(f".*{PARTIAL}"):
         *_, pid = temporary.stem.split(".")

@@ -1,4 +1,4 @@
-"""What images.parquet tells: which image was in which part, for each way of splitting, and how two runs' images differ."""
+"""images.parquet: which image was in which part, for each way of splitting; and how the images of two runs differ."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,15 +9,15 @@ Way = tuple[object, ...]
 WAY = ["split", "folds", "fold", "group_pattern"]
 TOLD = ["digest", "label", "part", "group", "image"]
 MOST = 3
-"""How many of the images that differ are named."""
+"""The most images named for each kind of difference."""
 SIDES = (("left_only", "image_before"), ("right_only", "image"))
 
 
 def differences(before: pa.Table, now: pa.Table, classes: Sequence[str], classes_now: Sequence[str]) -> list[str]:
     """How the images of two runs differ, such as "2 gone (a.png, b.png)"; empty if the new run can join the earlier one.
 
-    An image is identified by its digest, not its name. Parts, names and groups are compared in the ways of splitting that both
-    runs use; by names and groups the predictions of trials are compared.
+    An image is identified by its digest, not its name. Parts, names and groups are compared for the ways of splitting that both
+    runs use; names and groups matter since the statistics pair predictions by them.
     """
     old, new = _by_way(before, classes), _by_way(now, classes_now)
     pairs: list[tuple[pd.DataFrame, pd.DataFrame, Way | None]] = [(old[way], new[way], way) for way in new if way in old]
@@ -33,7 +33,7 @@ def differences(before: pa.Table, now: pa.Table, classes: Sequence[str], classes
 
 
 def joined(before: pa.Table, now: pa.Table) -> pa.Table:
-    """The new rows, and those earlier ones that are of other ways of splitting."""
+    """The new rows, and the earlier rows of other ways of splitting."""
     named = set(_ways(now))
     return pa.concat_tables([before.filter(pa.array([way not in named for way in _ways(before)], pa.bool_())), now])
 

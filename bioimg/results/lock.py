@@ -1,4 +1,4 @@
-"""One run at a time in a results folder; a second one learns who holds it.
+"""One run at a time in a results folder; a second one is told which run holds it.
 
 On a disk the operating system holds the lock (`flock`; over NFS where the server supports it), so it ends with its process,
 however that ends. An object store has no locks: there running.json is a lease that its holder renews, and that expires
@@ -92,7 +92,7 @@ def _locked(files: Disk) -> filelock.BaseFileLock:
 def require(files: Folder, run: str) -> None:
     """Check that a run still holds the folder.
 
-    A worker can outlive its program by a moment, in which the same command can have started again.
+    A worker can outlive its program by a moment, during which the same command may have started again.
 
     Raises:
         Unwritable: it doesn't.

@@ -27,7 +27,7 @@ FORMATS = tuple(WRITERS)
 
 
 def write(table: Table, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Write a table as NAME.FORMAT for each format, over files that are there.
+    """Write a table as NAME.FORMAT for each format, replacing existing files.
 
     Raises:
         UserError: an unknown format.
@@ -46,7 +46,7 @@ def require(path: Path) -> str:
     """The format of a file that can be read back.
 
     Raises:
-        UserError: there is no such file, or it is of no such format.
+        UserError: there is no such file, or it has another format.
     """
     name = path.suffix.removeprefix(".").lower()
     if name not in READERS:
@@ -63,14 +63,14 @@ def read(path: Path) -> list[Read]:
     """All tables of a file.
 
     Raises:
-        UserError: there is no such file, or it is of no format that can be read back.
+        UserError: there is no such file, it is broken, or its format can't be read back.
     """
     name = require(path)
     try:
         return READERS[name](path)
     except UserError:
         raise
-    except Exception as error:  # whatever a broken zip, XML or encoding makes the libraries raise
+    except Exception as error:  # the libraries raise all kinds for a broken zip, XML or encoding
         raise UserError(
             f"the file {path} can't be read as .{name}: {error}. Open it in its program and save it again."
         ) from error

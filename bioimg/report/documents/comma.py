@@ -1,6 +1,6 @@
-"""CSV: caption and notes as lines with `#` before the header (`pandas.read_csv(path, comment="#")` skips them).
+"""CSV: caption and notes are lines with `#` before the header (`pandas.read_csv(path, comment="#")` skips them).
 
-Text that a spreadsheet would take for a formula gets an apostrophe before it, the sign for text.
+Text that a spreadsheet would take for a formula gets a leading apostrophe, which marks text.
 """
 
 import csv
@@ -23,12 +23,12 @@ def write(table: Table, path: Path) -> None:
 
 
 def inert(text: str) -> str:
-    """Text that no spreadsheet computes."""
+    """Text that no spreadsheet evaluates."""
     return f"'{text}" if FORMULA.match(text) else text
 
 
 def _comment(text: str) -> str:
-    """A line that stays in one cell, and begins no formula where semicolons separate cells."""
+    """A line that stays in one cell, and starts no formula if semicolons separate cells."""
     return AFTER_SEPARATOR.sub(r"\1'", text.replace(",", ";").replace('"', "'"))
 
 

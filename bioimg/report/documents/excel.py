@@ -43,7 +43,7 @@ def _head(sheet: Worksheet, table: Table) -> None:
 
 
 def _fill(cell: Cell | MergedCell, text: str, column: Column, record: dict[str, Any]) -> None:
-    """A single number as such, with a format that rounds it; everything else as text."""
+    """Store a single number as a number, with a format that rounds it, and everything else as text."""
     assert isinstance(cell, Cell)
     value = record.get(column.name)
     alone = column.single and all(pd.isna(record.get(f"{column.name}_{part}")) for part in ("sd", "epoch"))
@@ -61,7 +61,7 @@ def _text(cell: Cell | MergedCell, text: str) -> Cell:
     cell.value = text
     cell.data_type = "s"  # openpyxl takes a text that begins with = for a formula
     if text.startswith(("=", "+", "-", "@")):
-        cell.quotePrefix = True  # and so would Excel, once somebody edits the cell
+        cell.quotePrefix = True  # so does Excel, once somebody edits the cell
     return cell
 
 

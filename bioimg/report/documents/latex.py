@@ -1,4 +1,4 @@
-"""LaTeX with booktabs: a float to `\\input`, or a longtable where a page might not hold it."""
+"""LaTeX with booktabs: a float to `\\input`, or a longtable if it may not fit on a page."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 from bioimg.report.table import Read, Table
 
 PAGE = 40
-"""Rows that fit on a page; a longer table would silently lose the rest in a float."""
+"""Rows that fit on a page; a float would silently lose the others."""
 
-# A star or bracket at the beginning of a row would belong to the \\ before it.
+# A star or bracket at the start of a row would be taken for an argument of the \\ before it.
 SIGNS = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -37,7 +37,7 @@ STACK = re.compile(r"\\shortstack(?:\[\w\])?\{((?:\\.|[^{}\\]|\{(?:\\.|[^{}\\])*
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX sets as it is."""
+    """Text that LaTeX prints unchanged."""
     return "".join(SIGNS.get(character, character) for character in text)
 
 
@@ -56,7 +56,7 @@ def render(table: Table) -> str:
 
 
 def _stacked(name: str, side: str) -> str:
-    """A long header on two lines, so that the table isn't shrunk to illegible."""
+    """A long header on two lines, so that the table isn't shrunk until it is illegible."""
     words = name.split()
     cuts = range(1, len(words))
     if len(name) <= 9 or not cuts:
@@ -66,7 +66,7 @@ def _stacked(name: str, side: str) -> str:
 
 
 def _needs(table: Table) -> list[str]:
-    """What the document that takes it in must load."""
+    """Comments on what the document that includes it must load."""
     beyond = any(
         ord(c) > 0xFF and c not in SIGNS
         for row in (table.headers, *table.cells(), [table.caption, *table.notes])

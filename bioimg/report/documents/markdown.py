@@ -1,4 +1,4 @@
-"""Markdown (GitHub's tables). Whatever stands in a name is text: no HTML, link, emphasis or cell border comes of it."""
+"""Markdown (GitHub's tables). Names are plain text: nothing in them becomes HTML, a link, emphasis or a cell border."""
 
 import html
 import re
@@ -27,7 +27,7 @@ def render(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Text that Markdown shows unchanged."""
     text = SPECIAL.sub(r"\\\g<0>", text)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return text.replace("://", r"\://").replace("www.", r"www\.")
@@ -54,7 +54,7 @@ def _is_rule(line: str) -> bool:
 
 
 def _cells(line: str) -> list[str]:
-    """What stands between borders, which are bars without a backslash before them."""
+    """The texts between borders, which are bars without a backslash before them."""
     return [_unescape(part.strip()) for part in CELL.findall(line.strip().removeprefix("|"))[:-1]]
 
 

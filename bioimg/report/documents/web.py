@@ -1,4 +1,4 @@
-"""HTML: a figure that a page takes in, or a small page of its own. Every text is escaped."""
+"""HTML: a figure to include in a page, or a small page of its own. All text is escaped."""
 
 from html import escape
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Word: a real table under a caption, its head repeated on every page, on a sheet that is wide enough."""
+"""Word: a real table with a caption, its header repeated on every page, on a page that is wide enough."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from docx.shared import Cm, Pt
 from bioimg.report.table import Read, Table, width
 
 NARROW = 6
-"""Columns up to which a table stands on an upright page."""
+"""The most columns of a table on a portrait page."""
 
 UPRIGHT, WIDE = 9860, 14800
-"""Room between the margins of an A4 page, in twentieths of a point, which is also the unit below."""
+"""Width between the margins of an A4 page (portrait, landscape), in twentieths of a point, also the unit below."""
 
 
 def write(table: Table, path: Path) -> None:
@@ -43,7 +43,7 @@ def _sheet(page: Page, wide: bool) -> None:
 
 
 def _grid(table: Table) -> str:
-    """The table as WordprocessingML, with lines above, below and under its head, as books have them."""
+    """The table as WordprocessingML, with lines above, below and under its header, as in books."""
     cells = table.cells()
     widths = _widths(table, cells)
     sides = ["left" if column.identity or column.kind == "text" else "right" for column in table.columns]
@@ -69,7 +69,7 @@ def _row(texts: Sequence[str], widths: Sequence[int], sides: Sequence[str], head
 
 
 def _widths(table: Table, cells: Sequence[Sequence[str]]) -> list[int]:
-    """Share the sheet among columns by their longest text, a head counting by its longest word."""
+    """Divide the width among columns by their longest text; a header counts by its longest word."""
     texts = [[*name.split(), *(row[place] for row in cells)] for place, name in enumerate(table.headers)]
     wanted = [min(40, max(map(width, column), default=1)) + 2 for column in texts]
     room = WIDE if len(table.columns) > NARROW else UPRIGHT

@@ -5,9 +5,9 @@ import pandas as pd
 
 COLUMNS = ("key", "epochs", "gap", "last_fall", "rise", "oscillation", "reading")
 OVERFIT = 0.10
-"""A validation loss that ends this share above its minimum, training loss still falling, is called over-fitting."""
+"""A validation loss that ends this share above its minimum while training loss still falls is called over-fitting."""
 UNSTABLE = 0.02
-"""So is unstable a validation accuracy that typically moves by more than this from one epoch to the next."""
+"""A validation accuracy that typically moves by more than this from one epoch to the next is called unstable."""
 
 
 def curves_diagnosis(epochs: pd.DataFrame) -> pd.DataFrame:
@@ -43,7 +43,7 @@ def _oscillation(accuracy: np.ndarray) -> float:
 
 
 def _falls(train_loss: np.ndarray, since: int) -> bool:
-    """Whether the training loss went on falling after an epoch."""
+    """Whether the training loss ended lower than it was at an epoch."""
     return bool(train_loss[-1] < train_loss[since])
 
 

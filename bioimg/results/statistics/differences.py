@@ -1,12 +1,12 @@
-"""Which differences of test accuracy hold, and in which words they may be claimed.
+"""Which differences in test accuracy hold, and the words in which they can be claimed.
 
 Configurations are compared on the same test images, with their repeats (seeds, folds) averaged image by image. The test
-follows what was drawn at random:
+depends on what was sampled:
 
-- one run each: exact McNemar; where groups are known, t over groups as well, and the larger p counts, since no test on single
-  images knows that those of one slide resemble each other;
-- seeds: t with a standard error of both images (or groups) and runs, so that it speaks of recipes and not of trained models;
-- folds: t over folds, corrected for training sets that overlap (Nadeau & Bengio 2003).
+- one run each: exact McNemar; if groups are known, also a t-test over groups, and the larger p is used, since a test on single
+  images ignores that images of one slide resemble each other;
+- seeds: a t-test whose standard error covers both images (or groups) and runs, so that it is about recipes, not trained models;
+- folds: a t-test over folds, corrected for overlapping training sets (Nadeau & Bengio 2003).
 
 Holm's correction is over the pairs of one call.
 """
@@ -33,8 +33,8 @@ COLUMNS = (
     *("a", "b", "n", "runs_a", "runs_b", "accuracy_a", "accuracy_b", "difference", "low", "high"),
     *("test", "p_mcnemar", "p", "p_holm", "holds", "claim"),
 )
-ONE_GROUP = "all test images are of one group, so nothing can be said about others"
-UNEVEN = "early stopping ended not the same share of their runs, and those that it spares are the lucky ones (see --finish)"
+ONE_GROUP = "all test images are of one group, so nothing can be said about other groups"
+UNEVEN = "early stopping ended different shares of their runs, and those that it spares are the lucky ones (see --finish)"
 MCNEMAR, PROPORTIONS = "exact McNemar", "two proportions, unpaired"
 OVER_GROUPS, OVER_FOLDS = "t over groups", "corrected t over folds"
 OVER_RUNS = {False: "t over images and runs", True: "t over groups and runs"}
@@ -43,9 +43,9 @@ OVER_RUNS = {False: "t over images and runs", True: "t over groups and runs"}
 def best(results: Results) -> str | None:
     """The configuration (key of its first trial) that validation chose: the lowest validation loss, averaged over repeats.
 
-    Only those are chosen from which were completed in the most folds and, of these, of which the largest share of repeats was
-    completed: the repeats that early stopping spares are the lucky ones, and folds differ in how easy they are.
-    The test set has no say in it. None where no trial was completed.
+    Only configurations completed in the most folds and, among these, with the largest share of completed repeats are eligible:
+    the repeats that early stopping spares are the lucky ones, and some folds are easier than others.
+    The test set isn't used. None if no trial was completed.
     """
     trials, completed = _configured(results), _completed(results)
     repeats = completed[completed["best_val_loss"].notna()].groupby("configuration", sort=False)
@@ -61,10 +61,10 @@ def paired(results: Results, against: str | None = None) -> pd.DataFrame:
 
     a, b:       keys of the configurations' first trials; with `against`, b is that one.
     n:          test images; difference, low, high: accuracy of a minus that of b and its 95 % interval (uncorrected).
-    p_mcnemar:  exact McNemar test, where both have one run each and their predictions are there; else null.
-    p, test:    the p-value used and its test, as above; without predictions a test of two proportions, which wastes that the
-                images are the same.
-    p_holm:     p corrected for the number of pairs. holds: null where the rows must not be compared.
+    p_mcnemar:  exact McNemar test, if both have one run each with predictions; else null.
+    p, test:    the p-value used and its test, as above; without predictions a test of two proportions, which ignores that
+                the images are the same.
+    p_holm:     p corrected for the number of pairs. holds: null if the rows must not be compared.
     claim:      what can be said, in words.
     """
     arms = _Arms(results)
@@ -74,9 +74,9 @@ def paired(results: Results, against: str | None = None) -> pd.DataFrame:
 
 
 def ties_with_best(results: Results, pairs: pd.DataFrame | None = None) -> list[str]:
-    """The best configuration by validation, then those of which the test set can't say that they differ from it.
+    """The best configuration by validation, then those that the test set can't distinguish from it.
 
-    pairs: what `paired(results, best(results))` gave, to save doing it again.
+    pairs: the result of `paired(results, best(results))`, if it is already known.
     """
     key = best(results)
     if key is None:
@@ -95,7 +95,7 @@ def _completed(results: Results) -> pd.DataFrame:
 
 
 class _Arms:
-    """What is compared: for each completed configuration its row, and on which test images it was right."""
+    """What is compared: for each completed configuration its row, and which test images it got right."""
 
     def __init__(self, results: Results) -> None:
         completed = _completed(results)
@@ -123,7 +123,7 @@ class _Arms:
         return ONE_GROUP if self.grouped(a) and self._tests[a]["unit"].nunique() == 1 else ""
 
     def compare(self, a: str, b: str) -> dict[str, object]:
-        """One row of `paired`, all but what depends on the other pairs."""
+        """One row of `paired`, except what depends on the other pairs."""
         row: dict[str, object] = {"a": a, "b": b, "runs_a": self.runs[a], "runs_b": self.runs[b]}
         row |= {"accuracy_a": self.accuracy(a), "accuracy_b": self.accuracy(b), "n": int(self.rows[a]["test_images"])}
         if self.refusal(a, b):
@@ -195,7 +195,7 @@ def _mcnemar(x: pd.Series, y: pd.Series) -> dict[str, object]:
 
 
 def _judge(table: pd.DataFrame, arms: _Arms) -> pd.DataFrame:
-    """Fill in what follows from all pairs together: corrected p-values, verdicts, words."""
+    """Add what depends on all pairs: corrected p-values, verdicts, claims."""
     p = table["p"].astype(float)
     tested = p.notna()
     corrected = pd.Series(np.nan, index=table.index)
@@ -216,7 +216,7 @@ def _claim(row: dict, lengths: str) -> str:
     shares = f"{row['accuracy_a']:.1%} and {row['accuracy_b']:.1%} of {row['n']} images{lengths}".replace("%", " %")
     p = f"{_p('p', row['p'])} ({_p('Holm', row['p_holm'])})"
     if not row["holds"]:
-        cause = " (single images differ, groups of them don't)" if row["p_mcnemar"] < ALPHA <= row["p"] else ""
+        cause = " (a difference over single images, but not over groups)" if row["p_mcnemar"] < ALPHA <= row["p"] else ""
         return f"{shares}: not distinguishable, {p}{cause}"
     better = row["difference"] > 0
     low, by, high = sorted(100 * (1 if better else -1) * row[name] for name in ("low", "difference", "high"))

@@ -1,4 +1,4 @@
-"""What each axis does to the test accuracy: least squares over completed trials."""
+"""The effect of each axis on the test accuracy: least squares over completed trials."""
 
 import warnings
 from itertools import combinations
@@ -19,12 +19,11 @@ MOST_LEVELS = 20
 def effects(results: Results) -> pd.DataFrame:
     """Mean effect of each axis and the two-way interactions on the test accuracy, as fractions.
 
-    A level's effect is its mean difference from the axis's first level, the other axes held equal. An interaction, `a:b`, is
-    what both levels together add to the sum of their effects. Intervals (Student's t) and p-values, which aren't corrected,
-    cover what the model leaves unexplained and the sampling of test images (or groups), where predictions are there. They are
-    null where no trial is left to tell (as many effects as trials), and so is an effect that the completed trials can't
-    separate from others (such an interaction is left out). n: completed trials at that level. Axes of more than 20 levels are
-    left out.
+    A level's effect is its mean difference from the axis's first level, with the other axes held fixed. An interaction, `a:b`,
+    is what both levels together add to the sum of their effects. Intervals (Student's t) and uncorrected p-values cover what
+    the model leaves unexplained and, if there are predictions, the sampling of test images (or groups). They are null if no
+    degree of freedom is left (as many effects as trials). An effect that the completed trials can't separate from others is
+    null, and such an interaction is left out. n: completed trials at that level. Axes of more than 20 levels are left out.
     """
     completed = results.trials[results.trials["status"].eq("completed") & results.trials["test_accuracy"].notna()]
     axes = [axis for axis in varied(completed) if completed[axis].nunique(dropna=False) <= MOST_LEVELS]
@@ -38,7 +37,7 @@ def effects(results: Results) -> pd.DataFrame:
 
 
 def _levels(values: pd.Series) -> pd.DataFrame:
-    """0 or 1 for each level but the first, which is the reference (its name is the frame's)."""
+    """0 or 1 for each level but the first, which is the reference (its name is in `attrs`)."""
     names = values.astype(str)
     first, *others = names.drop_duplicates()
     table = pd.DataFrame({name: names.eq(name).astype(float) for name in others})
@@ -55,7 +54,7 @@ def _crossed(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 
 def _shares(predictions: pd.DataFrame, keys: pd.Series) -> pd.DataFrame:
     """What each test image adds to the accuracy of each trial: [images, trials], indexed by unit (group, else image) and image;
-    empty where some trial's predictions aren't there."""
+    empty if some trial has no predictions."""
     rows = predictions[predictions["split"].eq("test") & predictions["key"].isin(keys)]
     if rows["key"].nunique() < len(keys):
         return pd.DataFrame()
@@ -71,7 +70,7 @@ def _rows(
     """The estimates of the wanted terms in a model of all terms."""
     design = pd.concat([pd.Series(1.0, completed.index, name="mean"), *terms.values()], axis=1).to_numpy()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SingularMatrixWarning)  # _estimate finds out which effects it spoils
+        warnings.simplefilter("ignore", SingularMatrixWarning)  # _estimate finds the effects concerned
         fit = OLS(completed["test_accuracy"].to_numpy(), design).fit()
     places = {term: place for place, term in enumerate(((t, level) for t in terms for level in terms[t]), start=1)}
     return [
@@ -83,7 +82,7 @@ def _rows(
 
 
 def _estimate(fit: RegressionResultsWrapper, design: np.ndarray, place: int, shares: pd.DataFrame) -> dict[str, object]:
-    """Null where the column is a combination of the others; no interval where no degree of freedom is left."""
+    """Null if the column is a combination of the others; no interval if no degree of freedom is left."""
     if np.linalg.matrix_rank(np.delete(design, place, axis=1)) == np.linalg.matrix_rank(design):
         return {}
     effect = float(fit.params[place])

@@ -9,7 +9,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 LEVEL = 0.95
 CELLS = 4_000_000
-"""Numbers held at once while resampling, which bounds memory to some ten MB whatever the number of images."""
+"""Numbers held at once while resampling, which limits memory to tens of MB for any number of images."""
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:

@@ -1,7 +1,7 @@
-"""What predictions are worth beyond accuracy: per class, balanced, ranked, and calibrated; with bootstrap intervals.
+"""Measures of predictions beyond accuracy: per class, balanced, ranked, and calibrated; with bootstrap intervals.
 
-Values are scikit-learn's. The bootstrap needs each metric thousands of times, so it takes them from weighted counts for all
-resamples at once; a test holds both to the same numbers.
+Values are scikit-learn's. The bootstrap needs each metric thousands of times, so it computes them from weighted counts for
+all resamples at once; a test checks that both give the same numbers.
 """
 
 from functools import partial
@@ -38,7 +38,7 @@ def confusion(results: Results, key: str, split: str = "test") -> np.ndarray:
 
 
 def per_class(results: Results, key: str, split: str = "test") -> pd.DataFrame:
-    """Recall, precision, F1 and support of each class; null where nothing was predicted or nothing is there."""
+    """Recall, precision, F1 and support of each class; null where a class has no predictions or no images."""
     rows, classes = predicted(results, key, split), results.experiment["data"]["classes"]
     precision, recall, f1, support = precision_recall_fscore_support(
         rows["label"],
@@ -69,7 +69,7 @@ def bootstrap(results: Results, key: str, split: str = "test", resamples: int = 
     """Balanced accuracy, macro F1, AUROC (one class against the rest, averaged) and expected calibration error of one trial.
 
     Columns `metric`, `value`, `low`, `high`: 95 % percentile intervals over resamples of groups (else images). They are null
-    where every resample gives the same, as when all images are right, and for the calibration error, whose resamples are biased
+    if every resample gives the same, as when all images are right, and for the calibration error, whose resamples are biased
     away from 0. A class that a resample (or the split) lacks is left out of its averages.
     """
     rows = predicted(results, key, split)
@@ -131,7 +131,7 @@ def _probabilities(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _confidence(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Of each image the probability of what was predicted, and whether that was right (0 or 1)."""
+    """For each image, the probability of the predicted class, and whether it is correct (0 or 1)."""
     prediction = rows["prediction"].to_numpy()
     confidence = _probabilities(rows)[np.arange(len(rows)), prediction]
     return confidence, rows["label"].eq(rows["prediction"]).to_numpy().astype(float)

@@ -1,6 +1,6 @@
-"""How certain a mean is: the variances of what is drawn at random, added up, and Student's t.
+"""The uncertainty of a mean: the variances of all that is sampled, added up, and Student's t.
 
-Test images and training runs (seeds) are both samples, as cases and readers are where radiologists are compared, so both
+Test images and training runs (seeds) are both samples, like cases and readers in comparisons of radiologists, so both
 enter the standard error of a difference of accuracies.
 """
 
@@ -22,7 +22,7 @@ class Variance:
     df: float
 
     def __add__(self, other: "Variance") -> "Variance":
-        """Of a sum of independent parts, with Satterthwaite's degrees of freedom (1946)."""
+        """The variance of a sum of independent parts, with Satterthwaite's degrees of freedom (1946)."""
         total = self.value + other.value
         if total == 0:
             return Variance(0.0, min(self.df, other.df))
@@ -43,9 +43,9 @@ def of_images(contributions: pd.Series, units: pd.Series) -> Variance:
 
 
 def of_runs(*accuracies: Sequence[float]) -> Variance | None:
-    """The variance that runs (seeds) give to a difference of mean accuracies; None where nothing was repeated.
+    """The variance that runs (seeds) add to a difference of mean accuracies; None if nothing was repeated.
 
-    Their spread is pooled, as in the t-test, so that it counts for a configuration with one run, too.
+    Their spread is pooled, as in the t-test, so that it applies to a configuration with one run, too.
     """
     df = sum(len(runs) - 1 for runs in accuracies)
     if df == 0:
@@ -57,7 +57,7 @@ def of_runs(*accuracies: Sequence[float]) -> Variance | None:
 def t_test(mean: float, variance: Variance, units: int) -> tuple[float, float, float]:
     """The 95 % interval of a mean and its two-sided p-value against 0.
 
-    Where all units are alike there is no spread to go by: p is that of a sign test over them, and there is no interval.
+    If all units are alike, there is no spread to estimate: p is that of a sign test over the units, and there is no interval.
     """
     if variance.value <= np.finfo(float).eps ** 2:
         return float("nan"), float("nan"), min(1.0, 2 * 0.5**units) if abs(mean) > 1e-12 else 1.0
