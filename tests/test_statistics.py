@@ -184,7 +184,7 @@ def recipes(path: Path, wrong: dict[TrialConfig, list[int]], n: int, groups: lis
 
 
 def false_claims(path: Path, draw: Callable[[np.random.Generator], dict[TrialConfig, list[int]]], n: int, **more: Any) -> int:
-    """In how many of 20 experiments with recipes that are equally good some difference is said to hold; 1 would be right."""
+    """In how many of 20 experiments with equally good recipes some difference "holds"; 1 is expected."""
     random = np.random.default_rng(0)
     return sum(
         statistics.paired(recipes(path / str(number), draw(random), n, **more))["holds"].eq(True).any() for number in range(20)
@@ -197,7 +197,7 @@ def missed(random: np.random.Generator, chance: np.ndarray) -> list[int]:
 
 @pytest.mark.slow
 def test_recipes_that_do_better_on_some_slides_and_worse_on_others_are_seldom_told_apart(tmp_path: Path) -> None:
-    """12 recipes whose accuracy varies by 15 points from slide to slide, at random: on new slides none is better."""
+    """6 recipes whose accuracy varies by 15 points from slide to slide, at random: on new slides none is better."""
 
     def draw(random: np.random.Generator) -> dict[TrialConfig, list[int]]:
         each = {TrialConfig(batch_size=size): random.normal(0.2, 0.15, 10).clip(0, 1) for size in range(1, 7)}
