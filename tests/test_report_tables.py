@@ -437,6 +437,14 @@ def test_epochs_that_a_longer_trial_took_over_are_paid_for_once(tmp_path: Path) 
     assert total[["train_seconds", "epochs_run", "price"]].tolist() == pytest.approx([200, 20, 0.2])
 
 
+def test_what_was_not_run_again_counts_once_even_if_the_longer_trial_was_stopped_early(tmp_path: Path) -> None:
+    short, long = TrialConfig(epochs=10), TrialConfig(epochs=20)
+    stopped = {"status": "stopped", "epochs_run": 5, "train_seconds": 50.0, "continued_from": short.key}
+    table = breakdown.cost(store.read(folder(tmp_path, [trial(short, train_seconds=100.0), trial(long, **stopped)])))
+    total = table.values.set_index("status").loc["total"]
+    assert total[["train_seconds", "epochs_run"]].tolist() == [100, 10]
+
+
 def test_weighted_losses_are_said_to_be_weighted(tmp_path: Path) -> None:
     for weights, told in (("none", False), ("balanced", True)):
         table = comparison(store.read(folder(tmp_path / weights, [trial(TrialConfig(class_weights=weights))])))

@@ -92,7 +92,7 @@ def test_a_difference_of_single_images_that_sits_in_one_slide_does_not_hold(tmp_
 
 @pytest.mark.parametrize(
     ("change", "word"),
-    [({"data_fingerprint": "other"}, "data"), ({"split": "grouped"}, "split"), ({"test_images": 500}, "test set")],
+    [({"data_fingerprint": "other"}, "data"), ({"split": "grouped"}, "split")],
 )
 def test_rows_of_another_data_set_split_or_test_set_are_refused(tmp_path: Path, change: dict, word: str) -> None:
     results = two(tmp_path, list(range(60)), [], **change)
@@ -100,6 +100,12 @@ def test_rows_of_another_data_set_split_or_test_set_are_refused(tmp_path: Path, 
     assert pair["holds"] is None
     assert pair["claim"] == f"not compared: they differ in {word}"
     assert statistics.ties_with_best(results) == [B.key]
+
+
+def test_without_predictions_another_number_of_test_images_is_refused(tmp_path: Path) -> None:
+    results = two(tmp_path, list(range(60)), [], test_images=500)
+    bare = dataclasses.replace(results, predictions=results.predictions.iloc[:0])
+    assert statistics.paired(bare)["claim"][0] == "not compared: they differ in test images"
 
 
 def test_equally_many_but_other_test_images_are_refused(tmp_path: Path) -> None:
@@ -241,6 +247,29 @@ def test_the_t_over_folds_is_nadeau_and_bengios(tmp_path: Path) -> None:
     differences = np.subtract(counts[V2], counts[V1]) / 100
     expected = differences.mean() / np.sqrt((1 / 5 + 100 / 300) * differences.var(ddof=1))
     assert pair["p"] == pytest.approx(2 * t.sf(abs(expected), 4))
+
+
+def test_folds_of_other_sizes_in_another_order_give_the_same_p(tmp_path: Path) -> None:
+    found = []
+    for number, sizes in enumerate([(20, 90, 60), (90, 20, 60)]):
+        rows, images = [], []
+        for weights, share in ((V1, 0.2), (V2, 0.1)):
+            for fold, n in enumerate(sizes):
+                config, wrong = TrialConfig(weights=weights, folds=3, fold=fold), [*range(round(share * n + (n == 60)))]
+                size = {"test_images": n, "train_images": 170 - n}
+                rows.append(trial(config, test_accuracy=1 - len(wrong) / n, best_val_loss=0.1, **size))
+                images += [{**row, "image": f"{n}/{row['image']}"} for row in predictions(config.key, wrong, n=n)]
+        results = store.read(folder(tmp_path / str(number), rows, images=images))
+        found.append(statistics.paired(results)["p"][0])
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_where_every_slide_shows_the_same_difference_the_claim_has_no_interval(tmp_path: Path) -> None:
+    groups = [f"slide{image // 10}" for image in range(100)]
+    wrong = {A: [image for image in range(100) if image % 10 < 5], B: []}
+    pair = statistics.paired(recipes(tmp_path, wrong, 100, groups=groups)).iloc[0]
+    assert pair["test"] == "t over groups"
+    assert "worse by 50.0 points, p = 0.002 (" in pair["claim"]
 
 
 def test_two_images_are_no_proof_however_alike_the_runs(tmp_path: Path) -> None:
@@ -417,3 +446,6 @@ def test_images_of_one_group_tell_nothing_about_others(tmp_path: Path) -> None:
     scored = statistics.bootstrap(results, A.key)
     assert scored["value"].notna().all()
     assert scored[["low", "high"]].isna().all(axis=None)
+    effect = statistics.effects(results).iloc[0]
+    assert effect["effect"] == pytest.approx(0.1)
+    assert effect[["low", "high", "p"]].isna().all()

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from bioimg.config import UserError
@@ -180,8 +181,7 @@ def cost(results: Results, lang: str = "en", price: float | None = None) -> Tabl
     values = values.assign(price=values["device_seconds"] / 3600 * price if price is not None else None)
     measured = [*TIMES, "seconds_stopped", "price"]
     total = values[[*measured, "epochs_run", "epochs_stopped", "epochs_cached"]].astype(float).sum(min_count=1)
-    shorter = values.set_index("key")[[*TAKEN_OVER]].reindex(trials["continued_from"].dropna())
-    total[[*TAKEN_OVER]] -= shorter.astype(float).sum()
+    total[[*TAKEN_OVER]] = counted_once(values, TAKEN_OVER)
     values = pd.concat([values, total.to_frame().T.assign(status=text("total", lang))], ignore_index=True)
     shown = [
         *(Column(name=name, kind="seconds") for name in TIMES),
@@ -192,6 +192,14 @@ def cost(results: Results, lang: str = "en", price: float | None = None) -> Tabl
         Column(name="status", identity=True),
     ]
     return _table("cost", results, values, shown, lang, text("cost_note", lang))
+
+
+def counted_once(trials: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    """Sums over trials, in which epochs that one continued from another count once."""
+    amounts = trials[[*columns]].astype(float).set_axis(trials["key"])
+    continued = trials.dropna(subset=["continued_from"])
+    shorter = amounts.reindex(continued["continued_from"]).set_axis(continued["key"])
+    return amounts.sum(min_count=1) - np.minimum(amounts.loc[continued["key"]], shorter).sum()
 
 
 def _beside(results: Results, rows: pd.DataFrame) -> pd.DataFrame:

@@ -212,8 +212,9 @@ TEXTS = {
         "Wilson 區間假設影像彼此獨立；同組影像並不獨立，真正的區間更寬。",
     ),
     "tested_groups": (
-        "Independent groups among the test images: {groups}; they are the units of bootstrap intervals and differences.",
-        "測試影像來自 {groups} 組，重抽信賴區間與差異檢定以組為單位。",
+        "Independent groups among the test images: {groups}; bootstrap intervals and differences are over them (with "
+        "cross-validation, differences are over folds).",
+        "測試影像來自 {groups} 組，重抽信賴區間與差異檢定以組為單位（交叉驗證時，差異檢定以折為單位）。",
     ),
     "few_groups": (
         "WARNING: the test images come from few groups ({groups}): with fewer than {fewest}, intervals and differences say "
@@ -257,7 +258,8 @@ TEXTS = {
     "none": ("No trial matches.", "沒有符合的訓練結果。"),
     "empty": ("Nothing to show: no trial has the data that this table needs.", "無資料：沒有任何訓練結果具備所需內容。"),
     "effects_note": (
-        "Least squares over completed trials; t intervals cover the sampling of test images and what the model leaves "
+        "Least squares over completed trials; t intervals cover the sampling of test images (if predictions are recorded) and "
+        "what the model leaves "
         "unexplained; p isn't corrected for the number of rows. An interaction is what both levels together add to the sum of "
         "their effects.",
         "以已完成的訓練做最小平方估計；t 信賴區間涵蓋測試影像的抽樣與模型未解釋的部分；p 未做多重比較校正。"

@@ -56,7 +56,8 @@ def tested_groups(results: Results, trials: pd.DataFrame) -> list[int]:
     """The number of known groups among the test images of these trials; several numbers if folds differ."""
     rows = results.predictions
     rows = rows[rows["split"].eq("test") & rows["key"].isin(trials["key"]) & rows["group"].notna()]
-    return sorted(rows.groupby("key")["group"].nunique().unique().tolist())
+    recipes = rows["key"].map(dict(zip(trials["key"], configurations(trials), strict=True)))  # a recipe's folds add up
+    return sorted(rows.groupby(recipes)["group"].nunique().unique().tolist())
 
 
 def _changed_weights(trials: pd.DataFrame) -> list[str]:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from bioimg.config import FIELDS
 from bioimg.report import charts, sections
+from bioimg.report.breakdown import counted_once
 from bioimg.report.captions import header
 from bioimg.report.claims import accuracy
 from bioimg.report.notes import listed
@@ -71,6 +72,8 @@ def content(scene: Scene) -> dict[str, Any]:
         "headline": headline(scene, best, pairs, ties),
         "table": sections.table(scene, ties),
         "differences": sections.differences(scene, pairs),
+        "compared": int(pairs["holds"].notna().sum()) if len(pairs) else 0,
+        "seconds": float(counted_once(scene.trials, ["train_seconds"]).iloc[0]),
         "panels": panels,
         "chips": (legend := sections.chips(scene)),
         "hover": sections.hover(panels, legend["trials"]),

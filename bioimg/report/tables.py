@@ -1,7 +1,7 @@
 """The comparison table: one row per configuration, or per trial if none is repeated, as in a paper."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -67,17 +67,18 @@ def comparison(
     chosen = select(_legible(results.trials), rows)
     part = dataclasses.replace(results, trials=chosen)
     measured = _with_intervals(_with_scores(part, columns))
-    keys = list(group_by) or [name for name in FIELDS if name in {*SETTINGS, *varied(results.trials)}]
+    keys = _known(group_by, FIELDS, "group_by") or [name for name in FIELDS if name in {*SETTINGS, *varied(results.trials)}]
     together = bool(group_by) or (repeated(chosen) and not single)
-    table = _aggregated(measured, _known(keys, measured, "group_by"), lang) if together else _worded(measured, lang)
+    table = _aggregated(measured, keys, lang) if together else _worded(measured, lang)
     pairs = pd.DataFrame()
     if not group_by and (not columns or "standing" in columns):
         pairs = _against_best(part)
         arms = table["key"].map(dict(zip(chosen["key"], configurations(chosen), strict=True)))
-        table = table.assign(standing=arms.map(_standings(part, pairs)).map(lambda word: text(word, lang), na_action="ignore"))
+        words = arms.map(_standings(part, pairs)).where(table["state"].eq("completed"))
+        table = table.assign(standing=words.map(lambda word: text(word, lang), na_action="ignore"))
     table = order(table, sort).reset_index(drop=True)
     repeats = [name for name in REPEATS if not together and repeated(chosen) and chosen[name].nunique() > 1]
-    shown = _known(columns or [*keys, *repeats, *MEASURES, *_last(table, together)], table, "columns")
+    shown = _known(columns or [*keys, *repeats, *MEASURES, *_last(table, together)], table.columns, "columns")
     caption = text("comparison", lang, trials=len(chosen), all=len(results.trials), data=results.experiment["data"]["name"])
     empty = () if len(chosen) else (text("none", lang),)
     said = notes(results, chosen, lang, *empty, *_explained(chosen, pairs, shown, together, lang))
@@ -131,10 +132,10 @@ def _digits(name: str, kind: Kind, values: pd.DataFrame) -> int:
     return decimals(values[f"{name}_low"], values[f"{name}_high"])
 
 
-def _known(names: Sequence[str], table: pd.DataFrame, field: str) -> list[str]:
+def _known(names: Sequence[str], known: Iterable[str], field: str) -> list[str]:
     for name in names:
-        if name not in table:
-            raise unknown(field, name, table.columns)
+        if name not in known:
+            raise unknown(field, name, known)
     return list(names)
 
 
@@ -204,9 +205,10 @@ def _aggregated(trials: pd.DataFrame, keys: list[str], lang: str) -> pd.DataFram
 
 def _pooled(done: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Accuracies over all images of a row's runs. Wilson intervals count different ones only: seeds share them, folds don't."""
-    others, added = ~done.duplicated(list(dict.fromkeys([*keys, "fold"]))), {}
+    added = {}
     for name, images in IMAGES.items():
-        n = done[images].where(done[name].notna()).astype(float)
+        apart = keys if images == "train_images" else list(dict.fromkeys([*keys, "fold"]))  # folds train on nearly the same
+        others, n = ~done.duplicated(apart), done[images].where(done[name].notna()).astype(float)
         counts = pd.DataFrame({"right": done[name] * n, "all": n, "different": n.where(others)})
         sums = counts.groupby([done[key] for key in keys], sort=False, dropna=False).sum()
         interval = statistics.wilson_columns(share := sums["right"] / sums["all"], sums["different"])

@@ -24,17 +24,18 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportions
 
 from bioimg.results.configurations import configurations
 from bioimg.results.statistics.intervals import LEVEL
-from bioimg.results.statistics.standard_error import of_images, of_runs, t_test
+from bioimg.results.statistics.standard_error import Variance, of_images, of_runs, overlap, t_test
 from bioimg.results.store import Results
 
 ALPHA = 0.05
-SAME = {"data_fingerprint": "data", "split": "split", "group_pattern": "group pattern", "test_images": "test set"}
+SAME = {"data_fingerprint": "data", "split": "split", "group_pattern": "group pattern"}
 COLUMNS = (
     *("a", "b", "n", "runs_a", "runs_b", "accuracy_a", "accuracy_b", "difference", "low", "high"),
     *("test", "p_mcnemar", "p", "p_holm", "holds", "claim"),
 )
 ONE_GROUP = "all test images are of one group, so nothing can be said about other groups"
 UNEVEN = "early stopping ended different shares of their runs, and those that it spares are the lucky ones (see --finish)"
+ONE_IMAGE = "there is only one test image"
 MCNEMAR, PROPORTIONS = "exact McNemar", "two proportions, unpaired"
 OVER_GROUPS, OVER_FOLDS = "t over groups", "corrected t over folds"
 OVER_RUNS = {False: "t over images and runs", True: "t over groups and runs"}
@@ -102,7 +103,9 @@ class _Arms:
         measured = completed[completed["test_accuracy"].notna()]
         groups = measured.groupby("configuration", sort=False)
         first = measured[~measured["configuration"].duplicated()].set_index("configuration")
-        self.rows: dict[str, dict[str, Any]] = first[[*SAME, "epochs", "train_images"]].to_dict("index")  # type: ignore
+        self.rows: dict[str, dict[str, Any]] = first[[*SAME, "epochs", "test_images"]].to_dict("index")  # type: ignore
+        sizes = groups[["test_images", "train_images"]].mean()
+        self._held_out: dict[str, float] = (sizes["test_images"] / sizes["train_images"]).to_dict()  # type: ignore
         self.runs = {str(key): int(size) for key, size in groups.size().items()}
         self._accuracies = {str(key): runs.to_list() for key, runs in groups["test_accuracy"]}
         self._stopped = _configured(results).groupby("configuration")["status"].agg(lambda states: states.eq("stopped").mean())
@@ -114,50 +117,50 @@ class _Arms:
     def refusal(self, a: str, b: str) -> str:
         """Why two configurations can't be compared; empty if they can."""
         others = [word for name, word in SAME.items() if not _equal(self.rows[a][name], self.rows[b][name])]
-        if not others and a in self._tests and b in self._tests and not self._tests[a].index.equals(self._tests[b].index):
-            others = ["test images"]
-        if others:
+        if a in self._tests and b in self._tests:
+            same = self._tests[a].index.equals(self._tests[b].index)
+        else:
+            same = self.rows[a]["test_images"] == self.rows[b]["test_images"]
+        if others := others or ["test images"] * (not same):
             return f"they differ in {' and '.join(others)}"
         if self._stopped[a] != self._stopped[b]:
             return UNEVEN
-        return ONE_GROUP if self.grouped(a) and self._tests[a]["unit"].nunique() == 1 else ""
+        if a in self._tests and self._tests[a]["unit"].nunique() == 1:
+            return ONE_GROUP if self.grouped(a) else ONE_IMAGE
+        return ""
 
-    def compare(self, a: str, b: str) -> dict[str, object]:
+    def compare(self, a: str, b: str) -> dict[str, Any]:
         """One row of `paired`, except what depends on the other pairs."""
-        row: dict[str, object] = {"a": a, "b": b, "runs_a": self.runs[a], "runs_b": self.runs[b]}
+        row: dict[str, Any] = {"a": a, "b": b, "runs_a": self.runs[a], "runs_b": self.runs[b]}
         row |= {"accuracy_a": self.accuracy(a), "accuracy_b": self.accuracy(b), "n": int(self.rows[a]["test_images"])}
         if self.refusal(a, b):
             return row
         both = a in self._tests and b in self._tests
         return row | (self._paired(a, b) if both else self._unpaired(a, b))
 
-    def _paired(self, a: str, b: str) -> dict[str, object]:
+    def _paired(self, a: str, b: str) -> dict[str, Any]:
         one, other = self._tests[a], self._tests[b]
         x, y = one["correct"], other["correct"]
         found = {"n": len(x), "accuracy_a": x.mean(), "accuracy_b": y.mean(), "difference": (x - y).mean()}
         if one["fold"].nunique() > 1:
             return found | self._over_folds(a, x - y)
         if runs := of_runs(self._accuracies[a], self._accuracies[b]):
-            units = one["unit"]
-            low, high, p = t_test(found["difference"], of_images((x - y) / len(x), units) + runs, units.nunique())
-            return found | {"low": low, "high": high, "test": OVER_RUNS[self.grouped(a)], "p": p, "p_mcnemar": np.nan}
+            variance = of_images((x - y) / len(x), one["unit"]) + runs
+            return found | _t(x - y, variance, one["unit"].nunique()) | {"test": OVER_RUNS[self.grouped(a)]}
         return found | (self._over_groups(a, x, y) if self.grouped(a) else _mcnemar(x, y))
 
-    def _over_groups(self, key: str, x: pd.Series, y: pd.Series) -> dict[str, object]:
+    def _over_groups(self, key: str, x: pd.Series, y: pd.Series) -> dict[str, Any]:
         """One run each on images of known groups."""
         units, single = self._tests[key]["unit"], _mcnemar(x, y)
-        low, high, p = t_test((x - y).mean(), of_images((x - y) / len(x), units), units.nunique())
-        found = {**single, "low": low, "high": high}
-        return found | {"test": OVER_GROUPS, "p": p} if p > single["p_mcnemar"] else found  # type: ignore[operator]
+        whole = {**_t(x - y, of_images((x - y) / len(x), units), units.nunique()), "test": OVER_GROUPS}
+        return {**max(whole, single, key=lambda test: test["p"]), "p_mcnemar": single["p"]}
 
-    def _over_folds(self, key: str, difference: pd.Series) -> dict[str, object]:
-        folds, row = self._tests[key]["fold"], self.rows[key]
-        count = folds.nunique()
-        variance = of_images(difference / len(difference), folds) * (1 + count * row["test_images"] / row["train_images"])
-        low, high, p = t_test(difference.mean(), variance, count)
-        return {"low": low, "high": high, "test": OVER_FOLDS, "p": p, "p_mcnemar": np.nan}
+    def _over_folds(self, key: str, difference: pd.Series) -> dict[str, Any]:
+        folds = self._tests[key]["fold"]
+        variance = of_images(difference / len(difference), folds) * overlap(folds, self._held_out[key])
+        return {**_t(difference, variance, folds.nunique()), "test": OVER_FOLDS}
 
-    def _unpaired(self, a: str, b: str) -> dict[str, object]:
+    def _unpaired(self, a: str, b: str) -> dict[str, Any]:
         counts = [round(self.accuracy(key) * self.rows[key]["test_images"]) for key in (a, b)]
         n = int(self.rows[a]["test_images"])
         low, high = confint_proportions_2indep(counts[0], n, counts[1], n, method="newcomb")
@@ -185,7 +188,12 @@ def _correctness(rows: pd.DataFrame) -> pd.DataFrame:
     return images.assign(unit=images["group"].fillna(pd.Series(images.index, index=images.index)))
 
 
-def _mcnemar(x: pd.Series, y: pd.Series) -> dict[str, object]:
+def _t(difference: pd.Series, variance: Variance, units: int) -> dict[str, Any]:
+    low, high, p = t_test(difference.mean(), variance, units)
+    return {"low": max(low, -1.0), "high": min(high, 1.0), "p": p, "p_mcnemar": np.nan}
+
+
+def _mcnemar(x: pd.Series, y: pd.Series) -> dict[str, Any]:
     """The exact test, and Bonett & Price's interval (2012), of two runs that were right (1) or wrong (0) on each image."""
     n, ours, theirs = len(x), int((x > y).sum()), int((x < y).sum())
     p = float(mcnemar([[0, ours], [theirs, 0]], exact=True).pvalue)  # type: ignore[attr-defined]
@@ -219,8 +227,9 @@ def _claim(row: dict, lengths: str) -> str:
         cause = " (a difference over single images, but not over groups)" if row["p_mcnemar"] < ALPHA <= row["p"] else ""
         return f"{shares}: not distinguishable, {p}{cause}"
     better = row["difference"] > 0
-    low, by, high = sorted(100 * (1 if better else -1) * row[name] for name in ("low", "difference", "high"))
-    return f"{shares}: {'better' if better else 'worse'} by {by:.1f} points [{low:.1f}, {high:.1f}], {p}"
+    low, high = sorted(100 * (1 if better else -1) * row[name] for name in ("low", "high"))
+    interval = "" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]"
+    return f"{shares}: {'better' if better else 'worse'} by {100 * abs(row['difference']):.1f} points{interval}, {p}"
 
 
 def _p(name: str, p: float) -> str:

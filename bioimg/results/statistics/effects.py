@@ -9,7 +9,7 @@ from statsmodels.regression.linear_model import OLS, RegressionResultsWrapper
 from statsmodels.tools.sm_exceptions import SingularMatrixWarning
 
 from bioimg.results.configurations import varied
-from bioimg.results.statistics.standard_error import Variance, of_images, t_test
+from bioimg.results.statistics.standard_error import Variance, of_images, overlap, t_test
 from bioimg.results.store import Results
 
 COLUMNS = ("axis", "level", "reference", "n", "effect", "low", "high", "p")
@@ -70,27 +70,29 @@ def _rows(
     """The estimates of the wanted terms in a model of all terms."""
     design = pd.concat([pd.Series(1.0, completed.index, name="mean"), *terms.values()], axis=1).to_numpy()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SingularMatrixWarning)  # _estimate finds the effects concerned
-        fit = OLS(completed["test_accuracy"].to_numpy(), design).fit()
+        warnings.simplefilter("ignore", SingularMatrixWarning)
+        fit, inverse = OLS(completed["test_accuracy"].to_numpy(), design).fit(), np.linalg.pinv(design)
+    estimable = np.all(np.isclose(inverse @ design, np.eye(design.shape[1])), axis=1)  # other columns are combinations
+    widened = overlap(completed["fold"], completed["test_images"].mean() / completed["train_images"].mean())
     places = {term: place for place, term in enumerate(((t, level) for t in terms for level in terms[t]), start=1)}
     return [
         {"axis": axis, "level": level, "reference": terms[axis].attrs["reference"], "n": int(terms[axis][level].sum())}
-        | _estimate(fit, design, place, shares)
+        | (_estimate(fit, place, shares, inverse[place], widened) if estimable[place] else {})
         for (axis, level), place in places.items()
         if axis in wanted
     ]
 
 
-def _estimate(fit: RegressionResultsWrapper, design: np.ndarray, place: int, shares: pd.DataFrame) -> dict[str, object]:
-    """Null if the column is a combination of the others; no interval if no degree of freedom is left."""
-    if np.linalg.matrix_rank(np.delete(design, place, axis=1)) == np.linalg.matrix_rank(design):
-        return {}
-    effect = float(fit.params[place])
-    if fit.df_resid < 1:
+def _estimate(
+    fit: RegressionResultsWrapper, place: int, shares: pd.DataFrame, weights: np.ndarray, widened: float
+) -> dict[str, object]:
+    """An effect, the sum of accuracies with `weights` [trials]; no interval where nothing tells how far it may be off."""
+    effect, units = float(fit.params[place]), len(shares.index.unique("unit")) if len(shares) else 0
+    if fit.df_resid < 1 or units == 1:
         return {"effect": effect}
-    variance, units = Variance(float(fit.bse[place]) ** 2, fit.df_resid), shares.index.unique("unit") if len(shares) else []
-    if len(units) > 1:  # an effect is a sum over trials, so it is one over images, too
-        contributions = shares @ np.linalg.pinv(design)[place]
+    variance = Variance(float(fit.bse[place]) ** 2, fit.df_resid) * widened
+    if units:  # a sum over trials is one over images, too
+        contributions = pd.Series(shares.to_numpy() @ weights, shares.index)
         variance += of_images(contributions, contributions.index.to_frame()["unit"])
-    low, high, p = t_test(effect, variance, len(units))
-    return {"effect": effect, "low": low, "high": high, "p": p}
+    low, high, p = t_test(effect, variance, units)
+    return {"effect": effect, "low": low, "high": high, "p": p if units or not np.isnan(low) else np.nan}

@@ -13,6 +13,9 @@ from scipy import stats
 
 from bioimg.results.statistics.intervals import LEVEL
 
+ROUNDING = 1e-12
+"""Differences of shares below this are none."""
+
 
 @dataclass(frozen=True)
 class Variance:
@@ -54,13 +57,21 @@ def of_runs(*accuracies: Sequence[float]) -> Variance | None:
     return Variance(pooled * sum(1 / len(runs) for runs in accuracies), df)
 
 
+def overlap(folds: pd.Series, held_out: float) -> float:
+    """The factor by which training sets that overlap enlarge the variance of a mean over folds (Nadeau & Bengio 2003).
+
+    held_out: test images of a fold per training image.
+    """
+    return 1 + folds.nunique() * held_out if folds.nunique() > 1 else 1.0
+
+
 def t_test(mean: float, variance: Variance, units: int) -> tuple[float, float, float]:
     """The 95 % interval of a mean and its two-sided p-value against 0.
 
     If all units are alike, there is no spread to estimate: p is that of a sign test over the units, and there is no interval.
     """
-    if variance.value <= np.finfo(float).eps ** 2:
-        return float("nan"), float("nan"), min(1.0, 2 * 0.5**units) if abs(mean) > 1e-12 else 1.0
+    if variance.value < ROUNDING**2:
+        return float("nan"), float("nan"), min(1.0, 2 * 0.5**units) if abs(mean) > ROUNDING else 1.0
     error = float(np.sqrt(variance.value))
     half = float(stats.t.ppf((1 + LEVEL) / 2, variance.df)) * error
     return mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, variance.df))
