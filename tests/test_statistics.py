@@ -264,12 +264,18 @@ def test_folds_of_other_sizes_in_another_order_give_the_same_p(tmp_path: Path) -
     assert found[0] == pytest.approx(found[1])
 
 
-def test_where_every_slide_shows_the_same_difference_the_claim_has_no_interval(tmp_path: Path) -> None:
-    groups = [f"slide{image // 10}" for image in range(100)]
-    wrong = {A: [image for image in range(100) if image % 10 < 5], B: []}
-    pair = statistics.paired(recipes(tmp_path, wrong, 100, groups=groups)).iloc[0]
-    assert pair["test"] == "t over groups"
-    assert "worse by 50.0 points, p = 0.002 (" in pair["claim"]
+def test_where_every_image_shows_the_same_difference_the_claim_has_no_interval(tmp_path: Path) -> None:
+    wrong = {TrialConfig(weights=w, seed=seed): [*range(20)] if w == V1 else [] for w in (V1, V2) for seed in (0, 1)}
+    claim = statistics.paired(recipes(tmp_path, wrong, 20))["claim"][0]
+    assert "worse by 100.0 points, p < 0.001 (" in claim
+
+
+def test_where_groups_are_known_the_wider_interval_is_given(tmp_path: Path) -> None:
+    """20 images that differ, of one slide: as single images they are many, as slides one of ten."""
+    slides = [f"slide{image // 60}" for image in range(600)]
+    alone = statistics.paired(two(tmp_path / "images", list(range(20)), [])).iloc[0]
+    grouped = statistics.paired(two(tmp_path / "slides", list(range(20)), [], groups=slides)).iloc[0]
+    assert grouped["low"] < alone["low"] < alone["high"] < 0 < grouped["high"]
 
 
 def test_two_images_are_no_proof_however_alike_the_runs(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 Configurations are compared on the same test images, with their repeats (seeds, folds) averaged image by image. The test
 depends on what was sampled:
 
-- one run each: exact McNemar; if groups are known, also a t-test over groups, and the larger p is used, since a test on single
-  images ignores that images of one slide resemble each other;
+- one run each: exact McNemar; if groups are known, also a t-test over groups, and the larger p and the wider interval
+  are used, since a test on single images ignores that images of one slide resemble each other;
 - seeds: a t-test whose standard error covers both images (or groups) and runs, so that it is about recipes, not trained models;
 - folds: a t-test over folds, corrected for overlapping training sets (Nadeau & Bengio 2003).
 
@@ -153,7 +153,8 @@ class _Arms:
         """One run each on images of known groups."""
         units, single = self._tests[key]["unit"], _mcnemar(x, y)
         whole = {**_t(x - y, of_images((x - y) / len(x), units), units.nunique()), "test": OVER_GROUPS}
-        return {**max(whole, single, key=lambda test: test["p"]), "p_mcnemar": single["p"]}
+        both = {"low": float(np.fmin(whole["low"], single["low"])), "high": float(np.fmax(whole["high"], single["high"]))}
+        return {**max(whole, single, key=lambda test: test["p"]), **both, "p_mcnemar": single["p"]}
 
     def _over_folds(self, key: str, difference: pd.Series) -> dict[str, Any]:
         folds = self._tests[key]["fold"]
