@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from report_fixtures import V1, V2, curve, folder, predictions, report_2023, trial
-from scipy.stats import binomtest, t
+from scipy.stats import binomtest, t, ttest_ind
 from sklearn.metrics import f1_score, recall_score, roc_auc_score
+from statsmodels.regression.linear_model import OLS
 
 from bioimg.config import TrialConfig, UserError
 from bioimg.results import statistics, store
 from bioimg.results.statistics import scores
 from bioimg.results.statistics.intervals import Resamples
+from bioimg.results.statistics.standard_error import of_images, of_runs, t_test
 
 A, B = TrialConfig(weights=V1), TrialConfig(weights=V2)
 
@@ -237,6 +239,25 @@ def test_a_difference_that_every_run_shows_holds(field: str, tmp_path: Path) -> 
     assert pair["test"] == {"seed": "t over images and runs", "fold": "corrected t over folds"}[field]
     assert pair["holds"] is True
     assert pair["low"] < pair["difference"] < pair["high"] < 0
+
+
+def test_the_variance_over_groups_is_statsmodels_cluster_robust_one() -> None:
+    random = np.random.default_rng(0)
+    units = pd.Series(random.integers(0, 9, 100))
+    differences = pd.Series(random.normal(0.1, 1, 100) + units / 5)
+    robust = OLS(differences, np.ones(100)).fit(cov_type="cluster", cov_kwds={"groups": units}, use_t=True)
+    variance = of_images(differences / 100, units)
+    assert variance.value == pytest.approx(robust.bse.iloc[0] ** 2)
+    assert variance.df == 8
+    assert t_test(differences.mean(), variance, 9)[2] == pytest.approx(robust.pvalues.iloc[0])
+
+
+def test_the_variance_of_runs_is_that_of_the_t_test_also_for_unequal_numbers() -> None:
+    a, b = [0.9, 0.92, 0.87], [0.85, 0.88]
+    variance = of_runs(a, b)
+    assert variance
+    assert t_test(np.mean(a) - np.mean(b), variance, 2)[2] == pytest.approx(ttest_ind(a, b).pvalue)
+    assert of_runs([0.9], [0.8]) is None
 
 
 def test_the_t_over_folds_is_nadeau_and_bengios(tmp_path: Path) -> None:

@@ -117,17 +117,21 @@ class _Arms:
     def refusal(self, a: str, b: str) -> str:
         """Why two configurations can't be compared; empty if they can."""
         others = [word for name, word in SAME.items() if not _equal(self.rows[a][name], self.rows[b][name])]
-        if a in self._tests and b in self._tests:
-            same = self._tests[a].index.equals(self._tests[b].index)
-        else:
-            same = self.rows[a]["test_images"] == self.rows[b]["test_images"]
-        if others := others or ["test images"] * (not same):
+        if others:
             return f"they differ in {' and '.join(others)}"
+        if not self._same_images(a, b):
+            return "they differ in test images"
         if self._stopped[a] != self._stopped[b]:
             return UNEVEN
         if a in self._tests and self._tests[a]["unit"].nunique() == 1:
             return ONE_GROUP if self.grouped(a) else ONE_IMAGE
         return ""
+
+    def _same_images(self, a: str, b: str) -> bool:
+        """Whether both were tested on the same images; without predictions, on equally many."""
+        if a in self._tests and b in self._tests:
+            return self._tests[a].index.equals(self._tests[b].index)
+        return self.rows[a]["test_images"] == self.rows[b]["test_images"]
 
     def compare(self, a: str, b: str) -> dict[str, Any]:
         """One row of `paired`, except what depends on the other pairs."""
