@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-FEWEST_GROUPS = 5
+MIN_TEST_GROUPS = 5
 """With fewer independent groups than this among the test images, resampling them understates the uncertainty of results."""
 
 
@@ -20,23 +20,29 @@ class UserError(ValueError):
     """Something the user can fix. The text names the field, the value, the rule and the way out; no traceback is shown."""
 
 
-def meant(value: object, names: Iterable[str]) -> str:
+def suggest_closest(value: object, names: Iterable[str]) -> str:
     """A question that suggests the closest of some names; empty if none is close."""
     nearest = difflib.get_close_matches(str(value), list(names), n=1)
     return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
-def unknown(field: str, value: object, known: Iterable[str], way_out: str = "") -> UserError:
+def unknown_value_error(
+    field: str, value: object, known: Iterable[str], way_out: str = ""
+) -> UserError:
     """The error for a name that isn't among the known ones; suggests the closest."""
     names = list(known)
-    hint = meant(value, names)
-    listed = ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:12])}, ... ({len(names)} in all)"
+    hint = suggest_closest(value, names)
+    listed = (
+        ", ".join(names)
+        if len(names) <= 12
+        else f"{', '.join(names[:12])}, ... ({len(names)} in all)"
+    )
     return UserError(
         f"the value of `{field}` is {value!r}, but must be one of: {listed}.{hint}{' ' + way_out if way_out else ''}"
     )
 
 
-def option(
+def config_field(
     default: Any,
     help: str,
     *,
@@ -45,10 +51,13 @@ def option(
     above: float | None = None,
 ) -> Any:
     """A field with its help text and its rule, both of which the command line uses too."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "at_least": at_least, "above": above})
+    return dataclasses.field(
+        default=default,
+        metadata={"help": help, "choices": choices, "at_least": at_least, "above": above},
+    )
 
 
-def check(config: Any) -> None:
+def validate_fields(config: Any) -> None:
     """Check every field of a dataclass made with `option` against its rule.
 
     Raises:
@@ -57,97 +66,138 @@ def check(config: Any) -> None:
     for field in dataclasses.fields(config):
         value, rule = getattr(config, field.name), field.metadata
         if rule["choices"] and value not in rule["choices"]:
-            raise unknown(field.name, value, rule["choices"])
+            raise unknown_value_error(field.name, value, rule["choices"])
         if value is not None and rule["at_least"] is not None and not value >= rule["at_least"]:
-            raise UserError(f"the value of `{field.name}` is {value}, but must be `{field.name} >= {rule['at_least']}`.")
+            raise UserError(
+                f"the value of `{field.name}` is {value}, but must be `{field.name} >= {rule['at_least']}`."
+            )
         if rule["above"] is not None and not value > rule["above"]:
-            raise UserError(f"the value of `{field.name}` is {value}, but must be `{field.name} > {rule['above']}`.")
+            raise UserError(
+                f"the value of `{field.name}` is {value}, but must be `{field.name} > {rule['above']}`."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialConfig:
     """One training run. Field order is column order in the table."""
 
-    data: str = option(
+    data: str = config_field(
         "phantom",
         "a folder of images (CLASS/image or train|val|test/CLASS/image), a table of them (.csv, .tsv, .parquet), a MedMNIST "
         ".npz, or the name of a set: phantom (built in, synthetic), kather2016, kather2016-6, medmnist:NAME",
     )
-    columns: str | None = option(
-        None, "column names of a table that aren't path, label, group and split, as in path=file,label=diagnosis"
+    columns: str | None = config_field(
+        None,
+        "column names of a table that aren't path, label, group and split, as in path=file,label=diagnosis",
     )
-    image_size: int = option(150, "side length of images after resizing, in pixels", at_least=8)
-    resize: str = option(
+    image_size: int = config_field(
+        150, "side length of images after resizing, in pixels", at_least=8
+    )
+    resize: str = config_field(
         "resize",
         "how images become square: resize (stretches to a square), crop (the centre), pad (black bars)",
         choices=("resize", "crop", "pad"),
     )
-    channels: str | None = option(
-        None, "channels of multi-channel images to use as red, green and blue, counted from 0, as in 2,1,0; one is grey"
+    channels: str | None = config_field(
+        None,
+        "channels of multi-channel images to use as red, green and blue, counted from 0, as in 2,1,0; one is grey",
     )
-    scaling: str = option(
+    scaling: str = config_field(
         "percentiles",
         "intensities mapped to 0 and 255 in 16-bit and float images: percentiles (the 0.1th and 99.9th of all training "
         "images, per channel) or range (0 and 65,535, or 0 and 1)",
         choices=("percentiles", "range"),
     )
-    skip_unreadable: bool = option(False, "skip images that can't be read; the row gives their number")
-    split: str = option(
+    skip_unreadable: bool = config_field(
+        False, "skip images that can't be read; the row gives their number"
+    )
+    split: str = config_field(
         "stratified",
         "stratified: 68/16/16 % of each class at random; grouped: no group in two parts; folder: train|val|test folders",
         choices=("stratified", "grouped", "folder"),
     )
-    folds: int = option(
-        0, "cross-validation with this many folds (3 or more): one tests, the next one validates; 0: none", at_least=0
+    folds: int = config_field(
+        0,
+        "cross-validation with this many folds (3 or more): one tests, the next one validates; 0: none",
+        at_least=0,
     )
-    fold: int = option(0, "index of the test fold, from 0", at_least=0)
-    group_pattern: str | None = option(
+    fold: int = config_field(0, "index of the test fold, from 0", at_least=0)
+    group_pattern: str | None = config_field(
         None,
         "regular expression for image paths, whose first (...) matches the image's group (slide, patient); or `parent`: the "
         "name of the folder that holds the image is its group",
     )
-    model: str = option("resnext50_32x4d", "name of any torchvision classifier, or the small built-in `resnext_tiny`")
-    weights: str = option(
+    model: str = config_field(
+        "resnext50_32x4d",
+        "name of any torchvision classifier, or the small built-in `resnext_tiny`",
+    )
+    weights: str = config_field(
         "IMAGENET1K_V2",
         "a torchvision name (IMAGENET1K_V1, DEFAULT), a .pth or .safetensors file, or `none` for random weights",
     )
-    freeze: str = option(
-        "none", "none: train all; features: train the head only; a stage (layer1, layer2, ...): freeze up to and including it"
+    freeze: str = config_field(
+        "none",
+        "none: train all; features: train the head only; a stage (layer1, layer2, ...): freeze up to and including it",
     )
-    batch_size: int = option(32, "images per optimizer step, over all workers together", at_least=1)
-    epochs: int = option(50, "passes over the training images", at_least=1)
-    patience: int = option(0, "end a trial when its validation loss hasn't fallen for this many epochs; 0: never", at_least=0)
-    learning_rate: float = option(1e-4, "step size of the optimizer; not rescaled with batch size or workers", above=0)
-    schedule: str = option("constant", "course of the learning rate over the epochs", choices=("constant", "cosine"))
-    optimizer: str = option("adamw", "adamw, or sgd with momentum 0.9", choices=("adamw", "sgd"))
-    weight_decay: float = option(0.01, "weight decay per step, multiplied by the learning rate", at_least=0)
-    augmentation: str = option(
+    batch_size: int = config_field(
+        32, "images per optimizer step, over all workers together", at_least=1
+    )
+    epochs: int = config_field(50, "passes over the training images", at_least=1)
+    patience: int = config_field(
+        0,
+        "end a trial when its validation loss hasn't fallen for this many epochs; 0: never",
+        at_least=0,
+    )
+    learning_rate: float = config_field(
+        1e-4, "step size of the optimizer; not rescaled with batch size or workers", above=0
+    )
+    schedule: str = config_field(
+        "constant", "course of the learning rate over the epochs", choices=("constant", "cosine")
+    )
+    optimizer: str = config_field(
+        "adamw", "adamw, or sgd with momentum 0.9", choices=("adamw", "sgd")
+    )
+    weight_decay: float = config_field(
+        0.01, "weight decay per step, multiplied by the learning rate", at_least=0
+    )
+    augmentation: str = config_field(
         "dihedral",
         "none, or dihedral: one of the 8 flips and quarter turns for each image and epoch",
         choices=("none", "dihedral"),
     )
-    class_weights: str = option(
+    class_weights: str = config_field(
         "none",
         "class weights in the training loss: none, or balanced (inversely proportional to the number of training images)",
         choices=("none", "balanced"),
     )
-    sampling: str = option(
+    sampling: str = config_field(
         "shuffle",
         "images of an epoch: shuffle (each training image once), or balanced (as many, drawn equally from all classes)",
         choices=("shuffle", "balanced"),
     )
-    seed: int = option(0, "seed of the head's initial weights, the order of images and the augmentation", at_least=0)
-    workers: int = option(1, "processes (one device each) that share each batch (DDP)", at_least=1)
-    precision: str = option(
+    seed: int = config_field(
+        0,
+        "seed of the head's initial weights, the order of images and the augmentation",
+        at_least=0,
+    )
+    workers: int = config_field(
+        1, "processes (one device each) that share each batch (DDP)", at_least=1
+    )
+    precision: str = config_field(
         "auto",
         "auto: bfloat16 autocast on a GPU that supports it or a CPU with AMX, else float32",
         choices=("auto", "bfloat16", "float32"),
     )
-    tf32: bool = option(False, "on CUDA, multiply float32 matrices in TF32 (10-bit mantissa): faster, less exact")
-    compile: bool = option(False, "compile the model (torch.compile), which takes a minute or more at the start of each trial")
+    tf32: bool = config_field(
+        False, "on CUDA, multiply float32 matrices in TF32 (10-bit mantissa): faster, less exact"
+    )
+    compile: bool = config_field(
+        False,
+        "compile the model (torch.compile), which takes a minute or more at the start of each trial",
+    )
 
     def __post_init__(self) -> None:
-        check(self)
+        validate_fields(self)
         if self.batch_size % self.workers:
             raise UserError(
                 f"the value of `batch_size` is {self.batch_size}, but must be a multiple of `workers`, which is "
@@ -162,9 +212,13 @@ class TrialConfig:
                 f"the value of `folds` is {self.folds}, but must be 0 (none) or at least 3: to train, validate and test."
             )
         if self.folds and self.split == "folder":
-            raise UserError("the value of `folds` must be 0 with `split` 'folder'. Use --split stratified or grouped.")
+            raise UserError(
+                "the value of `folds` must be 0 with `split` 'folder'. Use --split stratified or grouped."
+            )
         if self.fold >= max(self.folds, 1):
-            raise UserError(f"the value of `fold` is {self.fold}, but must be less than `folds`, which is {self.folds}.")
+            raise UserError(
+                f"the value of `fold` is {self.fold}, but must be less than `folds`, which is {self.folds}."
+            )
 
     @property
     def key(self) -> str:
@@ -173,18 +227,22 @@ class TrialConfig:
         Where the images are isn't part of it (the data fingerprint identifies them), and neither is a field at its default, so
         that a field added in a later version doesn't orphan earlier results.
         """
-        chosen = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        chosen = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != f.default
+        }
         chosen.pop("data", None)
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> "TrialConfig":
+    def from_row(cls, row: Mapping[str, Any]) -> "TrialConfig":
         """The trial of a row of the trials table; a field that an earlier version's table lacks gets its default."""
-        return cls(**{name: row[name] for name in FIELDS if row[name] is not None})
+        return cls(**{name: row[name] for name in TRIAL_FIELDS if row[name] is not None})
 
-    def describe(self, fields: Iterable[str]) -> str:
+    def format_fields(self, fields: Iterable[str]) -> str:
         """The values of some fields on one line, for consoles and captions."""
         return " ".join(f"{name}={getattr(self, name)}" for name in fields)
 
 
-FIELDS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(TrialConfig))
+TRIAL_FIELDS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(TrialConfig))

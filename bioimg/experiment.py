@@ -6,13 +6,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from bioimg.config import FIELDS, TrialConfig, UserError, check, option, unknown
+from bioimg.config import (
+    TRIAL_FIELDS,
+    TrialConfig,
+    UserError,
+    config_field,
+    unknown_value_error,
+    validate_fields,
+)
 
-VALIDATED_ON = ("split", "folds", "fold", "group_pattern")
+SPLIT_FIELDS = ("split", "folds", "fold", "group_pattern")
 """Fields that determine which images a trial is validated on."""
 
 
-class Stop(NamedTuple):
+class StopReason(NamedTuple):
     """Why a trial was stopped: at this rung its score missed the threshold set by the trials that reached the rung before it,
     whose scores are `rung_scores`, best first."""
 
@@ -31,43 +38,53 @@ class EarlyStopping:
     1 / `reduction_factor` of the trials of its cohort that reached this rung before it.
     """
 
-    metric: str = option("val_accuracy", "metric compared at each rung", choices=("val_accuracy", "val_loss"))
-    grace_period: int | None = option(
-        None, "epochs that every trial runs; by default a tenth of its epochs, at least 2", at_least=1
+    metric: str = config_field(
+        "val_accuracy", "metric compared at each rung", choices=("val_accuracy", "val_loss")
     )
-    reduction_factor: int = option(2, "keep 1 in this many trials at each rung", at_least=2)
-    compare_within: tuple[str, ...] = option(("freeze",), "only trials with the same values in these fields compete")
+    grace_period: int | None = config_field(
+        None,
+        "epochs that every trial runs; by default a tenth of its epochs, at least 2",
+        at_least=1,
+    )
+    reduction_factor: int = config_field(2, "keep 1 in this many trials at each rung", at_least=2)
+    compare_within: tuple[str, ...] = config_field(
+        ("freeze",), "only trials with the same values in these fields compete"
+    )
     # the help of a flag that is on by default is shown for --no-...
-    spare_frozen: bool = option(
-        True, "stop trials on a frozen backbone, too; by default they run in full: on cached features they cost almost nothing"
+    spare_frozen: bool = config_field(
+        True,
+        "stop trials on a frozen backbone, too; by default they run in full: on cached features they cost almost nothing",
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        validate_fields(self)
         for name in self.compare_within:
-            if name not in FIELDS:
-                raise unknown("compare_within", name, FIELDS)
+            if name not in TRIAL_FIELDS:
+                raise unknown_value_error("compare_within", name, TRIAL_FIELDS)
 
-    def grace(self, epochs: int) -> int:
+    def grace_epochs(self, epochs: int) -> int:
         """How many epochs a trial of `epochs` epochs runs whatever its scores are."""
         return self.grace_period or max(2, epochs // 10)
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
         """The epochs after which a trial of `epochs` epochs can be stopped, all before its last one."""
-        powers = (self.grace(epochs) * self.reduction_factor**k for k in itertools.count())
+        powers = (self.grace_epochs(epochs) * self.reduction_factor**k for k in itertools.count())
         return tuple(itertools.takewhile(lambda epoch: epoch < epochs, powers))
 
-    def spares(self, trial: TrialConfig) -> bool:
+    def exempts(self, trial: TrialConfig) -> bool:
         """Whether a trial runs to its end whatever its scores are."""
         return self.spare_frozen and trial.freeze == "features"
 
-    def cohort(self, trial: TrialConfig) -> tuple[Any, ...]:
+    def cohort_key(self, trial: TrialConfig) -> tuple[Any, ...]:
         """What a trial has in common with those it competes with: always its length, on which rungs and schedules depend, and
         the images it is validated on, since some are easier than others.
 
         Seeds do compete: they are validated on the same images, and a recipe that is good with some seeds only loses others.
         """
-        return (trial.epochs, *(getattr(trial, name) for name in (*VALIDATED_ON, *self.compare_within)))
+        return (
+            trial.epochs,
+            *(getattr(trial, name) for name in (*SPLIT_FIELDS, *self.compare_within)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,14 +98,16 @@ class Experiment:
 
     def __post_init__(self) -> None:
         for name, values in self.axes.items():
-            if name not in FIELDS:
-                raise unknown("axes", name, FIELDS)
+            if name not in TRIAL_FIELDS:
+                raise unknown_value_error("axes", name, TRIAL_FIELDS)
             if name == "data":
                 raise UserError(
                     "`data` can't be an axis: recipes are compared on one set of images. Run one experiment per set."
                 )
             if len(values) != len(set(values)) or not values:
-                raise UserError(f"the axis `{name}` is {values}, but must hold at least one value and none twice.")
+                raise UserError(
+                    f"the axis `{name}` is {values}, but must hold at least one value and none twice."
+                )
             if name == "folds" and len(values) > 1:
                 raise UserError(
                     f"the value of `folds` is {values}, but must be one number: each number of folds tests on other images. "
@@ -99,9 +118,12 @@ class Experiment:
     def trials(self) -> list[TrialConfig]:
         """Every cell of the grid, the last axis varying fastest."""
         cells = itertools.product(*self.axes.values())
-        return [dataclasses.replace(self.base, **dict(zip(self.axes, cell, strict=True))) for cell in cells]
+        return [
+            dataclasses.replace(self.base, **dict(zip(self.axes, cell, strict=True)))
+            for cell in cells
+        ]
 
-    def queue(self, trials: Iterable[TrialConfig]) -> list[TrialConfig]:
+    def in_run_order(self, trials: Iterable[TrialConfig]) -> list[TrialConfig]:
         """The order in which trials are run.
 
         Those that cost almost nothing and run to their end come first, in the order of the grid, so that rows appear early and
@@ -112,12 +134,12 @@ class Experiment:
         rule = self.early_stopping
 
         def place(trial: TrialConfig) -> tuple[bool, int, str]:
-            first = rule.spares(trial) if rule else trial.freeze == "features"
+            first = rule.exempts(trial) if rule else trial.freeze == "features"
             return (False, 0, "") if first else (True, -trial.epochs, trial.key)
 
         return sorted(trials, key=place)
 
-    def over_folds(self, folds: int) -> "Experiment":
+    def with_fold_axis(self, folds: int) -> "Experiment":
         """The same question, asked once for each fold of a cross-validation: `fold` becomes the last axis."""
         base = dataclasses.replace(self.base, folds=folds, fold=0)
         return dataclasses.replace(self, base=base, axes={**self.axes, "fold": tuple(range(folds))})

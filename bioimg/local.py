@@ -6,33 +6,35 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 
 from bioimg.config import TrialConfig, UserError
-from bioimg.data.imageset import ImageSet
-from bioimg.experiment import Experiment, Stop
-from bioimg.halving import Halving, earlier
-from bioimg.progress import Watcher
-from bioimg.results.store import Store
-from bioimg.training import memory
-from bioimg.training.run import Epoch
-from bioimg.training.trial import Place, run_trial
+from bioimg.data.image_set import ImageSet
+from bioimg.early_stopping import SuccessiveHalving, past_trials
+from bioimg.experiment import Experiment, StopReason
+from bioimg.progress.console import ProgressListener
+from bioimg.results.result_store import ResultStore
+from bioimg.training import malloc_tuning
+from bioimg.training.trial_runner import TrialContext, run_trial
+from bioimg.training.trial_trainer import EpochMetrics
 
 
-def executor(trials: Iterable[TrialConfig]) -> Callable[..., None]:
+def make_executor(trials: Iterable[TrialConfig]) -> Callable[..., None]:
     """`run`, after checking that this process can do it.
 
     Raises:
         UserError: a trial has more than one worker.
     """
     if shared := next((trial for trial in trials if trial.workers > 1), None):
-        raise UserError(f"the value of `workers` is {shared.workers}, but must be 1 with --local. Leave out one of the two.")
-    return run
+        raise UserError(
+            f"the value of `workers` is {shared.workers}, but must be 1 with --local. Leave out one of the two."
+        )
+    return run_in_process
 
 
-def run(
+def run_in_process(
     experiment: Experiment,
     trials: Sequence[TrialConfig],
     images: Mapping[TrialConfig, ImageSet],
-    store: Store,
-    watcher: Watcher,
+    store: ResultStore,
+    watcher: ProgressListener,
 ) -> None:
     """Run trials one after another and leave their rows in the store. `images` holds what each trial sees.
 
@@ -41,21 +43,25 @@ def run(
     Raises:
         UserError: the GPU failed, so that this process can't continue.
     """
-    memory.keep()
+    malloc_tuning.keep_freed_memory()
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    place = Place(experiment=experiment.name, store=store, device=device)
+    place = TrialContext(experiment_name=experiment.name, store=store, device=device)
     rule = experiment.early_stopping
-    halving = Halving(rule, earlier(store, trials)) if rule else None
+    halving = SuccessiveHalving(rule, past_trials(store, trials)) if rule else None
 
     for trial in trials:
 
-        def judge(epoch: Epoch, trial: TrialConfig = trial) -> Stop | None:
-            watcher.epoch(trial.key, dataclasses.asdict(epoch))
-            return halving.judge(trial, epoch.epoch, getattr(epoch, halving.metric)) if halving else None
+        def judge(epoch: EpochMetrics, trial: TrialConfig = trial) -> StopReason | None:
+            watcher.on_epoch(trial.key, dataclasses.asdict(epoch))
+            return (
+                halving.decide(trial, epoch.epoch, getattr(epoch, halving.metric))
+                if halving
+                else None
+            )
 
         try:
-            watcher.end(trial.key, run_trial(trial, images[trial], place, judge))
+            watcher.on_trial_end(trial.key, run_trial(trial, images[trial], place, judge))
         except torch.AcceleratorError as error:
             raise UserError(
                 f"the GPU failed at trial {trial.key}: {error}. Look at nvidia-smi. Every epoch that was reported is kept; "

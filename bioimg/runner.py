@@ -9,63 +9,86 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from bioimg import data, provenance
-from bioimg.config import TrialConfig, UserError, unknown
-from bioimg.data.imageset import ByPath, ImageSet
-from bioimg.data.split import Labelled
+from bioimg.cli.grid_flags import RunOptions
+from bioimg.cli.report import ReportCommand
+from bioimg.config import TrialConfig, UserError, unknown_value_error
+from bioimg.data.image_set import ImageSet, PixelsByPath
+from bioimg.data.splitting import HasLabels
+from bioimg.early_stopping import unfinished_cohort_leaders
 from bioimg.experiment import Experiment
-from bioimg.flags import Settings
-from bioimg.halving import unrepresented
-from bioimg.model.build import build, check
-from bioimg.model.extract import digest
-from bioimg.model.weights import require_same
-from bioimg.progress import Progress, Watcher, Watchers, say
-from bioimg.report.command import Report
-from bioimg.results.folder import is_remote
-from bioimg.results.row import went_on
-from bioimg.results.store import CHECKPOINTS, Store
-from bioimg.tensorboard import TensorBoard
-from bioimg.training import checkpoint, retention
+from bioimg.models.classifier import build_classifier, check_model
+from bioimg.models.feature_extractor import backbone_digest
+from bioimg.models.pretrained_weights import require_same_weights
+from bioimg.progress.console import (
+    CombinedListener,
+    ProgressListener,
+    ProgressTable,
+    print_plain,
+)
+from bioimg.progress.tensorboard import TensorBoardListener
+from bioimg.results.epoch_summary import has_later_epochs
+from bioimg.results.result_store import CHECKPOINTS_FOLDER, ResultStore
+from bioimg.storage.filesystem import is_remote
+from bioimg.training import checkpoint_pruning, checkpoints
 
-Executor = Callable[[Experiment, Sequence[TrialConfig], Mapping[TrialConfig, ImageSet], Store, Watcher], None]
+Executor = Callable[
+    [
+        Experiment,
+        Sequence[TrialConfig],
+        Mapping[TrialConfig, ImageSet],
+        ResultStore,
+        ProgressListener,
+    ],
+    None,
+]
 """Runs trials and leaves their rows in the store."""
 
 
-def run(experiment: Experiment, settings: Settings, console: Console) -> int:
+def run_experiment(experiment: Experiment, settings: RunOptions, console: Console) -> int:
     """Run an experiment and print its table. Returns the exit code: 0, or 1 if a trial failed.
 
     Raises:
         UserError: something that the user can fix; what can be checked without images is checked before any is read.
     """
     trials = experiment.trials()
-    store = Store(settings.out or f"results/{experiment.name}")
-    store.check(experiment.name)
-    check_finish(settings.finish or (), trials, store.tables.statuses())
-    check_splits(survey(trials))
-    earlier = store.earlier()
+    store = ResultStore(settings.out or f"results/{experiment.name}")
+    store.check_usable(experiment.name)
+    check_finish_keys(settings.finish or (), trials, store.tables.trial_statuses())
+    check_splits(list_images_per_trial(trials))
+    earlier = store.read_manifest_or_empty()
     weights = check_models(trials, earlier.get("weights", {}))
-    execute = executor(trials, settings)
+    execute = choose_executor(trials, settings)
     images = load_images(trials, console)
     check_splits(images)
-    for warning in {warning: None for trial, seen in images.items() for warning in data.warnings(seen, trial)}:
-        say(console, f"warning: {warning}", style="bold yellow")
+    for warning in {
+        warning: None
+        for trial, seen in images.items()
+        for warning in data.split_warnings(seen, trial)
+    }:
+        print_plain(console, f"warning: {warning}", style="bold yellow")
 
-    description = {**provenance.describe(experiment, images[trials[0]], weights, earlier), "keep": settings.keep}
-    store.begin(description, provenance.whereabouts(images))
+    description = {
+        **provenance.build_manifest(experiment, images[trials[0]], weights, earlier),
+        "keep": settings.keep,
+    }
+    store.open_for_writing(description, provenance.image_assignment_rows(images))
     try:
-        trained = train(experiment, images, store, execute, settings, console)
-        store.describe(provenance.finished(description, earlier, trained=trained > 0))
-        store.tidy()
+        trained = train_trials(experiment, images, store, execute, settings, console)
+        store.write_manifest(
+            provenance.complete_manifest(description, earlier, trained=trained > 0)
+        )
+        store.delete_ray_files()
     finally:
         store.release()
-    return conclude(store, trials, ByPath(images[trials[0]]), console)
+    return write_report(store, trials, PixelsByPath(images[trials[0]]), console)
 
 
-def train(
+def train_trials(
     experiment: Experiment,
     images: Mapping[TrialConfig, ImageSet],
-    store: Store,
+    store: ResultStore,
     execute: Executor,
-    settings: Settings,
+    settings: RunOptions,
     console: Console,
 ) -> int:
     """Run the trials that are missing and those that are to be finished. Returns how many there were.
@@ -73,37 +96,42 @@ def train(
     However it ends, the tables hold all rows that exist by then.
     """
     trials, order = list(images), [trial.key for trial in images]
-    statuses = {key: status for key, status in store.tables.statuses().items() if status != "failed"}
+    statuses = {
+        key: status for key, status in store.tables.trial_statuses().items() if status != "failed"
+    }
     missing = [trial for trial in trials if trial.key not in statuses]
-    if anew := begun_anew(missing, store, statuses):
-        say(
+    if anew := count_restarted_trials(missing, store, statuses):
+        print_plain(
             console,
             f"{anew} of {len(missing)} trials must start from epoch 1: the state of their shorter runs was not kept "
             "(--keep all keeps it).",
         )
     try:
-        drawn = curves(store, trials, experiment)
-        with Progress(trials, experiment.axes, statuses, console) as progress, drawn as boards:
-            watcher = Watchers(progress, *boards)
-            store.tables.settle(order)
-            execute(experiment, experiment.queue(missing), images, store, watcher)
-            store.tables.settle(order)
+        drawn = open_tensorboard(store, trials, experiment)
+        with ProgressTable(trials, experiment.axes, statuses, console) as progress, drawn as boards:
+            watcher = CombinedListener(progress, *boards)
+            store.tables.merge_and_delete_parts(order)
+            execute(experiment, experiment.in_run_order(missing), images, store, watcher)
+            store.tables.merge_and_delete_parts(order)
             unstopped = dataclasses.replace(experiment, early_stopping=None)
-            stopped = to_finish(experiment, trials, store, settings.finish)
+            stopped = select_trials_to_finish(experiment, trials, store, settings.finish)
             execute(unstopped, stopped, images, store, watcher)
-        checkpoint.tidy(store, trials)
+        checkpoints.delete_leftover_states(store, trials)
         if settings.keep == "best":
-            make_room(store, console)
+            prune_checkpoints(store, console)
     finally:
         store.tables.merge(order)
     return len(missing) + len(stopped)
 
 
-def make_room(store: Store, console: Console) -> None:
+def prune_checkpoints(store: ResultStore, console: Console) -> None:
     """Limit what checkpoints take on disk, and report what was deleted for that."""
-    if dropped := retention.make_room(store):
-        unfinished = sum(status in retention.UNFINISHED for status in store.tables.statuses().values())
-        say(
+    if dropped := checkpoint_pruning.limit_checkpoint_size(store):
+        unfinished = sum(
+            status in checkpoint_pruning.UNFINISHED_STATUSES
+            for status in store.tables.trial_statuses().values()
+        )
+        print_plain(
             console,
             f"To limit disk use, the saved state of {dropped} of {unfinished} stopped or failed trials was deleted. They "
             "restart from epoch 1: stopped ones with --finish, failed ones with the same command.",
@@ -111,34 +139,54 @@ def make_room(store: Store, console: Console) -> None:
 
 
 @contextlib.contextmanager
-def curves(store: Store, trials: Sequence[TrialConfig], experiment: Experiment) -> Iterator[list[Watcher]]:
+def open_tensorboard(
+    store: ResultStore, trials: Sequence[TrialConfig], experiment: Experiment
+) -> Iterator[list[ProgressListener]]:
     """The writer of TensorBoard files; none in an object store, where files can't grow."""
-    if is_remote(store.place):
+    if is_remote(store.location):
         yield []
     else:
-        with contextlib.closing(TensorBoard(f"{store.place}/tensorboard", trials, experiment.axes)) as board:
+        with contextlib.closing(
+            TensorBoardListener(f"{store.location}/tensorboard", trials, experiment.axes)
+        ) as board:
             yield [board]
 
 
-def to_finish(
-    experiment: Experiment, trials: Sequence[TrialConfig], store: Store, keys: Sequence[str] | None
+def select_trials_to_finish(
+    experiment: Experiment,
+    trials: Sequence[TrialConfig],
+    store: ResultStore,
+    keys: Sequence[str] | None,
 ) -> list[TrialConfig]:
     """Stopped trials to train to their last epoch: those that the user names (all, if none is named or early stopping is
     off), those that an interrupted run was finishing, and those without which a cohort would be missing from the comparison.
     """
-    rows, latest = {row["key"]: row for row in store.tables.every("trials")}, store.tables.latest()
+    rows, latest = (
+        {row["key"]: row for row in store.tables.all_rows("trials")},
+        store.tables.last_epochs(),
+    )
     rule = experiment.early_stopping
     ended = {trial: rows[trial.key] for trial in trials if trial.key in rows}
     asked = [
         trial
         for trial, row in ended.items()
         if row["status"] == "stopped"
-        and (not rule or (keys is not None and (not keys or trial.key in keys)) or went_on(row, latest.get(trial.key)))
+        and (
+            not rule
+            or (keys is not None and (not keys or trial.key in keys))
+            or has_later_epochs(row, latest.get(trial.key))
+        )
     ]
-    return asked + [trial for trial in (unrepresented(rule, ended) if rule else []) if trial not in asked]
+    return asked + [
+        trial
+        for trial in (unfinished_cohort_leaders(rule, ended) if rule else [])
+        if trial not in asked
+    ]
 
 
-def check_finish(keys: Sequence[str], trials: Sequence[TrialConfig], statuses: Mapping[str, str]) -> None:
+def check_finish_keys(
+    keys: Sequence[str], trials: Sequence[TrialConfig], statuses: Mapping[str, str]
+) -> None:
     """Check the keys to be finished against the trials that have ended. Completed ones are allowed, since the same command
     resumes after an interruption.
 
@@ -154,21 +202,27 @@ def check_finish(keys: Sequence[str], trials: Sequence[TrialConfig], statuses: M
                     f"the value of `finish` is {key!r}, but no trial of this command has been stopped. Without a key, --finish "
                     "takes all that will be stopped."
                 )
-            way_out = "These trials of this command are stopped; without a key, --finish takes them all."
-            raise unknown("finish", key, stopped, way_out)
+            way_out = (
+                "These trials of this command are stopped; without a key, --finish takes them all."
+            )
+            raise unknown_value_error("finish", key, stopped, way_out)
 
 
-def begun_anew(trials: Sequence[TrialConfig], store: Store, statuses: Mapping[str, str]) -> int:
+def count_restarted_trials(
+    trials: Sequence[TrialConfig], store: ResultStore, statuses: Mapping[str, str]
+) -> int:
     """How many trials repeat the epochs of a shorter one, because its state wasn't kept."""
 
     def anew(trial: TrialConfig) -> bool:
-        known = [key for key in checkpoint.shorter(trial) if key in statuses]
-        return bool(known) and not any(checkpoint.has_state(store, key) for key in (trial.key, *known))
+        known = [key for key in checkpoints.shorter_trial_keys(trial) if key in statuses]
+        return bool(known) and not any(
+            checkpoints.has_state(store, key) for key in (trial.key, *known)
+        )
 
     return sum(map(anew, trials)) if statuses else 0
 
 
-def executor(trials: Sequence[TrialConfig], settings: Settings) -> Executor:
+def choose_executor(trials: Sequence[TrialConfig], settings: RunOptions) -> Executor:
     """Lanes on Ray, or the twin in this process.
 
     Raises:
@@ -177,10 +231,10 @@ def executor(trials: Sequence[TrialConfig], settings: Settings) -> Executor:
     if settings.local:
         from bioimg import local
 
-        return local.executor(trials)
-    from bioimg.cluster import search
+        return local.make_executor(trials)
+    from bioimg.cluster import tune_runner
 
-    return search.executor(trials, settings.lanes, settings.track)
+    return tune_runner.make_executor(trials, settings.lanes, settings.track)
 
 
 def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> dict[str, str]:
@@ -188,37 +242,39 @@ def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> d
     equal those of earlier runs.
 
     Raises:
-        UserError: as `bioimg.model.build.build`; or weights have changed.
+        UserError: as `bioimg.models.classifier.build`; or weights have changed.
     """
     for trial in {(t.model, t.weights, t.freeze, t.image_size): t for t in trials}.values():
-        check(trial)
+        check_model(trial)
     digests = {}
     for trial in {(t.model, t.weights): t for t in trials}.values():
-        classifier = build(trial, classes=2)
+        classifier = build_classifier(trial, classes=2)
         if trial.weights != "none":
             name = f"{trial.model} {trial.weights}"
-            digests[name] = digest(classifier)
-            require_same(trial.weights, digests[name], earlier.get(name))
+            digests[name] = backbone_digest(classifier)
+            require_same_weights(trial.weights, digests[name], earlier.get(name))
     return digests
 
 
-def survey(trials: Sequence[TrialConfig]) -> dict[TrialConfig, Labelled]:
+def list_images_per_trial(trials: Sequence[TrialConfig]) -> dict[TrialConfig, HasLabels]:
     """What is known of each trial's images without decoding any. Each set is read once."""
-    seen: dict[tuple[object, ...], Labelled] = {}
+    seen: dict[tuple[object, ...], HasLabels] = {}
     for trial in trials:
         if (pixels := data.pixel_settings(trial)) not in seen:
-            seen[pixels] = data.load(trial) if trial.data == "phantom" else data.find(trial)
+            seen[pixels] = (
+                data.load_image_set(trial) if trial.data == "phantom" else data.list_dataset(trial)
+            )
     return {trial: seen[data.pixel_settings(trial)] for trial in trials}
 
 
-def check_splits(images: Mapping[TrialConfig, Labelled]) -> None:
+def check_splits(images: Mapping[TrialConfig, HasLabels]) -> None:
     """Check each trial's split and batch size against the images.
 
     Raises:
         UserError: the images can't be split in this way, or a batch is larger than the training set.
     """
     for trial, labelled in images.items():
-        held = len(data.split(labelled, trial).train)
+        held = len(data.split_images(labelled, trial).train)
         if trial.batch_size > held:
             raise UserError(
                 f"the value of `batch_size` is {trial.batch_size}, but must not be larger than the training set, "
@@ -230,17 +286,30 @@ def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[TrialCo
     """The images of each trial, with a progress bar while they are decoded."""
     with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading images", total=None)
-        return data.load_each(trials, lambda done, total: bar.update(task, completed=done, total=total))
+        return data.load_images_per_trial(
+            trials, lambda done, total: bar.update(task, completed=done, total=total)
+        )
 
 
-def conclude(store: Store, trials: Sequence[TrialConfig], images: Mapping[str, np.ndarray], console: Console) -> int:
+def write_report(
+    store: ResultStore,
+    trials: Sequence[TrialConfig],
+    images: Mapping[str, np.ndarray],
+    console: Console,
+) -> int:
     """Write and print the report, without the figures, and list those of these trials that failed. Returns the exit code."""
-    Report(folder=store.shown, figures=False).run(images)
-    if taken := sum(store.files.sizes(CHECKPOINTS).values()):
-        say(console, f"Checkpoints take {taken / 1e6:.1f} MB ({store.named('checkpoints')}).")
+    ReportCommand(folder=store.display_name, figures=False).run(images)
+    if taken := sum(store.storage.sizes(CHECKPOINTS_FOLDER).values()):
+        print_plain(
+            console, f"Checkpoints take {taken / 1e6:.1f} MB ({store.display_path('checkpoints')})."
+        )
     asked = {trial.key for trial in trials}
-    failed = [row for row in store.tables.every("trials") if row["key"] in asked and row["status"] == "failed"]
+    failed = [
+        row
+        for row in store.tables.all_rows("trials")
+        if row["key"] in asked and row["status"] == "failed"
+    ]
     for row in failed:
-        more = store.named(f"{store.checkpoint(row['key'])}/error.txt")
-        say(console, f"failed: {row['key']}: {row['error']} (more in {more})", style="red")
+        more = store.display_path(f"{store.checkpoint_folder(row['key'])}/error.txt")
+        print_plain(console, f"failed: {row['key']}: {row['error']} (more in {more})", style="red")
     return int(bool(failed))

@@ -14,35 +14,40 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from benchmarks.data import Data
-from benchmarks.early_stopping import Replay
-from benchmarks.frame import Part, conclude
-from benchmarks.grid import Grid
-from benchmarks.overhead import Overhead
-from benchmarks.scale import Scale
-from benchmarks.step import Step
-from benchmarks.tree import Broken
+from benchmarks.data import DecodingBenchmark
+from benchmarks.early_stopping import EarlyStoppingBenchmark
+from benchmarks.grid import GridBenchmark
+from benchmarks.harness import Benchmark, publish_outcome
+from benchmarks.overhead import OverheadBenchmark
+from benchmarks.process_tree import ProgramError
+from benchmarks.scale import ScaleBenchmark
+from benchmarks.step import StepBenchmark
 from bioimg.config import UserError
 
-PARTS: dict[str, type[Part]] = {
-    "grid": Grid,
-    "step": Step,
-    "overhead": Overhead,
-    "scale": Scale,
-    "data": Data,
-    "early-stopping": Replay,
+BENCHMARKS: dict[str, type[Benchmark]] = {
+    "grid": GridBenchmark,
+    "step": StepBenchmark,
+    "overhead": OverheadBenchmark,
+    "scale": ScaleBenchmark,
+    "data": DecodingBenchmark,
+    "early-stopping": EarlyStoppingBenchmark,
 }
 
 
 def main() -> int:
     """Run the parts that the command names, or all; 0 if every target holds."""
     if not sys.argv[1:]:  # each in its own process, so that no part finds anything warm
-        return max([abs(subprocess.call([sys.executable, str(Path(__file__)), name])) for name in PARTS])
-    part: Part = tyro.extras.subcommand_cli_from_dict(PARTS, description=__doc__)
-    name = next(name for name, known in PARTS.items() if isinstance(part, known))
+        return max(
+            [
+                abs(subprocess.call([sys.executable, str(Path(__file__)), name]))
+                for name in BENCHMARKS
+            ]
+        )
+    part: Benchmark = tyro.extras.subcommand_cli_from_dict(BENCHMARKS, description=__doc__)
+    name = next(name for name, known in BENCHMARKS.items() if isinstance(part, known))
     try:
-        return int(not conclude(name, part.run(), part.out, Console(file=sys.stdout)))
-    except (UserError, Broken) as error:
+        return int(not publish_outcome(name, part.run(), part.out, Console(file=sys.stdout)))
+    except (UserError, ProgramError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

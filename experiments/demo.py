@@ -16,7 +16,9 @@ from bioimg.experiment import EarlyStopping, Experiment
 
 EXPERIMENT = Experiment(
     name="demo",
-    base=TrialConfig(data="phantom", model="resnext_tiny", image_size=64, epochs=10, learning_rate=5e-4),
+    base=TrialConfig(
+        data="phantom", model="resnext_tiny", image_size=64, epochs=10, learning_rate=5e-4
+    ),
     axes={
         "weights": ("TEXTURES_V1", "TEXTURES_V2"),
         "batch_size": (16, 32, 64),

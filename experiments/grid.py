@@ -8,11 +8,13 @@ python experiments/grid.py --data DIR --batch-size 16 32 --freeze none features
 import sys
 from pathlib import Path
 
-from bioimg.cli import grid, leave
+from bioimg.cli.main import exit_process, run_grid
 
-PROGRAM = Path(__file__)
-if not PROGRAM.with_name("demo.py").exists():  # `ray submit` copies this file alone to the head, where `ray up` put the others
-    PROGRAM = Path("~/bioimg/experiments/grid.py").expanduser()
+PROGRAM_FILE = Path(__file__)
+if not PROGRAM_FILE.with_name(
+    "demo.py"
+).exists():  # `ray submit` copies this file alone to the head, where `ray up` put the others
+    PROGRAM_FILE = Path("~/bioimg/experiments/grid.py").expanduser()
 
 if __name__ == "__main__":
-    leave(grid(PROGRAM, sys.argv[1:]))
+    exit_process(run_grid(PROGRAM_FILE, sys.argv[1:]))

@@ -1,17 +1,18 @@
 """What every test gets."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
-sys.path.insert(0, str(Path(__file__).parent))  # `toys`, also in processes that tests start
-os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+)
 # seconds after which Ray ends a process whose cluster is gone: here one process joins many clusters
 os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = "7200"  # noqa: SIM112
+pytest.register_assert_rewrite("support")
 torch.set_num_threads(1)  # as in a lane, so that sums are in the same order
 threadpool_limits(1)  # threads of BLAS that wait for a busy core cost more than they gain
 

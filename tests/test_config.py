@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from bioimg.config import FIELDS, TrialConfig, UserError, unknown
+from bioimg.config import TRIAL_FIELDS, TrialConfig, UserError, unknown_value_error
 from bioimg.results import schema
 
 
@@ -10,10 +10,19 @@ from bioimg.results import schema
     ("fields", "text"),
     [
         ({"batch_size": 0}, "the value of `batch_size` is 0, but must be `batch_size >= 1`"),
-        ({"learning_rate": 0.0}, "the value of `learning_rate` is 0.0, but must be `learning_rate > 0`"),
+        (
+            {"learning_rate": 0.0},
+            "the value of `learning_rate` is 0.0, but must be `learning_rate > 0`",
+        ),
         ({"augmentation": "dihedrall"}, "Did you mean 'dihedral'?"),
-        ({"split": "random"}, "the value of `split` is 'random', but must be one of: stratified, grouped, folder"),
-        ({"batch_size": 9, "workers": 2}, "`batch_size` is 9, but must be a multiple of `workers`, which is 2"),
+        (
+            {"split": "random"},
+            "the value of `split` is 'random', but must be one of: stratified, grouped, folder",
+        ),
+        (
+            {"batch_size": 9, "workers": 2},
+            "`batch_size` is 9, but must be a multiple of `workers`, which is 2",
+        ),
     ],
 )
 def test_a_value_that_breaks_its_rule_is_named_with_the_rule(fields, text):
@@ -23,20 +32,51 @@ def test_a_value_that_breaks_its_rule_is_named_with_the_rule(fields, text):
 
 
 def test_only_a_name_that_is_near_is_offered():
-    assert "Did you mean" not in str(unknown("freeze", "backbone", ["none", "features", "layer1"]))
-    assert "Did you mean 'layer1'?" in str(unknown("freeze", "layer9", ["none", "features", "layer1"]))
+    assert "Did you mean" not in str(
+        unknown_value_error("freeze", "backbone", ["none", "features", "layer1"])
+    )
+    assert "Did you mean 'layer1'?" in str(
+        unknown_value_error("freeze", "layer9", ["none", "features", "layer1"])
+    )
 
 
 OTHER = {
-    **{"columns": "path=file", "image_size": 96, "resize": "crop", "channels": "0,1,2", "scaling": "range", "fold": 1},
-    **{"skip_unreadable": True, "split": "grouped", "folds": 5, "group_pattern": "(a)", "model": "resnet18", "weights": "none"},
-    **{"freeze": "features", "batch_size": 64, "epochs": 2, "learning_rate": 0.1, "schedule": "cosine", "optimizer": "sgd"},
-    **{"weight_decay": 0.1, "augmentation": "none", "class_weights": "balanced", "sampling": "balanced", "seed": 1},
+    **{
+        "columns": "path=file",
+        "image_size": 96,
+        "resize": "crop",
+        "channels": "0,1,2",
+        "scaling": "range",
+        "fold": 1,
+    },
+    **{
+        "skip_unreadable": True,
+        "split": "grouped",
+        "folds": 5,
+        "group_pattern": "(a)",
+        "model": "resnet18",
+        "weights": "none",
+    },
+    **{
+        "freeze": "features",
+        "batch_size": 64,
+        "epochs": 2,
+        "learning_rate": 0.1,
+        "schedule": "cosine",
+        "optimizer": "sgd",
+    },
+    **{
+        "weight_decay": 0.1,
+        "augmentation": "none",
+        "class_weights": "balanced",
+        "sampling": "balanced",
+        "seed": 1,
+    },
     **{"workers": 2, "precision": "float32", "patience": 3, "tf32": True, "compile": True},
 }
 
 
-@pytest.mark.parametrize("name", sorted(set(FIELDS) - {"data"}))
+@pytest.mark.parametrize("name", sorted(set(TRIAL_FIELDS) - {"data"}))
 def test_trials_that_differ_in_any_field_but_the_place_of_the_data_have_different_keys(name):
     base = TrialConfig(folds=3 if name == "fold" else 0)
     assert dataclasses.replace(base, **{name: OTHER[name]}).key != base.key
@@ -51,10 +91,10 @@ def test_a_field_at_its_default_is_not_part_of_the_key_so_that_new_fields_keep_o
 
 
 def test_every_field_is_a_column_of_the_table():
-    assert set(FIELDS) <= set(schema.TRIALS.names)
+    assert set(TRIAL_FIELDS) <= set(schema.TRIALS_SCHEMA.names)
 
 
 def test_a_row_is_its_trial_again_and_what_an_earlier_version_did_not_know_is_at_its_default():
     trial = TrialConfig(weights="none", seed=3, patience=2)
-    assert TrialConfig.of(dataclasses.asdict(trial)) == trial
-    assert TrialConfig.of({**dataclasses.asdict(trial), "patience": None}).patience == 0
+    assert TrialConfig.from_row(dataclasses.asdict(trial)) == trial
+    assert TrialConfig.from_row({**dataclasses.asdict(trial), "patience": None}).patience == 0

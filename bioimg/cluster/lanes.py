@@ -17,7 +17,9 @@ from typing import Any
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 # a worker that doesn't answer for so long hangs; it answers while it trains, so a long epoch isn't a hang
 os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "60")
-os.environ.setdefault("TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5")  # the wait for workers that hang
+os.environ.setdefault(
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5"
+)  # the wait for workers that hang
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less
 
 import ray
@@ -26,62 +28,68 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError, get_context
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from bioimg.cluster.board import Job
+from bioimg.cluster.coordinator import Job
 from bioimg.config import TrialConfig
-from bioimg.data.imageset import ImageSet
-from bioimg.experiment import Stop
-from bioimg.results.folder import Unwritable
-from bioimg.results.store import Store
-from bioimg.training import memory
-from bioimg.training.distributed import Group
-from bioimg.training.run import Epoch
-from bioimg.training.trial import Place, give_up, is_complete, run_trial
+from bioimg.data.image_set import ImageSet
+from bioimg.experiment import StopReason
+from bioimg.results.result_store import ResultStore
+from bioimg.storage.filesystem import StorageError
+from bioimg.training import malloc_tuning
+from bioimg.training.distributed import WorkerGroup
+from bioimg.training.trial_runner import TrialContext, is_trial_completed, record_failure, run_trial
+from bioimg.training.trial_trainer import EpochMetrics
 
-ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 """How often lanes take a trial that makes no progress before it is recorded as failed: one that kills its worker isn't tried
 for ever."""
-ALIKE = 10.0
+SAME_ERROR_TIMEOUT_S = 10.0
 """Seconds in which all workers of a lane must raise the same error for it to count as the trial's own."""
 
 
-class CutOff(BaseException):
+class LaneDisconnectedError(BaseException):
     """The lane can't continue. It isn't an Exception: no trial has failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lane:
+class LaneSpec:
     """What the workers of a lane need to know. `images` refers to the images of each trial, by its key."""
 
     number: int
     workers: int
     gpu: bool
-    board: Any
-    images: dict[str, ray.ObjectRef]
-    experiment: str
-    folder: str
-    run: str | None
+    coordinator: Any
+    image_refs: dict[str, ray.ObjectRef]
+    experiment_name: str
+    results_folder: str
+    session_id: str | None
     """The run that holds the folder of results."""
-    stands_in: str
+    working_dir: str
     """The folder that the user's relative paths refer to."""
-    rungs: dict[int, tuple[int, ...]]
+    rungs_by_epochs: dict[int, tuple[int, ...]]
     """Epochs after which a trial waits for Tune's decision, for each number of epochs that a trial may have."""
 
 
-def start(lane: Lane) -> Future[None]:
+def start_lane(lane: LaneSpec) -> Future[None]:
     """Start a lane. The future is done when the lane has nothing left to do; its exception says why the lane was lost.
 
     `fit` only waits for Ray Train's controller, an actor of its own, so a thread calls it. Train restarts nothing by itself:
     whatever is lost, a worker or a machine, its trial goes back to the board at once.
     """
     trainer = TorchTrainer(
-        _work,
+        _run_worker,
         train_loop_config={"lane": lane},
         torch_config=TorchConfig(backend="nccl" if lane.gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=lane.workers, use_gpu=lane.gpu, resources_per_worker=resources(lane.gpu)),
+        scaling_config=ScalingConfig(
+            num_workers=lane.workers,
+            use_gpu=lane.gpu,
+            resources_per_worker=worker_resources(lane.gpu),
+        ),
         run_config=RunConfig(
             name=f"lane-{lane.number}",
-            storage_path=Store(lane.folder).engine,
-            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=0),
+            storage_path=ResultStore(lane.results_folder).engine_folder,
+            failure_config=FailureConfig(
+                max_failures=0, max_preemption_failures=0, controller_failure_limit=0
+            ),
         ),
     )
     ended: Future[None] = Future()
@@ -92,100 +100,136 @@ def start(lane: Lane) -> Future[None]:
             ended.set_result(None)
         except BaseException as error:
             with contextlib.suppress(RayError):  # the board is lost, too: the fleet finds out
-                if ray.is_initialized():  # else this is the end of the program, and the call would start another Ray
-                    ray.get(lane.board.give_back.remote(lane.number, cause(error)))
+                if (
+                    ray.is_initialized()
+                ):  # else this is the end of the program, and the call would start another Ray
+                    ray.get(
+                        lane.coordinator.mark_lane_lost.remote(lane.number, describe_failure(error))
+                    )
             ended.set_exception(error)
 
     threading.Thread(target=fit, name=f"lane-{lane.number}", daemon=True).start()
     return ended
 
 
-def cause(error: BaseException) -> str:
+def describe_failure(error: BaseException) -> str:
     """Why a worker died, in one line."""
-    failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
+    failures = (
+        list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
+    )
     first = getattr(failures[0], "health_check_failure", failures[0])
     return " ".join(str(first).split())[:500]
 
 
-def unwritable(error: BaseException) -> Unwritable | None:
+def find_storage_error(error: BaseException) -> StorageError | None:
     """A worker's error, if a lane ended because results can't be written: no other lane could write them either."""
     failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
-    return next((failure for failure in failures if isinstance(failure, Unwritable)), None)
+    return next((failure for failure in failures if isinstance(failure, StorageError)), None)
 
 
-def resources(gpu: bool) -> dict[str, float]:
+def worker_resources(gpu: bool) -> dict[str, float]:
     """What Ray sets aside for one worker."""
     return {"CPU": 1, "GPU": 1} if gpu else {"CPU": 1}
 
 
-def _work(config: dict[str, Lane]) -> None:
+def _run_worker(config: dict[str, LaneSpec]) -> None:
     """One worker: take trials until there are none."""
     lane, context = config["lane"], get_context()
-    memory.keep()
+    malloc_tuning.keep_freed_memory()
     torch.set_num_threads(1)  # a lane has one core, and sums are in the same order wherever it runs
-    if Path(lane.stands_in).is_dir():
-        os.chdir(lane.stands_in)
-    group = Group(context.get_world_rank(), context.get_world_size())
-    place = Place(experiment=lane.experiment, store=Store(lane.folder, lane.run), device=get_device(), group=group)
+    if Path(lane.working_dir).is_dir():
+        os.chdir(lane.working_dir)
+    group = WorkerGroup(context.get_world_rank(), context.get_world_size())
+    place = TrialContext(
+        experiment_name=lane.experiment_name,
+        store=ResultStore(lane.results_folder, lane.session_id),
+        device=get_device(),
+        worker_group=group,
+    )
 
     def take() -> Job | None:
-        return group.broadcast(_ask(lane.board.take.remote(lane.number)) if group.rank == 0 else None)
+        return group.broadcast(
+            _get_or_disconnect(lane.coordinator.next_trial.remote(lane.number))
+            if group.rank == 0
+            else None
+        )
 
     while job := take():
-        status = _run(job, place, lane)
+        status = _run_job(job, place, lane)
         if group.rank == 0:
-            _ask(lane.board.end.remote(lane.number, status))
+            _get_or_disconnect(lane.coordinator.end_trial.remote(lane.number, status))
         if status == "failed":
             torch.cuda.empty_cache()  # after running out of memory, fragments are of no use to the next trial
 
 
-def _run(job: Job, place: Place, lane: Lane) -> str:
+def _run_job(job: Job, place: TrialContext, lane: LaneSpec) -> str:
     trial = TrialConfig(**job.trial)
-    images: ImageSet = _ask(lane.images[job.key])  # shared memory: nothing is copied
-    if job.attempts > 1 and is_complete(trial, place):
+    images: ImageSet = _get_or_disconnect(
+        lane.image_refs[job.key]
+    )  # shared memory: nothing is copied
+    if job.attempts > 1 and is_trial_completed(trial, place):
         return "completed"
-    if job.attempts > ATTEMPTS:
-        return give_up(trial, images, place, RuntimeError(_lost(job.reason)))
+    if job.attempts > MAX_ATTEMPTS:
+        return record_failure(
+            trial, images, place, RuntimeError(_lost_worker_message(job.loss_reason))
+        )
 
-    def judge(epoch: Epoch) -> Stop | None:
-        wait = epoch.epoch in lane.rungs[trial.epochs]
-        report = lane.board.report
-        mine: Stop | None = _ask(report.remote(lane.number, dataclasses.asdict(epoch), wait)) if place.group.rank == 0 else None
-        return place.group.broadcast(mine)
+    def judge(epoch: EpochMetrics) -> StopReason | None:
+        wait = epoch.epoch in lane.rungs_by_epochs[trial.epochs]
+        report = lane.coordinator.report_epoch
+        mine: StopReason | None = (
+            _get_or_disconnect(report.remote(lane.number, dataclasses.asdict(epoch), wait))
+            if place.worker_group.rank == 0
+            else None
+        )
+        return place.worker_group.broadcast(mine)
 
     try:
         return run_trial(trial, images, place, judge)
-    except (Unwritable, torch.AcceleratorError):  # it isn't the trial's fault: the former can't even be recorded
+    except (
+        StorageError,
+        torch.AcceleratorError,
+    ):  # it isn't the trial's fault: the former can't even be recorded
         raise
     except Exception as error:  # of one of several workers
-        _fail_together(error, trial, images, place, lane)
+        _record_shared_failure(error, trial, images, place, lane)
         raise  # the state of the other workers is unknown: the group starts over
 
 
-def _lost(reason: str) -> str:
+def _lost_worker_message(reason: str) -> str:
     """The error of a trial that is given up. Whether a process was killed for lack of memory can only be guessed."""
-    said = f"its worker was lost {ATTEMPTS} times at the same epoch, the last time with: {reason}"
+    said = (
+        f"its worker was lost {MAX_ATTEMPTS} times at the same epoch, the last time with: {reason}"
+    )
     advice = " If memory ran out, lower `batch_size` or `image_size`, freeze more, or use a machine with more memory."
     return said + advice if "memory" in reason else said
 
 
-def _fail_together(error: Exception, trial: TrialConfig, images: ImageSet, place: Place, lane: Lane) -> None:
+def _record_shared_failure(
+    error: Exception, trial: TrialConfig, images: ImageSet, place: TrialContext, lane: LaneSpec
+) -> None:
     """Record the trial as failed if all workers raised the same error: then the trial caused it and isn't tried again.
 
     They compare through the board, since they can't reach each other any more.
     """
-    told = type(error).__name__ + ("" if isinstance(error, torch.OutOfMemoryError) else f": {error}")
-    group, board = place.group, lane.board
-    if not _ask(board.alike.remote(lane.number, group.rank, group.size, told, ALIKE)):
+    told = type(error).__name__ + (
+        "" if isinstance(error, torch.OutOfMemoryError) else f": {error}"
+    )
+    group, board = place.worker_group, lane.coordinator
+    if not _get_or_disconnect(
+        board.all_raised_same_error.remote(
+            lane.number, group.rank, group.size, told, SAME_ERROR_TIMEOUT_S
+        )
+    ):
         return
     if group.rank == 0:
-        give_up(trial, images, place, error)
-        _ask(board.end.remote(lane.number, "failed"))
+        record_failure(trial, images, place, error)
+        _get_or_disconnect(board.end_trial.remote(lane.number, "failed"))
     else:  # the first worker that ends takes the others with it
-        _ask(board.ended.remote(lane.number))
+        _get_or_disconnect(board.wait_until_idle.remote(lane.number))
 
 
-def _ask(reference: Any) -> Any:
+def _get_or_disconnect(reference: Any) -> Any:
     """The board's answer.
 
     Raises:
@@ -194,4 +238,4 @@ def _ask(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except RayError as error:
-        raise CutOff(str(error)) from error
+        raise LaneDisconnectedError(str(error)) from error

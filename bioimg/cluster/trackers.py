@@ -7,16 +7,19 @@ from typing import Any
 
 from ray import tune
 
-from bioimg.cluster.follow import trial_of
+from bioimg.cluster.tune_trial import decode_trial
 from bioimg.config import UserError
 
 
-def callbacks(trackers: Sequence[str], experiment: str) -> list[tune.Callback]:
+def tracker_callbacks(trackers: Sequence[str], experiment: str) -> list[tune.Callback]:
     """Tune's callbacks for trackers, which read their destination from their own variables (MLFLOW_TRACKING_URI, WANDB_...)."""
-    return [{"mlflow": _mlflow, "wandb": _wandb}[tracker](experiment) for tracker in trackers]
+    return [
+        {"mlflow": _mlflow_callback, "wandb": _wandb_callback}[tracker](experiment)
+        for tracker in trackers
+    ]
 
 
-def check(trackers: Sequence[str]) -> None:
+def check_trackers_installed(trackers: Sequence[str]) -> None:
     """Check that trackers are installed.
 
     Raises:
@@ -30,24 +33,28 @@ def check(trackers: Sequence[str]) -> None:
             )
 
 
-class _Settings:
+class _DecodedSettingsMixin:
     """Gives a tracker the settings one by one, since Tune has them as one text."""
 
     def log_trial_start(self, trial: Any) -> None:
-        packed, trial.config = trial.config, dataclasses.asdict(trial_of(trial.config))
+        packed, trial.config = trial.config, dataclasses.asdict(decode_trial(trial.config))
         try:
             super().log_trial_start(trial)  # type: ignore[misc]
         finally:
             trial.config = packed
 
 
-def _mlflow(experiment: str) -> tune.Callback:
+def _mlflow_callback(experiment: str) -> tune.Callback:
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    return type("MLflow", (_Settings, MLflowLoggerCallback), {})(experiment_name=experiment)
+    return type("MLflow", (_DecodedSettingsMixin, MLflowLoggerCallback), {})(
+        experiment_name=experiment
+    )
 
 
-def _wandb(experiment: str) -> tune.Callback:
+def _wandb_callback(experiment: str) -> tune.Callback:
     from ray.air.integrations.wandb import WandbLoggerCallback
 
-    return type("Wandb", (_Settings, WandbLoggerCallback), {})(project="bioimg", group=experiment)
+    return type("Wandb", (_DecodedSettingsMixin, WandbLoggerCallback), {})(
+        project="bioimg", group=experiment
+    )

@@ -1,21 +1,21 @@
 """From the value of `data` to one array of pixels, and the split into train, val and test."""
 
-from bioimg.data.imageset import PARTS, TEST, TRAIN, VAL, ImageSet, Split
-from bioimg.data.load import load, load_each, pixel_settings
-from bioimg.data.sources import find
-from bioimg.data.split import split, warnings
+from bioimg.data.image_set import SUBSETS, TEST, TRAIN, VAL, ImageSet, Split
+from bioimg.data.load import load_image_set, load_images_per_trial, pixel_settings
+from bioimg.data.sources import list_dataset
+from bioimg.data.splitting import split_images, split_warnings
 
 __all__ = [
-    "PARTS",
+    "SUBSETS",
     "TEST",
     "TRAIN",
     "VAL",
     "ImageSet",
     "Split",
-    "find",
-    "load",
-    "load_each",
+    "list_dataset",
+    "load_image_set",
+    "load_images_per_trial",
     "pixel_settings",
-    "split",
-    "warnings",
+    "split_images",
+    "split_warnings",
 ]

@@ -9,20 +9,20 @@ from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bioimg.config import UserError
-from bioimg.data import cache
+from bioimg.storage import disk_cache
 
-TIMEOUT = 30
-BLOCK = 1 << 16
+TIMEOUT_S = 30
+BLOCK_BYTES = 1 << 16
 
 
-def download(url: str, md5: str, name: str, *, by_hand: str) -> Path:
+def download_file(url: str, md5: str, name: str, *, by_hand: str) -> Path:
     """Download a file and keep it in the cache under a name.
 
     Raises:
         UserError: it can't be downloaded. `by_hand` is the value of `data` for a file downloaded by hand.
     """
-    folder = cache.use(f"downloads/{name}").parent
-    fetch = _Resuming(cache.use(f"downloads/{name}.{md5}.part"))
+    folder = disk_cache.acquire_entry(f"downloads/{name}").parent
+    fetch = _ResumingDownloader(disk_cache.acquire_entry(f"downloads/{name}.{md5}.part"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{name}.lock"):  # processes that waited find the file
@@ -33,26 +33,37 @@ def download(url: str, md5: str, name: str, *, by_hand: str) -> Path:
         ) from error
 
 
-class _Resuming:
+class _ResumingDownloader:
     """A downloader for pooch that collects the content in its own file until it is complete."""
 
     def __init__(self, partial: Path) -> None:
-        self.partial = partial
+        self.partial_file = partial
 
-    def __call__(self, url: str, output_file: Any, pooch: Any, *, check_only: bool | None = None) -> None:
-        done = self.partial.stat().st_size if self.partial.exists() else 0
+    def __call__(
+        self, url: str, output_file: Any, pooch: Any, *, check_only: bool | None = None
+    ) -> None:
+        done = self.partial_file.stat().st_size if self.partial_file.exists() else 0
         headers = {"Range": f"bytes={done}-"} if done else {}
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            if response.status_code != requests.codes.range_not_satisfiable:  # nothing is left to download
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
+            if (
+                response.status_code != requests.codes.range_not_satisfiable
+            ):  # nothing is left to download
                 response.raise_for_status()
-                self._write(response, done if response.status_code == requests.codes.partial_content else 0)
-        self.partial.replace(output_file)
+                self._append_content(
+                    response, done if response.status_code == requests.codes.partial_content else 0
+                )
+        self.partial_file.replace(output_file)
 
-    def _write(self, response: requests.Response, done: int) -> None:
+    def _append_content(self, response: requests.Response, done: int) -> None:
         total = int(response.headers.get("Content-Length", 0)) + done or None
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        with self.partial.open("ab" if done else "wb") as file, Progress(*columns) as bar:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+        )
+        with self.partial_file.open("ab" if done else "wb") as file, Progress(*columns) as bar:
             task = bar.add_task("download", total=total, completed=done)
-            for block in response.iter_content(BLOCK):
+            for block in response.iter_content(BLOCK_BYTES):
                 file.write(block)
                 bar.advance(task, len(block))

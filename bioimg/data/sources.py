@@ -2,47 +2,47 @@
 
 from pathlib import Path
 
-from bioimg.config import TrialConfig, UserError, meant
-from bioimg.data.archive import list_archive
-from bioimg.data.folders import LAYOUT, list_folder
-from bioimg.data.listing import Listing, grouped_by
-from bioimg.data.manifest import SUFFIXES, list_manifest
-from bioimg.data.named import kather2016, medmnist
+from bioimg.config import TrialConfig, UserError, suggest_closest
+from bioimg.data.image_folder import LAYOUT_HINT, list_folder
+from bioimg.data.image_index import ImageIndex, add_groups
+from bioimg.data.image_table import TABLE_SUFFIXES, list_table
+from bioimg.data.npz_dataset import list_npz
+from bioimg.data.public_datasets import list_kather2016, list_medmnist
 
-NAMED = ("phantom", "kather2016", "kather2016-6", "medmnist:NAME")
+NAMED_DATASETS = ("phantom", "kather2016", "kather2016-6", "medmnist:NAME")
 
 
-def find(trial: TrialConfig) -> Listing:
+def list_dataset(trial: TrialConfig) -> ImageIndex:
     """List the images of `trial.data` (any but the phantom, which has no files) with labels, parts and groups.
 
     Raises:
         UserError: there is no such set, or something is wrong with it.
     """
-    return grouped_by(trial.group_pattern, _find(trial))
+    return add_groups(trial.group_pattern, _list_ungrouped(trial))
 
 
-def _find(trial: TrialConfig) -> Listing:
+def _list_ungrouped(trial: TrialConfig) -> ImageIndex:
     name, _, rest = trial.data.partition(":")
     if name in ("kather2016", "kather2016-6"):
-        return kather2016(name, rest)
+        return list_kather2016(name, rest)
     if name == "medmnist":
-        return medmnist(rest)
+        return list_medmnist(rest)
     place = Path(trial.data).expanduser()
     if place.is_dir():
         return list_folder(place)
     if not place.is_file():
-        raise _no_such(trial.data)
-    if place.suffix.lower() in SUFFIXES:
-        return list_manifest(place, trial.columns)
+        raise _unknown_data_error(trial.data)
+    if place.suffix.lower() in TABLE_SUFFIXES:
+        return list_table(place, trial.columns)
     if place.suffix.lower() == ".npz":
-        return list_archive(place)
+        return list_npz(place)
     raise UserError(
-        f"the value of `data` is {trial.data!r}, but a file must be one of: {', '.join((*SUFFIXES, '.npz'))}. {LAYOUT}"
+        f"the value of `data` is {trial.data!r}, but a file must be one of: {', '.join((*TABLE_SUFFIXES, '.npz'))}. {LAYOUT_HINT}"
     )
 
 
-def _no_such(data: str) -> UserError:
+def _unknown_data_error(data: str) -> UserError:
     return UserError(
         f"the value of `data` is {data!r}, but there is no such folder or file, and it isn't one of the named sets: "
-        f"{', '.join(NAMED)}.{meant(data, NAMED)} {LAYOUT}"
+        f"{', '.join(NAMED_DATASETS)}.{suggest_closest(data, NAMED_DATASETS)} {LAYOUT_HINT}"
     )

@@ -5,24 +5,24 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bioimg.config import TrialConfig
-from bioimg.report.captions import text
-from bioimg.report.notes import fingerprint
-from bioimg.report.table import Column, Table
-from bioimg.results.store import Results
+from bioimg.report.captions import table_text
+from bioimg.report.table_model import Column, Table
+from bioimg.report.table_notes import results_digest
+from bioimg.results.result_store import Results
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def architecture(results: Results, lang: str = "en") -> Table:
+def architecture_table(results: Results, lang: str = "en") -> Table:
     """The stages of the experiment's model: their layers, output shape for one image and number of parameters.
 
     Raises:
         UserError: this torchvision has no such model.
     """
-    base, classes = results.experiment["base"], len(results.experiment["data"]["classes"])
+    base, classes = results.manifest["base"], len(results.manifest["data"]["classes"])
     trial = TrialConfig(model=base["model"], weights="none", image_size=base["image_size"])
-    values = pd.DataFrame(_stages(trial, classes))
+    values = pd.DataFrame(_stage_rows(trial, classes))
     shown = (
         Column(name="stage", identity=True),
         Column(name="layers"),
@@ -30,20 +30,31 @@ def architecture(results: Results, lang: str = "en") -> Table:
         Column(name="output"),
         Column(name="parameters", kind="count"),
     )
-    note = text("architecture_note", lang, parameters=f"{values['parameters'].sum():,}", size=trial.image_size)
-    caption = text("architecture", lang, model=trial.model, classes=classes)
-    identity = fingerprint(results)
+    note = table_text(
+        "architecture_note",
+        lang,
+        parameters=f"{values['parameters'].sum():,}",
+        size=trial.image_size,
+    )
+    caption = table_text("architecture", lang, model=trial.model, classes=classes)
+    identity = results_digest(results)
     return Table(
-        name="architecture", values=values, columns=shown, caption=caption, notes=(note,), fingerprint=identity, lang=lang
+        name="architecture",
+        values=values,
+        columns=shown,
+        caption=caption,
+        notes=(note,),
+        results_digest=identity,
+        lang=lang,
     )
 
 
-def _stages(trial: TrialConfig, classes: int) -> list[dict[str, object]]:
+def _stage_rows(trial: TrialConfig, classes: int) -> list[dict[str, object]]:
     import torch
 
-    from bioimg.model.build import build
+    from bioimg.models.classifier import build_classifier
 
-    model = build(trial, classes).model.eval()
+    model = build_classifier(trial, classes).model.eval()
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in model.named_children():
 
@@ -56,7 +67,7 @@ def _stages(trial: TrialConfig, classes: int) -> list[dict[str, object]]:
     return [
         {
             "stage": name,
-            "layers": _layers(module),
+            "layers": _describe_layers(module),
             "blocks": len(module) if isinstance(module, torch.nn.Sequential) else None,
             "output": " x ".join(map(str, shapes.get(name, ()))),
             "parameters": sum(parameter.numel() for parameter in module.parameters()),
@@ -65,33 +76,39 @@ def _stages(trial: TrialConfig, classes: int) -> list[dict[str, object]]:
     ]
 
 
-def _layers(module: "nn.Module") -> str:
+def _describe_layers(module: "nn.Module") -> str:
     """A layer with its sizes; for a stage, those of its first block."""
     from torch import nn
 
     match module:
         case nn.Conv2d():
             groups = f", {module.groups} groups" if module.groups > 1 else ""
-            return f"{_size(module.kernel_size)} conv, {module.out_channels}{_step(module)}{groups}"
+            return f"{_format_size(module.kernel_size)} conv, {module.out_channels}{_format_stride(module)}{groups}"
         case nn.MaxPool2d():
-            return f"{_size(module.kernel_size)} max-pool{_step(module)}, padding {_first(module.padding)}"
+            return f"{_format_size(module.kernel_size)} max-pool{_format_stride(module)}, padding {_first_dimension(module.padding)}"
         case nn.Linear():
             return f"linear, {module.in_features} to {module.out_features}"
         case nn.Sequential() if len(module):
-            return _layers(module[0])
+            return _describe_layers(module[0])
         case _ if any(isinstance(child, nn.Conv2d) for child in module.children()):
-            return "; ".join(_layers(child) for child in module.children() if isinstance(child, nn.Conv2d))
+            return "; ".join(
+                _describe_layers(child)
+                for child in module.children()
+                if isinstance(child, nn.Conv2d)
+            )
         case _:
             return type(module).__name__
 
 
-def _first(size: int | tuple[int, ...]) -> int:
+def _first_dimension(size: int | tuple[int, ...]) -> int:
     return size if isinstance(size, int) else size[0]
 
 
-def _size(size: int | tuple[int, ...]) -> str:
-    return f"{_first(size)}x{size if isinstance(size, int) else size[-1]}"
+def _format_size(size: int | tuple[int, ...]) -> str:
+    return f"{_first_dimension(size)}x{size if isinstance(size, int) else size[-1]}"
 
 
-def _step(module: "nn.Conv2d | nn.MaxPool2d") -> str:
-    return f", stride {_first(module.stride)}" if _first(module.stride) > 1 else ""
+def _format_stride(module: "nn.Conv2d | nn.MaxPool2d") -> str:
+    return (
+        f", stride {_first_dimension(module.stride)}" if _first_dimension(module.stride) > 1 else ""
+    )

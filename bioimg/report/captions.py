@@ -1,11 +1,11 @@
 """Headers, captions and notes of tables, in English and Traditional Chinese. Values from the data are never translated."""
 
-from bioimg.config import unknown
+from bioimg.config import unknown_value_error
 
 LANGUAGES = ("en", "zh-TW")
 """In the order of each pair of texts."""
 
-HEADERS = {
+COLUMN_HEADERS = {
     "weights": ("weights", "預訓練權重"),
     "batch_size": ("batch", "批次大小"),
     "freeze": ("frozen", "凍結"),
@@ -53,7 +53,10 @@ HEADERS = {
     "runs": ("runs", "次數"),
     "epochs_run": ("epochs run", "已訓練週期數"),
     "epochs_stopped": ("epochs saved by stopping", "提前停止省下的週期數"),
-    "seconds_stopped": ("time saved by stopping, estimated (min:s)", "提前停止省下的時間，估計 (分:秒)"),
+    "seconds_stopped": (
+        "time saved by stopping, estimated (min:s)",
+        "提前停止省下的時間，估計 (分:秒)",
+    ),
     "features_seconds": ("computing features (min:s)", "計算特徵 (分:秒)"),
     "epochs_cached": ("epochs on cached features", "使用快取特徵的週期數"),
     "price": ("price", "費用"),
@@ -93,7 +96,7 @@ HEADERS = {
     "parameters": ("parameters", "參數量"),
 }
 
-TEXTS = {
+TABLE_TEXTS = {
     "comparison": (
         "Recipes compared on {data} (trials: {trials} of {all})",
         "{data} 上各種設定的比較：{all} 次訓練中的 {trials} 次",
@@ -104,8 +107,14 @@ TEXTS = {
     ),
     "confusion": ("Test images of {data} by label and prediction", "{data} 測試影像的混淆矩陣"),
     "scores": ("Scores on test images of {data}", "{data} 測試影像的評分"),
-    "effects": ("What each axis does to the test accuracy on {data}", "各變因對 {data} 測試準確率的影響"),
-    "differences": ("Which differences hold on test images of {data}", "{data} 測試影像上成立的差異"),
+    "effects": (
+        "What each axis does to the test accuracy on {data}",
+        "各變因對 {data} 測試準確率的影響",
+    ),
+    "differences": (
+        "Which differences hold on test images of {data}",
+        "{data} 測試影像上成立的差異",
+    ),
     "differences-best": (
         "Which configurations differ from the best one on test images of {data}",
         "{data} 測試影像上與最佳設定的差異",
@@ -116,7 +125,10 @@ TEXTS = {
         "{data} 各次訓練於相同週期的驗證結果（非最終結果）",
     ),
     "curves": ("What the curves on {data} show", "{data} 訓練曲線的判讀"),
-    "architecture": ("Architecture of {model} with {classes} classes", "{model} 的架構（{classes} 類）"),
+    "architecture": (
+        "Architecture of {model} with {classes} classes",
+        "{model} 的架構（{classes} 類）",
+    ),
     "images": (
         "n: {train} training, {val} validation and {test} test images of {data} (fingerprint {fingerprint}).",
         "n：{data} 的訓練影像 {train} 張、驗證 {val} 張、測試 {test} 張（指紋 {fingerprint}）。",
@@ -250,13 +262,19 @@ TEXTS = {
         "The experiment isn't complete. Trials that have ended so far: {ended}.",
         "實驗尚未完成：目前已結束 {ended} 次訓練。",
     ),
-    "source": ("Made by bioimg from results {fingerprint}.", "由 bioimg 依結果 {fingerprint} 產生。"),
+    "source": (
+        "Made by bioimg from results {fingerprint}.",
+        "由 bioimg 依結果 {fingerprint} 產生。",
+    ),
     "other_epochs": (
         "No trial ran for {epochs} epochs as in the report of 2023; trials with other numbers of epochs are shown instead.",
         "沒有如 2023 年報告訓練 {epochs} 週期的結果，改列現有的結果。",
     ),
     "none": ("No trial matches.", "沒有符合的訓練結果。"),
-    "empty": ("Nothing to show: no trial has the data that this table needs.", "無資料：沒有任何訓練結果具備所需內容。"),
+    "empty": (
+        "Nothing to show: no trial has the data that this table needs.",
+        "無資料：沒有任何訓練結果具備所需內容。",
+    ),
     "effects_note": (
         "Least squares over completed trials; t intervals cover the sampling of test images (if predictions are recorded) and "
         "what the model leaves "
@@ -286,22 +304,22 @@ TEXTS = {
 }
 
 
-def header(name: str, lang: str) -> str:
+def column_header(name: str, lang: str) -> str:
     """The header of a column; for an unknown column, its name."""
-    return HEADERS.get(name, (name, name))[language(lang)]
+    return COLUMN_HEADERS.get(name, (name, name))[language_index(lang)]
 
 
-def text(name: str, lang: str, **values: object) -> str:
+def table_text(name: str, lang: str, **values: object) -> str:
     """A text with its values filled in."""
-    return TEXTS[name][language(lang)].format(**values)
+    return TABLE_TEXTS[name][language_index(lang)].format(**values)
 
 
-def language(lang: str) -> int:
+def language_index(lang: str) -> int:
     """The place of a language in each pair of texts.
 
     Raises:
         UserError: there is no such language.
     """
     if lang not in LANGUAGES:
-        raise unknown("lang", lang, LANGUAGES)
+        raise unknown_value_error("lang", lang, LANGUAGES)
     return LANGUAGES.index(lang)

@@ -3,59 +3,86 @@
 import dataclasses
 from dataclasses import dataclass
 
-from bioimg.report.architecture import architecture
-from bioimg.report.captions import text
-from bioimg.report.notes import listed
-from bioimg.report.rows import select
-from bioimg.report.table import Table
-from bioimg.report.tables import COLUMNS, comparison
-from bioimg.results.store import Results
+from bioimg.report.architecture import architecture_table
+from bioimg.report.captions import table_text
+from bioimg.report.comparison_table import REPORT_2023_COLUMNS, build_comparison
+from bioimg.report.row_filter import select_rows
+from bioimg.report.table_model import Table
+from bioimg.report.table_notes import format_list
+from bioimg.results.result_store import Results
 
-BRIEF = ("weights", "batch_size", "freeze", "epochs", "best_val_loss", "best_val_accuracy", "test_accuracy", "train_seconds")
-COMPARED = ("weights", "batch_size", "freeze", "epochs", "best_val_loss", "test_accuracy", "best_val_accuracy")
-V1, V2 = 'weights == "IMAGENET1K_V1"', 'weights == "IMAGENET1K_V2"'
-TRAINED, FROZEN = 'freeze == "none"', 'freeze == "features"'
+BRIEF_COLUMNS = (
+    "weights",
+    "batch_size",
+    "freeze",
+    "epochs",
+    "best_val_loss",
+    "best_val_accuracy",
+    "test_accuracy",
+    "train_seconds",
+)
+TABLE_9_COLUMNS = (
+    "weights",
+    "batch_size",
+    "freeze",
+    "epochs",
+    "best_val_loss",
+    "test_accuracy",
+    "best_val_accuracy",
+)
+V1_WEIGHTS, V2_WEIGHTS = 'weights == "IMAGENET1K_V1"', 'weights == "IMAGENET1K_V2"'
+ALL_LAYERS_TRAINED, HEAD_ONLY_TRAINED = 'freeze == "none"', 'freeze == "features"'
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TablePreset:
     """`--rows` and `--columns` of a table. epochs: the length of its runs; ignored if a folder has none of this length."""
 
     rows: str
     epochs: tuple[int, ...]
-    columns: tuple[str, ...] = COLUMNS
+    columns: tuple[str, ...] = REPORT_2023_COLUMNS
 
     @property
     def condition(self) -> str:
         return f"({self.rows}) and epochs in {list(self.epochs)}"
 
 
-REPORT_2023 = {
-    2: Recipe(f"{V1} and batch_size == 32 and {TRAINED}", (50,)),
-    3: Recipe(f"{V1} and batch_size == 64 and {TRAINED}", (35,)),
-    4: Recipe(f"{V1} and batch_size == 128 and {TRAINED}", (50,), BRIEF),
-    5: Recipe(f"{V2} and batch_size == 128 and {TRAINED}", (40,)),
-    6: Recipe(f"{V2} and batch_size == 32 and {TRAINED}", (40, 60), BRIEF),
-    7: Recipe(f"{V2} and batch_size == 128 and {FROZEN}", (40,)),
-    8: Recipe(f"batch_size == 128 and {FROZEN}", (100,), BRIEF),
-    9: Recipe(
-        f"batch_size == 128 and {TRAINED} or {V2} and batch_size == 32 and {TRAINED}"
-        f" or {V1} and batch_size == 128 and {FROZEN}",
+REPORT_2023_PRESETS = {
+    2: TablePreset(f"{V1_WEIGHTS} and batch_size == 32 and {ALL_LAYERS_TRAINED}", (50,)),
+    3: TablePreset(f"{V1_WEIGHTS} and batch_size == 64 and {ALL_LAYERS_TRAINED}", (35,)),
+    4: TablePreset(
+        f"{V1_WEIGHTS} and batch_size == 128 and {ALL_LAYERS_TRAINED}", (50,), BRIEF_COLUMNS
+    ),
+    5: TablePreset(f"{V2_WEIGHTS} and batch_size == 128 and {ALL_LAYERS_TRAINED}", (40,)),
+    6: TablePreset(
+        f"{V2_WEIGHTS} and batch_size == 32 and {ALL_LAYERS_TRAINED}", (40, 60), BRIEF_COLUMNS
+    ),
+    7: TablePreset(f"{V2_WEIGHTS} and batch_size == 128 and {HEAD_ONLY_TRAINED}", (40,)),
+    8: TablePreset(f"batch_size == 128 and {HEAD_ONLY_TRAINED}", (100,), BRIEF_COLUMNS),
+    9: TablePreset(
+        f"batch_size == 128 and {ALL_LAYERS_TRAINED} or {V2_WEIGHTS} and batch_size == 32 and {ALL_LAYERS_TRAINED}"
+        f" or {V1_WEIGHTS} and batch_size == 128 and {HEAD_ONLY_TRAINED}",
         (40, 50, 100),
-        COMPARED,
+        TABLE_9_COLUMNS,
     ),
 }
 
 
-def report_2023(results: Results, lang: str = "en") -> list[Table]:
+def report_2023_tables(results: Results, lang: str = "en") -> list[Table]:
     """Tables 1 to 9, named `table-N`."""
-    first = dataclasses.replace(architecture(results, lang), name="table-1")
-    return [first, *(_table(results, number, recipe, lang) for number, recipe in REPORT_2023.items())]
+    first = dataclasses.replace(architecture_table(results, lang), name="table-1")
+    return [
+        first,
+        *(
+            _preset_table(results, number, recipe, lang)
+            for number, recipe in REPORT_2023_PRESETS.items()
+        ),
+    ]
 
 
-def _table(results: Results, number: int, recipe: Recipe, lang: str) -> Table:
-    exact = not select(results.trials, recipe.condition).empty
+def _preset_table(results: Results, number: int, recipe: TablePreset, lang: str) -> Table:
+    exact = not select_rows(results.trials, recipe.condition).empty
     rows = recipe.condition if exact else recipe.rows
-    table = comparison(results, rows=rows, columns=recipe.columns, lang=lang)
-    said = () if exact else (text("other_epochs", lang, epochs=listed(recipe.epochs)),)
+    table = build_comparison(results, rows=rows, columns=recipe.columns, lang=lang)
+    said = () if exact else (table_text("other_epochs", lang, epochs=format_list(recipe.epochs)),)
     return dataclasses.replace(table, name=f"table-{number}", notes=(*said, *table.notes))

@@ -9,98 +9,136 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from bioimg.report.claims import claims
-from bioimg.report.table import Table, width
-from bioimg.report.verify import Verdict
-from bioimg.results.store import Results
+from bioimg.report.headline import draw_conclusions
+from bioimg.report.table_model import Table, display_width
+from bioimg.results.result_store import Results
+from bioimg.verify.verify import VerificationResult
 
-MOST = 40
+MAX_PRINTED_ROWS = 40
 """Rows (and claims) that are printed; the files have all of them."""
 
-LEAST = ("test_accuracy", "standing", "status", "runs", "best_val_loss", "train_seconds")
+PRIORITY_COLUMNS = ("test_accuracy", "standing", "status", "runs", "best_val_loss", "train_seconds")
 """The measures to print where the terminal is too narrow for all columns, the most important first."""
 
-TEXT = 24
+MAX_TEXT_CHARACTERS = 24
 """Characters of a text before it is folded."""
 
 
-def show(results: Results, tables: Sequence[Table], out: Path, console: Console | None = None) -> None:
+def print_report(
+    results: Results, tables: Sequence[Table], out: Path, console: Console | None = None
+) -> None:
     """Print the first table (all tables of a preset), what can be claimed, and where the files are."""
     console = console or Console(highlight=False)
     preset = tables[0].name == "table-1"
     for table in tables if preset else tables[:1]:
-        _show_table(table, console)
+        _print_table(table, console)
     if tables[0].name in ("comparison", "table-1"):
-        _show_claims(results, console)
+        _print_conclusions(results, console)
     names = ", ".join(table.name for table in tables)
     console.print(Text(f"\n{len(tables)} table{'s' if len(tables) > 1 else ''} in {out}: {names}"))
 
 
-def show_verdict(file: Path, verdict: Verdict, console: Console | None = None) -> None:
+def print_verification(
+    file: Path, verdict: VerificationResult, console: Console | None = None
+) -> None:
     """Print every cell that disagrees, and what wasn't compared."""
     console = console or Console(highlight=False)
-    for finding in verdict.findings:
+    for finding in verdict.mismatches:
         console.print(Text(str(finding)), style="red", soft_wrap=True)
-    if verdict.unchecked:
-        console.print(Text(f"Not compared, since their headers aren't known: {', '.join(verdict.unchecked)}."), style="yellow")
-    if verdict.other:
-        console.print(Text(f"The file says that it was made from other results ({verdict.other})."), style="yellow")
-    count = len(verdict.findings)
+    if verdict.unknown_headers:
+        console.print(
+            Text(
+                f"Not compared, since their headers aren't known: {', '.join(verdict.unknown_headers)}."
+            ),
+            style="yellow",
+        )
+    if verdict.foreign_digest:
+        console.print(
+            Text(f"The file says that it was made from other results ({verdict.foreign_digest})."),
+            style="yellow",
+        )
+    count = len(verdict.mismatches)
     word = "all agree" if not count else f"{count} disagree{'s' if count == 1 else ''}"
-    console.print(Text(f"{file}: {verdict.cells} cells compared, {word} with the results."), style="bold")
-
-
-def _show_table(table: Table, console: Console) -> None:
-    cells = table.cells()[:MOST]
-    widths = [max(1, *map(width, name.split()), min(TEXT, _widest(cells, n))) for n, name in enumerate(table.headers)]
-    places = _fitting(table, widths, console.width)
-    grid = Grid(title=Text(table.caption), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for place in places:
-        text = table.columns[place].identity or table.columns[place].kind == "text"
-        name = fill(table.headers[place], widths[place], break_long_words=False)
-        grid.add_column(Text(name), justify="left" if text else "right", overflow="fold", no_wrap=not text)
-    for row in cells:
-        grid.add_row(*(Text(row[place]) for place in places))
-    console.print(grid)
-    left_out = [*_rows_left(table), *_columns_left(table, places)]
-    if left_out:
-        console.print(Text(f"Not shown here: {'; '.join(left_out)}."), style="dim")
-    for note in table.notes:
-        console.print(Text(f"- {note}"), style="yellow bold" if "WARNING" in note or "警告" in note else "dim")
-
-
-def _widest(cells: Sequence[Sequence[str]], place: int) -> int:
-    return max((width(row[place]) for row in cells), default=1)
-
-
-def _rows_left(table: Table) -> list[str]:
-    return [f"more rows: {len(table.values) - MOST}"] if len(table.values) > MOST else []
-
-
-def _columns_left(table: Table, places: Sequence[int]) -> list[str]:
-    return [f"the columns {', '.join(name for n, name in enumerate(table.headers) if n not in places)}"] * (
-        len(places) < len(table.columns)
+    console.print(
+        Text(f"{file}: {verdict.compared_cells} cells compared, {word} with the results."),
+        style="bold",
     )
 
 
-def _fitting(table: Table, widths: Sequence[int], room: int) -> list[int]:
+def _print_table(table: Table, console: Console) -> None:
+    cells = table.cells()[:MAX_PRINTED_ROWS]
+    widths = [
+        max(1, *map(display_width, name.split()), min(MAX_TEXT_CHARACTERS, _widest_cell(cells, n)))
+        for n, name in enumerate(table.headers)
+    ]
+    places = _columns_that_fit(table, widths, console.width)
+    grid = Grid(
+        title=Text(table.caption),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for place in places:
+        text = table.columns[place].identity or table.columns[place].kind == "text"
+        name = fill(table.headers[place], widths[place], break_long_words=False)
+        grid.add_column(
+            Text(name), justify="left" if text else "right", overflow="fold", no_wrap=not text
+        )
+    for row in cells:
+        grid.add_row(*(Text(row[place]) for place in places))
+    console.print(grid)
+    left_out = [*_omitted_rows(table), *_omitted_columns(table, places)]
+    if left_out:
+        console.print(Text(f"Not shown here: {'; '.join(left_out)}."), style="dim")
+    for note in table.notes:
+        console.print(
+            Text(f"- {note}"), style="yellow bold" if "WARNING" in note or "警告" in note else "dim"
+        )
+
+
+def _widest_cell(cells: Sequence[Sequence[str]], place: int) -> int:
+    return max((display_width(row[place]) for row in cells), default=1)
+
+
+def _omitted_rows(table: Table) -> list[str]:
+    return (
+        [f"more rows: {len(table.values) - MAX_PRINTED_ROWS}"]
+        if len(table.values) > MAX_PRINTED_ROWS
+        else []
+    )
+
+
+def _omitted_columns(table: Table, places: Sequence[int]) -> list[str]:
+    return [
+        f"the columns {', '.join(name for n, name in enumerate(table.headers) if n not in places)}"
+    ] * (len(places) < len(table.columns))
+
+
+def _columns_that_fit(table: Table, widths: Sequence[int], room: int) -> list[int]:
     """All columns if their cells fit; else those that identify rows and as many of the most important ones as fit."""
     names = [column.name for column in table.columns]
-    if sum(widths) + 3 * len(widths) <= room or not set(LEAST) & set(names):
+    if sum(widths) + 3 * len(widths) <= room or not set(PRIORITY_COLUMNS) & set(names):
         return list(range(len(names)))
     places = [n for n, column in enumerate(table.columns) if column.identity]
-    for place in (names.index(name) for name in LEAST if name in names):
+    for place in (names.index(name) for name in PRIORITY_COLUMNS if name in names):
         if sum(widths[n] + 3 for n in (*places, place)) <= room:
             places.append(place)
     return sorted(places)
 
 
-def _show_claims(results: Results, console: Console) -> None:
-    said = claims(results)
+def _print_conclusions(results: Results, console: Console) -> None:
+    said = draw_conclusions(results)
     console.print(Text(f"\n{said.headline}"), style="bold")
-    for title, lines in (("Holds", said.holds), ("Can't be claimed", said.open), ("Not compared", said.refused)):
+    for title, lines in (
+        ("Holds", said.distinguishable),
+        ("Can't be claimed", said.not_distinguishable),
+        ("Not compared", said.not_compared),
+    ):
         if lines:
             console.print(Text(title), style="bold")
-            console.print(Text("\n".join(f"- {line}" for line in lines[:MOST])), soft_wrap=False)
-        if len(lines) > MOST:
-            console.print(Text(f"- and {len(lines) - MOST} more"), style="dim")
+            console.print(
+                Text("\n".join(f"- {line}" for line in lines[:MAX_PRINTED_ROWS])), soft_wrap=False
+            )
+        if len(lines) > MAX_PRINTED_ROWS:
+            console.print(Text(f"- and {len(lines) - MAX_PRINTED_ROWS} more"), style="dim")

@@ -4,12 +4,12 @@ import dataclasses
 from collections import Counter
 from pathlib import PurePath
 
-from bioimg.results.store import Results
+from bioimg.results.result_store import Results
 
 
-def by_file_name(results: Results) -> Results:
+def shorten_weights_paths(results: Results) -> Results:
     """The same results with weights files shown by file name, unless two of them have the same name."""
-    base, axes = results.experiment["base"], results.experiment["axes"]
+    base, axes = results.manifest["base"], results.manifest["axes"]
     known = {base["weights"], *axes.get("weights", ()), *results.trials["weights"]}
     times = Counter(PurePath(weights).name for weights in known)
 
@@ -19,7 +19,10 @@ def by_file_name(results: Results) -> Results:
 
     asked = {
         "base": {**base, "weights": shown(base["weights"])},
-        "axes": {name: [*map(shown, values)] if name == "weights" else values for name, values in axes.items()},
+        "axes": {
+            name: [*map(shown, values)] if name == "weights" else values
+            for name, values in axes.items()
+        },
     }
     trials = results.trials.assign(weights=results.trials["weights"].map(shown))
-    return dataclasses.replace(results, experiment={**results.experiment, **asked}, trials=trials)
+    return dataclasses.replace(results, manifest={**results.manifest, **asked}, trials=trials)

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from bioimg.report.captions import language
+from bioimg.report.captions import language_index
 
-WORDS = {
+DISPLAY_WORDS = {
     # figures
     "epoch": ("epoch", "訓練週期"),
     "loss": ("loss", "損失"),
@@ -17,12 +17,18 @@ WORDS = {
     "val_accuracy": ("validation accuracy", "驗證準確率"),
     "ended": ("stopped early", "提前停止"),
     "failed_at": ("failed", "失敗"),
-    "status_stopped": ("stopped early after {run} of {epochs} epochs", "於第 {run}／{epochs} 週期提前停止"),
+    "status_stopped": (
+        "stopped early after {run} of {epochs} epochs",
+        "於第 {run}／{epochs} 週期提前停止",
+    ),
     "status_failed": ("failed in epoch {run} of {epochs}", "於第 {run}／{epochs} 週期失敗"),
     "status_completed": ("{epochs} epochs", "{epochs} 週期"),
     "test_accuracy": ("test accuracy", "測試準確率"),
     "train_seconds": ("training time, s", "訓練時間（秒）"),
-    "interval": ("bars: 95 % Wilson interval of {n} test images", "誤差線：{n} 張測試影像的 95 % Wilson 信賴區間"),
+    "interval": (
+        "bars: 95 % Wilson interval of {n} test images",
+        "誤差線：{n} 張測試影像的 95 % Wilson 信賴區間",
+    ),
     "not_shown": (
         "not shown: {stopped} stopped and {failed} failed trials, which have no test accuracy",
         "未顯示：提前停止 {stopped} 個、失敗 {failed} 個，皆無測試準確率",
@@ -41,20 +47,32 @@ WORDS = {
     "confidence": ("confidence of the prediction", "預測的信心"),
     "ece": ("expected calibration error {ece:.3f}", "期望校準誤差 {ece:.3f}"),
     "right": ("share correct", "預測正確的比例"),
-    "mistake": ("{label}\ncalled {prediction} ({probability:.0f} %)", "{label}\n誤判為 {prediction}（{probability:.0f} %）"),
+    "mistake": (
+        "{label}\ncalled {prediction} ({probability:.0f} %)",
+        "{label}\n誤判為 {prediction}（{probability:.0f} %）",
+    ),
     "no_images": ("image not\nfound", "找不到影像"),
     "mistakes": (
         "Worst {n} of {wrong} mistakes among {images} test images",
         "{images} 張測試影像中 {wrong} 個錯誤裡最嚴重的 {n} 個",
     ),
     # the page
-    "page_title": ("{experiment}: which recipe works best on {data}?", "{experiment}：哪一種設定在 {data} 上最好？"),
-    "synthetic_flag": ("SYNTHETIC IMAGES: these numbers say nothing about real ones", "合成影像：這些數字不能代表真實影像"),
+    "page_title": (
+        "{experiment}: which recipe works best on {data}?",
+        "{experiment}：哪一種設定在 {data} 上最好？",
+    ),
+    "synthetic_flag": (
+        "SYNTHETIC IMAGES: these numbers say nothing about real ones",
+        "合成影像：這些數字不能代表真實影像",
+    ),
     "headline": (
         "Best by validation: {recipe}, with {accuracy} of {n} test images correct",
         "驗證結果最佳：{recipe}，{n} 張測試影像中 {accuracy} 正確",
     ),
-    "headline_none": ("No trial was completed, so there is nothing to compare yet", "沒有完成的試驗，尚無可比較的結果"),
+    "headline_none": (
+        "No trial was completed, so there is nothing to compare yet",
+        "沒有完成的試驗，尚無可比較的結果",
+    ),
     "chosen": (
         "It was chosen by validation loss among the completed trials ({completed}); test images had no part in the choice.",
         "依驗證損失自 {completed} 個完成的試驗中選出；測試影像未參與選擇。",
@@ -140,7 +158,10 @@ WORDS = {
         "{left_out} more trials with a higher validation loss are not drawn.",
         "另有 {left_out} 個驗證損失較高的試驗未繪出。",
     ),
-    "chart_label": ("{metric} over epochs. Use the arrow keys to read values.", "{metric}隨週期的變化。方向鍵可讀數值。"),
+    "chart_label": (
+        "{metric} over epochs. Use the arrow keys to read values.",
+        "{metric}隨週期的變化。方向鍵可讀數值。",
+    ),
     "effects_title": ("What each axis does", "各變因的影響"),
     "effects_note": (
         "Mean change in test accuracy (points, 95 % interval) when one level replaces another, with the other axes held fixed; "
@@ -179,7 +200,10 @@ WORDS = {
     ),
     "no_mistakes": ("It made no mistakes.", "沒有錯誤。"),
     "called": ("called", "誤判為"),
-    "also": ("other trials that got it wrong: {others} of {trials}", "其他 {trials} 個試驗中有 {others} 個也判錯"),
+    "also": (
+        "other trials that got it wrong: {others} of {trials}",
+        "其他 {trials} 個試驗中有 {others} 個也判錯",
+    ),
     "not_given": (
         "Images that have moved or changed are shown as paths. Run the experiment again to show them; nothing is retrained.",
         "已移動或變更的影像僅顯示路徑；再次執行實驗即可顯示影像，不會重新訓練。",
@@ -198,11 +222,11 @@ WORDS = {
 }
 
 
-def words(lang: str) -> Mapping[str, str]:
+def display_words(lang: str) -> Mapping[str, str]:
     """The words of a language.
 
     Raises:
         UserError: there is no such language.
     """
-    place = language(lang)
-    return {name: texts[place] for name, texts in WORDS.items()}
+    place = language_index(lang)
+    return {name: texts[place] for name, texts in DISPLAY_WORDS.items()}

@@ -6,16 +6,22 @@ import pyarrow as pa
 
 from bioimg.config import TrialConfig
 
-FORMAT = 1
+FORMAT_VERSION = 1
 """The version of the results. Raised when older readers can't read newer results."""
 
-_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str | None: pa.string()}
+_ARROW_TYPES = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    str | None: pa.string(),
+}
 
-TRIALS = pa.schema(
+TRIALS_SCHEMA = pa.schema(
     [
         pa.field("experiment", pa.string()),
         pa.field("key", pa.string()),
-        *(pa.field(f.name, _TYPES[f.type]) for f in dataclasses.fields(TrialConfig)),  # type: ignore[index]
+        *(pa.field(f.name, _ARROW_TYPES[f.type]) for f in dataclasses.fields(TrialConfig)),  # type: ignore[index]
         # the data it saw
         pa.field("data_fingerprint", pa.string()),
         pa.field("synthetic", pa.bool_()),
@@ -82,7 +88,7 @@ the seed determines.
 trained again, and count in all columns as if they had been.
 """
 
-EPOCHS = pa.schema(
+EPOCHS_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string()),
         pa.field("epoch", pa.int64()),
@@ -95,7 +101,7 @@ EPOCHS = pa.schema(
 )
 """One row per trial and epoch, the first epoch being 1."""
 
-PREDICTIONS = pa.schema(
+PREDICTIONS_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string()),
         pa.field("split", pa.string()),
@@ -110,7 +116,7 @@ PREDICTIONS = pa.schema(
 
 `label` and `prediction` index the classes of experiment.json."""
 
-IMAGES = pa.schema(
+IMAGES_SCHEMA = pa.schema(
     [
         pa.field("split", pa.string()),
         pa.field("folds", pa.int64()),

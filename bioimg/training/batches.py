@@ -12,15 +12,15 @@ import torch
 from sklearn.utils.class_weight import compute_sample_weight
 
 from bioimg.config import TrialConfig
-from bioimg.data.imageset import ImageSet
-from bioimg.data.pixels import SHARE, PixelArray
-from bioimg.model.weights import Normalisation
-from bioimg.training.distributed import Group
+from bioimg.data.file_array import MAX_MEMORY_SHARE, PixelArray
+from bioimg.data.image_set import ImageSet
+from bioimg.models.pretrained_weights import Normalisation
+from bioimg.training.distributed import WorkerGroup
 
-VIEWS = {"none": 1, "dihedral": 8}
+VIEW_COUNTS = {"none": 1, "dihedral": 8}
 """Number of views of an image that each augmentation has; view 0 is the unchanged image."""
 
-CHUNK = 1024
+COPY_CHUNK_IMAGES = 1024
 
 
 class Batch(NamedTuple):
@@ -30,14 +30,16 @@ class Batch(NamedTuple):
     views: np.ndarray
 
 
-class Step(NamedTuple):
+class TrainingStep(NamedTuple):
     """A worker's share and the factor of its summed loss that makes DDP's average the mean over the whole batch."""
 
     batch: Batch
-    weight: float
+    loss_factor: float
 
 
-def steps(trial: TrialConfig, indices: np.ndarray, labels: np.ndarray, epoch: int, group: Group) -> Iterator[Step]:
+def iter_training_steps(
+    trial: TrialConfig, indices: np.ndarray, labels: np.ndarray, epoch: int, group: WorkerGroup
+) -> Iterator[TrainingStep]:
     """One epoch of the images at `indices` as this worker sees it: over all workers, every image once.
 
     With balanced sampling, as many are drawn with replacement, each class equally often. `labels` is int64 [N].
@@ -48,16 +50,16 @@ def steps(trial: TrialConfig, indices: np.ndarray, labels: np.ndarray, epoch: in
         order = draw.choice(indices, len(indices), p=rarity / rarity.sum())
     else:
         order = draw.permutation(indices)
-    views = draw.integers(VIEWS[trial.augmentation], size=len(order))
-    for start, stop in boundaries(len(order), trial.batch_size):
-        mine = group.share(np.arange(start, stop))
+    views = draw.integers(VIEW_COUNTS[trial.augmentation], size=len(order))
+    for start, stop in batch_bounds(len(order), trial.batch_size):
+        mine = group.shard(np.arange(start, stop))
         if len(mine):
-            yield Step(Batch(order[mine], views[mine]), group.size / (stop - start))
+            yield TrainingStep(Batch(order[mine], views[mine]), group.size / (stop - start))
         else:  # DDP needs a backward pass from every worker: this one has no weight
-            yield Step(Batch(order[start : start + 1], views[start : start + 1]), 0.0)
+            yield TrainingStep(Batch(order[start : start + 1], views[start : start + 1]), 0.0)
 
 
-def boundaries(images: int, batch_size: int) -> list[tuple[int, int]]:
+def batch_bounds(images: int, batch_size: int) -> list[tuple[int, int]]:
     """Where the batches of an epoch start and stop; the last one may be smaller.
 
     A last batch of a single image joins the one before it, since BatchNorm can't take it.
@@ -70,72 +72,88 @@ def boundaries(images: int, batch_size: int) -> list[tuple[int, int]]:
 
 def pixel_key(trial: TrialConfig, images: ImageSet) -> tuple[object, ...]:
     """What decides every pixel that a trial sees, in the images' order. Digests alone don't: they come before resizing."""
-    return trial.image_size, trial.resize, trial.channels, images.scaling, images.digests
+    return trial.image_size, trial.resize, trial.channels, images.scaling_limits, images.digests
 
 
-class Pixels:
+class ImageBatches:
     """Batches of images on the device, normalised, in their views."""
 
-    def __init__(self, trial: TrialConfig, images: ImageSet, normalisation: Normalisation, device: torch.device) -> None:
-        self._gather = gatherer(images.pixels, pixel_key(trial, images), device)
-        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in normalisation)
+    def __init__(
+        self,
+        trial: TrialConfig,
+        images: ImageSet,
+        normalisation: Normalisation,
+        device: torch.device,
+    ) -> None:
+        self._load_images = make_image_loader(images.pixels, pixel_key(trial, images), device)
+        mean, std = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1) for values in normalisation
+        )
         self._scale, self._shift = 1 / (255 * std), -mean / std
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """float32 [B, 3, H, W], channels last in memory."""
-        images = self._gather(batch.indices).permute(0, 3, 1, 2)
-        return torch.addcmul(self._shift, dihedral(images, batch.views).float(), self._scale)
+        images = self._load_images(batch.indices).permute(0, 3, 1, 2)
+        return torch.addcmul(
+            self._shift, apply_dihedral_views(images, batch.views).float(), self._scale
+        )
 
 
-def gatherer(pixels: PixelArray, which: object, device: torch.device) -> Callable[[np.ndarray], torch.Tensor]:
+def make_image_loader(
+    pixels: PixelArray, which: object, device: torch.device
+) -> Callable[[np.ndarray], torch.Tensor]:
     """A function that returns uint8 [B, H, W, 3] on the device for indices [B].
 
     On a GPU all images stay there if they fit; else each batch is copied from pinned memory while the GPU computes.
     """
-    if device.type == "cuda" and fits(pixels.nbytes, device):
-        whole = resident(pixels, which, device)
-        return lambda indices: whole.index_select(0, sent(indices, device))
-    return lambda indices: sent(pixels[indices], device)
+    if device.type == "cuda" and fits_on_device(pixels.nbytes, device):
+        whole = resident_images(pixels, which, device)
+        return lambda indices: whole.index_select(0, to_device(indices, device))
+    return lambda indices: to_device(pixels[indices], device)
 
 
-def sent(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_device(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
     """Values on the device. To a GPU they are copied from pinned memory, while the GPU computes earlier work."""
     tensor = torch.as_tensor(values)
-    return tensor if tensor.device.type == device.type else tensor.pin_memory().to(device, non_blocking=True)
+    return (
+        tensor
+        if tensor.device.type == device.type
+        else tensor.pin_memory().to(device, non_blocking=True)
+    )
 
 
-def fits(size: int, device: torch.device) -> bool:
+def fits_on_device(size: int, device: torch.device) -> bool:
     """Whether so many bytes may stay on the device: of a GPU's memory at most a quarter, since models need room."""
-    return device.type == "cpu" or size <= SHARE * torch.cuda.mem_get_info(device)[1]
+    return device.type == "cpu" or size <= MAX_MEMORY_SHARE * torch.cuda.mem_get_info(device)[1]
 
 
-def copied(pixels: PixelArray, device: torch.device) -> torch.Tensor:
+def copy_in_chunks(pixels: PixelArray, device: torch.device) -> torch.Tensor:
     """All images on the device, read in chunks, so that there is never a second full copy."""
     whole = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
-    for start in range(0, len(pixels), CHUNK):
-        rows = np.arange(start, min(start + CHUNK, len(pixels)))
-        whole[start : start + CHUNK] = torch.from_numpy(pixels[rows])
+    for start in range(0, len(pixels), COPY_CHUNK_IMAGES):
+        rows = np.arange(start, min(start + COPY_CHUNK_IMAGES, len(pixels)))
+        whole[start : start + COPY_CHUNK_IMAGES] = torch.from_numpy(pixels[rows])
     return whole
 
 
-_held: dict[object, torch.Tensor] = {}
+_resident_by_key: dict[object, torch.Tensor] = {}
 
 
-def resident(pixels: PixelArray, which: object, device: torch.device) -> torch.Tensor:
+def resident_images(pixels: PixelArray, which: object, device: torch.device) -> torch.Tensor:
     """All images on the device, kept from trial to trial until others are needed; `which` tells them from any others."""
-    if (which, device) not in _held:
-        _held.clear()
-        _held[which, device] = copied(pixels, device)
-    return _held[which, device]
+    if (which, device) not in _resident_by_key:
+        _resident_by_key.clear()
+        _resident_by_key[which, device] = copy_in_chunks(pixels, device)
+    return _resident_by_key[which, device]
 
 
-def dihedral(images: torch.Tensor, views: np.ndarray) -> torch.Tensor:
+def apply_dihedral_views(images: torch.Tensor, views: np.ndarray) -> torch.Tensor:
     """Rotate image b of [B, C, S, S] by `views[b] % 4` quarter turns and mirror it if `views[b] >= 4`."""
     if not views.any():
         return images
     turned = torch.empty_like(images)
     for view in np.unique(views):
-        chosen = sent(np.flatnonzero(views == view), images.device)
+        chosen = to_device(np.flatnonzero(views == view), images.device)
         image = torch.rot90(images[chosen], int(view) % 4, (2, 3))
         turned[chosen] = image.flip(3) if view >= 4 else image
     return turned

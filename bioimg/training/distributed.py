@@ -13,29 +13,31 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Group:
+class WorkerGroup:
     """The processes that share each batch. All of them make the same calls in the same order."""
 
     rank: int = 0
     size: int = 1
 
-    def share(self, indices: np.ndarray) -> np.ndarray:
+    def shard(self, indices: np.ndarray) -> np.ndarray:
         """This process's part; the parts are disjoint and together all of it."""
         return indices[self.rank :: self.size]
 
-    def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
+    def wrap_module(self, module: nn.Module, device: torch.device) -> nn.Module:
         """The module with gradients averaged over the processes."""
         if self.size == 1:
             return module
-        return DistributedDataParallel(module, device_ids=[device] if device.type == "cuda" else None)
+        return DistributedDataParallel(
+            module, device_ids=[device] if device.type == "cuda" else None
+        )
 
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+    def sum_in_place(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over the processes, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
-    def synchronise_buffers(self, module: nn.Module) -> None:
+    def broadcast_buffers(self, module: nn.Module) -> None:
         """Give all processes rank 0's buffers: where BatchNorm isn't synchronised, running statistics differ by process."""
         if self.size > 1:
             for buffer in module.buffers():
@@ -50,4 +52,4 @@ class Group:
         return box[0]
 
 
-ALONE = Group()
+SINGLE_WORKER = WorkerGroup()

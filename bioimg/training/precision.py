@@ -3,10 +3,10 @@
 import torch
 
 
-def resolve(precision: str, device: torch.device) -> torch.dtype:
+def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The type in which autocast computes: bfloat16, or float32 for no autocast."""
     if precision == "auto":
-        return torch.bfloat16 if computes_in_bfloat16(device) else torch.float32
+        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}[precision]
 
 
@@ -15,7 +15,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
-def name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     """The name of a type as users give it: `bfloat16` for torch.bfloat16."""
     return str(dtype).removeprefix("torch.")
 
@@ -29,7 +29,7 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def computes_in_bfloat16(device: torch.device) -> bool:
+def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies matrices faster in bfloat16 than in float32.
 
     A CPU with AMX does. AVX512_BF16 alone isn't enough: on a Xeon whose AMX isn't available to its virtual machine, products

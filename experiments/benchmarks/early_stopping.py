@@ -11,19 +11,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import tree
-from benchmarks.frame import Outcome, Part, Target
-from bioimg.config import FIELDS, TrialConfig, UserError
+from benchmarks import process_tree
+from benchmarks.harness import Benchmark, Outcome, Target
+from bioimg.config import TRIAL_FIELDS, TrialConfig, UserError
+from bioimg.early_stopping import SuccessiveHalving
 from bioimg.experiment import EarlyStopping
-from bioimg.halving import Halving
-from bioimg.results.store import read
+from bioimg.results.result_store import read_results
 
-POLICIES: dict[str, dict[str, Any]] = {"cohorts": {}, "plain ASHA": {"compare_within": (), "spare_frozen": False}}
+RULE_OVERRIDES: dict[str, dict[str, Any]] = {
+    "cohorts": {},
+    "plain ASHA": {"compare_within": (), "spare_frozen": False},
+}
 """The rule of experiments, and Ray's own."""
 
 
 @dataclass(frozen=True)
-class Curve:
+class RecordedCurve:
     """A trial's epochs as recorded: metrics by name, and seconds, each [epochs]."""
 
     trial: TrialConfig
@@ -32,13 +35,13 @@ class Curve:
     val_images: int
 
     @property
-    def accuracy(self) -> float:
+    def selected_accuracy(self) -> float:
         """Validation accuracy at the epoch with the lowest validation loss."""
         return float(self.metrics["val_accuracy"][self.metrics["val_loss"].argmin()])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replay(Part):
+class EarlyStoppingBenchmark(Benchmark):
     """Replays early stopping on the curves of an experiment that ran with --no-early-stopping.
 
     How often a trial as good as the winner survives, how much lower the best survivor's validation accuracy is than the
@@ -59,17 +62,22 @@ class Replay(Part):
 
     def run(self) -> Outcome:
         with tempfile.TemporaryDirectory() as name:
-            curves = recorded(self.results or _demo(Path(name) / "demo"))
+            curves = read_curves(self.results or _run_demo(Path(name) / "demo"))
         rows = [
-            {"": policy, "grace": grace, "reduction": factor, **self._summary(curves, policy, grace, factor)}
-            for policy in POLICIES
+            {
+                "": policy,
+                "grace": grace,
+                "reduction": factor,
+                **self._mean_scores(curves, policy, grace, factor),
+            }
+            for policy in RULE_OVERRIDES
             for grace in self.grace
             for factor in self.reduction
         ]
         default = EarlyStopping()
-        usual = self._summary(curves, "cohorts", default.grace_period, default.reduction_factor)
-        best = max(curves, key=lambda curve: curve.accuracy)
-        error = math.sqrt(best.accuracy * (1 - best.accuracy) / best.val_images)
+        usual = self._mean_scores(curves, "cohorts", default.grace_period, default.reduction_factor)
+        best = max(curves, key=lambda curve: curve.selected_accuracy)
+        error = math.sqrt(best.selected_accuracy * (1 - best.selected_accuracy) / best.val_images)
         target = Target(
             f"mean regret with the defaults (grace by length, reduction {default.reduction_factor})",
             usual["mean regret"],
@@ -77,24 +85,28 @@ class Replay(Part):
             "of validation accuracy (one standard error)",
             at_most=True,
         )
-        return Outcome(f"{len(curves)} trials, {self.orders} orders, {self.lanes} lanes", rows, [target])
+        return Outcome(
+            f"{len(curves)} trials, {self.orders} orders, {self.lanes} lanes", rows, [target]
+        )
 
-    def _summary(self, curves: Sequence[Curve], policy: str, grace: int | None, factor: int) -> dict[str, Any]:
-        rule = EarlyStopping(grace_period=grace, reduction_factor=factor, **POLICIES[policy])
+    def _mean_scores(
+        self, curves: Sequence[RecordedCurve], policy: str, grace: int | None, factor: int
+    ) -> dict[str, Any]:
+        rule = EarlyStopping(grace_period=grace, reduction_factor=factor, **RULE_OVERRIDES[policy])
         orders = np.random.default_rng(0)
         found = []
         for _ in range(self.orders):
             shuffled = [curves[place] for place in orders.permutation(len(curves))]
-            found.append(judge(shuffled, replay(shuffled, rule, self.lanes)))
+            found.append(score_replay(shuffled, replay_trials(shuffled, rule, self.lanes)))
         return {str(name): value for name, value in pd.DataFrame(found).mean().items()}
 
 
-def replay(curves: Sequence[Curve], rule: EarlyStopping, lanes: int) -> list[int]:
+def replay_trials(curves: Sequence[RecordedCurve], rule: EarlyStopping, lanes: int) -> list[int]:
     """How many epochs of each trial are run when they are submitted in this order.
 
     The next event is always the earliest end of an epoch; a lane takes the next trial when its own has ended.
     """
-    halving, ran = Halving(rule), [0] * len(curves)
+    halving, ran = SuccessiveHalving(rule), [0] * len(curves)
     events = [(float(curve.seconds[0]), trial) for trial, curve in enumerate(curves[:lanes])]
     waiting = iter(range(len(events), len(curves)))
     heapq.heapify(events)
@@ -102,17 +114,24 @@ def replay(curves: Sequence[Curve], rule: EarlyStopping, lanes: int) -> list[int
         now, trial = heapq.heappop(events)
         curve, ran[trial] = curves[trial], ran[trial] + 1
         epoch, last = ran[trial], len(curve.seconds)
-        going = epoch < last and not halving.judge(curve.trial, epoch, float(curve.metrics[rule.metric][epoch - 1]))
+        going = epoch < last and not halving.decide(
+            curve.trial, epoch, float(curve.metrics[rule.metric][epoch - 1])
+        )
         trial, epoch = (trial, epoch) if going else (next(waiting, None), 0)
         if trial is not None:
             heapq.heappush(events, (now + float(curves[trial].seconds[epoch]), trial))
     return ran
 
 
-def judge(curves: Sequence[Curve], ran: Sequence[int]) -> dict[str, float]:
+def score_replay(curves: Sequence[RecordedCurve], ran: Sequence[int]) -> dict[str, float]:
     """What is left of an experiment if so many epochs of each trial were run."""
-    completed = [curve for curve, epochs in zip(curves, ran, strict=True) if epochs == len(curve.seconds)]
-    best, left = max(curve.accuracy for curve in curves), max((curve.accuracy for curve in completed), default=0.0)
+    completed = [
+        curve for curve, epochs in zip(curves, ran, strict=True) if epochs == len(curve.seconds)
+    ]
+    best, left = (
+        max(curve.selected_accuracy for curve in curves),
+        max((curve.selected_accuracy for curve in completed), default=0.0),
+    )
     cohorts = {curve.trial.freeze for curve in curves}
     spent = sum(curve.seconds[:epochs].sum() for curve, epochs in zip(curves, ran, strict=True))
     return {
@@ -124,13 +143,13 @@ def judge(curves: Sequence[Curve], ran: Sequence[int]) -> dict[str, float]:
     }
 
 
-def recorded(folder: Path) -> list[Curve]:
+def read_curves(folder: Path) -> list[RecordedCurve]:
     """The curves of an experiment in which every trial is completed.
 
     Raises:
         UserError: some aren't.
     """
-    results = read(folder)
+    results = read_results(folder)
     cut = results.trials[results.trials["status"] != "completed"]
     if len(cut):
         raise UserError(
@@ -138,17 +157,29 @@ def recorded(folder: Path) -> list[Curve]:
             f"{len(results.trials)} aren't. Run the experiment with --no-early-stopping."
         )
     epochs = dict(iter(results.epochs.sort_values("epoch").groupby("key")))
-    return list(_curves(results.trials, epochs))
+    return list(_build_curves(results.trials, epochs))
 
 
-def _curves(trials: pd.DataFrame, epochs: dict[Any, pd.DataFrame]) -> Iterator[Curve]:
-    names = [name for name in FIELDS if name in trials]
+def _build_curves(trials: pd.DataFrame, epochs: dict[Any, pd.DataFrame]) -> Iterator[RecordedCurve]:
+    names = [name for name in TRIAL_FIELDS if name in trials]
     for row in trials.astype(object).where(trials.notna(), None).to_dict("records"):
         known = epochs[row["key"]]
         metrics = {name: known[name].to_numpy() for name in ("val_accuracy", "val_loss")}
-        yield Curve(TrialConfig(**{name: row[name] for name in names}), metrics, known["seconds"].to_numpy(), row["val_images"])
+        yield RecordedCurve(
+            TrialConfig(**{name: row[name] for name in names}),
+            metrics,
+            known["seconds"].to_numpy(),
+            row["val_images"],
+        )
 
 
-def _demo(folder: Path) -> Path:
-    tree.python([str(tree.EXPERIMENTS / "grid.py"), "--no-early-stopping", "--out", str(folder)])
+def _run_demo(folder: Path) -> Path:
+    process_tree.measure_python(
+        [
+            str(process_tree.EXPERIMENTS_FOLDER / "grid.py"),
+            "--no-early-stopping",
+            "--out",
+            str(folder),
+        ]
+    )
     return folder

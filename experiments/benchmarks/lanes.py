@@ -7,46 +7,64 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import tree
-from bioimg.results.store import read
+from benchmarks import process_tree
+from bioimg.results.result_store import read_results
 
-TINY = ("--model", "resnext_tiny", "--weights", "none", "--image-size", "32", "--freeze", "none", "--epochs", "1")
+TINY_TRIAL_FLAGS = (
+    "--model",
+    "resnext_tiny",
+    "--weights",
+    "none",
+    "--image-size",
+    "32",
+    "--freeze",
+    "none",
+    "--epochs",
+    "1",
+)
 """Almost no work."""
 
 
 @dataclass(frozen=True)
-class Ran:
+class GridRun:
     """What a run cost, and its trials in the order of their start, with their times in seconds since the epoch."""
 
-    cost: tree.Cost
+    cost: process_tree.ProcessCost
     trials: pd.DataFrame
 
     @property
-    def gaps(self) -> list[float]:
+    def idle_seconds(self) -> list[float]:
         """Seconds from each trial's end to the next one's first batch; only meaningful on one lane."""
-        return list(self.trials["started"].iloc[1:].to_numpy() - self.trials["ended"].iloc[:-1].to_numpy())
+        return list(
+            self.trials["started"].iloc[1:].to_numpy() - self.trials["ended"].iloc[:-1].to_numpy()
+        )
 
     @property
-    def first_batch(self) -> float:
+    def seconds_to_first_batch(self) -> float:
         """Seconds from the program's start."""
         return self.trials["started"].min() - self.cost.started_at
 
     @property
-    def first_trial(self) -> float:
+    def seconds_to_first_trial(self) -> float:
         """Seconds from the program's start to the end of the first trial, which includes its test and its row."""
         return self.trials["ended"].min() - self.cost.started_at
 
 
-def run(trials: int, *flags: str, lanes: int) -> Ran:
+def run_seeds(trials: int, *flags: str, lanes: int) -> GridRun:
     """Run so many seeds of one configuration on lanes, without early stopping."""
-    return _run(["--seed", *map(str, range(trials)), "--lanes", str(lanes), "--no-early-stopping", *flags])
+    return _run_grid(
+        ["--seed", *map(str, range(trials)), "--lanes", str(lanes), "--no-early-stopping", *flags]
+    )
 
 
-def _run(flags: Sequence[str]) -> Ran:
+def _run_grid(flags: Sequence[str]) -> GridRun:
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "results"
-        cost = tree.python([str(tree.EXPERIMENTS / "grid.py"), *flags, "--out", str(out)], BIOIMG_CACHE=f"{name}/cache")
-        rows = read(out).trials
+        cost = process_tree.measure_python(
+            [str(process_tree.EXPERIMENTS_FOLDER / "grid.py"), *flags, "--out", str(out)],
+            BIOIMG_CACHE=f"{name}/cache",
+        )
+        rows = read_results(out).trials
     for column in ("started", "ended"):
         rows[column] = rows[f"{column}_at"].astype("int64") / 1e6
-    return Ran(cost, rows.sort_values("started"))
+    return GridRun(cost, rows.sort_values("started"))

@@ -15,16 +15,16 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from benchmarks import lanes
-from benchmarks.frame import Outcome, Part, Target, seconds
+from benchmarks.harness import Benchmark, Outcome, Target, elapsed_seconds
 from bioimg.config import TrialConfig
-from bioimg.report import breakdown
-from bioimg.report.tables import comparison
+from bioimg.report import detail_tables
+from bioimg.report.comparison_table import build_comparison
 from bioimg.results import schema
-from bioimg.results.store import read
+from bioimg.results.result_store import read_results
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale(Part):
+class ScaleBenchmark(Benchmark):
     """1,000 trials of almost no work on lanes: time per trial, and memory, at the end compared with the beginning.
 
     Then a results folder of 10,000 trials x 50 epochs is made, read, and tabulated.
@@ -41,18 +41,38 @@ class Scale(Part):
 
     def run(self) -> Outcome:
         with tempfile.TemporaryDirectory() as name:
-            folder = _two_classes(Path(name) / "images")
+            folder = _write_noise_images(Path(name) / "images")
             flags = ("--data", str(folder), "--batch-size", "8")
-            ran = lanes.run(self.trials, *lanes.TINY, *flags, lanes=self.lane_count)
-            tabulating = _tabulating(Path(name) / "results", self.rows, self.epochs)
-            others = _all_tables(Path(name) / "fewer", self.rows // 10, self.epochs)
-        rows = list(tenths(ran))
+            ran = lanes.run_seeds(
+                self.trials, *lanes.TINY_TRIAL_FLAGS, *flags, lanes=self.lane_count
+            )
+            tabulating = _time_tabulation(Path(name) / "results", self.rows, self.epochs)
+            others = _time_other_tables(Path(name) / "fewer", self.rows // 10, self.epochs)
+        rows = list(tenth_rows(ran))
         slower = rows[-1]["seconds per trial"] / rows[0]["seconds per trial"]
         larger = rows[-1]["GiB"] / rows[0]["GiB"]
         targets = [
-            Target("the last tenth of the trials against the first, time", slower, 1.2, "times", at_most=True),
-            Target("the last tenth of the trials against the first, memory", larger, 1.2, "times", at_most=True),
-            Target(f"{self.rows:,} trials x {self.epochs} epochs read and tabulated", sum(tabulating), 10.0, "s", at_most=True),
+            Target(
+                "the last tenth of the trials against the first, time",
+                slower,
+                1.2,
+                "times",
+                at_most=True,
+            ),
+            Target(
+                "the last tenth of the trials against the first, memory",
+                larger,
+                1.2,
+                "times",
+                at_most=True,
+            ),
+            Target(
+                f"{self.rows:,} trials x {self.epochs} epochs read and tabulated",
+                sum(tabulating),
+                10.0,
+                "s",
+                at_most=True,
+            ),
         ]
         notes = [
             f"{self.rows:,} trials: read in {tabulating[0]:.1f} s, comparison table in {tabulating[1]:.1f} s",
@@ -61,7 +81,7 @@ class Scale(Part):
         return Outcome(f"{self.trials} trials on {self.lane_count} lanes", rows, targets, notes)
 
 
-def tenths(ran: lanes.Ran) -> list[dict[str, Any]]:
+def tenth_rows(ran: lanes.GridRun) -> list[dict[str, Any]]:
     """The trials in ten parts in the order of their ends: time per trial, and memory at the end of the part.
 
     The first hundredth, while some lane may still be starting, isn't part of the first tenth's time.
@@ -73,18 +93,18 @@ def tenths(ran: lanes.Ran) -> list[dict[str, Any]]:
         {
             "trials": int(part[-1]) + 1,
             "seconds per trial": float(ends[part[-1]] - ends[before]) / int(part[-1] - before),
-            "GiB": _held(ran, "memory", ends[part[-1]]),
-            "of the program itself": _held(ran, "own_memory", ends[part[-1]]),
+            "GiB": _memory_gib(ran, "memory", ends[part[-1]]),
+            "of the program itself": _memory_gib(ran, "own_memory", ends[part[-1]]),
         }
         for before, part in zip(befores, parts, strict=True)
     ]
 
 
-def _held(ran: lanes.Ran, what: str, moment: Any) -> float:
-    return float(np.interp(moment, ran.cost.moments, getattr(ran.cost, what))) / 2**30
+def _memory_gib(ran: lanes.GridRun, what: str, moment: Any) -> float:
+    return float(np.interp(moment, ran.cost.sample_times, getattr(ran.cost, what))) / 2**30
 
 
-def _two_classes(folder: Path) -> Path:
+def _write_noise_images(folder: Path) -> Path:
     """24 images of noise, enough for a trial."""
     generator = np.random.default_rng(0)
     for number in range(24):
@@ -94,48 +114,93 @@ def _two_classes(folder: Path) -> Path:
     return folder
 
 
-def _tabulating(folder: Path, trials: int, epochs: int) -> tuple[float, float]:
+def _time_tabulation(folder: Path, trials: int, epochs: int) -> tuple[float, float]:
     """Seconds to read a folder of so many trials, and to make the comparison table."""
-    write(folder, trials, epochs)
+    write_results_folder(folder, trials, epochs)
     found = []
-    reading = seconds(lambda: found.append(read(folder)))
-    return reading, seconds(lambda: comparison(found[0]))
+    reading = elapsed_seconds(lambda: found.append(read_results(folder)))
+    return reading, elapsed_seconds(lambda: build_comparison(found[0]))
 
 
-def _all_tables(folder: Path, trials: int, epochs: int) -> float:
+def _time_other_tables(folder: Path, trials: int, epochs: int) -> float:
     """Seconds that all other tables of `bioimg report` take, whose scores have an interval for each trial."""
-    write(folder, trials, epochs)
-    results = read(folder)
-    return seconds(lambda: breakdown.tables(results))
+    write_results_folder(folder, trials, epochs)
+    results = read_results(folder)
+    return elapsed_seconds(lambda: detail_tables.build_detail_tables(results))
 
 
-def write(folder: Path, trials: int, epochs: int, tested: int = 8) -> None:
+def write_results_folder(folder: Path, trials: int, epochs: int, tested: int = 8) -> None:
     """A folder of results: one configuration in four learning rates and many seeds, each with predictions of a few images."""
     draw = np.random.default_rng(0)
-    configs = [TrialConfig(seed=n // 4, epochs=epochs, learning_rate=10.0 ** -(2 + n % 4)) for n in range(trials)]
+    configs = [
+        TrialConfig(seed=n // 4, epochs=epochs, learning_rate=10.0 ** -(2 + n % 4))
+        for n in range(trials)
+    ]
     keys = [config.key for config in configs]
     curves = draw.random((trials, epochs))
-    base = {"experiment": "scale", "data_fingerprint": "0" * 16, "status": "completed", "epochs_run": epochs, "synthetic": True}
-    known = {"test_accuracy": 0.5, "best_val_loss_epoch": 1, "train_seconds": 1.0, "test_images": tested, "val_images": tested}
-    known |= {"train_images": 8, "best_val_loss": 0.5, "final_test_accuracy": 0.5, "best_val_accuracy": 0.5}
-    rows = [{**base, **known, "key": config.key, **dataclasses.asdict(config)} for config in configs]
-    per_epoch = {name: curves.ravel() for name in schema.EPOCHS.names if name not in ("key", "epoch")}
-    tables = {
-        "trials": pa.Table.from_pylist(rows, schema=schema.TRIALS),
-        "epochs": _table(
-            {**per_epoch, "key": np.repeat(keys, epochs), "epoch": np.tile(range(1, epochs + 1), trials)}, "EPOCHS"
-        ),
-        "predictions": _table(_predictions(keys, draw.integers(2, size=(trials, 2 * tested)), tested), "PREDICTIONS"),
+    base = {
+        "experiment": "scale",
+        "data_fingerprint": "0" * 16,
+        "status": "completed",
+        "epochs_run": epochs,
+        "synthetic": True,
     }
-    data = {"name": "none", "fingerprint": "0" * 16, "classes": ["A", "B"], "synthetic": True, "images": 24, "groups": None}
-    described = {"format": schema.FORMAT, "name": "scale", "axes": {}, "early_stopping": None, "data": data}
+    known = {
+        "test_accuracy": 0.5,
+        "best_val_loss_epoch": 1,
+        "train_seconds": 1.0,
+        "test_images": tested,
+        "val_images": tested,
+    }
+    known |= {
+        "train_images": 8,
+        "best_val_loss": 0.5,
+        "final_test_accuracy": 0.5,
+        "best_val_accuracy": 0.5,
+    }
+    rows = [
+        {**base, **known, "key": config.key, **dataclasses.asdict(config)} for config in configs
+    ]
+    per_epoch = {
+        name: curves.ravel() for name in schema.EPOCHS_SCHEMA.names if name not in ("key", "epoch")
+    }
+    tables = {
+        "trials": pa.Table.from_pylist(rows, schema=schema.TRIALS_SCHEMA),
+        "epochs": _arrow_table(
+            {
+                **per_epoch,
+                "key": np.repeat(keys, epochs),
+                "epoch": np.tile(range(1, epochs + 1), trials),
+            },
+            "EPOCHS_SCHEMA",
+        ),
+        "predictions": _arrow_table(
+            _prediction_columns(keys, draw.integers(2, size=(trials, 2 * tested)), tested),
+            "PREDICTIONS_SCHEMA",
+        ),
+    }
+    data = {
+        "name": "none",
+        "fingerprint": "0" * 16,
+        "classes": ["A", "B"],
+        "synthetic": True,
+        "images": 24,
+        "groups": None,
+    }
+    described = {
+        "format": schema.FORMAT_VERSION,
+        "name": "scale",
+        "axes": {},
+        "early_stopping": None,
+        "data": data,
+    }
     folder.mkdir(parents=True)
     (folder / "experiment.json").write_text(json.dumps(described))
     for name, table in tables.items():
         pq.write_table(table, folder / f"{name}.parquet")
 
 
-def _predictions(keys: Sequence[str], guessed: np.ndarray, tested: int) -> dict[str, Any]:
+def _prediction_columns(keys: Sequence[str], guessed: np.ndarray, tested: int) -> dict[str, Any]:
     """Columns: `tested` images of each split, of classes in turn, and what each trial takes them for."""
     trials, count = guessed.shape
     return {
@@ -149,5 +214,7 @@ def _predictions(keys: Sequence[str], guessed: np.ndarray, tested: int) -> dict[
     }
 
 
-def _table(columns: dict[str, Any], name: str) -> pa.Table:
-    return pa.Table.from_pandas(pd.DataFrame(columns), schema=getattr(schema, name), preserve_index=False)
+def _arrow_table(columns: dict[str, Any], name: str) -> pa.Table:
+    return pa.Table.from_pandas(
+        pd.DataFrame(columns), schema=getattr(schema, name), preserve_index=False
+    )

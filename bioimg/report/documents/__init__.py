@@ -3,30 +3,38 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bioimg.config import UserError, unknown
-from bioimg.report.documents import comma, excel, latex, markdown, parquet, web, word
-from bioimg.report.table import Read, Table
+from bioimg.config import UserError, unknown_value_error
+from bioimg.report.documents import (
+    csv_file,
+    docx_file,
+    html_file,
+    latex,
+    markdown,
+    parquet,
+    xlsx_file,
+)
+from bioimg.report.table_model import ParsedTable, Table
 
 WRITERS: dict[str, Callable[[Table, Path], None]] = {
-    "md": markdown.write,
-    "csv": comma.write,
-    "tex": latex.write,
-    "html": web.write,
-    "xlsx": excel.write,
-    "docx": word.write,
-    "parquet": parquet.write,
+    "md": markdown.write_table,
+    "csv": csv_file.write_table,
+    "tex": latex.write_table,
+    "html": html_file.write_table,
+    "xlsx": xlsx_file.write_table,
+    "docx": docx_file.write_table,
+    "parquet": parquet.write_table,
 }
-READERS: dict[str, Callable[[Path], list[Read]]] = {
-    "md": markdown.read,
-    "csv": comma.read,
-    "tex": latex.read,
-    "xlsx": excel.read,
-    "docx": word.read,
+READERS: dict[str, Callable[[Path], list[ParsedTable]]] = {
+    "md": markdown.read_tables,
+    "csv": csv_file.read_tables,
+    "tex": latex.read_tables,
+    "xlsx": xlsx_file.read_tables,
+    "docx": docx_file.read_tables,
 }
-FORMATS = tuple(WRITERS)
+TABLE_FORMATS = tuple(WRITERS)
 
 
-def write(table: Table, folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+def write_table(table: Table, folder: Path, formats: Sequence[str] = TABLE_FORMATS) -> list[Path]:
     """Write a table as NAME.FORMAT for each format, replacing existing files.
 
     Raises:
@@ -34,7 +42,7 @@ def write(table: Table, folder: Path, formats: Sequence[str] = FORMATS) -> list[
     """
     for name in formats:
         if name not in WRITERS:
-            raise unknown("format", name, WRITERS)
+            raise unknown_value_error("format", name, WRITERS)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{table.name}.{name}" for name in formats]
     for name, path in zip(formats, paths, strict=True):
@@ -42,7 +50,7 @@ def write(table: Table, folder: Path, formats: Sequence[str] = FORMATS) -> list[
     return paths
 
 
-def require(path: Path) -> str:
+def require_readable(path: Path) -> str:
     """The format of a file that can be read back.
 
     Raises:
@@ -50,7 +58,9 @@ def require(path: Path) -> str:
     """
     name = path.suffix.removeprefix(".").lower()
     if name not in READERS:
-        raise unknown("file", path.name, [f".{known}" for known in READERS], "Save the table as one of these.")
+        raise unknown_value_error(
+            "file", path.name, [f".{known}" for known in READERS], "Save the table as one of these."
+        )
     if not path.is_file():
         raise UserError(
             f"the value of `file` is {str(path)!r}, but there is no such file. Name a table that `bioimg report` made, "
@@ -59,13 +69,13 @@ def require(path: Path) -> str:
     return name
 
 
-def read(path: Path) -> list[Read]:
+def read_tables(path: Path) -> list[ParsedTable]:
     """All tables of a file.
 
     Raises:
         UserError: there is no such file, it is broken, or its format can't be read back.
     """
-    name = require(path)
+    name = require_readable(path)
     try:
         return READERS[name](path)
     except UserError:

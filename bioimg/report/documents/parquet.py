@@ -6,10 +6,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bioimg.report.table import Table
+from bioimg.report.table_model import Table
 
 
-def write(table: Table, path: Path) -> None:
+def write_table(table: Table, path: Path) -> None:
     content = pa.Table.from_pandas(table.values, preserve_index=False)
-    said = {"caption": table.caption, "notes": json.dumps(table.notes), "fingerprint": table.fingerprint}
-    pq.write_table(content.replace_schema_metadata({**(content.schema.metadata or {}), **said}), path)
+    said = {
+        "caption": table.caption,
+        "notes": json.dumps(table.notes),
+        "fingerprint": table.results_digest,
+    }
+    pq.write_table(
+        content.replace_schema_metadata({**(content.schema.metadata or {}), **said}), path
+    )

@@ -1,22 +1,31 @@
 """What the numbers of a results folder do and don't show. Accuracies are fractions; what can't be computed is null."""
 
-from bioimg.results.statistics.curves import curves_diagnosis
-from bioimg.results.statistics.differences import best, paired, ties_with_best
-from bioimg.results.statistics.effects import effects
-from bioimg.results.statistics.intervals import Resamples, wilson, wilson_columns
-from bioimg.results.statistics.scores import bootstrap, calibration, confusion, per_class
+from bioimg.results.statistics.comparison_tests import (
+    best_and_indistinguishable,
+    best_configuration,
+    compare_pairs,
+)
+from bioimg.results.statistics.curves import diagnose_curves
+from bioimg.results.statistics.effects import estimate_effects
+from bioimg.results.statistics.intervals import GroupBootstrap, wilson_columns, wilson_interval
+from bioimg.results.statistics.metrics import (
+    bootstrap_metrics,
+    calibration_table,
+    class_metrics,
+    confusion_counts,
+)
 
 __all__ = [
-    "Resamples",
-    "best",
-    "bootstrap",
-    "calibration",
-    "confusion",
-    "curves_diagnosis",
-    "effects",
-    "paired",
-    "per_class",
-    "ties_with_best",
-    "wilson",
+    "GroupBootstrap",
+    "best_and_indistinguishable",
+    "best_configuration",
+    "bootstrap_metrics",
+    "calibration_table",
+    "class_metrics",
+    "compare_pairs",
+    "confusion_counts",
+    "diagnose_curves",
+    "estimate_effects",
     "wilson_columns",
+    "wilson_interval",
 ]

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bioimg.results.statistics.intervals import LEVEL
+from bioimg.results.statistics.intervals import CONFIDENCE_LEVEL
 
-ROUNDING = 1e-12
+ROUNDING_TOLERANCE = 1e-12
 """Differences of shares below this are none."""
 
 
@@ -22,20 +22,24 @@ class Variance:
     """A squared standard error and its degrees of freedom."""
 
     value: float
-    df: float
+    degrees_of_freedom: float
 
     def __add__(self, other: "Variance") -> "Variance":
         """The variance of a sum of independent parts, with Satterthwaite's degrees of freedom (1946)."""
         total = self.value + other.value
         if total == 0:
-            return Variance(0.0, min(self.df, other.df))
-        return Variance(total, total**2 / (self.value**2 / self.df + other.value**2 / other.df))
+            return Variance(0.0, min(self.degrees_of_freedom, other.degrees_of_freedom))
+        return Variance(
+            total,
+            total**2
+            / (self.value**2 / self.degrees_of_freedom + other.value**2 / other.degrees_of_freedom),
+        )
 
     def __mul__(self, factor: float) -> "Variance":
-        return Variance(self.value * factor, self.df)
+        return Variance(self.value * factor, self.degrees_of_freedom)
 
 
-def of_images(contributions: pd.Series, units: pd.Series) -> Variance:
+def image_variance(contributions: pd.Series, units: pd.Series) -> Variance:
     """The variance of a sum over images [images] whose units [images] (groups, or the images themselves) are independent.
 
     Liang & Zeger's cluster-robust estimate (1986) for units of any size; there must be two units or more.
@@ -45,7 +49,7 @@ def of_images(contributions: pd.Series, units: pd.Series) -> Variance:
     return Variance(float((residuals**2).sum()) * count / (count - 1), count - 1)
 
 
-def of_runs(*accuracies: Sequence[float]) -> Variance | None:
+def run_variance(*accuracies: Sequence[float]) -> Variance | None:
     """The variance that runs (seeds) add to a difference of mean accuracies; None if nothing was repeated.
 
     Their spread is pooled, as in the t-test, so that it applies to a configuration with one run, too.
@@ -57,7 +61,7 @@ def of_runs(*accuracies: Sequence[float]) -> Variance | None:
     return Variance(pooled * sum(1 / len(runs) for runs in accuracies), df)
 
 
-def overlap(folds: pd.Series, held_out: float) -> float:
+def nadeau_bengio_factor(folds: pd.Series, held_out: float) -> float:
     """The factor by which training sets that overlap enlarge the variance of a mean over folds (Nadeau & Bengio 2003).
 
     held_out: test images of a fold per training image.
@@ -70,8 +74,16 @@ def t_test(mean: float, variance: Variance, units: int) -> tuple[float, float, f
 
     If all units are alike, there is no spread to estimate: p is that of a sign test over the units, and there is no interval.
     """
-    if variance.value < ROUNDING**2:
-        return float("nan"), float("nan"), min(1.0, 2 * 0.5**units) if abs(mean) > ROUNDING else 1.0
+    if variance.value < ROUNDING_TOLERANCE**2:
+        return (
+            float("nan"),
+            float("nan"),
+            min(1.0, 2 * 0.5**units) if abs(mean) > ROUNDING_TOLERANCE else 1.0,
+        )
     error = float(np.sqrt(variance.value))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, variance.df)) * error
-    return mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, variance.df))
+    half = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, variance.degrees_of_freedom)) * error
+    return (
+        mean - half,
+        mean + half,
+        float(2 * stats.t.sf(abs(mean) / error, variance.degrees_of_freedom)),
+    )

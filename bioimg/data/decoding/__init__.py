@@ -1,0 +1,1 @@
+"""Turn image files of any supported format into arrays."""

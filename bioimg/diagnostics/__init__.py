@@ -1,0 +1,1 @@
+"""Check every node of a cluster before time or money is spent."""

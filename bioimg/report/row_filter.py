@@ -1,0 +1,95 @@
+"""Selecting and ordering rows: the flags `--rows` and `--sort`."""
+
+import ast
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bioimg.config import TRIAL_FIELDS, UserError, unknown_value_error
+
+CONDITION_HINT = "Write comparisons of columns with values, joined by and, or, not: --rows 'freeze == \"none\" and batch_size >= 64'."
+STATUS_ORDER = {"completed": 0, "stopped": 1, "failed": 2}
+
+
+def select_rows(trials: pd.DataFrame, query: str | None) -> pd.DataFrame:
+    """The rows for which a condition such as `freeze == "none"` holds.
+
+    The condition is evaluated by `DataFrame.query`, which can call methods and read variables; so it is parsed first, and only
+    comparisons of columns and literals are allowed.
+
+    Raises:
+        UserError: it is anything else, names no column, or compares text with numbers.
+    """
+    if not query:
+        return trials
+    try:
+        condition = ast.parse(query.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise UserError(
+            f"the value of `rows` is {query!r}, but must be a condition (== compares, = doesn't). {CONDITION_HINT}"
+        ) from None
+    _check_condition(condition, query, list(trials.columns))
+    try:
+        return trials.query(ast.unparse(condition), engine="python", local_dict={}, global_dict={})
+    except (TypeError, ValueError, NotImplementedError):
+        raise UserError(
+            f"the value of `rows` is {query!r}, but must compare text with text and numbers with numbers."
+        ) from None
+
+
+def _check_condition(node: ast.expr, query: str, columns: Sequence[str]) -> None:
+    match node:
+        case ast.BoolOp():
+            for value in node.values:
+                _check_condition(value, query, columns)
+        case ast.UnaryOp(op=ast.Not()):
+            _check_condition(node.operand, query, columns)
+        case ast.Compare():
+            for operand in (node.left, *node.comparators):
+                _check_operand(operand, query, columns)
+        case _:
+            raise _forbidden_element_error(node, query)
+
+
+def _check_operand(node: ast.expr, query: str, columns: Sequence[str]) -> None:
+    match node:
+        case ast.Name():
+            if node.id not in columns:
+                raise unknown_value_error("rows", node.id, columns)
+        case ast.Constant(value=str() | int() | float()):
+            pass
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float())):
+            pass
+        case ast.List() | ast.Tuple():
+            for element in node.elts:
+                _check_operand(element, query, columns)
+        case _:
+            raise _forbidden_element_error(node, query)
+
+
+def _forbidden_element_error(node: ast.expr, query: str) -> UserError:
+    return UserError(
+        f"the value of `rows` is {query!r}, but must not contain {ast.unparse(node)!r}. {CONDITION_HINT}"
+    )
+
+
+def sort_rows(trials: pd.DataFrame, sort: Sequence[str]) -> pd.DataFrame:
+    """Completed rows first (by `state`), then sorted by columns: settings in ascending order, measures with the best first.
+
+    Raises:
+        UserError: no such column.
+    """
+    for name in sort:
+        if name not in trials:
+            raise unknown_value_error("sort", name, trials.columns)
+    if not sort:
+        return trials
+    upwards = [name in TRIAL_FIELDS or not _more_is_better(name) for name in sort]
+    ranked = trials.assign(_status=trials["state"].map(STATUS_ORDER))
+    return ranked.sort_values(["_status", *sort], ascending=[True, *upwards], kind="stable").drop(
+        columns="_status"
+    )
+
+
+def _more_is_better(name: str) -> bool:
+    return name.endswith("accuracy") or name in ("macro_f1", "auroc", "runs")

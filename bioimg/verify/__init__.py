@@ -1,0 +1,1 @@
+"""Compare a table that was edited by hand with the results."""

@@ -1,0 +1,136 @@
+"""What all parts share: rows that become a table and a Parquet file, and targets that hold or don't."""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bioimg.progress.console import print_plain
+
+RECORDED_PACKAGES = ("bioimg", "ray", "torch", "torchvision")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure and its limit; a figure that couldn't be measured is None and falls short."""
+
+    what: str
+    figure: float | None
+    limit: float
+    unit: str
+    at_most: bool = False
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the figure is there and on the right side of the limit."""
+        if self.figure is None:
+            return False
+        return self.figure <= self.limit if self.at_most else self.figure >= self.limit
+
+    def __str__(self) -> str:
+        measured = "not measured" if self.figure is None else f"{self.figure:.3g} {self.unit}"
+        sense = "at most" if self.at_most else "at least"
+        verdict = "holds" if self.is_met else "falls short"
+        return f"{self.what}: {measured} against {sense} {self.limit:g} {self.unit}: {verdict}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a part has found: a title, rows (their names are columns), targets and notes."""
+
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    targets: Sequence[Target]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A part of the benchmark; its fields are its flags."""
+
+    out: Path = Path("results/benchmark")
+    """folder for PART.parquet"""
+
+    def run(self) -> Outcome:
+        """Measure."""
+        raise NotImplementedError
+
+
+def publish_outcome(name: str, outcome: Outcome, out: Path, console: Console) -> bool:
+    """Print and write what a part has found. Returns whether all its targets hold."""
+    console.print(outcome_table(outcome))
+    for note in outcome.notes:
+        console.print(note, highlight=False, markup=False)
+    out.mkdir(parents=True, exist_ok=True)
+    told = [{**dataclasses.asdict(target), "holds": target.is_met} for target in outcome.targets]
+    for file, rows in ((name, outcome.rows), (f"{name}-targets", told)):
+        pd.DataFrame([{**row, **measurement_context()} for row in rows]).to_parquet(
+            out / f"{file}.parquet"
+        )
+    for target in outcome.targets:
+        print_plain(console, f"{name}: {target}")
+    return all(target.is_met for target in outcome.targets)
+
+
+def outcome_table(outcome: Outcome) -> Table:
+    """The rows as a table; cells that a row lacks are empty."""
+    names = list(dict.fromkeys(name for row in outcome.rows for name in row))
+    table = Table(title=outcome.title, box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in names:
+        table.add_column(
+            name,
+            no_wrap=any(isinstance(row.get(name), str) for row in outcome.rows),
+            overflow="fold",
+        )
+    for row in outcome.rows:
+        table.add_row(*(format_value(row.get(name)) for name in names))
+    return table
+
+
+def format_value(value: Any) -> str:
+    """A value as the table shows it: numbers with three digits."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value)
+
+
+def measurement_context() -> dict[str, Any]:
+    """Columns of every row that is written: when, where and with which versions it was measured."""
+    return {
+        "measured_at": pd.Timestamp.now("UTC"),
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "gpus": torch.cuda.device_count(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
+    }
+
+
+def processor_name() -> str:
+    """The processor's name, as the system reports it."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
+
+
+def elapsed_seconds(work: Callable[[], object]) -> float:
+    """How long some work takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

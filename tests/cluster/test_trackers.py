@@ -1,0 +1,105 @@
+"""Curves for TensorBoard, and the trackers that Ray supports."""
+
+import importlib.util
+import io
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bioimg import runner
+from bioimg.cli.grid_flags import RunOptions
+from bioimg.cluster import trackers
+from bioimg.config import TrialConfig, UserError
+from bioimg.experiment import Experiment
+from bioimg.progress.tensorboard import TensorBoardListener
+from bioimg.results.result_store import read_results
+from bioimg.storage.filesystem import StorageError
+
+EXPERIMENT = Experiment(
+    name="tracked",
+    base=TrialConfig(
+        model="resnext_tiny",
+        weights="none",
+        image_size=32,
+        batch_size=64,
+        epochs=2,
+        freeze="features",
+    ),
+    axes={"learning_rate": (1e-3, 1e-2)},
+    early_stopping=None,
+)
+
+
+def run(folder: Path, **settings: object) -> None:
+    assert (
+        runner.run_experiment(
+            EXPERIMENT, RunOptions(out=str(folder), **settings), Console(file=io.StringIO())
+        )
+        == 0
+    )  # type: ignore[arg-type]
+
+
+def test_tensorboard_shows_the_curves_of_the_table_under_the_name_of_each_cell(tmp_path):
+    run(tmp_path / "out", local=True)
+    epochs = read_results(tmp_path / "out").epochs
+    for trial in EXPERIMENT.trials():
+        (folder,) = (tmp_path / "out" / "tensorboard").glob(f"*{trial.key}")
+        assert folder.name.startswith(f"learning_rate={trial.learning_rate}")
+        written = EventAccumulator(str(folder)).Reload().Scalars("val_loss")
+        rows = epochs[epochs["key"] == trial.key]
+        assert [(point.step, pytest.approx(point.value)) for point in written] == list(
+            zip(rows["epoch"], rows["val_loss"], strict=True)
+        )
+
+
+def test_weights_from_a_file_make_no_deeper_folder(tmp_path):
+    trial = TrialConfig(weights="../weights/my net.pth")
+    board = TensorBoardListener(str(tmp_path), [trial], ["weights"])
+    scores = dict.fromkeys(("train_loss", "train_accuracy", "val_loss", "val_accuracy"), 0.5)
+    board.on_epoch(trial.key, {"epoch": 1, **scores})
+    board.on_trial_end(trial.key, "completed")
+    assert [path.name for path in tmp_path.iterdir()] == [
+        f"weights=.._weights_my_net.pth-{trial.key}"
+    ]
+
+
+def test_curves_that_can_not_be_written_are_told_with_the_way_out(tmp_path):
+    (tmp_path / "curves").write_text("a file where a folder should be")
+    trial = TrialConfig()
+    with pytest.raises(
+        StorageError, match=r"curves.* can't be written: .* run the same command again"
+    ):
+        TensorBoardListener(str(tmp_path / "curves"), [trial], []).on_epoch(trial.key, {"epoch": 1})
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_starts(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"`track` is 'wandb'.*pip install '\.\[wandb\]'"):
+        trackers.check_trackers_installed(["wandb"])
+
+
+def test_trackers_are_told_by_ray_and_so_not_with_local():
+    with pytest.raises(UserError, match="`track` must be left out with --local"):
+        RunOptions(local=True, track=("mlflow",))
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_and_wandb_hear_of_every_epoch(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlflow").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    run(tmp_path / "out", lanes=1, track=("mlflow", "wandb"))
+
+    client, rows = MlflowClient(), read_results(tmp_path / "out").epochs
+    (experiment,) = client.search_experiments(filter_string="name = 'tracked'")
+    for run_ in client.search_runs([experiment.experiment_id]):
+        told = [point.value for point in client.get_metric_history(run_.info.run_id, "val_loss")]
+        assert told == pytest.approx(rows[rows["key"] == run_.info.run_name]["val_loss"].tolist())
+        assert run_.data.params["learning_rate"] in ("0.001", "0.01")
+    assert len(list(tmp_path.rglob("offline-run-*/*.wandb"))) == len(EXPERIMENT.trials())

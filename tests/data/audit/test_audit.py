@@ -1,0 +1,218 @@
+"""What `bioimg data` shows about a set of images."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import tyro
+from data.test_decode import tiffs
+from data.test_image_folder import draw, fill
+from data.test_image_table import arrays
+from PIL import Image
+from rich.console import Console
+
+from bioimg.cli.data import DataCommand
+from bioimg.config import TrialConfig, UserError
+from bioimg.data import list_dataset
+from bioimg.data.audit.contact_sheet import draw_contact_sheet
+from bioimg.data.audit.group_patterns import guess_group_patterns
+from bioimg.data.audit.near_duplicates import find_near_duplicates
+from bioimg.data.audit.summary import audit_images
+from bioimg.storage import disk_cache
+
+
+def audited(data, **fields):
+    return audit_images(TrialConfig(data=str(data), image_size=32, **fields))[0]
+
+
+def smooth(path, seed=0, size=64):
+    """A blurred image, which looks the same after small changes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8))
+    noise.resize((size, size), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture
+def messy(tmp_path):
+    """Two classes with a copy, a near copy, an unreadable file and a note."""
+    folder = tmp_path / "messy"
+    for label, name in enumerate("ab"):
+        for number in range(10 + 5 * label):
+            smooth(folder / name / f"slide{number % 4}_{number}.png", seed=100 * label + number)
+    (folder / "a" / "copy_slide1_99.png").write_bytes((folder / "a" / "slide1_1.png").read_bytes())
+    with Image.open(folder / "b" / "slide2_2.png") as image:
+        image.save(folder / "b" / "slide2_50.jpg", quality=70)
+    (folder / "b" / "slide3_77.png").write_text("text")
+    (folder / "b" / "notes.txt").write_text("text")
+    return folder
+
+
+def test_an_audit_counts_what_is_there(messy):
+    found = audited(messy)
+    assert (found.name, found.images, found.synthetic) == ("messy", 27, False)
+    assert found.classes == {"a": 11, "b": 16}
+    assert found.imbalance == pytest.approx(16 / 11)
+    assert found.sizes == {"64 x 64": 27}
+    assert found.stored == {"8-bit RGB": 27}
+    assert found.formats == {".png": 26, ".jpg": 1}
+    assert list(found.unreadable) == ["b/slide3_77.png"]
+    assert found.ignored == ["b/notes.txt"]
+
+
+def test_copies_and_images_that_look_alike_are_named(messy):
+    found = audited(messy)
+    assert found.duplicates == [["a/copy_slide1_99.png", "a/slide1_1.png"]]
+    assert found.near_duplicates == [("b/slide2_2.png", "b/slide2_50.jpg")]
+    kept = {entry.name.split("/")[0]: entry.description for entry in disk_cache.list_entries()}
+    assert (
+        kept["alike"]
+        == "27 perceptual hashes of messy, used by `bioimg data` to find images that look alike"
+    )
+
+
+def test_splits_are_shown_with_what_leaks_in_them(messy):
+    stratified = audited(messy, group_pattern=r"slide(\d)").splits["stratified"]
+    assert sum(sum(part.values()) for part in stratified.images.values()) == 27
+    assert stratified.leaks_groups is True
+    assert stratified.duplicates in (0, 1)
+    assert stratified.near_duplicates in (0, 1)
+
+
+def test_a_split_that_can_not_be_made_says_why(tmp_path):
+    for part in ("train", "val"):
+        fill(tmp_path / part, count=2)
+    found = audited(tmp_path)
+    assert "needs at least 7 images of each class" in found.splits["stratified"].error
+    assert "`data` has no images in: test" in found.splits["folder"].error
+    assert found.splits["folder"].images == {}
+
+
+def test_depths_and_scaling_are_shown(tmp_path):
+    found = audited(tiffs(tmp_path))
+    assert found.stored == {"16-bit grey": 20}
+    assert all(100 <= low < high <= 4000 for low, high in found.scaling)
+    assert re.search(
+        r"black to white  \d+ to \d+ \(stored values\)\n",
+        command(tmp_path, "--contact-sheet", "None"),
+    )
+
+
+def test_an_npz_is_audited_as_well(tmp_path):
+    np.savez(tmp_path / "toy.npz", **arrays())
+    found = audited(tmp_path / "toy.npz")
+    assert (found.sizes, found.formats) == ({"9 x 9": 60}, {".npz": 60})
+    assert found.splits["folder"].images["train"] == {"0": 10, "1": 10}
+
+
+def test_changed_images_look_alike_and_others_do_not(tmp_path):
+    for number in range(10):
+        (tmp_path / "b").mkdir(exist_ok=True)
+        with Image.open(smooth(tmp_path / "a" / f"{number}.png", seed=number)) as original:
+            original.point(lambda value: min(255, int(value * 1.05))).save(
+                tmp_path / "b" / f"{number}.png"
+            )
+    _, images = audit_images(TrialConfig(data=str(tmp_path), image_size=32))
+    assert find_near_duplicates(images).tolist() == [[number, number + 10] for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "groups"),
+    [
+        ([f"{n}AF_CRC-Prim-HE-0{n % 4}_{n}.tif_Row_{n}_Col_1" for n in range(20)], r"HE-(\d+)", 4),
+        ([f"patient {n % 5} image {n}" for n in range(20)], r"patient (\d+)", 5),
+        ([f"{'abcde'[n % 5]}_{n}" for n in range(20)], r"([^/_]+)_[^/]*$", 5),
+        ([f"case-{'abcde'[n % 5]}-{n}" for n in range(20)], r"([^/]+)-[^/-]*$", 5),
+        ([f"p{n % 6}/{n}" for n in range(24)], "parent", 6),
+    ],
+)
+def test_patterns_of_groups_are_guessed_from_names(tmp_path, names, pattern, groups):
+    for number, name in enumerate(names):
+        draw(tmp_path / "ab"[number % 2] / f"{name}.png")
+    found = guess_group_patterns(list_dataset(TrialConfig(data=str(tmp_path))))
+    assert (found[0].pattern, found[0].group_count) == (pattern, groups)
+    assert (
+        len(set(list_dataset(TrialConfig(data=str(tmp_path), group_pattern=pattern)).groups))
+        == groups
+    )
+
+
+def test_a_pattern_that_mixes_up_patients_shows_it_and_the_one_that_does_not_is_offered_too(
+    tmp_path,
+):
+    for number in range(24):
+        draw(
+            tmp_path
+            / "ab"[number % 2]
+            / f"patient{'AB'[number % 4 // 2]}_slide{number % 3}_{number}.png"
+        )
+    found = {
+        one.pattern: (one.group_count, one.largest_group)
+        for one in guess_group_patterns(list_dataset(TrialConfig(data=str(tmp_path))))
+    }
+    mixed = "the largest, 0, has 8 images, from a/patientA_slide0_0.png to a/patientB_slide0_6.png"
+    assert found[r"slide(\d+)"] == (3, mixed)
+    assert found[r"([^/]*slide\d+)"][0] == 6
+
+
+def test_numbers_that_only_count_make_no_groups(tmp_path):
+    for number in range(20):
+        draw(tmp_path / "ab"[number % 2] / f"img_{number}_row_{number % 3}.png")
+    assert guess_group_patterns(list_dataset(TrialConfig(data=str(tmp_path)))) == []
+
+
+def test_the_contact_sheet_has_a_row_for_each_class(messy):
+    _, images = audit_images(TrialConfig(data=str(messy), image_size=32))
+    sheet = np.asarray(draw_contact_sheet(images))
+    assert sheet.shape[:2] == (2 * 128, 8 * 102 + 6)
+    assert (sheet[60, 10] != 255).any()
+    assert (sheet[190, 10 + 7 * 102] != 255).any()
+
+
+def command(*args):
+    parsed = tyro.cli(DataCommand, args=[str(arg) for arg in args])
+    console = Console(file=io.StringIO(), width=120)
+    assert parsed.run(console) == 0
+    return console.file.getvalue()
+
+
+def test_the_command_tells_people(messy, tmp_path):
+    text = command(messy, "--contact-sheet", tmp_path / "out" / "sheet.png")
+    for expected in (
+        "messy: 27 images in 2 classes",
+        "8-bit RGB (27)",
+        "1: b/slide3_77.png (cannot identify image file",
+        r"--group-pattern 'slide(\d+)' (4 groups; the largest, 1, has 8 images, from a/copy_slide1_99.png to b/slide1_9.png)",
+        "a/copy_slide1_99.png = a/slide1_1.png",
+        "imbalance       1.45 to 1 (largest to smallest class)",
+        "b/slide2_2.png ~ b/slide2_50.jpg",
+        "stratified",
+    ):
+        assert expected in text
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        assert sheet.size == (822, 256)
+
+
+def test_the_command_tells_programs(messy, capsys):
+    assert (
+        command(messy, "--json", "--contact-sheet", "None", "--group-pattern", r"slide(\d+)") == ""
+    )
+    told = json.loads(capsys.readouterr().out)
+    assert told["groups"] == {"0": 7, "1": 8, "2": 7, "3": 5}
+    assert told["splits"]["stratified"]["leaks_groups"] is True
+    assert told["contact_sheet"] == ""
+
+
+def test_a_contact_sheet_that_can_not_be_written_is_an_error(messy, tmp_path):
+    with pytest.raises(
+        UserError,
+        match=r"the value of `contact_sheet` is .*sheet.unknown', which can't be written: unknown file",
+    ):
+        command(messy, "--contact-sheet", tmp_path / "sheet.unknown")
+
+
+def test_nothing_to_look_at_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="holds no images"):
+        audited(tmp_path)

@@ -1,0 +1,285 @@
+"""Depths, colours, planes and orientations, as microscopes and scanners write them."""
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image, ImageOps
+
+from bioimg.config import TrialConfig, UserError
+from bioimg.data import load_image_set
+from bioimg.data.decoding.channels import resize_square
+from bioimg.data.decoding.decode import decode_image
+
+RAMP = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32) * 80
+
+
+def tiff(path, pixels, **options):
+    tifffile.imwrite(path, pixels, **options)
+    return path
+
+
+def save(path, image, **options):
+    image.save(path, **options)
+    return path
+
+
+def test_16_bit_grey_keeps_its_depth(tmp_path):
+    for path in (tiff(tmp_path / "x.tif", RAMP), save(tmp_path / "x.png", Image.fromarray(RAMP))):
+        pixels, stored = decode_image(path)
+        assert (pixels.dtype, stored) == (np.uint16, "16-bit grey")
+        np.testing.assert_array_equal(pixels, np.repeat(RAMP[..., None], 3, 2))
+
+
+def test_16_bit_colour_png_keeps_its_depth(tmp_path):
+    import imagecodecs
+
+    colour = np.stack([RAMP, RAMP + 1, RAMP + 2], axis=2)
+    (tmp_path / "x.png").write_bytes(imagecodecs.png_encode(colour))
+    pixels, stored = decode_image(tmp_path / "x.png")
+    assert stored == "16-bit RGB"
+    np.testing.assert_array_equal(pixels, colour)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "uint32", "float16"])
+def test_other_depths_become_float32(tmp_path, dtype):
+    pixels = decode_image(tiff(tmp_path / "x.tif", (RAMP // 80).astype(dtype))).pixels
+    assert pixels.dtype == np.float32
+    np.testing.assert_array_equal(pixels[..., 0], RAMP // 80)
+
+
+def test_big_endian_is_read_as_well(tmp_path):
+    np.testing.assert_array_equal(
+        decode_image(tiff(tmp_path / "x.tif", RAMP, byteorder=">")).pixels[..., 1], RAMP
+    )
+
+
+def test_black_is_zero_also_where_the_file_has_white_as_zero(tmp_path):
+    pixels = decode_image(
+        tiff(tmp_path / "x.tif", np.zeros((4, 4), np.uint8), photometric="miniswhite")
+    ).pixels
+    assert pixels.min() == 255
+
+
+def test_one_bit_images_are_black_and_white(tmp_path):
+    bits = np.eye(8, dtype=bool)
+    for path in (
+        save(tmp_path / "x.png", Image.fromarray(bits)),
+        save(tmp_path / "x.tif", Image.fromarray(bits)),
+    ):
+        np.testing.assert_array_equal(decode_image(path).pixels[..., 2], np.eye(8) * 255)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("mode", ["P", "RGBA", "LA"])
+def test_palettes_are_looked_up_and_transparency_is_dropped(tmp_path, suffix, mode):
+    source = Image.fromarray(
+        np.random.default_rng(0).integers(0, 4, (8, 8, 3), np.uint8) * 80
+    ).convert(mode)
+    pixels = decode_image(save(tmp_path / f"x{suffix}", source)).pixels
+    np.testing.assert_array_equal(pixels, np.asarray(source.convert("RGB")))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_cmyk_becomes_rgb(tmp_path, suffix):
+    source = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    np.testing.assert_allclose(
+        decode_image(save(tmp_path / f"x{suffix}", source)).pixels[4, 4], (0, 255, 255), atol=3
+    )
+
+
+def test_planar_colour_is_colour(tmp_path):
+    colour = np.arange(3 * 20 * 30, dtype=np.uint8).reshape(3, 20, 30)
+    path = tiff(tmp_path / "x.tif", colour, photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(decode_image(path).pixels, np.moveaxis(colour, 0, -1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_each_of_the_eight_orientations_is_undone(tmp_path, orientation, suffix):
+    source = Image.fromarray(np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3))
+    exif = source.getexif()
+    exif[274] = orientation
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".tif":
+        tiff(
+            path,
+            np.asarray(source),
+            photometric="rgb",
+            extratags=[(274, "H", 1, orientation, True)],
+        )
+    else:
+        source.save(path, exif=exif)
+    with Image.open(save(tmp_path / "expected.png", source, exif=exif)) as image:
+        np.testing.assert_array_equal(
+            decode_image(path).pixels, np.asarray(ImageOps.exif_transpose(image))
+        )
+
+
+def stack(tmp_path, axes="CYX", **options):
+    """Four planes, the k-th one filled with 10 k."""
+    planes = np.broadcast_to(np.arange(4, dtype=np.uint16)[:, None, None] * 10, (4, 24, 32))
+    return tiff(
+        tmp_path / "x.tif", planes, metadata={"axes": axes}, photometric="minisblack", **options
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"imagej": True}, {"ome": True}])
+def test_channels_say_which_planes_are_red_green_and_blue(tmp_path, options):
+    assert decode_image(stack(tmp_path, **options), (2, 0, 3)).pixels[5, 5].tolist() == [20, 0, 30]
+    assert decode_image(stack(tmp_path, **options), (2,)).pixels[5, 5].tolist() == [20, 20, 20]
+    assert decode_image(stack(tmp_path, **options), (2, 1)).pixels[5, 5].tolist() == [20, 10, 0]
+
+
+def test_channels_reorder_the_bands_of_any_format(tmp_path):
+    path = save(tmp_path / "x.png", Image.new("RGB", (4, 4), (1, 2, 3)))
+    assert decode_image(path, (2, 1, 0)).pixels[0, 0].tolist() == [3, 2, 1]
+
+
+def test_many_planes_without_channels_are_refused_and_the_error_says_how(tmp_path):
+    with pytest.raises(
+        ValueError, match="4 planes; choose those for red, green and blue, as in --channels 0,1,2"
+    ):
+        decode_image(stack(tmp_path))
+    with pytest.raises(ValueError, match="4 planes, numbered from 0, but `channels` names 4"):
+        decode_image(stack(tmp_path), (4,))
+
+
+@pytest.mark.parametrize("channels", ["", "a", "0,1,2,3", "-1", "0,,1"])
+def test_channels_that_are_no_planes_are_refused(tmp_path, channels):
+    with pytest.raises(
+        UserError,
+        match=f"the value of `channels` is '{channels}', but must be one to three plane numbers",
+    ):
+        load_image_set(TrialConfig(data=str(tmp_path), channels=channels))
+
+
+def test_thumbnails_and_pyramids_are_passed_over(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "x.tif") as writer:
+        writer.write(pixels, photometric="rgb")
+        writer.write(pixels[::4, ::4], photometric="rgb", subfiletype=1)
+    np.testing.assert_array_equal(decode_image(tmp_path / "x.tif").pixels, pixels)
+
+
+def test_several_images_in_one_file_are_refused(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "x.tif") as writer:
+        for size in (16, 20):
+            writer.write(np.zeros((size, size), np.uint8))
+    with pytest.raises(
+        ValueError, match=r"2 images of shapes \(16, 16\) and \(20, 20\), where one is expected"
+    ):
+        decode_image(tmp_path / "x.tif")
+    frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (0, 200)]
+    frames[0].save(tmp_path / "x.webp", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match="2 frames, where one image is expected"):
+        decode_image(tmp_path / "x.webp")
+
+
+def test_colours_without_a_way_to_rgb_are_refused(tmp_path):
+    tiff(tmp_path / "x.tif", np.zeros((8, 8, 3), np.uint8), photometric="cielab")
+    with pytest.raises(ValueError, match="8-bit CIELAB colours"):
+        decode_image(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda p: tiff(p, np.zeros((100, 100), np.uint8)),
+        lambda p: save(p, Image.new("L", (100, 100)), format="PNG"),
+    ],
+)
+def test_an_image_beyond_the_limit_on_pixels_is_refused_before_it_is_unpacked(tmp_path, write):
+    write(tmp_path / "x")
+    assert decode_image(tmp_path / "x", max_pixels=10_000).pixels.shape == (100, 100, 3)
+    with pytest.raises(
+        ValueError, match="100 x 100 pixels are more than the limit of 9,999; BIOIMG_MAX_PIXELS"
+    ):
+        decode_image(tmp_path / "x", max_pixels=9_999)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_an_image_becomes_square_by_the_rule_asked_for(dtype):
+    image = np.zeros((10, 20, 3), dtype)
+    image[:, 5:15] = 200  # the middle square
+    assert np.unique(resize_square(image, 10, "crop")).tolist() == [200]
+    padded = resize_square(image, 20, "pad")
+    assert (padded.shape, padded.dtype) == ((20, 20, 3), dtype)
+    assert not padded[:5].any()
+    assert not padded[15:].any()
+    assert resize_square(image, 10, "resize")[5, 5].tolist() == [200] * 3
+    assert resize_square(image, 10, "resize")[5, 0].tolist() == [0] * 3
+
+
+def tiffs(folder, scale=1, dtype=np.uint16):
+    for label, name in enumerate("ab"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(10):
+            noise = np.random.default_rng(100 * label + number).integers(100, 4000, (16, 16))
+            tiff(folder / name / f"{number}.tif", (noise * scale).astype(dtype))
+    return folder
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(np.uint16, 1), (np.float32, 1e-3)])
+def test_wide_images_are_scaled_by_percentiles_of_the_training_images(tmp_path, dtype, scale):
+    from bioimg.data import split_images
+
+    trial = TrialConfig(data=str(tiffs(tmp_path, scale, dtype)), image_size=16)
+    images = load_image_set(trial)
+    raw = np.stack([tifffile.imread(tmp_path / path) for path in images.paths])
+    low, high = np.percentile(raw[split_images(images, trial).train], (0.1, 99.9))
+    np.testing.assert_allclose(images.scaling_limits, [(low, high)] * 3, rtol=1e-6)
+    np.testing.assert_allclose(
+        images.pixels[..., 0], ((raw - low) / (high - low)).clip(0, 1) * 255, atol=0.51
+    )
+
+
+def test_scaling_by_range_takes_the_whole_range_of_the_depth(tmp_path):
+    images = load_image_set(TrialConfig(data=str(tiffs(tmp_path)), image_size=16, scaling="range"))
+    assert images.scaling_limits == ((0, 65535),) * 3
+    assert images.pixels.max() <= 16
+
+
+def test_scaling_is_part_of_the_fingerprint_of_the_split_and_not_of_that_of_the_data(tmp_path):
+    from bioimg.data import split_images
+
+    tiffs(tmp_path)
+    trials = [
+        TrialConfig(data=str(tmp_path), image_size=size, scaling=rule, folds=folds)
+        for size, rule, folds in (
+            (16, "percentiles", 0),
+            (16, "range", 0),
+            (24, "percentiles", 0),
+            (16, "percentiles", 5),
+        )
+    ]
+    sets = [load_image_set(trial) for trial in trials]
+    assert len({images.scaling_limits for images in sets}) == 4
+    assert len({images.fingerprint for images in sets}) == 1
+    assert (
+        len(
+            {
+                split_images(images, trial).fingerprint
+                for images, trial in zip(sets, trials, strict=True)
+            }
+        )
+        == 4
+    )
+
+
+def test_what_is_not_finite_is_black_and_says_nothing_about_the_range(tmp_path):
+    folder = tiffs(tmp_path, 1e-3, np.float32)
+    holes = tifffile.imread(folder / "a" / "0.tif")
+    holes[0, 0], holes[0, 1] = np.nan, np.inf
+    tiff(folder / "a" / "0.tif", holes)
+    images = load_image_set(TrialConfig(data=str(folder), image_size=16))
+    assert np.isfinite(images.scaling_limits).all()
+    assert images.pixels[images.paths.index("a/0.tif"), 0, 0].tolist() == [0, 0, 0]
+
+
+def test_images_of_different_depths_are_refused(tmp_path):
+    tiff(tiffs(tmp_path) / "b" / "x.tif", np.zeros((16, 16), np.uint8))
+    with pytest.raises(
+        UserError,
+        match=r"different depths.*20 of uint16: a/0\.tif.*; 1 of uint8: b/x\.tif.*Image > Type.*table \(path,label\)",
+    ):
+        load_image_set(TrialConfig(data=str(tmp_path)))

@@ -1,0 +1,241 @@
+"""Properties of any set of images; hypothesis generates the sets."""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from data.test_splitting import image_set, labelled
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from bioimg.config import TrialConfig, UserError
+from bioimg.data import load_image_set, split_images
+from bioimg.data.decoding.channels import resize_square
+from bioimg.data.decoding.decode import decode_image
+from bioimg.data.file_array import FileArray
+from bioimg.data.pixel_cache import DecodeOptions, _decode_files
+
+few = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+many = settings(max_examples=100, deadline=None)
+names = st.text(
+    st.characters(blacklist_characters="/\0", blacklist_categories=("Cs",)), min_size=1, max_size=20
+).filter(
+    lambda name: (
+        name[0] != "." and name.lower() not in ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
+    )
+)
+
+
+@st.composite
+def grouped(draw):
+    """Labels of up to four classes, and a group for each image."""
+    count = draw(st.integers(12, 120))
+    labels = draw(st.lists(st.integers(0, draw(st.integers(1, 3))), min_size=count, max_size=count))
+    groups = draw(
+        st.lists(st.integers(0, draw(st.integers(2, 30))), min_size=count, max_size=count)
+    )
+    labels = np.unique(labels, return_inverse=True)[1]
+    assume(labels.max() > 0)
+    return labelled(labels, tuple(map(str, groups)))
+
+
+trials = st.builds(
+    lambda kind, folds, fold: TrialConfig(split=kind, folds=folds, fold=fold % max(folds, 1)),
+    st.sampled_from(["stratified", "grouped"]),
+    st.sampled_from([0, 3, 4, 5]),
+    st.integers(0, 4),
+)
+
+
+@many
+@given(grouped(), trials)
+def test_a_split_holds_each_image_once_and_each_class_everywhere_or_is_refused(images, trial):
+    try:
+        cut = split_images(images, trial)
+    except UserError:
+        return
+    parts = (cut.train, cut.val, cut.test)
+    assert sorted(np.concatenate(parts)) == list(range(len(images.labels)))
+    assert all(len(set(images.labels[part])) == len(images.classes) for part in parts)
+    shared = [
+        {images.groups[i] for i in a} & {images.groups[i] for i in b}
+        for a, b in zip(parts, (*parts[1:], parts[0]), strict=True)
+    ]
+    assert cut.leaks_groups == any(shared)
+    if trial.split == "grouped":
+        assert not cut.leaks_groups
+
+
+@many
+@given(grouped(), trials)
+def test_a_split_is_the_same_whatever_the_groups_are_called(images, trial):
+    images.groups = tuple(group.zfill(3) for group in images.groups)
+    renamed = labelled(images.labels, tuple(f"patient {group}" for group in images.groups))
+    try:
+        cut = split_images(images, trial)
+    except UserError:
+        return
+    assert cut.test.tolist() == split_images(renamed, trial).test.tolist()
+
+
+@many
+@given(st.lists(st.integers(0, 3), min_size=20, max_size=60), st.data())
+def test_duplicates_are_the_images_outside_training_that_have_a_twin_elsewhere(digests, data):
+    labels = np.arange(len(digests)) % 2
+    images = image_set(labels, tuple(f"{d if d else 100 + i}" for i, d in enumerate(digests)))
+    cut = split_images(images, TrialConfig())
+    where = {i: name for name in ("train", "val", "test") for i in getattr(cut, name).tolist()}
+    twins = [
+        i
+        for i in where
+        if any(where[i] != where[j] and images.digests[i] == images.digests[j] for j in where)
+    ]
+    assert cut.duplicate_count == sum(where[i] != "train" for i in twins)
+
+
+@many
+@given(st.data())
+def test_the_fingerprint_does_not_depend_on_order_and_changes_with_any_label_or_digest(data):
+    labels = data.draw(
+        st.lists(st.integers(0, 1), min_size=4, max_size=12).filter(
+            lambda some: len(set(some)) == 2
+        )
+    )
+    images = image_set(labels)
+    order = data.draw(st.permutations(range(len(labels))))
+    shuffled = dataclasses.replace(
+        images,
+        labels=images.labels[order],
+        digests=tuple(images.digests[i] for i in order),
+        paths=tuple(images.paths[i] for i in order),
+    )
+    assert shuffled.fingerprint == images.fingerprint
+    changed = data.draw(st.integers(0, len(labels) - 1))
+    other = images.labels.copy()
+    other[changed] = 1 - other[changed]
+    assert dataclasses.replace(images, labels=other).fingerprint != images.fingerprint
+    digests = tuple("changed" if i == changed else d for i, d in enumerate(images.digests))
+    assert dataclasses.replace(images, digests=digests).fingerprint != images.fingerprint
+
+
+depths = st.sampled_from([np.uint8, np.uint16, np.float32])
+shapes = st.tuples(st.integers(1, 24), st.integers(1, 24))
+
+
+@many
+@given(
+    st.data(),
+    depths,
+    shapes,
+    st.sampled_from([None, "lzw", "deflate", "packbits", "zstd"]),
+    st.booleans(),
+)
+def test_any_tiff_comes_back_as_it_was_written(data, depth, shape, compression, colour):
+    elements = {"allow_nan": False} if depth is np.float32 else {}
+    pixels = data.draw(
+        arrays.arrays(
+            depth,
+            (*shape, 3) if colour else shape,
+            elements=arrays.from_dtype(np.dtype(depth), **elements),
+        )
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.tif"
+        tifffile.imwrite(
+            path, pixels, compression=compression, photometric="rgb" if colour else "minisblack"
+        )
+        np.testing.assert_array_equal(
+            decode_image(path).pixels, pixels if colour else np.repeat(pixels[..., None], 3, 2)
+        )
+
+
+@many
+@given(st.data(), shapes, st.sampled_from([".png", ".bmp", ".webp"]))
+def test_any_lossless_image_comes_back_as_it_was_written(data, shape, suffix):
+    pixels = data.draw(arrays.arrays(np.uint8, (*shape, 3)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"x{suffix}"
+        Image.fromarray(pixels).save(path, **({"lossless": True} if suffix == ".webp" else {}))
+        np.testing.assert_array_equal(decode_image(path).pixels, pixels)
+
+
+@many
+@given(
+    st.binary(max_size=300),
+    st.sampled_from(
+        [b"", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"BM", b"\xff\xd8\xff", b"RIFF"]
+    ),
+)
+def test_any_bytes_are_an_image_or_an_error_that_says_why(content, start):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.png"
+        path.write_bytes(start + content)
+        Path(folder, "pixels").touch()
+        outcome = _decode_files(
+            [(0, path)], DecodeOptions(8, max_pixels=10_000), Path(folder, "pixels")
+        )
+        assert len(outcome) == 1
+        assert outcome[0].error or outcome[0].height * outcome[0].width <= 10_000
+
+
+@many
+@given(st.data(), depths, shapes, st.integers(1, 24), st.sampled_from(["resize", "crop", "pad"]))
+def test_a_fitted_image_is_square_and_no_brighter_or_darker(data, depth, shape, size, rule):
+    pixels = data.draw(arrays.arrays(depth, (*shape, 3), elements=st.integers(0, 255)))
+    fit = resize_square(pixels, size, rule)
+    assert (fit.shape, fit.dtype) == ((size, size, 3), depth)
+    assert fit.max() <= pixels.max() + 1e-3
+    assert fit.min() >= (0 if rule == "pad" else pixels.min() - 1e-3)
+
+
+@many
+@given(st.data(), st.integers(1, 9))
+def test_rows_on_disk_are_those_in_memory(data, count):
+    array = np.arange(count * 6, dtype=np.uint16).reshape(count, 2, 3)
+    index = data.draw(
+        arrays.basic_indices((count,), allow_newaxis=False, allow_ellipsis=False)
+        | arrays.integer_array_indices((count,))
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        array.tofile(Path(folder) / "pixels")
+        np.testing.assert_array_equal(
+            FileArray(Path(folder) / "pixels", array.shape, "uint16")[index], array[index]
+        )
+
+
+@few
+@given(
+    st.lists(names, min_size=2, max_size=4),
+    st.lists(names, min_size=7, max_size=9, unique=True),
+    st.booleans(),
+)
+def test_any_folder_is_a_set_or_an_error_that_says_why(classes, files, with_parts):
+    with tempfile.TemporaryDirectory() as folder:
+        for part in ("train", "val", "test") if with_parts else ("",):
+            for name in classes:
+                (Path(folder) / part / name).mkdir(parents=True, exist_ok=True)
+                for file in files:
+                    Image.new("RGB", (4, 4), (len(file), 0, 0)).save(
+                        Path(folder) / part / name / f"{file}.png"
+                    )
+        try:
+            images = load_image_set(TrialConfig(data=folder, image_size=8))
+        except UserError:
+            return
+        assert (
+            len(images)
+            == len(images.paths)
+            == len(images.pixels)
+            == len(set(classes)) * len(files) * (3 if with_parts else 1)
+        )
+        assert list(images.classes) == sorted(set(classes))
+        assert all(
+            images.classes[label] in path
+            for label, path in zip(images.labels, images.paths, strict=True)
+        )

@@ -1,0 +1,303 @@
+"""Images are decoded only once, and sets larger than memory stay on disk."""
+
+import os
+import pickle
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from data.test_decode import tiffs
+from data.test_image_folder import draw, fill
+
+from bioimg.config import TrialConfig, UserError
+from bioimg.data import file_array, load_image_set, load_images_per_trial, pixel_cache
+from bioimg.data.file_array import FileArray
+from bioimg.storage import disk_cache
+from support import PROJECT
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Records the files that are decoded."""
+    files = []
+
+    def count(path, *rest):
+        files.append(path.name)
+        return decode_image(path, *rest)
+
+    decode_image = pixel_cache.decode_image
+    monkeypatch.setattr(pixel_cache, "decode_image", count)
+    return files
+
+
+def kept():
+    return list((disk_cache.cache_folder() / "images").iterdir())
+
+
+def test_a_second_start_reads_no_image(tmp_path, decoded):
+    trial = TrialConfig(data=str(fill(tmp_path)), image_size=8)
+    first = load_image_set(trial)
+    assert len(decoded) == 14
+    second = load_image_set(trial)
+    assert len(decoded) == 14
+    np.testing.assert_array_equal(first.pixels, second.pixels)
+    assert (first.fingerprint, first.paths, first.digests) == (
+        second.fingerprint,
+        second.paths,
+        second.digests,
+    )
+
+
+def test_neither_does_another_split_or_batch_size(tmp_path, decoded):
+    data = str(fill(tmp_path))
+    for trial in (
+        TrialConfig(data=data),
+        TrialConfig(data=data, batch_size=8, folds=3),
+        TrialConfig(data=data, seed=3),
+    ):
+        load_image_set(trial)
+    assert len(decoded) == 14
+
+
+@pytest.mark.parametrize("fields", [{"image_size": 9}, {"resize": "pad"}, {"channels": "0"}])
+def test_other_pixels_are_decoded_anew(tmp_path, decoded, fields):
+    data = str(fill(tmp_path))
+    load_image_set(TrialConfig(data=data, **{"image_size": 8} | fields))
+    load_image_set(TrialConfig(data=data, image_size=8))
+    assert len(decoded) == 28
+
+
+def test_a_changed_file_is_noticed_even_at_the_same_size_and_time(tmp_path):
+    trial = TrialConfig(data=str(fill(tmp_path, suffix=".bmp")), image_size=8)
+    before = load_image_set(trial)
+    file = tmp_path / "a" / "p0_0.bmp"
+    status = file.stat()
+    draw(file, seed=99)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file.stat().st_size == status.st_size
+    assert load_image_set(trial).fingerprint != before.fingerprint
+
+
+def test_nothing_is_kept_of_a_set_that_can_not_be_read(tmp_path):
+    fill(tmp_path)
+    (tmp_path / "a" / "p0_0.png").write_text("x")
+    with pytest.raises(UserError):
+        load_image_set(TrialConfig(data=str(tmp_path)))
+    assert kept() == []
+
+
+def test_a_decoding_that_is_cut_off_leaves_nothing_behind(tmp_path):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    trial = TrialConfig(data=str(fill(tmp_path)))
+    with pytest.raises(KeyboardInterrupt):
+        load_image_set(trial, stop)
+    assert kept() == []
+    assert len(load_image_set(trial)) == 14
+
+
+def test_two_starts_at_once_give_one_entry(tmp_path):
+    trial = TrialConfig(data=str(fill(tmp_path)))
+    both = threading.Barrier(2)
+    threads = [
+        threading.Thread(
+            target=load_image_set, args=(trial, lambda done, total: done > 1 or both.wait(20))
+        )
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(kept()) == 1
+    assert len(load_image_set(trial)) == 14
+
+
+def test_a_cache_that_can_not_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("BIOIMG_CACHE", str(tmp_path / "file"))
+    with pytest.raises(
+        UserError,
+        match=r"the cache folder .*file can't be written: .*environment variable BIOIMG_CACHE",
+    ):
+        load_image_set(TrialConfig(data=str(fill(tmp_path / "set"))))
+
+
+def test_trials_that_see_the_same_pixels_share_one_set(tmp_path):
+    data = str(fill(tmp_path / "narrow"))
+    trials = [
+        TrialConfig(data=data, image_size=size, folds=3, fold=fold)
+        for size in (8, 9)
+        for fold in (0, 1)
+    ]
+    found = load_images_per_trial(trials)
+    assert found[trials[0]] is found[trials[1]]
+    assert found[trials[2]] is found[trials[3]]
+    assert found[trials[0]].pixels.shape[1] == 8
+
+
+def test_folds_of_wide_images_are_scaled_by_their_own_training_images(tmp_path):
+    data = str(tiffs(tmp_path))
+    trials = [TrialConfig(data=data, image_size=16, folds=3, fold=fold) for fold in range(3)]
+    found = load_images_per_trial(
+        [*trials, TrialConfig(data=data, image_size=16, folds=3, batch_size=8)]
+    )
+    assert len({images.scaling_limits for images in found.values()}) == 3
+
+
+@pytest.fixture
+def no_memory(monkeypatch):
+    monkeypatch.setattr(file_array, "available_memory", lambda: 1000)
+
+
+@pytest.mark.parametrize("make", [fill, tiffs])
+def test_a_set_larger_than_memory_is_the_same_set(tmp_path, monkeypatch, make):
+    trial = TrialConfig(data=str(make(tmp_path)), image_size=16)
+    images = load_image_set(trial)
+    monkeypatch.setattr(file_array, "available_memory", lambda: 1000)
+    large = load_image_set(trial)
+    assert isinstance(images.pixels, np.ndarray)
+    assert isinstance(large.pixels, FileArray)
+    np.testing.assert_array_equal(large.pixels[:], images.pixels)
+    assert large.fingerprint == images.fingerprint
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        3,
+        -1,
+        [4, 0, 4],
+        slice(2, 9, 3),
+        np.arange(12) % 2 == 0,
+        np.array([[1, 2], [3, 0]]),
+        np.array([], int),
+    ],
+)
+def test_rows_are_read_from_disk_as_from_an_array(tmp_path, index):
+    array = np.random.default_rng(0).integers(0, 9, (12, 4, 4, 3)).astype(np.uint16)
+    array.tofile(tmp_path / "pixels")
+    on_disk = FileArray(tmp_path / "pixels", array.shape, "uint16")
+    np.testing.assert_array_equal(on_disk[index], array[index])
+    assert (len(on_disk), on_disk.nbytes, on_disk.dtype) == (12, array.nbytes, array.dtype)
+
+
+def test_a_row_that_is_not_there_is_an_error(tmp_path):
+    np.zeros((2, 4), np.uint8).tofile(tmp_path / "pixels")
+    on_disk = FileArray(tmp_path / "pixels", (3, 4), "uint8")
+    with pytest.raises(IndexError):
+        on_disk[3]
+    with pytest.raises(OSError, match="is truncated"):
+        on_disk[2]
+
+
+def test_what_is_sent_to_another_process_is_the_name_of_the_file(tmp_path):
+    array = np.arange(40_000, dtype=np.uint8).reshape(4, -1)
+    array.tofile(tmp_path / "pixels")
+    sent = pickle.dumps(FileArray(tmp_path / "pixels", array.shape, "uint8"))
+    assert len(sent) < 500
+    np.testing.assert_array_equal(pickle.loads(sent)[[1, 3]], array[[1, 3]])
+    (tmp_path / "pixels").unlink()
+    with pytest.raises(
+        UserError, match=r"can't be opened here: .* a folder that all machines share"
+    ):
+        pickle.loads(sent)
+
+
+def test_limits_of_the_process_and_of_its_container_count(tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("2000\n")
+    monkeypatch.setattr(file_array, "CGROUP_FOLDER", tmp_path)
+    assert file_array.available_memory() == 3000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert file_array.available_memory() > 1_000_000
+
+
+UNDER_A_LIMIT = """
+import resource, sys, psutil, sklearn.model_selection, numpy as np
+from bioimg.config import TrialConfig
+from bioimg.data import load_image_set, split_images
+base = psutil.Process().memory_info()
+limit = 300_000_000
+resource.setrlimit(resource.RLIMIT_AS, (base.vms + limit,) * 2)
+trial = TrialConfig(data=sys.argv[1], image_size=512)
+images = load_image_set(trial)
+assert images.pixels.nbytes > 3 * limit, images.pixels.nbytes
+order, top = np.random.default_rng(0).permutation(split_images(images, trial).train), 0
+for start in range(0, len(order), 32):
+    batch = images.pixels[order[start : start + 32]]
+    top = max(top, psutil.Process().memory_info().rss - base.rss)
+print(type(images.pixels).__name__, top)
+"""
+
+
+@pytest.mark.slow
+def test_a_set_three_times_the_memory_limit_is_read_batch_by_batch(tmp_path):
+    for label in "ab":
+        for number in range(600):
+            draw(tmp_path / label / f"{number}.png", seed=number, size=(8, 8))
+    out = subprocess.run(
+        [sys.executable, "-c", UNDER_A_LIMIT, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+    )
+    assert out.returncode == 0, out.stderr
+    kind, top = out.stdout.split()
+    assert kind == "FileArray"
+    assert int(top) < 200_000_000
+
+
+TRAIN_UNDER_A_LIMIT = """
+import resource, sys
+import psutil
+import torch
+from pathlib import Path
+from bioimg.config import TrialConfig
+from bioimg.data import load_images_per_trial
+from bioimg.results.result_store import ResultStore
+from bioimg.training.trial_runner import TrialContext, run_trial
+
+torch.set_num_threads(1)
+process = psutil.Process()
+base, limit = process.memory_info(), 400_000_000
+resource.setrlimit(resource.RLIMIT_AS, (base.vms + limit, -1))
+trial = TrialConfig(data=sys.argv[1], image_size=512, model="resnext_tiny", weights="none", freeze="features",
+                    augmentation="none", epochs=1, batch_size=64, precision="float32")
+images = load_images_per_trial([trial])
+kept = images[trial].pixels
+store = ResultStore(sys.argv[2])
+place = TrialContext(experiment="large", store=store, device=torch.device("cpu"))
+status = run_trial(trial, images[trial], place, lambda epoch: None)
+print(status, type(kept).__name__, kept.nbytes // limit, process.memory_info().rss - base.rss)
+"""
+
+
+@pytest.mark.slow
+def test_training_on_a_set_three_times_the_memory_limit_stays_within_it(tmp_path):
+    for label in "ab":
+        for number in range(800):
+            draw(tmp_path / "images" / label / f"{number}.png", seed=number, size=(8, 8))
+    out = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            TRAIN_UNDER_A_LIMIT,
+            str(tmp_path / "images"),
+            str(tmp_path / "out"),
+        ],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "MALLOC_ARENA_MAX": "1",
+        },  # each thread's own arena would take 64 MB of addresses, used or not
+        cwd=PROJECT,
+    )
+    assert out.returncode == 0, out.stderr
+    status, kind, times, grown = out.stdout.split()
+    assert (status, kind, times) == ("completed", "FileArray", "3")
+    assert int(grown) < 1.5 * 2**30

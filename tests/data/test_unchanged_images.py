@@ -1,0 +1,47 @@
+"""Images of an earlier run are read again for a report that is made later."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from data.test_image_folder import draw, fill
+
+from bioimg.cli.report import ReportCommand
+from bioimg.config import TrialConfig
+from bioimg.data import load_image_set
+from bioimg.provenance import image_assignment_rows
+from bioimg.results import schema
+from support.handmade_results import curve, folder, predictions, trial
+
+
+def test_a_page_made_later_shows_the_images_that_are_still_where_and_what_they_were(
+    tmp_path: Path,
+) -> None:
+    config = TrialConfig(data=str(fill(tmp_path / "tiles")), image_size=8)
+    images = load_image_set(config)
+    told = predictions(config.key, wrong=range(3), n=3, classes=2)
+    told = [{**row, "image": path} for row, path in zip(told, images.paths, strict=False)]
+    rows = [trial(config, best_val_loss=0.1, test_accuracy=0.0, train_seconds=9.0)]
+    path = folder(
+        tmp_path / "results",
+        rows,
+        curve(config.key, (0.5, 0.1), (0.8, 0.9)),
+        told,
+        classes=images.classes,
+    )
+    pq.write_table(
+        pa.Table.from_pylist(
+            [*image_assignment_rows({config: images})], schema=schema.IMAGES_SCHEMA
+        ),
+        path / "images.parquet",
+    )
+
+    def shown() -> tuple[int, bool]:
+        ReportCommand(folder=str(path), figures=False, format=()).run()
+        text = (path / "report" / "report.html").read_text()
+        return text.count("<img "), "are shown as paths" in text
+
+    assert shown() == (3, False)
+    draw(tmp_path / "tiles" / images.paths[0], size=(5, 7))
+    (tmp_path / "tiles" / images.paths[1]).unlink()
+    assert shown() == (1, True)

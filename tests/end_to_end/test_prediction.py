@@ -1,0 +1,219 @@
+"""The command `bioimg predict`: the winner predicts new images as it predicted the test images."""
+
+import dataclasses
+import io
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+from rich.console import Console
+
+from bioimg import runner
+from bioimg.cli import main
+from bioimg.cli.grid_flags import RunOptions
+from bioimg.config import TrialConfig, UserError
+from bioimg.experiment import Experiment
+from bioimg.prediction import select_trial_key, subset_by_digest
+from bioimg.results.image_assignments import SPLIT_COLUMNS
+from bioimg.results.result_store import Results, ResultStore, read_results
+from support import simulated_results
+
+CLASSES = ("gland", "stroma", "tumour")
+
+
+def draw(folder: Path) -> Path:
+    """Sixteen-bit images that don't use the whole range, so that their scaling matters."""
+    noise = np.random.default_rng(0)
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = (
+                900
+                + 150 * label
+                + noise.normal(0, 60, (40, 48, 3))
+                + 300 * noise.random() * (number == 0)
+            )
+            tifffile.imwrite(
+                folder / name / f"{number:02d}.tif", pixels.astype(np.uint16), photometric="rgb"
+            )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    """A small experiment on such images, its folder `data` beside it."""
+    folder = tmp_path_factory.mktemp("predict")
+    base = TrialConfig(
+        **{
+            "data": str(draw(folder / "data")),
+            "model": "resnext_tiny",
+            "weights": "TEXTURES_V2",
+            "resize": "crop",
+        },
+        **{
+            "image_size": 32,
+            "epochs": 2,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "precision": "float32",
+        },
+    )
+    axes = {"freeze": ("none", "features"), "seed": (0, 1)}
+    experiment = Experiment(name="predict", base=base, axes=axes, early_stopping=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "write_report", lambda *_: 0)
+        patch.setenv("BIOIMG_CACHE", str(folder / "cache"))
+        runner.run_experiment(
+            experiment, RunOptions(out=str(folder / "out"), local=True), Console(file=io.StringIO())
+        )
+    return folder / "out"
+
+
+def predict(monkeypatch, *args: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["bioimg", "predict", *map(str, args)])
+    return main.main()
+
+
+def new(results: Path, key: str, folder: Path) -> tuple[Path, pd.DataFrame]:
+    """The test images of a trial in a folder of their own, and their predictions in the table."""
+    told = read_results(results).predictions
+    told = told[told["key"].eq(key) & told["split"].eq("test")]
+    for path in told["image"]:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(results.parent / "data" / path, folder / path)
+    return folder, told.sort_values("image", ignore_index=True)
+
+
+@pytest.mark.parametrize("freeze", ["none", "features"])
+def test_the_test_images_get_the_probabilities_of_the_table(
+    freeze, results, tmp_path, monkeypatch, capsys
+):
+    trials = read_results(results).trials
+    key = trials[trials["freeze"].eq(freeze)]["key"].iloc[1]
+    folder, told = new(results, key, tmp_path / "new")
+    assert (
+        predict(monkeypatch, results, folder, "--key", key, "--out", tmp_path / "deep" / "p.csv")
+        == 0
+    )
+    table = pd.read_csv(tmp_path / "deep" / "p.csv")
+    assert table["path"].tolist() == told["image"].tolist()
+    assert table["prediction"].tolist() == [CLASSES[label] for label in told["prediction"]]
+    assert set(table["part"]) == {"test"}
+    given = table[[f"probability of {name}" for name in CLASSES]].to_numpy(np.float32)
+    expected = np.stack(told["probabilities"].tolist())
+    if freeze == "none":  # the same batches: to the last bit
+        assert np.array_equal(given, expected)
+    assert np.allclose(given, expected, atol=1e-5)
+    assert f"Predicted by trial {key}: " in (said := capsys.readouterr().out)
+    assert "warning" not in said
+
+
+def test_images_that_the_trial_was_trained_on_are_told(results, tmp_path, monkeypatch, capsys):
+    placed = pd.read_parquet(results / "images.parquet").set_index("image")["part"]
+    image = results.parent / "data" / "gland" / "05.tif"
+    tifffile.imwrite(
+        image.with_name("new.tif"), tifffile.imread(image) + np.uint16(1), photometric="rgb"
+    )
+    assert predict(monkeypatch, results, image.parent, "--out", tmp_path / "p.csv") == 0
+    image.with_name("new.tif").unlink()
+    table = pd.read_csv(tmp_path / "p.csv").set_index("path")["part"]
+    assert pd.isna(table.pop("new.tif"))
+    assert {f"gland/{path}": part for path, part in table.items()} == placed[
+        placed.index.str.startswith("gland/")
+    ].to_dict()
+    seen = int(table.isin(["train", "val"]).sum())
+    assert (
+        f"warning: {seen} of 13 images were used to train or select this trial."
+        in capsys.readouterr().out
+    )
+
+
+def test_an_image_with_copies_is_in_the_part_in_which_it_was_trained_on(tmp_path):
+    trial = TrialConfig()
+    way = {name: getattr(trial, name) for name in SPLIT_COLUMNS}
+    rows = [
+        {"image": f"{part}.png", "digest": digest, "label": 0, "part": part, "group": None, **way}
+        for digest, copies in (("a", ("train", "test")), ("b", ("test", "val")), ("c", ("test",)))
+        for part in copies
+    ]
+    store = ResultStore(tmp_path / "grid")
+    store.open_for_writing(simulated_results.description(trial, {}, ("x",)), rows)
+    store.release()
+    assert subset_by_digest(store, trial) == {"a": "train", "b": "val", "c": "test"}
+
+
+def best(results: Results) -> str:
+    losses = results.trials.groupby("freeze")["best_val_loss"].mean()
+    rows = results.trials[results.trials["freeze"].eq(losses.idxmin())]
+    return rows.loc[rows["best_val_loss"].idxmin(), "key"]
+
+
+def test_without_a_key_it_is_the_best_of_the_configuration_that_validation_chose(
+    results, tmp_path, monkeypatch, capsys
+):
+    image = results.parent / "data" / "tumour" / "03.tif"
+    monkeypatch.chdir(tmp_path)
+    assert predict(monkeypatch, results, image) == 0
+    assert f"Predicted by trial {best(read_results(results))}: 1 " in capsys.readouterr().out
+    assert pd.read_csv("predictions.csv")["path"].tolist() == ["03.tif"]
+
+
+def test_an_image_that_can_not_be_read_is_named_and_the_others_are_predicted(
+    results, tmp_path, monkeypatch, capsys
+):
+    folder, told = new(results, best(read_results(results)), tmp_path / "new")
+    (folder / "broken.tif").write_bytes((folder / told["image"][0]).read_bytes()[:200])
+    assert predict(monkeypatch, results, folder, "--out", tmp_path / "p.csv") == 1
+    assert "can't be read: broken.tif (" in capsys.readouterr().err
+    assert len(pd.read_csv(tmp_path / "p.csv")) == len(told)
+
+
+def test_images_of_another_depth_are_refused(results, tmp_path, monkeypatch, capsys):
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    assert predict(monkeypatch, results, tmp_path / "a.png") == 2
+    assert (
+        "holds uint8 images, but the model was trained on uint16 or float32"
+        in capsys.readouterr().err
+    )
+
+
+def test_the_recipe_that_predicts_is_named_and_a_table_that_exists_is_left_alone(
+    results, tmp_path, monkeypatch, capsys
+):
+    image, row = results.parent / "data" / "tumour" / "03.tif", read_results(results).trials.iloc[1]
+    args = (results, image, "--key", row["key"], "--out", tmp_path / "p.csv")
+    assert predict(monkeypatch, *args) == 0
+    settings = (
+        f"model=resnext_tiny weights=TEXTURES_V2 freeze={row['freeze']} seed={row['seed']} fold=0"
+    )
+    assert f"Its recipe: {settings}" in capsys.readouterr().out
+    (tmp_path / "p.csv").write_text("mine")
+    assert predict(monkeypatch, *args) == 2
+    assert "which exists. Name another with --out, or remove it." in capsys.readouterr().err
+    assert (tmp_path / "p.csv").read_text() == "mine"
+
+
+def test_where_no_trial_is_completed_that_is_said_whether_a_key_is_given_or_not(results):
+    seen = read_results(results)
+    none = dataclasses.replace(
+        seen, trials=seen.trials.assign(status="stopped", best_val_loss=np.nan)
+    )
+    for key in (None, seen.trials["key"][0]):
+        with pytest.raises(
+            UserError, match="must be results with a completed trial, but there is none"
+        ):
+            select_trial_key(none, key)
+
+
+def test_what_is_no_image_and_what_is_no_trial_are_refused_with_the_way_out(
+    results, tmp_path, monkeypatch, capsys
+):
+    assert predict(monkeypatch, results, tmp_path / "nowhere") == 2
+    assert "but must be an image or a folder of images (.png" in capsys.readouterr().err
+    assert predict(monkeypatch, results, tmp_path, "--key", "abc") == 2
+    assert "the value of `key` is 'abc', but must be one of:" in capsys.readouterr().err

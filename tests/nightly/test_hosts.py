@@ -1,0 +1,139 @@
+"""A cluster of three hosts from experiments/clusters/onprem.yaml, in namespaces of this machine."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from bioimg.results.result_store import read_results
+from support import PROJECT, hosts
+from support.results import same
+
+EPOCHS = 8
+GRID = (
+    "--model resnext_tiny --weights TEXTURES_V2 --image-size 64 --precision float32 --learning-rate 5e-4 "
+    f"--batch-size 16 32 --freeze none features --epochs {EPOCHS} --workers 2"
+)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Three hosts of one CPU each, and the user at the desk."""
+
+    lab: hosts.Lab
+    file: Path
+
+    def desk(self, command: str) -> str:
+        """What a command prints at the desk, in the project's folder; it must succeed."""
+        return self.lab.desk.run(f"cd {PROJECT} && {command}")
+
+    def hosts_up(self) -> int:
+        """How many hosts Ray counts: as many as CPUs."""
+        found = re.search(r"/(\d+)\.0 CPU", self.desk(f"ray exec {self.file} 'ray status'"))
+        return int(found[1]) if found else 0
+
+
+@pytest.fixture
+def cluster(tmp_path) -> Iterator[Cluster]:
+    """The file with the lab's addresses, and with one CPU for each host."""
+    if why := hosts.missing():
+        pytest.skip(why)
+    profile = f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH=~/bioimg:{PROJECT} RAY_USAGE_STATS_ENABLED=0\n"
+    with hosts.lab(tmp_path / "lab", ("one", "two", "three"), profile) as lab:
+        text = (PROJECT / "experiments" / "clusters" / "onprem.yaml").read_text()
+        for number, address in zip((10, 11, 12), lab.address.values(), strict=True):
+            text = text.replace(f"192.168.1.{number}", address)
+        file = tmp_path / "onprem.yaml"
+        file.write_text(
+            text.replace("ray start", "ray start --num-cpus=1 --object-store-memory=200000000")
+        )
+        yield Cluster(lab, file)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+def test_a_host_of_ones_own_cluster_is_lost_in_mid_trial_and_the_table_is_that_of_one_machine(
+    cluster, tiles, tmp_path
+):
+    lab, on_hosts, alone = cluster.lab, tmp_path / "hosts", tmp_path / "alone"
+    desk = ThreadPoolExecutor(1)
+    cluster.desk("ray get-auth-token --generate && chmod 600 ~/.ray/auth_token")
+    cluster.desk(f"ray up --yes {cluster.file}")
+    hosts.until(lambda: cluster.hosts_up() == 3, "all hosts to join", 180)
+    doctor = f"ray exec {cluster.file} 'bioimg doctor --out {on_hosts} --workers 2'"
+    cluster.desk(doctor)
+    private = f"BIOIMG_CACHE=/dev/shm/decoded bioimg doctor --out /dev/shm/results --data {tiles} --image-size 20000"
+    told = cluster.desk(f"ray exec {cluster.file} '{private}' || true")
+    for check, way_out in {
+        "results storage": "--out to a folder that all nodes share",
+        "images": "set BIOIMG_CACHE",
+    }.items():
+        others = re.findall(
+            rf"^wrong +{check} +(\w+) .*not the same folder.*{way_out}", told, re.MULTILINE
+        )
+        assert sorted(others) == ["three", "two"], (
+            f"{check}: the head's /dev/shm isn't that of the others\n{told}"
+        )
+
+    submit = (
+        f"ray submit {cluster.file} experiments/grid.py -- --data {tiles} {GRID} --out {on_hosts}"
+    )
+    grid = desk.submit(cluster.desk, submit)
+    part = hosts.until(
+        lambda: next(on_hosts.rglob("parts/*.epochs.parquet"), None),
+        "the first epoch of a trial",
+        180,
+    )
+    trained = [name for name, host in lab.hosts.items() if host.runs("RayTrainWorker")]
+    assert len(trained) == 2, "a trial's two workers weren't on two hosts"
+    lab.hosts[trained[1]].cut()  # never the first, which is the head
+    before = pq.read_table(part).to_pandas()
+    assert 1 <= len(before) < EPOCHS, "no trial was under way, so this test says nothing"
+    grid.result()
+    lab.switch_on(trained[1])
+    hosts.until(
+        lambda: lab.hosts[trained[1]].runs("raylet"),
+        "Ray to be started again where it was lost",
+        180,
+    )
+    hosts.until(
+        lambda: f"{lab.address[trained[1]]}:" in cluster.desk(doctor),
+        "the lost host to be taken in again",
+        60,
+    )
+    cluster.desk(f"ray down --yes {cluster.file}")
+
+    cluster.desk(f"python experiments/grid.py --data {tiles} {GRID} --lanes 1 --out {alone}")
+    struck = read_results(on_hosts)
+    same(struck, read_results(alone))
+    resumed = before.merge(struck.epochs, on=["key", "epoch"])
+    assert resumed["seconds_x"].equals(resumed["seconds_y"]), (
+        "the trial didn't resume where it was, but started over"
+    )
+    hosts.until(
+        lambda: not any(host.runs("raylet") for host in lab.hosts.values()),
+        "the workers to leave",
+        120,
+    )
+
+
+def test_the_program_that_was_submitted_alone_finds_the_experiments_of_the_project_that_came_before(
+    tmp_path,
+):
+    program = shutil.copy(PROJECT / "experiments" / "grid.py", tmp_path)
+    shutil.copytree(PROJECT / "experiments", tmp_path / "bioimg" / "experiments")
+    env = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(PROJECT)}
+    ended = subprocess.run(
+        [sys.executable, program, "report", "--help"], capture_output=True, text=True, env=env
+    )
+    assert "The grid of the report" in ended.stdout, ended.stderr

@@ -1,0 +1,772 @@
+"""Tables before they have a format: rows, columns, rounding, repeats, and what is said below them."""
+
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bioimg.config import TRIAL_FIELDS, TrialConfig, UserError
+from bioimg.report import detail_tables
+from bioimg.report.captions import COLUMN_HEADERS
+from bioimg.report.comparison_table import REPORT_2023_COLUMNS, build_comparison
+from bioimg.report.headline import draw_conclusions
+from bioimg.report.presets import REPORT_2023_PRESETS
+from bioimg.report.presets import report_2023_tables as nine_tables
+from bioimg.report.report_context import ReportContext
+from bioimg.report.row_filter import select_rows
+from bioimg.report.table_model import (
+    MAX_NAME_CHARACTERS,
+    Column,
+    Table,
+    format_cell,
+    interval_decimals,
+    sanitise_text,
+)
+from bioimg.report.table_notes import results_digest
+from bioimg.results import result_store
+from bioimg.results.result_store import Results
+from bioimg.results.statistics import wilson_interval
+from bioimg.verify.cell_matching import cell_matches
+from support.handmade_results import (
+    NINE_RUNS,
+    V1,
+    V2,
+    curve,
+    folder,
+    predictions,
+    report_2023,
+    trial,
+)
+
+
+@pytest.fixture
+def nine(tmp_path: Path) -> Results:
+    return result_store.read_results(report_2023(tmp_path / "report-2023"))
+
+
+def column_of(table: Table, name: str) -> list[str]:
+    place = [column.name for column in table.columns].index(name)
+    return [row[place] for row in table.cells()]
+
+
+# the nine tables
+
+
+def test_the_preset_gives_the_runs_of_tables_2_to_8_as_the_report_prints_them(
+    nine: Results,
+) -> None:
+    """Every number of the report agrees with the cell of our table, which rounds by its own rule."""
+    printed = {2: (0,), 3: (1,), 4: (2,), 5: (3,), 6: (4, 5), 7: (6,), 8: (7, 8)}
+    tables = {table.name: table for table in nine_tables(nine)}
+    for number, runs in printed.items():
+        table = tables[f"table-{number}"]
+        records = table.values.to_dict("records")
+        assert len(records) == len(runs)
+        for record, run in zip(records, (NINE_RUNS[run] for run in runs), strict=True):
+            assert [record[name] for name in ("weights", "batch_size", "freeze", "epochs")] == list(
+                run[:4]
+            )
+            assert [None if pd.isna(record[name]) else record[name] for name in MEASURED] == list(
+                run[4:]
+            )
+
+
+MEASURED = (
+    *(
+        "final_train_loss",
+        "best_train_accuracy",
+        "best_val_loss",
+        "best_val_loss_epoch",
+        "final_val_accuracy",
+    ),
+    *("best_val_accuracy", "test_accuracy", "train_seconds"),
+)
+
+
+def test_table_2_reads_as_in_the_report(nine: Results) -> None:
+    table = nine_tables(nine)[1]
+    assert table.cells() == [
+        [
+            *(
+                V1,
+                "32",
+                "none",
+                "50",
+                "0.0113",
+                "99.65",
+                "0.2404 (28/50)",
+                "91.8",
+                "92.8",
+                "93.5 [91.2, 95.2]",
+                "16:15",
+            )
+        ]
+    ]
+    assert [column.name for column in table.columns] == list(REPORT_2023_COLUMNS)
+
+
+def test_table_9_has_the_four_rows_with_their_own_numbers(nine: Results) -> None:
+    table = nine_tables(nine)[8]
+    rows = {tuple(row[:3]): row[4:] for row in table.cells()}
+    assert rows[V1, "128", "none"] == ["0.2720 (34/50)", "94.0 [91.8, 95.6]", "93.5"]
+    assert rows[V1, "128", "features"] == ["0.3184 (52/100)", "87.5 [84.6, 89.9]", "88.8"]
+    assert set(rows) == {
+        (V2, "128", "none"),
+        (V1, "128", "none"),
+        (V2, "32", "none"),
+        (V1, "128", "features"),
+    }
+    assert any("different numbers of epochs (40, 50, 100)" in note for note in table.notes)
+
+
+def test_table_1_comes_from_the_model(nine: Results) -> None:
+    table = nine_tables(nine)[0]
+    rows = {row[0]: row for row in table.cells()}
+    assert [rows[f"layer{n}"][2] for n in (1, 2, 3, 4)] == ["3", "4", "6", "3"]
+    assert rows["maxpool"][1] == "3x3 max-pool, stride 2, padding 1"
+    assert rows["layer1"][1] == "1x1 conv, 128; 3x3 conv, 128, 32 groups; 1x1 conv, 256"
+    assert rows["fc"][1] == "linear, 2048 to 6"
+
+
+def test_the_preset_takes_the_epochs_there_are_and_says_so(tmp_path: Path) -> None:
+    grid = [
+        trial(
+            TrialConfig(weights=w, batch_size=b, freeze=f, epochs=7),
+            test_accuracy=0.9,
+            best_val_loss=0.1,
+        )
+        for w in (V1, V2)
+        for b in (32, 64, 128)
+        for f in ("none", "features")
+    ]
+    tables = nine_tables(result_store.read_results(folder(tmp_path, grid)))
+    assert [len(table.values) for table in tables[1:]] == [1, 1, 1, 1, 1, 1, 2, 4]
+    assert tables[2].notes[0].startswith("No trial ran for 35 epochs as in the report of 2023")
+
+
+def test_each_table_of_the_preset_is_one_command(nine: Results) -> None:
+    for number, recipe in REPORT_2023_PRESETS.items():
+        table = build_comparison(nine, rows=recipe.condition, columns=recipe.columns)
+        assert table.cells() == nine_tables(nine)[number - 1].cells()
+
+
+# rows, columns, order
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ('freeze == "none"', 6),
+        ('not freeze == "none" and weights == "IMAGENET1K_V1"', 1),
+        ("epochs in [40, 60] or batch_size == 64", 5),
+        ("0.9 < test_accuracy <= 0.94", 3),
+        ("best_val_loss > -1.5 and synthetic == False", 9),
+        ("batch_size == epochs", 0),
+        (None, 9),
+    ],
+)
+def test_rows_are_those_for_which_the_condition_holds(
+    nine: Results, query: str | None, count: int
+) -> None:
+    assert len(select_rows(nine.trials, query)) == count
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "__import__('os').system('true')",
+        "@pd.io.common.os.system('true') == 0",
+        "weights.str.len() == 3",
+        "weights.map(print) == 1",
+        "(lambda: 1)() == 1",
+        "[x for x in (1, 2)] == 1",
+        "weights[0] == 'I'",
+        "f'{weights}' == 'a'",
+        "(epochs := 3) == 3",
+        "epochs + 1 == 2",
+        "epochs == 50 & batch_size == 32",
+        "epochs",
+        "`weights` == 'a'",
+        "epochs = 50",
+        "epochs == 50\nimport os",
+        "epochs == None",
+        "(" * 500 + "epochs == 1" + ")" * 500,
+    ],
+)
+def test_rows_run_no_code(nine: Results, query: str) -> None:
+    with pytest.raises(UserError, match="the value of `rows` is"):
+        select_rows(nine.trials, query)
+
+
+def test_a_column_that_is_not_there_is_named_with_its_nearest(nine: Results) -> None:
+    for call in (
+        lambda: build_comparison(nine, rows="batchsize == 32"),
+        lambda: build_comparison(nine, columns=["batchsize"]),
+        lambda: build_comparison(nine, sort=["batchsize"]),
+        lambda: build_comparison(nine, group_by=["batchsize"]),
+    ):
+        with pytest.raises(UserError, match="Did you mean 'batch_size'"):
+            call()
+
+
+def test_text_is_not_compared_with_numbers(nine: Results) -> None:
+    with pytest.raises(UserError, match="must compare text with text and numbers with numbers"):
+        select_rows(nine.trials, "weights > 3")
+
+
+def test_sorting_puts_the_best_first_and_rows_that_did_not_complete_last(tmp_path: Path) -> None:
+    rows = [
+        trial(TrialConfig(batch_size=1), status="failed", error="CUDA out of memory"),
+        trial(TrialConfig(batch_size=2), status="stopped", epochs_run=4, best_val_accuracy=0.99),
+        trial(
+            TrialConfig(batch_size=3), test_accuracy=0.8, best_val_accuracy=0.8, best_val_loss=0.3
+        ),
+        trial(
+            TrialConfig(batch_size=4), test_accuracy=0.9, best_val_accuracy=0.9, best_val_loss=0.4
+        ),
+    ]
+    results = result_store.read_results(folder(tmp_path, rows))
+    assert column_of(build_comparison(results, sort=["best_val_accuracy"]), "batch_size") == [
+        "4",
+        "3",
+        "2",
+        "1",
+    ]
+    assert column_of(build_comparison(results, sort=["best_val_loss"]), "batch_size") == [
+        "3",
+        "4",
+        "2",
+        "1",
+    ]
+    table = build_comparison(results, sort=["best_val_accuracy"])
+    assert column_of(table, "status") == [
+        "completed",
+        "completed",
+        "stopped after 4/50",
+        "failed: CUDA out of memory",
+    ]
+    assert column_of(table, "standing")[2:] == ["–", "–"]
+    assert column_of(table, "test_accuracy")[2:] == ["–", "–"]
+
+
+# repeats and groups
+
+
+@pytest.fixture
+def seeds(tmp_path: Path) -> Results:
+    """Two configurations of three seeds each, of which one failed."""
+    rows = []
+    for weights, loss, accuracies in ((V1, 0.2, (0.90, 0.92, 0.94)), (V2, 0.3, (0.95, 0.97, None))):
+        for seed, accuracy in enumerate(accuracies):
+            config = TrialConfig(weights=weights, seed=seed)
+            ended = {
+                "status": "completed",
+                "test_accuracy": accuracy,
+                "best_val_loss": loss,
+                "train_seconds": 60.0,
+            }
+            rows.append(
+                trial(config, **(ended if accuracy else {"status": "failed", "error": "killed"}))
+            )
+    return result_store.read_results(folder(tmp_path / "seeds", rows))
+
+
+def test_seeds_become_one_row_with_mean_deviation_and_number(seeds: Results) -> None:
+    table = build_comparison(seeds)
+    assert column_of(table, "test_accuracy") == ["92.0 ± 2.0", "96.0 ± 1.4"]
+    assert column_of(table, "runs") == ["3", "2"]
+    assert column_of(table, "status") == ["3 completed", "2 completed, 1 failed"]
+    assert table.values["test_accuracy_sd"].tolist() == pytest.approx([0.02, 0.0141421], abs=1e-6)
+    assert any("standard deviation over a row's completed runs" in note for note in table.notes)
+
+
+def test_folds_of_unequal_size_count_by_their_images(tmp_path: Path) -> None:
+    """80 of 101 images are right, 79 %, although the mean of three folds is 89 %."""
+    right = {10: 10, 80: 60, 11: 10}
+    rows = [
+        trial(
+            TrialConfig(folds=3, fold=fold),
+            test_accuracy=hits / n,
+            test_images=n,
+            best_val_loss=0.1,
+        )
+        for fold, (n, hits) in enumerate(right.items())
+    ]
+    table = build_comparison(result_store.read_results(folder(tmp_path, rows)))
+    assert table.values["test_accuracy"][0] == pytest.approx(80 / 101)
+    assert (
+        table.values["test_accuracy_low"][0],
+        table.values["test_accuracy_high"][0],
+    ) == pytest.approx(wilson_interval(80, 101))
+    assert any(
+        "validation images of one fold are test images of another" in note for note in table.notes
+    )
+    assert not any("test set isn't used to select anything" in note for note in table.notes)
+
+
+def test_the_single_values_stay_available(seeds: Results) -> None:
+    table = build_comparison(seeds, single=True)
+    assert column_of(table, "seed") == ["0", "1", "2", "0", "1", "2"]
+    assert column_of(table, "test_accuracy")[:2] == ["90.0 [87.3, 92.2]", "92.0 [89.6, 93.9]"]
+    assert column_of(table, "standing")[:3] == ["best"] * 3
+
+
+def test_group_by_puts_together_what_agrees_in_these_settings(nine: Results) -> None:
+    table = build_comparison(nine, group_by=["freeze"], columns=["freeze", "test_accuracy", "runs"])
+    assert table.cells() == [["none", "94.2 ± 0.8", "6"], ["features", "86.5 ± 1.0", "3"]]
+
+
+def test_a_group_without_a_completed_trial_has_no_mean(tmp_path: Path) -> None:
+    rows = [trial(TrialConfig(seed=seed), status="failed", error="x") for seed in (0, 1)]
+    table = build_comparison(result_store.read_results(folder(tmp_path, rows)))
+    assert column_of(table, "test_accuracy") == ["–"]
+    assert column_of(table, "status") == ["2 failed"]
+
+
+# rounding
+
+
+@pytest.mark.parametrize(
+    ("halfwidth", "decimals"), [(12, 0), (1.8, 1), (0.43, 2), (0.01, 2), (float("nan"), 1), (0, 1)]
+)
+def test_decimals_follow_the_width_of_the_interval(halfwidth: float, decimals: int) -> None:
+    assert interval_decimals(halfwidth) == decimals
+
+
+def test_fewer_test_images_give_fewer_decimals(tmp_path: Path) -> None:
+    for n, text in (
+        (20, "95 [76, 99]"),
+        (600, "95.0 [93.0, 96.5]"),
+        (60000, "95.00 [94.82, 95.17]"),
+    ):
+        rows = [trial(TrialConfig(), test_accuracy=0.95, test_images=n)]
+        assert column_of(
+            build_comparison(result_store.read_results(folder(tmp_path / str(n), rows))),
+            "test_accuracy",
+        ) == [text]
+
+
+@given(st.floats(0, 1), st.integers(0, 2))
+def test_what_is_shown_agrees_with_what_is_meant(value: float, decimals: int) -> None:
+    column = Column(name="test_accuracy", kind="share", digits=decimals)
+    record = {"test_accuracy": value}
+    assert cell_matches(format_cell(column, record), column, record)
+
+
+@given(st.floats(0, 360000))
+def test_times_are_read_back_to_the_second(seconds: float) -> None:
+    column = Column(name="train_seconds", kind="seconds")
+    text = format_cell(column, {"train_seconds": seconds})
+    assert cell_matches(text, column, {"train_seconds": seconds})
+    assert not cell_matches(text, column, {"train_seconds": seconds + 2})
+
+
+def test_minus_signs_are_not_hyphens_and_zero_has_none() -> None:
+    column = Column(name="difference", kind="points", digits=1)
+    assert format_cell(column, {"difference": -0.013}) == "−1.3"
+    assert format_cell(column, {"difference": -0.0001}) == "0.0"
+
+
+def test_names_lose_control_characters_and_direction_overrides_and_are_cut() -> None:
+    assert sanitise_text("a\u202eb\x00c\nd") == "a\ufffdb\ufffdc d"
+    assert sanitise_text("x" * 5000) == "x" * (MAX_NAME_CHARACTERS - 1) + "…"
+    assert sanitise_text("שלום 腫瘤") == "שלום 腫瘤"
+
+
+# what is said
+
+
+def test_captions_say_of_which_images_by_which_rule_and_split(nine: Results) -> None:
+    said = "\n".join(build_comparison(nine).notes)
+    for sentence in (
+        "n: 2550 training, 600 validation and 600 test images of kather2016 (fingerprint 5eed5eed5eed5eed).",
+        "Split: stratified.",
+        "WARNING: the split ignores known groups",
+        "lowest validation loss",
+        "No early stopping.",
+        "One run each",
+        f"from results {results_digest(nine)}.",
+    ):
+        assert sentence in said
+
+
+def test_early_stopping_is_told_with_its_rule_and_its_victims(tmp_path: Path) -> None:
+    rows = [
+        trial(TrialConfig(), test_accuracy=0.9),
+        trial(TrialConfig(batch_size=64), status="stopped", epochs_run=4),
+    ]
+    rule = {
+        "metric": "val_accuracy",
+        "grace_period": 2,
+        "reduction_factor": 2,
+        "compare_within": ["freeze"],
+    }
+    notes = build_comparison(
+        result_store.read_results(folder(tmp_path, rows, early_stopping=rule))
+    ).notes
+    assert any(
+        "ASHA on val_accuracy, from epoch 2" in note and "1 of 2 trials stopped" in note
+        for note in notes
+    )
+
+
+def test_the_metric_that_stopped_trials_is_that_of_their_rows_whatever_the_last_command_said(
+    tmp_path: Path,
+) -> None:
+    stopped = trial(
+        TrialConfig(batch_size=64),
+        status="stopped",
+        epochs_run=4,
+        rung_metric="val_loss",
+        rung_score=0.9,
+    )
+    rows = [trial(TrialConfig(), test_accuracy=0.9), stopped]
+    rule = {
+        "metric": "val_accuracy",
+        "grace_period": 2,
+        "reduction_factor": 2,
+        "compare_within": ["freeze"],
+    }
+    notes = build_comparison(
+        result_store.read_results(folder(tmp_path / "other", rows, early_stopping=rule))
+    ).notes
+    assert any("ASHA on val_loss, from epoch 2" in note for note in notes)
+    notes = build_comparison(
+        result_store.read_results(folder(tmp_path / "none", rows, early_stopping=None))
+    ).notes
+    assert any("1 of 2 trials were stopped early in an earlier run" in note for note in notes)
+    assert not any("No early stopping" in note for note in notes)
+
+
+def test_mixed_data_synthetic_images_and_unfinished_experiments_are_warned_of(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        trial(TrialConfig(), test_accuracy=0.9),
+        trial(TrialConfig(seed=1), data_fingerprint="else", synthetic=True),
+    ]
+    notes = "\n".join(
+        build_comparison(result_store.read_results(folder(tmp_path, rows, complete=False))).notes
+    )
+    assert "WARNING: rows differ in data_fingerprint" in notes
+    assert "SYNTHETIC IMAGES" in notes
+    assert "isn't complete. Trials that have ended so far: 2." in notes
+
+
+def test_copies_across_parts_and_unreadable_images_are_told(tmp_path: Path) -> None:
+    rows = [
+        trial(
+            TrialConfig(), test_accuracy=0.9, duplicate_images_across_splits=3, unreadable_skipped=2
+        )
+    ]
+    notes = "\n".join(build_comparison(result_store.read_results(folder(tmp_path, rows))).notes)
+    assert "validation and test images have an exact copy in another part of the split (3)" in notes
+    assert "Unreadable images left out: 2." in notes
+
+
+def test_folds_of_unequal_size_are_not_mixed_data(tmp_path: Path) -> None:
+    rows = [
+        trial(
+            TrialConfig(folds=3, fold=fold),
+            test_accuracy=0.9 + fold / 100,
+            best_val_loss=0.1,
+            test_images=100 + fold,
+        )
+        for fold in range(3)
+    ]
+    table = build_comparison(result_store.read_results(folder(tmp_path, rows)))
+    assert column_of(table, "test_accuracy") == ["91.0 ± 1.0"]
+    assert (
+        "91.0 % [87.3, 93.8] of 303 test images (mean of 3 runs)"
+        in draw_conclusions(result_store.read_results(tmp_path)).headline
+    )
+    assert not any("rows differ" in note for note in table.notes)
+
+
+def test_a_reason_that_keeps_many_from_being_compared_is_told_once(tmp_path: Path) -> None:
+    trials = [TrialConfig(batch_size=size) for size in (8, 16, 32, 64, 128)]
+    rows = [
+        trial(its, best_val_loss=size / 100, test_accuracy=0.9) for size, its in enumerate(trials)
+    ]
+    told = [
+        row for its in trials for row in predictions(its.key, [0], n=20, groups=["slide-1"] * 20)
+    ]
+    said = draw_conclusions(result_store.read_results(folder(tmp_path, rows, images=told)))
+    reason = (
+        "not compared: all test images are of one group, so nothing can be said about other groups"
+    )
+    assert said.not_compared == (f"batch 16; batch 32; batch 64; and 1 more: {reason}",)
+
+
+def test_a_failed_row_without_images_does_not_turn_numbers_of_images_into_decimals(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        trial(TrialConfig(weights=V1), test_accuracy=0.90, best_val_loss=0.2),
+        trial(TrialConfig(weights=V2), test_accuracy=0.95, best_val_loss=0.1),
+        trial(
+            TrialConfig(batch_size=64),
+            status="failed",
+            error="x",
+            test_images=None,
+            epochs_run=None,
+        ),
+    ]
+    results = result_store.read_results(folder(tmp_path, rows))
+    said = draw_conclusions(results)
+    assert "of 600 test images" in said.headline
+    assert "90.0 % and 95.0 % of 600 images" in said.distinguishable[0]
+    assert "600 test images" in build_comparison(results).notes[0]
+
+
+def test_one_changed_number_changes_the_fingerprint_and_the_order_of_rows_does_not(
+    nine: Results,
+) -> None:
+    shuffled = dataclasses.replace(nine, trials=nine.trials.iloc[::-1])
+    changed = dataclasses.replace(
+        nine, trials=nine.trials.assign(test_accuracy=nine.trials["test_accuracy"] + 1e-12)
+    )
+    assert results_digest(shuffled) == results_digest(nine) != results_digest(changed)
+
+
+def test_headers_and_notes_can_be_chinese(nine: Results) -> None:
+    table = build_comparison(nine, lang="zh-TW")
+    assert table.headers[:4] == ["預訓練權重", "凍結", "批次大小", "訓練週期數"]
+    assert column_of(table, "standing")[3] == "最佳"
+    assert any("資料切分未考慮已知分組" in note for note in table.notes)
+    with pytest.raises(UserError, match="the value of `lang` is 'tlh'"):
+        build_comparison(nine, lang="tlh")
+
+
+def test_every_setting_has_a_header_in_both_languages() -> None:
+    assert set(TRIAL_FIELDS) <= set(COLUMN_HEADERS)
+    assert all(
+        name != chinese for name, (_, chinese) in COLUMN_HEADERS.items() if name in TRIAL_FIELDS
+    )
+
+
+def test_the_headline_says_what_can_and_cannot_be_claimed(nine: Results) -> None:
+    said = draw_conclusions(nine)
+    assert said.headline == (
+        "Validation chose weights IMAGENET1K_V2, frozen none, batch 128, epochs 40: 95.3 % [93.3, 96.8] of 600 test images; "
+        "not distinguishable from it: 5 of 8 others."
+    )
+    assert len(said.distinguishable) == 3
+    assert all("frozen features" in line and "worse" in line for line in said.distinguishable)
+    assert any(
+        "94.0 % and 95.3 % of 600 images" in line and "not distinguishable, p = 0.3" in line
+        for line in said.not_distinguishable
+    )
+
+
+# the other tables
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Results:
+    """A completed trial with predictions and curves, and a stopped one."""
+    a, b = TrialConfig(batch_size=32, workers=2), TrialConfig(batch_size=64)
+    rows = [
+        trial(a, test_accuracy=0.95, best_val_loss=0.1, train_seconds=100.0, features="cached"),
+        trial(b, status="stopped", epochs_run=10, train_seconds=20.0),
+    ]
+    curves = curve(a.key, [0.3, 0.1, 0.2], [0.7, 0.9, 0.9])
+    return result_store.read_results(
+        folder(tmp_path / "two", rows, curves, predictions(a.key, range(0, 180, 6)))
+    )
+
+
+def test_the_table_of_classes_has_recall_with_interval_and_support(two: Results) -> None:
+    table = detail_tables.per_class_table(two)
+    assert table.cells()[0] == ["32", "2", "tumour", "70.0 [60.4, 78.1]", "100.0", "82.4", "100"]
+    assert len(table.values) == 6
+
+
+def test_the_confusion_matrix_has_a_column_per_class(two: Results) -> None:
+    table = detail_tables.confusion_table(two)
+    assert table.headers[2:] == [
+        "label",
+        "tumour",
+        "stroma",
+        "complex",
+        "lympho",
+        "debris",
+        "mucosa",
+    ]
+    assert table.cells()[0] == ["32", "2", "tumour", "70", "30", "0", "0", "0", "0"]
+
+
+def test_cost_counts_devices_epochs_saved_and_money(two: Results) -> None:
+    table = detail_tables.cost_table(two, price=36.0)
+    shown = table.values.set_index("status")
+    assert shown.loc["completed", "device_seconds"] == 200
+    assert shown.loc["completed", "epochs_cached"] == 50
+    assert shown.loc["stopped", "epochs_stopped"] == 40
+    assert shown.loc["stopped", "seconds_stopped"] == 80
+    assert shown.loc["total", "price"] == pytest.approx(2.2)
+    assert "price" not in [column.name for column in detail_tables.cost_table(two).columns]
+
+
+def test_epochs_that_a_longer_trial_took_over_are_paid_for_once(tmp_path: Path) -> None:
+    short, long = TrialConfig(epochs=10), TrialConfig(epochs=20)
+    rows = [
+        trial(short, train_seconds=100.0),
+        trial(long, train_seconds=200.0, continued_from=short.key),
+    ]
+    total = (
+        detail_tables.cost_table(result_store.read_results(folder(tmp_path, rows)), price=3.6)
+        .values.set_index("status")
+        .loc["total"]
+    )
+    assert total[["train_seconds", "epochs_run", "price"]].tolist() == pytest.approx([200, 20, 0.2])
+
+
+def test_what_was_not_run_again_counts_once_even_if_the_longer_trial_was_stopped_early(
+    tmp_path: Path,
+) -> None:
+    short, long = TrialConfig(epochs=10), TrialConfig(epochs=20)
+    stopped = {
+        "status": "stopped",
+        "epochs_run": 5,
+        "train_seconds": 50.0,
+        "continued_from": short.key,
+    }
+    table = detail_tables.cost_table(
+        result_store.read_results(
+            folder(tmp_path, [trial(short, train_seconds=100.0), trial(long, **stopped)])
+        )
+    )
+    total = table.values.set_index("status").loc["total"]
+    assert total[["train_seconds", "epochs_run"]].tolist() == [100, 10]
+
+
+def test_weighted_losses_are_said_to_be_weighted(tmp_path: Path) -> None:
+    for weights, told in (("none", False), ("balanced", True)):
+        table = build_comparison(
+            result_store.read_results(
+                folder(tmp_path / weights, [trial(TrialConfig(class_weights=weights))])
+            )
+        )
+        assert any("the training loss is weighted" in note for note in table.notes) is told
+
+
+def test_tables_with_nothing_to_show_are_left_out(nine: Results, two: Results) -> None:
+    assert {table.name for table in detail_tables.build_detail_tables(nine)} == {
+        "effects",
+        "differences-best",
+        "differences",
+        "cost",
+    }
+    of_two = {"per-class", "confusion", "scores", "curves", "at-epoch", "cost"}
+    assert {table.name for table in detail_tables.build_detail_tables(two)} == of_two
+
+
+def test_the_scores_that_a_stopped_trial_lost_against_can_be_shown_and_sorted_by(
+    tmp_path: Path,
+) -> None:
+    stopped = {
+        "status": "stopped",
+        "epochs_run": 2,
+        "stopped_at_rung": 2,
+        "rung_scores": [0.91234, 0.5],
+    }
+    rows = [trial(TrialConfig(), test_accuracy=0.9), trial(TrialConfig(seed=1), **stopped)]
+    table = build_comparison(
+        result_store.read_results(folder(tmp_path, rows)),
+        columns=["status", "rung_scores"],
+        sort=["rung_scores"],
+        single=True,
+    )
+    assert column_of(table, "rung_scores") == ["–", "0.9123, 0.5"]
+
+
+def test_scores_can_be_columns_of_the_comparison(two: Results) -> None:
+    table = build_comparison(two, columns=["batch_size", "balanced_accuracy", "auroc"])
+    assert table.cells()[0][0] == "32"
+    assert table.cells()[0][1].startswith("95.0 [93.")
+    assert table.cells()[1][1:] == ["–", "–"]
+
+
+def stopped_and_completed(path: Path) -> Results:
+    """One trial of 4 epochs that was stopped after 2, and one that failed after 1."""
+    full, short, failed = (TrialConfig(epochs=4, batch_size=size) for size in (16, 32, 64))
+    rows = [
+        trial(full, test_accuracy=0.9),
+        trial(short, status="stopped", epochs_run=2),
+        trial(failed, status="failed"),
+    ]
+    epochs = curve(full.key, [4, 3, 2, 1], [0.1, 0.2, 0.8, 0.9]) + curve(
+        short.key, [2, 1], [0.3, 0.4]
+    )
+    return result_store.read_results(folder(path, rows, [*epochs, *curve(failed.key, [9], [0.0])]))
+
+
+def test_at_equal_epochs_stopped_trials_stand_beside_completed_ones_and_the_table_says_that_it_is_no_result(
+    tmp_path,
+):
+    table = detail_tables.epoch_table(stopped_and_completed(tmp_path))
+    assert table.values["val_accuracy"].tolist() == [0.4, 0.2], "as of epoch 2, the best first"
+    assert table.values["status"].tolist() == ["stopped", "completed"]
+    assert "not final results" in table.caption
+    assert any("As of epoch 2, which 2 of 3 trials reached" in note for note in table.notes)
+    assert "at-epoch" in [
+        table.name for table in detail_tables.build_detail_tables(stopped_and_completed(tmp_path))
+    ]
+
+
+def test_at_a_later_epoch_only_those_that_came_to_it_are_shown(tmp_path):
+    assert detail_tables.epoch_table(stopped_and_completed(tmp_path), epoch=3).values[
+        "val_accuracy"
+    ].tolist() == [0.8]
+    with pytest.raises(
+        UserError, match="`at_epoch` is 5, but must be an epoch that some trial reached: 1 to 4"
+    ):
+        detail_tables.epoch_table(stopped_and_completed(tmp_path), epoch=5)
+
+
+@pytest.mark.parametrize(("groups", "warned"), [(3, True), (5, False)])
+def test_few_groups_among_the_test_images_are_counted_and_warned_of(
+    tmp_path: Path, groups: int, warned: bool
+) -> None:
+    config = TrialConfig()
+    images = predictions(
+        config.key, [1], groups=[f"slide-{image % groups}" for image in range(600)]
+    )
+    rows = [trial(config, test_accuracy=599 / 600)]
+    results = result_store.read_results(
+        folder(tmp_path, rows, images=images, data={**DATA, "image_size": 150, "groups": 9})
+    )
+    notes = build_comparison(results).notes
+    assert any(f"Independent groups among the test images: {groups};" in note for note in notes)
+    few = [
+        note
+        for note in notes
+        if note.startswith("WARNING: the test images come from few groups (3)")
+    ]
+    assert bool(few) is warned
+    assert [note for note in ReportContext(results).warnings if "few groups" in note] == few
+
+
+DATA = {
+    "name": "kather2016",
+    "fingerprint": "5eed",
+    "synthetic": False,
+    "classes": ["a"] * 6,
+    "images": 3750,
+    "image_size": 150,
+}
+
+
+def test_the_headline_gives_the_mean_over_runs_as_the_page_does(tmp_path: Path) -> None:
+    best = [TrialConfig(weights=V2, seed=seed) for seed in (0, 1)]
+    rows = [
+        trial(c, test_accuracy=a, best_val_loss=0.1)
+        for c, a in zip(best, (0.90, 0.80), strict=True)
+    ]
+    rows.append(trial(TrialConfig(weights=V1), test_accuracy=0.85, best_val_loss=0.2))
+    said = draw_conclusions(result_store.read_results(folder(tmp_path, rows))).headline
+    assert "85.0 % [" in said
+    assert "(mean of 2 runs); the only one compared with it is not distinguishable." in said

@@ -1,0 +1,598 @@
+"""The page: what it says, that it is one inert file, and (slow, in Chromium) that it works by hand and by keyboard."""
+
+import base64
+import dataclasses
+import hashlib
+import html.parser
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bioimg.config import TrialConfig, UserError
+from bioimg.report import html_page, html_sections
+from bioimg.report.report_context import ReportContext
+from bioimg.results import result_store
+from bioimg.results.result_store import Results
+from support import handmade_results, simulated_results
+
+SMALL = {"weights": ("IMAGENET1K_V1", "IMAGENET1K_V2"), "freeze": ("features",)}
+REPEATED = {
+    "weights": ("IMAGENET1K_V1", "IMAGENET1K_V2"),
+    "freeze": ("features",),
+    "seed": (0, 1, 2),
+}
+HOSTILE = (
+    "<script>pwned=1</script>",
+    '"><img src=x onerror=pwned=1>',
+    '=HYPERLINK("http://x","y")',
+    "</script><script>pwned=1</script>",
+    "long" * 200,
+    "ورم ليفي",
+)
+
+
+class Elements(html.parser.HTMLParser):
+    """The elements of a page, each with its attributes and the text right inside it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs), []))
+
+    def handle_data(self, data: str) -> None:
+        if self.found:
+            self.found[-1][2].append(data)
+
+    def named(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
+        return [(attributes, "".join(text)) for name, attributes, text in self.found if name == tag]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return result_store.read_results(
+        simulated_results.write(tmp_path_factory.mktemp("results") / "grid")
+    )
+
+
+@pytest.fixture(scope="module")
+def pixels(results: Results) -> dict[str, np.ndarray]:
+    draw = np.random.default_rng(0)
+    return {
+        name: draw.integers(0, 255, (150, 150, 3), np.uint8)
+        for name in results.predictions["image"].unique()
+    }
+
+
+@pytest.fixture(scope="module")
+def text(
+    results: Results, pixels: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    return written(results, tmp_path_factory.mktemp("page"), images=pixels)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("results") / "hostile"
+    return result_store.read_results(
+        simulated_results.write(
+            folder, axes=SMALL, classes=HOSTILE, name=HOSTILE[1], image=HOSTILE[0]
+        )
+    )
+
+
+def written(results: Results, folder: Path, **options: Any) -> str:
+    return html_page.write_page(results, folder / "report.html", **options).read_text(
+        encoding="utf-8"
+    )
+
+
+def plain(text: str) -> str:
+    """What a reader sees, without tags."""
+    body = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def rows(text: str) -> list[dict[str, str | None]]:
+    return [
+        attributes for attributes, _ in Elements(text).named("tr") if "data-state" in attributes
+    ]
+
+
+def tied(folder: Path, cells: dict[tuple[str, str], tuple[float, float]]) -> Results:
+    """Two recipes, the first with the lower validation loss, with these accuracies and seconds, and no predictions."""
+    axes = {"weights": ("IMAGENET1K_V2",), "freeze": ("none", "features")}
+    results = result_store.read_results(
+        simulated_results.write(folder, axes=axes | {"batch_size": (128,)})
+    )
+    values = [
+        cells[cell]
+        for cell in zip(results.trials["weights"], results.trials["freeze"], strict=True)
+    ]
+    accuracies, seconds = zip(*values, strict=True)
+    trials = results.trials.assign(test_accuracy=accuracies, train_seconds=seconds, test_images=100)
+    return dataclasses.replace(results, trials=trials, predictions=results.predictions.head(0))
+
+
+def only(results: Results, status: str) -> Results:
+    return dataclasses.replace(results, trials=results.trials[results.trials["status"] == status])
+
+
+def test_the_headline_names_the_recipe_that_validation_chose(text: str):
+    (_, headline), *_ = Elements(text).named("h1")
+    assert (
+        "Best by validation: weights IMAGENET1K_V2, frozen none, batch 128, with 92.7 % of 96 test images correct"
+        in headline
+    )
+    assert "On these test images 2 other recipes are not distinguishable from it." in plain(text)
+    assert "95 % interval 85.7 % to 96.4 %" in plain(text)
+
+
+def test_a_faster_recipe_is_named_only_if_it_is_no_less_accurate(tmp_path: Path):
+    faster = {("IMAGENET1K_V2", "none"): (0.90, 200.0), ("IMAGENET1K_V2", "features"): (0.91, 50.0)}
+    text = plain(written(tied(tmp_path / "faster", faster), tmp_path))
+    assert "frozen features was the fastest: 91.0 % after 50.0 s instead of 3:20 min" in text
+    less = {("IMAGENET1K_V2", "none"): (0.90, 200.0), ("IMAGENET1K_V2", "features"): (0.89, 50.0)}
+    assert "was the fastest" not in plain(written(tied(tmp_path / "less", less), tmp_path))
+
+
+def test_a_split_that_leaks_is_said_above_the_table(text: str):
+    assert 0 < text.index("WARNING: the split ignores known groups") < text.index("<table")
+
+
+def test_synthetic_images_are_said_in_the_headline(tmp_path: Path):
+    text = written(
+        result_store.read_results(
+            simulated_results.write(tmp_path / "phantom", axes=SMALL, synthetic=True)
+        ),
+        tmp_path,
+    )
+    assert "SYNTHETIC IMAGES" in text[text.index("<h1>") : text.index("</h1>")]
+    assert "SYNTHETIC IMAGES" not in text[text.index("</h1>") : text.index("<table")]
+
+
+def test_an_experiment_that_still_runs_says_so(tmp_path: Path):
+    text = written(
+        result_store.read_results(
+            simulated_results.write(tmp_path / "running", axes=SMALL, complete=False)
+        ),
+        tmp_path,
+    )
+    assert "The experiment isn't complete. Trials that have ended so far: 2." in plain(text)
+
+
+def test_stopped_and_failed_rows_come_last_and_are_marked_as_what_they_are(text: str):
+    assert [row["data-state"] for row in rows(text)] == ["completed"] * 9 + ["stopped"] * 2 + [
+        "failed"
+    ]
+    assert [row["class"] for row in rows(text)][:3] == ["best", "tie", "tie"]
+    assert all("unranked" in str(row["class"]) for row in rows(text)[9:])
+    assert "stopped after 4/10" in plain(text)
+    assert "failed: OutOfMemoryError" in plain(text)
+
+
+def test_the_differences_are_told_in_words(text: str):
+    assert "93.8 % and 92.7 % of 96 images: not distinguishable" in plain(text)
+    assert "worse by 38.5 points" in plain(text)
+
+
+def test_every_trial_with_epochs_has_its_curves(results: Results, text: str):
+    groups = [attributes for attributes, _ in Elements(text).named("g") if "data-key" in attributes]
+    assert sorted(str(group["data-key"]) for group in groups) == sorted(
+        [*results.trials["key"]] * 2
+    )
+
+
+def test_a_matrix_counts_every_test_image_once(results: Results, text: str):
+    first = text[text.index("data-matrix") :]
+    cells = [
+        content
+        for its, content in Elements(first[: first.index("</table>")]).named("td")
+        if "cell" in str(its["class"])
+    ]
+    assert sum(int(content) for content in cells if content) == 96
+
+
+def test_images_are_shown_or_said_to_be_missing(results: Results, text: str, tmp_path: Path):
+    shown = Elements(text).named("img")
+    assert len(shown) == 7
+    assert all(
+        str(attributes["src"]).startswith("data:image/png;base64,") for attributes, _ in shown
+    )
+    assert "are shown as paths" not in text
+    without = written(results, tmp_path)
+    assert Elements(without).named("img") == []
+    assert "are shown as paths" in without
+
+
+def test_recipes_that_can_not_be_compared_are_called_so_and_neither_tied_nor_different(
+    tmp_path: Path,
+):
+    trials = [TrialConfig(batch_size=size) for size in (16, 32)]
+    groups = ["slide-1"] * 60
+    told = [
+        row
+        for its in trials
+        for row in handmade_results.predictions(its.key, range(9), n=60, groups=groups)
+    ]
+    measured = {"best_val_loss": 0.1, "test_accuracy": 0.85, "train_seconds": 9.0}
+    rows = [handmade_results.trial(its, **measured) for its in trials]
+    curves = [
+        row for its in trials for row in handmade_results.curve(its.key, (0.5, 0.1), (0.8, 0.9))
+    ]
+    text = written(
+        result_store.read_results(
+            handmade_results.folder(tmp_path / "results", rows, curves, told)
+        ),
+        tmp_path,
+    )
+    assert text.count("<bdi>not compared</bdi>") == 2  # in the comparison and among the differences
+    assert "tied with it" not in text
+    assert "over all comparisons (0)" in text
+    assert "“tie”" not in text
+
+
+def test_repeats_are_one_row_with_their_spread(tmp_path: Path):
+    text = written(
+        result_store.read_results(simulated_results.write(tmp_path / "seeds", axes=REPEATED)),
+        tmp_path,
+    )
+    assert len(rows(text)) == 2
+    assert "±" in plain(text)
+    assert "Its accuracy is the mean of 3 runs; recipes completed in fewer folds" in plain(text)
+
+
+def test_what_folds_have_in_common_is_told_of_all_their_images(tmp_path: Path):
+    trials = [
+        TrialConfig(batch_size=size, folds=3, fold=fold) for size in (16, 32) for fold in (0, 1, 2)
+    ]
+    told, measured = [], {"best_val_loss": 0.1, "test_accuracy": 0.85, "train_seconds": 9.0}
+    for its in trials:
+        wrong = [0, 1, 2] if its.batch_size == 16 else [0]
+        rows = handmade_results.predictions(its.key, wrong, n=20 + its.fold)
+        told += [row | {"image": f"{its.fold}/{row['image']}"} for row in rows]
+    rows = [handmade_results.trial(its, test_images=20 + its.fold, **measured) for its in trials]
+    curves = [
+        row for its in trials for row in handmade_results.curve(its.key, (0.5, 0.1), (0.8, 0.9))
+    ]
+    text = plain(
+        written(
+            result_store.read_results(
+                handmade_results.folder(tmp_path / "results", rows, curves, told)
+            ),
+            tmp_path,
+        )
+    )
+    assert "85.0 % of 63 test images correct" in text
+    assert "must not be compared" not in text
+    assert "other trials that got it wrong: 1 of 1" in text
+    assert "other trials that got it wrong: 0 of 1" in text
+
+
+def test_copies_in_two_parts_are_told_above_the_table_and_on_figures(tmp_path: Path):
+    rows = [
+        handmade_results.trial(
+            TrialConfig(), best_val_loss=0.1, test_accuracy=0.85, duplicate_images_across_splits=4
+        )
+    ]
+    results = result_store.read_results(handmade_results.folder(tmp_path / "results", rows))
+    told = "validation and test images have an exact copy in another part of the split (4)"
+    assert told in plain(written(results, tmp_path)).split("Comparison")[0]
+    assert any(told in warning for warning in ReportContext(results).warnings)
+
+
+def test_a_trial_that_failed_before_it_saw_images_spoils_no_comparison(tmp_path: Path):
+    rows = [
+        handmade_results.trial(TrialConfig(), best_val_loss=0.1, test_accuracy=0.85),
+        handmade_results.trial(
+            TrialConfig(batch_size=16),
+            status="failed",
+            error="x",
+            test_images=None,
+            epochs_run=None,
+        ),
+    ]
+    assert "must not be compared" not in written(
+        result_store.read_results(handmade_results.folder(tmp_path / "results", rows)), tmp_path
+    )
+
+
+def test_a_grid_of_12_trials_with_images_stays_small(text: str):
+    assert len(text.encode()) < 2_000_000
+
+
+def test_nothing_is_fetched_from_anywhere(text: str):
+    for tag, attributes, _ in Elements(text).found:
+        for name in ("src", "href", "action", "data", "srcset", "poster"):
+            assert str(attributes.get(name, "#")).startswith(("#", "data:")), (tag, attributes)
+    assert not re.search(r"https?://|@import|url\(", text)
+
+
+def test_the_policy_lets_only_its_own_script_and_style_in(text: str):
+    elements = Elements(text)
+    policy = next(
+        str(its["content"])
+        for its, _ in elements.named("meta")
+        if its.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    for kind, tag in (("style-src", "style"), ("script-src", "script")):
+        content = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert content
+        digest = base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()
+        assert f"{kind} 'sha256-{digest}'" in policy
+    assert not [
+        its
+        for _, its, _ in elements.found
+        if "style" in its or any(name.startswith("on") for name in its)
+    ]
+
+
+def test_names_from_the_data_stay_names(hostile: Results, tmp_path: Path):
+    text = written(hostile, tmp_path)
+    elements = Elements(text)
+    assert len(elements.named("script")) == 2
+    assert elements.named("img") == []
+    assert json.loads(elements.named("script")[0][1])["panels"]
+    assert "<script>pwned=1</script>" in plain(text)
+
+
+def test_results_without_a_completed_trial_still_give_a_page(results: Results, tmp_path: Path):
+    text = plain(written(only(results, "failed"), tmp_path))
+    assert "No trial was completed, so there is nothing to compare yet" in text
+    assert "failed: OutOfMemoryError" in text
+    assert "No trial was completed" in plain(written(only(results, "nothing"), tmp_path))
+
+
+def test_what_experiment_json_lacks_is_a_dash(results: Results, tmp_path: Path):
+    experiment = {
+        **results.manifest,
+        "commit": None,
+        "finished": None,
+        "hardware": {"cpus": 2, "gpus": []},
+    }
+    experiment["data"] = {
+        name: value
+        for name, value in experiment["data"].items()
+        if name not in ("groups", "image_size")
+    }
+    text = plain(written(dataclasses.replace(results, manifest=experiment), tmp_path))
+    assert "600 images in 6 classes, known groups: –, used at 150 × 150 px" in text
+    assert "commit –" in text
+    assert "group pattern –; model resnext50_32x4d" in text
+    assert "seed 0; workers 1" in text
+    assert "2026-03-02 09:14:07 → –" in text
+    assert "cpus 2; gpus –" in text
+
+
+def test_numbers_without_curves_or_predictions_still_give_a_page(tmp_path: Path):
+    results = result_store.read_results(handmade_results.report_2023(tmp_path / "2023"))
+    text = written(results, tmp_path)
+    assert len(rows(text)) == len(results.trials) == 9
+    assert "for different numbers of epochs" in plain(text)
+    assert Elements(text).named("option") != []
+
+
+def test_rows_beyond_the_most_are_counted(
+    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(html_sections, "MAX_ROWS", 5)
+    text = written(results, tmp_path)
+    assert len(rows(text)) == 5
+    assert "The best 5 of 12 rows" in plain(text)
+
+
+def test_the_page_speaks_traditional_chinese(results: Results, tmp_path: Path):
+    text = written(results, tmp_path, lang="zh-TW")
+    assert '<html lang="zh-TW">' in text
+    assert "哪些差異成立？" in text
+    assert not re.search(r"\b(of|the|images)\b", plain(text).replace("CUDA out of memory", ""))
+    with pytest.raises(UserError, match=r"`lang` is 'fr', but must be one of: en, zh-TW"):
+        written(results, tmp_path, lang="fr")
+
+
+# In the browser
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="selenium isn't installed: pip install -e .[dev]"
+    )
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip(
+            "chromium and chromedriver aren't installed (Debian: apt install chromium chromium-driver)"
+        )
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    quiet = ("quic", "gpu", "background-networking", "component-update", "sync")
+    for flag in ("headless", "no-sandbox", "no-first-run", *(f"disable-{name}" for name in quiet)):
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(
+        options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))
+    )
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def browser(chromium: Any, text: str, tmp_path: Path) -> Iterator[Any]:
+    """The page, opened at desktop width; afterwards nothing may have been complained about."""
+    (tmp_path / "report.html").write_text(text, encoding="utf-8")
+    opened(chromium, tmp_path / "report.html")
+    yield chromium
+    assert chromium.get_log("browser") == []
+
+
+def opened(chromium: Any, file: Path, width: int = 1280) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    chromium.get(file.as_uri())
+
+
+def press(browser: Any, selector: str, *keys: str) -> None:
+    """Focus an element as the tab key would, and press keys."""
+    element = browser.find_element("css selector", selector)
+    browser.execute_script("arguments[0].focus()", element)
+    browser.switch_to.active_element.send_keys(*keys)
+
+
+def column(browser: Any, header: str) -> list[str]:
+    """The visible cells of a column of the comparison table."""
+    return browser.execute_script(
+        """const heads = [...document.querySelectorAll("#comparison th button")].map(button => button.textContent);
+        return [...document.querySelectorAll("#comparison tbody tr")].filter(row => row.offsetParent)
+          .map(row => row.querySelectorAll("td[data-sort]")[heads.indexOf(arguments[0])].textContent);""",
+        header,
+    )
+
+
+def states(browser: Any) -> list[str]:
+    return browser.execute_script(
+        'return [...document.querySelectorAll("#comparison tbody tr")].map(row => row.dataset.state)'
+    )
+
+
+def curves(browser: Any) -> int:
+    return browser.execute_script(
+        'return [...document.querySelectorAll(".line")].filter(e => getComputedStyle(e).display != "none").length'
+    )
+
+
+def header_button(browser: Any, name: str) -> Any:
+    return next(
+        b
+        for b in browser.find_elements("css selector", "#comparison th button")
+        if b.text.startswith(name)
+    )
+
+
+@pytest.mark.slow
+def test_a_click_sorts_and_a_second_one_turns_the_order(browser: Any):
+    button = header_button(browser, "final train loss")
+    button.click()
+    upwards = [float(cell) for cell in column(browser, "final train loss")[:9]]
+    assert upwards == sorted(upwards)
+    assert button.find_element("xpath", "..").get_attribute("aria-sort") == "ascending"
+    button.click()
+    assert [float(cell) for cell in column(browser, "final train loss")[:9]] == sorted(
+        upwards, reverse=True
+    )
+    assert states(browser) == ["completed"] * 9 + ["stopped"] * 2 + ["failed"]
+
+
+@pytest.mark.slow
+def test_numbers_sort_as_numbers_by_keyboard(browser: Any):
+    browser.execute_script("arguments[0].focus()", header_button(browser, "batch"))
+    browser.switch_to.active_element.send_keys("\n")
+    assert [int(cell) for cell in column(browser, "batch")[:9]] == [32] * 3 + [64] * 3 + [128] * 3
+
+
+@pytest.mark.slow
+def test_search_and_choices_filter_rows_and_count_them(browser: Any):
+    press(browser, "#search", "v2 features")
+    assert column(browser, "frozen") == ["features"] * 3
+    assert browser.find_element("id", "count").text == "3 of 12 rows"
+    press(browser, "#comparison select[data-column='2']", "64")
+    assert column(browser, "batch") == ["64"]
+    press(browser, "#search", "zzz")
+    assert browser.find_element("id", "count").text == "0 of 12 rows"
+
+
+@pytest.mark.slow
+def test_curves_are_shown_and_hidden_by_value_and_by_trial(browser: Any):
+    all_of_them = curves(browser)
+    press(browser, ".chip[data-field=freeze][data-value=features]", " ")
+    assert curves(browser) == all_of_them - 12
+    browser.find_element("css selector", ".chip[data-field=freeze][data-value=features]").click()
+    assert curves(browser) == all_of_them
+    press(browser, ".trials summary", "\n")
+    press(browser, "[data-trial]", " ")
+    assert curves(browser) == all_of_them - 2
+    press(browser, "#show-all", "\n")
+    assert curves(browser) == all_of_them
+
+
+@pytest.mark.slow
+def test_training_curves_come_on_demand(browser: Any):
+    visible = 'return [...document.querySelectorAll(".training")].filter(e => getComputedStyle(e).display != "none").length'
+    assert browser.execute_script(visible) == 0
+    press(browser, "#training", " ")
+    assert browser.execute_script(visible) == 24
+
+
+@pytest.mark.slow
+def test_a_value_is_read_by_pointer(browser: Any):
+    actions = __import__("selenium.webdriver", fromlist=["ActionChains"]).ActionChains(browser)
+    actions.move_to_element(browser.find_element("css selector", ".chart .line circle")).perform()
+    readout = browser.find_element("css selector", ".readout").text
+    assert re.fullmatch(r"weights \S+, frozen none, batch \d+ · epoch \d+: \d\.\d{3}", readout)
+
+
+@pytest.mark.slow
+def test_values_are_read_by_arrow_keys(results: Results, browser: Any):
+    right, down = "\ue014", "\ue015"
+    press(browser, ".chart", right, right, right)
+    losses = results.epochs.merge(
+        results.trials[["key", "weights", "batch_size", "freeze"]], on="key"
+    )
+    readout = browser.find_element("css selector", ".readout")
+    best = losses.query(
+        "weights == 'IMAGENET1K_V2' and batch_size == 128 and freeze == 'none' and epoch == 3"
+    )["val_loss"].iloc[0]
+    assert readout.text == f"weights IMAGENET1K_V2, frozen none, batch 128 · epoch 3: {best:.3f}"
+    press(browser, ".chart", down)
+    assert "batch 64 · epoch 3" in readout.text
+    press(browser, ".chart", "\ue00c")
+    assert readout.text == ""
+
+
+@pytest.mark.slow
+def test_one_matrix_is_shown_and_another_can_be_chosen(results: Results, browser: Any):
+    shown = 'return [...document.querySelectorAll("[data-matrix]")].filter(e => e.offsetParent).map(e => e.dataset.matrix)'
+    (first,) = browser.execute_script(shown)
+    press(browser, "#matrix", "\ue015")
+    (second,) = browser.execute_script(shown)
+    assert first != second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390, 320])
+def test_the_page_never_scrolls_sideways(
+    chromium: Any, hostile: Results, text: str, tmp_path: Path, width: int
+):
+    (tmp_path / "grid.html").write_text(text, encoding="utf-8")
+    for file in (tmp_path / "grid.html", html_page.write_page(hostile, tmp_path / "hostile.html")):
+        opened(chromium, file, width)
+        assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.slow
+def test_hostile_names_run_nothing(chromium: Any, hostile: Results, tmp_path: Path):
+    opened(chromium, html_page.write_page(hostile, tmp_path / "hostile.html"))
+    assert chromium.execute_script("return typeof pwned") == "undefined"
+    assert chromium.get_log("browser") == []
+
+
+@pytest.mark.slow
+def test_dark_mode_is_dark_and_print_is_light(browser: Any):
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": dark})
+    assert max(int(part) for part in re.findall(r"\d+", browser.execute_script(ground))) < 64
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": dark})
+    assert browser.execute_script(ground) == "rgb(255, 255, 255)"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
+    assert base64.b64decode(printed["data"]).startswith(b"%PDF")

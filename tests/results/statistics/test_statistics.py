@@ -1,0 +1,630 @@
+"""What the statistics claim, against libraries, hand counts and data whose truth is known."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest, t, ttest_ind
+from sklearn.metrics import f1_score, recall_score, roc_auc_score
+from statsmodels.regression.linear_model import OLS
+
+from bioimg.config import TrialConfig, UserError
+from bioimg.results import result_store, statistics
+from bioimg.results.statistics import metrics
+from bioimg.results.statistics.intervals import GroupBootstrap
+from bioimg.results.statistics.standard_error import image_variance, run_variance, t_test
+from support.handmade_results import V1, V2, curve, folder, predictions, report_2023, trial
+
+A, B = TrialConfig(weights=V1), TrialConfig(weights=V2)
+
+
+def two(path: Path, wrong_a: list[int], wrong_b: list[int], **more: object) -> result_store.Results:
+    """Two trials that differ in which of 600 test images they get wrong; B has the lower validation loss."""
+    groups = more.pop("groups", None)
+    rows = [
+        trial(A, test_accuracy=1 - len(wrong_a) / 600, best_val_loss=0.3),
+        trial(B, test_accuracy=1 - len(wrong_b) / 600, best_val_loss=0.2, **more),
+    ]
+    images = predictions(A.key, wrong_a, groups=groups) + predictions(B.key, wrong_b, groups=groups)  # type: ignore[arg-type]
+    return result_store.read_results(folder(path, rows, images=images))
+
+
+def test_wilson_gives_the_textbook_interval() -> None:
+    assert statistics.wilson_interval(572, 600) == pytest.approx((0.9334, 0.9675), abs=1e-4)
+    assert np.isnan(statistics.wilson_interval(0, 0)).all()
+
+
+def test_wilson_for_columns_equals_wilson_for_numbers_and_keeps_nulls() -> None:
+    table = statistics.wilson_columns(
+        pd.Series([572 / 600, None, 0.5]), pd.Series([600.0, 600.0, 0.0])
+    )
+    assert tuple(table.loc[0]) == pytest.approx(statistics.wilson_interval(572, 600))
+    assert table.loc[1:].isna().all(axis=None)
+
+
+def test_mcnemar_counts_only_images_on_which_two_trials_disagree(tmp_path: Path) -> None:
+    results = two(tmp_path, wrong_a=list(range(30)), wrong_b=list(range(20, 36)))
+    row = statistics.compare_pairs(results, B.key).iloc[0]
+    assert row["p_mcnemar"] == pytest.approx(binomtest(20, 26).pvalue)
+    assert row["difference"] == pytest.approx((16 - 30) / 600)
+    assert row["test"] == "exact McNemar"
+
+
+def test_the_reports_v2_against_v1_cannot_be_claimed(tmp_path: Path) -> None:
+    results = result_store.read_results(report_2023(tmp_path))
+    pairs = statistics.compare_pairs(results)
+    pair = pairs[pairs["accuracy_a"].eq(0.94) & pairs["accuracy_b"].eq(0.953)].iloc[0]
+    assert pair["p"] == pytest.approx(0.304, abs=1e-3)
+    assert pair["holds"] is False
+    assert pair["claim"].startswith(
+        "94.0 % and 95.3 % of 600 images (after 50 and 40 epochs): not distinguishable, p = 0.3 ("
+    )
+
+
+def test_the_reports_frozen_against_trained_can_be_claimed(tmp_path: Path) -> None:
+    results = result_store.read_results(report_2023(tmp_path))
+    pairs = statistics.compare_pairs(results, statistics.best_configuration(results))
+    frozen = pairs[pairs["accuracy_a"].eq(0.875)].iloc[0]
+    assert frozen["holds"] is True
+    assert ": worse by 7.8 points [4.7, 11.1], p < 0.001" in frozen["claim"]
+
+
+def test_an_interval_is_told_in_the_direction_of_its_words(tmp_path: Path) -> None:
+    claim = statistics.compare_pairs(two(tmp_path, list(range(60)), []), A.key).iloc[0]["claim"]
+    assert ": better by 10.0 points [7." in claim
+
+
+def test_holm_multiplies_the_smallest_p_by_the_number_of_pairs_and_the_next_by_one_less(
+    tmp_path: Path,
+) -> None:
+    pairs = statistics.compare_pairs(result_store.read_results(report_2023(tmp_path)))
+    assert len(pairs) == 36
+    assert pairs["p_holm"].min() == pytest.approx(36 * pairs["p"].min())
+    assert pairs["p_holm"].nsmallest(2).iloc[1] == pytest.approx(
+        35 * pairs["p"].nsmallest(2).iloc[1]
+    )
+    assert (pairs["p_holm"] >= pairs["p"]).all()
+
+
+def test_a_difference_of_single_images_that_sits_in_one_slide_does_not_hold(tmp_path: Path) -> None:
+    """20 images differ, all of one slide: McNemar takes them for 20 pieces of evidence, but they are one."""
+    slides = [f"slide{image // 60}" for image in range(600)]
+    alone = two(tmp_path / "images", list(range(20)), [])
+    grouped = two(tmp_path / "slides", list(range(20)), [], groups=slides)
+    assert statistics.compare_pairs(alone)["holds"].tolist() == [True]
+    assert statistics.compare_pairs(grouped)["holds"].tolist() == [False]
+    assert (
+        "a difference over single images, but not over groups"
+        in statistics.compare_pairs(grouped)["claim"][0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"data_fingerprint": "other"}, "data"), ({"split": "grouped"}, "split")],
+)
+def test_rows_of_another_data_set_split_or_test_set_are_refused(
+    tmp_path: Path, change: dict, word: str
+) -> None:
+    results = two(tmp_path, list(range(60)), [], **change)
+    pair = statistics.compare_pairs(results).iloc[0]
+    assert pair["holds"] is None
+    assert pair["claim"] == f"not compared: they differ in {word}"
+    assert statistics.best_and_indistinguishable(results) == [B.key]
+
+
+def test_without_predictions_another_number_of_test_images_is_refused(tmp_path: Path) -> None:
+    results = two(tmp_path, list(range(60)), [], test_images=500)
+    bare = dataclasses.replace(results, predictions=results.predictions.iloc[:0])
+    assert statistics.compare_pairs(bare)["claim"][0] == "not compared: they differ in test images"
+
+
+def test_equally_many_but_other_test_images_are_refused(tmp_path: Path) -> None:
+    results = two(tmp_path, [], [])
+    other = results.predictions["key"].eq(B.key)
+    results.predictions.loc[other, "image"] = "other/" + results.predictions.loc[other, "image"]
+    assert (
+        statistics.compare_pairs(results)["claim"][0] == "not compared: they differ in test images"
+    )
+
+
+def test_validation_chooses_the_best_even_if_another_tests_better(tmp_path: Path) -> None:
+    results = two(tmp_path, wrong_a=[], wrong_b=list(range(100)))
+    assert statistics.best_configuration(results) == B.key
+    assert statistics.compare_pairs(results, B.key)["claim"][0].startswith(
+        "100.0 % and 83.3 % of 600 images: better by 16.7 points"
+    )
+
+
+def repeats(path: Path, **losses: list[float | None]) -> result_store.Results:
+    """Two recipes with a validation loss for each fold, or seed; None: that one was stopped."""
+    rows = []
+    for recipe, field in ((A, "a"), (B, "b")):
+        for number, loss in enumerate(losses[field]):
+            varied = {"folds": 5, "fold": number} if losses.get("folds") else {"seed": number}
+            config = dataclasses.replace(recipe, **varied)
+            rows.append(
+                trial(config, best_val_loss=loss or 0.0, status="completed" if loss else "stopped")
+            )
+    return result_store.read_results(folder(path, rows))
+
+
+def test_a_recipe_that_ended_in_the_easy_fold_alone_is_not_the_best(tmp_path: Path) -> None:
+    stopped = repeats(tmp_path / "stopped", a=[0.1, None, None], b=[0.15, 0.4, 0.4], folds=[1])
+    assert statistics.best_configuration(stopped) == dataclasses.replace(B, folds=5).key
+    never_run = repeats(tmp_path / "never", a=[0.1], b=[0.15, 0.4, 0.4], folds=[1])
+    assert statistics.best_configuration(never_run) == dataclasses.replace(B, folds=5).key
+
+
+def test_a_recipe_of_which_only_the_lucky_seed_ended_is_not_the_best(tmp_path: Path) -> None:
+    assert (
+        statistics.best_configuration(
+            repeats(tmp_path / "stopped", a=[0.1, None, None], b=[0.2, 0.3, 0.2])
+        )
+        == B.key
+    )
+    assert (
+        statistics.best_configuration(repeats(tmp_path / "never", a=[0.1], b=[0.2, 0.3, 0.2]))
+        == A.key
+    ), "no seed of it was lost"
+
+
+def test_those_that_cannot_be_told_from_the_best_tie_with_it(tmp_path: Path) -> None:
+    results = result_store.read_results(report_2023(tmp_path))
+    ties = results.trials.set_index("key").loc[statistics.best_and_indistinguishable(results)]
+    assert ties["freeze"].unique().tolist() == ["none"]
+    assert len(ties) == 6
+    assert ties["test_accuracy"].iloc[0] == 0.953
+
+
+def test_stopped_and_failed_trials_are_compared_with_nothing(tmp_path: Path) -> None:
+    rows = [
+        trial(A, test_accuracy=0.9, best_val_loss=0.3),
+        trial(B, status="stopped", best_val_loss=0.1),
+    ]
+    results = result_store.read_results(folder(tmp_path, rows))
+    assert statistics.best_configuration(results) == A.key
+    assert statistics.compare_pairs(results).empty
+    assert statistics.best_and_indistinguishable(results) == [A.key]
+
+
+def test_without_a_completed_trial_nothing_is_best(tmp_path: Path) -> None:
+    results = result_store.read_results(folder(tmp_path, [trial(A, status="failed", error="boom")]))
+    assert statistics.best_configuration(results) is None
+    assert statistics.best_and_indistinguishable(results) == []
+    assert statistics.compare_pairs(results).empty
+
+
+def test_seeds_are_repeats_of_one_configuration_averaged_image_by_image(tmp_path: Path) -> None:
+    seeds = [TrialConfig(weights=weights, seed=seed) for weights in (V1, V2) for seed in (0, 1)]
+    wrong = [[0, 1, 2, 3], [0, 1, 4, 5], [6], [6]]
+    rows = [
+        trial(c, test_accuracy=1 - len(w) / 600, best_val_loss=0.1)
+        for c, w in zip(seeds, wrong, strict=True)
+    ]
+    images = [row for c, w in zip(seeds, wrong, strict=True) for row in predictions(c.key, w)]
+    pair = statistics.compare_pairs(
+        result_store.read_results(folder(tmp_path, rows, images=images))
+    )
+    assert pair[["a", "b", "runs_a", "runs_b"]].to_numpy().tolist() == [
+        [seeds[0].key, seeds[2].key, 2, 2]
+    ]
+    assert pair["difference"][0] == pytest.approx(-3 / 600)
+    assert pair["test"][0] == "t over images and runs"
+    assert np.isnan(pair["p_mcnemar"][0])
+
+
+def recipes(
+    path: Path, wrong: dict[TrialConfig, list[int]], n: int, groups: list[str] | None = None
+) -> result_store.Results:
+    """Trials that get these of n test images wrong; folds have images of their own."""
+    rows, images = [], []
+    for config, missed in wrong.items():
+        rows.append(
+            trial(
+                config,
+                test_accuracy=1 - len(missed) / n,
+                best_val_loss=0.1,
+                train_images=3 * n,
+                test_images=n,
+            )
+        )
+        names = predictions(config.key, missed, n=n, groups=groups)
+        images += [{**row, "image": f"{config.fold}/{row['image']}"} for row in names]
+    return result_store.read_results(folder(path, rows, images=images))
+
+
+def false_claims(
+    path: Path,
+    draw: Callable[[np.random.Generator], dict[TrialConfig, list[int]]],
+    n: int,
+    **more: Any,
+) -> int:
+    """In how many of 20 experiments with equally good recipes some difference "holds"; 1 is expected."""
+    random = np.random.default_rng(0)
+    return sum(
+        statistics.compare_pairs(recipes(path / str(number), draw(random), n, **more))["holds"]
+        .eq(True)
+        .any()
+        for number in range(20)
+    )
+
+
+def missed(random: np.random.Generator, chance: np.ndarray) -> list[int]:
+    return np.flatnonzero(random.random(len(chance)) < chance).tolist()
+
+
+@pytest.mark.slow
+def test_recipes_that_do_better_on_some_slides_and_worse_on_others_are_seldom_told_apart(
+    tmp_path: Path,
+) -> None:
+    """6 recipes whose accuracy varies by 15 points from slide to slide, at random: on new slides none is better."""
+
+    def draw(random: np.random.Generator) -> dict[TrialConfig, list[int]]:
+        each = {
+            TrialConfig(batch_size=size): random.normal(0.2, 0.15, 10).clip(0, 1)
+            for size in range(1, 7)
+        }
+        return {config: missed(random, chance.repeat(20)) for config, chance in each.items()}
+
+    assert (
+        false_claims(tmp_path, draw, 200, groups=[f"slide{image // 20}" for image in range(200)])
+        <= 3
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", ["seed", "fold"])
+def test_recipes_that_differ_only_by_the_luck_of_their_runs_are_seldom_told_apart(
+    field: str, tmp_path: Path
+) -> None:
+    def draw(random: np.random.Generator) -> dict[TrialConfig, list[int]]:
+        folds = 3 if field == "fold" else 0
+        configs = [
+            TrialConfig(weights=w, folds=folds, **{field: run})
+            for w in (V1, V2)
+            for run in range(3)
+        ]
+        hard = random.uniform(0, 0.3, 200)
+        return {
+            config: missed(random, (hard + random.normal(0, 0.03)).clip(0, 1)) for config in configs
+        }
+
+    assert false_claims(tmp_path, draw, 200) <= 3
+
+
+@pytest.mark.parametrize("field", ["seed", "fold"])
+def test_a_difference_that_every_run_shows_holds(field: str, tmp_path: Path) -> None:
+    random, folds = np.random.default_rng(0), 5 if field == "fold" else 0
+    chances = {V1: np.full(200, 0.4), V2: np.full(200, 0.1)}
+    wrong = {
+        TrialConfig(weights=w, folds=folds, **{field: run}): missed(random, chance)
+        for w, chance in chances.items()
+        for run in range(5)
+    }
+    pair = statistics.compare_pairs(recipes(tmp_path, wrong, 200)).iloc[0]
+    assert (
+        pair["test"] == {"seed": "t over images and runs", "fold": "corrected t over folds"}[field]
+    )
+    assert pair["holds"] is True
+    assert pair["low"] < pair["difference"] < pair["high"] < 0
+
+
+def test_the_variance_over_groups_is_statsmodels_cluster_robust_one() -> None:
+    random = np.random.default_rng(0)
+    units = pd.Series(random.integers(0, 9, 100))
+    differences = pd.Series(random.normal(0.1, 1, 100) + units / 5)
+    robust = OLS(differences, np.ones(100)).fit(
+        cov_type="cluster", cov_kwds={"groups": units}, use_t=True
+    )
+    variance = image_variance(differences / 100, units)
+    assert variance.value == pytest.approx(robust.bse.iloc[0] ** 2)
+    assert variance.degrees_of_freedom == 8
+    assert t_test(differences.mean(), variance, 9)[2] == pytest.approx(robust.pvalues.iloc[0])
+
+
+def test_the_variance_of_runs_is_that_of_the_t_test_also_for_unequal_numbers() -> None:
+    a, b = [0.9, 0.92, 0.87], [0.85, 0.88]
+    variance = run_variance(a, b)
+    assert variance
+    assert t_test(np.mean(a) - np.mean(b), variance, 2)[2] == pytest.approx(ttest_ind(a, b).pvalue)
+    assert run_variance([0.9], [0.8]) is None
+
+
+def test_the_t_over_folds_is_nadeau_and_bengios(tmp_path: Path) -> None:
+    """Five folds of 100 test and 300 training images; the variance of their mean is (1/5 + 100/300) times theirs."""
+    counts = {V1: [10, 12, 9, 14, 11], V2: [5, 8, 6, 6, 9]}
+    wrong = {
+        TrialConfig(weights=w, folds=5, fold=f): [*range(n)]
+        for w, each in counts.items()
+        for f, n in enumerate(each)
+    }
+    pair = statistics.compare_pairs(recipes(tmp_path, wrong, 100)).iloc[0]
+    differences = np.subtract(counts[V2], counts[V1]) / 100
+    expected = differences.mean() / np.sqrt((1 / 5 + 100 / 300) * differences.var(ddof=1))
+    assert pair["p"] == pytest.approx(2 * t.sf(abs(expected), 4))
+
+
+def test_folds_of_other_sizes_in_another_order_give_the_same_p(tmp_path: Path) -> None:
+    found = []
+    for number, sizes in enumerate([(20, 90, 60), (90, 20, 60)]):
+        rows, images = [], []
+        for weights, share in ((V1, 0.2), (V2, 0.1)):
+            for fold, n in enumerate(sizes):
+                config, wrong = (
+                    TrialConfig(weights=weights, folds=3, fold=fold),
+                    [*range(round(share * n + (n == 60)))],
+                )
+                size = {"test_images": n, "train_images": 170 - n}
+                rows.append(
+                    trial(config, test_accuracy=1 - len(wrong) / n, best_val_loss=0.1, **size)
+                )
+                images += [
+                    {**row, "image": f"{n}/{row['image']}"}
+                    for row in predictions(config.key, wrong, n=n)
+                ]
+        results = result_store.read_results(folder(tmp_path / str(number), rows, images=images))
+        found.append(statistics.compare_pairs(results)["p"][0])
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_where_every_image_shows_the_same_difference_the_claim_has_no_interval(
+    tmp_path: Path,
+) -> None:
+    wrong = {
+        TrialConfig(weights=w, seed=seed): [*range(20)] if w == V1 else []
+        for w in (V1, V2)
+        for seed in (0, 1)
+    }
+    claim = statistics.compare_pairs(recipes(tmp_path, wrong, 20))["claim"][0]
+    assert "worse by 100.0 points, p < 0.001 (" in claim
+
+
+def test_where_groups_are_known_the_wider_interval_is_given(tmp_path: Path) -> None:
+    """20 images that differ, of one slide: as single images they are many, as slides one of ten."""
+    slides = [f"slide{image // 60}" for image in range(600)]
+    alone = statistics.compare_pairs(two(tmp_path / "images", list(range(20)), [])).iloc[0]
+    grouped = statistics.compare_pairs(
+        two(tmp_path / "slides", list(range(20)), [], groups=slides)
+    ).iloc[0]
+    assert grouped["low"] < alone["low"] < alone["high"] < 0 < grouped["high"]
+
+
+def test_two_images_are_no_proof_however_alike_the_runs(tmp_path: Path) -> None:
+    wrong = {
+        TrialConfig(weights=w, seed=seed): [0, 1] if w == V1 else []
+        for w in (V1, V2)
+        for seed in (0, 1)
+    }
+    pair = statistics.compare_pairs(recipes(tmp_path, wrong, 2)).iloc[0]
+    assert pair["p"] == 0.5
+    assert pair["holds"] is False
+
+
+def test_mcnemars_interval_agrees_with_its_verdict(tmp_path: Path) -> None:
+    """Five images against none of 100 aren't enough (p = 0.06), and the interval includes 0."""
+    pair = statistics.compare_pairs(recipes(tmp_path, {A: [], B: [*range(5)]}, 100)).iloc[0]
+    assert pair["p"] == pytest.approx(0.0625)
+    assert pair["low"] < 0 < pair["difference"] < pair["high"]
+
+
+def test_runs_that_early_stopping_spared_are_not_held_against_all_runs(tmp_path: Path) -> None:
+    results = repeats(tmp_path, a=[0.1, None, None], b=[0.2, 0.3, 0.2])
+    trials = results.trials.assign(
+        test_accuracy=np.where(results.trials["status"].eq("completed"), 0.9, np.nan)
+    )
+    pair = statistics.compare_pairs(dataclasses.replace(results, trials=trials)).iloc[0]
+    assert pair["holds"] is None
+    assert "not compared: early stopping ended different shares of their runs" in pair["claim"]
+
+
+def grid(path: Path, accuracy: dict[tuple[str, int], float]) -> result_store.Results:
+    rows = [
+        trial(TrialConfig(weights=w, batch_size=b), test_accuracy=x, best_val_loss=1 - x)
+        for (w, b), x in accuracy.items()
+    ]
+    return result_store.read_results(folder(path, rows))
+
+
+def test_effects_of_an_additive_grid_are_found(tmp_path: Path) -> None:
+    cells = {
+        (w, b): 0.8 + 0.05 * (w == V2) - 0.01 * (b == 64) - 0.03 * (b == 128)
+        for w in (V1, V2)
+        for b in (32, 64, 128)
+    }
+    table = statistics.estimate_effects(grid(tmp_path, cells)).set_index(["axis", "level"])
+    assert table.loc[("weights", V2), "effect"] == pytest.approx(0.05)
+    assert table.loc[("batch_size", "128"), "effect"] == pytest.approx(-0.03)
+    assert table.loc[("weights:batch_size", f"{V2} and 128"), "effect"] == pytest.approx(
+        0, abs=1e-12
+    )
+    assert table.loc[("weights", V2), "n"] == 3
+
+
+def test_an_interaction_is_what_both_add_to_their_sum_and_one_run_per_cell_gives_it_no_interval(
+    tmp_path: Path,
+) -> None:
+    cells = {(w, b): 0.8 + 0.07 * (w == V2 and b == 64) for w in (V1, V2) for b in (32, 64)}
+    table = statistics.estimate_effects(grid(tmp_path, cells)).set_index("axis")
+    assert table.loc["weights:batch_size", "effect"] == pytest.approx(0.07)
+    assert np.isnan(table.loc["weights:batch_size", "low"])
+    assert table.loc["weights", "low"] < 0.035 < table.loc["weights", "high"]
+
+
+def test_effects_take_in_that_other_test_images_could_have_been_drawn(tmp_path: Path) -> None:
+    """An additive grid on 20 images leaves nothing unexplained; its effects are those of one image all the same."""
+    wrong = {
+        TrialConfig(weights=w, batch_size=b): [*range(4 - (w == V2) - (b == 64))]
+        for w in (V1, V2)
+        for b in (32, 64)
+    }
+    table = statistics.estimate_effects(recipes(tmp_path, wrong, 20)).set_index("axis")
+    assert table.loc["weights", "effect"] == pytest.approx(0.05)
+    assert table.loc["weights", "low"] < 0 < table.loc["weights", "high"]
+    assert table.loc["weights", "p"] > 0.05
+
+
+def test_effects_that_completed_trials_cannot_separate_are_null(tmp_path: Path) -> None:
+    table = statistics.estimate_effects(grid(tmp_path, {(V1, 32): 0.8, (V2, 64): 0.9}))
+    assert table["axis"].tolist() == ["weights", "batch_size"]
+    assert table["effect"].isna().all()
+
+
+def scored(path: Path, n: int = 300, groups: int = 30) -> result_store.Results:
+    """Noisy predictions of three classes, with ties in their probabilities and one class that is seldom."""
+    random = np.random.default_rng(3)
+    labels = random.choice(3, n, p=[0.6, 0.35, 0.05])
+    logits = random.normal(size=(n, 3)).round(1) + 1.5 * np.eye(3)[labels]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    rows = [
+        {
+            "key": A.key,
+            "split": "test",
+            "image": f"{i:04}",
+            "group": f"g{i % groups}",
+            "label": label,
+        }
+        | {"prediction": p.argmax(), "probabilities": p.astype(np.float32)}
+        for i, (label, p) in enumerate(zip(labels, probabilities, strict=True))
+    ]
+    return result_store.read_results(
+        folder(path, [trial(A, test_accuracy=0.8)], images=rows, classes=("a", "b", "c"))
+    )
+
+
+def test_weighted_scores_are_scikit_learns(tmp_path: Path) -> None:
+    rows = metrics.trial_predictions(scored(tmp_path), A.key)
+    weights = np.random.default_rng(0).integers(0, 4, size=(5, len(rows))).astype(float)
+    label, prediction = rows["label"].to_numpy(), rows["prediction"].to_numpy()
+    probabilities = np.stack(rows["probabilities"].to_list()).astype(float)
+    for row, (recall, f1, area) in zip(
+        weights, metrics._weighted_metrics(weights, rows), strict=True
+    ):
+        assert recall == pytest.approx(
+            recall_score(label, prediction, average="macro", sample_weight=row)
+        )
+        assert f1 == pytest.approx(f1_score(label, prediction, average="macro", sample_weight=row))
+        areas = [
+            roc_auc_score(label == c, probabilities[:, c], sample_weight=row) for c in range(3)
+        ]
+        assert area == pytest.approx(np.mean(areas))
+
+
+def test_weights_of_one_give_the_scores_themselves(tmp_path: Path) -> None:
+    results = scored(tmp_path)
+    rows = metrics.trial_predictions(results, A.key)
+    table = statistics.bootstrap_metrics(results, A.key, resamples=200)
+    assert metrics._weighted_metrics(np.ones((1, len(rows))), rows)[0] == pytest.approx(
+        table["value"].to_numpy()[:3]
+    )
+    *weighed, error = table.to_dict("records")
+    assert all(row["low"] <= row["value"] <= row["high"] for row in weighed)
+    assert np.isnan(error["low"]), "resamples of a calibration error are biased"
+
+
+def test_intervals_over_groups_are_wider_where_groups_agree_inside(tmp_path: Path) -> None:
+    """Whole slides are right or wrong: 10 slides tell less than 600 images."""
+    wrong = [image for image in range(600) if image // 60 in (2, 5)]
+    alone = result_store.read_results(
+        folder(tmp_path / "a", [trial(A, test_accuracy=0.8)], images=predictions(A.key, wrong))
+    )
+    slides = [f"s{image // 60}" for image in range(600)]
+    grouped = result_store.read_results(
+        folder(
+            tmp_path / "b",
+            [trial(A, test_accuracy=0.8)],
+            images=predictions(A.key, wrong, groups=slides),
+        )
+    )
+    widths = [
+        (t["high"] - t["low"])[0]
+        for t in (statistics.bootstrap_metrics(r, A.key) for r in (alone, grouped))
+    ]
+    assert widths[1] > 3 * widths[0]
+
+
+def test_resamples_draw_whole_groups_and_are_reproducible() -> None:
+    draws = GroupBootstrap.from_groups(pd.Series(["x", "x", "y", None, None]), count=50)
+    weights = np.concatenate(list(draws.draw_weights()))
+    assert weights.shape == (50, 5)
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, 3] != weights[:, 4]).any()
+    assert (weights == np.concatenate(list(draws.draw_weights()))).all()
+
+
+def test_where_every_resample_gives_the_same_there_is_no_interval(tmp_path: Path) -> None:
+    """9 of 9 images right doesn't mean that all images of the world are."""
+    table = statistics.bootstrap_metrics(recipes(tmp_path, {A: []}, 9), A.key)
+    assert table["value"][:2].tolist() == [1.0, 1.0]
+    assert table[["low", "high"]].isna().all(axis=None)
+
+
+def test_calibration_of_a_sure_and_mostly_right_trial(tmp_path: Path) -> None:
+    """All 600 predictions claim 90 %, 540 are right: calibrated; with 300 right, off by 40 points."""
+    for wrong, error in ((60, 0.0), (300, 0.4)):
+        results = two(tmp_path / str(wrong), list(range(wrong)), [])
+        table = statistics.calibration_table(results, A.key)
+        assert table["n"].sum() == 600
+        assert table.attrs["ece"] == pytest.approx(error, abs=1e-6)
+
+
+def test_per_class_scores_are_of_counts_and_null_where_nothing_is_there(tmp_path: Path) -> None:
+    images = predictions(A.key, wrong=[0, 6, 12], n=60, classes=6)
+    results = result_store.read_results(
+        folder(tmp_path, [trial(A)], images=images, classes=[*"abcdef", "none of these"])
+    )
+    table = statistics.class_metrics(results, A.key).set_index("class")
+    assert table.loc["a", "recall"] == 0.7
+    assert table.loc["b", "precision"] == pytest.approx(10 / 13)
+    assert table.loc["none of these", "support"] == 0
+    assert np.isnan(table.loc["none of these", "recall"])
+    assert statistics.confusion_counts(results, A.key)[0].tolist() == [7, 3, 0, 0, 0, 0, 0]
+
+
+def test_a_trial_without_predictions_has_no_scores(tmp_path: Path) -> None:
+    results = result_store.read_results(folder(tmp_path, [trial(A)]))
+    with pytest.raises(
+        UserError, match=f"the trial `{A.key}` has no predictions for the test images"
+    ):
+        statistics.bootstrap_metrics(results, A.key)
+
+
+def test_curves_tell_over_fitting_and_instability(tmp_path: Path) -> None:
+    rising = curve("a", [1.0, 0.4, 0.5, 0.6, 0.7, 0.8], [0.5, 0.9, 0.8, 0.9, 0.8, 0.9])
+    calm = curve("b", [1.0, 0.9, 0.8, 0.7, 0.6, 0.5], [0.5, 0.6, 0.7, 0.71, 0.72, 0.73], train=0.75)
+    table = statistics.diagnose_curves(pd.DataFrame(rising + calm)).set_index("key")
+    assert table.loc["a", ["last_fall", "epochs"]].tolist() == [2, 6]
+    assert table.loc["a", "gap"] == pytest.approx(0.09)
+    assert table.loc["a", "rise"] == pytest.approx(1.0)
+    assert table.loc["a", "oscillation"] == pytest.approx(0.1)
+    assert "rose by 100 % while training loss fell: over-fitting" in table.loc["a", "reading"]
+    assert "unstable" in table.loc["a", "reading"]
+    assert table.loc["b", "reading"] == "validation loss fell until epoch 6 of 6"
+
+
+def test_curves_without_a_loss_say_so() -> None:
+    table = statistics.diagnose_curves(pd.DataFrame(curve("a", [np.nan] * 4, [0.5] * 4)))
+    assert table["reading"][0] == "no validation loss was recorded"
+    assert statistics.diagnose_curves(
+        pd.DataFrame(curve("a", [], []), columns=list(curve("a", [1], [1])[0]))
+    ).empty
+
+
+def test_images_of_one_group_tell_nothing_about_others(tmp_path: Path) -> None:
+    results = two(tmp_path, wrong_a=list(range(60)), wrong_b=[], groups=["slide-1"] * 600)
+    row = statistics.compare_pairs(results, B.key).iloc[0]
+    assert (
+        row["claim"]
+        == "not compared: all test images are of one group, so nothing can be said about other groups"
+    )
+    assert row[["low", "high", "p", "p_holm", "holds"]].isna().all()
+    scored = statistics.bootstrap_metrics(results, A.key)
+    assert scored["value"].notna().all()
+    assert scored[["low", "high"]].isna().all(axis=None)
+    effect = statistics.estimate_effects(results).iloc[0]
+    assert effect["effect"] == pytest.approx(0.1)
+    assert effect[["low", "high", "p"]].isna().all()

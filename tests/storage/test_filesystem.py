@@ -1,0 +1,516 @@
+"""Results on a disk and in an object store: the same table, whatever fails."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import random
+import re
+import resource
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import boto3
+import pandas as pd
+import pyarrow as pa
+import pytest
+import ray
+import torch
+from cluster.test_lane_kills import When
+from end_to_end.test_grid import QUICK, grid
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+from bioimg import runner
+from bioimg.config import UserError
+from bioimg.results import schema
+from bioimg.results.result_store import ResultStore, read_results
+from bioimg.storage import checked_parquet
+from bioimg.storage.filesystem import LocalStorage, ObjectStorage, StorageError, join_path
+from bioimg.training import checkpoint_pruning, checkpoints
+from bioimg.training.loop import train
+from bioimg.training.trial_runner import TrialContext, run_trial
+from support import simulated_results, toys
+from support.results import gone_on, same
+
+
+class Unreliable:
+    """An S3 server that answers a share `rate` of requests with 503; a seed decides which."""
+
+    def __init__(self) -> None:
+        self.rate, self.failed, self._draw = 0.0, 0, random.Random(0)
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self, threaded=True)
+        self.port = self._server.port
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def __call__(self, request: dict, start: Callable) -> Iterable[bytes]:
+        if self._draw.random() >= self.rate:
+            return self._moto(request, start)
+        self.failed += 1
+        request["wsgi.input"].read(
+            -1 if request.get("wsgi.input_terminated") else int(request.get("CONTENT_LENGTH") or 0)
+        )
+        start("503 Service Unavailable", [("Content-Length", "0")])
+        return []
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture(scope="module")
+def server():
+    """An S3 server with a bucket `lab`."""
+    server = Unreliable()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "ACCESS_KEY_ID": "test",
+            "SECRET_ACCESS_KEY": "test",
+            "DEFAULT_REGION": "us-east-1",
+        }.items():
+            patch.setenv(f"AWS_{name}", value)
+        boto3.client("s3", endpoint_url=f"http://127.0.0.1:{server.port}").create_bucket(
+            Bucket="lab"
+        )
+        yield server
+    server.close()
+
+
+@pytest.fixture
+def bucket(server):
+    """Makes addresses of folders on that server."""
+    return lambda name, port=server.port: (
+        f"s3://lab/{name}?scheme=http&endpoint_override=127.0.0.1%3A{port}"
+    )
+
+
+@pytest.fixture(scope="module")
+def google():
+    """Makes addresses of folders in a bucket `lab` of a Google storage on this machine."""
+    pytest.importorskip(
+        "gcp_storage_emulator", reason="needs gcp-storage-emulator: pip install -e '.[dev]'"
+    )
+    with socket.socket() as door:
+        door.bind(("localhost", 0))
+        port = door.getsockname()[1]
+    emulator = [
+        sys.executable,
+        "-m",
+        "gcp_storage_emulator",
+        "start",
+        f"--port={port}",
+        "--in-memory",
+        "--default-bucket=lab",
+    ]
+    with subprocess.Popen(
+        emulator, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        yield (
+            lambda name: (
+                f"gs://anonymous@lab/{name}?scheme=http&endpoint_override=localhost%3A{port}"
+            )
+        )
+        process.terminate()
+
+
+@pytest.fixture(params=["disk", "bucket", "google"])
+def files(request, tmp_path):
+    if request.param == "disk":
+        return LocalStorage(tmp_path)
+    return ObjectStorage(request.getfixturevalue(request.param)("alike"))
+
+
+def test_a_file_is_written_read_listed_moved_and_deleted_alike(files):
+    files.write("a/b.txt", b"one")
+    files.write("a/b.txt", b"two")
+    files.write("c.txt", b"")
+    assert (files.read("a/b.txt"), files.size("a/b.txt"), files.size("a")) == (b"two", 3, None)
+    assert (files.names(), files.names("a"), files.names("none")) == (
+        ["a/b.txt", "c.txt"],
+        ["a/b.txt"],
+        [],
+    )
+    assert (files.sizes("a"), files.sizes("none")) == ({"a/b.txt": 3}, {})
+    files.move("a/b.txt", "a/d.txt")
+    assert files.names("a") == ["a/d.txt"]
+    files.delete("a/d.txt")
+    files.delete("a/d.txt")
+    with pytest.raises(FileNotFoundError):
+        files.read("a/d.txt")
+
+
+def test_a_name_in_an_address_keeps_the_query_at_the_end():
+    assert join_path("s3://lab/grid?scheme=http", "engine") == "s3://lab/grid/engine?scheme=http"
+    assert join_path("results/grid", "engine") == "results/grid/engine"
+
+
+def test_an_address_of_no_known_storage_is_named_with_the_way_out():
+    with pytest.raises(
+        UserError,
+        match="the value of `out` is 'ftp://lab/grid', but must be a path, s3://bucket/path",
+    ):
+        ResultStore("ftp://lab/grid")
+
+
+def test_a_grid_in_a_bucket_of_google_is_the_one_on_disk(tmp_path, google):
+    for out in (tmp_path / "grid", google("grid")):
+        assert grid(*QUICK, "--learning-rate", "0.01", "0.02", "--out", out) == 0
+    same(read_results(tmp_path / "grid"), read_results(google("grid")))
+
+
+def test_a_grid_in_a_bucket_whose_server_fails_one_request_in_ten_is_the_one_on_disk(
+    tmp_path, bucket, server
+):
+    remote, server.rate = bucket("grid"), 0.1
+    try:
+        for out in (tmp_path / "grid", remote):
+            assert grid(*QUICK, "--learning-rate", "0.01", "0.02", "--out", out) == 0
+        ours, theirs = read_results(tmp_path / "grid"), read_results(remote)
+    finally:
+        server.rate = 0
+    assert server.failed > 0
+    same(ours, theirs)
+    names = ObjectStorage(remote).names()
+    assert {"report/report.html", "report/comparison.md", "experiment.json"} <= set(names)
+    assert not [name for name in names if "resume" in name or name.startswith("parts/")]
+
+
+def test_a_bucket_that_goes_away_in_mid_run_ends_it_with_a_message_and_the_same_command_goes_on(
+    tmp_path, bucket, server, monkeypatch, capsys
+):
+    monkeypatch.setattr("bioimg.storage.filesystem.MAX_REQUEST_TRIES", 2)
+    monkeypatch.setattr(
+        "bioimg.storage.folder_lock.LEASE_LIFETIME_S", 0
+    )  # the lease of the run that couldn't give it back
+    command, remote = [*QUICK, "--epochs", "3"], bucket("away")
+    assert grid(*command, "--out", remote) == 0
+    table, file = (
+        ObjectStorage(remote).read("trials.parquet"),
+        When("epoch 2/3", remote, lambda: setattr(server, "rate", 1)),
+    )
+    try:
+        with contextlib.redirect_stdout(file):
+            assert grid(*command, "--seed", "0", "1", "--out", remote) == 2
+    finally:
+        server.rate = 0
+    assert re.search(
+        r"can't be \w+, tried 2 times: .*run the same command again", capsys.readouterr().err
+    )
+    assert ObjectStorage(remote).read("trials.parquet") == table
+    assert len(read_results(remote).trials) == 1
+    for out in (remote, tmp_path / "grid"):
+        assert grid(*command, "--seed", "0", "1", "--out", out) == 0
+    gone_on(file.before, read_results(remote).epochs)
+    same(read_results(remote), read_results(tmp_path / "grid"))
+
+
+def test_a_bucket_keeps_the_bound_on_what_checkpoints_take_and_rows_say_so(bucket):
+    store = ResultStore(bucket("room"))
+    for place, key in enumerate("abcde"):
+        status, name, size = (
+            ("stopped", "resume.pt", 4) if place else ("completed", "best.safetensors", 1)
+        )
+        store.storage.write(f"checkpoints/{key}/{name}", bytes(size))
+        rung = {"stopped_at_rung": place, "rung_score": 0.1, "rung_threshold": 0.2}
+        store.tables.write("trials", key, [{"key": key, "status": status, "bytes": size, **rung}])
+    assert (
+        checkpoint_pruning.limit_checkpoint_size(store),
+        checkpoint_pruning.limit_checkpoint_size(store),
+    ) == (1, 0)
+    assert list(store.storage.sizes("checkpoints").values()) == [1, 4, 4, 4]
+    assert {row["key"]: row["bytes"] for row in store.tables.all_rows("trials")} == {
+        "a": 1,
+        "b": 0,
+        "c": 4,
+        "d": 4,
+        "e": 4,
+    }
+
+
+def test_frozen_trials_in_a_bucket_share_a_backbone_and_more_epochs_go_on_from_them(bucket):
+    store, short = ResultStore(bucket("frozen")), toys.trial(freeze="features", epochs=1)
+    run_trial(short, toys.images(), place(store), lambda epoch: None)
+    longer = dataclasses.replace(short, epochs=2)
+    store = ResultStore(bucket("frozen"))
+    run_trial(longer, toys.images(), place(store), lambda epoch: None)
+    assert store.tables.trial_rows("trials", longer.key)[0]["continued_from"] == short.key
+    assert len(store.storage.names("checkpoints/backbones")) == 1
+    whole = checkpoints.load_best_model(store.storage, store.checkpoint_folder(longer.key))
+    assert whole.tensors.keys() == toys.Toy().state_dict().keys()
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_lanes_leave_in_a_bucket_what_they_leave_on_a_disk(tmp_path, bucket):
+    ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    try:
+        for out in (tmp_path / "grid", bucket("lanes")):
+            assert (
+                grid(*[flag for flag in QUICK if flag != "--local"], "--lanes", "1", "--out", out)
+                == 0
+            )
+    finally:
+        ray.shutdown()
+    same(read_results(tmp_path / "grid"), read_results(bucket("lanes")))
+
+
+def test_a_storage_that_is_not_there_is_an_error_that_says_what_to_do(bucket, monkeypatch):
+    monkeypatch.setattr("bioimg.storage.filesystem.MAX_REQUEST_TRIES", 2)
+    address = bucket("x", port=9)
+    with pytest.raises(StorageError, match=r"tried 2 times.*Check the connection to the storage"):
+        ObjectStorage(address).write("a", b"a")
+
+
+# damage
+
+
+def interrupted(folder: Path, after: int) -> ResultStore:
+    """A store with a trial that was killed after some epochs."""
+    store, run = ResultStore(folder), toys.run(toys.trial(epochs=5))
+
+    for epoch in train(run):
+        checkpoints.save_state(run, store.storage, store.checkpoint_folder(run.trial.key))
+        if epoch.epoch == after:
+            return store
+    raise AssertionError
+
+
+def place(store: ResultStore) -> TrialContext:
+    return TrialContext(experiment_name="toy", store=store, device=torch.device("cpu"))
+
+
+def curves(store: ResultStore) -> list[dict]:
+    return [
+        {**row, "seconds": 0} for row in store.tables.trial_rows("epochs", toys.trial(epochs=5).key)
+    ]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+@pytest.mark.parametrize("both", [False, True], ids=["newest", "both"])
+def test_a_damaged_checkpoint_is_told_and_the_previous_one_gives_the_same_rows(
+    damage, both, tmp_path, caplog
+):
+    trial, images = toys.trial(epochs=5), toys.images()
+    whole = ResultStore(tmp_path / "whole")
+    run_trial(trial, images, place(whole), lambda epoch: None)
+    store = interrupted(tmp_path / "cut", after=3)
+    for name in ("resume.pt", "resume.previous.pt")[: 1 + both]:
+        path = tmp_path / "cut" / store.checkpoint_folder(trial.key) / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes({"truncated": content[:-100], "flipped": content, "empty": b""}[damage])
+    with caplog.at_level(logging.WARNING, "bioimg"):
+        assert run_trial(trial, images, place(store), lambda epoch: None) == "completed"
+    assert caplog.text.count("is damaged: the trial resumes from the state before it") == 1 + both
+    assert curves(store) == curves(whole)
+    assert store.tables.trial_rows("predictions", trial.key) == whole.tables.trial_rows(
+        "predictions", trial.key
+    )
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_found(tmp_path):
+    store, draw = interrupted(tmp_path, after=1), random.Random(0)
+    under = store.checkpoint_folder(toys.trial(epochs=5).key)
+    content = store.storage.read(f"{under}/resume.pt")
+    for position in (*range(40), *(draw.randrange(len(content)) for _ in range(100))):
+        changed = bytearray(content)
+        changed[position] ^= 1 << draw.randrange(8)
+        store.storage.write(f"{under}/resume.pt", bytes(changed))
+        after = toys.run(toys.trial(epochs=5))
+        checkpoints.load_state(after, store.storage, under)
+        assert not after.history
+
+
+def test_a_damaged_part_is_told_and_its_trial_runs_again_with_the_same_row(tmp_path, caplog):
+    trial, images, store = toys.trial(epochs=5), toys.images(), ResultStore(tmp_path)
+    run_trial(trial, images, place(store), lambda epoch: None)
+    epochs = curves(store)
+    part = tmp_path / "parts" / f"{trial.key}.trials.parquet"
+    part.write_bytes(part.read_bytes()[:-9])
+    with caplog.at_level(logging.WARNING, "bioimg"):
+        assert store.tables.trial_statuses() == {}
+    assert "trials.parquet is damaged" in caplog.text
+    run_trial(trial, images, place(store), lambda epoch: None)
+    assert (store.tables.trial_statuses(), curves(store)) == ({trial.key: "completed"}, epochs)
+
+
+def test_no_flipped_bit_of_a_table_passes_unseen():
+    known = schema.EPOCHS_SCHEMA
+    rows = [
+        {"key": "0123456789ab", "epoch": epoch, "val_loss": 1 / epoch, "val_accuracy": 0.5}
+        for epoch in (1, 2)
+    ]
+    table = pa.Table.from_pylist(rows, schema=known)
+    content = checked_parquet.encode_table(table)
+    assert checked_parquet.decode_table(content, known).equals(table)
+    seen = 0
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        try:
+            held = checked_parquet.decode_table(bytes(changed), known)
+        except checked_parquet.CorruptFileError:
+            seen += 1
+        else:
+            assert held.equals(table), f"bit {bit}"
+    assert seen > 0.98 * 8 * len(content), "all but those of the checksum's own mark"
+    for length in range(len(content)):
+        with pytest.raises(checked_parquet.CorruptFileError):
+            checked_parquet.decode_table(content[:length], known)
+
+
+def test_other_programs_read_a_table_and_one_that_they_wrote_is_read(tmp_path):
+    table = pa.Table.from_pylist([{"key": "a", "epoch": 1}], schema=schema.EPOCHS_SCHEMA)
+    (tmp_path / "ours.parquet").write_bytes(checked_parquet.encode_table(table))
+    pd.read_parquet(tmp_path / "ours.parquet").to_parquet(tmp_path / "theirs.parquet")
+    assert checked_parquet.decode_table(
+        (tmp_path / "theirs.parquet").read_bytes(), schema.EPOCHS_SCHEMA
+    ).equals(table)
+
+
+def test_a_damaged_table_is_named_with_the_way_out(tmp_path):
+    store = ResultStore(tmp_path)
+    run_trial(toys.trial(), toys.images(), place(store), lambda epoch: None)
+    store.tables.merge()
+    store.write_manifest({"format": schema.FORMAT_VERSION})
+    content = bytearray((tmp_path / "epochs.parquet").read_bytes())
+    content[40] ^= 255
+    (tmp_path / "epochs.parquet").write_bytes(content)
+    with pytest.raises(UserError, match=r"epochs.parquet is damaged .* run the same command again"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize("table", ["trials", "epochs", "predictions"])
+def test_a_damaged_table_is_made_again_from_the_one_before_and_the_parts(
+    table, settled, tmp_path, caplog
+):
+    store, images = ResultStore(tmp_path), toys.images()
+    store.write_manifest({"format": schema.FORMAT_VERSION})
+    trials = [toys.trial(seed=seed) for seed in range(3)]
+    for trial in trials:
+        run_trial(trial, images, place(store), lambda epoch: None)
+        store.tables.merge()
+    if settled:
+        store.tables.merge_and_delete_parts([trial.key for trial in trials])
+    whole, path = read_results(tmp_path), tmp_path / f"{table}.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with caplog.at_level(logging.WARNING, "bioimg"):
+        assert store.tables.trial_statuses() == {trial.key: "completed" for trial in trials}
+        store.tables.merge([trial.key for trial in trials])
+    assert f"{table}.parquet is damaged" in caplog.text
+    caplog.clear()
+    mended = read_results(tmp_path)
+    assert "is damaged" not in caplog.text
+    for name in ("trials", "epochs", "predictions"):
+        pd.testing.assert_frame_equal(getattr(mended, name), getattr(whole, name))
+
+
+def test_a_manifest_that_was_cut_off_is_told_with_the_way_out(tmp_path, capsys):
+    command = [*QUICK, "--out", tmp_path / "grid"]
+    assert grid(*command) == 0
+    path = tmp_path / "grid" / "experiment.json"
+    path.write_bytes(path.read_bytes()[:100])
+    capsys.readouterr()
+    assert grid(*command) == 2
+    assert "experiment.json can't be read: " in (told := capsys.readouterr().err)
+    assert "run the experiment again into another folder (--out)" in told
+
+
+def test_a_run_does_not_resume_the_results_of_another_version(tmp_path, capsys, monkeypatch):
+    simulated_results.write(tmp_path / "grid")
+    path = tmp_path / "grid" / "experiment.json"
+    path.write_text(
+        json.dumps(
+            {
+                **json.loads(path.read_text()),
+                "name": "demo",
+                "format": 7,
+                "versions": {"bioimg": "9.0"},
+            }
+        )
+    )
+    before = {file: file.read_bytes() for file in (tmp_path / "grid").rglob("*") if file.is_file()}
+    monkeypatch.setattr(
+        runner, "list_images_per_trial", lambda _: pytest.fail("images were looked for")
+    )
+    assert grid(*QUICK, "--out", tmp_path / "grid") == 2
+    error = capsys.readouterr().err
+    assert re.search(
+        r"the `format` of .*experiment\.json is 7, but must be 1: .* Use that version \(9\.0\)",
+        error,
+    )
+    assert {
+        file: file.read_bytes() for file in (tmp_path / "grid").rglob("*") if file.is_file()
+    } == before
+
+
+def test_a_row_that_replaces_another_keeps_its_part_until_both_tables_have_it(tmp_path, caplog):
+    """As when a stopped trial is finished: the table before the last merge doesn't have that."""
+    store, key = ResultStore(tmp_path), toys.trial().key
+    for status in ("stopped", "completed"):
+        store.tables.write("trials", key, [{"key": key, "status": status}])
+        store.tables.merge()
+    path = tmp_path / "trials.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with caplog.at_level(logging.WARNING, "bioimg"):
+        assert store.tables.trial_statuses() == {key: "completed"}
+    assert "trials.parquet is damaged" in caplog.text
+    store.tables.merge()
+    store.tables.merge()
+    assert not store.storage.names("parts")
+    assert store.tables.trial_statuses() == {key: "completed"}
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_rows_are_in_the_order_of_the_grid_whatever_order_trials_ended_in(tmp_path, settled):
+    """And however the tables were brought up to date in between."""
+    store, keys = ResultStore(tmp_path), ["a", "b", "c"]
+    for key in reversed(keys):
+        store.tables.write("trials", key, [{"key": key, "status": "completed"}])
+        store.tables.merge()
+    if settled:
+        store.tables.merge_and_delete_parts(keys)
+    else:
+        store.tables.merge()
+        assert not store.storage.names("parts")
+        store.tables.merge(keys)
+    assert [row["key"] for row in store.tables.all_rows("trials")] == keys
+
+
+def test_a_trial_that_failed_in_another_grid_does_not_fail_this_one(tmp_path, capsys):
+    assert grid(*QUICK, "--learning-rate", "1e30", "0.01", "--out", tmp_path / "grid") == 1
+    assert "failed: " in capsys.readouterr().out
+    assert grid(*QUICK, "--learning-rate", "0.01", "--out", tmp_path / "grid") == 0
+    assert "failed: " not in capsys.readouterr().out
+
+
+# no room
+
+
+def test_a_full_disk_ends_the_run_with_a_message_and_leaves_the_table_whole(tmp_path, capsys):
+    command = [*QUICK, "--learning-rate", "0.01", "0.02", "--out", tmp_path / "grid"]
+    assert grid(*command) == 0
+    table = (tmp_path / "grid" / "trials.parquet").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        assert grid(*command, "--seed", "0", "1") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    error = capsys.readouterr().err
+    assert "resume.pt can't be written: File too large" in error
+    assert "MB are free" in error
+    assert "run the same command again" in error
+    assert len(read_results(tmp_path / "grid").trials) == 2
+    assert (tmp_path / "grid" / "trials.parquet").read_bytes() == table
+    assert {path.name for path in (tmp_path / "grid").rglob(".*")} <= {".lock"}, (
+        "no temporary file may be left behind"
+    )
+    assert grid(*command, "--seed", "0", "1") == 0
+    assert len(read_results(tmp_path / "grid").trials) == 4

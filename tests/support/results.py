@@ -1,0 +1,37 @@
+"""When two runs are the same, and when one resumes where another was interrupted."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from bioimg.results.result_store import Results, ResultStore
+
+TIMING = ["train_seconds", "wait_seconds", "features_seconds", "seconds", "started_at", "ended_at"]
+
+
+def same(a: Results, b: Results) -> None:
+    """Every row of every table is the same to the last bit, timing aside."""
+    for name in ("trials", "epochs", "predictions"):
+        ours, theirs = (_without_timing(getattr(results, name)) for results in (a, b))
+        order = [column for column in ("key", "epoch", "split", "image") if column in ours]
+        pd.testing.assert_frame_equal(
+            ours.sort_values(order, ignore_index=True),
+            theirs.sort_values(order, ignore_index=True),
+            check_exact=True,
+        )
+
+
+def on_record(folder: Path | str) -> pd.DataFrame:
+    """The epochs that a folder holds at the moment, those of running trials included."""
+    return pd.DataFrame(ResultStore(folder).tables.all_rows("epochs"))
+
+
+def gone_on(before: pd.DataFrame, after: pd.DataFrame) -> None:
+    """No recorded epoch was trained again: its time is the one measured before."""
+    assert len(before), "nothing was on record, so this says nothing"
+    both = before.merge(after, on=["key", "epoch"], how="left", suffixes=("", "_after"))
+    assert both["seconds_after"].tolist() == both["seconds"].tolist()
+
+
+def _without_timing(table: pd.DataFrame) -> pd.DataFrame:
+    return table.drop(columns=[name for name in TIMING if name in table])

@@ -1,0 +1,45 @@
+"""Memory that tensors free stays with the process."""
+
+import subprocess
+import sys
+
+import pytest
+
+TRAIN = """
+import resource, sys, threading
+import torch
+from bioimg.training import malloc_tuning
+
+MB = 1 << 20
+
+def step():
+    tensors = [torch.ones(size * MB // 4) for size in (40, 40, 40, 20, 20, 20)]
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def train():
+    for _ in range(8):
+        before = faults()
+        step()
+    print(faults() - before)
+
+if sys.argv[1] == "keep":
+    malloc_tuning.keep_freed_memory()
+thread = threading.Thread(target=train)  # as in a lane
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_a_step_of_a_lane_does_not_ask_for_the_memory_of_those_before():
+    kept, asked = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", TRAIN, how], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for how in ("keep", "ask")
+    )
+    assert kept < asked / 10  # in pages, whatever their size

@@ -1,0 +1,148 @@
+"""Training follows the trial's settings: nothing below a frozen stage, in the trial's precision, compiled or not."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from bioimg import data
+from bioimg.data.file_array import FileArray
+from bioimg.training import batches, precision
+from bioimg.training.batches import Batch
+from bioimg.training.loop import train
+from support import toys
+
+
+def losses(**fields: object) -> list[tuple[float, float]]:
+    return [(epoch.train_loss, epoch.val_loss) for epoch in train(toys.run(toys.trial(**fields)))]
+
+
+def kept_for_backward(freeze: str) -> int:
+    """Bytes of activations that autograd keeps for one batch, without weights."""
+    run, kept = toys.run(toys.trial(model="resnext_tiny", image_size=16, freeze=freeze)), {}
+    weights = {tensor.data_ptr() for tensor in run.classifier.model.state_dict().values()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in weights:
+            kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    run.start_epoch(1)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run.forward(Batch(run.split.train[:12], np.zeros(12, int)))
+    return sum(kept.values())
+
+
+def test_nothing_is_kept_for_backward_below_a_frozen_stage():
+    all_stages = [
+        kept_for_backward(freeze) for freeze in ("none", "layer1", "layer2", "layer3", "layer4")
+    ]
+    assert all_stages == sorted(all_stages, reverse=True)
+    assert all_stages[-1] == 12 * 512 * 4, "the head's inputs"
+
+
+def test_the_output_of_what_is_frozen_asks_for_no_gradient():
+    run = toys.run(toys.trial(model="resnext_tiny", image_size=16, freeze="layer2"))
+    asks = []
+    model = run.classifier.model
+    for name in ("layer2", "layer3"):
+        model.get_submodule(name).register_forward_hook(
+            lambda *given: asks.append(given[2].requires_grad)
+        )
+    run.start_epoch(1)
+    run.forward(Batch(run.split.train[:12], np.zeros(12, int)))
+    assert asks == [False, True]
+
+
+def test_a_vit_frozen_up_to_its_encoder_trains_its_head_alone():
+    run = toys.run(
+        toys.trial(model="vit_b_32", image_size=224, freeze="encoder"),
+        toys.images(size=224, per_class=7),
+    )
+    trained = [
+        name for name, weight in run.classifier.model.named_parameters() if weight.requires_grad
+    ]
+    assert trained == ["heads.head.weight", "heads.head.bias"]
+
+
+def test_tf32_is_off_unless_a_trial_asks_for_it():
+    for asked in (True, False):
+        toys.run(toys.trial(tf32=asked))
+        assert torch.backends.cuda.matmul.allow_tf32 == asked
+        assert torch.backends.cudnn.allow_tf32 == asked
+
+
+def test_a_compiled_model_trains_as_the_same_one_that_is_not(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    assert np.allclose(losses(compile=True), losses(), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_compiler_takes_a_model_and_its_weights_keep_their_names():
+    compiled = toys.run(toys.trial(freeze="features", compile=True))
+    assert np.allclose(
+        [e.val_loss for e in train(compiled)],
+        [val for _, val in losses(freeze="features")],
+        rtol=1e-4,
+    )
+    assert list(compiled.best_weights) == ["weight", "bias"]
+
+
+def test_images_are_copied_to_a_device_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(batches, "COPY_CHUNK_IMAGES", 10)
+    pixels = np.asarray(toys.images().pixels)
+    pixels.tofile(tmp_path / "pixels")
+    for source in (pixels, FileArray(tmp_path / "pixels", pixels.shape, "uint8")):
+        assert torch.equal(
+            batches.copy_in_chunks(source, torch.device("cpu")), torch.from_numpy(pixels)
+        )
+
+
+@pytest.mark.parametrize("field", ["image_size", "resize", "channels", "scaling"])
+def test_images_that_stay_on_a_device_are_those_that_the_trial_sees(tmp_path, monkeypatch, field):
+    """Of the same files, whose digests come before resizing."""
+    monkeypatch.setattr(batches, "_resident_by_key", {})
+    draw, device = np.random.default_rng(0), torch.device("cpu")
+    for place in (tmp_path / name / f"{number}.tif" for name in "ab" for number in range(10)):
+        place.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(
+            place, draw.integers(0, 4000, (20, 30, 3), dtype=np.uint16), photometric="rgb"
+        )
+    config = toys.trial(data=str(tmp_path), scaling="range")
+    other = {"image_size": 12, "resize": "crop", "channels": "2,1,0", "scaling": "percentiles"}[
+        field
+    ]
+    for trial in (config, dataclasses.replace(config, **{field: other}), config):
+        images = data.load_image_set(trial)
+        there = batches.resident_images(images.pixels, batches.pixel_key(trial, images), device)
+        assert np.array_equal(there, images.pixels)
+        again = data.load_image_set(trial)  # as a lane gets it anew for each trial
+        assert (
+            batches.resident_images(again.pixels, batches.pixel_key(trial, again), device) is there
+        )
+
+
+def test_images_stay_on_a_gpu_where_they_take_a_quarter_of_it_at_most(monkeypatch):
+    pixels = toys.images().pixels
+    for memory, there in ((4 * pixels.nbytes, True), (4 * pixels.nbytes - 4, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, memory=memory: (0, memory))
+        assert batches.fits_on_device(pixels.nbytes, torch.device("cuda")) == there
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True}, "bfloat16"),
+        ({"avx512_bf16": True}, "float32"),
+        ({"sve": True}, "float32"),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_where_that_is_faster(monkeypatch, capabilities, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert str(precision.resolve_dtype("auto", torch.device("cpu"))) == f"torch.{dtype}"
+    assert precision.resolve_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16, (
+        "an explicit setting is followed"
+    )

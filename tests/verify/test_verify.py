@@ -1,0 +1,283 @@
+"""`bioimg verify`: what agrees is passed, what doesn't is named, in every format that can be edited by hand."""
+
+from pathlib import Path
+
+import pytest
+from docx import Document
+from openpyxl import load_workbook
+
+from bioimg.config import TrialConfig, UserError
+from bioimg.report import detail_tables, documents
+from bioimg.report.comparison_table import build_comparison
+from bioimg.report.presets import report_2023_tables as nine_tables
+from bioimg.results import result_store
+from bioimg.results.result_store import Results
+from bioimg.verify.verify import verify_file
+from support.handmade_results import V1, V2, curve, folder, predictions, report_2023, trial
+
+TABLE_9 = (
+    ("weights", "batch", "frozen", "best val loss (epoch)", "test acc. (%)", "best val acc. (%)"),
+    ("V2", "128", "no", "0.1656 (35)", "95.3", "97"),
+    ("V1", "128", "no", "0.2720 (34)", "87.5", "88.83"),
+    ("V2", "32", "no", "0.1789 (16)", "94.3", "94.83"),
+    ("V1", "32", "yes", "0.3184 (52)", "87.5", "88.83"),
+)
+"""As the report of 2023 prints it: the frozen run's numbers in the row of V1 batch 128, and that run labelled batch 32."""
+
+ERRORS = {
+    (2, "test acc. (%)", "87.5", "94.0"),
+    (2, "best val acc. (%)", "88.83", "93.5"),
+    (4, "batch", "32", "128"),
+}
+
+
+@pytest.fixture
+def nine(tmp_path: Path) -> Results:
+    return result_store.read_results(report_2023(tmp_path / "report-2023"))
+
+
+def found(path: Path, results: Results) -> set[tuple[int, str, str, str]]:
+    """Row, column, what the file says and what the results say (without interval), of every finding."""
+    return {
+        (int(f.row.split()[0]), f.column, f.found, f.expected.split(" [")[0].split(" (")[0])
+        for f in verify_file(path, results).mismatches
+    }
+
+
+def as_markdown(path: Path, rows: tuple[tuple[str, ...], ...]) -> Path:
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    path.write_text(
+        "\n".join(["# Results", "", head, "|---" * len(rows[0]) + "|", *body, "", "as above"]),
+        encoding="utf-8",
+    )
+    return path
+
+
+def as_latex(path: Path, rows: tuple[tuple[str, ...], ...]) -> Path:
+    body = "\n".join(
+        " & ".join(cell.replace("%", r"\%") for cell in row) + r" \\ \hline" for row in rows
+    )
+    text = rf"\begin{{tabular}}{{|l|c|c|c|c|c|}} \hline % {{mine}}{chr(10)}{body}{chr(10)}\end{{tabular}}"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def as_csv(path: Path, rows: tuple[tuple[str, ...], ...]) -> Path:
+    path.write_text(
+        "\n".join(
+            ";".join(cell.replace(".", ",") if "." in cell[:3] else cell for cell in row)
+            for row in rows
+        )
+    )
+    return path
+
+
+def as_word(path: Path, rows: tuple[tuple[str, ...], ...]) -> Path:
+    page = Document()
+    page.add_paragraph("Table 9")
+    grid = page.add_table(rows=len(rows), cols=len(rows[0]))
+    for line, row in zip(grid.rows, rows, strict=True):
+        for cell, text in zip(line.cells, row, strict=True):
+            cell.text = text
+    page.save(str(path))
+    return path
+
+
+def as_excel(path: Path, rows: tuple[tuple[str, ...], ...]) -> Path:
+    from openpyxl import Workbook
+
+    book = Workbook()
+    sheet = book.active
+    assert sheet is not None
+    for row in rows:
+        sheet.append([float(cell) if cell.replace(".", "").isdigit() else cell for cell in row])
+    book.save(path)
+    return path
+
+
+WRITERS = {
+    ".md": as_markdown,
+    ".tex": as_latex,
+    ".csv": as_csv,
+    ".docx": as_word,
+    ".xlsx": as_excel,
+}
+
+
+@pytest.mark.parametrize("form", list(WRITERS))
+def test_both_errors_of_table_9_are_found(nine: Results, tmp_path: Path, form: str) -> None:
+    path = WRITERS[form](tmp_path / f"table-9{form}", TABLE_9)
+    findings = {
+        (row, column, said.replace(",", "."), true) for row, column, said, true in found(path, nine)
+    }
+    assert findings == ERRORS
+
+
+def test_the_same_table_without_its_errors_agrees(nine: Results, tmp_path: Path) -> None:
+    rows = (
+        *TABLE_9[:2],
+        ("V1", "128", "no", "0.2720 (34)", "94", "93.5"),
+        TABLE_9[3],
+        ("V1", "128", "yes", *TABLE_9[4][3:]),
+    )
+    verdict = verify_file(as_markdown(tmp_path / "t.md", rows), nine)
+    assert verdict.mismatches == ()
+    assert verdict.compared_cells == 24
+    assert verdict.unknown_headers == ()
+
+
+def test_headers_may_be_chinese(nine: Results, tmp_path: Path) -> None:
+    head = ("預訓練權重", "批次大小", "凍結", "最佳驗證損失", "測試準確率", "最佳驗證準確率 (%)")
+    rows = (head, *((*row[:2], {"no": "否", "yes": "是"}[row[2]], *row[3:]) for row in TABLE_9[1:]))
+    assert {finding[0] for finding in found(as_markdown(tmp_path / "t.md", rows), nine)} == {2, 4}
+
+
+def test_settings_that_exist_are_believed_and_the_numbers_named(
+    nine: Results, tmp_path: Path
+) -> None:
+    """All numbers are the frozen run's, so that naming one setting would explain the row with fewer words."""
+    rows = (TABLE_9[0], ("V1", "128", "no", *TABLE_9[4][3:]))
+    named = {column for _, column, _, _ in found(as_markdown(tmp_path / "t.md", rows), nine)}
+    assert named == {"best val loss (epoch)", "test acc. (%)", "best val acc. (%)"}
+
+
+def test_a_finding_reads_as_a_sentence(nine: Results, tmp_path: Path) -> None:
+    finding = verify_file(as_markdown(tmp_path / "t.md", TABLE_9), nine).mismatches[-1]
+    assert (
+        str(finding)
+        == "the table at line 3, row 4 (V1, 32, yes), batch: the file says 32, the results say 128."
+    )
+
+
+@pytest.mark.parametrize(
+    ("form", "lang"),
+    [*((form, "en") for form in ("md", "tex", "csv", "docx", "xlsx")), ("md", "zh-TW")],
+)
+def test_the_nine_tables_agree_with_the_results_they_came_from(
+    nine: Results, tmp_path: Path, form: str, lang: str
+) -> None:
+    for table in nine_tables(nine, lang)[1:]:
+        (path,) = documents.write_table(table, tmp_path, [form])
+        verdict = verify_file(path, nine)
+        assert (verdict.mismatches, verdict.unknown_headers, verdict.foreign_digest) == (
+            (),
+            (),
+            None,
+        )
+        assert verdict.compared_cells == len(table.values) * len(table.columns)
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Results:
+    """Two seeds of each of four configurations with predictions, of which one was stopped."""
+    rows, images, epochs = [], [], []
+    for n, (weights, batch, seed) in enumerate(
+        (w, b, s) for w in (V1, V2) for b in (32, 64) for s in (0, 1)
+    ):
+        config, wrong = (
+            TrialConfig(weights=weights, batch_size=batch, seed=seed),
+            list(range(n * 11, n * 20)),
+        )
+        if n == 7:
+            rows.append(trial(config, status="stopped", epochs_run=6, train_seconds=9.0))
+            continue
+        rows.append(
+            trial(
+                config,
+                test_accuracy=1 - len(wrong) / 600,
+                best_val_loss=0.1 * (n + 1),
+                train_seconds=70.0,
+            )
+        )
+        images += predictions(config.key, wrong)
+        epochs += curve(config.key, [0.5, 0.1, 0.3], [0.7, 0.9, 0.8 + n / 100])
+    return result_store.read_results(folder(tmp_path / "grid", rows, epochs, images))
+
+
+@pytest.mark.parametrize("form", ["md", "xlsx"])
+def test_every_table_of_a_report_agrees_with_its_results(
+    grid: Results, tmp_path: Path, form: str
+) -> None:
+    tables = [
+        build_comparison(grid),
+        build_comparison(grid, single=True),
+        build_comparison(grid, group_by=["weights"]),
+    ]
+    for table in [*tables, *detail_tables.build_detail_tables(grid)]:
+        (path,) = documents.write_table(table, tmp_path, [form])
+        verdict = verify_file(path, grid)
+        assert (table.name, verdict.mismatches, verdict.unknown_headers) == (table.name, (), ())
+
+
+def test_a_selection_may_have_another_best_than_the_whole(nine: Results, tmp_path: Path) -> None:
+    table = build_comparison(nine, rows='weights == "IMAGENET1K_V1"')
+    (path,) = documents.write_table(table, tmp_path, ["md"])
+    assert "best" in path.read_text()
+    assert verify_file(path, nine).mismatches == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "column"),
+    [
+        ("93.5 [91.2, 95.2]", "93.6 [91.2, 95.2]", "test acc. (%)"),
+        ("93.5 [91.2, 95.2]", "93.5 [91.2, 95.9]", "test acc. (%)"),
+        ("0.2404 (28/50)", "0.2404 (29/50)", "best val loss (epoch)"),
+        ("0.0113", "0.0131", "final train loss"),
+        ("16:15", "16:51", "time (min:s)"),
+        ("| – | – | 0.2720", "| 0.01 | – | 0.2720", "final train loss"),
+        ("tie", "better", "standing"),
+    ],
+)
+def test_a_mistyped_cell_is_named(
+    nine: Results, tmp_path: Path, old: str, new: str, column: str
+) -> None:
+    (path,) = documents.write_table(build_comparison(nine), tmp_path, ["md"])
+    path.write_text(path.read_text().replace(old, new, 1))
+    assert [finding.column for finding in verify_file(path, nine).mismatches] == [column]
+
+
+def test_cutting_digits_off_is_not_rounding(nine: Results, tmp_path: Path) -> None:
+    head = ("weights", "batch", "frozen", "epochs", "best val loss")
+    for loss, right in (("0.17", True), ("0.166", True), ("0.165", False), ("0.1656", True)):
+        path = as_markdown(tmp_path / "t.md", (head, ("V2", "128", "no", "40", loss)))
+        assert (verify_file(path, nine).mismatches == ()) is right
+
+
+def test_a_cell_edited_in_excel_is_named(nine: Results, tmp_path: Path) -> None:
+    (path,) = documents.write_table(build_comparison(nine), tmp_path, ["xlsx"])
+    book = load_workbook(path)
+    book.worksheets[0].cell(4, 9).value = 93.2
+    book.save(path)
+    (finding,) = verify_file(path, nine).mismatches
+    assert (finding.location, finding.column, finding.found, finding.expected) == (
+        *("the sheet 'comparison'", "best val acc. (%)", "93.2", "92.8"),
+    )
+
+
+def test_columns_of_no_meaning_are_told_and_blank_cells_are_not_compared(
+    nine: Results, tmp_path: Path
+) -> None:
+    rows = (
+        ("weights", "batch", "frozen", "epochs", "test acc.", "my remark"),
+        ("V1", "32", "no", "50", "", "good"),
+    )
+    verdict = verify_file(as_markdown(tmp_path / "t.md", rows), nine)
+    assert verdict.mismatches == ()
+    assert verdict.unknown_headers == ("my remark",)
+
+
+def test_results_that_changed_since_are_told(nine: Results, tmp_path: Path) -> None:
+    (path,) = documents.write_table(build_comparison(nine), tmp_path, ["docx"])
+    nine.trials.loc[0, "wait_seconds"] = 1.0
+    verdict = verify_file(path, nine)
+    assert verdict.mismatches == ()
+    assert verdict.foreign_digest is not None
+    assert len(verdict.foreign_digest) == 10
+
+
+def test_a_file_without_a_table_of_ours_is_named(nine: Results, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"contains no table with bioimg's headers, such as weights, batch, test acc\.",
+    ):
+        verify_file(as_markdown(tmp_path / "t.md", (("animal", "legs"), ("dog", "4"))), nine)
