@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 MIN_TEST_GROUPS = 5
 """With fewer independent groups than this among the test images, resampling them understates the uncertainty of results."""
@@ -75,6 +75,39 @@ def validate_fields(config: Any) -> None:
             raise UserError(
                 f"the value of `{field.name}` is {value}, but must be `{field.name} > {rule['above']}`."
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetConfig:
+    """Select the images of a trial and say how they become pixels. Fields and defaults are those of `TrialConfig`."""
+
+    data: str
+    columns: str | None = None
+    image_size: int = 150
+    resize: str = "resize"
+    channels: str | None = None
+    scaling: str = "percentiles"
+    skip_unreadable: bool = False
+    group_pattern: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitConfig:
+    """Say how the images are divided into train, val and test. Fields and defaults are those of `TrialConfig`."""
+
+    split: str = "stratified"
+    folds: int = 0
+    fold: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Select a model, its weights and what of it is frozen. Fields and defaults are those of `TrialConfig`."""
+
+    model: str
+    weights: str = "IMAGENET1K_V2"
+    freeze: str = "none"
+    image_size: int = 150
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,6 +254,21 @@ class TrialConfig:
             )
 
     @property
+    def dataset_config(self) -> DatasetConfig:
+        """The fields that determine which images the trial uses, and their pixels."""
+        return _select_fields(DatasetConfig, self)
+
+    @property
+    def split_config(self) -> SplitConfig:
+        """The fields that determine how the images are divided."""
+        return _select_fields(SplitConfig, self)
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The fields that determine the model before it is trained, except for the seed of its new head."""
+        return _select_fields(ModelConfig, self)
+
+    @property
     def key(self) -> str:
         """Twelve hex digits that identify this trial within its experiment.
 
@@ -243,6 +291,13 @@ class TrialConfig:
     def format_fields(self, fields: Iterable[str]) -> str:
         """The values of some fields on one line, for consoles and captions."""
         return " ".join(f"{name}={getattr(self, name)}" for name in fields)
+
+
+ViewT = TypeVar("ViewT", DatasetConfig, SplitConfig, ModelConfig)
+
+
+def _select_fields(view: type[ViewT], trial: TrialConfig) -> ViewT:
+    return view(**{field.name: getattr(trial, field.name) for field in dataclasses.fields(view)})
 
 
 TRIAL_FIELDS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(TrialConfig))

@@ -2,7 +2,15 @@ import dataclasses
 
 import pytest
 
-from bioimg.config import TRIAL_FIELDS, TrialConfig, UserError, unknown_value_error
+from bioimg.config import (
+    TRIAL_FIELDS,
+    DatasetConfig,
+    ModelConfig,
+    SplitConfig,
+    TrialConfig,
+    UserError,
+    unknown_value_error,
+)
 from bioimg.results import schema
 
 
@@ -98,3 +106,14 @@ def test_a_row_is_its_trial_again_and_what_an_earlier_version_did_not_know_is_at
     trial = TrialConfig(weights="none", seed=3, patience=2)
     assert TrialConfig.from_row(dataclasses.asdict(trial)) == trial
     assert TrialConfig.from_row({**dataclasses.asdict(trial), "patience": None}).patience == 0
+
+
+def test_views_hold_fields_and_defaults_of_a_trial():
+    trial = TrialConfig(model="resnet18", image_size=64, split="grouped", data="images")
+    assert trial.dataset_config == DatasetConfig(data="images", image_size=64)
+    assert trial.split_config == SplitConfig(split="grouped")
+    assert trial.model_config == ModelConfig(model="resnet18", image_size=64)
+    default = TrialConfig()
+    assert default.dataset_config == DatasetConfig(data=default.data)
+    assert default.split_config == SplitConfig()
+    assert default.model_config == ModelConfig(model=default.model)
