@@ -5,41 +5,16 @@ line, the parameter of Ray Tune, the column of the table and the key that report
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from bioimg.errors import UserError, unknown_value_error
+
 MIN_TEST_GROUPS = 5
 """With fewer independent groups than this among the test images, resampling them understates the uncertainty of results."""
-
-
-class UserError(ValueError):
-    """Something the user can fix. The text names the field, the value, the rule and the way out; no traceback is shown."""
-
-
-def suggest_closest(value: object, names: Iterable[str]) -> str:
-    """A question that suggests the closest of some names; empty if none is close."""
-    nearest = difflib.get_close_matches(str(value), list(names), n=1)
-    return f" Did you mean {nearest[0]!r}?" if nearest else ""
-
-
-def unknown_value_error(
-    field: str, value: object, known: Iterable[str], way_out: str = ""
-) -> UserError:
-    """The error for a name that isn't among the known ones; suggests the closest."""
-    names = list(known)
-    hint = suggest_closest(value, names)
-    listed = (
-        ", ".join(names)
-        if len(names) <= 12
-        else f"{', '.join(names[:12])}, ... ({len(names)} in all)"
-    )
-    return UserError(
-        f"the value of `{field}` is {value!r}, but must be one of: {listed}.{hint}{' ' + way_out if way_out else ''}"
-    )
 
 
 def config_field(

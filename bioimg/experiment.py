@@ -6,14 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from bioimg.config import (
-    TRIAL_FIELDS,
-    TrialConfig,
-    UserError,
-    config_field,
-    unknown_value_error,
-    validate_fields,
-)
+from bioimg.config import TRIAL_FIELDS, TrialConfig, config_field, validate_fields
+from bioimg.errors import UserError, unknown_value_error
 
 SPLIT_FIELDS = ("split", "folds", "fold", "group_pattern")
 """Fields that determine which images a trial is validated on."""

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data.image_set import ImageSet
 from bioimg.early_stopping import SuccessiveHalving, past_trials
+from bioimg.errors import UserError
 from bioimg.experiment import Experiment, StopReason
 from bioimg.progress.console import ProgressListener
 from bioimg.results.result_store import ResultStore

@@ -10,7 +10,8 @@ from rich.progress import Progress as Bar
 from tyro.conf import Positional, arg
 
 from bioimg.cli.report import open_results
-from bioimg.config import TrialConfig, UserError, unknown_value_error
+from bioimg.config import TrialConfig
+from bioimg.errors import UserError, unknown_value_error
 from bioimg.progress.console import print_plain
 
 if TYPE_CHECKING:

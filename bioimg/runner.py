@@ -11,10 +11,11 @@ from rich.progress import Progress as Bar
 from bioimg import data, provenance
 from bioimg.cli.grid_flags import RunOptions
 from bioimg.cli.report import ReportCommand
-from bioimg.config import TrialConfig, UserError, unknown_value_error
+from bioimg.config import TrialConfig
 from bioimg.data.image_set import ImageSet, PixelsByPath
 from bioimg.data.splitting import HasLabels
 from bioimg.early_stopping import unfinished_cohort_leaders
+from bioimg.errors import UserError, unknown_value_error
 from bioimg.experiment import Experiment
 from bioimg.models.classifier import build_classifier, check_model
 from bioimg.models.feature_extractor import backbone_digest

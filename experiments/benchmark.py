@@ -22,7 +22,7 @@ from benchmarks.overhead import OverheadBenchmark
 from benchmarks.process_tree import ProgramError
 from benchmarks.scale import ScaleBenchmark
 from benchmarks.step import StepBenchmark
-from bioimg.config import UserError
+from bioimg.errors import UserError
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
     "grid": GridBenchmark,

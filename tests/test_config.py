@@ -2,15 +2,8 @@ import dataclasses
 
 import pytest
 
-from bioimg.config import (
-    TRIAL_FIELDS,
-    DatasetConfig,
-    ModelConfig,
-    SplitConfig,
-    TrialConfig,
-    UserError,
-    unknown_value_error,
-)
+from bioimg.config import TRIAL_FIELDS, DatasetConfig, ModelConfig, SplitConfig, TrialConfig
+from bioimg.errors import UserError, unknown_value_error
 from bioimg.results import schema
 
 

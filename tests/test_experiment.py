@@ -7,8 +7,9 @@ from ray.tune.schedulers import ASHAScheduler
 
 from bioimg.cluster.tune_scheduler import CohortScheduler
 from bioimg.cluster.tune_trial import encode_trial
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.early_stopping import PastTrial, SuccessiveHalving, unfinished_cohort_leaders
+from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping, Experiment, StopReason
 
 

@@ -7,8 +7,8 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from bioimg.data.image_index import replace_controls
 from bioimg.storage import disk_cache
+from bioimg.text import replace_controls
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,11 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data.audit.contact_sheet import draw_contact_sheet
 from bioimg.data.audit.summary import Audit, SplitPreview, audit_images
-from bioimg.data.image_index import join_first, replace_controls
+from bioimg.errors import UserError
+from bioimg.text import join_first, replace_controls
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,11 @@ from bioimg.cli.data import DataCommand
 from bioimg.cli.doctor import Doctor
 from bioimg.cli.report import ReportCommand, VerifyCommand
 from bioimg.cli.status import StatusCommand
-from bioimg.config import UserError, unknown_value_error
-from bioimg.data.image_index import replace_controls
+from bioimg.errors import UserError, unknown_value_error
 from bioimg.experiment import Experiment
 from bioimg.prediction import PredictCommand
 from bioimg.progress.console import print_plain
+from bioimg.text import replace_controls
 
 EXIT_ABORTED = 2
 RESUME_HINT = "Interrupted. Finished trials are saved; run the same command again to resume."

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from bioimg.config import TrialConfig, UserError, unknown_value_error
+from bioimg.config import TrialConfig
+from bioimg.errors import UserError, unknown_value_error
 
 if TYPE_CHECKING:
     from bioimg.report.report_context import ImagesByPath

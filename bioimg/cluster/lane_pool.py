@@ -13,7 +13,7 @@ from ray.util import placement_group, placement_group_table, remove_placement_gr
 from ray.util.placement_group import PlacementGroup
 
 from bioimg.cluster import lanes, ray_session
-from bioimg.config import UserError
+from bioimg.errors import UserError
 
 MAX_IDLE_LOSSES = 3
 """How many lanes in a row may be lost before they took a trial: after that, starting another won't help."""

@@ -31,9 +31,9 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from bioimg.cluster.coordinator import Job
 from bioimg.config import TrialConfig
 from bioimg.data.image_set import ImageSet
+from bioimg.errors import StorageError
 from bioimg.experiment import StopReason
 from bioimg.results.result_store import ResultStore
-from bioimg.storage.filesystem import StorageError
 from bioimg.training import malloc_tuning
 from bioimg.training.distributed import WorkerGroup
 from bioimg.training.trial_runner import TrialContext, is_trial_completed, record_failure, run_trial

@@ -18,7 +18,7 @@ import ray
 import yaml
 from ray._private.services import canonicalize_bootstrap_address
 
-from bioimg.config import UserError
+from bioimg.errors import UserError
 
 QUIET_INIT_OPTIONS = {"log_to_driver": False, "logging_level": "ERROR"}
 JOIN_TIMEOUT_S = 40.0

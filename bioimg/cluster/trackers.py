@@ -8,7 +8,7 @@ from typing import Any
 from ray import tune
 
 from bioimg.cluster.tune_trial import decode_trial
-from bioimg.config import UserError
+from bioimg.errors import UserError
 
 
 def tracker_callbacks(trackers: Sequence[str], experiment: str) -> list[tune.Callback]:

@@ -25,10 +25,11 @@ from bioimg.cluster.lane_pool import POLL_INTERVAL_S, LanePool
 from bioimg.cluster.lanes import LaneSpec
 from bioimg.cluster.tune_scheduler import CohortScheduler
 from bioimg.cluster.tune_trial import encode_trial, relay_trial, trial_key
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data.image_set import ImageSet
 from bioimg.diagnostics import run_checks
 from bioimg.early_stopping import past_trials
+from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from bioimg.progress.console import ProgressListener
 from bioimg.results.result_store import ResultStore

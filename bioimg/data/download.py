@@ -8,7 +8,7 @@ import requests
 from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bioimg.config import UserError
+from bioimg.errors import UserError
 from bioimg.storage import disk_cache
 
 TIMEOUT_S = 30

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 
-from bioimg.config import UserError
+from bioimg.errors import UserError
 
 MAX_MEMORY_SHARE = 0.25
 """Share of the available memory that a set may take: it is there twice on its way to the workers, and models need room."""

@@ -9,8 +9,9 @@ from unicodedata import normalize
 
 import numpy as np
 
-from bioimg.config import UserError
-from bioimg.data.image_index import IMAGE_SUFFIXES, SUBSET_BY_NAME, ImageIndex, join_first
+from bioimg.data.image_index import IMAGE_SUFFIXES, SUBSET_BY_NAME, ImageIndex
+from bioimg.errors import UserError
+from bioimg.text import join_first
 
 IGNORED_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
 LAYOUT_HINT = "Expected: DATA/CLASS/image or DATA/train|val|test/CLASS/image."

@@ -3,15 +3,16 @@
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import numpy as np
 
-from bioimg.config import UserError
 from bioimg.data.image_set import ImageSet
+from bioimg.errors import UserError
+from bioimg.text import join_first
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 SUBSET_BY_NAME = {
@@ -61,21 +62,6 @@ class ImageIndex:
 
 
 ImagesT = TypeVar("ImagesT", ImageIndex, ImageSet)
-
-
-def join_first(items: Iterable[object]) -> str:
-    """The first ten items, and how many there are in all."""
-    items = list(items)
-    more = f", ... ({len(items)} in all)" if len(items) > 10 else ""
-    return ", ".join(replace_controls(str(item)) for item in items[:10]) + more
-
-
-def replace_controls(text: str) -> str:
-    """A text with names from the data, safe for a terminal: control characters, as in escape sequences, are replaced."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else "\ufffd"
-        for character in text
-    )
 
 
 def describe_largest_group(groups: Sequence[str], paths: Sequence[str]) -> str:

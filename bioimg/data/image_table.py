@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from bioimg.config import UserError, unknown_value_error
-from bioimg.data.image_index import SUBSET_BY_NAME, ImageIndex, join_first
+from bioimg.data.image_index import SUBSET_BY_NAME, ImageIndex
+from bioimg.errors import UserError, unknown_value_error
+from bioimg.text import join_first
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 COLUMN_ROLES = ("path", "label", "group", "split")

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data.image_folder import list_unlabelled_images
 from bioimg.data.image_set import ImageSet
 from bioimg.data.intensity_scaling import ScalingLimits, apply_limits
 from bioimg.data.pixel_cache import DecodedSet, DecodeOptions, ProgressCallback, read_images
+from bioimg.errors import UserError
 
 
 def load_unlabelled_images(

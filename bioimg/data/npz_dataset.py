@@ -7,11 +7,11 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from bioimg.config import UserError
 from bioimg.data.decoding.channels import RawChannels, to_rgb
 from bioimg.data.decoding.decode import DecodedImage
 from bioimg.data.image_index import ImageIndex
 from bioimg.data.image_set import SUBSETS
+from bioimg.errors import UserError
 
 
 class ArrayHeader(NamedTuple):

@@ -12,13 +12,15 @@ import joblib
 import numpy as np
 import xxhash
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data import npz_dataset
 from bioimg.data.decoding.channels import resize_square
 from bioimg.data.decoding.decode import DecodedImage, decode_image, silence_decoders
 from bioimg.data.file_array import FileArray, PixelArray, open_array
-from bioimg.data.image_index import ImageIndex, join_first
+from bioimg.data.image_index import ImageIndex
+from bioimg.errors import UserError
 from bioimg.storage import disk_cache
+from bioimg.text import join_first
 
 ProgressCallback = Callable[[int, int], None]
 """Called with the number of images done and their total number."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bioimg.config import UserError, unknown_value_error
 from bioimg.data.image_folder import list_folder
 from bioimg.data.image_index import ImageIndex, add_groups
 from bioimg.data.npz_dataset import list_npz
+from bioimg.errors import UserError, unknown_value_error
 from bioimg.storage import disk_cache
 
 KATHER_URL = "https://zenodo.org/records/53169/files/Kather_texture_2016_image_tiles_5000.zip"

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from bioimg.config import TrialConfig, UserError, suggest_closest
+from bioimg.config import TrialConfig
 from bioimg.data.image_folder import LAYOUT_HINT, list_folder
 from bioimg.data.image_index import ImageIndex, add_groups
 from bioimg.data.image_table import TABLE_SUFFIXES, list_table
 from bioimg.data.npz_dataset import list_npz
 from bioimg.data.public_datasets import list_kather2016, list_medmnist
+from bioimg.errors import UserError, suggest_closest
 
 NAMED_DATASETS = ("phantom", "kather2016", "kather2016-6", "medmnist:NAME")
 

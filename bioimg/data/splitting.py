@@ -4,10 +4,12 @@ from typing import Protocol
 
 import numpy as np
 
-from bioimg.config import MIN_TEST_GROUPS, TrialConfig, UserError
+from bioimg.config import MIN_TEST_GROUPS, TrialConfig
 from bioimg.data.grouped_split import assign_groups
-from bioimg.data.image_index import describe_largest_group, join_first
+from bioimg.data.image_index import describe_largest_group
 from bioimg.data.image_set import SUBSETS, TEST, TRAIN, VAL, ImageSet, Split
+from bioimg.errors import UserError
+from bioimg.text import join_first
 
 SUBSET_FRACTIONS = (0.68, 0.16, 0.16)
 MIN_CLASS_IMAGES = 7

@@ -13,9 +13,9 @@ from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bioimg.cluster import ray_session
-from bioimg.config import UserError
 from bioimg.diagnostics import node_probe
 from bioimg.diagnostics.diagnosis import CheckResult, diagnose_basics, diagnose_nodes
+from bioimg.errors import UserError
 
 NODE_TIMEOUT_S = 60.0
 """Seconds in which a node must answer."""

@@ -9,9 +9,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-
-class CorruptFileError(ValueError):
-    """The bytes of a file aren't those that were written."""
+from bioimg.errors import CorruptFileError
 
 
 class SavedModel(NamedTuple):

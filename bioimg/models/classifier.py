@@ -9,7 +9,8 @@ from torch import nn
 from torchvision import models
 
 import bioimg.models.resnext_tiny  # noqa: F401  (registers resnext_tiny)
-from bioimg.config import TrialConfig, UserError, unknown_value_error
+from bioimg.config import TrialConfig
+from bioimg.errors import UserError, unknown_value_error
 from bioimg.models import pretrained_weights as pretrained
 
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from torchvision.models import WeightsEnum, get_model_weights
 
-from bioimg.config import UserError, unknown_value_error
+from bioimg.errors import UserError, unknown_value_error
 
 WEIGHTS_FILE_SUFFIXES = (".pth", ".pt", ".safetensors")
 

@@ -1,6 +1,6 @@
 """Headers, captions and notes of tables, in English and Traditional Chinese. Values from the data are never translated."""
 
-from bioimg.config import unknown_value_error
+from bioimg.errors import unknown_value_error
 
 LANGUAGES = ("en", "zh-TW")
 """In the order of each pair of texts."""

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from bioimg.config import TRIAL_FIELDS, unknown_value_error
+from bioimg.config import TRIAL_FIELDS
+from bioimg.errors import unknown_value_error
 from bioimg.report.captions import table_text
 from bioimg.report.row_filter import select_rows, sort_rows
 from bioimg.report.table_model import Column, ColumnKind, Table, column_decimals

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from bioimg.config import UserError
+from bioimg.errors import UserError
 from bioimg.report.captions import column_header, table_text
 from bioimg.report.comparison_table import (
     SCORE_COLUMNS,

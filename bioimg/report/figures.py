@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from bioimg.config import unknown_value_error
+from bioimg.errors import unknown_value_error
 from bioimg.report import plots
 from bioimg.report.learning_curves import trial_curves_figure, validation_curves_figure
 from bioimg.report.plot_style import GREY, rc_parameters, wrap_text

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from bioimg.config import UserError
+from bioimg.errors import UserError
 from bioimg.report.captions import column_header
 from bioimg.report.report_context import ReportContext, shorten_name
 

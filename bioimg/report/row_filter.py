@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bioimg.config import TRIAL_FIELDS, UserError, unknown_value_error
+from bioimg.config import TRIAL_FIELDS
+from bioimg.errors import UserError, unknown_value_error
 
 CONDITION_HINT = "Write comparisons of columns with values, joined by and, or, not: --rows 'freeze == \"none\" and batch_size >= 64'."
 STATUS_ORDER = {"completed": 0, "stopped": 1, "failed": 2}

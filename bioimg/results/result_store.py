@@ -27,11 +27,11 @@ from typing import IO, Any
 import pandas as pd
 import pyarrow as pa
 
-from bioimg.config import UserError
+from bioimg.errors import CorruptFileError, UserError
 from bioimg.results import schema
 from bioimg.results.image_assignments import image_differences, merge_assignments
 from bioimg.results.table_store import TABLE_SCHEMAS, TableStore
-from bioimg.storage.checked_parquet import CorruptFileError, decode_table, encode_table
+from bioimg.storage.checked_parquet import decode_table, encode_table
 from bioimg.storage.filesystem import (
     as_storage_error,
     is_remote,

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bioimg.config import UserError
+from bioimg.errors import CorruptFileError, UserError
 from bioimg.results import schema
-from bioimg.storage.checked_parquet import CorruptFileError, decode_table, encode_table
+from bioimg.storage.checked_parquet import decode_table, encode_table
 from bioimg.storage.filesystem import Storage, join_path
 
 TABLE_SCHEMAS = {

@@ -4,12 +4,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from bioimg.errors import CorruptFileError
+
 CHECKSUM_TAG = b"bioimg:xxh3-128="
 """With the digest it is between the last page and the footer, which readers of Parquet ignore."""
-
-
-class CorruptFileError(ValueError):
-    """The bytes of a file aren't those that were written."""
 
 
 def encode_table(table: pa.Table) -> bytes:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import platformdirs
 
-from bioimg.config import UserError
+from bioimg.errors import UserError
 
 ENTRY_FOLDERS = ("images", "scaled", "alike", "features", "downloads")
 """Folders that contain entries; anything else in the cache folder is itself an entry."""

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 import psutil
 from pyarrow import fs
 
-from bioimg.config import UserError
+from bioimg.errors import StorageError, UserError
 
 MAX_REQUEST_TRIES, FIRST_RETRY_PAUSE_S = 6, 0.1
 """Attempts for each request to an object store, and the first pause between them in seconds, which doubles each time."""
@@ -27,10 +27,6 @@ TEMPORARY_SUFFIX = ".partial"
 
 T = TypeVar("T")
 Content = bytes | memoryview
-
-
-class StorageError(UserError):
-    """The folder can't take a file. Nothing can be recorded then, so this ends the experiment."""
 
 
 @contextlib.contextmanager

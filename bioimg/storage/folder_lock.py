@@ -18,11 +18,10 @@ from typing import Any
 import filelock
 import psutil
 
-from bioimg.config import UserError
+from bioimg.errors import StorageError, UserError
 from bioimg.storage.filesystem import (
     LocalStorage,
     Storage,
-    StorageError,
     as_storage_error,
     delete_stale_temporaries,
 )

@@ -15,13 +15,9 @@ import torch
 import xxhash
 from torch.serialization import set_crc32_options
 
-from bioimg.config import TrialConfig, UserError
-from bioimg.models.checked_safetensors import (
-    CorruptFileError,
-    SavedModel,
-    decode_tensors,
-    encode_tensors,
-)
+from bioimg.config import TrialConfig
+from bioimg.errors import CorruptFileError, UserError
+from bioimg.models.checked_safetensors import SavedModel, decode_tensors, encode_tensors
 from bioimg.models.feature_extractor import backbone_digest
 from bioimg.results.result_store import CHECKPOINTS_FOLDER, ResultStore
 from bioimg.storage.filesystem import Storage, join_path

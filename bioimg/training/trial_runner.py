@@ -15,10 +15,10 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from bioimg.config import TrialConfig
 from bioimg.data.image_set import ImageSet
 from bioimg.data.splitting import split_images
+from bioimg.errors import StorageError
 from bioimg.experiment import StopReason
 from bioimg.results.epoch_summary import summarise_epochs
 from bioimg.results.result_store import ResultStore
-from bioimg.storage.filesystem import StorageError
 from bioimg.training import checkpoints, precision
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
 from bioimg.training.evaluation import score_logits

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from bioimg.config import UserError
+from bioimg.errors import UserError
 from bioimg.report import detail_tables, documents
 from bioimg.report.captions import COLUMN_HEADERS, LANGUAGES, column_header
 from bioimg.report.comparison_table import SCORE_COLUMNS, build_comparison, trial_column

@@ -13,8 +13,9 @@ import pandas as pd
 
 from benchmarks import process_tree
 from benchmarks.harness import Benchmark, Outcome, Target
-from bioimg.config import TRIAL_FIELDS, TrialConfig, UserError
+from bioimg.config import TRIAL_FIELDS, TrialConfig
 from bioimg.early_stopping import SuccessiveHalving
+from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping
 from bioimg.results.result_store import read_results
 

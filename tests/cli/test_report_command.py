@@ -11,7 +11,8 @@ import pytest
 import tyro
 
 from bioimg.cli.report import TABLE_FORMATS, ReportCommand, VerifyCommand
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
+from bioimg.errors import UserError
 from bioimg.report.documents import TABLE_FORMATS as WRITTEN
 from support.handmade_results import V1, V2, folder, report_2023, trial
 

@@ -19,7 +19,8 @@ from rich.console import Console
 from bioimg import runner
 from bioimg.cli.grid_flags import RunOptions
 from bioimg.cluster import lane_pool, ray_session
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
+from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.results.result_store import Results, read_results
 from support import PROJECT, toys

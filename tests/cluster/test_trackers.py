@@ -12,11 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bioimg import runner
 from bioimg.cli.grid_flags import RunOptions
 from bioimg.cluster import trackers
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
+from bioimg.errors import StorageError, UserError
 from bioimg.experiment import Experiment
 from bioimg.progress.tensorboard import TensorBoardListener
 from bioimg.results.result_store import read_results
-from bioimg.storage.filesystem import StorageError
 
 EXPERIMENT = Experiment(
     name="tracked",

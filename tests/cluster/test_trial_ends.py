@@ -10,7 +10,7 @@ from end_to_end.test_early_stopping import experiment, keys_of_stopped
 
 from bioimg import runner
 from bioimg.cluster import lane_pool
-from bioimg.config import UserError
+from bioimg.errors import UserError
 from bioimg.results.result_store import ResultStore, read_results
 from support.results import same
 

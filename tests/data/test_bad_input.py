@@ -15,8 +15,9 @@ import tifffile
 from data.test_image_folder import draw, fill
 from PIL import Image
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data import load_image_set
+from bioimg.errors import UserError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
 

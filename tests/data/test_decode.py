@@ -5,10 +5,11 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data import load_image_set
 from bioimg.data.decoding.channels import resize_square
 from bioimg.data.decoding.decode import decode_image
+from bioimg.errors import UserError
 
 RAMP = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32) * 80
 

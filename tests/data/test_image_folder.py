@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data import list_dataset as find_of
 from bioimg.data import load_image_set
+from bioimg.errors import UserError
 
 
 def find(data, **fields):

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data import load_image_set, split_images
 from bioimg.data.decoding.channels import resize_square
 from bioimg.data.decoding.decode import decode_image
 from bioimg.data.file_array import FileArray
 from bioimg.data.pixel_cache import DecodeOptions, _decode_files
+from bioimg.errors import UserError
 
 few = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

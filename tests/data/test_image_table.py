@@ -14,8 +14,9 @@ import pytest
 from data.test_image_folder import draw, fill, find
 from pyarrow import parquet
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data import SUBSETS, download, load_image_set, public_datasets, split_images
+from bioimg.errors import UserError
 
 
 def table(folder, rows, header="path,label,group,split", name="set.csv"):

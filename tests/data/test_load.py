@@ -9,9 +9,10 @@ import tifffile
 from data.test_image_folder import draw, fill
 from PIL import Image
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data import load_image_set, pixel_cache
 from bioimg.data.decoding.decode import decode_image
+from bioimg.errors import UserError
 
 
 def test_every_image_is_decoded_to_the_size_asked_for(tmp_path):

@@ -11,9 +11,10 @@ import pytest
 from data.test_decode import tiffs
 from data.test_image_folder import draw, fill
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data import file_array, load_image_set, load_images_per_trial, pixel_cache
 from bioimg.data.file_array import FileArray
+from bioimg.errors import UserError
 from bioimg.storage import disk_cache
 from support import PROJECT
 

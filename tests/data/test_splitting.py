@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bioimg.config import MIN_TEST_GROUPS, TrialConfig, UserError
+from bioimg.config import MIN_TEST_GROUPS, TrialConfig
 from bioimg.data import TEST, TRAIN, VAL, ImageSet, split_images, split_warnings
+from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from bioimg.report.captions import table_text
 

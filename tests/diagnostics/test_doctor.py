@@ -22,9 +22,9 @@ from rich.console import Console
 from bioimg import provenance
 from bioimg.cli.doctor import Doctor, _shared_cache_folder, print_check_results
 from bioimg.cluster import ray_session
-from bioimg.config import UserError
 from bioimg.diagnostics import diagnosis, node_probe, run_checks
 from bioimg.diagnostics.diagnosis import GIB, CheckResult, diagnose_basics, diagnose_nodes
+from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from support import PROJECT, toys
 

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from bioimg import runner
 from bioimg.cli.grid_flags import RunOptions
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
+from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.results.result_store import Results, ResultStore, read_results
 from support.results import same

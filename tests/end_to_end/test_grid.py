@@ -14,7 +14,8 @@ from PIL import Image
 
 from bioimg import runner
 from bioimg.cli import grid_flags, main
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
+from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.results.result_store import read_results
 from support import PROJECT

@@ -16,7 +16,8 @@ from rich.console import Console
 from bioimg import runner
 from bioimg.cli import main
 from bioimg.cli.grid_flags import RunOptions
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
+from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from bioimg.prediction import select_trial_key, subset_by_digest
 from bioimg.results.image_assignments import SPLIT_COLUMNS

@@ -25,8 +25,9 @@ from benchmarks.early_stopping import (
     score_replay,
 )
 from benchmarks.harness import Outcome, Target, publish_outcome
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data import load_image_set, split_images
+from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping
 from bioimg.results.result_store import read_results
 from bioimg.training.batches import Batch

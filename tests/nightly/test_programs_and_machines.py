@@ -12,7 +12,7 @@ import ray
 from cluster.test_lane_kills import When, experiment, go
 from ray.cluster_utils import Cluster
 
-from bioimg.config import UserError
+from bioimg.errors import UserError
 from bioimg.results.result_store import read_results
 from support import PROJECT
 from support.results import gone_on, on_record, same

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bioimg.config import TRIAL_FIELDS, TrialConfig, UserError
+from bioimg.config import TRIAL_FIELDS, TrialConfig
+from bioimg.errors import UserError
 from bioimg.report import detail_tables
 from bioimg.report.captions import COLUMN_HEADERS
 from bioimg.report.comparison_table import REPORT_2023_COLUMNS, build_comparison

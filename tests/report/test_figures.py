@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bioimg.config import UserError
+from bioimg.errors import UserError
 from bioimg.report import figures, learning_curves, plot_style, plots
 from bioimg.report.report_context import ReportContext
 from bioimg.results import result_store

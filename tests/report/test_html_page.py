@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
+from bioimg.errors import UserError
 from bioimg.report import html_page, html_sections
 from bioimg.report.report_context import ReportContext
 from bioimg.results import result_store

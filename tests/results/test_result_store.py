@@ -13,10 +13,11 @@ from end_to_end.test_grid import QUICK, grid, make_folder, sixteen_bit_tiffs
 from PIL import Image
 
 from bioimg import provenance
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data import load_images_per_trial
 from bioimg.data.image_set import ImageSet
 from bioimg.data.splitting import split_images
+from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.models.classifier import _pretrained_model
 from bioimg.models.resnext_tiny import resnext_tiny

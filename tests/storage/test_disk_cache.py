@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from bioimg.cli.cache import CacheCommand
-from bioimg.config import UserError
+from bioimg.errors import UserError
 from bioimg.storage import disk_cache
 
 

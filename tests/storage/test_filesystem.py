@@ -26,11 +26,11 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 from bioimg import runner
-from bioimg.config import UserError
+from bioimg.errors import CorruptFileError, StorageError, UserError
 from bioimg.results import schema
 from bioimg.results.result_store import ResultStore, read_results
 from bioimg.storage import checked_parquet
-from bioimg.storage.filesystem import LocalStorage, ObjectStorage, StorageError, join_path
+from bioimg.storage.filesystem import LocalStorage, ObjectStorage, join_path
 from bioimg.training import checkpoint_pruning, checkpoints
 from bioimg.training.loop import train
 from bioimg.training.trial_runner import TrialContext, run_trial
@@ -354,13 +354,13 @@ def test_no_flipped_bit_of_a_table_passes_unseen():
         changed[bit // 8] ^= 1 << bit % 8
         try:
             held = checked_parquet.decode_table(bytes(changed), known)
-        except checked_parquet.CorruptFileError:
+        except CorruptFileError:
             seen += 1
         else:
             assert held.equals(table), f"bit {bit}"
     assert seen > 0.98 * 8 * len(content), "all but those of the checksum's own mark"
     for length in range(len(content)):
-        with pytest.raises(checked_parquet.CorruptFileError):
+        with pytest.raises(CorruptFileError):
             checked_parquet.decode_table(content[:length], known)
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from end_to_end.test_grid import PROGRAM, QUICK
 
-from bioimg.config import UserError
+from bioimg.errors import StorageError, UserError
 from bioimg.results.result_store import ResultStore
 from bioimg.storage import folder_lock
-from bioimg.storage.filesystem import Content, LocalStorage, StorageError
+from bioimg.storage.filesystem import Content, LocalStorage
 from bioimg.storage.folder_lock import FolderLock
 from bioimg.training.trial_runner import TrialContext, run_trial
 from bioimg.training.trial_trainer import EpochMetrics

@@ -10,9 +10,10 @@ import torch.distributed as dist
 from torch import nn
 from torchvision.models._api import WeightsEnum, register_model
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data.image_set import ImageSet
 from bioimg.data.splitting import split_images
+from bioimg.errors import UserError
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
 from bioimg.training.trial_trainer import TrialTrainer
 

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from bioimg import runner
 from bioimg.cli.grid_flags import RunOptions
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
+from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.models.classifier import build_classifier
 from bioimg.results.result_store import Results, ResultStore, read_results

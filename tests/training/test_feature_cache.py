@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from bioimg.config import UserError
+from bioimg.errors import UserError
 from bioimg.models.classifier import Classifier, build_classifier
 from bioimg.models.feature_extractor import backbone_digest, make_feature_extractor
 from bioimg.storage import disk_cache

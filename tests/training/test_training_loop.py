@@ -13,7 +13,7 @@ import torch.multiprocessing
 from bioimg import local
 from bioimg.cluster import lanes
 from bioimg.cluster.coordinator import Job
-from bioimg.config import UserError
+from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from bioimg.models import classifier
 from bioimg.progress.console import CombinedListener

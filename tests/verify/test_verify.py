@@ -6,7 +6,8 @@ import pytest
 from docx import Document
 from openpyxl import load_workbook
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
+from bioimg.errors import UserError
 from bioimg.report import detail_tables, documents
 from bioimg.report.comparison_table import build_comparison
 from bioimg.report.presets import report_2023_tables as nine_tables

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from bioimg.config import UserError
 from bioimg.data.image_index import ImageIndex, add_groups, describe_largest_group
+from bioimg.errors import UserError
 
 NUMBERED_WORD = re.compile(r"([A-Za-z]+)([-_ ]?)(?=\d)")
 POSITION_WORDS = {

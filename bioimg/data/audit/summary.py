@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data.audit.group_patterns import PatternGuess, guess_group_patterns
 from bioimg.data.audit.near_duplicates import find_near_duplicates
 from bioimg.data.image_index import ImageIndex
@@ -18,6 +18,7 @@ from bioimg.data.load import build_image_set, load_image_set
 from bioimg.data.pixel_cache import DecodeOptions, ImageInfo, ProgressCallback, read_images
 from bioimg.data.sources import list_dataset
 from bioimg.data.splitting import split_images
+from bioimg.errors import UserError
 
 CountsByName = dict[str, int]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bioimg.config import UserError, unknown_value_error
+from bioimg.errors import UserError, unknown_value_error
 from bioimg.report.documents import (
     csv_file,
     docx_file,

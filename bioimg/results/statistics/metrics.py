@@ -16,7 +16,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from bioimg.config import UserError
+from bioimg.errors import UserError
 from bioimg.results.result_store import Results
 from bioimg.results.statistics.intervals import GroupBootstrap
 

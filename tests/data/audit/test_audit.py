@@ -14,12 +14,13 @@ from PIL import Image
 from rich.console import Console
 
 from bioimg.cli.data import DataCommand
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
 from bioimg.data import list_dataset
 from bioimg.data.audit.contact_sheet import draw_contact_sheet
 from bioimg.data.audit.group_patterns import guess_group_patterns
 from bioimg.data.audit.near_duplicates import find_near_duplicates
 from bioimg.data.audit.summary import audit_images
+from bioimg.errors import UserError
 from bioimg.storage import disk_cache
 
 

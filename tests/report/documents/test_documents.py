@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openpyxl import load_workbook
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
+from bioimg.errors import UserError
 from bioimg.report import detail_tables, documents
 from bioimg.report.comparison_table import build_comparison
 from bioimg.report.documents import csv_file, html_file, latex, markdown

@@ -12,7 +12,8 @@ from scipy.stats import binomtest, t, ttest_ind
 from sklearn.metrics import f1_score, recall_score, roc_auc_score
 from statsmodels.regression.linear_model import OLS
 
-from bioimg.config import TrialConfig, UserError
+from bioimg.config import TrialConfig
+from bioimg.errors import UserError
 from bioimg.results import result_store, statistics
 from bioimg.results.statistics import metrics
 from bioimg.results.statistics.intervals import GroupBootstrap
