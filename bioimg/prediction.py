@@ -150,8 +150,8 @@ def subset_by_digest(store: "ResultStore", trial: TrialConfig) -> dict[str, str]
         if all(row[name] == getattr(trial, name) for name in SPLIT_COLUMNS)
     ]
     found: dict[str, str] = {}
-    for part in ("test", "val", "train"):
-        found |= {row["digest"]: part for row in rows if row["part"] == part}
+    for subset in ("test", "val", "train"):
+        found |= {row["digest"]: subset for row in rows if row["subset"] == subset}
     return found
 
 

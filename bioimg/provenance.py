@@ -108,20 +108,20 @@ def _experiment_record(experiment: Experiment, images: ImageSet) -> dict[str, An
 
 
 def image_assignment_rows(images: Mapping[TrialConfig, ImageSet]) -> Iterator[dict[str, Any]]:
-    """Rows of images.parquet: which image is in which part, for each way of splitting that the trials use."""
+    """Rows of images.parquet: which image is in which subset, for each way of splitting that the trials use."""
     first: dict[tuple[Any, ...], tuple[TrialConfig, ImageSet]] = {}
     for trial, seen in images.items():
         first.setdefault(tuple(getattr(trial, name) for name in SPLIT_COLUMNS), (trial, seen))
     for trial, seen in first.values():
         cut = split_images(seen, trial)
-        for part in ("train", "val", "test"):
-            for index in getattr(cut, part):
+        for subset in ("train", "val", "test"):
+            for index in getattr(cut, subset):
                 yield {
                     **{name: getattr(trial, name) for name in SPLIT_COLUMNS},
                     "image": seen.paths[index],
                     "group": seen.groups[index] if seen.groups else None,
                     "label": int(seen.labels[index]),
-                    "part": part,
+                    "subset": subset,
                     "digest": seen.digests[index],
                 }
 

@@ -223,7 +223,7 @@ def _with_scores(results: Results, columns: Sequence[str]) -> pd.DataFrame:
 
 def tested_keys(results: Results) -> list[str]:
     """Keys of the trials with test predictions, in the order of the table."""
-    keys = set(results.predictions.loc[results.predictions["split"].eq("test"), "key"])
+    keys = set(results.predictions.loc[results.predictions["subset"].eq("test"), "key"])
     return [key for key in results.trials["key"] if key in keys]
 
 

@@ -54,7 +54,7 @@ class ReportContext:
     @cached_property
     def tested_trials(self) -> pd.DataFrame:
         """The ranked trials that ran to the end and were tested."""
-        tested = self.results.predictions.loc[self.results.predictions["split"] == "test", "key"]
+        tested = self.results.predictions.loc[self.results.predictions["subset"] == "test", "key"]
         return self.ranked_trials[
             (self.ranked_trials["status"] == "completed") & self.ranked_trials["key"].isin(tested)
         ]
@@ -121,7 +121,7 @@ class ReportContext:
     def test_predictions(self, trial: pd.Series) -> pd.DataFrame:
         """The predictions on the test images, with the `probability` of the predicted class."""
         rows = self.results.predictions
-        rows = rows[(rows["key"] == trial["key"]) & (rows["split"] == "test")]
+        rows = rows[(rows["key"] == trial["key"]) & (rows["subset"] == "test")]
         return rows.assign(probability=[float(max(row)) for row in rows["probabilities"]])
 
     def wrong_predictions(self, trial: pd.Series) -> pd.DataFrame:
@@ -129,7 +129,7 @@ class ReportContext:
 
         trials: how many other trials tested the image; others: how many of these got it wrong, too.
         """
-        rows = self.results.predictions[self.results.predictions["split"] == "test"]
+        rows = self.results.predictions[self.results.predictions["subset"] == "test"]
         tested, missed = (
             part["image"].value_counts()
             for part in (rows, rows[rows["label"] != rows["prediction"]])

@@ -69,7 +69,7 @@ def incomparable_columns(trials: pd.DataFrame) -> list[str]:
 def test_group_counts(results: Results, trials: pd.DataFrame) -> list[int]:
     """The number of known groups among the test images of these trials; several numbers if folds differ."""
     rows = results.predictions
-    rows = rows[rows["split"].eq("test") & rows["key"].isin(trials["key"]) & rows["group"].notna()]
+    rows = rows[rows["subset"].eq("test") & rows["key"].isin(trials["key"]) & rows["group"].notna()]
     recipes = rows["key"].map(
         dict(zip(trials["key"], configuration_keys(trials), strict=True))
     )  # a recipe's folds add up

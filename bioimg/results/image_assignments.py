@@ -1,4 +1,4 @@
-"""images.parquet: which image was in which part, for each way of splitting; and how the images of two runs differ."""
+"""images.parquet: which image was in which subset, for each way of splitting; and how the images of two runs differ."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ import pyarrow as pa
 
 SplitKey = tuple[object, ...]
 SPLIT_COLUMNS = ["split", "folds", "fold", "group_pattern"]
-COMPARED_COLUMNS = ["digest", "label", "part", "group", "image"]
+COMPARED_COLUMNS = ["digest", "label", "subset", "group", "image"]
 MAX_NAMED_IMAGES = 3
 """The most images named for each kind of difference."""
 MERGE_SIDES = (("left_only", "image_before"), ("right_only", "image"))
@@ -18,7 +18,7 @@ def image_differences(
 ) -> list[str]:
     """How the images of two runs differ, such as "2 gone (a.png, b.png)"; empty if the new run can join the earlier one.
 
-    An image is identified by its digest, not its name. Parts, names and groups are compared for the ways of splitting that both
+    An image is identified by its digest, not its name. Subsets, names and groups are compared for the ways of splitting that both
     runs use; names and groups matter since the statistics pair predictions by them.
     """
     old, new = _rows_by_split(before, classes), _rows_by_split(now, classes_now)
@@ -89,7 +89,7 @@ def _assignment_differences(
         f"{name}={value}" for name, value in zip(SPLIT_COLUMNS, way, strict=True) if value
     )
     for column, what in (
-        ("part", f"in another part with {named}"),
+        ("subset", f"in another subset with {named}"),
         ("group", "in another group"),
         ("image", "under another name"),
     ):

@@ -3,8 +3,8 @@
 experiment.json        what was asked, on which data, with which versions; `complete` is set last
 trials.parquet         the comparison table, one row per ended trial
 epochs.parquet         one row per trial and epoch
-predictions.parquet    one row per completed trial, split (val, test) and image
-images.parquet         which image is in which part, for each way of splitting that any run used
+predictions.parquet    one row per completed trial, subset (val, test) and image
+images.parquet         which image is in which subset, for each way of splitting that any run used
 *.previous.parquet     the three tables before the last merge, for when one is damaged
 parts/KEY.*.parquet    the same rows of trials that ended since the last merge, or still run
 checkpoints/KEY/       best.safetensors; resume.pt while the trial can resume; error.txt of one that failed
@@ -194,12 +194,19 @@ class ResultStore:
                 f"{self.display_path(MANIFEST_FILE)} can't be read: {error}. It records which images the results belong to. Copy the "
                 "folder again, or run the experiment again into another folder (--out)."
             ) from error
-        if (found := described.get("format")) != schema.FORMAT_VERSION:
-            raise UserError(
-                f"the `format` of {self.display_path(MANIFEST_FILE)} is {found!r}, but must be {schema.FORMAT_VERSION}: another version of bioimg "
-                f"wrote it. Use that version ({described.get('versions', {}).get('bioimg', 'unknown')})."
-            )
+        if described.get("format") != schema.FORMAT_VERSION:
+            raise self._other_format_error(described)
         return described
+
+    def _other_format_error(self, manifest: Mapping[str, Any]) -> UserError:
+        version = manifest.get("versions", {}).get("bioimg", "unknown")
+        commit = manifest.get("commit") or "unknown"
+        return UserError(
+            f"the `format` of {self.display_path(MANIFEST_FILE)} is {manifest.get('format')!r}, but "
+            f"must be {schema.FORMAT_VERSION}: another version of bioimg wrote these results, and "
+            f"this one can't read them. Use that version ({version}, commit {commit}), or run the "
+            "experiment again into a new folder (--out)."
+        )
 
     def missing_files_error(self, *names: str) -> UserError:
         """The error for a folder to be read that lacks these files."""

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from bioimg.config import TrialConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """The version of the results. Raised when older readers can't read newer results."""
 
 _ARROW_TYPES = {
@@ -104,7 +104,7 @@ EPOCHS_SCHEMA = pa.schema(
 PREDICTIONS_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string()),
-        pa.field("split", pa.string()),
+        pa.field("subset", pa.string()),
         pa.field("image", pa.string()),
         pa.field("group", pa.string()),
         pa.field("label", pa.int64()),
@@ -112,7 +112,7 @@ PREDICTIONS_SCHEMA = pa.schema(
         pa.field("probabilities", pa.list_(pa.float32())),
     ]
 )
-"""One row per completed trial, split (val, test) and image, at the epoch with the lowest validation loss.
+"""One row per completed trial, subset (val, test) and image, at the epoch with the lowest validation loss.
 
 `label` and `prediction` index the classes of experiment.json."""
 
@@ -125,8 +125,8 @@ IMAGES_SCHEMA = pa.schema(
         pa.field("image", pa.string()),
         pa.field("group", pa.string()),
         pa.field("label", pa.int64()),
-        pa.field("part", pa.string()),
+        pa.field("subset", pa.string()),
         pa.field("digest", pa.string()),
     ]
 )
-"""Which image went where: one row per way of splitting that any run used, and image; `part` is train, val or test."""
+"""Which image went where: one row per way of splitting that any run used, and image; `subset` is train, val or test."""

@@ -193,15 +193,15 @@ class _TrialRecorder:
 
     def _measure_test_set(self, run: TrialTrainer) -> dict[str, Any]:
         """Measure the test set twice: as the last epoch left the model and, once, at the best epoch."""
-        parts = {"val": run.split.val, "test": run.split.test}
+        subsets = {"val": run.split.val, "test": run.split.test}
         final = run.score_images(run.split.test)
         run.restore_best()
-        logits = {part: run.predict_logits(indices) for part, indices in parts.items()}
+        logits = {subset: run.predict_logits(indices) for subset, indices in subsets.items()}
         if self._is_writer:
             rows = [
                 row
-                for part, indices in parts.items()
-                for row in _prediction_rows(run, part, indices, logits[part])
+                for subset, indices in subsets.items()
+                for row in _prediction_rows(run, subset, indices, logits[subset])
             ]
             self._context.store.tables.write("predictions", self._trial.key, rows)
         labels, predicted = (
@@ -283,14 +283,14 @@ def _training_columns(run: TrialTrainer) -> dict[str, Any]:
 
 
 def _prediction_rows(
-    run: TrialTrainer, part: str, indices: np.ndarray, logits: torch.Tensor
+    run: TrialTrainer, subset: str, indices: np.ndarray, logits: torch.Tensor
 ) -> list[dict[str, Any]]:
     probabilities = logits.double().softmax(1).cpu().numpy()
     groups = run.images.groups
     return [
         {
             "key": run.trial.key,
-            "split": part,
+            "subset": subset,
             "image": run.images.paths[index],
             "group": groups[index] if groups else None,
             "label": int(run.images.labels[index]),

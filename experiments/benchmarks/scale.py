@@ -201,11 +201,11 @@ def write_results_folder(folder: Path, trials: int, epochs: int, tested: int = 8
 
 
 def _prediction_columns(keys: Sequence[str], guessed: np.ndarray, tested: int) -> dict[str, Any]:
-    """Columns: `tested` images of each split, of classes in turn, and what each trial takes them for."""
+    """Columns: `tested` images of each subset, of classes in turn, and what each trial takes them for."""
     trials, count = guessed.shape
     return {
         "key": np.repeat(keys, count),
-        "split": np.tile(np.repeat(["val", "test"], tested), trials),
+        "subset": np.tile(np.repeat(["val", "test"], tested), trials),
         "image": np.tile([f"{n}.png" for n in range(count)], trials),
         "group": [None] * guessed.size,
         "label": np.tile(np.arange(count) % 2, trials),

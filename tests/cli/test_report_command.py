@@ -152,15 +152,16 @@ def test_a_folder_that_holds_no_results_is_named(tmp_path: Path) -> None:
         report(tmp_path)
 
 
-def test_results_of_another_version_are_named(results: Path) -> None:
+@pytest.mark.parametrize("version", [1, 7])
+def test_results_of_another_format_are_refused(results: Path, version: int) -> None:
     path = results / "experiment.json"
-    path.write_text(
-        json.dumps({**json.loads(path.read_text()), "format": 7, "versions": {"bioimg": "9.0"}})
+    change = {"format": version, "versions": {"bioimg": "9.0"}, "commit": "abc1234"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    message = (
+        rf"the `format` of .* is {version}, but must be 2: another version .* can't read them\. "
+        r"Use that version \(9\.0, commit abc1234\), or run the experiment again into a new folder"
     )
-    with pytest.raises(
-        UserError,
-        match=r"the `format` of .* is 7, but must be 1: another version .* Use that version \(9\.0\)",
-    ):
+    with pytest.raises(UserError, match=message):
         report(results)
 
 

@@ -90,15 +90,15 @@ def test_a_trial_does_not_run_where_no_run_is(store):
     assert "No run is active here. Repeat the original command to resume." in shown(store)
 
 
-def test_results_of_another_version_are_refused_with_its_number(store, monkeypatch, capsys):
-    store.write_manifest(
-        {**store.read_manifest(), "format": 7, "versions": {"bioimg": "9.0"}, "base": {"new": 1}}
-    )
-    monkeypatch.setattr(sys, "argv", ["bioimg", "status", store.shown])
+@pytest.mark.parametrize("version", [1, 7])
+def test_results_of_another_format_are_refused(store, version, monkeypatch, capsys):
+    change = {"format": version, "versions": {"bioimg": "9.0"}, "base": {"new": 1}}
+    store.write_manifest({**store.read_manifest(), **change})
+    monkeypatch.setattr(sys, "argv", ["bioimg", "status", store.display_name])
     assert main.main() == 2
     error = capsys.readouterr().err
     assert re.search(
-        r"the `format` of .*experiment\.json is 7, but must be 1: .* Use that version \(9\.0\)",
+        rf"the `format` of .*experiment\.json is {version}, but must be 2: .* Use that version \(9\.0, ",
         error,
     )
 

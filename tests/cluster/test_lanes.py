@@ -164,7 +164,7 @@ def test_two_workers_of_a_lane_train_as_one_does(tmp_path):
             one.epochs[column].to_numpy(), rel=1e-4
         )
     assert len(two.predictions) == len(one.predictions)
-    assert not two.predictions.duplicated(["key", "split", "image"]).any(), (
+    assert not two.predictions.duplicated(["key", "subset", "image"]).any(), (
         "an image was counted twice"
     )
 

@@ -520,8 +520,8 @@ def test_no_group_is_in_two_parts_of_any_fold_and_where_each_image_went_is_writt
     images = pd.read_parquet(tmp_path / "out" / "images.parquet")
     assert images.groupby("fold")["image"].nunique().tolist() == [420, 420, 420]
     assert images["group"].nunique() == 10
-    assert (images.groupby(["fold", "group"])["part"].nunique() == 1).all()
-    tested = images[images["part"] == "test"]
+    assert (images.groupby(["fold", "group"])["subset"].nunique() == 1).all()
+    tested = images[images["subset"] == "test"]
     assert len(tested) == 420, "over the folds, every image tests once"
     rows = read_results(tmp_path / "out").trials
     assert rows["fold"].tolist() == [0, 1, 2]

@@ -83,7 +83,7 @@ def predict(monkeypatch, *args: object) -> int:
 def new(results: Path, key: str, folder: Path) -> tuple[Path, pd.DataFrame]:
     """The test images of a trial in a folder of their own, and their predictions in the table."""
     told = read_results(results).predictions
-    told = told[told["key"].eq(key) & told["split"].eq("test")]
+    told = told[told["key"].eq(key) & told["subset"].eq("test")]
     for path in told["image"]:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(results.parent / "data" / path, folder / path)
@@ -115,7 +115,7 @@ def test_the_test_images_get_the_probabilities_of_the_table(
 
 
 def test_images_that_the_trial_was_trained_on_are_told(results, tmp_path, monkeypatch, capsys):
-    placed = pd.read_parquet(results / "images.parquet").set_index("image")["part"]
+    placed = pd.read_parquet(results / "images.parquet").set_index("image")["subset"]
     image = results.parent / "data" / "gland" / "05.tif"
     tifffile.imwrite(
         image.with_name("new.tif"), tifffile.imread(image) + np.uint16(1), photometric="rgb"
@@ -138,7 +138,7 @@ def test_an_image_with_copies_is_in_the_part_in_which_it_was_trained_on(tmp_path
     trial = TrialConfig()
     way = {name: getattr(trial, name) for name in SPLIT_COLUMNS}
     rows = [
-        {"image": f"{part}.png", "digest": digest, "label": 0, "part": part, "group": None, **way}
+        {"image": f"{part}.png", "digest": digest, "label": 0, "subset": part, "group": None, **way}
         for digest, copies in (("a", ("train", "test")), ("b", ("test", "val")), ("c", ("test",)))
         for part in copies
     ]

@@ -79,7 +79,7 @@ def test_the_same_images_under_names_that_change_the_split_are_refused(tmp_path)
     )
     assert SHUFFLED.fingerprint == IMAGES.fingerprint
     error = refusal(tmp_path, SHUFFLED, trial)
-    parts = held.set_index("digest")["part"]
+    parts = held.set_index("digest")["subset"]
     also = {
         SHUFFLED.digests[index]: part
         for part in ("train", "val", "test")
@@ -91,7 +91,7 @@ def test_the_same_images_under_names_that_change_the_split_are_refused(tmp_path)
         if parts[d] != part
     )
     first = "; ".join(f"{path} was {then}, is {part}" for path, then, part in moved[:3])
-    assert f"{len(moved)} in another part with split=stratified ({first}; ...)" in error
+    assert f"{len(moved)} in another subset with split=stratified ({first}; ...)" in error
     assert "Restore files, labels, groups and names, or name another folder with --out." in error
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "images.parquet"), held)
 
@@ -103,7 +103,7 @@ def test_other_groups_that_change_a_grouped_split_are_refused(tmp_path):
         IN_GROUPS, groups=tuple(f"p{index % 7}" for index in range(len(IMAGES)))
     )
     error = refusal(tmp_path, regrouped, trial)
-    assert "in another part with split=grouped (class-0/" in error
+    assert "in another subset with split=grouped (class-0/" in error
     assert "in another group (class-0/10.png was p1, is p3; class-0/11.png was p2, is p4; " in error
 
 
@@ -129,10 +129,10 @@ def test_a_fold_is_compared_with_the_same_fold_only(tmp_path):
     folds = [toys.trial(folds=3, fold=fold) for fold in range(3)]
     begin(tmp_path, IMAGES, *folds[:2])
     begin(tmp_path, IMAGES, *folds[1:])
-    assert "in another part with split=stratified folds=3 (" in refusal(
+    assert "in another subset with split=stratified folds=3 (" in refusal(
         tmp_path, SHUFFLED, folds[0]
     )
-    assert "in another part with split=stratified folds=3 fold=2 (" in refusal(
+    assert "in another subset with split=stratified folds=3 fold=2 (" in refusal(
         tmp_path, SHUFFLED, folds[2]
     )
 
@@ -193,7 +193,9 @@ def test_a_run_on_moved_images_ends_before_anything_is_written(tmp_path, capsys)
     for path in folder.rglob("*.png"):
         path.rename(path.with_name(f"{int(path.stem) * 7 % 20:02}-{path.name}"))
     assert grid(*common, "--seed", "0", "1") == 2
-    assert "in another part with split=stratified (a/" in " ".join(capsys.readouterr().err.split())
+    assert "in another subset with split=stratified (a/" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert {
         path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()
     } == before

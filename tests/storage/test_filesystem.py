@@ -422,7 +422,8 @@ def test_a_manifest_that_was_cut_off_is_told_with_the_way_out(tmp_path, capsys):
     assert "run the experiment again into another folder (--out)" in told
 
 
-def test_a_run_does_not_resume_the_results_of_another_version(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("version", [1, 7])
+def test_results_of_another_format_are_not_resumed(tmp_path, version, capsys, monkeypatch):
     simulated_results.write(tmp_path / "grid")
     path = tmp_path / "grid" / "experiment.json"
     path.write_text(
@@ -430,7 +431,7 @@ def test_a_run_does_not_resume_the_results_of_another_version(tmp_path, capsys, 
             {
                 **json.loads(path.read_text()),
                 "name": "demo",
-                "format": 7,
+                "format": version,
                 "versions": {"bioimg": "9.0"},
             }
         )
@@ -442,7 +443,7 @@ def test_a_run_does_not_resume_the_results_of_another_version(tmp_path, capsys, 
     assert grid(*QUICK, "--out", tmp_path / "grid") == 2
     error = capsys.readouterr().err
     assert re.search(
-        r"the `format` of .*experiment\.json is 7, but must be 1: .* Use that version \(9\.0\)",
+        rf"the `format` of .*experiment\.json is {version}, but must be 2: .* Use that version \(9\.0, ",
         error,
     )
     assert {

@@ -40,7 +40,7 @@ def predictions(
     n: int = 600,
     classes: int = 6,
     groups: Sequence[str | None] | None = None,
-    split: str = "test",
+    subset: str = "test",
 ) -> list[dict[str, Any]]:
     """Predictions of n images, right but for the given ones, with a confidence of 0.9."""
     rows = []
@@ -51,7 +51,7 @@ def predictions(
         probabilities[prediction] = 0.9
         row = {
             "key": key,
-            "split": split,
+            "subset": subset,
             "image": f"{label}/{image:05}.tif",
             "group": groups[image] if groups else None,
         }
@@ -103,7 +103,7 @@ def folder(
     }
     data |= {"images": 3750, "image_size": 150, "groups": None}
     description = {
-        "format": 1,
+        "format": schema.FORMAT_VERSION,
         "name": "test",
         "complete": True,
         "created": "2026-01-01T00:00:00",

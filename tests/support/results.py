@@ -13,7 +13,7 @@ def same(a: Results, b: Results) -> None:
     """Every row of every table is the same to the last bit, timing aside."""
     for name in ("trials", "epochs", "predictions"):
         ours, theirs = (_without_timing(getattr(results, name)) for results in (a, b))
-        order = [column for column in ("key", "epoch", "split", "image") if column in ours]
+        order = [column for column in ("key", "epoch", "subset", "image") if column in ours]
         pd.testing.assert_frame_equal(
             ours.sort_values(order, ignore_index=True),
             theirs.sort_values(order, ignore_index=True),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bioimg.config import TrialConfig
+from bioimg.results import schema
 from bioimg.results.result_store import ResultStore
 
 CLASSES = ("TUMOR", "STROMA", "COMPLEX", "LYMPHO", "DEBRIS", "MUCOSA")
@@ -74,7 +75,7 @@ def description(
     base: TrialConfig, axes: Mapping[str, tuple[Any, ...]], classes: tuple[str, ...]
 ) -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": schema.FORMAT_VERSION,
         "name": "grid",
         "created": "2026-03-02T09:14:07+00:00",
         "finished": "2026-03-02T10:41:55+00:00",
@@ -165,7 +166,7 @@ def predict(
         group = f"slide-{image % 10 + 1:02d}"
         yield {
             "key": trial.key,
-            "split": split,
+            "subset": split,
             "image": f"{split}/{group}/tile-{image:03d}.tif",
             "group": group,
             "label": int(label),
@@ -183,7 +184,7 @@ def outcome(
 ) -> dict[str, Any]:
     """The row of the comparison table that these epochs and predictions amount to."""
     best = min(epochs, key=lambda row: row["val_loss"])
-    right = [row["label"] == row["prediction"] for row in predictions if row["split"] == "test"]
+    right = [row["label"] == row["prediction"] for row in predictions if row["subset"] == "test"]
     known = {} if error else {
         "final_train_loss": epochs[-1]["train_loss"],
         "best_train_accuracy": max(row["train_accuracy"] for row in epochs),

@@ -134,7 +134,7 @@ class _PairedComparisons:
             .agg(lambda states: states.eq("stopped").mean())
         )
         self.keys = list(self.first_rows)
-        predictions = results.predictions[results.predictions["split"].eq("test")]
+        predictions = results.predictions[results.predictions["subset"].eq("test")]
         joined = predictions.merge(measured[["key", "configuration", "fold"]], on="key")
         self._image_correctness = {
             str(key): _correctness_by_image(rows)

@@ -72,7 +72,7 @@ def _interaction_indicators(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 def _accuracy_contributions(predictions: pd.DataFrame, keys: pd.Series) -> pd.DataFrame:
     """What each test image adds to the accuracy of each trial: [images, trials], indexed by unit (group, else image) and image;
     empty if some trial has no predictions."""
-    rows = predictions[predictions["split"].eq("test") & predictions["key"].isin(keys)]
+    rows = predictions[predictions["subset"].eq("test") & predictions["key"].isin(keys)]
     if rows["key"].nunique() < len(keys):
         return pd.DataFrame()
     right = rows["label"].eq(rows["prediction"]) / rows.groupby("key")["key"].transform("size")

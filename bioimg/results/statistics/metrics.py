@@ -24,32 +24,32 @@ CALIBRATION_BINS = 10
 METRIC_NAMES = ("balanced_accuracy", "macro_f1", "auroc", "ece")
 
 
-def trial_predictions(results: Results, key: str, split: str = "test") -> pd.DataFrame:
-    """The predictions of one trial for one split.
+def trial_predictions(results: Results, key: str, subset: str = "test") -> pd.DataFrame:
+    """The predictions of one trial for one subset.
 
     Raises:
         UserError: there are none.
     """
     rows = results.predictions
-    rows = rows[rows["key"].eq(key) & rows["split"].eq(split)]
+    rows = rows[rows["key"].eq(key) & rows["subset"].eq(subset)]
     if rows.empty:
         raise UserError(
-            f"the trial `{key}` has no predictions for the {split} images: only completed trials do."
+            f"the trial `{key}` has no predictions for the {subset} images: only completed trials do."
         )
     return rows
 
 
-def confusion_counts(results: Results, key: str, split: str = "test") -> np.ndarray:
+def confusion_counts(results: Results, key: str, subset: str = "test") -> np.ndarray:
     """int64 [classes, classes]: images by label (rows) and prediction (columns)."""
-    rows = trial_predictions(results, key, split)
+    rows = trial_predictions(results, key, subset)
     return confusion_matrix(
         rows["label"], rows["prediction"], labels=range(len(results.manifest["data"]["classes"]))
     )
 
 
-def class_metrics(results: Results, key: str, split: str = "test") -> pd.DataFrame:
+def class_metrics(results: Results, key: str, subset: str = "test") -> pd.DataFrame:
     """Recall, precision, F1 and support of each class; null where a class has no predictions or no images."""
-    rows, classes = trial_predictions(results, key, split), results.manifest["data"]["classes"]
+    rows, classes = trial_predictions(results, key, subset), results.manifest["data"]["classes"]
     precision, recall, f1, support = precision_recall_fscore_support(
         rows["label"],
         rows["prediction"],
@@ -62,13 +62,13 @@ def class_metrics(results: Results, key: str, split: str = "test") -> pd.DataFra
 
 
 def calibration_table(
-    results: Results, key: str, split: str = "test", bins: int = CALIBRATION_BINS
+    results: Results, key: str, subset: str = "test", bins: int = CALIBRATION_BINS
 ) -> pd.DataFrame:
     """Confidence against accuracy in bins of equal width: `low`, `high`, `n`, `confidence`, `accuracy` (null where n is 0).
 
     `attrs["ece"]` is the expected calibration error (Guo et al. 2017): |accuracy - confidence|, averaged over images.
     """
-    confidence, correct = _confidence_and_correctness(trial_predictions(results, key, split))
+    confidence, correct = _confidence_and_correctness(trial_predictions(results, key, subset))
     edges = np.linspace(0, 1, bins + 1)
     cell = _confidence_bins(confidence, bins)
     n = np.bincount(cell, minlength=bins)
@@ -84,22 +84,22 @@ def calibration_table(
 
 
 def bootstrap_metrics(
-    results: Results, key: str, split: str = "test", resamples: int = 1000
+    results: Results, key: str, subset: str = "test", resamples: int = 1000
 ) -> pd.DataFrame:
     """Balanced accuracy, macro F1, AUROC (one class against the rest, averaged) and expected calibration error of one trial.
 
     Columns `metric`, `value`, `low`, `high`: 95 % percentile intervals over resamples of groups (else images). They are null
     if every resample gives the same, as when all images are right, and for the calibration error, whose resamples are biased
-    away from 0. A class that a resample (or the split) lacks is left out of its averages.
+    away from 0. A class that a resample (or the subset) lacks is left out of its averages.
     """
-    rows = trial_predictions(results, key, split)
+    rows = trial_predictions(results, key, subset)
     draws = GroupBootstrap.from_groups(rows["group"], resamples)
     low, high = draws.interval(partial(_weighted_metrics, rows=rows))
     low, high = ([*np.where(low < high, end, np.nan), np.nan] for end in (low, high))
     return pd.DataFrame(
         {
             "metric": METRIC_NAMES,
-            "value": _metric_values(rows, calibration_table(results, key, split)),
+            "value": _metric_values(rows, calibration_table(results, key, subset)),
             "low": low,
             "high": high,
         }

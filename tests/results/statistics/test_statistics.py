@@ -484,7 +484,7 @@ def scored(path: Path, n: int = 300, groups: int = 30) -> result_store.Results:
     rows = [
         {
             "key": A.key,
-            "split": "test",
+            "subset": "test",
             "image": f"{i:04}",
             "group": f"g{i % groups}",
             "label": label,
