@@ -9,7 +9,8 @@ from bioimg.config import TRIAL_FIELDS
 from bioimg.errors import unknown_value_error
 from bioimg.report.captions import table_text
 from bioimg.report.row_filter import select_rows, sort_rows
-from bioimg.report.table_model import Column, ColumnKind, Table, column_decimals
+from bioimg.report.formatting import column_decimals
+from bioimg.report.table_model import Column, ColumnKind, Table
 from bioimg.report.table_notes import compose_notes, format_list, results_digest
 from bioimg.results import statistics
 from bioimg.results.configurations import (
@@ -153,7 +154,7 @@ def trial_column(name: str, values: pd.DataFrame, identity: bool = False) -> Col
         name=name,
         kind=kind,
         identity=identity,
-        digits=_column_digits(name, kind, values),
+        decimals=_column_digits(name, kind, values),
         interval=interval,
     )
 

@@ -14,7 +14,8 @@ from bioimg.report.comparison_table import (
     tested_keys,
     trial_column,
 )
-from bioimg.report.table_model import Column, Table, column_decimals
+from bioimg.report.formatting import column_decimals
+from bioimg.report.table_model import Column, Table
 from bioimg.report.table_notes import compose_notes, format_list, results_digest
 from bioimg.results import statistics
 from bioimg.results.configurations import REPEAT_FIELDS, has_repeats, varying_fields
@@ -79,9 +80,9 @@ def per_class_table(results: Results, lang: str = "en") -> Table:
     places = column_decimals(interval["low"], interval["high"])
     shown = (
         Column(name="class", identity=True),
-        Column(name="recall", kind="share", digits=places, interval=True),
-        Column(name="precision_score", kind="share", digits=places),
-        Column(name="f1", kind="share", digits=places),
+        Column(name="recall", kind="share", decimals=places, interval=True),
+        Column(name="precision_score", kind="share", decimals=places),
+        Column(name="f1", kind="share", decimals=places),
         Column(name="support", kind="count"),
     )
     return _detail_table("per-class", results, values, shown, lang, table_text("recall_note", lang))
@@ -137,7 +138,7 @@ def effects_table(results: Results, lang: str = "en") -> Table:
     shown = (
         *(Column(name=name, identity=True) for name in ("axis", "level", "reference")),
         Column(name="n", kind="count"),
-        Column(name="effect", kind="points", digits=places, interval=True),
+        Column(name="effect", kind="points", decimals=places, interval=True),
         Column(name="p", kind="p"),
     )
     return _detail_table(
@@ -165,8 +166,8 @@ def differences_table(results: Results, lang: str = "en", every: bool = True) ->
     values = values.rename(columns={"low": "difference_low", "high": "difference_high"})
     shown = (
         *(Column(name=name, identity=True) for name in ("a", "b")),
-        *(Column(name=name, kind="share", digits=places) for name in ("accuracy_a", "accuracy_b")),
-        Column(name="difference", kind="points", digits=places, interval=True),
+        *(Column(name=name, kind="share", decimals=places) for name in ("accuracy_a", "accuracy_b")),
+        Column(name="difference", kind="points", decimals=places, interval=True),
         *(Column(name=name, kind="p") for name in ("p", "p_holm")),
         Column(name="claim"),
     )
@@ -187,9 +188,9 @@ def curve_diagnosis_table(results: Results, lang: str = "en") -> Table:
     values = _with_settings(results, found.drop(columns="epochs"))
     shown = (
         Column(name="last_fall", kind="epoch"),
-        Column(name="gap", kind="points", digits=1),
+        Column(name="gap", kind="points", decimals=1),
         Column(name="rise", kind="share"),
-        Column(name="oscillation", kind="points", digits=1),
+        Column(name="oscillation", kind="points", decimals=1),
         Column(name="reading"),
     )
     return _detail_table("curves", results, values, shown, lang, table_text("curves_note", lang))
@@ -220,8 +221,8 @@ def epoch_table(results: Results, lang: str = "en", epoch: int | None = None) ->
     values = values.sort_values("val_accuracy", ascending=False, kind="stable", ignore_index=True)
     places = column_decimals(interval["low"], interval["high"])
     shown = (
-        Column(name="val_accuracy", kind="share", digits=places, interval=True),
-        Column(name="val_loss", kind="loss", digits=4),
+        Column(name="val_accuracy", kind="share", decimals=places, interval=True),
+        Column(name="val_loss", kind="loss", decimals=4),
         Column(name="epochs_run", kind="count"),
         Column(name="status"),
     )
@@ -261,7 +262,7 @@ def cost_table(results: Results, lang: str = "en", price: float | None = None) -
         *(Column(name=name, kind="count") for name in ("epochs_run", "epochs_stopped")),
         Column(name="seconds_stopped", kind="seconds"),
         Column(name="epochs_cached", kind="count"),
-        *([Column(name="price", kind="money", digits=2)] if price is not None else []),
+        *([Column(name="price", kind="money", decimals=2)] if price is not None else []),
         Column(name="status", identity=True),
     ]
     return _detail_table("cost", results, values, shown, lang, table_text("cost_note", lang))

@@ -1,36 +1,97 @@
-"""Numbers as shown on the page; what is missing is a dash."""
+"""Format numbers for readers: the one place for the tables, the page, the figures and the console.
+
+A minus is a minus sign, since a hyphen would begin a formula in a spreadsheet. A missing value is a dash.
+"""
+
+import math
 
 import pandas as pd
 
+MISSING_TEXT = "–"
+MAX_DECIMALS = 2
 
-def format_percent(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None or pd.isna(share) else f"{100 * share:.{digits}f} %"
+
+def interval_decimals(halfwidth: float, default: int = 1) -> int:
+    """Return the decimals of a value from the half-width of its 95 % interval.
+
+    They reach the second significant digit of the half-width, but there are at most two.
+    """
+    if not 1e-9 < halfwidth < math.inf:
+        return default
+    second_digit = 1 - math.floor(math.log10(halfwidth))
+    return min(MAX_DECIMALS, max(0, second_digit))
+
+
+def column_decimals(low: pd.Series, high: pd.Series) -> int:
+    """Return the decimals of a column of percentages, from the median width of its 95 % intervals.
+
+    Args:
+        low: lower ends, as fractions.
+        high: upper ends, as fractions.
+    """
+    median_width = (high - low).astype(float).median()
+    return interval_decimals(50 * float(median_width))
+
+
+def format_fixed(value: float, decimals: int) -> str:
+    """Format a number with this many decimals. Zero has no sign."""
+    text = f"{value:.{decimals}f}"
+    if not float(text):
+        text = text.removeprefix("-")
+    return _with_minus_sign(text)
+
+
+def format_number(value: float) -> str:
+    """Format a setting such as a learning rate: up to six significant digits."""
+    return _with_minus_sign(f"{value:g}")
+
+
+def format_percent(share: float | None, decimals: int = 1) -> str:
+    """Format a fraction as a percentage: `93.5 %`."""
+    if share is None or pd.isna(share):
+        return MISSING_TEXT
+    return f"{format_fixed(100 * share, decimals)} %"
 
 
 def format_points(difference: float | None) -> str:
-    """A difference of shares in percentage points, signed."""
-    return (
-        "–"
-        if difference is None or pd.isna(difference)
-        else f"{100 * difference:+.1f}".replace("-", "−")
-    )
+    """Format a difference of fractions in percentage points, with its sign: `+1.3`."""
+    if difference is None or pd.isna(difference):
+        return MISSING_TEXT
+    return _with_minus_sign(f"{100 * difference:+.1f}")
 
 
 def format_p_value(p: float | None) -> str:
-    return "–" if p is None or pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.2g}"
+    """Format a p-value with two significant digits, or as `< 0.001`."""
+    if p is None or pd.isna(p):
+        return MISSING_TEXT
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def format_clock(seconds: float) -> str:
+    """Format a duration in whole seconds: `16:15`, or `2:03:10` from one hour on."""
+    minutes, whole_seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{whole_seconds:02}"
+    return f"{minutes}:{whole_seconds:02}"
 
 
 def format_duration(seconds: float) -> str:
-    """A duration: `4.2 s`, `16:15 min` or `2:03:10 h`."""
-    if pd.isna(seconds) or seconds < 59.95:
-        return "–" if pd.isna(seconds) else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
-        if minutes >= 60
-        else f"{minutes}:{rest:02} min"
-    )
+    """Format a duration with its unit: `4.2 s`, `16:15 min` or `2:03:10 h`."""
+    if pd.isna(seconds):
+        return MISSING_TEXT
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    unit = "h" if round(seconds) >= 3600 else "min"
+    return f"{format_clock(seconds)} {unit}"
 
 
-def format_time(written: str | None) -> str:
-    return (written or "–")[:19].replace("T", " ")
+def format_time(timestamp: str | None) -> str:
+    """Format an ISO timestamp to the second: `2025-03-01 12:00:00`."""
+    if not timestamp:
+        return MISSING_TEXT
+    return timestamp[:19].replace("T", " ")
+
+
+def _with_minus_sign(text: str) -> str:
+    return text.replace("-", "−")

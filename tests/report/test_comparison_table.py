@@ -13,6 +13,7 @@ from bioimg.errors import UserError
 from bioimg.report import detail_tables
 from bioimg.report.captions import COLUMN_HEADERS
 from bioimg.report.comparison_table import REPORT_2023_COLUMNS, build_comparison
+from bioimg.report.formatting import interval_decimals
 from bioimg.report.headline import draw_conclusions
 from bioimg.report.presets import REPORT_2023_PRESETS
 from bioimg.report.presets import report_2023_tables as nine_tables
@@ -23,7 +24,6 @@ from bioimg.report.table_model import (
     Column,
     Table,
     format_cell,
-    interval_decimals,
     sanitise_text,
 )
 from bioimg.report.table_notes import results_digest
@@ -352,7 +352,7 @@ def test_fewer_test_images_give_fewer_decimals(tmp_path: Path) -> None:
 
 @given(st.floats(0, 1), st.integers(0, 2))
 def test_what_is_shown_agrees_with_what_is_meant(value: float, decimals: int) -> None:
-    column = Column(name="test_accuracy", kind="share", digits=decimals)
+    column = Column(name="test_accuracy", kind="share", decimals=decimals)
     record = {"test_accuracy": value}
     assert cell_matches(format_cell(column, record), column, record)
 
@@ -366,7 +366,7 @@ def test_times_are_read_back_to_the_second(seconds: float) -> None:
 
 
 def test_minus_signs_are_not_hyphens_and_zero_has_none() -> None:
-    column = Column(name="difference", kind="points", digits=1)
+    column = Column(name="difference", kind="points", decimals=1)
     assert format_cell(column, {"difference": -0.013}) == "−1.3"
     assert format_cell(column, {"difference": -0.0001}) == "0.0"
 

@@ -51,7 +51,7 @@ def _fill_cell(cell: Cell | MergedCell, text: str, column: Column, record: dict[
     )
     if alone and not isinstance(value, str) and not pd.isna(value):
         cell.value = float(value) * display_factor(column.kind)
-        cell.number_format = "0." + "0" * column.digits if column.digits else "0"
+        cell.number_format = "0." + "0" * column.decimals if column.decimals else "0"
     else:
         _set_text(cell, text)
         if not (column.identity or column.kind == "text"):

@@ -58,9 +58,9 @@ def a_table(name: str) -> Table:
     """A table with a name from the data in a header, a setting, a cell, the caption and a note."""
     columns = (
         Column(name="class", identity=True),
-        Column(name="recall", kind="share", digits=1, interval=True),
+        Column(name="recall", kind="share", decimals=1, interval=True),
         Column(name="n", kind="count", title=name),
-        Column(name="difference", kind="points", digits=1),
+        Column(name="difference", kind="points", decimals=1),
     )
     rows = {
         "class": [name, "plain"],
