@@ -8,8 +8,8 @@ import pandas as pd
 from bioimg.config import TRIAL_FIELDS
 from bioimg.errors import unknown_value_error
 from bioimg.report.captions import table_text
-from bioimg.report.row_filter import select_rows, sort_rows
 from bioimg.report.formatting import column_decimals
+from bioimg.report.row_filter import select_rows, sort_rows
 from bioimg.report.table_model import Column, ColumnKind, Table
 from bioimg.report.table_notes import compose_notes, format_list, results_digest
 from bioimg.results import statistics

@@ -166,7 +166,10 @@ def differences_table(results: Results, lang: str = "en", every: bool = True) ->
     values = values.rename(columns={"low": "difference_low", "high": "difference_high"})
     shown = (
         *(Column(name=name, identity=True) for name in ("a", "b")),
-        *(Column(name=name, kind="share", decimals=places) for name in ("accuracy_a", "accuracy_b")),
+        *(
+            Column(name=name, kind="share", decimals=places)
+            for name in ("accuracy_a", "accuracy_b")
+        ),
         Column(name="difference", kind="points", decimals=places, interval=True),
         *(Column(name=name, kind="p") for name in ("p", "p_holm")),
         Column(name="claim"),
