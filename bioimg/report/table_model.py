@@ -152,7 +152,8 @@ def format_cell(column: Column, record: Mapping[str, Any]) -> str:
         return f"{text} [{low_text}, {high_text}]"
     epoch = record.get(f"{column.name}_epoch")
     if column.kind == "loss" and not is_missing(epoch):
-        return f"{text} ({int(epoch)}/{int(record['epochs_run'])})"
+        last_epoch = format_value(record["epochs_run"], "epoch", 0)
+        return f"{text} ({format_value(epoch, 'epoch', 0)}/{last_epoch})"
     return text
 
 
