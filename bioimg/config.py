@@ -24,32 +24,48 @@ def config_field(
     choices: tuple[str, ...] = (),
     at_least: float | None = None,
     above: float | None = None,
+    metavar: str | None = None,
+    default_hint: str | None = None,
 ) -> Any:
-    """A field with its help text and its rule, both of which the command line uses too."""
-    return dataclasses.field(
-        default=default,
-        metadata={"help": help, "choices": choices, "at_least": at_least, "above": above},
-    )
+    """Return a field with its help text and its rule, both of which the command line uses too.
+
+    metavar:      how the help writes the value, if not by its type.
+    default_hint: how the help writes the default.
+    """
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "at_least": at_least,
+        "above": above,
+        "metavar": metavar,
+        "default_hint": default_hint,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def validate_fields(config: Any) -> None:
-    """Check every field of a dataclass made with `option` against its rule.
+    """Check every field of a dataclass made with `config_field` against its rule.
 
     Raises:
         UserError: names the first field whose value breaks its rule.
     """
     for field in dataclasses.fields(config):
-        value, rule = getattr(config, field.name), field.metadata
-        if rule["choices"] and value not in rule["choices"]:
-            raise unknown_value_error(field.name, value, rule["choices"])
-        if value is not None and rule["at_least"] is not None and not value >= rule["at_least"]:
-            raise UserError(
-                f"the value of `{field.name}` is {value}, but must be `{field.name} >= {rule['at_least']}`."
-            )
-        if rule["above"] is not None and not value > rule["above"]:
-            raise UserError(
-                f"the value of `{field.name}` is {value}, but must be `{field.name} > {rule['above']}`."
-            )
+        value = getattr(config, field.name)
+        if value is not None:
+            _check_value(field.name, value, field.metadata)
+
+
+def _check_value(name: str, value: Any, rule: Mapping[str, Any]) -> None:
+    choices, at_least, above = rule["choices"], rule["at_least"], rule["above"]
+    values = value if isinstance(value, tuple) else (value,)
+    for item in values:
+        if choices and item not in choices:
+            raise unknown_value_error(name, item, choices)
+    # written so that NaN, which compares as false, breaks the rule
+    if at_least is not None and not value >= at_least:
+        raise UserError(f"the value of `{name}` is {value}, but must be `{name} >= {at_least}`.")
+    if above is not None and not value > above:
+        raise UserError(f"the value of `{name}` is {value}, but must be `{name} > {above}`.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ from bioimg.data.image_set import ImageSet
 from bioimg.early_stopping import SuccessiveHalving, past_trials
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment, StopReason
-from bioimg.progress.console import ProgressListener
+from bioimg.progress.listener import ProgressListener
 from bioimg.results.result_store import ResultStore
 from bioimg.training import malloc_tuning
 from bioimg.training.trial_runner import TrialContext, run_trial

@@ -9,8 +9,6 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from bioimg import data, provenance
-from bioimg.cli.grid_flags import RunOptions
-from bioimg.cli.report import ReportCommand
 from bioimg.config import TrialConfig
 from bioimg.data.image_set import ImageSet, PixelsByPath
 from bioimg.data.splitting import HasLabels
@@ -20,15 +18,13 @@ from bioimg.experiment import Experiment
 from bioimg.models.classifier import build_classifier, check_model
 from bioimg.models.feature_extractor import backbone_digest
 from bioimg.models.pretrained_weights import require_same_weights
-from bioimg.progress.console import (
-    CombinedListener,
-    ProgressListener,
-    ProgressTable,
-    print_plain,
-)
+from bioimg.progress.console import ProgressTable, print_plain
+from bioimg.progress.listener import CombinedListener, ProgressListener
 from bioimg.progress.tensorboard import TensorBoardListener
+from bioimg.report.write import ReportOptions, print_comparison, write_report
 from bioimg.results.epoch_summary import has_later_epochs
 from bioimg.results.result_store import CHECKPOINTS_FOLDER, ResultStore
+from bioimg.run_options import RunOptions
 from bioimg.storage.filesystem import is_remote
 from bioimg.training import checkpoint_pruning, checkpoints
 
@@ -81,7 +77,8 @@ def run_experiment(experiment: Experiment, settings: RunOptions, console: Consol
         store.delete_ray_files()
     finally:
         store.release()
-    return write_report(store, trials, PixelsByPath(images[trials[0]]), console)
+    pixels = PixelsByPath(images[trials[0]]) if settings.report else None
+    return conclude_run(store, trials, pixels, console)
 
 
 def train_trials(
@@ -292,14 +289,21 @@ def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[TrialCo
         )
 
 
-def write_report(
+def conclude_run(
     store: ResultStore,
     trials: Sequence[TrialConfig],
-    images: Mapping[str, np.ndarray],
+    images: Mapping[str, np.ndarray] | None,
     console: Console,
 ) -> int:
-    """Write and print the report, without the figures, and list those of these trials that failed. Returns the exit code."""
-    ReportCommand(folder=store.display_name, figures=False).run(images)
+    """Write the report, without the figures, and list those of these trials that failed.
+
+    Without images, the table is only printed. Return the exit code: 0, or 1 if a trial failed.
+    """
+    if images is None:
+        print_comparison(store.display_name)
+        print_plain(console, f"Make the report with: bioimg report {store.display_name}")
+    else:
+        write_report(store.display_name, ReportOptions(figures=False), images)
     if taken := sum(store.storage.sizes(CHECKPOINTS_FOLDER).values()):
         print_plain(
             console, f"Checkpoints take {taken / 1e6:.1f} MB ({store.display_path('checkpoints')})."

@@ -3,66 +3,26 @@
 import dataclasses
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from bioimg.cli.help_hints import format_default
 from bioimg.config import TrialConfig
-from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping, Experiment
+from bioimg.experiment_settings import apply_settings
+from bioimg.run_options import RunOptions
 
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How and where an experiment runs: nothing here changes a number in the table."""
-
-    out: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="DIR|s3://...", help_behavior_hint="(default: results/NAME)"),
-    ] = None
-    """Results folder, or s3://bucket/path. Existing results of this experiment are kept; only missing trials are run."""
-    lanes: Annotated[
-        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: one for each device)")
-    ] = None
-    """Number of trials that run at the same time, each on `workers` devices."""
-    keep: Literal["best", "all", "none"] = "best"
-    """What stays on disk.
-    best: weights of completed trials; what --finish needs, highest rungs first, up to a model per trial and two saved states.
-    all: also everything that more epochs can resume from.
-    none: no weights."""
-    local: bool = False
-    """Run in this process, one trial after another, without Ray: for debugging."""
-    # the help of a flag that is on by default is shown for --no-...
-    early_stopping: Annotated[
-        bool, tyro.conf.arg(help_behavior_hint="(default: ASHA stops trials that fall behind)")
-    ] = True
-    """Train every trial to its last epoch."""
-    finish: Annotated[
-        tuple[str, ...] | None,
-        tyro.conf.arg(metavar="[KEY ...]", help_behavior_hint="(default: none)"),
-    ] = None
-    """Afterwards train stopped trials to their last epoch: those with these keys, or all.
-    They resume where they stopped, or start over if that state wasn't kept; the outcome is the same."""
-    track: Annotated[
-        tuple[Literal["mlflow", "wandb"], ...],
-        tyro.conf.arg(metavar="{mlflow,wandb} [...]", help_behavior_hint="(none)"),
-    ] = ()
-    """Also send every epoch to these trackers. TensorBoard files are always written."""
-
-    def __post_init__(self) -> None:
-        if self.lanes is not None and self.lanes < 1:
-            raise UserError(f"the value of `lanes` is {self.lanes}, but must be `lanes >= 1`.")
-        if self.local and self.track:
-            raise UserError(
-                "the value of `track` must be left out with --local: trackers are updated through Ray."
-            )
+Flag = tuple[str, Any, Any]
+"""Name, annotated type and default of a field for `dataclasses.make_dataclass`."""
 
 
 def parse_experiment_flags(
     experiment: Experiment, args: Sequence[str], *, program: str, description: str
 ) -> tuple[Experiment, RunOptions]:
-    """The experiment as the flags change it. A flag replaces the value of the base trial, or the axis, that it names.
+    """Return the experiment as the flags change it, and how it runs.
+
+    A flag replaces the value of the base trial or the axis with its name.
 
     Raises:
         UserError: a value breaks its field's rule.
@@ -75,102 +35,91 @@ def parse_experiment_flags(
         description=description,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
     )
-    given = {
-        field.name: getattr(flags.trial, field.name) for field in dataclasses.fields(TrialConfig)
-    }
-    values = {
-        name: value if isinstance(value, tuple) else (value,) for name, value in given.items()
-    }
-    return _apply_flags(
-        experiment, values, _early_stopping_from_flags(experiment, flags.rule), flags.settings
-    ), flags.settings
-
-
-def _early_stopping_from_flags(experiment: Experiment, given: Any) -> EarlyStopping | None:
-    """The experiment's own rule, or none, unless a flag asks for another."""
-    rule = EarlyStopping(
-        **{field.name: getattr(given, field.name) for field in dataclasses.fields(EarlyStopping)}
-    )
-    return (
-        experiment.early_stopping
-        if rule == (experiment.early_stopping or EarlyStopping())
-        else rule
-    )
-
-
-def _apply_flags(
-    experiment: Experiment,
-    values: dict[str, tuple[Any, ...]],
-    rule: EarlyStopping | None,
-    settings: RunOptions,
-) -> Experiment:
-    names = [*experiment.axes, *(name for name in values if name not in experiment.axes)]
-    axes = {name: values[name] for name in names if len(values[name]) > 1}
-    base = {name: chosen[0] for name, chosen in values.items() if len(chosen) == 1}
-    first = {name: chosen[0] for name, chosen in axes.items()}
-    changed = dataclasses.replace(
-        experiment,
-        base=dataclasses.replace(experiment.base, **base, **first),
-        axes=axes,
-        early_stopping=rule if settings.early_stopping else None,
-    )
-    every = changed.base.folds and not values["fold"]
-    return changed.with_fold_axis(changed.base.folds) if every else changed
+    groups = (getattr(flags, field.name) for field in dataclasses.fields(flags))
+    settings: dict[str, Any] = {}
+    for group in groups:
+        settings |= vars(group)
+    return apply_settings(experiment, settings)
 
 
 def _flags_dataclass(experiment: Experiment) -> type:
-    """A dataclass for tyro whose defaults are the experiment's values."""
-    fields = [_trial_flag(field, experiment) for field in dataclasses.fields(TrialConfig)]
-    trial = dataclasses.make_dataclass("Trial", fields, frozen=True, kw_only=True)
-    trial.__doc__ = (
-        "What a trial is. Several values make an axis: every combination is a row of the table."
+    """Return a dataclass for tyro whose defaults are the experiment's values."""
+    trial_flags = [_trial_flag(field, experiment) for field in dataclasses.fields(TrialConfig)]
+    rule = experiment.early_stopping or EarlyStopping()
+    groups = (
+        _flag_group(
+            "Trial",
+            "Each setting takes several values, which make an axis: every combination is a row of the table.",
+            trial_flags,
+        ),
+        _flag_group(
+            "Early stopping",
+            "Which trials continue (ASHA), and which others they are compared with.",
+            [_single_flag(field, rule) for field in dataclasses.fields(EarlyStopping)],
+        ),
+        _flag_group(
+            "Run",
+            "How and where the experiment runs; nothing here changes a number in the table.",
+            [_single_flag(field, RunOptions()) for field in dataclasses.fields(RunOptions)],
+        ),
     )
-    rule = dataclasses.make_dataclass(
-        "Rule", _early_stopping_flags(experiment), frozen=True, kw_only=True
-    )
-    rule.__doc__ = (
-        "Early stopping (ASHA): which trials continue, and which others they are compared with."
-    )
-    return dataclasses.make_dataclass(
-        "Flags",
-        [
-            ("trial", trial, dataclasses.field(default_factory=trial)),
-            ("rule", rule, dataclasses.field(default_factory=rule)),
-            ("settings", RunOptions, dataclasses.field(default_factory=RunOptions)),
-        ],
-        frozen=True,
-    )
+    return dataclasses.make_dataclass("Flags", groups, frozen=True)
 
 
-def _early_stopping_flags(experiment: Experiment) -> list[tuple[str, Any, Any]]:
-    """The fields of the rule, each with one value."""
-    rule, flags = experiment.early_stopping or EarlyStopping(), []
-    for field in dataclasses.fields(EarlyStopping):
-        kind = Literal[field.metadata["choices"]] if field.metadata["choices"] else field.type
-        flag = Annotated[kind, tyro.conf.arg(help=field.metadata["help"])]  # type: ignore[valid-type]
-        flags.append((field.name, flag, dataclasses.field(default=getattr(rule, field.name))))
-    return flags
+def _flag_group(title: str, description: str, flags: list[Flag]) -> Flag:
+    group = dataclasses.make_dataclass(title.replace(" ", ""), flags, frozen=True, kw_only=True)
+    group.__doc__ = description
+    # tyro makes the group's title from this name
+    return title.replace(" ", "_"), group, dataclasses.field(default_factory=group)
 
 
-def _trial_flag(field: Any, experiment: Experiment) -> tuple[str, Any, Any]:
+def _trial_flag(field: dataclasses.Field[Any], experiment: Experiment) -> Flag:
+    """Return the flag of a field that can be an axis; only a switch has one value for all trials."""
     value = getattr(experiment.base, field.name)
-    if field.type is bool:  # yes or no for all trials: a flag without a value
-        return (
-            field.name,
-            Annotated[bool, tyro.conf.arg(help=field.metadata["help"])],
-            dataclasses.field(default=value),
-        )
-    unsaid = value is None or (
-        field.name == "fold" and value == 0
-    )  # --fold 0 differs from no --fold
-    default = tuple(experiment.axes.get(field.name, () if unsaid else (value,)))
-    kind = next(
-        (kind for kind in typing.get_args(field.type) if kind is not type(None)), field.type
+    if field.type is bool:
+        return _single_flag(field, experiment.base)
+    # without --fold, all folds run; with --fold 0, the first one does
+    is_unset = value is None or (field.name == "fold" and value == 0)
+    own_values = () if is_unset else (value,)
+    default = tuple(experiment.axes.get(field.name, own_values))
+    kind = _type_without_none(field)
+    metavar = f"{_value_metavar(field)} [...]"
+    flag = Annotated[tuple[kind, ...], _flag_texts(field, metavar)]  # type: ignore[valid-type]
+    return field.name, flag, dataclasses.field(default=default)
+
+
+def _single_flag(field: dataclasses.Field[Any], config: Any) -> Flag:
+    """Return the flag of a field with one value, or with several that aren't an axis."""
+    kind: Any = field.type
+    choices = field.metadata["choices"]
+    holds_several = typing.get_origin(_type_without_none(field)) is tuple
+    if choices:
+        kind = tuple[Literal[choices], ...] if holds_several else Literal[choices]  # type: ignore[valid-type]
+    metavar = field.metadata["metavar"]
+    if metavar is None and kind is not bool:
+        metavar = _value_metavar(field) + (" [...]" if holds_several else "")
+    flag = Annotated[kind, _flag_texts(field, metavar)]  # type: ignore[valid-type]
+    return field.name, flag, dataclasses.field(default=getattr(config, field.name))
+
+
+def _flag_texts(field: dataclasses.Field[Any], metavar: str | None) -> Any:
+    hint = field.metadata["default_hint"]
+    shown_default = f"(default: {hint})" if hint else format_default
+    return tyro.conf.arg(
+        help=field.metadata["help"], metavar=metavar, help_behavior_hint=shown_default
     )
-    one = (
-        "{" + ",".join(field.metadata["choices"]) + "}"
-        if field.metadata["choices"]
-        else kind.__name__.upper()
-    )
-    arg = tyro.conf.arg(help=field.metadata["help"], metavar=f"{one} [...]")
-    return field.name, Annotated[tuple[kind, ...], arg], dataclasses.field(default=default)  # type: ignore[valid-type]
+
+
+def _type_without_none(field: dataclasses.Field[Any]) -> Any:
+    kinds = [kind for kind in typing.get_args(field.type) if kind is not type(None)]
+    is_optional = type(None) in typing.get_args(field.type)
+    return kinds[0] if is_optional else field.type
+
+
+def _value_metavar(field: dataclasses.Field[Any]) -> str:
+    if choices := field.metadata["choices"]:
+        return "{" + ",".join(choices) + "}"
+    kind = _type_without_none(field)
+    if typing.get_origin(kind) is tuple:
+        kind = typing.get_args(kind)[0]
+    return kind.__name__.upper()

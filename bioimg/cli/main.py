@@ -15,11 +15,12 @@ from bioimg.cli import grid_flags
 from bioimg.cli.cache import CacheCommand
 from bioimg.cli.data import DataCommand
 from bioimg.cli.doctor import Doctor
-from bioimg.cli.report import ReportCommand, VerifyCommand
+from bioimg.cli.predict import PredictCommand
+from bioimg.cli.report import ReportCommand
 from bioimg.cli.status import StatusCommand
+from bioimg.cli.verify import VerifyCommand
 from bioimg.errors import UserError, unknown_value_error
 from bioimg.experiment import Experiment
-from bioimg.prediction import PredictCommand
 from bioimg.progress.console import print_plain
 from bioimg.text import replace_controls
 

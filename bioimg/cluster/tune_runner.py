@@ -31,7 +31,7 @@ from bioimg.diagnostics import run_checks
 from bioimg.early_stopping import past_trials
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment
-from bioimg.progress.console import ProgressListener
+from bioimg.progress.listener import ProgressListener
 from bioimg.results.result_store import ResultStore
 
 

@@ -1,7 +1,7 @@
 """What a person sees while an experiment runs: a live table on a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -22,38 +22,6 @@ STATUS_STYLES = {
 def print_plain(console: Console, text: str, style: str | None = None) -> None:
     """Print a line as it is: a file name may look like rich's markup, and a wrapped line can't be copied."""
     console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
-
-
-class ProgressListener(Protocol):
-    """What follows the progress of trials."""
-
-    def on_epoch(self, key: str, epoch: Mapping[str, Any]) -> None:
-        """An epoch of a trial has ended."""
-
-    def on_trial_end(self, key: str, status: str) -> None:
-        """A trial has ended."""
-
-    def on_message(self, text: str) -> None:
-        """A message that isn't about one trial."""
-
-
-class CombinedListener:
-    """Passes everything to several watchers."""
-
-    def __init__(self, *watchers: ProgressListener) -> None:
-        self._listeners = watchers
-
-    def on_epoch(self, key: str, epoch: Mapping[str, Any]) -> None:
-        for watcher in self._listeners:
-            watcher.on_epoch(key, epoch)
-
-    def on_trial_end(self, key: str, status: str) -> None:
-        for watcher in self._listeners:
-            watcher.on_trial_end(key, status)
-
-    def on_message(self, text: str) -> None:
-        for watcher in self._listeners:
-            watcher.on_message(text)
 
 
 class ProgressTable:

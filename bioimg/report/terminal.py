@@ -1,4 +1,4 @@
-"""What `bioimg report` and `bioimg verify` print."""
+"""What `bioimg report` prints."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,6 @@ from rich.text import Text
 from bioimg.report.headline import draw_conclusions
 from bioimg.report.table_model import Table, display_width
 from bioimg.results.result_store import Results
-from bioimg.verify.verify import VerificationResult
 
 MAX_PRINTED_ROWS = 40
 """Rows (and claims) that are printed; the files have all of them."""
@@ -38,31 +37,11 @@ def print_report(
     console.print(Text(f"\n{len(tables)} table{'s' if len(tables) > 1 else ''} in {out}: {names}"))
 
 
-def print_verification(
-    file: Path, verdict: VerificationResult, console: Console | None = None
-) -> None:
-    """Print every cell that disagrees, and what wasn't compared."""
+def print_comparison(results: Results, table: Table, console: Console | None = None) -> None:
+    """Print the comparison table and what can be claimed from it."""
     console = console or Console(highlight=False)
-    for finding in verdict.mismatches:
-        console.print(Text(str(finding)), style="red", soft_wrap=True)
-    if verdict.unknown_headers:
-        console.print(
-            Text(
-                f"Not compared, since their headers aren't known: {', '.join(verdict.unknown_headers)}."
-            ),
-            style="yellow",
-        )
-    if verdict.foreign_digest:
-        console.print(
-            Text(f"The file says that it was made from other results ({verdict.foreign_digest})."),
-            style="yellow",
-        )
-    count = len(verdict.mismatches)
-    word = "all agree" if not count else f"{count} disagree{'s' if count == 1 else ''}"
-    console.print(
-        Text(f"{file}: {verdict.compared_cells} cells compared, {word} with the results."),
-        style="bold",
-    )
+    _print_table(table, console)
+    _print_conclusions(results, console)
 
 
 def _print_table(table: Table, console: Console) -> None:

@@ -10,10 +10,12 @@ import pandas as pd
 import pytest
 import tyro
 
-from bioimg.cli.report import TABLE_FORMATS, ReportCommand, VerifyCommand
+from bioimg.cli.report import ReportCommand
+from bioimg.cli.verify import VerifyCommand
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.report.documents import TABLE_FORMATS as WRITTEN
+from bioimg.report.write import TABLE_FORMATS
 from support.handmade_results import V1, V2, folder, report_2023, trial
 
 RUN = """

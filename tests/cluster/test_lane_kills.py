@@ -17,12 +17,12 @@ from cluster.test_lanes import BASE
 from rich.console import Console
 
 from bioimg import runner
-from bioimg.cli.grid_flags import RunOptions
 from bioimg.cluster import lane_pool, ray_session
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.results.result_store import Results, read_results
+from bioimg.run_options import RunOptions
 from support import PROJECT, toys
 from support.results import gone_on, on_record, same
 
@@ -63,7 +63,9 @@ def go(
 ) -> Results:
     assert (
         runner.run_experiment(
-            asked, RunOptions(out=str(folder), **settings), Console(file=file or io.StringIO())
+            asked,
+            RunOptions(out=str(folder), report=False, **settings),
+            Console(file=file or io.StringIO()),
         )
         == code
     )

@@ -9,13 +9,13 @@ import ray
 from rich.console import Console
 
 from bioimg import runner
-from bioimg.cli.grid_flags import RunOptions
 from bioimg.cluster.coordinator import start_coordinator
 from bioimg.cluster.tune_scheduler import CohortScheduler
 from bioimg.cluster.tune_trial import encode_trial
 from bioimg.config import TrialConfig
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.results.result_store import Results, read_results
+from bioimg.run_options import RunOptions
 from support.results import same
 
 pytestmark = [

@@ -10,13 +10,13 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bioimg import runner
-from bioimg.cli.grid_flags import RunOptions
 from bioimg.cluster import trackers
 from bioimg.config import TrialConfig
 from bioimg.errors import StorageError, UserError
 from bioimg.experiment import Experiment
 from bioimg.progress.tensorboard import TensorBoardListener
 from bioimg.results.result_store import read_results
+from bioimg.run_options import RunOptions
 
 EXPERIMENT = Experiment(
     name="tracked",

@@ -8,7 +8,6 @@ from cluster.test_lane_kills import BOARD, When, go, machine, send  # noqa: F401
 from cluster.test_lane_kills import experiment as asked
 from end_to_end.test_early_stopping import experiment, keys_of_stopped
 
-from bioimg import runner
 from bioimg.cluster import lane_pool
 from bioimg.errors import UserError
 from bioimg.results.result_store import ResultStore, read_results
@@ -17,16 +16,8 @@ from support.results import same
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.filterwarnings("ignore"),
-    pytest.mark.usefixtures("machine", "no_report"),
+    pytest.mark.usefixtures("machine"),
 ]
-
-
-@pytest.fixture(scope="module")
-def no_report():
-    """The report has tests of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "write_report", lambda *_: 0)
-        yield
 
 
 def test_trials_that_are_added_on_lanes_are_judged_against_all_earlier_ones(tmp_path):

@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from bioimg import runner
-from bioimg.cli.grid_flags import RunOptions
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.results.result_store import Results, ResultStore, read_results
+from bioimg.run_options import RunOptions
 from support.results import same
 
 RATES = (1e-3, 3e-3, 1e-9, 2e-9, 3e-9)
@@ -61,20 +61,12 @@ def run(
     assert (
         runner.run_experiment(
             asked,
-            RunOptions(out=str(folder), local=True, **settings),
+            RunOptions(out=str(folder), local=True, report=False, **settings),
             Console(file=console or io.StringIO()),
         )
         == 0
     )
     return read_results(folder)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_report():
-    """The report has tests of its own, and takes longer than these grids."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "write_report", lambda *_: 0)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ from rich.console import Console
 
 from bioimg import runner
 from bioimg.cli import main
-from bioimg.cli.grid_flags import RunOptions
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from bioimg.prediction import select_trial_key, subset_by_digest
 from bioimg.results.image_assignments import SPLIT_COLUMNS
 from bioimg.results.result_store import Results, ResultStore, read_results
+from bioimg.run_options import RunOptions
 from support import simulated_results
 
 CLASSES = ("gland", "stroma", "tumour")
@@ -67,10 +67,11 @@ def results(tmp_path_factory) -> Path:
     axes = {"freeze": ("none", "features"), "seed": (0, 1)}
     experiment = Experiment(name="predict", base=base, axes=axes, early_stopping=None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "write_report", lambda *_: 0)
         patch.setenv("BIOIMG_CACHE", str(folder / "cache"))
         runner.run_experiment(
-            experiment, RunOptions(out=str(folder / "out"), local=True), Console(file=io.StringIO())
+            experiment,
+            RunOptions(out=str(folder / "out"), local=True, report=False),
+            Console(file=io.StringIO()),
         )
     return folder / "out"
 

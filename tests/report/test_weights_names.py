@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bioimg.cli.report import ReportCommand, VerifyCommand
+from bioimg.cli.report import ReportCommand
+from bioimg.cli.verify import VerifyCommand
 from bioimg.config import TrialConfig
 from support.handmade_results import V2, curve, folder, predictions, trial
 

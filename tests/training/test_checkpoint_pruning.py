@@ -16,13 +16,13 @@ from PIL import Image
 from rich.console import Console
 
 from bioimg import runner
-from bioimg.cli.grid_flags import RunOptions
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.models.classifier import build_classifier
 from bioimg.results.result_store import Results, ResultStore, read_results
 from bioimg.results.table_store import TableStore
+from bioimg.run_options import RunOptions
 from bioimg.storage.filesystem import LocalStorage
 from bioimg.training import checkpoint_pruning, checkpoints
 from bioimg.training.trial_runner import TrialContext, run_trial
@@ -50,12 +50,6 @@ def grid(tmp_path_factory) -> Experiment:
     return Experiment(
         name="toy", base=base, axes=AXES, early_stopping=EarlyStopping(grace_period=2)
     )
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch):
-    """No report: it has its own tests, and takes longer than these grids."""
-    monkeypatch.setattr(runner, "write_report", lambda *_: 0)
 
 
 def tuned(grid: Experiment) -> list[TrialConfig]:
@@ -101,7 +95,7 @@ def run(
     assert (
         runner.run_experiment(
             asked,
-            RunOptions(out=str(folder), local=True, **settings),
+            RunOptions(out=str(folder), local=True, report=False, **settings),
             Console(file=console or io.StringIO()),
         )
         == 0
@@ -213,7 +207,6 @@ def test_failed_trials_go_on_where_their_state_is_and_else_begin_again_with_the_
 def crowded_once(grid, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("crowded") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "write_report", lambda *_: 0)
         patch.setattr(runner, "prune_checkpoints", lambda *_: None)
         fix(grid, 5, 1, patch)
         run(folder, grid)

@@ -14,11 +14,11 @@ from cluster.test_lanes import BASE
 from rich.console import Console
 
 from bioimg import local, runner
-from bioimg.cli.grid_flags import RunOptions
 from bioimg.config import TrialConfig
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.progress.console import ProgressTable
 from bioimg.results.result_store import Results, ResultStore, read_results
+from bioimg.run_options import RunOptions
 from bioimg.training import checkpoints
 from bioimg.training.trial_trainer import TrialTrainer
 from support import simulated_results, toys
@@ -231,11 +231,9 @@ def test_trials_of_which_no_state_was_kept_are_counted(tmp_path):
 
 @pytest.fixture(scope="module")
 def machine():
-    """Two CPUs, whatever the machine has; and no report, which takes longer than these grids."""
+    """Two CPUs, whatever the machine has."""
     ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "write_report", lambda *_: 0)
-        yield
+    yield
     ray.shutdown()
 
 
@@ -253,7 +251,9 @@ def grid(
     asked = Experiment(name="longer", base=base, axes=axes, early_stopping=rule)
     assert (
         runner.run_experiment(
-            asked, RunOptions(out=str(folder), **given), Console(file=file or io.StringIO())
+            asked,
+            RunOptions(out=str(folder), report=False, **given),
+            Console(file=file or io.StringIO()),
         )
         == 0
     )

@@ -16,7 +16,7 @@ from bioimg.cluster.coordinator import Job
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from bioimg.models import classifier
-from bioimg.progress.console import CombinedListener
+from bioimg.progress.listener import CombinedListener
 from bioimg.results.result_store import ResultStore
 from bioimg.training import loop, trial_runner
 from bioimg.training import trial_trainer as run_module

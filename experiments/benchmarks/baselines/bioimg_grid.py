@@ -13,10 +13,10 @@ from benchmarks.baselines.task import (
     run_contender_program,
 )
 from bioimg import runner
-from bioimg.cli.grid_flags import RunOptions
 from bioimg.config import TrialConfig
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.results.result_store import read_results
+from bioimg.run_options import RunOptions
 
 
 def build_experiment(task: Task, *, early_stopping: bool) -> Experiment:
