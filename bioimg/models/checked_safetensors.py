@@ -1,4 +1,7 @@
-"""Tensors in a safetensors file, with the metadata needed to use them and a checksum of both. Reading it runs no code."""
+"""Tensors in a safetensors file, with the metadata needed to use them and a checksum of both.
+
+Reading such a file runs no code.
+"""
 
 import hashlib
 import json
@@ -11,6 +14,11 @@ from safetensors import SafetensorError
 
 from bioimg.errors import CorruptFileError
 
+METADATA_KEY = "bioimg"
+"""The entry of the file's header that holds our metadata as JSON."""
+LENGTH_BYTES = 8
+"""Bytes at the start of a safetensors file that give the length of its header."""
+
 
 class SavedModel(NamedTuple):
     """Tensors by their names in the model's state dict, and metadata about them."""
@@ -19,42 +27,40 @@ class SavedModel(NamedTuple):
     metadata: dict[str, Any]
 
 
-def encode_tensors(tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> bytes:
-    """The bytes of a file that any reader of safetensors can open."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    signed = {**about, "sha256": _content_digest(plain, about)}
-    return safetensors.torch.save(plain, metadata={"bioimg": json.dumps(signed)})
+def encode_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a file that any reader of safetensors can open."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    signed = {**metadata, "sha256": _content_digest(on_cpu, metadata)}
+    return safetensors.torch.save(on_cpu, metadata={METADATA_KEY: json.dumps(signed)})
 
 
 def decode_tensors(content: bytes) -> SavedModel:
-    """The inverse of `encode`.
+    """Return the tensors and the metadata that `encode_tensors` was given.
 
     Raises:
-        Damaged: these aren't bytes that it returned.
+        CorruptFileError: `encode_tensors` didn't return these bytes.
     """
     try:
-        tensors, about = (
-            safetensors.torch.load(content),
-            json.loads(_read_header_metadata(content)["bioimg"]),
-        )
-        claimed = about.pop("sha256")
+        tensors = safetensors.torch.load(content)
+        metadata = json.loads(_read_header_metadata(content)[METADATA_KEY])
+        expected_digest = metadata.pop("sha256")
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptFileError(f"it can't be read: {error}") from error
-    if claimed != _content_digest(tensors, about):
+    if expected_digest != _content_digest(tensors, metadata):
         raise CorruptFileError("its checksum doesn't match its content")
-    return SavedModel(tensors, about)
+    return SavedModel(tensors, metadata)
 
 
 def _read_header_metadata(content: bytes) -> dict[str, str]:
-    """The metadata from the header: JSON, after its length in eight bytes. `safetensors` gives it for files only."""
-    length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length])["__metadata__"]
+    """Read the metadata from the header, which `safetensors` does for files on disk only."""
+    length = int.from_bytes(content[:LENGTH_BYTES], "little")
+    return json.loads(content[LENGTH_BYTES : LENGTH_BYTES + length])["__metadata__"]
 
 
-def _content_digest(tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> str:
-    """SHA-256 of the metadata and of name, type, shape and bytes of each tensor, sorted by name."""
-    found = hashlib.sha256(json.dumps(about).encode())
+def _content_digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the metadata and of each tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(metadata).encode())
     for name, tensor in sorted(tensors.items()):
-        found.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

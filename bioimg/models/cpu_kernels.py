@@ -1,4 +1,7 @@
-"""Convolutions in the form that is fastest on a CPU in bfloat16. Their results and their state dicts stay the same."""
+"""Convolutions in the form that is fastest on a CPU in bfloat16.
+
+Their results and their state dicts stay the same.
+"""
 
 import torch
 from torch import nn
@@ -6,16 +9,26 @@ from torch.nn import functional as F
 
 AMX_CHANNELS = 32
 """Channels that one AMX instruction multiplies and accumulates in bfloat16."""
+NARROW_GROUP_CHANNELS = (2, 4, 8)
+"""Channels per group that leave most of such an instruction unused."""
+CONVOLUTION_ARGUMENTS = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+)
 
 
 def use_cpu_kernels(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replace convolutions by modules with the same parameters where those are faster under autocast to `dtype`."""
-    if dtype != torch.bfloat16 or any(
-        parameter.device.type != "cpu" for parameter in model.parameters()
-    ):
+    """Replace convolutions that have a faster form under autocast to `dtype`. Parameters stay."""
+    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
+    if dtype != torch.bfloat16 or not on_cpu:
         return
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Conv2d) and (faster := _cpu_replacement(module)):
+        if isinstance(module, nn.Conv2d) and (faster := _faster_convolution(module)):
             model.set_submodule(name, faster)
 
 
@@ -23,15 +36,16 @@ class PointwiseConv2d(nn.Conv2d):
     """A 1x1 convolution computed as a matrix product, for which oneDNN has faster kernels."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(
-            0, 3, 1, 2
-        )
+        channels_last = input.permute(0, 2, 3, 1)
+        output = F.linear(channels_last, self.weight.flatten(1), self.bias)
+        return output.permute(0, 3, 1, 2)
 
 
 class WideGroupConv2d(nn.Conv2d):
-    """A convolution whose groups are too narrow for the hardware, computed in fewer, wider groups with zeros in between.
+    """A convolution whose narrow groups are merged into fewer, wider ones with zeros in between.
 
-    Each weight is multiplied with the same inputs as before. The zeros cost less than what a group of 4 channels leaves idle.
+    Each weight is multiplied with the same inputs as before. Multiplying the zeros costs less than
+    the part of the hardware that a group of 4 channels leaves idle.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -47,21 +61,21 @@ class WideGroupConv2d(nn.Conv2d):
         )
 
     def _widened_weight(self, groups: int) -> torch.Tensor:
-        """Weights [O, ENOUGH, k, k]: for each output, zero except for the channels of its own group."""
-        out, each, *kernel = self.weight.shape
-        together = self.groups // groups
-        joined = self.weight.new_zeros(
-            groups, together, out // self.groups, together, each, *kernel
+        """Return weights [O, AMX_CHANNELS, k, k]: zero except for the channels of the own group."""
+        outputs, channels_per_group, *kernel = self.weight.shape
+        outputs_per_group = outputs // self.groups
+        merged = self.groups // groups
+        narrow = self.weight.view(groups, merged, outputs_per_group, channels_per_group, *kernel)
+        wide = self.weight.new_zeros(
+            groups, merged, outputs_per_group, merged, channels_per_group, *kernel
         )
-        own = torch.arange(together)
-        joined[:, own, :, own] = self.weight.view(
-            groups, together, out // self.groups, each, *kernel
-        ).transpose(0, 1)
-        return joined.view(out, AMX_CHANNELS, *kernel)
+        # each narrow group's weights go onto the diagonal of its wide group's blocks
+        diagonal = torch.arange(merged)
+        wide[:, diagonal, :, diagonal] = narrow.transpose(0, 1)
+        return wide.view(outputs, AMX_CHANNELS, *kernel)
 
 
-def _cpu_replacement(convolution: nn.Conv2d) -> nn.Conv2d | None:
-    """The same convolution in a faster form, if there is one."""
+def _faster_convolution(convolution: nn.Conv2d) -> nn.Conv2d | None:
     if _is_pointwise(convolution):
         return _convert_convolution(PointwiseConv2d, convolution)
     if _has_narrow_groups(convolution):
@@ -70,30 +84,23 @@ def _cpu_replacement(convolution: nn.Conv2d) -> nn.Conv2d | None:
 
 
 def _is_pointwise(convolution: nn.Conv2d) -> bool:
-    plain = convolution.groups == 1 and convolution.padding in ((0, 0), "valid", "same")
-    return plain and convolution.kernel_size == convolution.stride == (1, 1)
+    unpadded = convolution.padding in ((0, 0), "valid", "same")
+    single_pixel = convolution.kernel_size == convolution.stride == (1, 1)
+    return convolution.groups == 1 and unpadded and single_pixel
 
 
 def _has_narrow_groups(convolution: nn.Conv2d) -> bool:
-    """Depthwise convolutions don't count: oneDNN has special kernels for them."""
-    each = convolution.in_channels // convolution.groups
+    """Return True for narrow groups, except in depthwise convolutions: oneDNN has kernels for these."""
     return (
-        each in (2, 4, 8)
+        convolution.in_channels // convolution.groups in NARROW_GROUP_CHANNELS
         and convolution.in_channels % AMX_CHANNELS == 0
         and convolution.padding_mode == "zeros"
     )
 
 
 def _convert_convolution(kind: type[nn.Conv2d], convolution: nn.Conv2d) -> nn.Conv2d:
-    names = (
-        "in_channels",
-        "out_channels",
-        "kernel_size",
-        "stride",
-        "padding",
-        "dilation",
-        "groups",
-    )
-    same = kind(**{name: getattr(convolution, name) for name in names}, device="meta")
-    same.weight, same.bias = convolution.weight, convolution.bias
-    return same
+    arguments = {name: getattr(convolution, name) for name in CONVOLUTION_ARGUMENTS}
+    converted = kind(**arguments, device="meta")
+    converted.weight = convolution.weight
+    converted.bias = convolution.bias
+    return converted

@@ -1,7 +1,7 @@
 """What a `weights` name means: tensors for the backbone and the normalisation they were trained with.
 
-A name is one of torchvision's for the model (`IMAGENET1K_V1`, `DEFAULT`), a file, or `none`. Weights that
-aren't available are an error: random ones never replace them.
+A name is one of torchvision's for the model (`IMAGENET1K_V1`, `DEFAULT`), a file, or `none`.
+Weights that aren't available are an error: random ones never replace them.
 """
 
 import contextlib
@@ -19,12 +19,27 @@ from safetensors import SafetensorError
 from torchvision.models import WeightsEnum, get_model_weights
 
 from bioimg.errors import UserError, unknown_value_error
+from bioimg.text import join_first
 
 WEIGHTS_FILE_SUFFIXES = (".pth", ".pt", ".safetensors")
+LISTED_TENSORS = 5
+"""Names of tensors that an error lists of each kind."""
+UNREADABLE_ERRORS = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    zipfile.BadZipFile,
+)
+"""What safetensors and torch raise for a file that isn't theirs."""
 
 
 class Normalisation(NamedTuple):
-    """Mean and standard deviation of each channel (R, G, B) on a scale of 0 to 1."""
+    """Mean and standard deviation of each channel (R, G, B) on a scale of 0 to 1.
+
+    The key of cached features contains its repr: other names would discard all of them.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -34,7 +49,7 @@ IMAGENET_NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.2
 
 
 def weights_entry(model: str, weights: str) -> WeightsEnum | None:
-    """torchvision's entry for a weights name; None for a file or `none`.
+    """Return torchvision's entry for a weights name, or None for a file or `none`.
 
     Raises:
         UserError: there is no such name and no such file.
@@ -47,105 +62,98 @@ def weights_entry(model: str, weights: str) -> WeightsEnum | None:
                 f"the value of `weights` is {weights!r}, but there is no such file. Check the path."
             )
         return None
-    known = get_model_weights(model).__members__
-    if weights not in known:
-        raise unknown_value_error(
-            "weights",
-            weights,
-            [*known, "none"],
-            f"A file ends in {', '.join(WEIGHTS_FILE_SUFFIXES)}. (`model` is {model!r}.)",
-        )
-    return known[weights]
+    entries = get_model_weights(model).__members__
+    if weights not in entries:
+        suffixes = ", ".join(WEIGHTS_FILE_SUFFIXES)
+        hint = f"A file ends in {suffixes}. (`model` is {model!r}.)"
+        raise unknown_value_error("weights", weights, [*entries, "none"], hint)
+    return entries[weights]
 
 
 def weights_normalisation(model: str, weights: str) -> Normalisation:
-    """That of the weights entry; for a file or `none`, that of the model's first entry, so that only weights differ."""
-    chosen = weights_entry(model, weights) or next(iter(get_model_weights(model)), None)
-    preset = chosen.transforms() if chosen else None
-    return (
-        Normalisation(tuple(preset.mean), tuple(preset.std)) if preset else IMAGENET_NORMALISATION
-    )
+    """Return the normalisation that the weights were trained with.
+
+    A file and `none` get that of the model's first entry, so that only the weights differ.
+    """
+    entry = weights_entry(model, weights) or next(iter(get_model_weights(model)), None)
+    if entry is None:
+        return IMAGENET_NORMALISATION
+    preset = entry.transforms()
+    return Normalisation(tuple(preset.mean), tuple(preset.std))
 
 
 def load_weights(model: str, weights: str) -> dict[str, torch.Tensor]:
-    """The tensors of a weights name other than `none`, on the CPU, as they are stored: the head included if it is there.
+    """Load the tensors of a weights name other than `none` on the CPU, as stored, with any head.
 
     Raises:
         UserError: they aren't cached and can't be downloaded, or the file can't be read.
     """
-    named = weights_entry(model, weights)
-    return _fetch_weights(named) if named else _read_weights_file(Path(weights))
+    entry = weights_entry(model, weights)
+    return _fetch_weights(entry) if entry else _read_weights_file(Path(weights))
 
 
 def check_and_strip_head(
-    tensors: Mapping[str, torch.Tensor], model: torch.nn.Module, head: str, weights: str
+    tensors: Mapping[str, torch.Tensor], model: torch.nn.Module, head_name: str, weights: str
 ) -> dict[str, torch.Tensor]:
-    """The tensors of all but the head, after checking that they are exactly those of the model.
+    """Return the tensors without the head, after checking that they are exactly the model's.
 
     Raises:
-        UserError: lists what is missing, unexpected or of another shape.
+        UserError: tensors are missing, unexpected or of another shape. It lists them.
     """
-    wanted = {
-        name: tensor.shape
-        for name, tensor in model.state_dict().items()
-        if not name.startswith(f"{head}.")
-    }
-    found = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{head}.")}
-    problems = {
-        "missing": [
-            name
-            for name in wanted
-            if name not in found and not name.endswith("num_batches_tracked")
-        ],
-        "unexpected": [name for name in found if name not in wanted],
-        "of another shape": [
-            f"{name} ({tuple(found[name].shape)} for {tuple(shape)})"
-            for name, shape in wanted.items()
-            if name in found and found[name].shape != shape
-        ],
-    }
-    if any(problems.values()):
-        details = "; ".join(
-            f"{kind}: {_format_names(names)}" for kind, names in problems.items() if names
-        )
+    head_prefix = f"{head_name}."
+    given = {name: t for name, t in tensors.items() if not name.startswith(head_prefix)}
+    needed = {name: t for name, t in model.state_dict().items() if not name.startswith(head_prefix)}
+    missing, reshaped = [], []
+    for name, tensor in needed.items():
+        if name not in given:
+            # files from before this counter existed lack it; nothing that is computed depends on it
+            if not name.endswith("num_batches_tracked"):
+                missing.append(name)
+        elif given[name].shape != tensor.shape:
+            reshaped.append(f"{name} ({tuple(given[name].shape)} for {tuple(tensor.shape)})")
+    unexpected = [name for name in given if name not in needed]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    details = "; ".join(
+        f"{kind}: {join_first(names, LISTED_TENSORS)}" for kind, names in problems.items() if names
+    )
+    if details:
         raise UserError(
-            f"the value of `weights` is {weights!r}, but its tensors must be those of `model`. {details}."
+            f"the value of `weights` is {weights!r}, but its tensors must be those of `model`. "
+            f"{details}."
         )
-    return found
+    return given
 
 
 def require_same_weights(weights: str, digest: str, earlier: str | None) -> None:
-    """Check the digest of the tensors behind a weights name against an earlier one, if there is one.
+    """Check the digest of the tensors behind a weights name against an earlier one, if any.
 
     Raises:
         UserError: the name stands for other tensors than before.
     """
     if earlier is not None and digest != earlier:
         raise UserError(
-            f"the value of `weights` is {weights!r}, but these aren't the weights that these results were started with: "
-            f"the digest of the tensors without the head is {digest[:16]} and was {earlier[:16]}. Restore the earlier weights "
-            "under that name, give the new ones another name, or choose another folder with --out."
+            f"the value of `weights` is {weights!r}, but these aren't the weights that these "
+            "results were started with: the digest of the tensors without the head is "
+            f"{digest[:16]} and was {earlier[:16]}. Restore the earlier weights under that name, "
+            "give the new ones another name, or choose another folder with --out."
         )
 
 
-def _format_names(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+def _fetch_weights(entry: WeightsEnum) -> dict[str, torch.Tensor]:
+    """Read weights from torch's own folder, after downloading them if needed.
 
-
-def _fetch_weights(named: WeightsEnum) -> dict[str, torch.Tensor]:
-    """From torch's own folder. If several processes need a file that isn't there, one downloads it and the others wait."""
-    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(named.url).name
+    If several processes need a file that isn't there, one downloads it and the others wait.
+    """
+    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+    needs_download = entry.url.startswith("http") and not target.exists()
     try:
-        with (
-            contextlib.nullcontext()
-            if target.exists() or not named.url.startswith("http")
-            else _download_lock(target)
-        ):
-            return dict(named.get_state_dict(progress=True, check_hash=True, weights_only=True))
+        with _download_lock(target) if needs_download else contextlib.nullcontext():
+            return dict(entry.get_state_dict(progress=True, check_hash=True, weights_only=True))
     except (URLError, OSError) as error:
         raise UserError(
-            f"the value of `weights` is {named.name!r}, but it isn't on this machine and can't be downloaded ({error}). "
-            f"Download {named.url} on a machine with network access and copy it to {target}, or give a file as `weights`."
+            f"the value of `weights` is {entry.name!r}, but it isn't on this machine and can't be "
+            f"downloaded ({error}). Download {entry.url} on a machine with network access and copy "
+            f"it to {target}, or give a file as `weights`."
         ) from error
 
 
@@ -156,28 +164,24 @@ def _download_lock(target: Path) -> FileLock:
 
 def _read_weights_file(path: Path) -> dict[str, torch.Tensor]:
     try:
-        tensors = (
-            safetensors.torch.load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        zipfile.BadZipFile,
-    ) as error:
+        if path.suffix == ".safetensors":
+            tensors = safetensors.torch.load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE_ERRORS as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"the value of `weights` is {str(path)!r}, but it can't be read as tensors: {reason}"
         ) from error
-    if not isinstance(tensors, Mapping) or not all(
-        isinstance(tensor, torch.Tensor) for tensor in tensors.values()
-    ):
+    if not _is_state_dict(tensors):
         raise UserError(
-            f"the value of `weights` is {str(path)!r}, but it must hold a state dict: names and tensors, nothing else. "
-            "Save `model.state_dict()`."
+            f"the value of `weights` is {str(path)!r}, but it must hold a state dict: names and "
+            "tensors, nothing else. Save `model.state_dict()`."
         )
     return dict(tensors)
+
+
+def _is_state_dict(content: object) -> bool:
+    return isinstance(content, Mapping) and all(
+        isinstance(value, torch.Tensor) for value in content.values()
+    )

@@ -1,7 +1,8 @@
-"""`resnext_tiny`: a ResNeXt small enough to train on two CPU cores and to include its weights in the package.
+"""`resnext_tiny`: a ResNeXt that trains on two CPU cores and whose weights come with the package.
 
-Importing this module registers it with torchvision, so that `torchvision.models.get_model("resnext_tiny")` and
-`get_model_weights("resnext_tiny")` treat it like any of torchvision's own.
+Importing this module registers it with torchvision, so that
+`torchvision.models.get_model("resnext_tiny")` and `get_model_weights("resnext_tiny")` treat it like
+any of torchvision's own.
 """
 
 from functools import partial
@@ -19,7 +20,10 @@ EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 
 
 class NarrowResNet(ResNet):
-    """torchvision's ResNet with a quarter of the planes in every stage: 16, 32, 64, 128. Stem and stage names are the same."""
+    """torchvision's ResNet with a quarter of the planes in every stage: 16, 32, 64, 128.
+
+    The stem and the names of the stages are the same.
+    """
 
     def __init__(
         self,
@@ -37,23 +41,20 @@ class NarrowResNet(ResNet):
         return super()._make_layer(block, planes // 4, *args, **kwargs)
 
 
-def _embedded_weights(name: str, recipe: str) -> Weights:
+def _embedded_weights(name: str, description: str) -> Weights:
     file = EMBEDDED_FOLDER / f"resnext_tiny-{name}.safetensors"
-    meta = {
+    metadata = {
         "num_params": 438_408,
         "min_size": (1, 1),
         "recipe": "experiments/pretrain_textures.py",
-        "_docs": recipe,
+        "_docs": description,
     }
-    return Weights(
-        url=file.as_uri(),
-        transforms=partial(ImageClassification, crop_size=64, resize_size=64),
-        meta=meta,
-    )
+    transforms = partial(ImageClassification, crop_size=64, resize_size=64)
+    return Weights(url=file.as_uri(), transforms=transforms, meta=metadata)
 
 
 class ResNeXt_Tiny_Weights(WeightsEnum):
-    """Weights without the head, trained on textures that a program drew (`experiments/pretrain_textures.py`)."""
+    """Weights without the head, trained on drawn textures by `experiments/pretrain_textures.py`."""
 
     TEXTURES_V1 = _embedded_weights("TEXTURES_V1", "The plain recipe.")
     TEXTURES_V2 = _embedded_weights(
@@ -63,7 +64,7 @@ class ResNeXt_Tiny_Weights(WeightsEnum):
     DEFAULT = TEXTURES_V2
 
     def get_state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Read the packaged file; the arguments are torchvision's (progress, check_hash) and aren't used."""
+        """Read the packaged file. torchvision's arguments (progress, check_hash) aren't used."""
         return load_file(EMBEDDED_FOLDER / Path(self.url).name)
 
 
@@ -71,17 +72,15 @@ class ResNeXt_Tiny_Weights(WeightsEnum):
 def resnext_tiny(
     *, weights: ResNeXt_Tiny_Weights | None = None, progress: bool = True, **kwargs: Any
 ) -> ResNet:
-    """ResNeXt (arXiv:1611.05431) of four bottlenecks in 8 groups: 438,408 parameters and the head, 512 features.
+    """Build a ResNeXt (arXiv:1611.05431) of four bottlenecks in 8 groups, with 512 features.
 
-    The stem is the standard one (7x7 with stride 2, then max-pool), which makes it fast: at 64 px the first stage sees 16 px.
-    The head is never loaded, since the classes of the textures are of no use.
+    It has 438,408 parameters and the head. The standard stem (7x7 with stride 2, then max-pool)
+    makes it fast: at 64 px the first stage sees 16 px. A head is never loaded, since the classes of
+    the textures are useless for other images.
     """
     model = NarrowResNet(Bottleneck, [1, 1, 1, 1], **{"groups": 8, "width_per_group": 12, **kwargs})
     weights = ResNeXt_Tiny_Weights.verify(weights)
     if weights is not None:
-        state = {
-            **weights.get_state_dict(progress=progress),
-            **{f"fc.{k}": v for k, v in model.fc.state_dict().items()},
-        }
-        model.load_state_dict(state)
+        new_head = {f"fc.{name}": tensor for name, tensor in model.fc.state_dict().items()}
+        model.load_state_dict({**weights.get_state_dict(progress=progress), **new_head})
     return model

@@ -1,4 +1,7 @@
-"""The few operations that differ between one process and several that train together. Alone, each of them does nothing."""
+"""The few operations that differ between one process and several that train together.
+
+In a group of one, each of them does nothing.
+"""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,36 +23,38 @@ class WorkerGroup:
     size: int = 1
 
     def shard(self, indices: np.ndarray) -> np.ndarray:
-        """This process's part; the parts are disjoint and together all of it."""
+        """Return this process's share. The shares are disjoint and together complete."""
         return indices[self.rank :: self.size]
 
     def wrap_module(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """The module with gradients averaged over the processes."""
+        """Return the module with gradients averaged over the processes."""
         if self.size == 1:
             return module
-        return DistributedDataParallel(
-            module, device_ids=[device] if device.type == "cuda" else None
-        )
+        device_ids = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=device_ids)
 
     def sum_in_place(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over the processes, in place."""
+        """Replace the tensor by its sum over the processes, and return it."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def broadcast_buffers(self, module: nn.Module) -> None:
-        """Give all processes rank 0's buffers: where BatchNorm isn't synchronised, running statistics differ by process."""
+        """Give all processes the first one's buffers.
+
+        Where BatchNorm isn't synchronised, its running statistics differ between processes.
+        """
         if self.size > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's value."""
+        """Return the first process's value."""
         if self.size == 1:
             return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        container = [value]
+        dist.broadcast_object_list(container, src=0)
+        return container[0]
 
 
 SINGLE_WORKER = WorkerGroup()

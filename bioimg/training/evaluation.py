@@ -1,4 +1,7 @@
-"""Exact evaluation: every image counts once, however many workers share the work."""
+"""Run a model over images without training it, and score it.
+
+Every image counts once, however many workers share the work.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,19 +10,24 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from bioimg.training.batches import Batch, to_device
+from bioimg.training.batches import Batch
+from bioimg.training.device_memory import to_device
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
 
 MAX_BATCH_IMAGES = 64
 MAX_BATCH_PIXELS = {"cpu": 16 * 150 * 150, "cuda": 64 * 150 * 150}
-"""Images, and pixels of images, in one batch outside of training, which must not need more memory than training.
+"""Images, and pixels of images, in a batch outside of training, by the type of device.
 
-On a CPU, the activations of 16 images of 150 px stay in its cache; with more, ResNeXt-50 is slower.
+They must not need more memory than training. On a CPU, the activations of 16 images of 150 px stay
+in its cache; with more, ResNeXt-50 is slower.
 """
+
+BatchFunction = Callable[[Batch], torch.Tensor]
+"""Compute outputs [B, W] for a batch."""
 
 
 class Score(NamedTuple):
-    """Mean cross-entropy per image, and the fraction of images that are right."""
+    """Mean cross-entropy per image, and the fraction of images that are classified correctly."""
 
     loss: float
     accuracy: float
@@ -27,32 +35,34 @@ class Score(NamedTuple):
 
 @torch.no_grad()
 def gather_outputs(
-    compute: Callable[[Batch], torch.Tensor],
+    compute: BatchFunction,
     indices: np.ndarray,
     *,
     view: int = 0,
     image_size: int,
     width: int,
     device: torch.device,
-    group: WorkerGroup = SINGLE_WORKER,
+    worker_group: WorkerGroup = SINGLE_WORKER,
 ) -> torch.Tensor:
-    """float32 [N, width], the same on every worker: what `compute` gives for each image.
+    """Return float32 [N, width], the outputs of `compute` for each image, the same on every worker.
 
-    Each row is computed by one worker and zero at the others, so that their sum puts the rows together without rounding.
+    Each row is computed by one worker and zero at the others, so that summing them puts the rows
+    together without rounding.
     """
-    rows = torch.zeros(len(indices), width, device=device)
-    mine = group.shard(np.arange(len(indices)))
-    at_once = min(MAX_BATCH_IMAGES, max(1, MAX_BATCH_PIXELS[device.type] // image_size**2))
-    for start in range(0, len(mine), at_once):
-        places = mine[start : start + at_once]
-        rows[to_device(places, device)] = compute(
-            Batch(indices[places], np.full(len(places), view))
-        ).float()
-    return group.sum_in_place(rows)
+    outputs = torch.zeros(len(indices), width, device=device)
+    own_rows = worker_group.shard(np.arange(len(indices)))
+    fitting = MAX_BATCH_PIXELS[device.type] // image_size**2
+    batch_size = min(MAX_BATCH_IMAGES, max(1, fitting))
+    for start in range(0, len(own_rows), batch_size):
+        rows = own_rows[start : start + batch_size]
+        batch = Batch(indices[rows], np.full(len(rows), view))
+        outputs[to_device(rows, device)] = compute(batch).float()
+    return worker_group.sum_in_place(outputs)
 
 
 def score_logits(logits: torch.Tensor, labels: np.ndarray) -> Score:
-    """Loss and accuracy of logits [N, C] against labels [N]."""
-    target = torch.from_numpy(labels).to(logits.device)
-    loss = F.cross_entropy(logits.double(), target)
-    return Score(loss.item(), (logits.argmax(1) == target).double().mean().item())
+    """Return the loss and accuracy of logits [N, C] for labels [N]."""
+    targets = torch.from_numpy(labels).to(logits.device)
+    loss = F.cross_entropy(logits.double(), targets)
+    accuracy = (logits.argmax(1) == targets).double().mean()
+    return Score(loss.item(), accuracy.item())

@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from bioimg.training import precision
-from bioimg.training.batches import batch_bounds, iter_training_steps, to_device
+from bioimg.training.batches import batch_bounds, draw_epoch, iter_training_steps
+from bioimg.training.device_memory import to_device
 from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
 
 
@@ -16,49 +17,58 @@ class NonFiniteLossError(ArithmeticError):
     """A loss that is infinite or not a number."""
 
 
-def train(run: TrialTrainer) -> Iterator[EpochMetrics]:
-    """Train from the current state of `run` to its last epoch or the end of its patience.
+def train(trainer: TrialTrainer) -> Iterator[EpochMetrics]:
+    """Train from the trainer's current state to the last epoch or the end of the trial's patience.
 
-    Yields each epoch after its validation. Between two epochs the caller may save `run.state_dict()`, or stop iterating.
+    Yields each epoch after its validation. Between two epochs the caller may save
+    `trainer.state_dict()`, or stop iterating.
 
     Raises:
-        NotFinite: a loss isn't finite; names the epoch and the step.
+        NonFiniteLossError: a loss isn't finite. It names the epoch and the step.
     """
-    trial, group, indices = run.trial, run.worker_group, run.split.train
-    labels = run.images.labels
-    labels_on_device = torch.from_numpy(labels).to(run.device)
-    batch_sizes = np.diff(batch_bounds(len(indices), trial.batch_size)).ravel()
+    trial, split, group = trainer.trial, trainer.split, trainer.worker_group
+    labels = trainer.images.labels
+    labels_on_device = torch.from_numpy(labels).to(trainer.device)
+    batch_sizes = np.diff(batch_bounds(len(split.train), trial.batch_size)).ravel()
 
-    for epoch in range(len(run.history) + 1, trial.epochs + 1):
-        if run.out_of_patience:
+    for epoch in range(len(trainer.history) + 1, trial.epochs + 1):
+        if trainer.out_of_patience:
             return
         started = time.perf_counter()
-        run.start_epoch(epoch)
+        trainer.start_epoch(epoch)
+        epoch_images = draw_epoch(
+            split.train,
+            labels,
+            seed=trial.seed,
+            epoch=epoch,
+            sampling=trial.sampling,
+            augmentation=trial.augmentation,
+        )
         losses = []
-        correct = torch.zeros((), dtype=torch.int64, device=run.device)
+        correct = torch.zeros((), dtype=torch.int64, device=trainer.device)
 
-        for batch, weight in iter_training_steps(trial, indices, labels, epoch, group):
-            targets = labels_on_device[to_device(batch.indices, run.device)]
-            logits = run.forward(batch)
-            loss = F.cross_entropy(logits, targets, run.class_weights, reduction="sum") * weight
+        for batch, loss_factor in iter_training_steps(epoch_images, trial.batch_size, group):
+            targets = labels_on_device[to_device(batch.indices, trainer.device)]
+            logits = trainer.forward(batch)
+            loss_sum = F.cross_entropy(logits, targets, trainer.class_weights, reduction="sum")
+            loss = loss_sum * loss_factor
             loss.backward()
-            run.optimizer.step()
-            run.optimizer.zero_grad(set_to_none=True)
-            losses.append(
-                loss.detach()
-            )  # stays on the device, so that no step waits for the number
-            if weight:
+            trainer.optimizer.step()
+            trainer.optimizer.zero_grad(set_to_none=True)
+            # stays on the device, so that no step waits for the number
+            losses.append(loss.detach())
+            if loss_factor:
                 correct += (logits.argmax(1) == targets).sum()
 
         batch_losses = group.sum_in_place(torch.stack(losses).double()).cpu().numpy() / group.size
-        _check_finite(batch_losses, epoch, run)
-        validation = run.score_images(run.split.val)
-        _check_finite(np.array([validation.loss]), epoch, run)
-        yield run.add_epoch(
+        _check_finite(batch_losses, epoch, trainer)
+        validation = trainer.score_images(split.val)
+        _check_finite(np.array([validation.loss]), epoch, trainer)
+        yield trainer.add_epoch(
             EpochMetrics(
                 epoch=epoch,
                 train_loss=float(np.average(batch_losses, weights=batch_sizes)),
-                train_accuracy=group.sum_in_place(correct).item() / len(indices),
+                train_accuracy=group.sum_in_place(correct).item() / len(split.train),
                 val_loss=validation.loss,
                 val_accuracy=validation.accuracy,
                 seconds=time.perf_counter() - started,
@@ -66,11 +76,14 @@ def train(run: TrialTrainer) -> Iterator[EpochMetrics]:
         )
 
 
-def _check_finite(losses: np.ndarray, epoch: int, run: TrialTrainer) -> None:
-    if not np.isfinite(losses).all():
-        step = int(np.flatnonzero(~np.isfinite(losses))[0]) + 1
-        where = f"step {step} of {len(losses)}" if len(losses) > 1 else "its end"
-        raise NonFiniteLossError(
-            f"the loss is {losses[step - 1]} at epoch {epoch}, {where}. Lower `learning_rate` ({run.trial.learning_rate}), "
-            f"or set `precision` to float32 ({precision.dtype_name(run.dtype)} was used)."
-        )
+def _check_finite(losses: np.ndarray, epoch: int, trainer: TrialTrainer) -> None:
+    bad_steps = np.flatnonzero(~np.isfinite(losses))
+    if not len(bad_steps):
+        return
+    loss = losses[bad_steps[0]]
+    position = f"step {bad_steps[0] + 1} of {len(losses)}" if len(losses) > 1 else "its end"
+    raise NonFiniteLossError(
+        f"the loss is {loss} at epoch {epoch}, {position}. Lower `learning_rate` "
+        f"({trainer.trial.learning_rate}), or set `precision` to float32 "
+        f"({precision.dtype_name(trainer.dtype)} was used)."
+    )
