@@ -1,16 +1,17 @@
-"""A frozen backbone is run once for each image and view, however many trials, epochs, seeds and folds use it.
+"""Features of a frozen backbone, computed once for each image and view and kept on disk.
 
-Dihedral augmentation has 8 outcomes, so 8 views cover it: the head trains on what it would see anyway.
+All trials, epochs, seeds and folds use the same ones. Dihedral augmentation has 8 outcomes, so 8
+views hold everything that the head would see without a cache.
 
-Features are cached in blocks: the same images in the same order, whichever process computes them. A process that needs a
-missing block locks and computes it, while others compute other blocks, so that lanes share the work.
+Features are cached in blocks of images. A process that needs a missing block locks and computes it,
+while others compute other blocks, so that lanes share the work.
 """
 
 import contextlib
 import fcntl
 import gc
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,15 +21,14 @@ import xxhash
 
 from bioimg.storage import disk_cache
 from bioimg.storage.filesystem import write_atomically
-from bioimg.training.batches import Batch, fits_on_device, to_device
-from bioimg.training.evaluation import gather_outputs
+from bioimg.training.batches import Batch
+from bioimg.training.device_memory import fits_on_device, to_device
+from bioimg.training.evaluation import BatchFunction, gather_outputs
 
 FEATURES_VERSION = 4
-"""Of the computation: to be raised when the values of features change."""
+"""Version of the computation. Raise it when the values of features change."""
 BLOCK_IMAGES = 128
 DIGEST_BYTES = xxhash.xxh3_128().digest_size
-
-BatchFunction = Callable[[Batch], torch.Tensor]
 
 
 class FeatureBlock(NamedTuple):
@@ -44,9 +44,10 @@ class FeatureBlock(NamedTuple):
 
 
 class FeatureCache:
-    """The head's inputs for each image and view: [views, images, width], filled as needed. On the device, if they fit.
+    """The input source of a head: its inputs for each image and view, [views, images, width].
 
-    `dtype` is the type in which the head computes: autocast would round to it anyway.
+    They are filled as needed and stay on the device if they fit. `dtype` is the type in which the
+    head computes: autocast would round to it anyway.
     """
 
     def __init__(
@@ -57,75 +58,84 @@ class FeatureCache:
         dtype: torch.dtype,
         image_size: int,
         device: torch.device,
-        about: str,
+        description: str,
     ) -> None:
-        self._folder, self._image_size = disk_cache.acquire_entry(f"features/{key}"), image_size
-        self._device, size = device, math.prod(shape) * dtype.itemsize
-        self._values = torch.empty(
-            shape, dtype=dtype, device=device if fits_on_device(size, device) else "cpu"
-        )
+        self._folder = disk_cache.acquire_entry(f"features/{key}")
+        self._image_size = image_size
+        self._device = device
+        size = math.prod(shape) * dtype.itemsize
+        values_device = device if fits_on_device(size, device) else "cpu"
+        self._values = torch.empty(shape, dtype=dtype, device=values_device)
         self._loaded_keys: set[int] = set()
-        with disk_cache.explain_write_errors():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            if not (self._folder / disk_cache.DESCRIPTION_FILE).exists():
-                write_atomically(
-                    self._folder / disk_cache.DESCRIPTION_FILE, about.encode(), flush=False
-                )
+        self._create_entry(description)
+
+    def load_batch(self, batch: Batch) -> torch.Tensor:
+        """Return [B, width] on the device."""
+        rows = batch.views * self._values.shape[1] + batch.indices
+        row_values = self._values.flatten(0, 1)
+        chosen = row_values.index_select(0, to_device(rows, self._values.device))
+        return to_device(chosen, self._device)
 
     def compute_missing(
-        self, backbone: Callable[[], BatchFunction], wanted: dict[int, np.ndarray]
+        self,
+        make_backbone: Callable[[], BatchFunction],
+        indices_by_view: Mapping[int, np.ndarray],
     ) -> None:
-        """Provide the features of the images `wanted` in each view. `backbone` is called if any must be computed.
+        """Load the features of these images in each view; compute those that aren't cached.
+
+        `make_backbone` is called if any must be computed.
 
         Raises:
             UserError: the cache can't be written.
         """
-        missing = [
-            block
-            for block in _list_blocks(wanted)
-            if block.key not in self._loaded_keys and not self._read_block(block)
-        ]
+        missing = [block for block in _list_blocks(indices_by_view) if not self._load_block(block)]
         if not missing:
             return
-        compute = backbone()
-        for wait in (
-            False,
-            True,
-        ):  # first blocks that nobody computes, then those that others have finished or died over
-            missing = [block for block in missing if not self._try_fill_block(block, compute, wait)]
+        compute = make_backbone()
+        locked_elsewhere = []
+        for block in missing:
+            if not self._try_fill_block(block, compute, wait=False):
+                locked_elsewhere.append(block)
+        # by now other processes have computed these blocks, or died over them
+        for block in locked_elsewhere:
+            self._try_fill_block(block, compute, wait=True)
+        # a traced backbone refers to itself, and would keep its copy of the weights on the device
         del compute
-        gc.collect()  # a traced backbone refers to itself, and would keep its copy of the weights on the device
+        gc.collect()
         disk_cache.evict_entries()
 
-    def __call__(self, batch: Batch) -> torch.Tensor:
-        """[B, width] on the device."""
-        rows = batch.views * self._values.shape[1] + batch.indices
-        return to_device(
-            self._values.flatten(0, 1).index_select(0, to_device(rows, self._values.device)),
-            self._device,
-        )
+    def _create_entry(self, description: str) -> None:
+        with disk_cache.explain_write_errors():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            file = self._folder / disk_cache.DESCRIPTION_FILE
+            if not file.exists():
+                write_atomically(file, description.encode(), flush=False)
 
-    def _try_fill_block(self, block: FeatureBlock, compute: BatchFunction, wait: bool) -> bool:
-        with self._block_lock(block, wait) as mine:
-            if mine and not self._read_block(block):
+    def _try_fill_block(self, block: FeatureBlock, compute: BatchFunction, *, wait: bool) -> bool:
+        """Load or compute a block. Return False if another process holds its lock."""
+        with self._block_lock(block, wait=wait) as locked:
+            # another process may have written the block before this one had the lock
+            if locked and not self._load_block(block):
                 self._write_block(block, self._compute_block(block, compute))
-                self._read_block(block)
-            return mine
+                self._load_block(block)
+            return locked
 
     def _compute_block(self, block: FeatureBlock, compute: BatchFunction) -> torch.Tensor:
-        width = self._values.shape[2]
         return gather_outputs(
             compute,
             block.indices,
             view=block.view,
             image_size=self._image_size,
-            width=width,
+            width=self._values.shape[2],
             device=self._device,
         )
 
     @contextlib.contextmanager
-    def _block_lock(self, block: FeatureBlock, wait: bool) -> Iterator[bool]:
-        """Lock one byte of a file for each block; the system frees it when the process dies. Yields whether it is locked."""
+    def _block_lock(self, block: FeatureBlock, *, wait: bool) -> Iterator[bool]:
+        """Lock one byte of a file for each block. Yield False if another process holds it.
+
+        The system frees the lock when its process dies.
+        """
         with disk_cache.explain_write_errors():
             lock = (self._folder / "lock").open("a")
         with lock as file:
@@ -143,18 +153,19 @@ class FeatureCache:
                 self._block_file(block), xxhash.xxh3_128_digest(content) + content, flush=False
             )
 
-    def _read_block(self, block: FeatureBlock) -> bool:
-        """Read a block from the cache. Returns whether it was there and undamaged."""
+    def _load_block(self, block: FeatureBlock) -> bool:
+        """Load a block from disk unless it is loaded. Return False if it is missing or damaged."""
+        if block.key in self._loaded_keys:
+            return True
         try:
             content = memoryview(self._block_file(block).read_bytes())
         except FileNotFoundError:
             return False
         if xxhash.xxh3_128_digest(content[DIGEST_BYTES:]) != content[:DIGEST_BYTES]:
             return False
-        values = torch.frombuffer(
-            bytearray(content[DIGEST_BYTES:]), dtype=self._values.dtype
-        ).reshape(len(block.indices), -1)
-        self._values[block.view, torch.from_numpy(block.indices)] = values.to(self._values.device)
+        values = torch.frombuffer(bytearray(content[DIGEST_BYTES:]), dtype=self._values.dtype)
+        rows = values.reshape(len(block.indices), -1).to(self._values.device)
+        self._values[block.view, torch.from_numpy(block.indices)] = rows
         self._loaded_keys.add(block.key)
         return True
 
@@ -165,23 +176,26 @@ class FeatureCache:
 _feature_caches: dict[object, FeatureCache] = {}
 
 
-def get_feature_cache(key: str, views: int, make: Callable[[str], FeatureCache]) -> FeatureCache:
-    """The features of this process under a key: kept from trial to trial, until others are needed."""
-    which = (disk_cache.cache_folder(), key, views)
-    if which not in _feature_caches:
-        _feature_caches.clear()
-        _feature_caches[which] = make(key)
-    return _feature_caches[which]
+def get_feature_cache(key: str, views: int, make: Callable[[], FeatureCache]) -> FeatureCache:
+    """Return the feature cache with this key: this process's own if it holds it, else a new one.
+
+    A process keeps one cache from trial to trial, until another is needed.
+    """
+    process_key = (disk_cache.cache_folder(), key, views)
+    if process_key not in _feature_caches:
+        release_feature_caches()
+        _feature_caches[process_key] = make()
+    return _feature_caches[process_key]
 
 
 def release_feature_caches() -> None:
-    """Give back the memory of this process's features: fine-tuning needs it more."""
+    """Free the memory of this process's features, which fine-tuning needs more."""
     _feature_caches.clear()
 
 
-def _list_blocks(wanted: dict[int, np.ndarray]) -> list[FeatureBlock]:
-    return [
-        FeatureBlock(view, indices[start : start + BLOCK_IMAGES])
-        for view, indices in wanted.items()
-        for start in range(0, len(indices), BLOCK_IMAGES)
-    ]
+def _list_blocks(indices_by_view: Mapping[int, np.ndarray]) -> list[FeatureBlock]:
+    blocks = []
+    for view, indices in indices_by_view.items():
+        for start in range(0, len(indices), BLOCK_IMAGES):
+            blocks.append(FeatureBlock(view, indices[start : start + BLOCK_IMAGES]))
+    return blocks

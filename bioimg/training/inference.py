@@ -14,8 +14,9 @@ from bioimg.models.cpu_kernels import use_cpu_kernels
 from bioimg.models.feature_extractor import make_feature_extractor
 from bioimg.models.pretrained_weights import Normalisation
 from bioimg.training import precision
-from bioimg.training.batches import Batch, ImageBatches
+from bioimg.training.batches import Batch
 from bioimg.training.evaluation import gather_outputs
+from bioimg.training.image_batches import ImageBatches
 
 
 def predict_probabilities(
@@ -25,27 +26,35 @@ def predict_probabilities(
     dtype: torch.dtype,
     device: torch.device,
 ) -> np.ndarray:
-    """float32 [N, C] of images without augmentation, computed as for the table: in `dtype`, a frozen backbone folded."""
+    """Return class probabilities, float32 [N, C], of images without augmentation.
+
+    They are computed as for the results of `trial`, which trained the saved model: in `dtype`, with
+    a frozen backbone folded.
+    """
     precision.allow_tf32(trial.tf32)
     classes = len(saved.metadata["classes"])
-    classifier = build_classifier(dataclasses.replace(trial, weights="none"), classes)
+    # all tensors come from the saved model
+    config = dataclasses.replace(trial.model_config, weights="none")
+    classifier = build_classifier(config, classes)
     classifier.model.load_state_dict(saved.tensors)
     classifier.model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    pixels = ImageBatches(trial, images, Normalisation(*saved.metadata["normalisation"]), device)
-    forward = _make_forward(classifier, trial.freeze == "features", dtype)
+    normalisation = Normalisation(*saved.metadata["normalisation"])
+    source = ImageBatches(images, trial.dataset_config, normalisation, device)
+    forward = _make_forward(classifier, dtype, frozen=trial.freeze == "features")
 
     def compute(batch: Batch) -> torch.Tensor:
         with precision.autocast(device, dtype):
-            return forward(pixels(batch))
+            return forward(source.load_batch(batch))
 
+    every_image = np.arange(len(images))
     logits = gather_outputs(
-        compute, np.arange(len(images)), image_size=trial.image_size, width=classes, device=device
+        compute, every_image, image_size=trial.image_size, width=classes, device=device
     )
     return logits.double().softmax(1).float().cpu().numpy()
 
 
 def _make_forward(
-    classifier: Classifier, frozen: bool, dtype: torch.dtype
+    classifier: Classifier, dtype: torch.dtype, *, frozen: bool
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     if not frozen:
         use_cpu_kernels(classifier.model, dtype)

@@ -1,0 +1,273 @@
+"""Write what a trial leaves on disk: its rows in each table, its state and its model."""
+
+import dataclasses
+import datetime
+import time
+import traceback
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bioimg.config import TrialConfig
+from bioimg.data.image_set import ImageSet
+from bioimg.experiment import StopReason
+from bioimg.results.epoch_summary import summarise_epochs
+from bioimg.results.result_store import ResultStore
+from bioimg.training import checkpoints, precision
+from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
+from bioimg.training.evaluation import score_logits
+from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialContext:
+    """Where trials run and where they leave their rows."""
+
+    experiment_name: str
+    store: ResultStore
+    device: torch.device
+    worker_group: WorkerGroup = SINGLE_WORKER
+
+
+class TrialRecorder:
+    """Writes the results of a trial. Every worker calls the methods, and the first one writes."""
+
+    def __init__(self, trial: TrialConfig, images: ImageSet, context: TrialContext) -> None:
+        self._trial = trial
+        self._images = images
+        self._context = context
+        self._store = context.store
+        self._storage = context.store.storage
+        self._folder = context.store.checkpoint_folder(trial.key)
+        self._is_writer = context.worker_group.rank == 0
+        self._created = time.perf_counter()
+        self._epoch_seconds = 0.0
+        self._started_at: datetime.datetime | None = None
+        self._trainer: TrialTrainer | None = None
+
+    def resume(self, trainer: TrialTrainer) -> list[EpochMetrics]:
+        """Resume where the trial, or a shorter one, left off.
+
+        Returns:
+            The epochs without a recorded decision on stopping: the last one, whose decision may
+            have been lost, or every epoch that another trial has trained.
+
+        Raises:
+            RuntimeError: this worker sees another state than the first worker.
+        """
+        group = self._context.worker_group
+        recorded = 0
+        if self._is_writer and checkpoints.find_or_inherit_state(self._trial, self._store):
+            recorded = len(self._store.tables.trial_rows("epochs", self._trial.key))
+        # all workers wait here until the first one has written the state
+        recorded = group.broadcast(recorded)
+        checkpoints.load_state(trainer, self._storage, self._folder)
+        # NFS may show a file late on another machine
+        epochs = len(trainer.history)
+        first_worker_epochs = group.broadcast(epochs)
+        if epochs != first_worker_epochs:
+            raise RuntimeError(
+                f"this worker sees a state after {epochs} epochs, and the first one after "
+                f"{first_worker_epochs}."
+            )
+        self._trainer = trainer
+        decided = max(min(recorded, epochs) - 1, 0)
+        return trainer.history[decided:]
+
+    def mark_started(self) -> None:
+        """Note that training starts now."""
+        self._started_at = _utc_now()
+
+    def record_epoch(self, trainer: TrialTrainer) -> None:
+        """Write the state after an epoch, and the epochs so far."""
+        self._epoch_seconds += trainer.history[-1].seconds
+        if not self._is_writer:
+            return
+        self._store.require_lock()
+        checkpoints.save_state(trainer, self._storage, self._folder)
+        # epochs that are trained again are already in the table
+        if len(trainer.history) >= self._store.earlier_epoch_counts.get(self._trial.key, 0):
+            self._store.tables.write("epochs", self._trial.key, self._epoch_rows(trainer))
+
+    def record_completed(self, trainer: TrialTrainer) -> None:
+        """Test the trial, and write its model and rows."""
+        results = self._measure_test_set(trainer)
+        if self._is_writer:
+            self._store.require_lock()
+            keep = self._store.checkpoints_to_keep
+            unneeded = checkpoints.save_completed(trainer, self._storage, self._folder, keep)
+            self._record_end("completed", trainer, results, unneeded)
+
+    def record_stopped(self, trainer: TrialTrainer, stop_reason: StopReason) -> None:
+        """Write the rows of a trial that was stopped at a rung, as of that rung."""
+        if self._is_writer:
+            self._store.require_lock()
+            unneeded = self._save_at_rung(trainer, stop_reason)
+            self._record_end("stopped", trainer, stop_reason._asdict(), unneeded)
+
+    def record_failure(self, error: Exception) -> None:
+        """Write the traceback and the row of a failed trial."""
+        if not self._is_writer:
+            return
+        self._store.require_lock()
+        trace = "".join(traceback.format_exception(error))
+        self._storage.write(f"{self._folder}/error.txt", trace.encode())
+        epochs, continued_from = self._known_epochs()
+        columns = {"error": _failure_text(error), "continued_from": continued_from}
+        self._write_row("failed", epochs, columns)
+
+    def _known_epochs(self) -> tuple[list[Row], str | None]:
+        """Return the epochs of a failed trial, and the key of the shorter trial that it continued.
+
+        The table lacks the shorter trial's epochs until this trial has trained one of its own.
+        """
+        if self._trainer:
+            return self._epoch_rows(self._trainer), self._trainer.continued_from
+        history, continued_from = checkpoints.load_history(self._storage, self._folder)
+        return [{"key": self._trial.key, **epoch} for epoch in history], continued_from
+
+    def _save_at_rung(self, trainer: TrialTrainer, stop_reason: StopReason) -> list[str]:
+        """Shorten the history to the rung. Return the states that aren't kept.
+
+        If the rung is among the epochs of a shorter trial, there is no state of it; the shorter
+        trial has a later one.
+        """
+        trained = len(trainer.history)
+        trainer.history = trainer.history[: stop_reason.stopped_at_rung]
+        if len(trainer.history) < trained:
+            return checkpoints.state_files(self._folder)
+        keep = self._store.checkpoints_to_keep
+        return checkpoints.save_stopped(trainer, self._storage, self._folder, keep)
+
+    def _measure_test_set(self, trainer: TrialTrainer) -> Row:
+        """Measure the test set as the last epoch left the model and, once, at the best epoch."""
+        split = trainer.split
+        final = trainer.score_images(split.test)
+        trainer.restore_best()
+        val_logits = trainer.predict_logits(split.val)
+        test_logits = trainer.predict_logits(split.test)
+        if self._is_writer:
+            rows = [
+                *_prediction_rows(trainer, "val", split.val, val_logits),
+                *_prediction_rows(trainer, "test", split.test, test_logits),
+            ]
+            self._store.tables.write("predictions", self._trial.key, rows)
+        labels = trainer.images.labels[split.test]
+        predicted = test_logits.argmax(1).cpu().numpy()
+        return {
+            "test_accuracy": score_logits(test_logits, labels).accuracy,
+            "final_test_accuracy": final.accuracy,
+            "balanced_accuracy": balanced_accuracy_score(labels, predicted),
+            "macro_f1": f1_score(labels, predicted, average="macro", labels=np.unique(labels)),
+        }
+
+    def _epoch_rows(self, trainer: TrialTrainer) -> list[Row]:
+        return [{"key": self._trial.key, **dataclasses.asdict(epoch)} for epoch in trainer.history]
+
+    def _record_end(
+        self, status: str, trainer: TrialTrainer, outcome: Row, unneeded: list[str]
+    ) -> None:
+        """Write the rows of an ended trial, then delete the files that it doesn't need any more."""
+        columns = {**_training_columns(trainer), **outcome}
+        self._write_row(status, self._epoch_rows(trainer), columns, unneeded)
+        for name in unneeded:
+            self._storage.delete(name)
+
+    def _write_row(
+        self, status: str, epochs: list[Row], columns: Row, unneeded: Collection[str] = ()
+    ) -> None:
+        """Write the trial's row and epochs. Files that will be deleted don't count in `bytes`."""
+        sizes = self._storage.sizes(self._folder)
+        row = {
+            "experiment": self._context.experiment_name,
+            "key": self._trial.key,
+            **dataclasses.asdict(self._trial),
+            "data_fingerprint": self._images.fingerprint,
+            "synthetic": self._images.synthetic,
+            "unreadable_skipped": self._images.unreadable_skipped,
+            "device": _device_name(self._context.device),
+            "status": status,
+            **summarise_epochs(epochs),
+            "bytes": sum(size for name, size in sizes.items() if name not in unneeded),
+            "wait_seconds": time.perf_counter() - self._created - self._epoch_seconds,
+            "started_at": self._started_at,
+            "ended_at": _utc_now(),
+            **columns,
+        }
+        self._store.tables.write("epochs", self._trial.key, epochs)
+        self._store.tables.write("trials", self._trial.key, [row])
+
+
+def _failure_text(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}"
+    # the message is torch's when a CPU has no memory left
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        text += (
+            " Lower `batch_size` or `image_size`, freeze more, or use a device with more memory."
+        )
+    return text
+
+
+def _training_columns(trainer: TrialTrainer) -> Row:
+    trained = [p for p in trainer.trained_module.parameters() if p.requires_grad]
+    return {
+        "train_images": len(trainer.split.train),
+        "val_images": len(trainer.split.val),
+        "test_images": len(trainer.split.test),
+        "split_fingerprint": trainer.split.fingerprint,
+        "split_leaks_groups": trainer.split.leaks_groups,
+        "duplicate_images_across_splits": trainer.split.duplicate_count,
+        "weights_digest": trainer.weights_digest,
+        "precision_used": precision.dtype_name(trainer.dtype),
+        "batch_norm": batch_norm_scope(trainer),
+        "features": "computed" if trainer.features_seconds is None else "cached",
+        "features_seconds": trainer.features_seconds,
+        "continued_from": trainer.continued_from,
+        "out_of_patience": trainer.out_of_patience,
+        "trained_parameters": sum(parameter.numel() for parameter in trained),
+    }
+
+
+def batch_norm_scope(trainer: TrialTrainer) -> str | None:
+    """Return what BatchNorm's statistics are taken over in training; None if none is trained."""
+    trainer.set_train_mode()
+    modules = trainer.trained_module.modules()
+    if not any(isinstance(module, _BatchNorm) and module.training for module in modules):
+        return None
+    if trainer.worker_group.size == 1 or trainer.device.type == "cuda":
+        return "whole batch"
+    return "each worker's share"
+
+
+def _prediction_rows(
+    trainer: TrialTrainer, subset: str, indices: np.ndarray, logits: torch.Tensor
+) -> list[Row]:
+    images = trainer.images
+    rows = []
+    for index, probabilities in zip(indices, logits.double().softmax(1).cpu().numpy(), strict=True):
+        row = {
+            "key": trainer.trial.key,
+            "split": subset,
+            "image": images.paths[index],
+            "group": images.groups[index] if images.groups else None,
+            "label": int(images.labels[index]),
+            "prediction": int(probabilities.argmax()),
+            "probabilities": probabilities,
+        }
+        rows.append(row)
+    return rows
+
+
+def _utc_now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
