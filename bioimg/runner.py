@@ -240,13 +240,13 @@ def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> d
     equal those of earlier runs.
 
     Raises:
-        UserError: as `bioimg.models.classifier.build`; or weights have changed.
+        UserError: as `bioimg.models.classifier.build_classifier`; or weights have changed.
     """
-    for trial in {(t.model, t.weights, t.freeze, t.image_size): t for t in trials}.values():
-        check_model(trial)
+    for config in dict.fromkeys(trial.model_config for trial in trials):
+        check_model(config)
     digests = {}
     for trial in {(t.model, t.weights): t for t in trials}.values():
-        classifier = build_classifier(trial, classes=2)
+        classifier = build_classifier(trial.model_config, classes=2)
         if trial.weights != "none":
             name = f"{trial.model} {trial.weights}"
             digests[name] = backbone_digest(classifier)

@@ -125,7 +125,9 @@ def stage_names(model: nn.Module, head_name: str) -> list[str]:
 
 
 def _children_with_weights(module: nn.Module) -> list[str]:
-    return [name for name, child in module.named_children() if any(True for _ in child.parameters())]
+    return [
+        name for name, child in module.named_children() if any(True for _ in child.parameters())
+    ]
 
 
 def _linear_layer(model: nn.Module, name: str) -> nn.Linear:
@@ -165,9 +167,7 @@ def _new_model(model_name: str) -> nn.Module:
     return models.get_model(model_name, weights=None)
 
 
-def _freeze_stages(
-    model: nn.Module, head_name: str, config: ModelConfig
-) -> tuple[nn.Module, ...]:
+def _freeze_stages(model: nn.Module, head_name: str, config: ModelConfig) -> tuple[nn.Module, ...]:
     """Turn off gradients as `freeze` says. Return the modules that are frozen entirely."""
     if config.freeze == "none":
         return ()

@@ -54,7 +54,7 @@ def _stage_rows(trial: TrialConfig, classes: int) -> list[dict[str, object]]:
 
     from bioimg.models.classifier import build_classifier
 
-    model = build_classifier(trial, classes).model.eval()
+    model = build_classifier(trial.model_config, classes).model.eval()
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in model.named_children():
 

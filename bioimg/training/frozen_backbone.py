@@ -81,9 +81,7 @@ class FrozenBackbone:
 
     def make_image_batches(self) -> InputSource:
         """Return the source of the images that features are computed from."""
-        return ImageBatches(
-            self.images, self.trial.dataset_config, self.normalisation, self.device
-        )
+        return ImageBatches(self.images, self.trial.dataset_config, self.normalisation, self.device)
 
     @property
     def _views(self) -> int:

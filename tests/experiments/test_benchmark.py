@@ -108,7 +108,9 @@ def test_the_loops_see_images_as_this_project_sees_them(task, monkeypatch):
     trial = bioimg_grid.build_experiment(task, early_stopping=False).trials()[0]
     seen = load_image_set(trial)
     run = TrialTrainer(trial, seen, split_images(seen, trial), device=torch.device("cpu"))
-    mine = run.input_source(Batch(run.split.val, np.zeros(len(run.split.val), dtype=np.int64)))
+    mine = run.input_source.load_batch(
+        Batch(run.split.val, np.zeros(len(run.split.val), dtype=np.int64))
+    )
     torch.testing.assert_close(theirs, mine.contiguous(), atol=1e-5, rtol=0)
 
 
@@ -138,7 +140,7 @@ def test_the_documented_pattern_does_that_work_too(task, tmp_path):
     task = dataclasses.replace(task, freezes=("none",))
     task.write(tmp_path / "task.json")
     cost = process_tree.measure_python(
-        ["-m", "benchmarks.contenders.documented", "ray", str(tmp_path)]
+        ["-m", "benchmarks.baselines.ray_documented", "ray", str(tmp_path)]
     )
     rows = read_rows(tmp_path)
     assert {row.cell for row in rows} == set(task.configurations())

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from bioimg.config import ModelConfig
 from bioimg.models.classifier import build_classifier
 from bioimg.models.cpu_kernels import PointwiseConv2d, WideGroupConv2d, use_cpu_kernels
-from support import toys
 
 
 def quickened(convolution: nn.Conv2d) -> nn.Module:
@@ -68,7 +68,7 @@ def test_what_has_no_faster_way_is_left_alone(convolution):
 
 
 def test_a_state_dict_stays_as_it_is():
-    model = build_classifier(toys.trial(model="resnext50_32x4d", image_size=64), classes=3).model
+    model = build_classifier(ModelConfig(model="resnext50_32x4d", weights="none"), classes=3).model
     before = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
     parameters = list(map(id, model.parameters()))
     use_cpu_kernels(model, torch.bfloat16)
@@ -79,7 +79,7 @@ def test_a_state_dict_stays_as_it_is():
 
 
 def test_in_float32_nothing_is_changed():
-    model = build_classifier(toys.trial(model="resnext50_32x4d", image_size=64), classes=3).model
+    model = build_classifier(ModelConfig(model="resnext50_32x4d", weights="none"), classes=3).model
     use_cpu_kernels(model, torch.float32)
     assert not any(
         isinstance(module, PointwiseConv2d | WideGroupConv2d) for module in model.modules()

@@ -14,12 +14,12 @@ import torch
 FETCH = """
 import sys, torch
 from torchvision.models._api import Weights, WeightsEnum
-from bioimg.models import weights
+from bioimg.models import pretrained_weights
 class Served(WeightsEnum):
     V1 = Weights(url=sys.argv[1], transforms=lambda: None, meta={})
 torch.hub.set_dir(sys.argv[2])
 print("ready", flush=True); input()
-print(weights._fetch(Served.V1)["w"].tolist())
+print(pretrained_weights._fetch_weights(Served.V1)["w"].tolist())
 """
 
 

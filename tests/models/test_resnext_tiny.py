@@ -109,7 +109,12 @@ def test_textures_are_drawn_anew_each_time_and_each_class_differs(pretrain: Simp
 
 def test_pretraining_is_the_same_to_the_last_bit_for_the_same_seed(pretrain: SimpleNamespace):
     recipe = pretrain.TrainingSettings(
-        steps=2, batch_size=8, warmup=1, cosine=True, regularise=True, average=0.9
+        steps=2,
+        batch_size=8,
+        warmup_steps=1,
+        cosine_schedule=True,
+        regularise=True,
+        ema_decay=0.9,
     )
     one, same, other = (pretrain.train_network(recipe, seed).conv1.weight for seed in (0, 0, 1))
     assert torch.equal(one, same)

@@ -85,7 +85,7 @@ def run(
     """A run of a trial."""
     of = of or images()
     return TrialTrainer(
-        config, of, split_images(of, config), device=torch.device(device), group=group
+        config, of, split_images(of, config), device=torch.device(device), worker_group=group
     )
 
 

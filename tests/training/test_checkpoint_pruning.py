@@ -336,7 +336,7 @@ def test_trials_on_one_frozen_backbone_share_its_file_and_each_is_read_back_whol
     for trial in trials:
         run_trial(trial, IMAGES, where, lambda epoch: None)
     assert len(list((tmp_path / "out" / "checkpoints" / "backbones").iterdir())) == 1
-    expected = build_classifier(FROZEN, 3).model.state_dict()
+    expected = build_classifier(FROZEN.model_config, 3).model.state_dict()
     heads = []
     for trial in trials:
         under = where.store.checkpoint_folder(trial.key)
@@ -385,7 +385,7 @@ def test_a_damaged_model_is_never_read_as_if_it_were_whole(which, tmp_path):
             )
     files.write(name, content[:-9])
     with pytest.raises(
-        UserError, match=r"is damaged .*Put a copy of it in its place, or run the experiment again"
+        UserError, match=r"is damaged .*Replace it by a copy, or run the experiment again"
     ):
         checkpoints.load_best_model(files, under)
 

@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch import nn
 
+from bioimg.config import ModelConfig
 from bioimg.errors import UserError
 from bioimg.models.classifier import Classifier, build_classifier
 from bioimg.models.feature_extractor import backbone_digest, make_feature_extractor
 from bioimg.storage import disk_cache
-from bioimg.training import feature_cache
-from bioimg.training import trial_trainer as run_module
+from bioimg.training import feature_cache, frozen_backbone
 from bioimg.training.batches import Batch
+from bioimg.training.frozen_backbone import FrozenBackbone
 from bioimg.training.loop import train
 from bioimg.training.trial_trainer import TrialTrainer
 from support import toys
@@ -62,7 +63,7 @@ def files() -> list[Path]:
 
 
 def seen(run: TrialTrainer, view: int = 0) -> torch.Tensor:
-    return run.input_source(Batch(run.split.train, np.full(len(run.split.train), view)))
+    return run.input_source.load_batch(Batch(run.split.train, np.full(len(run.split.train), view)))
 
 
 # once
@@ -163,7 +164,7 @@ def test_features_that_would_take_more_than_a_quarter_of_a_gpu_stay_in_memory_an
 ):
     plain, sendings = toys.run(FROZEN), []
     batch = Batch(plain.split.train, np.arange(len(plain.split.train)) % 8)
-    expected, size = plain.input_source(batch), plain.input_source._values.nbytes
+    expected, size = plain.input_source.load_batch(batch), plain.input_source._values.nbytes
 
     def send(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
         sendings.append(device.type)
@@ -171,17 +172,23 @@ def test_features_that_would_take_more_than_a_quarter_of_a_gpu_stay_in_memory_an
 
     monkeypatch.setattr(feature_cache, "to_device", send)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 4 * size - 4))
+    backbone = FrozenBackbone(
+        trial=plain.trial,
+        images=plain.images,
+        classifier=plain.classifier,
+        normalisation=plain.normalisation,
+        dtype=plain.dtype,
+        device=plain.device,
+    )
     more = {
         "shape": plain.input_source._values.shape,
         "dtype": torch.float32,
         "image_size": 16,
-        "about": "",
+        "description": "",
     }
-    large = feature_cache.FeatureCache(
-        plain._feature_cache_key(), device=torch.device("cuda"), **more
-    )
-    large.compute_missing(pytest.fail, plain._images_per_view())
-    assert torch.equal(large(batch), expected)
+    large = feature_cache.FeatureCache(backbone.feature_key(), device=torch.device("cuda"), **more)
+    large.compute_missing(pytest.fail, backbone.images_by_view(plain.split))
+    assert torch.equal(large.load_batch(batch), expected)
     assert sendings == ["cpu", "cuda"], "where they are chosen, and the chosen ones"
 
 
@@ -194,7 +201,7 @@ def test_fine_tuning_gets_the_memory_of_features():
 
 def test_images_are_not_brought_to_the_device_for_features_that_are_known(monkeypatch):
     expected = losses(anew())
-    monkeypatch.setattr(run_module, "ImageBatches", pytest.fail)
+    monkeypatch.setattr(frozen_backbone, "ImageBatches", pytest.fail)
     assert losses(anew()) == expected
 
 
@@ -206,7 +213,7 @@ def test_the_backbone_s_copy_is_gone_when_its_features_are_there(monkeypatch):
         copies.append(weakref.ref(made.__self__.model))
         return made
 
-    monkeypatch.setattr(run_module, "make_feature_extractor", note)
+    monkeypatch.setattr(frozen_backbone, "make_feature_extractor", note)
     gc.disable()
     try:
         anew()
@@ -220,7 +227,7 @@ def test_the_backbone_s_copy_is_gone_when_its_features_are_there(monkeypatch):
 LANE = """
 import sys, torch, dataclasses
 from support import toys
-from bioimg.training import feature_cache
+from bioimg.training import feature_cache, frozen_backbone
 torch.set_num_threads(1)
 feature_cache.BLOCK_IMAGES = 10
 compute = feature_cache.FeatureCache._compute_block
@@ -297,7 +304,7 @@ def through_the_backbone(run: TrialTrainer, view: int = 0) -> torch.Tensor:
     run.classifier.model.eval()
     with torch.no_grad():
         return run.classifier.compute_features(
-            run.input_source(Batch(run.split.train, np.full(len(run.split.train), view)))
+            run.input_source.load_batch(Batch(run.split.train, np.full(len(run.split.train), view)))
         )
 
 
@@ -340,7 +347,7 @@ def norms(model: nn.Module) -> int:
     ("name", "left"), [("resnet18", 0), ("densenet121", 62), ("maxvit_t", 11), ("vit_b_16", 0)]
 )
 def test_only_a_batch_norm_that_directly_follows_a_convolution_is_folded(name, left):
-    classifier = build_classifier(toys.trial(model=name, freeze="features", image_size=224), 3)
+    classifier = build_classifier(ModelConfig(model=name, weights="none", freeze="features"), 3)
     for module in classifier.model.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None

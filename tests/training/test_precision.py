@@ -10,7 +10,7 @@ import torch
 
 from bioimg import data
 from bioimg.data.file_array import FileArray
-from bioimg.training import batches, precision
+from bioimg.training import device_memory, image_batches, precision
 from bioimg.training.batches import Batch
 from bioimg.training.loop import train
 from support import toys
@@ -92,19 +92,19 @@ def test_the_compiler_takes_a_model_and_its_weights_keep_their_names():
 
 
 def test_images_are_copied_to_a_device_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(batches, "COPY_CHUNK_IMAGES", 10)
+    monkeypatch.setattr(image_batches, "COPY_CHUNK_IMAGES", 10)
     pixels = np.asarray(toys.images().pixels)
     pixels.tofile(tmp_path / "pixels")
     for source in (pixels, FileArray(tmp_path / "pixels", pixels.shape, "uint8")):
         assert torch.equal(
-            batches.copy_in_chunks(source, torch.device("cpu")), torch.from_numpy(pixels)
+            image_batches.copy_in_chunks(source, torch.device("cpu")), torch.from_numpy(pixels)
         )
 
 
 @pytest.mark.parametrize("field", ["image_size", "resize", "channels", "scaling"])
 def test_images_that_stay_on_a_device_are_those_that_the_trial_sees(tmp_path, monkeypatch, field):
     """Of the same files, whose digests come before resizing."""
-    monkeypatch.setattr(batches, "_resident_by_key", {})
+    monkeypatch.setattr(image_batches, "_resident_by_key", {})
     draw, device = np.random.default_rng(0), torch.device("cpu")
     for place in (tmp_path / name / f"{number}.tif" for name in "ab" for number in range(10)):
         place.parent.mkdir(exist_ok=True)
@@ -117,11 +117,16 @@ def test_images_that_stay_on_a_device_are_those_that_the_trial_sees(tmp_path, mo
     ]
     for trial in (config, dataclasses.replace(config, **{field: other}), config):
         images = data.load_image_set(trial)
-        there = batches.resident_images(images.pixels, batches.pixel_key(trial, images), device)
+        there = image_batches.resident_images(
+            images.pixels, image_batches.pixel_key(trial.dataset_config, images), device
+        )
         assert np.array_equal(there, images.pixels)
         again = data.load_image_set(trial)  # as a lane gets it anew for each trial
         assert (
-            batches.resident_images(again.pixels, batches.pixel_key(trial, again), device) is there
+            image_batches.resident_images(
+                again.pixels, image_batches.pixel_key(trial.dataset_config, again), device
+            )
+            is there
         )
 
 
@@ -129,7 +134,7 @@ def test_images_stay_on_a_gpu_where_they_take_a_quarter_of_it_at_most(monkeypatc
     pixels = toys.images().pixels
     for memory, there in ((4 * pixels.nbytes, True), (4 * pixels.nbytes - 4, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, memory=memory: (0, memory))
-        assert batches.fits_on_device(pixels.nbytes, torch.device("cuda")) == there
+        assert device_memory.fits_on_device(pixels.nbytes, torch.device("cuda")) == there
 
 
 @pytest.mark.parametrize(

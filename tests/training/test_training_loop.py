@@ -1,3 +1,5 @@
+"""Batches, the training loop, and what several workers share."""
+
 import contextlib
 import dataclasses
 from collections.abc import Iterator
@@ -13,298 +15,306 @@ import torch.multiprocessing
 from bioimg import local
 from bioimg.cluster import lanes
 from bioimg.cluster.coordinator import Job
+from bioimg.config import ModelConfig
+from bioimg.data.image_set import ImageSet
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from bioimg.models import classifier
 from bioimg.progress.listener import CombinedListener
 from bioimg.results.result_store import ResultStore
-from bioimg.training import loop, trial_runner
-from bioimg.training import trial_trainer as run_module
+from bioimg.training import loop, trial_runner, trial_trainer
 from bioimg.training.batches import (
     VIEW_COUNTS,
     Batch,
     TrainingStep,
-    apply_dihedral_views,
     batch_bounds,
+    draw_epoch,
     iter_training_steps,
 )
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
+from bioimg.training.image_batches import apply_dihedral_views
 from bioimg.training.loop import NonFiniteLossError, train
-from bioimg.training.trial_trainer import TrialTrainer, learning_rate
+from bioimg.training.optimisation import scheduled_learning_rate
+from bioimg.training.trial_recorder import TrialContext, TrialRecorder, batch_norm_scope
+from bioimg.training.trial_trainer import TrialTrainer
 from support import toys
 
+LABELS = np.repeat([0, 1], [90, 10])
 
-def curves(run: TrialTrainer) -> list[dict[str, float]]:
-    """The results of a run's epochs, without their seconds."""
-    epochs = [dataclasses.asdict(epoch) for epoch in train(run)]
-    return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in epochs]
+
+def draw(images: int, *, seed: int = 0, epoch: int = 1, sampling: str = "shuffle") -> Batch:
+    """Draw an epoch of the first images."""
+    return draw_epoch(
+        np.arange(images),
+        LABELS,
+        seed=seed,
+        epoch=epoch,
+        sampling=sampling,
+        augmentation="dihedral",
+    )
+
+
+def worker_steps(epoch_images: Batch, batch_size: int, workers: int) -> list[list[TrainingStep]]:
+    """Return the steps of each of several workers."""
+    groups = [WorkerGroup(rank, workers) for rank in range(workers)]
+    return [list(iter_training_steps(epoch_images, batch_size, group)) for group in groups]
+
+
+def train_curves(trainer: TrialTrainer) -> list[dict[str, float]]:
+    """Train, and return the results of the epochs without their seconds."""
+    epochs = [dataclasses.asdict(epoch) for epoch in train(trainer)]
+    for epoch in epochs:
+        del epoch["seconds"]
+    return epochs
+
+
+def make_context(folder: Any, worker_group: WorkerGroup = SINGLE_WORKER) -> TrialContext:
+    return TrialContext(
+        experiment_name="toy",
+        store=ResultStore(folder),
+        device=torch.device("cpu"),
+        worker_group=worker_group,
+    )
 
 
 # batches
-
-LABELS = np.repeat([0, 1], [90, 10])
 
 
 @pytest.mark.parametrize(
     ("images", "batch_size"), [(10, 4), (8, 4), (9, 4), (3, 4), (1, 4), (5, 1)]
 )
-def test_an_epoch_has_every_image_once(images, batch_size):
-    config = toys.trial(batch_size=batch_size)
-    seen = [
-        index
-        for step in iter_training_steps(config, np.arange(images), LABELS, 1, SINGLE_WORKER)
-        for index in step.batch.indices
-    ]
-    assert sorted(seen) == list(range(images))
+def test_epoch_has_every_image_once(images, batch_size):
+    (steps,) = worker_steps(draw(images), batch_size, workers=1)
+    indices = np.concatenate([step.batch.indices for step in steps])
+    assert sorted(indices) == list(range(images))
 
 
-def test_a_last_batch_of_one_image_joins_the_one_before():
+def test_last_batch_of_one_image_joins_previous():
     assert batch_bounds(9, 4) == [(0, 4), (4, 9)]
     assert batch_bounds(10, 4) == [(0, 4), (4, 8), (8, 10)]
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_the_workers_shares_together_are_the_batches_of_one_worker(size):
-    config, indices = toys.trial(batch_size=12), np.arange(50)
-    alone = list(iter_training_steps(config, indices, LABELS, 2, SINGLE_WORKER))
-    shares = [
-        list(iter_training_steps(config, indices, LABELS, 2, WorkerGroup(rank, size)))
-        for rank in range(size)
-    ]
-    for number, whole in enumerate(alone):
-        counted = [share[number].batch for share in shares if share[number].loss_factor]
-        pairs = {pair for batch in counted for pair in zip(batch.indices, batch.views, strict=True)}
-        assert pairs == set(zip(whole.batch.indices, whole.batch.views, strict=True))
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_worker_shares_form_the_batches_of_one_worker(workers):
+    epoch_images = draw(50, epoch=2)
+    (single_steps,) = worker_steps(epoch_images, 12, workers=1)
+    shares = worker_steps(epoch_images, 12, workers)
+    for number, single_step in enumerate(single_steps):
+        pairs = set()
+        for share in shares:
+            batch, loss_factor = share[number]
+            if loss_factor:
+                pairs |= set(zip(batch.indices, batch.views, strict=True))
+        assert pairs == set(zip(*single_step.batch, strict=True))
 
 
-def test_every_worker_takes_a_step_even_if_the_last_batch_has_fewer_images_than_workers():
-    shares = [
-        list(
-            iter_training_steps(
-                toys.trial(batch_size=4), np.arange(6), LABELS, 1, WorkerGroup(rank, 4)
-            )
-        )
-        for rank in range(4)
-    ]
+def test_worker_without_images_takes_a_step_that_does_not_count():
+    shares = worker_steps(draw(6), 4, workers=4)
     assert [len(share) for share in shares] == [2, 2, 2, 2]
     assert [share[1].loss_factor for share in shares] == [2.0, 2.0, 0.0, 0.0]
 
 
-def test_epochs_and_seeds_differ_in_order_and_views():
-    def order(seed, epoch):
-        return [
-            step.batch.indices.tolist()
-            for step in iter_training_steps(
-                toys.trial(seed=seed), np.arange(50), LABELS, epoch, SINGLE_WORKER
-            )
-        ]
+def test_order_and_views_depend_on_epoch_and_seed():
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        images = draw(50, seed=seed, epoch=epoch)
+        return [images.indices.tolist(), images.views.tolist()]
 
     assert order(0, 1) == order(0, 1)
     assert order(0, 1) != order(0, 2)
     assert order(0, 1) != order(1, 1)
 
 
-def test_the_eight_views_of_an_image_are_its_flips_and_quarter_turns():
+def test_dihedral_views_are_all_flips_and_quarter_turns():
     image = torch.arange(9.0).view(1, 1, 3, 3)
     views = {
         tuple(apply_dihedral_views(image, np.array([view])).flatten().tolist())
         for view in range(VIEW_COUNTS["dihedral"])
     }
-    turned = {
-        tuple(np.rot90(side, k).flatten().tolist())
+    expected = {
+        tuple(np.rot90(side, turns).flatten().tolist())
         for side in (image[0, 0].numpy(), image[0, 0].numpy().T)
-        for k in range(4)
+        for turns in range(4)
     }
     assert len(views) == 8
-    assert views == turned
+    assert views == expected
     assert torch.equal(apply_dihedral_views(image, np.array([0])), image)
 
 
-def test_balanced_sampling_shows_each_class_alike():
-    config, indices = toys.trial(sampling="balanced", batch_size=10), np.arange(100)
-    seen = np.concatenate(
-        [
-            s.batch.indices
-            for epoch in range(20)
-            for s in iter_training_steps(config, indices, LABELS, epoch, SINGLE_WORKER)
-        ]
-    )
-    assert len(seen) == 20 * 100
-    assert LABELS[seen].mean() == pytest.approx(0.5, abs=0.05)
+def test_balanced_sampling_shows_each_class_equally():
+    epochs = [draw(100, epoch=epoch, sampling="balanced").indices for epoch in range(20)]
+    indices = np.concatenate(epochs)
+    assert len(indices) == 20 * 100
+    assert LABELS[indices].mean() == pytest.approx(0.5, abs=0.05)
 
 
 # the loop
 
 
 def test_training_learns():
-    epochs = curves(toys.run(toys.trial(epochs=20)))
+    epochs = train_curves(toys.run(toys.trial(epochs=20)))
     assert epochs[-1]["val_loss"] < epochs[0]["val_loss"]
     assert epochs[-1]["val_accuracy"] > 0.9
 
 
 @pytest.mark.parametrize("freeze", ["none", "features"])
-def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(freeze):
+def test_same_seed_gives_the_same_numbers(freeze):
     first, again, other = (
-        curves(toys.run(toys.trial(freeze=freeze, seed=seed))) for seed in (1, 1, 2)
+        train_curves(toys.run(toys.trial(freeze=freeze, seed=seed))) for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
 
 
-def test_a_seed_decides_the_head_also_of_a_model_whose_outline_draws_random_numbers():
-    trial = toys.trial(model="regnet_y_400mf", image_size=32)
-    heads = []
-    for cold in (True, False):
-        if cold:
-            classifier._meta_model.cache_clear()
-        heads.append(classifier.build_classifier(trial, 3).head.weight)
-    assert torch.equal(*heads)
+def test_seed_determines_head_of_model_that_draws_while_inspected():
+    config = ModelConfig(model="regnet_y_400mf", weights="none", image_size=32)
+    classifier._meta_model.cache_clear()
+    cold = classifier.build_classifier(config, 3).head.weight
+    warm = classifier.build_classifier(config, 3).head.weight
+    assert torch.equal(cold, warm)
 
 
-def test_a_trial_that_is_resumed_goes_on_as_if_it_had_never_stopped():
+def test_resumed_trial_equals_uninterrupted_one():
     config = toys.trial(epochs=4, schedule="cosine")
-    undisturbed = toys.run(config)
-    whole = curves(undisturbed)
-    begun = toys.run(config)
-    generator = train(begun)
-    next(generator), next(generator)
+    uninterrupted = toys.run(config)
+    expected = train_curves(uninterrupted)
+    interrupted = toys.run(config)
+    epochs = train(interrupted)
+    next(epochs)
+    next(epochs)
     resumed = toys.run(config)
-    resumed.load_state_dict(begun.state_dict())
-    assert curves(resumed) == whole[2:]
-    assert all(
-        torch.equal(resumed.best_weights[name], tensor)
-        for name, tensor in undisturbed.best_weights.items()
-    )
+    resumed.load_state_dict(interrupted.state_dict())
+    assert train_curves(resumed) == expected[2:]
+    for name, tensor in uninterrupted.best_weights.items():
+        assert torch.equal(resumed.best_weights[name], tensor)
 
 
-def test_the_best_weights_are_those_of_the_lowest_validation_loss():
-    run = toys.run(toys.trial(epochs=12, learning_rate=0.3))
-    losses = [epoch.val_loss for epoch in train(run)]
+def test_best_weights_have_the_lowest_validation_loss():
+    trainer = toys.run(toys.trial(epochs=12, learning_rate=0.3))
+    losses = [epoch.val_loss for epoch in train(trainer)]
     assert losses.index(min(losses)) < len(losses) - 1, (
-        "the last epoch must not be the best for this test to say anything"
+        "the test needs a best epoch before the last"
     )
-    run.restore_best()
-    assert run.score_images(run.split.val).loss == min(losses)
+    trainer.restore_best()
+    assert trainer.score_images(trainer.split.val).loss == min(losses)
 
 
-def test_a_loss_that_is_not_finite_ends_training_and_names_epoch_and_step():
-    with pytest.raises(
-        NonFiniteLossError,
-        match=r"the loss is (nan|inf) at epoch \d+, step \d+ of 5. Lower `learning_rate` \(1e\+20\)",
-    ):
+def test_non_finite_loss_ends_training_and_names_the_step():
+    message = r"the loss is (nan|inf) at epoch \d+, step \d+ of 5. Lower `learning_rate` \(1e\+20\)"
+    with pytest.raises(NonFiniteLossError, match=message):
         list(train(toys.run(toys.trial(learning_rate=1e20, optimizer="sgd"))))
 
 
-def test_balanced_class_weights_make_a_rare_class_count_as_much_as_a_frequent_one():
-    few = toys.images(per_class=40, classes=2)
-    rare = np.flatnonzero(few.labels == 0)[:10]
-    kept = np.concatenate([rare, np.flatnonzero(few.labels == 1)])
-    names = ("paths", "digests")
-    chosen = {name: tuple(getattr(few, name)[i] for i in kept) for name in names}
-    unbalanced = dataclasses.replace(
-        few, pixels=few.pixels[kept], labels=few.labels[kept], **chosen
+def select_images(images: ImageSet, rows: np.ndarray) -> ImageSet:
+    return dataclasses.replace(
+        images,
+        pixels=images.pixels[rows],
+        labels=images.labels[rows],
+        paths=tuple(images.paths[row] for row in rows),
+        digests=tuple(images.digests[row] for row in rows),
     )
-    run = toys.run(toys.trial(class_weights="balanced"), unbalanced)
-    counts = np.bincount(unbalanced.labels[run.split.train])
-    assert (counts * run.class_weights.numpy()).tolist() == pytest.approx([counts.sum() / 2] * 2)
-    assert curves(run) != curves(toys.run(toys.trial(), unbalanced))
 
 
-def test_the_learning_rate_is_constant_or_half_a_cosine():
-    cosine = toys.trial(epochs=4, schedule="cosine", learning_rate=1.0)
-    assert [round(learning_rate(cosine, epoch), 3) for epoch in (1, 2, 3, 4)] == [
-        1.0,
-        0.854,
-        0.5,
-        0.146,
-    ]
-    assert {learning_rate(toys.trial(learning_rate=0.5), epoch) for epoch in (1, 9)} == {0.5}
+def test_balanced_class_weights_give_classes_equal_influence():
+    images = toys.images(per_class=40, classes=2)
+    rare = np.flatnonzero(images.labels == 0)[:10]
+    frequent = np.flatnonzero(images.labels == 1)
+    unbalanced = select_images(images, np.concatenate([rare, frequent]))
+    trainer = toys.run(toys.trial(class_weights="balanced"), unbalanced)
+    counts = np.bincount(unbalanced.labels[trainer.split.train])
+    assert trainer.class_weights is not None
+    influence = counts * trainer.class_weights.numpy()
+    assert influence.tolist() == pytest.approx([counts.sum() / 2] * 2)
+    assert train_curves(trainer) != train_curves(toys.run(toys.trial(), unbalanced))
+
+
+def test_learning_rate_is_constant_or_half_a_cosine():
+    cosine = [scheduled_learning_rate(1.0, "cosine", epoch, 4) for epoch in (1, 2, 3, 4)]
+    assert cosine == pytest.approx([1.0, 0.854, 0.5, 0.146], abs=1e-3)
+    assert scheduled_learning_rate(0.5, "constant", 1, 9) == 0.5
+    assert scheduled_learning_rate(0.5, "constant", 9, 9) == 0.5
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 @pytest.mark.parametrize("freeze", ["none", "features"])
-def test_on_a_gpu_an_epoch_is_nearly_that_of_a_cpu_and_no_step_of_it_waits_for_the_gpu(
-    freeze, monkeypatch
-):
-    def watched(*given: Any) -> Iterator[TrainingStep]:
+def test_gpu_epoch_is_close_to_cpu_and_never_waits(freeze, monkeypatch):
+    def steps_without_waiting(*args: Any) -> Iterator[TrainingStep]:
         torch.cuda.set_sync_debug_mode("error")
-        yield from iter_training_steps(*given)
+        yield from iter_training_steps(*args)
         torch.cuda.set_sync_debug_mode("default")
 
     config = toys.trial(epochs=1, freeze=freeze)
     (expected,) = train(toys.run(config))
-    run = toys.run(config, device="cuda")
-    monkeypatch.setattr(loop, "iter_training_steps", watched)
-    (epoch,) = train(run)
-    assert (epoch.train_loss, epoch.val_loss) == pytest.approx(
-        (expected.train_loss, expected.val_loss), rel=0.01
-    )
+    trainer = toys.run(config, device="cuda")
+    monkeypatch.setattr(loop, "iter_training_steps", steps_without_waiting)
+    (epoch,) = train(trainer)
+    losses = (epoch.train_loss, epoch.val_loss)
+    assert losses == pytest.approx((expected.train_loss, expected.val_loss), rel=0.01)
 
 
-# frozen
-
-
-@pytest.mark.parametrize("freeze", ["features", "layer2", "layer4"])
-def test_what_is_frozen_is_the_same_afterwards_to_the_last_bit(freeze):
-    run = toys.run(toys.trial(model="resnext_tiny", image_size=16, freeze=freeze))
-    before = {name: tensor.clone() for name, tensor in run.classifier.model.state_dict().items()}
-    list(train(run))
-    after = run.classifier.model.state_dict()
-    changed = {
-        name.split(".")[0]
-        for name, tensor in before.items()
-        if not torch.equal(tensor, after[name])
-    }
-    assert (
-        changed
-        == {"features": {"fc"}, "layer4": {"fc"}, "layer2": {"layer3", "layer4", "fc"}}[freeze]
-    )
-
-
-def test_training_on_cached_features_is_training_through_the_frozen_backbone():
-    config = toys.trial(model="resnext_tiny", freeze="features", epochs=4)
-    cached = toys.run(config)
-    computed = toys.run(
-        dataclasses.replace(config, freeze="layer4")
-    )  # the same is frozen, but each batch goes through it
-    assert cached.features_seconds is not None
-    assert computed.features_seconds is None
-    for of_cached, of_computed in zip(curves(cached), curves(computed), strict=True):
-        assert of_cached == pytest.approx(of_computed, rel=1e-5)
-
-
-def test_features_of_a_view_are_those_of_the_turned_image():
-    run = toys.run(toys.trial(model="resnext_tiny", freeze="features"))
-    plain = toys.run(toys.trial(model="resnext_tiny", freeze="layer4"))
-    plain.classifier.model.eval()
-    batch = Batch(run.split.train[:16], np.arange(16) % 8)
-    with torch.no_grad():
-        expected = plain.classifier.compute_features(plain.input_source(batch))
-    assert torch.allclose(run.input_source(batch), expected, atol=1e-6)
-
-
-def test_batch_norm_over_the_whole_batch_is_recorded_only_where_it_is_trained():
-    assert toys.run(toys.trial(model="resnext_tiny")).batch_norm_scope == "whole batch"
-    assert toys.run(toys.trial(model="resnext_tiny", freeze="features")).batch_norm_scope is None
-    assert toys.run(toys.trial()).batch_norm_scope is None
+# frozen stages
 
 
 @pytest.mark.parametrize(
-    ("freeze", "device", "told"),
+    ("freeze", "trained"),
+    [("features", {"fc"}), ("layer2", {"layer3", "layer4", "fc"}), ("layer4", {"fc"})],
+)
+def test_frozen_tensors_stay_the_same_to_the_last_bit(freeze, trained):
+    trainer = toys.run(toys.trial(model="resnext_tiny", image_size=16, freeze=freeze))
+    state = trainer.classifier.model.state_dict()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    list(train(trainer))
+    after = trainer.classifier.model.state_dict()
+    changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
+    assert {name.split(".")[0] for name in changed} == trained
+
+
+def test_cached_features_train_as_the_frozen_backbone():
+    config = toys.trial(model="resnext_tiny", freeze="features", epochs=4)
+    cached = toys.run(config)
+    # the same is frozen, but each batch goes through it
+    computed = toys.run(dataclasses.replace(config, freeze="layer4"))
+    assert cached.features_seconds is not None
+    assert computed.features_seconds is None
+    for epoch, expected in zip(train_curves(cached), train_curves(computed), strict=True):
+        assert epoch == pytest.approx(expected, rel=1e-5)
+
+
+def test_features_of_a_view_are_those_of_the_turned_image():
+    cached = toys.run(toys.trial(model="resnext_tiny", freeze="features"))
+    computed = toys.run(toys.trial(model="resnext_tiny", freeze="layer4"))
+    computed.classifier.model.eval()
+    batch = Batch(cached.split.train[:16], np.arange(16) % 8)
+    with torch.no_grad():
+        images = computed.input_source.load_batch(batch)
+        expected = computed.classifier.compute_features(images)
+    assert torch.allclose(cached.input_source.load_batch(batch), expected, atol=1e-6)
+
+
+def test_batch_norm_scope_is_recorded_only_where_it_is_trained():
+    tiny = toys.run(toys.trial(model="resnext_tiny"))
+    frozen = toys.run(toys.trial(model="resnext_tiny", freeze="features"))
+    without_batch_norm = toys.run(toys.trial())
+    assert batch_norm_scope(tiny) == "whole batch"
+    assert batch_norm_scope(frozen) is None
+    assert batch_norm_scope(without_batch_norm) is None
+
+
+@pytest.mark.parametrize(
+    ("freeze", "device", "synchronised"),
     [("none", "cuda", True), ("features", "cuda", False), ("none", "cpu", False)],
 )
-def test_batch_norm_is_synchronised_on_gpus_but_not_where_it_is_folded(
-    freeze, device, told, monkeypatch
+def test_batch_norm_is_synchronised_on_gpus_unless_folded(
+    freeze, device, synchronised, monkeypatch
 ):
-    class Built(BaseException):
-        """The rest needs the GPU."""
+    class BuiltError(BaseException):
+        """The rest would need the GPU."""
 
-    def build(*_: object, synchronise_batch_norm: bool) -> None:
-        assert synchronise_batch_norm == told
-        raise Built
+    def build(*_: object, synchronise_batch_norm: bool, **__: object) -> None:
+        assert synchronise_batch_norm == synchronised
+        raise BuiltError
 
-    monkeypatch.setattr(run_module, "build_classifier", build)
-    with pytest.raises(Built):
+    monkeypatch.setattr(trial_trainer, "build_classifier", build)
+    with pytest.raises(BuiltError):
         toys.run(toys.trial(freeze=freeze), group=WorkerGroup(0, 2), device=device)
 
 
@@ -316,110 +326,92 @@ def _worker(
 ) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
-    run = toys.run(toys.trial(freeze=freeze), toys.images(per_class=23), WorkerGroup(rank, size))
-    epochs = curves(run)
-    logits = run.predict_logits(run.split.test)
-    queue.put((rank, epochs, logits.tolist()))
+    images = toys.images(per_class=23)
+    trainer = toys.run(toys.trial(freeze=freeze), images, WorkerGroup(rank, size))
+    epochs = train_curves(trainer)
+    logits = trainer.predict_logits(trainer.split.test)
+    queue.put((epochs, logits.tolist()))
     dist.destroy_process_group()
 
 
-def _train_with(
+def _train_with_workers(
     size: int, freeze: str, meeting: str
 ) -> list[tuple[list[dict[str, float]], list[list[float]]]]:
     context = torch.multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     torch.multiprocessing.spawn(_worker, (size, meeting, freeze, queue), nprocs=size)
-    return [what for _, *what in sorted(queue.get() for _ in range(size))]
+    return [queue.get() for _ in range(size)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", ["none", "features"])
+def test_several_workers_train_and_evaluate_as_one(freeze, tmp_path):
+    single = toys.run(toys.trial(freeze=freeze), toys.images(per_class=23))
+    expected_epochs = train_curves(single)
+    expected_logits = single.predict_logits(single.split.test).tolist()
+    assert len(single.split.test) % 2 == 1, "two workers must not be able to share it evenly"
+    assert len(single.split.val) % 2 == 1
+    for size in (2, 3):
+        for epochs, logits in _train_with_workers(size, freeze, str(tmp_path / f"{size}")):
+            for epoch, expected in zip(epochs, expected_epochs, strict=True):
+                assert epoch == pytest.approx(expected, rel=1e-4)
+            assert np.allclose(logits, expected_logits, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "is_shared"),
     [(UserError("it lacks a file"), False), (NonFiniteLossError("at epoch 1"), True)],
 )
-def test_a_worker_of_several_leaves_a_trial_by_itself_only_where_all_of_them_do(
-    error, told, tmp_path, monkeypatch
+def test_worker_records_only_failures_that_all_workers_share(
+    error, is_shared, tmp_path, monkeypatch
 ):
-    """The loss is that of the whole group; anything else may be one worker's own, and the others wait for it."""
+    """The loss is the whole group's. Any other error may be one worker's, whom the others wait for."""
 
     def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(trial_runner, "TrialTrainer", fail)
-    place = trial_runner.TrialContext(
-        experiment_name="toy",
-        store=ResultStore(tmp_path),
-        device=torch.device("cpu"),
-        worker_group=WorkerGroup(1, 2),
-    )
-    with contextlib.nullcontext() if told else pytest.raises(UserError, match="it lacks a file"):
-        assert (
-            trial_runner.run_trial(toys.trial(), toys.images(), place, lambda epoch: None)
-            == "failed"
-        )
+    context = make_context(tmp_path, WorkerGroup(1, 2))
+    raised = pytest.raises(UserError, match="it lacks a file")
+    with contextlib.nullcontext() if is_shared else raised:
+        status = trial_runner.run_trial(toys.trial(), toys.images(), context, lambda epoch: None)
+        assert status == "failed"
 
 
-def test_workers_that_see_different_states_do_not_train_together(tmp_path):
-    class Ahead(WorkerGroup):
+def test_workers_that_see_different_states_do_not_train(tmp_path):
+    class OtherStateGroup(WorkerGroup):
         def broadcast(self, value: Any) -> Any:
             return 3
 
-    run = toys.run(toys.trial())
-    place = trial_runner.TrialContext(
-        experiment_name="toy",
-        store=ResultStore(tmp_path),
-        device=run.device,
-        worker_group=Ahead(1, 2),
-    )
-    with pytest.raises(
-        RuntimeError, match="this worker sees a state after 0 epochs, and the first one after 3"
-    ):
-        trial_runner._TrialRecorder(run.trial, run.images, place).resume(run)
+    trainer = toys.run(toys.trial())
+    context = make_context(tmp_path, OtherStateGroup(1, 2))
+    message = "this worker sees a state after 0 epochs, and the first one after 3"
+    with pytest.raises(RuntimeError, match=message):
+        TrialRecorder(trainer.trial, trainer.images, context).resume(trainer)
 
 
-def test_a_gpu_that_fails_is_not_the_trial_s_fault(tmp_path, monkeypatch):
-    """It is lost to the process: a lane gives the trial back and is replaced, and alone the program ends."""
+def test_failed_gpu_is_not_recorded_as_the_trials_failure(tmp_path, monkeypatch):
+    """The process can't use the GPU any more: a lane is replaced, and the twin ends the program."""
 
     def fail(*_: object, **__: object) -> None:
         raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
 
     monkeypatch.setattr(trial_runner, "TrialTrainer", fail)
-    config, images, store = toys.trial(), toys.images(), ResultStore(tmp_path)
-    job, lane = (
-        Job(config.key, dataclasses.asdict(config)),
-        SimpleNamespace(image_refs={config.key: images}, coordinator=None),
-    )
+    config, images = toys.trial(), toys.images()
+    job = Job(config.key, dataclasses.asdict(config))
+    lane = SimpleNamespace(image_refs={config.key: images}, coordinator=None)
     monkeypatch.setattr(lanes, "_get_or_disconnect", lambda reference: reference)
     monkeypatch.setattr(lanes, "_record_shared_failure", pytest.fail)
-    place = trial_runner.TrialContext(
-        experiment_name="toy", store=store, device=torch.device("cpu")
-    )
+    context = make_context(tmp_path)
     with pytest.raises(torch.AcceleratorError):
-        lanes._run_job(job, place, lane)
-    with pytest.raises(
-        UserError,
-        match=rf"the GPU failed at trial {config.key}: CUDA error.*the same command goes on",
-    ):
+        lanes._run_job(job, context, lane)
+    message = rf"the GPU failed at trial {config.key}: CUDA error.*the same command goes on"
+    with pytest.raises(UserError, match=message):
         local.run_in_process(
             Experiment(name="toy", base=config, axes={}),
             [config],
             {config: images},
-            store,
+            context.store,
             CombinedListener(),
         )
-    assert not store.tables.all_rows("trials")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("freeze", ["none", "features"])
-def test_two_and_three_workers_train_and_evaluate_as_one_does(freeze, tmp_path):
-    alone = toys.run(toys.trial(freeze=freeze), toys.images(per_class=23))
-    losses, logits = curves(alone), alone.predict_logits(alone.split.test).tolist()
-    assert len(alone.split.test) % 2 == 1, "a set that two workers can't share evenly"
-    assert len(alone.split.val) % 2 == 1
-    for size in (2, 3):
-        for of_worker, logits_of_worker in _train_with(
-            size, freeze, str(tmp_path / f"meeting-{size}")
-        ):
-            for ours, theirs in zip(losses, of_worker, strict=True):
-                assert theirs == pytest.approx(ours, rel=1e-4)
-            assert np.allclose(logits_of_worker, logits, rtol=1e-3, atol=1e-4)
+    assert not context.store.tables.all_rows("trials")
