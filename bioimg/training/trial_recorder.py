@@ -254,7 +254,7 @@ def _prediction_rows(
     for index, probabilities in zip(indices, logits.double().softmax(1).cpu().numpy(), strict=True):
         row = {
             "key": trainer.trial.key,
-            "split": subset,
+            "subset": subset,
             "image": images.paths[index],
             "group": images.groups[index] if images.groups else None,
             "label": int(images.labels[index]),
