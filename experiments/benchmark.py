@@ -3,8 +3,8 @@
     python experiments/benchmark.py                 every part, one after another
     python experiments/benchmark.py PART [flags]    one of them; --help explains its flags
 
-Each part prints a table, writes it to results/benchmark/PART.parquet, and ends with a line for each target, `PART: FIGURE
-against TARGET: holds` or `falls short`; its exit status says the same.
+Each part prints a table, writes it to results/benchmark/PART.parquet, and ends with a line for each
+target, `PART: FIGURE against TARGET: holds` or `falls short`. The exit status is 0 if all hold.
 """
 
 import subprocess
@@ -35,21 +35,25 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
 
 
 def main() -> int:
-    """Run the parts that the command names, or all; 0 if every target holds."""
-    if not sys.argv[1:]:  # each in its own process, so that no part finds anything warm
-        return max(
-            [
-                abs(subprocess.call([sys.executable, str(Path(__file__)), name]))
-                for name in BENCHMARKS
-            ]
-        )
+    """Run the part that the command names, or all. Return 0 if every target holds."""
+    if not sys.argv[1:]:
+        return run_all_parts()
     part: Benchmark = tyro.extras.subcommand_cli_from_dict(BENCHMARKS, description=__doc__)
-    name = next(name for name, known in BENCHMARKS.items() if isinstance(part, known))
+    name = next(name for name, kind in BENCHMARKS.items() if isinstance(part, kind))
     try:
-        return int(not publish_outcome(name, part.run(), part.out, Console(file=sys.stdout)))
+        all_hold = publish_outcome(name, part.run(), part.out, Console(file=sys.stdout))
     except (UserError, ProgramError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    return 0 if all_hold else 1
+
+
+def run_all_parts() -> int:
+    """Run each part in its own process, so that no part finds anything warm."""
+    program = str(Path(__file__))
+    exit_codes = [subprocess.call([sys.executable, program, name]) for name in BENCHMARKS]
+    # a process that was killed has a negative one
+    return max(abs(code) for code in exit_codes)
 
 
 if __name__ == "__main__":

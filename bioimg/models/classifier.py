@@ -16,16 +16,16 @@ from bioimg.models.pretrained_weights import check_and_strip_head, load_weights,
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A model and its parts. `head` is its last layer, a `Linear` of F inputs; the rest is the backbone."""
+    """A model and its parts: the head, which is its last layer, and the backbone before it."""
 
     model: nn.Module
     head_name: str
     frozen_modules: tuple[nn.Module, ...]
-    """Modules that get no gradient. They stay in eval mode, so that their BatchNorm buffers don't change."""
+    """Modules without gradients. They stay in eval mode, so that BatchNorm buffers don't change."""
 
     @property
     def head(self) -> nn.Linear:
-        """Return the layer that gives the logits."""
+        """Return the layer that gives the logits, from F inputs."""
         return _linear_layer(self.model, self.head_name)
 
     def train(self) -> None:
@@ -108,7 +108,7 @@ def find_head_name(model_name: str) -> str:
 
 @functools.cache
 def available_models() -> list[str]:
-    """List torchvision's classifiers, and all models that other packages have registered with it."""
+    """List torchvision's classifiers, and all models that others have registered with it."""
     registered = [name for name in models.list_models() if not _is_from_torchvision(name)]
     return [*models.list_models(module=models), *registered]
 
@@ -152,7 +152,7 @@ def _pretrained_model(model_name: str, weights: str) -> nn.Module:
 
 @functools.lru_cache(maxsize=16)
 def _meta_model(model_name: str) -> nn.Module:
-    """Return a model without memory for its tensors, to inspect. It is quick to build at any size."""
+    """Return a model without memory for its tensors, to inspect. Building it is quick."""
     try:
         with torch.device("meta"):
             return _new_model(model_name)

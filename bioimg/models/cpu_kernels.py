@@ -90,7 +90,7 @@ def _is_pointwise(convolution: nn.Conv2d) -> bool:
 
 
 def _has_narrow_groups(convolution: nn.Conv2d) -> bool:
-    """Return True for narrow groups, except in depthwise convolutions: oneDNN has kernels for these."""
+    """Return True for narrow groups. oneDNN has its own kernels for depthwise convolutions."""
     return (
         convolution.in_channels // convolution.groups in NARROW_GROUP_CHANNELS
         and convolution.in_channels % AMX_CHANNELS == 0

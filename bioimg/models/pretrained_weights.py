@@ -1,4 +1,4 @@
-"""What a `weights` name means: tensors for the backbone and the normalisation they were trained with.
+"""What a `weights` name means: tensors for the backbone, and the normalisation of their training.
 
 A name is one of torchvision's for the model (`IMAGENET1K_V1`, `DEFAULT`), a file, or `none`.
 Weights that aren't available are an error: random ones never replace them.

@@ -59,7 +59,7 @@ class ResNeXt_Tiny_Weights(WeightsEnum):
     TEXTURES_V1 = _embedded_weights("TEXTURES_V1", "The plain recipe.")
     TEXTURES_V2 = _embedded_weights(
         "TEXTURES_V2",
-        "The longer recipe: cosine with warm-up, label smoothing, erasing, mixup, averaged weights.",
+        "The longer recipe: cosine with warm-up, label smoothing, erasing, mixup, averaging.",
     )
     DEFAULT = TEXTURES_V2
 

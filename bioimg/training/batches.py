@@ -1,7 +1,7 @@
 """Which images a batch holds, in which views, and where it gets their tensors from.
 
-The order and views of an epoch are drawn for whole batches from the trial's seed and the epoch alone.
-So they are the same for any number of workers, and a resumed trial needs no random state.
+The order and views of an epoch are drawn for whole batches, from the trial's seed and the epoch
+alone. So they are the same for any number of workers, and a resumed trial needs no random state.
 """
 
 from collections.abc import Iterator

@@ -28,7 +28,7 @@ def limit_checkpoint_size(store: ResultStore) -> int:
     rung, which have the fewest epochs to train again. Within a rung, trials with the worst score
     come first, since they are the least likely to be finished.
 
-    At the end `bytes` in the rows is updated. If this is interrupted, the next session completes it.
+    At the end `bytes` in the rows is updated. If this is interrupted, the next session continues.
 
     Returns:
         The number of trials that lost their states.

@@ -1,4 +1,6 @@
-"""A trial's tensors on disk: its state, and the weights of its best epoch. Reading them runs no code.
+"""A trial's tensors on disk: its state, and the weights of its best epoch.
+
+Reading them runs no code.
 
 resume.pt            everything needed to resume after the latest epoch
 resume.previous.pt   the same, after the epoch before
@@ -247,7 +249,7 @@ def _read_model(storage: Storage, name: str) -> SavedModel:
 
 
 def _read_state(storage: Storage, trial_folder: str) -> dict[str, Any] | None:
-    """Read the latest state, or the previous one if the latest is damaged; None if there is none."""
+    """Read the latest state, or the previous one if it is damaged; None if there is none."""
     for name in state_files(trial_folder):
         try:
             content = storage.read(name)

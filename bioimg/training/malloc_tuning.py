@@ -1,8 +1,8 @@
 """Let freed memory stay with the process: requesting it again can cost a fifth of a training step.
 
-By default, glibc requests each tensor of more than 32 MiB from Linux, and returns free memory at the
-end of its heaps. After `keep_freed_memory` it does neither, except for tensors of more than 64 MiB
-in threads other than the first.
+By default, glibc requests each tensor of more than 32 MiB from Linux, and returns free memory at
+the end of its heaps. After `keep_freed_memory` it does neither, except for tensors of more than 64
+MiB in threads other than the first.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What `precision` means on a device, which depends on what the device can do and not on its name."""
+"""What `precision` means on a device. It depends on what the device can do, not on its name."""
 
 import torch
 

@@ -19,8 +19,8 @@ from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
 StopCheck = Callable[[EpochMetrics], StopReason | None]
 """Return why to stop the trial after this epoch, or None.
 
-All workers call it after each epoch and get the same answer. After the last epoch, or the last of the
-trial's patience, it has no effect.
+All workers call it after each epoch and get the same answer. After the last epoch, or the last
+of the trial's patience, it has no effect.
 """
 
 

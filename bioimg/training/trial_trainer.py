@@ -127,7 +127,7 @@ class TrialTrainer:
             return self._training_module(self.input_source.load_batch(batch)).float()
 
     def predict_logits(self, indices: np.ndarray) -> torch.Tensor:
-        """Return logits, float32 [N, C], of images without augmentation, the same on every worker."""
+        """Return logits, float32 [N, C], of unaugmented images, the same on every worker."""
         self.trained_module.eval()
         self.worker_group.broadcast_buffers(self.trained_module)
         return gather_outputs(

@@ -18,66 +18,79 @@ from bioimg.data import load_image_set
 from bioimg.data.image_set import PixelsByPath
 from bioimg.data.synthetic_tissue import draw_phantom
 
+IMAGE_SIZE = 150
+ENLARGED_SIZE = 600
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingBenchmark(Benchmark):
-    """Decoding, compared with torchvision's ImageFolder with as many processes, and a second start, which decodes nothing.
+    """Decoding, compared with torchvision's ImageFolder with as many processes, and a second start.
 
-    Both resize to 150 px. The first run in a process also starts its workers and is shown separately; targets use later runs.
+    Both resize to 150 px. A second start decodes nothing. The first run in a process also starts
+    its workers and is shown separately; targets use later runs.
     """
 
     folder: Path | None = None
-    """images to decode; by default the phantom, enlarged"""
+    """images to decode; by default the synthetic ones, enlarged"""
     repeats: int = 3
     """runs of which the median is taken"""
 
     def run(self) -> Outcome:
         with tempfile.TemporaryDirectory() as temporary:
-            images = self.folder or write_enlarged_phantom(Path(temporary) / "images")
-            os.environ["BIOIMG_CACHE"] = str(Path(temporary) / "cache")
-            trial = TrialConfig(data=str(images), image_size=150)
-            ours, decoded, again = [], [], []
+            images = self.folder or write_enlarged_images(Path(temporary) / "images")
+            cache = Path(temporary) / "cache"
+            os.environ["BIOIMG_CACHE"] = str(cache)
+            trial = TrialConfig(data=str(images), image_size=IMAGE_SIZE)
+            decoded_again: list[int] = []
+
+            def load() -> None:
+                load_image_set(trial)
+
+            def load_again() -> None:
+                load_image_set(trial, lambda done, total: decoded_again.append(done))
+
+            first_starts, second_starts = [], []
             for _ in range(self.repeats + 1):
-                shutil.rmtree(os.environ["BIOIMG_CACHE"], ignore_errors=True)
-                ours.append(elapsed_seconds(lambda: load_image_set(trial)))
-                again.append(
-                    elapsed_seconds(
-                        lambda: load_image_set(trial, lambda done, total: decoded.append(done))
-                    )
-                )
-            theirs = [
+                shutil.rmtree(cache, ignore_errors=True)
+                first_starts.append(elapsed_seconds(load))
+                second_starts.append(elapsed_seconds(load_again))
+            image_folder = [
                 elapsed_seconds(lambda: _read_with_image_folder(images))
                 for _ in range(self.repeats)
             ]
             count = len(load_image_set(trial))
-        usual, imagefolder = statistics.median(ours[1:]), statistics.median(theirs)
-        rows = [
-            {"": "bioimg, first run in a process", "images/s": count / ours[0]},
-            {"": "bioimg", "images/s": count / usual},
-            {"": "torchvision's ImageFolder", "images/s": count / imagefolder},
-            {"": "bioimg, second start", "images/s": count / statistics.median(again)},
-        ]
-        targets = [
-            Target("decoding", usual / imagefolder, 1.0, "of ImageFolder's time", at_most=True),
-            Target("a second start", len(decoded), 0, "images decoded", at_most=True),
-        ]
+        warm_seconds = statistics.median(first_starts[1:])
+        image_folder_seconds = statistics.median(image_folder)
+        rates = {
+            "bioimg, first run in a process": count / first_starts[0],
+            "bioimg": count / warm_seconds,
+            "torchvision's ImageFolder": count / image_folder_seconds,
+            "bioimg, second start": count / statistics.median(second_starts),
+        }
+        ratio = warm_seconds / image_folder_seconds
+        source = self.folder.name if self.folder else "the synthetic images, 600 px JPEG"
         return Outcome(
-            f"{count} images from {self.folder.name if self.folder else 'the phantom, 600 px JPEG'}",
-            rows,
-            targets,
+            f"{count} images from {source}",
+            [{"": name, "images/s": rate} for name, rate in rates.items()],
+            [
+                Target("decoding", ratio, 1.0, "of ImageFolder's time", at_most=True),
+                Target("a second start", len(decoded_again), 0, "images decoded", at_most=True),
+            ],
         )
 
 
-def write_enlarged_phantom(folder: Path) -> Path:
-    """The phantom as JPEG files of 600 px."""
-    for path, tile in PixelsByPath(draw_phantom()).items():
+def write_enlarged_images(folder: Path) -> Path:
+    """Write the synthetic images as JPEG files of 600 px."""
+    for path, pixels in PixelsByPath(draw_phantom()).items():
         file = (folder / path).with_suffix(".jpg")
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(tile).resize((600, 600)).save(file, quality=90)
+        enlarged = Image.fromarray(pixels).resize((ENLARGED_SIZE, ENLARGED_SIZE))
+        enlarged.save(file, quality=90)
     return folder
 
 
 def _read_with_image_folder(folder: Path) -> None:
-    read = ImageFolder(str(folder), v2.Compose([v2.Resize((150, 150)), v2.PILToTensor()]))
-    for _ in DataLoader(read, batch_size=64, num_workers=os.cpu_count() or 1):
+    transform = v2.Compose([v2.Resize((IMAGE_SIZE, IMAGE_SIZE)), v2.PILToTensor()])
+    images = ImageFolder(str(folder), transform)
+    for _ in DataLoader(images, batch_size=64, num_workers=os.cpu_count() or 1):
         pass

@@ -1,4 +1,4 @@
-"""The grid of weights, batch sizes and freezing, run by this project and by those it is compared with."""
+"""The grid of weights, batch sizes and freezing, run by this project and by its baselines."""
 
 import math
 import statistics
@@ -6,59 +6,66 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import pandas as pd
 import torch
 import torchvision
 
 import bioimg.models.resnext_tiny  # noqa: F401  (registers resnext_tiny, for trials of this program)
 from benchmarks import images, process_tree
 from benchmarks.baselines.task import ConfigurationResult, Task, read_rows
-from benchmarks.harness import Benchmark, Outcome, Target, measurement_context
+from benchmarks.harness import Benchmark, Outcome, Target, write_rows
 
-CONTENDERS = {
-    "ours": (
-        "ours",
+
+class Baseline(NamedTuple):
+    """The module of `benchmarks.baselines` that a contender is a program of, and what it does."""
+
+    module: str
+    description: str
+
+
+BASELINES = {
+    "ours": Baseline(
+        "bioimg_grid",
         "this project, early stopping within cohorts; a lane with one thread for each core",
     ),
-    "ours-full": ("ours", "this project, every trial at full length"),
-    "sequential": (
-        "plain",
+    "ours-full": Baseline("bioimg_grid", "this project, every trial at full length"),
+    "sequential": Baseline(
+        "pytorch_loop",
         "ImageFolder, DataLoader (1 process), float32, one trial after another on all cores",
     ),
-    "torchvision": (
-        "plain",
-        "torchvision's reference recipe: its transforms, autocast to bfloat16; otherwise as sequential",
+    "torchvision": Baseline(
+        "pytorch_loop",
+        "torchvision's reference recipe: its transforms, bfloat16; otherwise as sequential",
     ),
-    "ray-asha": (
-        "documented",
-        "a TorchTrainer for each trial, ASHA, the sequential loop's training; a trial for each core",
+    "ray-asha": Baseline(
+        "ray_documented",
+        "a TorchTrainer for each trial, ASHA, sequential's training; a trial for each core",
     ),
-    "ray": (
-        "documented",
-        "a TorchTrainer for each trial, no ASHA, the sequential loop's training; a trial for each core",
-    ),
-    "ray-asha-bfloat16": (
-        "documented",
-        "a TorchTrainer for each trial, ASHA, torchvision's training; a trial for each core",
+    "ray": Baseline(
+        "ray_documented",
+        "a TorchTrainer for each trial, no ASHA, sequential's training; a trial for each core",
     ),
 }
-ContenderName = Literal[
-    "ours", "ours-full", "sequential", "torchvision", "ray-asha", "ray", "ray-asha-bfloat16"
-]
-DEFAULT_CONTENDERS: tuple[ContenderName, ...] = (
+BaselineName = Literal["ours", "ours-full", "sequential", "torchvision", "ray-asha", "ray"]
+DEFAULT_BASELINES: tuple[BaselineName, ...] = (
     "ours",
     "ours-full",
     "sequential",
     "torchvision",
     "ray-asha",
 )
+SPEED_TARGETS = (
+    ("ours-full", "sequential", 4.0),
+    ("ours", "sequential", 10.0),
+    ("ours", "ray-asha", 3.0),
+)
+"""Which is to be how many times as fast as which."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContenderRun:
-    """One run of a contender."""
+class BaselineRun:
+    """One run of a baseline."""
 
     cost: process_tree.ProcessCost
     rows: list[ConfigurationResult]
@@ -76,14 +83,15 @@ class ContenderRun:
 
 @dataclass(frozen=True, kw_only=True)
 class GridBenchmark(Benchmark):
-    """12 configurations of ResNeXt-50: this project, a sequential loop, torchvision's recipe, and Ray's documented pattern.
+    """12 configurations of ResNeXt-50: this project, a plain loop, torchvision's recipe, Ray's pattern.
 
-    All of them train the same model on the same images for as many epochs, with the same batch sizes and seeds, and test the
-    epoch with the lowest validation loss. Times are of whole programs, from their start to their end.
+    All of them train the same model on the same images for as many epochs, with the same batch
+    sizes and seeds, and test the epoch with the lowest validation loss. Times are of whole programs,
+    from their start to their end.
     """
 
     folder: Path | None = None
-    """images as CLASS/image; by default real tiles beside the project, else the phantom"""
+    """images as CLASS/image; by default the synthetic ones"""
     images_per_class: int = 15
     """images of each class: two fifths to train, one to validate, two to test"""
     epochs: int = 6
@@ -91,62 +99,62 @@ class GridBenchmark(Benchmark):
     batch_sizes: tuple[int, ...] = (8, 16, 32)
     """batch sizes, none larger than the training set"""
     weights: tuple[Path, ...] = ()
-    """files of weights that fit the model; by default two are drawn at random, since others may be missing; times are equal"""
+    """files of weights that fit the model; by default two are drawn at random: times are equal"""
     model: str = "resnext50_32x4d"
     """name of a torchvision ResNet"""
     image_size: int = 150
     """side length of the images, in pixels"""
-    only: tuple[ContenderName, ...] = DEFAULT_CONTENDERS
+    only: tuple[BaselineName, ...] = DEFAULT_BASELINES
     """which contenders run"""
     repeats: int = 1
     """runs of each; medians are shown"""
 
     def run(self) -> Outcome:
+        failures: list[str] = []
         with tempfile.TemporaryDirectory() as name:
             scratch = Path(name)
-            source = images.choose_source(self.folder, scratch / "phantom", self.image_size)
+            source = images.given_or_synthetic(self.folder, scratch / "synthetic", self.image_size)
             task = self.make_task(source, scratch)
-            broken: list[str] = []
-            runs = {who: self._run_repeats(who, task, scratch, broken) for who in self.only}
-        cells = [
-            _configuration_row(who, run.cost.seconds, row)
-            for who in runs
-            for run in runs[who]
-            for row in run.rows
-        ]
-        self.out.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame([{**cell, **measurement_context()} for cell in cells]).to_parquet(
-            self.out / "grid-cells.parquet"
-        )
-        drawn = (
-            "files"
-            if self.weights
-            else "random, of two seeds: accuracies say little, times are the same"
-        )
-        about = f"{self.images_per_class} images of each class from {source.name}, {self.epochs} epochs; weights: {drawn}"
-        notes = [about, *(f"{who}: {CONTENDERS[who][1]}" for who in self.only), *broken]
-        if left_out := [who for who in CONTENDERS if who not in self.only]:
-            notes.append(f"not run: {', '.join(left_out)} (see --only)")
+            runs = {who: self._run_repeats(who, task, scratch, failures) for who in self.only}
+        rows = []
+        for who, baseline_runs in runs.items():
+            for run in baseline_runs:
+                rows += [_configuration_row(who, run.cost.seconds, row) for row in run.rows]
+        write_rows(rows, self.out / "grid-cells.parquet")
         return Outcome(
             f"{len(task.configurations())} configurations",
-            [contender_summary(who, runs[who]) for who in runs],
+            [summarise_runs(who, baseline_runs) for who, baseline_runs in runs.items()],
             grid_targets(runs),
-            notes,
+            [*self._notes(source), *failures],
         )
 
     def make_task(self, source: Path, scratch: Path) -> Task:
-        """The task of all contenders, with its images and weights in `scratch`."""
-        weights = [str(path.absolute()) for path in self.weights] or [
-            self._write_random_weights(scratch, seed) for seed in (0, 1)
-        ]
+        """Return the task of all contenders, with its images and weights in `scratch`."""
+        weights = [str(path.absolute()) for path in self.weights]
+        if not weights:
+            weights = [self._write_random_weights(scratch, seed) for seed in (0, 1)]
+        folder = images.copy_subsets(source, scratch / "images", self.images_per_class)
         return Task(
-            folder=str(images.copy_subsets(source, scratch / "images", self.images_per_class)),
+            folder=str(folder),
             weights=tuple(weights),
             batch_sizes=self.batch_sizes,
             epochs=self.epochs,
             model=self.model,
             image_size=self.image_size,
         )
+
+    def _notes(self, source: Path) -> list[str]:
+        weights = "random, of two seeds: accuracies say little, times are the same"
+        if self.weights:
+            weights = "files"
+        notes = [
+            f"{self.images_per_class} images of each class from {source.name}, "
+            f"{self.epochs} epochs; weights: {weights}"
+        ]
+        notes += [f"{who}: {BASELINES[who].description}" for who in self.only]
+        if left_out := [who for who in BASELINES if who not in self.only]:
+            notes.append(f"not run: {', '.join(left_out)} (see --only)")
+        return notes
 
     def _write_random_weights(self, scratch: Path, seed: int) -> str:
         torch.manual_seed(seed)
@@ -155,86 +163,86 @@ class GridBenchmark(Benchmark):
         return str(file)
 
     def _run_repeats(
-        self, who: str, task: Task, scratch: Path, broken: list[str]
-    ) -> list[ContenderRun]:
-        """Every run of a contender; none, and a message in `broken`, if one fails, so that the others' results aren't lost."""
+        self, who: str, task: Task, scratch: Path, failures: list[str]
+    ) -> list[BaselineRun]:
+        """Run a contender. If it fails, return no runs and add a message to `failures`.
+
+        So the others' results aren't lost.
+        """
+        runs = []
         try:
-            return [
-                _run_contender(who, task, scratch / f"{who}-{number}")
-                for number in range(self.repeats)
-            ]
+            for number in range(self.repeats):
+                runs.append(_run_baseline(who, task, scratch / f"{who}-{number}"))
         except process_tree.ProgramError as error:
-            broken.append(f"{who} failed: {error}")
+            failures.append(f"{who} failed: {error}")
             return []
+        return runs
 
 
-def _run_contender(who: str, task: Task, folder: Path) -> ContenderRun:
+def _run_baseline(who: str, task: Task, folder: Path) -> BaselineRun:
     folder.mkdir()
     task.write(folder / "task.json")
-    module = f"benchmarks.contenders.{CONTENDERS[who][0]}"
+    module = f"benchmarks.baselines.{BASELINES[who].module}"
     cost = process_tree.measure_python(
         ["-m", module, who, str(folder)], BIOIMG_CACHE=str(folder / "cache")
     )
-    return ContenderRun(cost=cost, rows=read_rows(folder))
+    return BaselineRun(cost=cost, rows=read_rows(folder))
 
 
-def contender_summary(who: str, runs: Sequence[ContenderRun]) -> dict[str, Any]:
-    """A contender's row: medians over its runs."""
+def summarise_runs(who: str, runs: Sequence[BaselineRun]) -> dict[str, Any]:
+    """Return a contender's row, with medians over its runs."""
     if not runs:
         return {"contender": who}
+    epochs = [sum(row.epochs for row in run.rows) for run in runs]
     return {
         "contender": who,
-        "seconds": statistics.median([run.cost.seconds for run in runs]),
-        "CPU seconds": statistics.median([run.cost.cpu_seconds for run in runs]),
-        "peak GiB": statistics.median([run.cost.peak_memory for run in runs]) / 2**30,
-        "epochs trained": statistics.median([sum(row.epochs for row in run.rows) for run in runs]),
-        "best val accuracy": statistics.median([run.best_val_accuracy for run in runs]),
-        "best test accuracy": statistics.median([run.best_test_accuracy for run in runs]),
+        "seconds": _median_seconds(runs),
+        "CPU seconds": statistics.median(run.cost.cpu_seconds for run in runs),
+        "peak GiB": statistics.median(run.cost.peak_memory for run in runs) / 2**30,
+        "epochs trained": statistics.median(epochs),
+        "best val accuracy": statistics.median(run.best_val_accuracy for run in runs),
+        "best test accuracy": statistics.median(run.best_test_accuracy for run in runs),
     }
 
 
-def grid_targets(runs: Mapping[str, Sequence[ContenderRun]]) -> list[Target]:
-    """The targets of this project among the contenders that ran."""
-    asked = [
-        ("ours-full", "sequential", 4.0),
-        ("ours", "sequential", 10.0),
-        ("ours", "ray-asha", 3.0),
-    ]
-    found = [
-        Target(f"{mine} as fast as {other}", _time_ratio(runs[other], runs[mine]), times, "times")
-        for mine, other, times in asked
-        if mine in runs and other in runs
-    ]
+def grid_targets(runs: Mapping[str, Sequence[BaselineRun]]) -> list[Target]:
+    """Return the targets of this project among the contenders that ran."""
+    targets = []
+    for faster, slower, times in SPEED_TARGETS:
+        if faster in runs and slower in runs:
+            ratio = None
+            if runs[faster] and runs[slower]:
+                ratio = _median_seconds(runs[slower]) / _median_seconds(runs[faster])
+            targets.append(Target(f"{faster} as fast as {slower}", ratio, times, "times"))
     if runs.get("ours") and runs.get("sequential"):
-        found.append(_accuracy_target(runs["ours"], runs["sequential"]))
-    return found
+        targets.append(_accuracy_target(runs["ours"], runs["sequential"]))
+    return targets
 
 
-def _time_ratio(theirs: Sequence[ContenderRun], ours: Sequence[ContenderRun]) -> float | None:
-    times = [statistics.median(run.cost.seconds for run in runs) for runs in (theirs, ours) if runs]
-    return times[0] / times[1] if len(times) == 2 else None
+def _median_seconds(runs: Sequence[BaselineRun]) -> float:
+    return statistics.median(run.cost.seconds for run in runs)
 
 
-def _accuracy_target(ours: Sequence[ContenderRun], theirs: Sequence[ContenderRun]) -> Target:
-    """Early stopping mustn't cost more test accuracy than one standard error of it."""
-    mine, other = (
-        statistics.median(run.best_test_accuracy for run in runs) for runs in (ours, theirs)
-    )
-    error = math.sqrt(other * (1 - other) / theirs[0].rows[0].test_images)
+def _accuracy_target(ours: Sequence[BaselineRun], sequential: Sequence[BaselineRun]) -> Target:
+    """Require that early stopping costs no more test accuracy than one standard error of it."""
+    our_accuracy = statistics.median(run.best_test_accuracy for run in ours)
+    accuracy = statistics.median(run.best_test_accuracy for run in sequential)
+    standard_error = math.sqrt(accuracy * (1 - accuracy) / sequential[0].rows[0].test_images)
     return Target(
         "best test accuracy of ours less sequential's",
-        mine - other,
-        -error,
+        our_accuracy - accuracy,
+        -standard_error,
         "(minus one standard error)",
     )
 
 
-def _configuration_row(who: str, seconds: float, row: ConfigurationResult) -> dict[str, Any]:
-    known = {name: value for name, value in row._asdict().items() if name != "cell"}
+def _configuration_row(who: str, seconds: float, result: ConfigurationResult) -> dict[str, Any]:
+    columns = result._asdict()
+    configuration = columns.pop("configuration")
     return {
         "contender": who,
         "seconds": seconds,
-        **row.cell._asdict(),
-        "weights": Path(row.cell.weights).name,
-        **known,
+        **configuration._asdict(),
+        "weights": Path(configuration.weights).name,
+        **columns,
     }

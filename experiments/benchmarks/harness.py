@@ -1,4 +1,4 @@
-"""What all parts share: rows that become a table and a Parquet file, and targets that hold or don't."""
+"""What all parts share: rows that become a table and a file, and targets that hold or don't."""
 
 import dataclasses
 import importlib.metadata
@@ -33,10 +33,12 @@ class Target:
 
     @property
     def is_met(self) -> bool:
-        """Whether the figure is there and on the right side of the limit."""
+        """Return True if the figure was measured and is on the right side of the limit."""
         if self.figure is None:
             return False
-        return self.figure <= self.limit if self.at_most else self.figure >= self.limit
+        if self.at_most:
+            return self.figure <= self.limit
+        return self.figure >= self.limit
 
     def __str__(self) -> str:
         measured = "not measured" if self.figure is None else f"{self.figure:.3g} {self.unit}"
@@ -47,7 +49,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a part has found: a title, rows (their names are columns), targets and notes."""
+    """The results of a part: a title, rows (their names are columns), targets and notes."""
 
     title: str
     rows: Sequence[Mapping[str, Any]]
@@ -68,38 +70,41 @@ class Benchmark:
 
 
 def publish_outcome(name: str, outcome: Outcome, out: Path, console: Console) -> bool:
-    """Print and write what a part has found. Returns whether all its targets hold."""
+    """Print and write the results of a part. Return True if all its targets hold."""
     console.print(outcome_table(outcome))
     for note in outcome.notes:
         console.print(note, highlight=False, markup=False)
-    out.mkdir(parents=True, exist_ok=True)
-    told = [{**dataclasses.asdict(target), "holds": target.is_met} for target in outcome.targets]
-    for file, rows in ((name, outcome.rows), (f"{name}-targets", told)):
-        pd.DataFrame([{**row, **measurement_context()} for row in rows]).to_parquet(
-            out / f"{file}.parquet"
-        )
+    target_rows = [
+        {**dataclasses.asdict(target), "holds": target.is_met} for target in outcome.targets
+    ]
+    write_rows(outcome.rows, out / f"{name}.parquet")
+    write_rows(target_rows, out / f"{name}-targets.parquet")
     for target in outcome.targets:
         print_plain(console, f"{name}: {target}")
     return all(target.is_met for target in outcome.targets)
 
 
+def write_rows(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Write rows as Parquet, with columns that say when, where and with what they were measured."""
+    context = measurement_context()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame([{**row, **context} for row in rows]).to_parquet(file)
+
+
 def outcome_table(outcome: Outcome) -> Table:
-    """The rows as a table; cells that a row lacks are empty."""
+    """Return the rows as a table. Cells that a row lacks are empty."""
     names = list(dict.fromkeys(name for row in outcome.rows for name in row))
     table = Table(title=outcome.title, box=box.SIMPLE_HEAD, pad_edge=False)
     for name in names:
-        table.add_column(
-            name,
-            no_wrap=any(isinstance(row.get(name), str) for row in outcome.rows),
-            overflow="fold",
-        )
+        has_text = any(isinstance(row.get(name), str) for row in outcome.rows)
+        table.add_column(name, no_wrap=has_text, overflow="fold")
     for row in outcome.rows:
         table.add_row(*(format_value(row.get(name)) for name in names))
     return table
 
 
 def format_value(value: Any) -> str:
-    """A value as the table shows it: numbers with three digits."""
+    """Format a value for the table: numbers with three digits."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -108,7 +113,7 @@ def format_value(value: Any) -> str:
 
 
 def measurement_context() -> dict[str, Any]:
-    """Columns of every row that is written: when, where and with which versions it was measured."""
+    """Return columns that say when, where and with which versions rows were measured."""
     return {
         "measured_at": pd.Timestamp.now("UTC"),
         "processor": processor_name(),
@@ -120,17 +125,17 @@ def measurement_context() -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The processor's name, as the system reports it."""
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text().splitlines() if known.exists() else []
-    return next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
-        platform.processor(),
-    )
+    """Return the processor's name, as the system reports it."""
+    file = Path("/proc/cpuinfo")
+    if file.exists():
+        for line in file.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor()
 
 
 def elapsed_seconds(work: Callable[[], object]) -> float:
-    """How long some work takes."""
+    """Return how long some work takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

@@ -11,58 +11,55 @@ from benchmarks import process_tree
 from bioimg.results.result_store import read_results
 
 TINY_TRIAL_FLAGS = (
-    "--model",
-    "resnext_tiny",
-    "--weights",
-    "none",
-    "--image-size",
-    "32",
-    "--freeze",
-    "none",
-    "--epochs",
-    "1",
+    *("--model", "resnext_tiny"),
+    *("--weights", "none"),
+    *("--image-size", "32"),
+    *("--freeze", "none"),
+    *("--epochs", "1"),
 )
-"""Almost no work."""
+"""Flags of trials with almost no work."""
 
 
 @dataclass(frozen=True)
 class GridRun:
-    """What a run cost, and its trials in the order of their start, with their times in seconds since the epoch."""
+    """What a run cost, and its trials in the order of their start.
+
+    Their columns `started` and `ended` are in seconds since the epoch.
+    """
 
     cost: process_tree.ProcessCost
     trials: pd.DataFrame
 
     @property
     def idle_seconds(self) -> list[float]:
-        """Seconds from each trial's end to the next one's first batch; only meaningful on one lane."""
-        return list(
-            self.trials["started"].iloc[1:].to_numpy() - self.trials["ended"].iloc[:-1].to_numpy()
-        )
+        """Seconds from each trial's end to the next one's first batch, if there is one lane."""
+        next_starts = self.trials["started"].iloc[1:].to_numpy()
+        ends = self.trials["ended"].iloc[:-1].to_numpy()
+        return list(next_starts - ends)
 
     @property
     def seconds_to_first_batch(self) -> float:
         """Seconds from the program's start."""
-        return self.trials["started"].min() - self.cost.started_at
+        return float(self.trials["started"].min() - self.cost.started_at)
 
     @property
     def seconds_to_first_trial(self) -> float:
-        """Seconds from the program's start to the end of the first trial, which includes its test and its row."""
-        return self.trials["ended"].min() - self.cost.started_at
+        """Seconds from the program's start to the end of the first trial, with its test and row."""
+        return float(self.trials["ended"].min() - self.cost.started_at)
 
 
 def run_seeds(trials: int, *flags: str, lanes: int) -> GridRun:
-    """Run so many seeds of one configuration on lanes, without early stopping."""
-    return _run_grid(
-        ["--seed", *map(str, range(trials)), "--lanes", str(lanes), "--no-early-stopping", *flags]
-    )
+    """Run this many seeds of one configuration on lanes, without early stopping."""
+    seeds = map(str, range(trials))
+    return _run_grid(["--seed", *seeds, "--lanes", str(lanes), "--no-early-stopping", *flags])
 
 
 def _run_grid(flags: Sequence[str]) -> GridRun:
-    with tempfile.TemporaryDirectory() as name:
-        out = Path(name) / "results"
+    program = str(process_tree.EXPERIMENTS_FOLDER / "grid.py")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "results"
         cost = process_tree.measure_python(
-            [str(process_tree.EXPERIMENTS_FOLDER / "grid.py"), *flags, "--out", str(out)],
-            BIOIMG_CACHE=f"{name}/cache",
+            [program, *flags, "--out", str(out)], BIOIMG_CACHE=f"{folder}/cache"
         )
         rows = read_results(out).trials
     for column in ("started", "ended"):

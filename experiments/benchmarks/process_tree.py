@@ -1,4 +1,7 @@
-"""What a program costs with every process that it starts, Ray's daemons and their children included. Needs Linux's /proc."""
+"""What a program costs with every process that it starts, Ray's daemons and their children too.
+
+This needs Linux's /proc.
+"""
 
 import os
 import subprocess
@@ -13,17 +16,22 @@ import psutil
 
 EXPERIMENTS_FOLDER = Path(__file__).parents[1]
 SAMPLE_INTERVAL_S = 0.5
-"""Seconds between samples of the processes; what a process used after its last sample isn't counted."""
+"""Seconds between samples. What a process uses after its last sample isn't counted."""
+SHOWN_OUTPUT = 3000
+"""Characters of a failed program's output that its error shows, from the end."""
 
 
 class ProgramError(RuntimeError):
-    """A program that was measured ended with an error; holds the end of what it printed."""
+    """A program that was measured ended with an error. The text ends with its output."""
 
 
 @dataclass
 class ProcessCost:
-    """What a program used. `memory` and `own_memory` (that of its first process) are bytes (PSS: what processes share is
-    counted once) at `moments`, seconds since the epoch."""
+    """What a program used, over all its processes.
+
+    `memory` and `own_memory` (of its first process) are bytes at `sample_times`, which are seconds
+    since the epoch. They are PSS: what processes share is counted once.
+    """
 
     started_at: float
     seconds: float = 0.0
@@ -34,7 +42,7 @@ class ProcessCost:
 
     @property
     def cpu_seconds(self) -> float:
-        """Of all processes together, user and system."""
+        """User and system time of all processes together."""
         return sum(self.cpu_seconds_by_process.values())
 
     @property
@@ -44,53 +52,60 @@ class ProcessCost:
 
     def sample(self, root: psutil.Process) -> None:
         """Sample every process of the tree."""
-        total, own = 0, 0
+        total = own = 0
         for process in [root, *root.children(recursive=True)]:
             try:
-                used, held = process.cpu_times(), process.memory_full_info().pss
+                times = process.cpu_times()
+                memory = process.memory_full_info().pss
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-            self.cpu_seconds_by_process[process.pid, process.create_time()] = (
-                used.user + used.system
-            )
-            total, own = total + held, held if process == root else own
+            # a process id may be used again, but not at the same time of creation
+            identity = process.pid, process.create_time()
+            self.cpu_seconds_by_process[identity] = times.user + times.system
+            total += memory
+            if process == root:
+                own = memory
         self.sample_times.append(time.time())
         self.memory.append(total)
         self.own_memory.append(own)
 
 
 def measure_python(arguments: Sequence[str], **environment: str) -> ProcessCost:
-    """Run a Python program (`["-m", MODULE, ...]` or `[FILE, ...]`) to its end, in this folder, and measure it.
+    """Run a Python program to its end, in this folder, and measure it.
+
+    Args:
+        arguments: those of Python, as in `["-m", MODULE, ...]` or `[FILE, ...]`.
+        environment: further environment variables.
 
     Raises:
-        Broken: its exit code isn't 0.
+        ProgramError: its exit code isn't 0.
     """
-    paths = [
-        str(EXPERIMENTS_FOLDER),
-        str(EXPERIMENTS_FOLDER.parent),
-        os.environ.get("PYTHONPATH", ""),
-    ]
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment}
     cost = ProcessCost(started_at=time.time())
     program = subprocess.Popen(
         [sys.executable, *arguments],
-        env=variables,
+        env={**os.environ, "PYTHONPATH": _python_path(), **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
     ended = threading.Event()
-    watch = threading.Thread(target=_sample_until_end, args=(program.pid, cost, ended))
-    watch.start()
-    printed, _ = program.communicate()
+    sampler = threading.Thread(target=_sample_until_end, args=(program.pid, cost, ended))
+    sampler.start()
+    output, _ = program.communicate()
     cost.seconds = time.time() - cost.started_at
     ended.set()
-    watch.join()
+    sampler.join()
     if program.returncode:
-        raise ProgramError(
-            f"{' '.join(arguments)} ended with {program.returncode}:\n{printed[-3000:]}"
-        )
+        command = " ".join(arguments)
+        raise ProgramError(f"{command} ended with {program.returncode}:\n{output[-SHOWN_OUTPUT:]}")
     return cost
+
+
+def _python_path() -> str:
+    folders = [str(EXPERIMENTS_FOLDER), str(EXPERIMENTS_FOLDER.parent)]
+    if inherited := os.environ.get("PYTHONPATH"):
+        folders.append(inherited)
+    return os.pathsep.join(folders)
 
 
 def _sample_until_end(pid: int, cost: ProcessCost, ended: threading.Event) -> None:

@@ -1,1 +1,1 @@
-"""Programs to compare: they do the same work in different ways, each run in a process of its own."""
+"""Programs that do the same work in different ways, each run in a process of its own."""

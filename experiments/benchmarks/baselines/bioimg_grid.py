@@ -1,4 +1,7 @@
-"""This project, as `experiments/grid.py` runs it: `ours` with early stopping, `ours-full` with every trial at full length."""
+"""This project, as `experiments/grid.py` runs it.
+
+`ours` stops trials early; `ours-full` runs every trial at full length.
+"""
 
 import functools
 from collections.abc import Iterator
@@ -10,7 +13,7 @@ from benchmarks.baselines.task import (
     Configuration,
     ConfigurationResult,
     Task,
-    run_contender_program,
+    run_baseline_program,
 )
 from bioimg import runner
 from bioimg.config import TrialConfig
@@ -20,7 +23,7 @@ from bioimg.run_options import RunOptions
 
 
 def build_experiment(task: Task, *, early_stopping: bool) -> Experiment:
-    """The task as an experiment."""
+    """Return the task as an experiment."""
     rule = EarlyStopping(grace_period=task.grace_period, reduction_factor=task.reduction_factor)
     base = TrialConfig(
         data=task.folder,
@@ -41,12 +44,11 @@ def build_experiment(task: Task, *, early_stopping: bool) -> Experiment:
 def run_task(
     task: Task, folder: Path, *, early_stopping: bool, local: bool = False
 ) -> Iterator[ConfigurationResult]:
-    """Run the task into `folder`/results."""
-    asked = build_experiment(task, early_stopping=early_stopping)
-    runner.run_experiment(
-        asked, RunOptions(out=str(folder / "results"), local=local), Console(width=200)
-    )
-    results = read_results(folder / "results")
+    """Run the task into `folder`/results. Yield its configurations."""
+    experiment = build_experiment(task, early_stopping=early_stopping)
+    out = folder / "results"
+    runner.run_experiment(experiment, RunOptions(out=str(out), local=local), Console(width=200))
+    results = read_results(out)
     accuracies = results.epochs.set_index(["key", "epoch"])["val_accuracy"]
     for row in results.trials.to_dict("records"):
         yield ConfigurationResult(
@@ -61,7 +63,7 @@ def run_task(
 
 
 if __name__ == "__main__":
-    run_contender_program(
+    run_baseline_program(
         {
             "ours": functools.partial(run_task, early_stopping=True),
             "ours-full": functools.partial(run_task, early_stopping=False),

@@ -1,8 +1,9 @@
-"""What a user would write: a loop over configurations, each trained from the first epoch to the last, one after another.
+"""What a user would write: a loop over configurations, each trained from first to last epoch.
 
-`sequential` is ImageFolder, DataLoader and float32. `torchvision` is torchvision's reference recipe (references/classification
-there) as run with --amp: its transforms, autocast (bfloat16 on a CPU), and the default memory format, since it has no flag
-for another. In both a frozen backbone is run again in each epoch.
+`sequential` is ImageFolder, DataLoader and float32. `torchvision` is torchvision's reference recipe
+(references/classification there) as run with --amp: its transforms, autocast (bfloat16 on a CPU),
+and the default memory format, since it has no flag for another. In both, a frozen backbone is run
+again in each epoch.
 """
 
 import copy
@@ -23,11 +24,12 @@ from benchmarks.baselines.task import (
     Configuration,
     ConfigurationResult,
     Task,
-    run_contender_program,
+    run_baseline_program,
 )
 
 LOADER_PROCESSES = 1
-"""Decoding and rotating tiles takes a hundredth of the time of training on them; one process hides it."""
+"""Decoding and rotating tiles takes a hundredth of the time of training: one process hides it."""
+SUBSETS = ("train", "val", "test")
 
 
 class TrainingSetup(NamedTuple):
@@ -36,6 +38,11 @@ class TrainingSetup(NamedTuple):
     train_transform: v2.Transform
     eval_transform: v2.Transform
     autocast_dtype: torch.dtype
+
+    def autocast(self) -> torch.autocast:
+        """Return autocast to the type, which does nothing for float32."""
+        enabled = self.autocast_dtype != torch.float32
+        return torch.autocast("cpu", self.autocast_dtype, enabled=enabled)
 
 
 class Score(NamedTuple):
@@ -46,17 +53,24 @@ class Score(NamedTuple):
 
 
 def sequential_setup(size: int) -> TrainingSetup:
-    """All 8 flips and quarter turns with equal probability, as in bioimg."""
-    turn = v2.RandomApply([v2.RandomRotation((90, 90))], p=0.5)
-    resize, end = v2.Resize((size, size)), _normalisation_steps()
+    """Use all 8 flips and quarter turns with equal probability, as bioimg does."""
+    resize = v2.Resize((size, size))
     train = v2.Compose(
-        [v2.PILToTensor(), resize, v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), turn, *end]
+        [
+            v2.PILToTensor(),
+            resize,
+            v2.RandomHorizontalFlip(),
+            v2.RandomVerticalFlip(),
+            v2.RandomApply([v2.RandomRotation((90, 90))], p=0.5),
+            *_normalisation_steps(),
+        ]
     )
-    return TrainingSetup(train, v2.Compose([v2.PILToTensor(), resize, *end]), torch.float32)
+    evaluation = v2.Compose([v2.PILToTensor(), resize, *_normalisation_steps()])
+    return TrainingSetup(train, evaluation, torch.float32)
 
 
 def torchvision_setup(size: int) -> TrainingSetup:
-    """The presets of torchvision's reference recipe."""
+    """Use the presets of torchvision's reference recipe."""
     train = v2.Compose(
         [
             v2.RandomResizedCrop(size),
@@ -65,39 +79,40 @@ def torchvision_setup(size: int) -> TrainingSetup:
             *_normalisation_steps(),
         ]
     )
-    still = v2.Compose(
+    evaluation = v2.Compose(
         [v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor(), *_normalisation_steps()]
     )
-    return TrainingSetup(train, still, torch.bfloat16)
+    return TrainingSetup(train, evaluation, torch.bfloat16)
 
 
 def train_configuration(
-    task: Task, cell: Configuration, recipe: TrainingSetup
+    task: Task, configuration: Configuration, setup: TrainingSetup
 ) -> Iterator[dict[str, Any]]:
-    """Train a configuration; yields the fields of `Trained` as of each epoch. Only the last one has a test accuracy."""
+    """Train a configuration. Yield the fields of `ConfigurationResult` as of each epoch.
+
+    Only the last epoch has a test accuracy.
+    """
     torch.manual_seed(task.seed)
-    loaders = {part: make_loader(task, cell, recipe, part) for part in ("train", "val", "test")}
-    counts = {f"{part}_images": len(loader.dataset) for part, loader in loaders.items()}  # type: ignore[arg-type]
-    model = build_model(task, cell, len(loaders["train"].dataset.classes))  # type: ignore[attr-defined]
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
-        task.learning_rate,
-        weight_decay=task.weight_decay,
-    )
-    best, best_state = Score(float("inf"), 0.0), {}
+    loaders = {subset: make_loader(task, configuration, setup, subset) for subset in SUBSETS}
+    images = {subset: ImageFolder(str(Path(task.folder) / subset)) for subset in SUBSETS}
+    counts = {f"{subset}_images": len(folder) for subset, folder in images.items()}
+    model = build_model(task, configuration, len(images["train"].classes))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, task.learning_rate, weight_decay=task.weight_decay)
+    best = Score(float("inf"), 0.0)
+    best_state: dict[str, Any] = {}
     for epoch in range(1, task.epochs + 1):
-        model.train(cell.freeze == "none")
-        for images, labels in loaders["train"]:
-            with torch.autocast(
-                "cpu", recipe.autocast_dtype, enabled=recipe.autocast_dtype != torch.float32
-            ):
-                loss = F.cross_entropy(model(images), labels)
+        model.train(configuration.freeze == "none")
+        for inputs, labels in loaders["train"]:
+            with setup.autocast():
+                loss = F.cross_entropy(model(inputs), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        score = evaluate_model(model, loaders["val"], recipe)
+        score = evaluate_model(model, loaders["val"], setup)
         if score.loss < best.loss:
-            best, best_state = score, copy.deepcopy(model.state_dict())
+            best = score
+            best_state = copy.deepcopy(model.state_dict())
         row = {
             "epochs": epoch,
             **counts,
@@ -106,61 +121,62 @@ def train_configuration(
         }
         if epoch == task.epochs:
             model.load_state_dict(best_state)
-            row["test_accuracy"] = evaluate_model(model, loaders["test"], recipe).accuracy
+            row["test_accuracy"] = evaluate_model(model, loaders["test"], setup).accuracy
         yield row
 
 
-def build_model(task: Task, cell: Configuration, classes: int) -> nn.Module:
-    """The model with its weights and a new head; all but the head frozen if the cell says so."""
+def build_model(task: Task, configuration: Configuration, classes: int) -> nn.Module:
+    """Build the model with its weights and a new head; freeze the rest if that is configured."""
     model = torchvision.models.get_model(task.model, weights=None)
-    tensors = torch.load(cell.weights, weights_only=True)
-    model.load_state_dict(
-        {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")},
-        strict=False,
-    )
-    model.requires_grad_(cell.freeze == "none")
+    tensors = torch.load(configuration.weights, weights_only=True)
+    backbone = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
+    model.load_state_dict(backbone, strict=False)
+    model.requires_grad_(configuration.freeze == "none")
     model.fc = nn.Linear(model.get_submodule("fc").in_features, classes)  # type: ignore[arg-type]
     return model
 
 
 @torch.inference_mode()
-def evaluate_model(model: nn.Module, loader: DataLoader, recipe: TrainingSetup) -> Score:
-    """Over all images of a loader."""
+def evaluate_model(model: nn.Module, loader: DataLoader, setup: TrainingSetup) -> Score:
+    """Score the model on all images of a loader."""
     model.eval()
-    loss, right, count = 0.0, 0, 0
+    loss = 0.0
+    correct = count = 0
     for images, labels in loader:
-        with torch.autocast(
-            "cpu", recipe.autocast_dtype, enabled=recipe.autocast_dtype != torch.float32
-        ):
+        with setup.autocast():
             logits = model(images).float()
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        right, count = right + int((logits.argmax(1) == labels).sum()), count + len(labels)
-    return Score(loss / count, right / count)
+        correct += int((logits.argmax(1) == labels).sum())
+        count += len(labels)
+    return Score(loss / count, correct / count)
 
 
-def configuration_result(cell: Configuration, row: dict[str, Any]) -> ConfigurationResult:
-    """The last that `fit` yielded, as the row of its configuration."""
-    measured: dict[str, Any] = {name: row.get(name) for name in ConfigurationResult._fields[1:]}
-    return ConfigurationResult(cell, **measured)
+def configuration_result(
+    configuration: Configuration, last_row: dict[str, Any]
+) -> ConfigurationResult:
+    """Return the last row that `train_configuration` yielded as the result of its configuration."""
+    _, *names = ConfigurationResult._fields
+    values: dict[str, Any] = {name: last_row.get(name) for name in names}
+    return ConfigurationResult(configuration, **values)
 
 
-def run_task(task: Task, recipe: TrainingSetup) -> Iterator[ConfigurationResult]:
-    """One configuration after another, on all cores."""
-    for cell in task.configurations():
-        *_, last = train_configuration(task, cell, recipe)
-        yield configuration_result(cell, last)
+def run_task(task: Task, setup: TrainingSetup) -> Iterator[ConfigurationResult]:
+    """Train one configuration after another, on all cores."""
+    for configuration in task.configurations():
+        *_, last_row = train_configuration(task, configuration, setup)
+        yield configuration_result(configuration, last_row)
 
 
-def make_loader(task: Task, cell: Configuration, recipe: TrainingSetup, part: str) -> DataLoader:
-    """Images of a part, in a new order each time if it is the training part."""
-    images = ImageFolder(
-        str(Path(task.folder) / part),
-        recipe.train_transform if part == "train" else recipe.eval_transform,
-    )
+def make_loader(
+    task: Task, configuration: Configuration, setup: TrainingSetup, subset: str
+) -> DataLoader:
+    """Load the images of a subset, in a new order each time if it is for training."""
+    training = subset == "train"
+    transform = setup.train_transform if training else setup.eval_transform
     return DataLoader(
-        images,
-        cell.batch_size,
-        shuffle=part == "train",
+        ImageFolder(str(Path(task.folder) / subset), transform),
+        configuration.batch_size,
+        shuffle=training,
         num_workers=LOADER_PROCESSES,
         persistent_workers=LOADER_PROCESSES > 0,
     )
@@ -174,7 +190,7 @@ def _normalisation_steps() -> list[v2.Transform]:
 
 
 if __name__ == "__main__":
-    run_contender_program(
+    run_baseline_program(
         {
             "sequential": lambda task, folder: run_task(task, sequential_setup(task.image_size)),
             "torchvision": lambda task, folder: run_task(task, torchvision_setup(task.image_size)),

@@ -1,7 +1,8 @@
-"""Ray Train and Ray Tune as Ray's documentation combines them: a Tune trial that starts a TorchTrainer of its own.
+"""Ray Train and Ray Tune as Ray's documentation combines them: each trial starts a TorchTrainer.
 
-See docs.ray.io, "Hyperparameter Tuning with Ray Tune" in the user guides of Ray Train. The worker's loop is the plain one.
-As many trials run side by side as there are cores, with one thread each. No checkpoints are kept, which is in its favour.
+See docs.ray.io, "Hyperparameter Tuning with Ray Tune" in the user guides of Ray Train. The worker's
+loop is that of `pytorch_loop`. As many trials run side by side as there are cores, with one thread
+each. No checkpoints are kept, which is in its favour.
 """
 
 import functools
@@ -11,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault(
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"
-)  # in its favour: reports are seen sooner than by default
+# in its favour: reports are seen sooner than by default
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
 import ray
 import ray.train
@@ -27,43 +27,37 @@ from benchmarks.baselines.task import (
     Configuration,
     ConfigurationResult,
     Task,
-    run_contender_program,
+    run_baseline_program,
 )
-
-TRAINING_SETUPS = {
-    "float32": pytorch_loop.sequential_setup,
-    "bfloat16": pytorch_loop.torchvision_setup,
-}
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """The function of a Train worker."""
-    task, cell = config["task"], Configuration(*config["cell"])
-    for row in pytorch_loop.train_configuration(
-        task, cell, TRAINING_SETUPS[config["recipe"]](task.image_size)
-    ):
+    """Train one configuration, as a worker of Ray Train."""
+    task = config["task"]
+    setup = pytorch_loop.sequential_setup(task.image_size)
+    configuration = Configuration(*config["configuration"])
+    for row in pytorch_loop.train_configuration(task, configuration, setup):
         ray.train.report(row)
 
 
-def trial_driver(config: dict[str, Any]) -> None:
-    """The function of a Tune trial."""
+def run_trial(config: dict[str, Any]) -> None:
+    """Start a TorchTrainer, as a trial of Ray Tune."""
+    run_config = ray.train.RunConfig(
+        name=tune.get_context().get_trial_id(),
+        storage_path=config["storage"],
+        callbacks=[TuneReportCallback()],
+    )
     TorchTrainer(
         train_worker,
         train_loop_config=config,
         torch_config=TorchConfig(backend="gloo"),
         scaling_config=ray.train.ScalingConfig(num_workers=1),
-        run_config=ray.train.RunConfig(
-            name=tune.get_context().get_trial_id(),
-            storage_path=config["storage"],
-            callbacks=[TuneReportCallback()],
-        ),
+        run_config=run_config,
     ).fit()
 
 
-def run_task(
-    task: Task, folder: Path, *, early_stopping: bool, recipe: str = "float32"
-) -> Iterator[ConfigurationResult]:
-    """Run the task, under ASHA or without.
+def run_task(task: Task, folder: Path, *, early_stopping: bool) -> Iterator[ConfigurationResult]:
+    """Run the task, under ASHA or without. Yield its configurations.
 
     Raises:
         RuntimeError: a trial failed.
@@ -77,12 +71,11 @@ def run_task(
         reduction_factor=task.reduction_factor,
     )
     results = tune.Tuner(
-        tune.with_resources(trial_driver, {"memory": 1e8}),
+        tune.with_resources(run_trial, {"memory": 1e8}),
         param_space={
             "task": task,
-            "recipe": recipe,
             "storage": storage,
-            "cell": tune.grid_search(task.configurations()),
+            "configuration": tune.grid_search(task.configurations()),
         },
         tune_config=tune.TuneConfig(
             metric="epoch_val_accuracy",
@@ -99,18 +92,14 @@ def run_task(
     for result in results:
         assert result.config is not None
         assert result.metrics is not None
-        yield pytorch_loop.configuration_result(
-            Configuration(*result.config["cell"]), result.metrics
-        )
+        configuration = Configuration(*result.config["configuration"])
+        yield pytorch_loop.configuration_result(configuration, result.metrics)
 
 
 if __name__ == "__main__":
-    run_contender_program(
+    run_baseline_program(
         {
             "ray": functools.partial(run_task, early_stopping=False),
             "ray-asha": functools.partial(run_task, early_stopping=True),
-            "ray-asha-bfloat16": functools.partial(
-                run_task, early_stopping=True, recipe="bfloat16"
-            ),
         }
     )

@@ -1,7 +1,7 @@
 """Ray's documented pattern on trials of no work.
 
-TRIALS WORKERS FOLDER leaves a file in FOLDER for each trial's first step, named after its time. Drivers of trials are reused,
-which is in its favour.
+The program takes TRIALS WORKERS FOLDER. It leaves a file in FOLDER for each trial's first step,
+named after its time. Actors of trials are reused, which is in its favour.
 """
 
 import itertools
@@ -18,29 +18,30 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 
 def empty_worker(config: dict[str, Any]) -> None:
-    """The function of a Train worker."""
+    """Note the time, as a worker of Ray Train."""
     if ray.train.get_context().get_world_rank() == 0:
         config["folder"].joinpath(f"{time.time()}.started").touch()
 
 
-def trial_driver(config: dict[str, Any]) -> None:
-    """The function of a Tune trial."""
+def run_trial(config: dict[str, Any]) -> None:
+    """Start a TorchTrainer, as a trial of Ray Tune."""
+    run_config = ray.train.RunConfig(
+        name=str(config["number"]), storage_path=str(config["folder"] / "ray")
+    )
     TorchTrainer(
         empty_worker,
         train_loop_config=config,
         torch_config=TorchConfig(backend="gloo"),
         scaling_config=ray.train.ScalingConfig(num_workers=config["workers"]),
-        run_config=ray.train.RunConfig(
-            name=str(config["number"]), storage_path=str(config["folder"] / "ray")
-        ),
+        run_config=run_config,
     ).fit()
 
 
 def main(trials: int, workers: int, folder: Path) -> None:
-    """Run so many trials, one after another."""
+    """Run this many trials, one after another."""
     ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
     tune.Tuner(
-        tune.with_resources(trial_driver, {"memory": 1e8}),
+        tune.with_resources(run_trial, {"memory": 1e8}),
         param_space={
             "number": tune.grid_search(list(range(trials))),
             "workers": workers,
@@ -52,9 +53,9 @@ def main(trials: int, workers: int, folder: Path) -> None:
 
 
 def seconds_between_trials(folder: Path) -> list[float]:
-    """Seconds from each trial to the next."""
-    moments = sorted(float(path.stem) for path in folder.glob("*.started"))
-    return [after - before for before, after in itertools.pairwise(moments)]
+    """Return the seconds from each trial's first step to the next trial's."""
+    times = sorted(float(path.stem) for path in folder.glob("*.started"))
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
 
 
 if __name__ == "__main__":

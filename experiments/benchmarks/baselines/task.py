@@ -1,4 +1,4 @@
-"""The work that contenders share, as a file that each reads, and the rows that each writes."""
+"""The work that all baselines do, as a file that each reads, and the rows that each writes."""
 
 import dataclasses
 import itertools
@@ -11,16 +11,38 @@ from typing import Any, NamedTuple
 
 
 class Configuration(NamedTuple):
-    """One configuration of the grid. `weights` is a file; `freeze` is none (all is trained) or features (the head is)."""
+    """One configuration of the grid.
+
+    `weights` is a file. `freeze` is `none` (all is trained) or `features` (only the head is).
+    """
 
     weights: str
     batch_size: int
     freeze: str
 
 
+class ConfigurationResult(NamedTuple):
+    """The outcome of one configuration.
+
+    `train_images` is how many an epoch trains on. `val_accuracy` is that of the epoch with the
+    lowest validation loss. `test_accuracy` is None if training was stopped early.
+    """
+
+    configuration: Configuration
+    epochs: int
+    train_images: int
+    val_images: int
+    test_images: int
+    val_accuracy: float
+    test_accuracy: float | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A grid on images in FOLDER/{train,val,test}/CLASS. AdamW; the epoch with the lowest validation loss is tested."""
+    """A grid on images in FOLDER/{train,val,test}/CLASS.
+
+    The optimizer is AdamW. The epoch with the lowest validation loss is tested.
+    """
 
     folder: str
     weights: tuple[str, ...]
@@ -36,15 +58,13 @@ class Task:
     reduction_factor: int = 2
 
     def configurations(self) -> list[Configuration]:
-        """Every configuration, in the order in which it is submitted."""
-        return [
-            Configuration(*cell)
-            for cell in itertools.product(self.weights, self.batch_sizes, self.freezes)
-        ]
+        """List every configuration, in the order in which it is submitted."""
+        combinations = itertools.product(self.weights, self.batch_sizes, self.freezes)
+        return [Configuration(*values) for values in combinations]
 
     @staticmethod
     def read(file: Path) -> "Task":
-        """The task that `write` wrote."""
+        """Read the task that `write` wrote."""
         fields: dict[str, Any] = json.loads(file.read_text())
         for name, value in fields.items():
             if isinstance(value, list):
@@ -52,33 +72,23 @@ class Task:
         return Task(**fields)
 
     def write(self, file: Path) -> None:
-        """As JSON."""
+        """Write the task as JSON."""
         file.write_text(json.dumps(dataclasses.asdict(self)))
 
 
-class ConfigurationResult(NamedTuple):
-    """The outcome of one configuration. `train_images` is how many an epoch trains on, `val_accuracy` is that of the epoch with
-    the lowest validation loss, and `test_accuracy` is missing if training was stopped early."""
-
-    cell: Configuration
-    epochs: int
-    train_images: int
-    val_images: int
-    test_images: int
-    val_accuracy: float
-    test_accuracy: float | None
-
-
-def run_contender_program(
-    contenders: dict[str, Callable[[Task, Path], Iterable[ConfigurationResult]]],
+def run_baseline_program(
+    baselines: dict[str, Callable[[Task, Path], Iterable[ConfigurationResult]]],
 ) -> None:
-    """The program of a contender: NAME FOLDER reads FOLDER/task.json, works in that folder, and writes FOLDER/rows.json."""
+    """Run a baseline as a program with the arguments NAME FOLDER.
+
+    It reads FOLDER/task.json, works in that folder, and writes FOLDER/rows.json.
+    """
     name, folder = sys.argv[1], Path(sys.argv[2])
-    rows = list(contenders[name](Task.read(folder / "task.json"), folder))
+    rows = list(baselines[name](Task.read(folder / "task.json"), folder))
     (folder / "rows.json").write_text(json.dumps(rows))
 
 
 def read_rows(folder: Path) -> list[ConfigurationResult]:
-    """The rows that a contender wrote."""
+    """Read the rows that a baseline wrote."""
     rows: list[Any] = json.loads((folder / "rows.json").read_text())
-    return [ConfigurationResult(Configuration(*cell), *rest) for cell, *rest in rows]
+    return [ConfigurationResult(Configuration(*values), *rest) for values, *rest in rows]
