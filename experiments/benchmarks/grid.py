@@ -83,11 +83,11 @@ class BaselineRun:
 
 @dataclass(frozen=True, kw_only=True)
 class GridBenchmark(Benchmark):
-    """12 configurations of ResNeXt-50: this project, a plain loop, torchvision's recipe, Ray's pattern.
+    """12 configurations of ResNeXt-50: this project, a loop, torchvision's recipe, Ray's pattern.
 
     All of them train the same model on the same images for as many epochs, with the same batch
-    sizes and seeds, and test the epoch with the lowest validation loss. Times are of whole programs,
-    from their start to their end.
+    sizes and seeds, and test the epoch with the lowest validation loss. Times are of whole
+    programs, from their start to their end.
     """
 
     folder: Path | None = None
