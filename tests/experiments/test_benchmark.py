@@ -352,7 +352,7 @@ def test_curves_are_read_from_complete_results_only(tmp_path):
 
     stopped = read_results(folder).trials.assign(status="stopped")
     stopped.to_parquet(folder / "trials.parquet")
-    with pytest.raises(UserError, match="6 of 6 aren't. Run the experiment with --no-early-stop"):
+    with pytest.raises(UserError, match=r"6 of 6 aren't. Run the experiment"):
         read_curves(folder)
 
 
