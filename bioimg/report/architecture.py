@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bioimg.config import TrialConfig
-from bioimg.report.captions import table_text
+from bioimg.report.notices import make_notice
 from bioimg.report.table_model import Column, Table
 from bioimg.report.table_notes import results_digest
+from bioimg.report.translation import translate
 from bioimg.results.result_store import Results
 
 if TYPE_CHECKING:
@@ -30,20 +31,20 @@ def architecture_table(results: Results, lang: str = "en") -> Table:
         Column(name="output"),
         Column(name="parameters", kind="count"),
     )
-    note = table_text(
-        "architecture_note",
+    note = make_notice(
+        "note.architecture",
         lang,
         parameters=f"{values['parameters'].sum():,}",
         size=trial.image_size,
     )
-    caption = table_text("architecture", lang, model=trial.model, classes=classes)
+    caption = translate("caption.architecture", lang, model=trial.model, classes=classes)
     identity = results_digest(results)
     return Table(
         name="architecture",
         values=values,
         columns=shown,
         caption=caption,
-        notes=(note,),
+        notices=(note,),
         results_digest=identity,
         lang=lang,
     )

@@ -7,11 +7,12 @@ import pandas as pd
 
 from bioimg.config import TRIAL_FIELDS
 from bioimg.errors import unknown_value_error
-from bioimg.report.captions import table_text
 from bioimg.report.formatting import column_decimals
+from bioimg.report.notices import Notice, make_notice
 from bioimg.report.row_filter import select_rows, sort_rows
 from bioimg.report.table_model import Column, ColumnKind, Table
 from bioimg.report.table_notes import compose_notes, format_list, results_digest
+from bioimg.report.translation import translate
 from bioimg.results import statistics
 from bioimg.results.configurations import (
     REPEAT_FIELDS,
@@ -102,7 +103,7 @@ def build_comparison(
         arms = table["key"].map(dict(zip(chosen["key"], configuration_keys(chosen), strict=True)))
         words = arms.map(_verdict_names(part, pairs)).where(table["state"].eq("completed"))
         table = table.assign(
-            standing=words.map(lambda word: table_text(word, lang), na_action="ignore")
+            standing=words.map(lambda word: translate(f"standing.{word}", lang), na_action="ignore")
         )
     table = sort_rows(table, sort).reset_index(drop=True)
     repeats = [
@@ -115,14 +116,14 @@ def build_comparison(
         table.columns,
         "columns",
     )
-    caption = table_text(
-        "comparison",
+    caption = translate(
+        "caption.comparison",
         lang,
         trials=len(chosen),
         all=len(results.trials),
         data=results.manifest["data"]["name"],
     )
-    empty = () if len(chosen) else (table_text("none", lang),)
+    empty = () if len(chosen) else (make_notice("note.no_match", lang),)
     said = compose_notes(
         results, chosen, lang, *empty, *_column_notes(chosen, pairs, shown, together, lang)
     )
@@ -132,7 +133,7 @@ def build_comparison(
         values=table,
         columns=shown_columns,
         caption=caption,
-        notes=said,
+        notices=said,
         results_digest=results_digest(results),
         lang=lang,
     )
@@ -260,11 +261,11 @@ def _with_status_text(trials: pd.DataFrame, lang: str) -> pd.DataFrame:
 def _status_text(row: dict, lang: str) -> str:
     if row["status"] == "stopped":
         run = "?" if pd.isna(row["epochs_run"]) else int(row["epochs_run"])
-        return table_text("stopped", lang, run=run, epochs=row["epochs"])
+        return translate("status.stopped", lang, run=run, epochs=row["epochs"])
     return (
-        table_text("failed_row", lang, error=row["error"])
+        translate("status.failed", lang, error=row["error"])
         if row["status"] == "failed"
-        else table_text("completed", lang)
+        else translate("status.completed", lang)
     )
 
 
@@ -313,7 +314,7 @@ def _pooled_accuracies(done: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def _status_counts_text(states: pd.Series, lang: str) -> str:
     counts = states.value_counts()
     return ", ".join(
-        table_text(f"count_{s}", lang, n=counts[s])
+        translate(f"status.count_{s}", lang, n=counts[s])
         for s in ("completed", "stopped", "failed")
         if s in counts
     )
@@ -321,20 +322,22 @@ def _status_counts_text(states: pd.Series, lang: str) -> str:
 
 def _column_notes(
     trials: pd.DataFrame, pairs: pd.DataFrame, shown: Sequence[str], together: bool, lang: str
-) -> list[str]:
+) -> list[Notice]:
     """Notes on what the columns mean."""
-    said = [table_text("definitions", lang, interval="Wilson")]
+    said = [make_notice("note.definitions", lang, interval="Wilson")]
     if trials["class_weights"].ne("none").any():
-        said.append(table_text("weighted_loss", lang))
+        said.append(make_notice("note.weighted_loss", lang))
     said.append(
-        table_text("selection_folds" if trials["fold"].nunique() > 1 else "selection", lang)
+        make_notice(
+            "note.selection_folds" if trials["fold"].nunique() > 1 else "note.selection", lang
+        )
     )
     if together:
-        said.append(table_text("repeats", lang))
+        said.append(make_notice("note.repeats", lang))
     if (
         "standing" in shown
         and len(pairs)
         and (tests := format_list(pairs["test"].dropna().unique()))
     ):
-        said.append(table_text("standing", lang, tests=tests))
+        said.append(make_notice("note.standing", lang, tests=tests))
     return said

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from bioimg.errors import UserError
-from bioimg.report.captions import column_header, table_text
 from bioimg.report.comparison_table import (
     SCORE_COLUMNS,
     bootstrapped_scores,
@@ -16,7 +15,9 @@ from bioimg.report.comparison_table import (
 )
 from bioimg.report.formatting import column_decimals
 from bioimg.report.table_model import Column, Table
+from bioimg.report.notices import Notice, make_notice
 from bioimg.report.table_notes import compose_notes, format_list, results_digest
+from bioimg.report.translation import setting_label, translate
 from bioimg.results import statistics
 from bioimg.results.configurations import REPEAT_FIELDS, has_repeats, varying_fields
 from bioimg.results.result_store import Results
@@ -59,7 +60,7 @@ def build_detail_tables(
 
 def configuration_label(trial: pd.Series, fields: Sequence[str], lang: str = "en") -> str:
     """The settings that distinguish a configuration from the others, on one line."""
-    return ", ".join(f"{column_header(name, lang)} {trial[name]}" for name in fields) or str(
+    return ", ".join(setting_label(name, trial[name], lang) for name in fields) or str(
         trial["weights"]
     )
 
@@ -85,7 +86,9 @@ def per_class_table(results: Results, lang: str = "en") -> Table:
         Column(name="f1", kind="share", decimals=places),
         Column(name="support", kind="count"),
     )
-    return _detail_table("per-class", results, values, shown, lang, table_text("recall_note", lang))
+    return _detail_table(
+        "per-class", results, values, shown, lang, make_notice("note.recall", lang)
+    )
 
 
 def confusion_table(results: Results, lang: str = "en") -> Table:
@@ -114,10 +117,10 @@ def score_table(results: Results, lang: str = "en") -> Table:
     """Balanced accuracy, macro F1, AUROC and calibration error of each trial with predictions."""
     values = _with_settings(results, bootstrapped_scores(results))
     known = results.predictions["group"].notna().any()
-    said = table_text(
-        "scores_note",
+    said = make_notice(
+        "note.scores",
         lang,
-        units=("groups", "分組")[lang != "en"] if known else ("images", "影像")[lang != "en"],
+        units=translate("unit.groups" if known else "unit.images", lang),
     )
     return _detail_table(
         "scores",
@@ -142,7 +145,7 @@ def effects_table(results: Results, lang: str = "en") -> Table:
         Column(name="p", kind="p"),
     )
     return _detail_table(
-        "effects", results, values, shown, lang, table_text("effects_note", lang), beside=False
+        "effects", results, values, shown, lang, make_notice("note.effects", lang), beside=False
     )
 
 
@@ -178,8 +181,8 @@ def differences_table(results: Results, lang: str = "en", every: bool = True) ->
         format_list(pairs["test"].dropna().unique()) or "–",
         format_list(pairs["n"].dropna().unique()) or "0",
     )
-    said = table_text(
-        "differences_note", lang, n=n, tests=tests, pairs=int(pairs["p"].notna().sum())
+    said = make_notice(
+        "note.differences", lang, n=n, tests=tests, pairs=int(pairs["p"].notna().sum())
     )
     name = "differences" if every else "differences-best"
     return _detail_table(name, results, values, shown, lang, said, beside=False)
@@ -196,7 +199,7 @@ def curve_diagnosis_table(results: Results, lang: str = "en") -> Table:
         Column(name="oscillation", kind="points", decimals=1),
         Column(name="reading"),
     )
-    return _detail_table("curves", results, values, shown, lang, table_text("curves_note", lang))
+    return _detail_table("curves", results, values, shown, lang, make_notice("note.curves", lang))
 
 
 def epoch_table(results: Results, lang: str = "en", epoch: int | None = None) -> Table:
@@ -229,7 +232,9 @@ def epoch_table(results: Results, lang: str = "en", epoch: int | None = None) ->
         Column(name="epochs_run", kind="count"),
         Column(name="status"),
     )
-    said = table_text("at_epoch_note", lang, epoch=epoch, came=len(values), all=len(results.trials))
+    said = make_notice(
+        "note.at_epoch", lang, epoch=epoch, came=len(values), all=len(results.trials)
+    )
     return _detail_table("at-epoch", results, values, shown, lang, said)
 
 
@@ -258,7 +263,8 @@ def cost_table(results: Results, lang: str = "en", price: float | None = None) -
     )
     total[[*INHERITED_COLUMNS]] = sum_without_shared_epochs(values, INHERITED_COLUMNS)
     values = pd.concat(
-        [values, total.to_frame().T.assign(status=table_text("total", lang))], ignore_index=True
+        [values, total.to_frame().T.assign(status=translate("status.total", lang))],
+        ignore_index=True,
     )
     shown = [
         *(Column(name=name, kind="seconds") for name in TIME_COLUMNS),
@@ -268,7 +274,7 @@ def cost_table(results: Results, lang: str = "en", price: float | None = None) -
         *([Column(name="price", kind="money", decimals=2)] if price is not None else []),
         Column(name="status", identity=True),
     ]
-    return _detail_table("cost", results, values, shown, lang, table_text("cost_note", lang))
+    return _detail_table("cost", results, values, shown, lang, make_notice("note.cost", lang))
 
 
 def sum_without_shared_epochs(trials: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
@@ -292,7 +298,7 @@ def _detail_table(
     values: pd.DataFrame,
     shown: Sequence[Column],
     lang: str,
-    *said: str,
+    *said: Notice,
     beside: bool = True,
 ) -> Table:
     tells = (
@@ -308,9 +314,12 @@ def _detail_table(
         name=name,
         values=values,
         columns=(*tells, *shown),
-        caption=table_text(name, lang, data=data),
-        notes=compose_notes(
-            results, results.trials, lang, *(said if len(values) else [table_text("empty", lang)])
+        caption=translate(f"caption.{name}", lang, data=data),
+        notices=compose_notes(
+            results,
+            results.trials,
+            lang,
+            *(said if len(values) else [make_notice("note.empty", lang)]),
         ),
         results_digest=results_digest(results),
         lang=lang,

@@ -70,7 +70,8 @@ def save_figure(
 ) -> list[Path]:
     """Save a figure with its origin and the warnings of its data at the foot, in each format."""
     lines = [
-        wrap_text(line, figure.get_figwidth(), 6.5) for line in [*scene.warnings, scene.source_line]
+        wrap_text(line, figure.get_figwidth(), 6.5)
+        for line in [*map(str, scene.warnings), scene.source_line]
     ]
     figure.supxlabel("\n".join(lines), fontsize=6.5, color=GREY, x=0.01, ha="left")
     figure.draw_without_rendering()

@@ -13,7 +13,6 @@ from markupsafe import Markup
 
 from bioimg.config import TRIAL_FIELDS
 from bioimg.report import html_sections, svg_charts
-from bioimg.report.captions import column_header
 from bioimg.report.detail_tables import sum_without_shared_epochs
 from bioimg.report.formatting import (
     format_duration,
@@ -25,6 +24,7 @@ from bioimg.report.formatting import (
 from bioimg.report.headline import pooled_test_accuracy
 from bioimg.report.report_context import ImagesByPath, ReportContext
 from bioimg.report.table_notes import format_list
+from bioimg.report.translation import column_header
 from bioimg.results import statistics
 from bioimg.results.configurations import configuration_keys
 from bioimg.results.result_store import Results
@@ -82,7 +82,7 @@ def template_context(scene: ReportContext) -> dict[str, Any]:
     panels = svg_charts.curve_panels(scene)
     return {
         "scene": scene,
-        "w": scene.words,
+        "text": scene.text,
         "headline": headline_values(scene, best, pairs, ties),
         "table": html_sections.comparison_section(scene, ties),
         "differences": html_sections.difference_rows(scene, pairs),
@@ -189,8 +189,10 @@ def provenance_rows(scene: ReportContext) -> list[tuple[str, str]]:
         "experiment": experiment["name"],
         "axes": describe_values(axes, scene.lang),
         "fixed": describe_values(fixed, scene.lang),
-        "images": scene.words["data_told"].format(
-            **images, groups="–" if data.get("groups") is None else data["groups"]
+        "images": scene.text(
+            "provenance.images_text",
+            **images,
+            groups="–" if data.get("groups") is None else data["groups"],
         ),
         "fingerprint": data["fingerprint"],
         "versions": describe_values(experiment.get("versions") or {}, scene.lang),
@@ -200,7 +202,7 @@ def provenance_rows(scene: ReportContext) -> list[tuple[str, str]]:
             format_time(experiment.get(name)) for name in ("created", "finished")
         ),
     }
-    return [(scene.words[name], str(value)) for name, value in told.items()]
+    return [(scene.text(f"provenance.{name}"), str(value)) for name, value in told.items()]
 
 
 def describe_values(values: Mapping[str, Any], lang: str) -> str:

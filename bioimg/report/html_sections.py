@@ -10,11 +10,11 @@ import pandas as pd
 from PIL import Image
 
 from bioimg.report import svg_charts
-from bioimg.report.captions import column_header
 from bioimg.report.comparison_table import build_comparison
 from bioimg.report.formatting import format_p_value, format_percent
 from bioimg.report.report_context import ReportContext, shorten_name
 from bioimg.report.table_model import Column
+from bioimg.report.translation import column_header, setting_name, setting_value
 from bioimg.report.visual_encoding import MAX_LINES
 from bioimg.results import statistics
 from bioimg.results.configurations import configuration_keys
@@ -81,7 +81,7 @@ def badge_text(scene: ReportContext, record: RowMapping) -> str:
     """The text of the badge."""
     if record["state"] != "completed":
         return record["status"]
-    return scene.words["verdict_unknown"] if pd.isna(record.get("standing")) else record["standing"]
+    return scene.text("verdict.unknown") if pd.isna(record.get("standing")) else record["standing"]
 
 
 def badge_class(record: RowMapping, ties: list[str]) -> str:
@@ -128,7 +128,7 @@ def difference_rows(scene: ReportContext, pairs: pd.DataFrame) -> list[dict[str,
         for row in pairs.to_dict("records")
     ]
     return [
-        {**row, "said": scene.words[f"verdict_{row['verdict']}"], "mark": mark}
+        {**row, "said": scene.text(f"verdict.{row['verdict']}"), "mark": mark}
         for row, mark in zip(rows, marks, strict=True)
     ]
 
@@ -143,9 +143,7 @@ def claim_text(scene: ReportContext, row: RowMapping) -> str:
         "n": row["n"],
         "p": format_p_value(row["p_holm"]),
     }
-    return scene.words["claim_told"].format(
-        **told, verdict=scene.words[f"verdict_{pair_verdict(row)}"]
-    )
+    return scene.text("page.claim_text", **told, verdict=scene.text(f"verdict.{pair_verdict(row)}"))
 
 
 def pair_verdict(row: RowMapping) -> str:
@@ -188,9 +186,12 @@ def legend_items(scene: ReportContext) -> dict[str, Any]:
         ]
         axes.append(
             {
-                "name": column_header(field, scene.lang),
+                "name": setting_name(field, scene.lang),
                 "field": field,
-                "values": [{"look": its, "value": value} for its, value in looks],
+                "values": [
+                    {"look": its, "value": value, "text": setting_value(field, value, scene.lang)}
+                    for its, value in looks
+                ],
             }
         )
     trials = [

@@ -39,34 +39,40 @@ def trial_curves_figure(scene: ReportContext, trial: pd.Series) -> Figure:
 
     All such figures of a report have the same axes, so that they can be compared side by side.
     """
-    rows, word = scene.epoch_rows(trial), scene.words
+    rows = scene.epoch_rows(trial)
     figure, ((loss, accuracy),) = new_figure(1, 2, 3.6, 2.7)
     for axes, metric in ((loss, "loss"), (accuracy, "accuracy")):
         for part, its in (("train", TRAIN_STYLE), ("val", VAL_STYLE)):
             axes.plot(
-                rows["epoch"], rows[f"{part}_{metric}"], markersize=3, label=word[part], **its
+                rows["epoch"],
+                rows[f"{part}_{metric}"],
+                markersize=3,
+                label=scene.text(f"figure.{part}"),
+                **its,
             )
-        set_epoch_axis(axes, word, trial["epochs"])
-        axes.set_title(word[metric])
-        mark_selected_epoch(axes, rows, trial, f"val_{metric}", word)
-        hatch_missing_epochs(axes, rows, trial, word)
+        set_epoch_axis(axes, scene, trial["epochs"])
+        axes.set_title(scene.text(f"measure.{metric}"))
+        mark_selected_epoch(axes, rows, trial, f"val_{metric}", scene)
+        hatch_missing_epochs(axes, rows, trial, scene)
     set_axis_limits(scene, loss, accuracy)
     accuracy.legend(loc="lower right", frameon=True, framealpha=1, edgecolor="none")
-    return add_title(figure, f"{scene.trial_label(trial)} ({status_text(trial, word)})")
+    return add_title(figure, f"{scene.trial_label(trial)} ({status_text(trial, scene)})")
 
 
-def status_text(trial: pd.Series, word: Any) -> str:
-    return word[f"status_{trial['status']}"].format(run=trial["epochs_run"], epochs=trial["epochs"])
+def status_text(trial: pd.Series, scene: ReportContext) -> str:
+    return scene.text(
+        f"figure.status_{trial['status']}", run=trial["epochs_run"], epochs=trial["epochs"]
+    )
 
 
 def mark_selected_epoch(
-    axes: Axes, rows: pd.DataFrame, trial: pd.Series, column: str, word: Any
+    axes: Axes, rows: pd.DataFrame, trial: pd.Series, column: str, scene: ReportContext
 ) -> None:
     """A ring around the epoch whose checkpoint was tested."""
     if pd.isna(trial["best_val_loss_epoch"]):
         return
     epoch = int(trial["best_val_loss_epoch"])
-    text = word["selected_epoch"].format(epoch=epoch, epochs=trial["epochs"])
+    text = scene.text("figure.selected_epoch", epoch=epoch, epochs=trial["epochs"])
     axes.axvline(epoch, color=GREY, linewidth=0.8, linestyle=LINE_PATTERNS[2], zorder=0)
     value = rows.loc[rows["epoch"] == epoch, column]
     axes.plot(
@@ -74,7 +80,9 @@ def mark_selected_epoch(
     )
 
 
-def hatch_missing_epochs(axes: Axes, rows: pd.DataFrame, trial: pd.Series, word: Any) -> None:
+def hatch_missing_epochs(
+    axes: Axes, rows: pd.DataFrame, trial: pd.Series, scene: ReportContext
+) -> None:
     """Hatch the epochs that a stopped or failed trial didn't run."""
     if trial["status"] != "completed":
         start = rows["epoch"].max() + 0.5
@@ -87,7 +95,7 @@ def hatch_missing_epochs(axes: Axes, rows: pd.DataFrame, trial: pd.Series, word:
             linewidth=0,
         )
         centre = (start + trial["epochs"] + 0.5) / 2
-        label = word["ended" if trial["status"] == "stopped" else "failed_at"]
+        label = scene.text(f"figure.{trial['status']}")
         axes.text(
             centre,
             0.5,
@@ -114,22 +122,26 @@ def validation_curves_figure(scene: ReportContext) -> Figure:
                     column,
                     line_style(scene.encoding.style_indices(trial)),
                 )
-            axes.set_title(f"{name}: {scene.words[column]}" if name else scene.words[column])
+            axes.set_title(
+                f"{name}: {scene.text(f'measure.{column}')}"
+                if name
+                else scene.text(f"measure.{column}")
+            )
     for axes in grid[-1]:
-        set_epoch_axis(axes, scene.words, drawn["epochs"].max())
+        set_epoch_axis(axes, scene, drawn["epochs"].max())
     set_axis_limits(scene, *grid[0])
     draw_legend(
         figure,
         scene,
         [
-            SELECTED_MARK | {"label": scene.words["selected"]},
-            ENDED_MARK | {"label": scene.words["ended"]},
+            SELECTED_MARK | {"label": scene.text("figure.selected")},
+            ENDED_MARK | {"label": scene.text("figure.stopped")},
         ],
     )
     if len(scene.ranked_trials) > len(drawn):
         return add_title(
             figure,
-            scene.words["left_out"].format(left_out=len(scene.ranked_trials) - len(drawn)),
+            scene.text("measure.left_out", left_out=len(scene.ranked_trials) - len(drawn)),
             8,
             weight="normal",
         )
@@ -159,7 +171,7 @@ def set_axis_limits(scene: ReportContext, loss: Axes, accuracy: Axes) -> None:
     set_percent_axis(accuracy)
 
 
-def set_epoch_axis(axes: Axes, word: Any, epochs: int) -> None:
+def set_epoch_axis(axes: Axes, scene: ReportContext, epochs: int) -> None:
     axes.set_xlim(0.5, epochs + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_xlabel(word["epoch"])
+    axes.set_xlabel(scene.text("measure.epoch"))

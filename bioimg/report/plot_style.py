@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from bioimg.errors import UserError
-from bioimg.report.captions import column_header
 from bioimg.report.report_context import ReportContext, shorten_name
+from bioimg.report.translation import setting_name, setting_value
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's, without the yellow, which is hard to see on white paper."""
@@ -180,9 +180,9 @@ def legend_handles(
         Line2D(
             [],
             [],
-            label=shorten_name(trial[field]),
+            label=setting_value(field, shorten_name(trial[field]), scene.lang),
             **{**line_style(scene.encoding.style_indices(trial)), **neutral},
         )
         for trial in firsts
     ]
-    return [Line2D([], [], linestyle="none", label=column_header(field, scene.lang)), *handles]
+    return [Line2D([], [], linestyle="none", label=setting_name(field, scene.lang)), *handles]

@@ -48,12 +48,12 @@ def effects_figure(scene: ReportContext, found: pd.DataFrame) -> Figure:
         )
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(found)), [scene.effect_label(row) for _, row in found.iterrows()])
-    axes.set(ylim=(-0.6, len(found) - 0.4), xlabel=scene.words["effect"])
+    axes.set(ylim=(-0.6, len(found) - 0.4), xlabel=scene.text("figure.effect"))
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{100 * value:+.0f}" if value else "0")
     )
-    return add_title(figure, scene.words["effects"], 8, weight="normal")
+    return add_title(figure, scene.text("figure.effects"), 8, weight="normal")
 
 
 def accuracy_against_time_figure(scene: ReportContext) -> Figure:
@@ -65,8 +65,8 @@ def accuracy_against_time_figure(scene: ReportContext) -> Figure:
         for _, trial in trials.iterrows():
             draw_measured_trial(axes, trial, line_style(scene.encoding.style_indices(trial)))
         axes.set_title(name)
-        axes.set_xlabel(scene.words["train_seconds"])
-    grid[0, 0].set_ylabel(scene.words["test_accuracy"])
+        axes.set_xlabel(scene.text("figure.train_seconds"))
+    grid[0, 0].set_ylabel(scene.text("measure.test_accuracy"))
     if seconds.min() > 0 and seconds.max() > 10 * seconds.min():
         grid[0, 0].set_xscale("log")
         grid[0, 0].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -93,16 +93,16 @@ def omission_notes(scene: ReportContext) -> list[str]:
     counts = scene.trials["status"].value_counts()
     rest = len(scene.measured_trials) - MAX_POINTS
     notes = [
-        scene.words["interval"].format(n=format_list(scene.measured_trials["test_images"].unique()))
+        scene.text("figure.interval", n=format_list(scene.measured_trials["test_images"].unique()))
     ]
     if len(scene.measured_trials) < len(scene.trials):
         notes.append(
-            scene.words["not_shown"].format(
-                stopped=counts.get("stopped", 0), failed=counts.get("failed", 0)
+            scene.text(
+                "figure.not_shown", stopped=counts.get("stopped", 0), failed=counts.get("failed", 0)
             )
         )
     if rest > 0:
-        notes.append(scene.words["left_out"].format(left_out=rest))
+        notes.append(scene.text("measure.left_out", left_out=rest))
     return notes
 
 
@@ -125,12 +125,12 @@ def confusion_figure(scene: ReportContext, trial: pd.Series) -> Figure:
         range(len(counts)),
         [f"{name} ({n})" for name, n in zip(scene.classes, counts.sum(axis=1), strict=True)],
     )
-    axes.set(xlabel=scene.words["prediction"], ylabel=scene.words["label"])
+    axes.set(xlabel=scene.text("measure.prediction"), ylabel=scene.text("measure.label"))
     axes.grid(False)
     bar = figure.colorbar(image, shrink=0.8, format=PercentFormatter(1, symbol=" %"))
-    bar.set_label(scene.words["share"], fontsize=8)
+    bar.set_label(scene.text("figure.share"), fontsize=8)
     bar.outline.set_visible(False)  # type: ignore[operator]
-    title = f"{scene.trial_label(trial)}: {scene.words['test_accuracy']} {100 * trial['test_accuracy']:.1f} %"
+    title = f"{scene.trial_label(trial)}: {scene.text('measure.test_accuracy')} {100 * trial['test_accuracy']:.1f} %"
     return add_title(figure, title)
 
 
@@ -146,9 +146,9 @@ def calibration_figure(scene: ReportContext) -> Figure:
     for axes in grid.flat[len(shown) :]:
         axes.set_visible(False)
     for axes in grid[-1]:
-        axes.set_xlabel(scene.words["confidence"])
+        axes.set_xlabel(scene.text("figure.confidence"))
     for axes in grid[:, 0]:
-        axes.set_ylabel(scene.words["right"])
+        axes.set_ylabel(scene.text("figure.share_correct"))
     return figure
 
 
@@ -162,7 +162,7 @@ def draw_reliability(axes: Axes, scene: ReportContext, trial: pd.Series) -> None
     axes.scatter(
         bins["confidence"], bins["accuracy"], s=area, color=COLOURS[0], edgecolor="white", zorder=3
     )
-    axes.text(1.02, 0.03, scene.words["ece"].format(ece=ece), ha="right", fontsize=7.5)
+    axes.text(1.02, 0.03, scene.text("figure.calibration_error", ece=ece), ha="right", fontsize=7.5)
     axes.set(xlim=(0, 1.04), ylim=(0, 1.04), aspect="equal")
     axes.set_title(wrap_text(scene.trial_label(trial), 2.4, 8), fontsize=8)
 
@@ -176,8 +176,8 @@ def mistakes_figure(scene: ReportContext, trial: pd.Series) -> Figure:
         axes.set_axis_off()
     for axes, (_, row) in zip(grid.flat, shown.iterrows(), strict=False):
         draw_mistake(axes, scene, row)
-    title = scene.words["mistakes"].format(
-        n=len(shown), wrong=len(wrong), images=len(scene.test_predictions(trial))
+    title = scene.text(
+        "figure.mistakes", n=len(shown), wrong=len(wrong), images=len(scene.test_predictions(trial))
     )
     return add_title(figure, f"{title}: {scene.trial_label(trial)}")
 
@@ -187,15 +187,18 @@ def draw_mistake(axes: Axes, scene: ReportContext, row: pd.Series) -> None:
         shorten_name(scene.classes[row[part]], 16) for part in ("label", "prediction")
     )
     axes.set_title(
-        scene.words["mistake"].format(
-            label=label, prediction=prediction, probability=100 * row["probability"]
+        scene.text(
+            "figure.mistake",
+            label=label,
+            prediction=prediction,
+            probability=100 * row["probability"],
         ),
         fontsize=7.5,
     )
     pixels = (scene.images or {}).get(row["image"])
     if pixels is None:
         axes.imshow(np.full((1, 1, 3), 232, np.uint8))
-        text = f"{scene.words['no_images']}\n\n{textwrap.fill(shorten_name(row['image'], 60), 18)}"
+        text = f"{scene.text('figure.image_not_found')}\n\n{textwrap.fill(shorten_name(row['image'], 60), 18)}"
         axes.text(0, 0, text, ha="center", va="center", fontsize=6, color=GREY)
     else:
         axes.imshow(pixels)

@@ -4,8 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 
 from bioimg.report.architecture import architecture_table
-from bioimg.report.captions import table_text
 from bioimg.report.comparison_table import REPORT_2023_COLUMNS, build_comparison
+from bioimg.report.notices import make_notice
 from bioimg.report.row_filter import select_rows
 from bioimg.report.table_model import Table
 from bioimg.report.table_notes import format_list
@@ -84,5 +84,9 @@ def _preset_table(results: Results, number: int, recipe: TablePreset, lang: str)
     exact = not select_rows(results.trials, recipe.condition).empty
     rows = recipe.condition if exact else recipe.rows
     table = build_comparison(results, rows=rows, columns=recipe.columns, lang=lang)
-    said = () if exact else (table_text("other_epochs", lang, epochs=format_list(recipe.epochs)),)
-    return dataclasses.replace(table, name=f"table-{number}", notes=(*said, *table.notes))
+    said = (
+        ()
+        if exact
+        else (make_notice("note.other_epochs", lang, epochs=format_list(recipe.epochs)),)
+    )
+    return dataclasses.replace(table, name=f"table-{number}", notices=(*said, *table.notices))

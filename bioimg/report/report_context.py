@@ -7,10 +7,16 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from bioimg.report.captions import column_header, table_text
+from bioimg.report.notices import Notice
 from bioimg.report.table_notes import comparison_warnings, results_digest
+from bioimg.report.translation import (
+    column_header,
+    setting_label,
+    setting_name,
+    setting_value,
+    translate,
+)
 from bioimg.report.visual_encoding import VisualEncoding, choose_encoding
-from bioimg.report.words import display_words
 from bioimg.results.configurations import REPEAT_FIELDS, varying_fields
 from bioimg.results.result_store import Results
 
@@ -26,9 +32,9 @@ class ReportContext:
     lang: str = "en"
     images: ImagesByPath | None = None
 
-    @cached_property
-    def words(self) -> Mapping[str, str]:
-        return display_words(self.lang)
+    def text(self, key: str, /, **values: object) -> str:
+        """Return a text of the catalogue in the language of the report."""
+        return translate(key, self.lang, **values)
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -81,11 +87,11 @@ class ReportContext:
         return completed.dropna(subset=["test_accuracy", "test_images", "train_seconds"])
 
     def field_label(self, trial: pd.Series, field: str) -> str:
-        """A field with its value: `batch 32`."""
-        return f"{column_header(field, self.lang)} {shorten_name(trial[field])}"
+        """Return a field with its value: `batch 32`."""
+        return setting_label(field, shorten_name(trial[field]), self.lang)
 
     def configuration_label(self, trial: pd.Series) -> str:
-        """What distinguishes this configuration from the others: `weights IMAGENET1K_V2, batch 32, frozen none`."""
+        """What distinguishes this configuration from the others: `weights IMAGENET1K_V2, trained: head only`."""
         return ", ".join(
             self.field_label(trial, field) for field in self.varying_fields
         ) or shorten_name(trial["model"])
@@ -104,14 +110,19 @@ class ReportContext:
 
     def effect_label(self, row: pd.Series) -> str:
         """What a row of `statistics.effects` is about: `batch: 64 instead of 32`, or, for an interaction, its levels."""
-        names = [column_header(name, self.lang) for name in row["axis"].split(":")]
+        fields = row["axis"].split(":")
         levels = [shorten_name(level) for level in row["level"].split(" and ")]
-        if len(names) == 1:
-            return self.words["instead"].format(
-                axis=names[0], level=levels[0], reference=shorten_name(row["reference"])
+        if len(fields) == 2:
+            first, second = (
+                setting_label(field, level, self.lang)
+                for field, level in zip(fields, levels, strict=True)
             )
-        return self.words["together"].format(
-            *(f"{name} {level}" for name, level in zip(names, levels, strict=True))
+            return self.text("effect.together", first=first, second=second)
+        return self.text(
+            "effect.instead",
+            axis=setting_name(fields[0], self.lang),
+            level=setting_value(fields[0], levels[0], self.lang),
+            reference=setting_value(fields[0], shorten_name(row["reference"]), self.lang),
         )
 
     def epoch_rows(self, trial: pd.Series) -> pd.DataFrame:
@@ -151,7 +162,7 @@ class ReportContext:
         )
 
     @cached_property
-    def warnings(self) -> list[str]:
+    def warnings(self) -> list[Notice]:
         """What makes a comparison of these trials unreliable, the worst first."""
         return list(comparison_warnings(self.results, self.trials, self.lang))
 
@@ -160,7 +171,7 @@ class ReportContext:
         """What all this was computed from, on one line."""
         experiment = self.results.manifest
         data = f"{column_header('data', self.lang)} {shorten_name(experiment['data']['name'])}"
-        return f"{shorten_name(experiment['name'])} · {data} · {table_text('source', self.lang, fingerprint=results_digest(self.results))}"
+        return f"{shorten_name(experiment['name'])} · {data} · {self.text('note.source', fingerprint=results_digest(self.results))}"
 
 
 def shorten_name(text: object, longest: int = 28) -> str:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from bioimg.report.captions import column_header
 from bioimg.report.formatting import (
     MISSING_TEXT,
     format_clock,
@@ -16,6 +15,8 @@ from bioimg.report.formatting import (
     format_number,
     format_p_value,
 )
+from bioimg.report.notices import Notice
+from bioimg.report.translation import column_header
 
 ColumnKind = Literal[
     "text", "count", "number", "share", "points", "loss", "epoch", "seconds", "p", "money"
@@ -70,7 +71,7 @@ class Table:
     values: pd.DataFrame
     columns: tuple[Column, ...]
     caption: str
-    notes: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
     results_digest: str
     lang: str = "en"
 
@@ -81,6 +82,11 @@ class Table:
             sanitise_text(column.title or column_header(column.name, self.lang))
             for column in self.columns
         ]
+
+    @property
+    def notes(self) -> list[str]:
+        """The texts of the notices."""
+        return [notice.text for notice in self.notices]
 
     def records(self) -> list[dict[str, Any]]:
         """Return every row as raw values by column name."""

@@ -7,7 +7,7 @@ import pandas as pd
 
 from bioimg.config import MIN_TEST_GROUPS
 from bioimg.experiment import EarlyStopping
-from bioimg.report.captions import table_text
+from bioimg.report.notices import Notice, make_notice
 from bioimg.results.configurations import configuration_keys
 from bioimg.results.result_store import Results
 
@@ -22,7 +22,9 @@ def results_digest(results: Results) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:10]
 
 
-def compose_notes(results: Results, shown: pd.DataFrame, lang: str, *extra: str) -> tuple[str, ...]:
+def compose_notes(
+    results: Results, shown: pd.DataFrame, lang: str, *extra: Notice
+) -> tuple[Notice, ...]:
     """The sentences below a table of these trials; warnings first."""
     said = [
         *comparison_warnings(results, shown, lang),
@@ -30,28 +32,30 @@ def compose_notes(results: Results, shown: pd.DataFrame, lang: str, *extra: str)
         *extra,
         *_stopping_notes(results, shown, lang),
     ]
-    return (*said, table_text("source", lang, fingerprint=results_digest(results)))
+    return (*said, make_notice("note.source", lang, fingerprint=results_digest(results)))
 
 
-def comparison_warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]:
+def comparison_warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[Notice]:
     """What makes these numbers or their comparison unreliable, the worst first."""
     if results.manifest["data"].get("synthetic") or shown["synthetic"].eq(True).any():
-        yield table_text("synthetic", lang)
+        yield make_notice("warning.synthetic", lang)
     if not results.manifest.get("complete", True):
-        yield table_text("incomplete", lang, ended=len(results.trials))
+        yield make_notice("warning.incomplete", lang, ended=len(results.trials))
     if mixed := incomparable_columns(shown):
-        yield table_text("mixed", lang, what=", ".join(mixed))
+        yield make_notice("warning.mixed", lang, what=", ".join(mixed))
     if shown["epochs"].nunique() > 1:
-        yield table_text(
-            "epochs_differ", lang, epochs=format_list(sorted(shown["epochs"].unique()))
+        yield make_notice(
+            "warning.epochs_differ", lang, epochs=format_list(sorted(shown["epochs"].unique()))
         )
     if shown["split_leaks_groups"].eq(True).any():
-        yield table_text("leak", lang)
+        yield make_notice("warning.leak", lang)
     if few := [count for count in test_group_counts(results, shown) if count < MIN_TEST_GROUPS]:
-        yield table_text("few_groups", lang, groups=format_list(few), fewest=MIN_TEST_GROUPS)
+        yield make_notice(
+            "warning.few_groups", lang, groups=format_list(few), fewest=MIN_TEST_GROUPS
+        )
     for name in ("duplicate_images_across_splits", "unreadable_skipped"):
         if name in shown and shown[name].max() > 0:
-            yield table_text(name, lang, n=int(shown[name].max()))
+            yield make_notice(f"warning.{name}", lang, n=int(shown[name].max()))
 
 
 def incomparable_columns(trials: pd.DataFrame) -> list[str]:
@@ -82,23 +86,25 @@ def _ambiguous_weights(trials: pd.DataFrame) -> list[str]:
     return ["weights_digest"] if digests.gt(1).any() else []
 
 
-def _data_notes(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]:
+def _data_notes(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[Notice]:
     data = results.manifest["data"]
     counts = {
         part: format_list(shown[f"{part}_images"].dropna().astype(int).unique())
         for part in ("train", "val", "test")
     }
-    yield table_text("images", lang, **counts, data=data["name"], fingerprint=data["fingerprint"])
-    yield table_text("split", lang, split=format_list(shown["split"].unique()))
+    yield make_notice(
+        "note.images", lang, **counts, data=data["name"], fingerprint=data["fingerprint"]
+    )
+    yield make_notice("note.split", lang, split=format_list(shown["split"].unique()))
     if len(shown) and not shown["split_leaks_groups"].notna().any() and data.get("groups") is None:
-        yield table_text("unknown_groups", lang)
+        yield make_notice("note.unknown_groups", lang)
     if data.get("groups") is not None:
-        yield table_text("independent", lang)
+        yield make_notice("note.independent", lang)
     if groups := test_group_counts(results, shown):
-        yield table_text("tested_groups", lang, groups=format_list(groups))
+        yield make_notice("note.tested_groups", lang, groups=format_list(groups))
 
 
-def _stopping_notes(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[str]:
+def _stopping_notes(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[Notice]:
     rule, counts = results.manifest.get("early_stopping"), shown["status"].value_counts()
     stopped, failed = int(counts.get("stopped", 0)), int(counts.get("failed", 0))
     if rule:
@@ -113,15 +119,15 @@ def _stopping_notes(results: Results, shown: pd.DataFrame, lang: str) -> Iterato
             "stopped": stopped,
             "trials": len(shown),
         }
-        yield table_text("stopping", lang, **{**rule, **counted})
+        yield make_notice("note.stopping", lang, **{**rule, **counted})
     elif stopped:
-        yield table_text("stopped_before", lang, stopped=stopped, trials=len(shown))
+        yield make_notice("note.stopped_before", lang, stopped=stopped, trials=len(shown))
     else:
-        yield table_text("no_stopping", lang)
+        yield make_notice("note.no_stopping", lang)
     if failed:
-        yield table_text("failed", lang, failed=failed, trials=len(shown))
+        yield make_notice("note.failed", lang, failed=failed, trials=len(shown))
     if shown["status"].eq("completed").any() and not configuration_keys(shown).duplicated().any():
-        yield table_text("one_run", lang)
+        yield make_notice("note.one_run", lang)
 
 
 def format_list(values: Iterable[object], most: int = 8) -> str:

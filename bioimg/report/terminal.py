@@ -70,10 +70,8 @@ def _print_table(table: Table, console: Console) -> None:
     left_out = [*_omitted_rows(table), *_omitted_columns(table, places)]
     if left_out:
         console.print(Text(f"Not shown here: {'; '.join(left_out)}."), style="dim")
-    for note in table.notes:
-        console.print(
-            Text(f"- {note}"), style="yellow bold" if "WARNING" in note or "警告" in note else "dim"
-        )
+    for notice in table.notices:
+        console.print(Text(f"- {notice}"), style="yellow bold" if notice.is_warning else "dim")
 
 
 def _widest_cell(cells: Sequence[Sequence[str]], place: int) -> int:

@@ -12,10 +12,10 @@ import pandas as pd
 
 from bioimg.errors import UserError
 from bioimg.report import detail_tables, documents
-from bioimg.report.captions import COLUMN_HEADERS, LANGUAGES, column_header
 from bioimg.report.comparison_table import SCORE_COLUMNS, build_comparison, trial_column
 from bioimg.report.table_model import Column, ParsedTable, Table, format_cell
 from bioimg.report.table_notes import results_digest
+from bioimg.report.translation import LANGUAGES, column_header, translated_columns
 from bioimg.results.result_store import Results
 from bioimg.verify.cell_matching import cell_matches, is_blank, normalise_text, resolve_setting
 
@@ -114,7 +114,7 @@ def _reference_tables(table: ParsedTable, results: Results) -> Iterator[Table]:
     lang = max(
         LANGUAGES,
         key=lambda lang: sum(
-            _normalise_header(column_header(name, lang)) in shown for name in COLUMN_HEADERS
+            _normalise_header(column_header(name, lang)) in shown for name in translated_columns()
         ),
     )
     makers = next(
@@ -158,7 +158,7 @@ def _comparison_tables(table: ParsedTable, results: Results, lang: str) -> Itera
 
 
 def _with_all_columns(table: Table, identities: Sequence[str]) -> Table:
-    names = [name for name in COLUMN_HEADERS if name in table.values]
+    names = [name for name in translated_columns() if name in table.values]
     return dataclasses.replace(
         table, columns=tuple(trial_column(name, table.values, name in identities) for name in names)
     )
@@ -266,7 +266,7 @@ def _find_column(column: Column, headers: Sequence[str]) -> int | None:
         for name in (
             column.name,
             column.name.replace("_", " "),
-            *COLUMN_HEADERS.get(column.name, ()),
+            *(column_header(column.name, lang) for lang in LANGUAGES),
         )
     }
     names = {_normalise_header(column.title)} if column.title else names

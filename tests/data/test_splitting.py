@@ -12,7 +12,7 @@ from bioimg.config import MIN_TEST_GROUPS, TrialConfig
 from bioimg.data import TEST, TRAIN, VAL, ImageSet, split_images, split_warnings
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment
-from bioimg.report.captions import table_text
+from bioimg.report.translation import translate
 
 
 def labelled(labels, groups=None, parts=None):
@@ -262,7 +262,7 @@ def test_few_groups_among_the_test_images_are_warned_of_in_the_words_of_the_repo
     )
     said = [f"WARNING: {told}" for told in split_warnings(images, TrialConfig(split="grouped"))]
     assert said == (
-        [table_text("few_groups", "en", groups=tested, fewest=MIN_TEST_GROUPS)] if tested else []
+        [translate("warning.few_groups", "en", groups=tested, fewest=MIN_TEST_GROUPS)] if tested else []
     )
 
 

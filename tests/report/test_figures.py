@@ -201,8 +201,8 @@ def test_accuracy_against_time_of_many_trials_shows_the_best(
 
 def test_effects_are_those_of_the_statistics(shown: dict[str, Figure]):
     text = words(shown["effects"])
-    assert "frozen: features instead of none" in text
-    assert "weights IMAGENET1K_V2 with frozen features" in text
+    assert "trained: head only instead of all layers" in text
+    assert "weights IMAGENET1K_V2 with trained: head only" in text
 
 
 def test_mistakes_show_the_images_or_say_that_there_were_none(

@@ -23,6 +23,7 @@ from bioimg.errors import UserError
 from bioimg.report import detail_tables, documents
 from bioimg.report.comparison_table import build_comparison
 from bioimg.report.documents import csv_file, html_file, latex, markdown
+from bioimg.report.notices import Notice
 from bioimg.report.table_model import Column, Table, sanitise_text
 from bioimg.results import result_store
 from support.handmade_results import folder, predictions, report_2023, trial
@@ -69,13 +70,16 @@ def a_table(name: str) -> Table:
         "recall_high": [0.6, None],
     }
     values = pd.DataFrame({**rows, "n": [3, 40], "difference": [-0.013, 0.2]})
-    notes = (f"Of {sanitise_text(name)}.", "Made by bioimg from results 0123456789.")
+    notices = (
+        Notice("note.split", f"Of {sanitise_text(name)}."),
+        Notice("note.source", "Made by bioimg from results 0123456789."),
+    )
     return Table(
         name="t",
         values=values,
         columns=columns,
         caption=sanitise_text(f"On {name}"),
-        notes=notes,
+        notices=notices,
         results_digest="0123456789",
     )
 
