@@ -733,7 +733,7 @@ def test_few_groups_among_the_test_images_are_counted_and_warned_of(
         folder(tmp_path, rows, images=images, data={**DATA, "image_size": 150, "groups": 9})
     )
     notes = build_comparison(results).notes
-    assert any(f"Independent groups among the test images: {groups};" in note for note in notes)
+    assert any(f"Independent groups among the test images: {groups}." in note for note in notes)
     few = [
         note
         for note in notes
