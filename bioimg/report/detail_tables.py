@@ -14,8 +14,8 @@ from bioimg.report.comparison_table import (
     trial_column,
 )
 from bioimg.report.formatting import column_decimals
-from bioimg.report.table_model import Column, Table
 from bioimg.report.notices import Notice, make_notice
+from bioimg.report.table_model import Column, Table
 from bioimg.report.table_notes import compose_notes, format_list, results_digest
 from bioimg.report.translation import setting_label, translate
 from bioimg.results import statistics

@@ -58,7 +58,10 @@ def test_report_writes_every_table_in_every_format(
         "figures",
     }
     printed = " ".join(capsys.readouterr().out.split())
-    assert "Validation chose weights IMAGENET1K_V2, trained: all layers, batch 128, epochs 40" in printed
+    assert (
+        "Validation chose weights IMAGENET1K_V2, trained: all layers, batch 128, epochs 40"
+        in printed
+    )
     assert "not distinguishable, p = 0.3 (" in printed
     assert TABLE_FORMATS == WRITTEN
 

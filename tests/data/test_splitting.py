@@ -262,7 +262,9 @@ def test_few_groups_among_the_test_images_are_warned_of_in_the_words_of_the_repo
     )
     said = [f"WARNING: {told}" for told in split_warnings(images, TrialConfig(split="grouped"))]
     assert said == (
-        [translate("warning.few_groups", "en", groups=tested, fewest=MIN_TEST_GROUPS)] if tested else []
+        [translate("warning.few_groups", "en", groups=tested, fewest=MIN_TEST_GROUPS)]
+        if tested
+        else []
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bioimg.config import TRIAL_FIELDS, TrialConfig
+from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.report import detail_tables
 from bioimg.report.comparison_table import REPORT_2023_COLUMNS, build_comparison
@@ -740,7 +740,11 @@ def test_few_groups_among_the_test_images_are_counted_and_warned_of(
         if note.startswith("WARNING: the test images come from few groups (3)")
     ]
     assert bool(few) is warned
-    assert [str(notice) for notice in ReportContext(results).warnings if notice.key == "warning.few_groups"] == few
+    assert [
+        str(notice)
+        for notice in ReportContext(results).warnings
+        if notice.key == "warning.few_groups"
+    ] == few
 
 
 DATA = {

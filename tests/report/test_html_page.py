@@ -538,7 +538,9 @@ def test_a_value_is_read_by_pointer(browser: Any):
     actions = __import__("selenium.webdriver", fromlist=["ActionChains"]).ActionChains(browser)
     actions.move_to_element(browser.find_element("css selector", ".chart .line circle")).perform()
     readout = browser.find_element("css selector", ".readout").text
-    assert re.fullmatch(r"weights \S+, trained: all layers, batch \d+ · epoch \d+: \d\.\d{3}", readout)
+    assert re.fullmatch(
+        r"weights \S+, trained: all layers, batch \d+ · epoch \d+: \d\.\d{3}", readout
+    )
 
 
 @pytest.mark.slow
@@ -552,7 +554,10 @@ def test_values_are_read_by_arrow_keys(results: Results, browser: Any):
     best = losses.query(
         "weights == 'IMAGENET1K_V2' and batch_size == 128 and freeze == 'none' and epoch == 3"
     )["val_loss"].iloc[0]
-    assert readout.text == f"weights IMAGENET1K_V2, trained: all layers, batch 128 · epoch 3: {best:.3f}"
+    assert (
+        readout.text
+        == f"weights IMAGENET1K_V2, trained: all layers, batch 128 · epoch 3: {best:.3f}"
+    )
     press(browser, ".chart", down)
     assert "batch 64 · epoch 3" in readout.text
     press(browser, ".chart", "\ue00c")
