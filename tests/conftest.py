@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -29,6 +30,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """The whole campaign is slow: it only runs on request."""
     if "chaos" not in config.option.markexpr:
         items[:] = [item for item in items if item.get_closest_marker("campaign") is None]
+
+
+@pytest.fixture
+def shared_ray() -> None:
+    """Join the one Ray of all tests, or start it: three CPUs, for two lanes or for two workers."""
+    if not ray.is_initialized():
+        ray.init(address="local", num_cpus=3, log_to_driver=False, logging_level="ERROR")
+
+
+@pytest.fixture
+def no_ray() -> None:
+    """Stop the Ray of all tests, for a test that shows what happens without one or has its own."""
+    ray.shutdown()
 
 
 @pytest.fixture

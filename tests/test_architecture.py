@@ -208,3 +208,12 @@ def test_the_first_lines_of_a_project_are_as_its_user_fixed_them():
 def test_the_cluster_file_is_one_that_ray_takes():
     config = prepare_config(yaml.safe_load((PROJECT / "cluster.yaml").read_text()))
     validate_config(config)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PROJECT / "tests").rglob("*.py")), ids=lambda path: path.stem
+)
+def test_no_test_imports_another_test(path):
+    """What tests share lies in `support`."""
+    imported = [part for name in imports(path) for part in name.split(".")]
+    assert not [part for part in imported if part.startswith("test_") or part == "conftest"]

@@ -5,41 +5,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import ray
-from rich.console import Console
 
-from bioimg import runner
 from bioimg.cluster.coordinator import start_coordinator
 from bioimg.cluster.tune_scheduler import CohortScheduler
 from bioimg.cluster.tune_trial import encode_trial
 from bioimg.config import TrialConfig
-from bioimg.experiment import EarlyStopping, Experiment
-from bioimg.results.result_store import Results, read_results
-from bioimg.run_options import RunOptions
-from support.results import same
+from bioimg.experiment import EarlyStopping
+from bioimg.results.result_store import Results
+from support.experiments import grid_experiment, run_experiment
+from support.results import assert_same_results
 
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("shared_ray"),
 ]  # Ray's own warnings aren't ours to fix
-
-BASE = TrialConfig(
-    data="phantom",
-    model="resnext_tiny",
-    weights="none",
-    image_size=32,
-    epochs=3,
-    learning_rate=1e-3,
-    precision="float32",
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    """Three CPUs, whatever the machine has: enough for two lanes or for two workers."""
-    ray.init(address="local", num_cpus=3, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 def run(
@@ -48,22 +28,12 @@ def run(
     lanes: int | None = 1,
     local: bool = False,
     stop: EarlyStopping | None = None,
-    file: io.StringIO | None = None,
-    **axes,
+    console: io.StringIO | None = None,
+    **fields,
 ) -> Results:
-    """Run a grid around BASE to its end; `file` gets what the console shows."""
-    fixed = {name: value for name, value in axes.items() if not isinstance(value, tuple)}
-    base = TrialConfig(**{**{name: getattr(BASE, name) for name in BASE.__slots__}, **fixed})
-    varied = {name: value for name, value in axes.items() if isinstance(value, tuple)}
-    experiment = Experiment(name="grid", base=base, axes=varied, early_stopping=stop)
-    console = Console(file=file or io.StringIO())
-    assert (
-        runner.run_experiment(
-            experiment, RunOptions(out=str(folder), lanes=lanes, local=local), console
-        )
-        == 0
-    )
-    return read_results(folder)
+    """Run a grid around the base trial to its end; `console` gets what is printed."""
+    experiment = grid_experiment(stop, **fields)
+    return run_experiment(experiment, folder, console, lanes=lanes, local=local)
 
 
 def test_lanes_side_by_side_give_the_rows_of_the_local_twin(tmp_path):
@@ -71,7 +41,7 @@ def test_lanes_side_by_side_give_the_rows_of_the_local_twin(tmp_path):
     on_lanes = run(tmp_path / "lanes", lanes=2, **axes)
     assert on_lanes.trials["status"].tolist() == ["completed"] * 4
     assert on_lanes.trials["test_accuracy"].notna().all()
-    same(on_lanes, run(tmp_path / "local", local=True, **axes))
+    assert_same_results(on_lanes, run(tmp_path / "local", local=True, **axes))
 
 
 def test_more_epochs_on_lanes_go_on_from_shorter_trials_as_those_of_the_twin_do(tmp_path):
@@ -86,7 +56,7 @@ def test_more_epochs_on_lanes_go_on_from_shorter_trials_as_those_of_the_twin_do(
     assert on_lanes.trials["continued_from"].notna().sum() >= 4, (
         "frozen ones, and those that were stopped"
     )
-    same(on_lanes, twin)
+    assert_same_results(on_lanes, twin)
 
 
 def test_a_stopped_trial_frees_its_lane_at_its_rung_and_the_twin_stops_it_too(tmp_path):
@@ -104,7 +74,7 @@ def test_a_stopped_trial_frees_its_lane_at_its_rung_and_the_twin_stops_it_too(tm
     )
     assert stopped["test_accuracy"].isna().all()
     assert (on_lanes.trials["status"] == "completed").any()
-    same(on_lanes, run(tmp_path / "local", local=True, stop=rule, **axes))
+    assert_same_results(on_lanes, run(tmp_path / "local", local=True, stop=rule, **axes))
 
 
 def test_a_trial_whose_patience_ends_where_it_would_be_stopped_is_completed_for_console_and_table(
@@ -118,7 +88,7 @@ def test_a_trial_whose_patience_ends_where_it_would_be_stopped_is_completed_for_
     }  # no BatchNorm to change
     run(tmp_path, learning_rate=(1e-2,), **fixed)
     row = run(
-        tmp_path, learning_rate=(1e-2, 1e-12), file=(file := io.StringIO()), **fixed
+        tmp_path, learning_rate=(1e-2, 1e-12), console=(file := io.StringIO()), **fixed
     ).trials.iloc[1]
     assert (row["status"], row["epochs_run"], row["out_of_patience"]) == ("completed", 2, True)
     told = [

@@ -4,37 +4,40 @@ import io
 import signal
 
 import pytest
-from cluster.test_lane_kills import BOARD, When, go, machine, send  # noqa: F401
-from cluster.test_lane_kills import experiment as asked
-from end_to_end.test_early_stopping import experiment, keys_of_stopped
 
 from bioimg.cluster import lane_pool
 from bioimg.errors import UserError
 from bioimg.results.result_store import ResultStore, read_results
-from support.results import same
+from support.consoles import ActingConsole
+from support.experiments import grid_experiment, run_experiment, stopping_experiment
+from support.processes import COORDINATOR, signal_actor
+from support.results import assert_same_results, stopped_keys
 
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.filterwarnings("ignore"),
-    pytest.mark.usefixtures("machine"),
+    pytest.mark.usefixtures("shared_ray"),
 ]
 
 
 def test_trials_that_are_added_on_lanes_are_judged_against_all_earlier_ones(tmp_path):
     in_order = tuple(
-        trial.learning_rate for trial in experiment().in_run_order(experiment().trials())
+        trial.learning_rate
+        for trial in stopping_experiment().in_run_order(stopping_experiment().trials())
     )
-    go(experiment(in_order[:3]), tmp_path / "lanes", lanes=1)
-    whole = go(experiment(), tmp_path / "whole", local=True)
+    run_experiment(stopping_experiment(in_order[:3]), tmp_path / "lanes", lanes=1)
+    whole = run_experiment(stopping_experiment(), tmp_path / "whole", local=True)
     again = next(
         key
-        for key in keys_of_stopped(whole)
+        for key in stopped_keys(whole)
         if key not in read_results(tmp_path / "lanes").trials["key"].tolist()
     )
     ResultStore(tmp_path / "lanes").tables.write(
         "trials", again, [{"key": again, "status": "failed"}]
     )
-    added = go(experiment(), tmp_path / "lanes", file := io.StringIO(), lanes=1)
+    added = run_experiment(
+        stopping_experiment(), tmp_path / "lanes", file := io.StringIO(), lanes=1
+    )
     later = added.trials[
         added.trials["learning_rate"].isin(in_order[3:]) & added.trials["status"].eq("stopped")
     ]
@@ -43,28 +46,34 @@ def test_trials_that_are_added_on_lanes_are_judged_against_all_earlier_ones(tmp_
     assert file.getvalue().count(": stopped\n") == len(later), (
         "one of them failed in an earlier run"
     )
-    same(added, whole)
+    assert_same_results(added, whole)
 
 
 def test_a_finish_on_lanes_that_is_interrupted_is_gone_on_with_by_the_same_command(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(lane_pool, "COORDINATOR_TIMEOUT_S", 5)
-    keys = tuple(keys_of_stopped(go(experiment(), tmp_path / "lanes", lanes=1))[:2])
-    file = When("epoch 3/4", tmp_path / "lanes", send(BOARD, signal.SIGKILL))
+    keys = tuple(
+        stopped_keys(run_experiment(stopping_experiment(), tmp_path / "lanes", lanes=1))[:2]
+    )
+    file = ActingConsole("epoch 3/4", tmp_path / "lanes", signal_actor(COORDINATOR, signal.SIGKILL))
     with pytest.raises(
         UserError, match=r"the board.*was lost.*run the same command again to resume"
     ):
-        go(experiment(), tmp_path / "lanes", file, lanes=1, finish=keys)
+        run_experiment(stopping_experiment(), tmp_path / "lanes", file, lanes=1, finish=keys)
     assert len(file.before), "nothing was struck"
-    finished = go(experiment(), tmp_path / "lanes", lanes=1, finish=keys)
-    go(experiment(), tmp_path / "local", local=True)
-    same(finished, go(experiment(), tmp_path / "local", local=True, finish=keys))
+    finished = run_experiment(stopping_experiment(), tmp_path / "lanes", lanes=1, finish=keys)
+    run_experiment(stopping_experiment(), tmp_path / "local", local=True)
+    assert_same_results(
+        finished, run_experiment(stopping_experiment(), tmp_path / "local", local=True, finish=keys)
+    )
 
 
 def test_what_one_of_two_workers_lacks_does_not_part_them(tmp_path, monkeypatch):
     """Before, it reported to no other, and asked for the next trial while the first one waited for it."""
     monkeypatch.chdir(tmp_path)
-    trials = go(asked(model="lonely", image_size=16, epochs=2, workers=2), tmp_path / "out").trials
+    trials = run_experiment(
+        grid_experiment(model="lonely", image_size=16, epochs=2, workers=2), tmp_path / "out"
+    ).trials
     assert (tmp_path / "told").exists()
     assert trials["status"].tolist() == ["completed"]

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from data.test_image_folder import draw, fill
 from PIL import Image
 
 from bioimg.config import TrialConfig
 from bioimg.data import load_image_set
 from bioimg.errors import UserError
+from support.image_folders import write_image_folder, write_noise_image
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
 
@@ -109,7 +109,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_an_unreadable_image_is_named_and_can_be_passed_over(tmp_path, name, caplog):
-    fill(tmp_path)
+    write_image_folder(tmp_path)
     (tmp_path / "a" / name).write_bytes(UNREADABLE[name])
     with pytest.raises(
         UserError,
@@ -135,7 +135,7 @@ LINKS = {"link to nothing": missing_target, "link to itself": itself, "pipe": os
 
 @pytest.mark.parametrize("name", LINKS)
 def test_what_only_looks_like_a_file_is_named_and_can_be_passed_over(tmp_path, name):
-    fill(tmp_path)
+    write_image_folder(tmp_path)
     LINKS[name](tmp_path / "a" / f"{name}.png")
     with pytest.raises(
         UserError, match=rf"^1 of 15 images in '[^']+' can't be read: a/{name}\.png \(\w.*\)"
@@ -150,7 +150,7 @@ def test_what_only_looks_like_a_file_is_named_and_can_be_passed_over(tmp_path, n
 
 
 def test_pixels_stay_with_their_images_when_some_are_passed_over(tmp_path):
-    fill(tmp_path)
+    write_image_folder(tmp_path)
     whole = load_image_set(TrialConfig(data=str(tmp_path), image_size=8))
     for name in ("a/aaa.png", "a/p1_1b.png", "b/zzz.png"):
         (tmp_path / name).write_text("text")
@@ -161,7 +161,7 @@ def test_pixels_stay_with_their_images_when_some_are_passed_over(tmp_path):
 
 
 def test_of_many_unreadable_images_ten_are_named_and_all_are_counted(tmp_path):
-    fill(tmp_path)
+    write_image_folder(tmp_path)
     for number in range(30):
         (tmp_path / "a" / f"x{number:02}.png").write_text("text")
     with pytest.raises(
@@ -184,14 +184,14 @@ def test_a_set_of_which_nothing_can_be_read_is_refused_even_so(tmp_path):
 
 
 def test_a_class_that_is_too_small_without_its_unreadable_images_is_refused(tmp_path):
-    fill(tmp_path)
+    write_image_folder(tmp_path)
     (tmp_path / "a" / "p0_0.png").write_text("text")
     with pytest.raises(UserError, match=r"too few of: a \(6\)"):
         load_image_set(TrialConfig(data=str(tmp_path), skip_unreadable=True))
 
 
 def test_the_limit_on_pixels_can_be_set(tmp_path, monkeypatch):
-    fill(tmp_path)
+    write_image_folder(tmp_path)
     monkeypatch.setenv("BIOIMG_MAX_PIXELS", "100")
     with pytest.raises(
         UserError,
@@ -231,7 +231,7 @@ def open_folder(monkeypatch):
 
 
 def test_a_file_without_permission_is_named(open_folder):
-    data = fill(open_folder / "set")
+    data = write_image_folder(open_folder / "set")
     (data / "a" / "p0_0.png").chmod(0)
     with (
         unprivileged(),
@@ -241,7 +241,7 @@ def test_a_file_without_permission_is_named(open_folder):
 
 
 def test_a_folder_without_permission_is_named(open_folder):
-    data = fill(open_folder / "set")
+    data = write_image_folder(open_folder / "set")
     (data / "a").chmod(0)
     with (
         unprivileged(),
@@ -254,7 +254,7 @@ def test_a_folder_without_permission_is_named(open_folder):
 
 
 def test_a_cache_without_permission_is_named(open_folder):
-    data = fill(open_folder / "set")
+    data = write_image_folder(open_folder / "set")
     (open_folder / "cache").chmod(0o555)
     with (
         unprivileged(),
@@ -284,15 +284,15 @@ HARMLESS_NAMES = [
 
 @pytest.mark.parametrize("name", HARMLESS_NAMES)
 def test_a_strange_name_does_no_harm(tmp_path, name):
-    fill(tmp_path)
-    draw(tmp_path / "x.png", seed=1)
+    write_image_folder(tmp_path)
+    write_noise_image(tmp_path / "x.png", seed=1)
     (tmp_path / "x.png").rename(tmp_path / "a" / name)
     assert f"a/{name}" in load_image_set(TrialConfig(data=str(tmp_path), image_size=8)).paths
 
 
 def test_a_name_that_is_not_utf_8_does_no_harm(tmp_path):
-    fill(tmp_path)
-    draw(tmp_path / "x.png", seed=1)
+    write_image_folder(tmp_path)
+    write_noise_image(tmp_path / "x.png", seed=1)
     (tmp_path / "x.png").rename(tmp_path / "a" / os.fsdecode(b"caf\xe9.png"))
     images = load_image_set(TrialConfig(data=str(tmp_path), image_size=8))
     assert "a/caf\ufffd.png" in images.paths
@@ -314,7 +314,7 @@ HARMLESS_FILES = [
 
 @pytest.mark.parametrize("name", HARMLESS_FILES)
 def test_a_file_that_is_no_image_does_no_harm(tmp_path, name):
-    fill(tmp_path)
+    write_image_folder(tmp_path)
     (tmp_path / "a" / name).write_bytes(b"Bud1 something")
     (tmp_path / name).write_bytes(b"Bud1 something")
     assert len(load_image_set(TrialConfig(data=str(tmp_path), image_size=8))) == 14
@@ -326,15 +326,15 @@ SIZES = [(1, 1), (1, 3000), (3000, 1), (7, 9)]
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("resize", ["resize", "crop", "pad"])
 def test_an_extreme_size_does_no_harm(tmp_path, size, resize):
-    fill(tmp_path)
-    draw(tmp_path / "a" / "extreme.png", size=size)
+    write_image_folder(tmp_path)
+    write_noise_image(tmp_path / "a" / "extreme.png", size=size)
     assert load_image_set(
         TrialConfig(data=str(tmp_path), image_size=8, resize=resize)
     ).pixels.shape == (15, 8, 8, 3)
 
 
 def test_linked_class_folders_are_followed_once(tmp_path):
-    fill(tmp_path / "elsewhere")
+    write_image_folder(tmp_path / "elsewhere")
     (tmp_path / "set").mkdir()
     for name in "ab":
         (tmp_path / "set" / name).symlink_to(tmp_path / "elsewhere" / name)
@@ -344,8 +344,8 @@ def test_linked_class_folders_are_followed_once(tmp_path):
 
 
 def test_a_folder_named_like_an_image_is_a_folder(tmp_path):
-    fill(tmp_path)
-    draw(tmp_path / "a" / "scan.png" / "x.png")
+    write_image_folder(tmp_path)
+    write_noise_image(tmp_path / "a" / "scan.png" / "x.png")
     assert "a/scan.png/x.png" in load_image_set(TrialConfig(data=str(tmp_path), image_size=8)).paths
 
 
@@ -362,7 +362,7 @@ def test_class_folders_that_can_not_be_meant_so_are_refused(tmp_path, classes, t
     for name in classes:
         (tmp_path / name).mkdir()
         if name != "empty":
-            draw(tmp_path / name / "x.png")
+            write_noise_image(tmp_path / name / "x.png")
     with pytest.raises(UserError, match=text):
         load_image_set(TrialConfig(data=str(tmp_path)))
 
@@ -381,7 +381,7 @@ def test_class_folders_that_can_not_be_meant_so_are_refused(tmp_path, classes, t
 def test_a_table_as_spreadsheets_write_it_is_read(tmp_path, content):
     from bioimg.data import list_dataset
 
-    fill(tmp_path)
+    write_image_folder(tmp_path)
     (tmp_path / "set.csv").write_bytes(content)
     listing = list_dataset(TrialConfig(data=str(tmp_path / "set.csv")))
     assert (listing.paths, listing.classes) == (("a/p0_0.png", "b/p0_0.png"), ("x", "y"))

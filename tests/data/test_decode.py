@@ -10,13 +10,9 @@ from bioimg.data import load_image_set
 from bioimg.data.decoding.channels import resize_square
 from bioimg.data.decoding.decode import decode_image
 from bioimg.errors import UserError
+from support.image_folders import write_tiff, write_tiff_folder
 
 RAMP = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32) * 80
-
-
-def tiff(path, pixels, **options):
-    tifffile.imwrite(path, pixels, **options)
-    return path
 
 
 def save(path, image, **options):
@@ -25,7 +21,10 @@ def save(path, image, **options):
 
 
 def test_16_bit_grey_keeps_its_depth(tmp_path):
-    for path in (tiff(tmp_path / "x.tif", RAMP), save(tmp_path / "x.png", Image.fromarray(RAMP))):
+    for path in (
+        write_tiff(tmp_path / "x.tif", RAMP),
+        save(tmp_path / "x.png", Image.fromarray(RAMP)),
+    ):
         pixels, stored = decode_image(path)
         assert (pixels.dtype, stored) == (np.uint16, "16-bit grey")
         np.testing.assert_array_equal(pixels, np.repeat(RAMP[..., None], 3, 2))
@@ -43,20 +42,20 @@ def test_16_bit_colour_png_keeps_its_depth(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "uint32", "float16"])
 def test_other_depths_become_float32(tmp_path, dtype):
-    pixels = decode_image(tiff(tmp_path / "x.tif", (RAMP // 80).astype(dtype))).pixels
+    pixels = decode_image(write_tiff(tmp_path / "x.tif", (RAMP // 80).astype(dtype))).pixels
     assert pixels.dtype == np.float32
     np.testing.assert_array_equal(pixels[..., 0], RAMP // 80)
 
 
 def test_big_endian_is_read_as_well(tmp_path):
     np.testing.assert_array_equal(
-        decode_image(tiff(tmp_path / "x.tif", RAMP, byteorder=">")).pixels[..., 1], RAMP
+        decode_image(write_tiff(tmp_path / "x.tif", RAMP, byteorder=">")).pixels[..., 1], RAMP
     )
 
 
 def test_black_is_zero_also_where_the_file_has_white_as_zero(tmp_path):
     pixels = decode_image(
-        tiff(tmp_path / "x.tif", np.zeros((4, 4), np.uint8), photometric="miniswhite")
+        write_tiff(tmp_path / "x.tif", np.zeros((4, 4), np.uint8), photometric="miniswhite")
     ).pixels
     assert pixels.min() == 255
 
@@ -90,7 +89,7 @@ def test_cmyk_becomes_rgb(tmp_path, suffix):
 
 def test_planar_colour_is_colour(tmp_path):
     colour = np.arange(3 * 20 * 30, dtype=np.uint8).reshape(3, 20, 30)
-    path = tiff(tmp_path / "x.tif", colour, photometric="rgb", planarconfig="separate")
+    path = write_tiff(tmp_path / "x.tif", colour, photometric="rgb", planarconfig="separate")
     np.testing.assert_array_equal(decode_image(path).pixels, np.moveaxis(colour, 0, -1))
 
 
@@ -102,7 +101,7 @@ def test_each_of_the_eight_orientations_is_undone(tmp_path, orientation, suffix)
     exif[274] = orientation
     path = tmp_path / f"x{suffix}"
     if suffix == ".tif":
-        tiff(
+        write_tiff(
             path,
             np.asarray(source),
             photometric="rgb",
@@ -119,7 +118,7 @@ def test_each_of_the_eight_orientations_is_undone(tmp_path, orientation, suffix)
 def stack(tmp_path, axes="CYX", **options):
     """Four planes, the k-th one filled with 10 k."""
     planes = np.broadcast_to(np.arange(4, dtype=np.uint16)[:, None, None] * 10, (4, 24, 32))
-    return tiff(
+    return write_tiff(
         tmp_path / "x.tif", planes, metadata={"axes": axes}, photometric="minisblack", **options
     )
 
@@ -177,7 +176,7 @@ def test_several_images_in_one_file_are_refused(tmp_path):
 
 
 def test_colours_without_a_way_to_rgb_are_refused(tmp_path):
-    tiff(tmp_path / "x.tif", np.zeros((8, 8, 3), np.uint8), photometric="cielab")
+    write_tiff(tmp_path / "x.tif", np.zeros((8, 8, 3), np.uint8), photometric="cielab")
     with pytest.raises(ValueError, match="8-bit CIELAB colours"):
         decode_image(tmp_path / "x.tif")
 
@@ -185,7 +184,7 @@ def test_colours_without_a_way_to_rgb_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "write",
     [
-        lambda p: tiff(p, np.zeros((100, 100), np.uint8)),
+        lambda p: write_tiff(p, np.zeros((100, 100), np.uint8)),
         lambda p: save(p, Image.new("L", (100, 100)), format="PNG"),
     ],
 )
@@ -211,20 +210,11 @@ def test_an_image_becomes_square_by_the_rule_asked_for(dtype):
     assert resize_square(image, 10, "resize")[5, 0].tolist() == [0] * 3
 
 
-def tiffs(folder, scale=1, dtype=np.uint16):
-    for label, name in enumerate("ab"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for number in range(10):
-            noise = np.random.default_rng(100 * label + number).integers(100, 4000, (16, 16))
-            tiff(folder / name / f"{number}.tif", (noise * scale).astype(dtype))
-    return folder
-
-
 @pytest.mark.parametrize(("dtype", "scale"), [(np.uint16, 1), (np.float32, 1e-3)])
 def test_wide_images_are_scaled_by_percentiles_of_the_training_images(tmp_path, dtype, scale):
     from bioimg.data import split_images
 
-    trial = TrialConfig(data=str(tiffs(tmp_path, scale, dtype)), image_size=16)
+    trial = TrialConfig(data=str(write_tiff_folder(tmp_path, scale, dtype)), image_size=16)
     images = load_image_set(trial)
     raw = np.stack([tifffile.imread(tmp_path / path) for path in images.paths])
     low, high = np.percentile(raw[split_images(images, trial).train], (0.1, 99.9))
@@ -235,7 +225,9 @@ def test_wide_images_are_scaled_by_percentiles_of_the_training_images(tmp_path, 
 
 
 def test_scaling_by_range_takes_the_whole_range_of_the_depth(tmp_path):
-    images = load_image_set(TrialConfig(data=str(tiffs(tmp_path)), image_size=16, scaling="range"))
+    images = load_image_set(
+        TrialConfig(data=str(write_tiff_folder(tmp_path)), image_size=16, scaling="range")
+    )
     assert images.scaling_limits == ((0, 65535),) * 3
     assert images.pixels.max() <= 16
 
@@ -243,7 +235,7 @@ def test_scaling_by_range_takes_the_whole_range_of_the_depth(tmp_path):
 def test_scaling_is_part_of_the_fingerprint_of_the_split_and_not_of_that_of_the_data(tmp_path):
     from bioimg.data import split_images
 
-    tiffs(tmp_path)
+    write_tiff_folder(tmp_path)
     trials = [
         TrialConfig(data=str(tmp_path), image_size=size, scaling=rule, folds=folds)
         for size, rule, folds in (
@@ -268,17 +260,17 @@ def test_scaling_is_part_of_the_fingerprint_of_the_split_and_not_of_that_of_the_
 
 
 def test_what_is_not_finite_is_black_and_says_nothing_about_the_range(tmp_path):
-    folder = tiffs(tmp_path, 1e-3, np.float32)
+    folder = write_tiff_folder(tmp_path, 1e-3, np.float32)
     holes = tifffile.imread(folder / "a" / "0.tif")
     holes[0, 0], holes[0, 1] = np.nan, np.inf
-    tiff(folder / "a" / "0.tif", holes)
+    write_tiff(folder / "a" / "0.tif", holes)
     images = load_image_set(TrialConfig(data=str(folder), image_size=16))
     assert np.isfinite(images.scaling_limits).all()
     assert images.pixels[images.paths.index("a/0.tif"), 0, 0].tolist() == [0, 0, 0]
 
 
 def test_images_of_different_depths_are_refused(tmp_path):
-    tiff(tiffs(tmp_path) / "b" / "x.tif", np.zeros((16, 16), np.uint8))
+    write_tiff(write_tiff_folder(tmp_path) / "b" / "x.tif", np.zeros((16, 16), np.uint8))
     with pytest.raises(
         UserError,
         match=r"different depths.*20 of uint16: a/0\.tif.*; 1 of uint8: b/x\.tif.*Image > Type.*table \(path,label\)",

@@ -1,35 +1,15 @@
 """How a folder of images is read, and the errors when it isn't one."""
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from bioimg.config import TrialConfig
-from bioimg.data import list_dataset as find_of
 from bioimg.data import load_image_set
 from bioimg.errors import UserError
-
-
-def find(data, **fields):
-    return find_of(TrialConfig(data=str(data), **fields))
-
-
-def draw(path, seed=0, size=(12, 10), mode="RGB"):
-    """Save noise as an image, in the format of the name's suffix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8)
-    Image.fromarray(noise).convert(mode).save(path)
-
-
-def fill(folder, classes=("a", "b"), count=7, suffix=".png"):
-    for label, name in enumerate(classes):
-        for number in range(count):
-            draw(folder / name / f"p{number % 5}_{number}{suffix}", seed=100 * label + number)
-    return folder
+from support.image_folders import find_images, write_image_folder, write_noise_image
 
 
 def test_each_folder_is_a_class_and_paths_are_relative(tmp_path):
-    listing = find(fill(tmp_path / "set", count=2))
+    listing = find_images(write_image_folder(tmp_path / "set", count=2))
     assert listing.name == "set"
     assert listing.classes == ("a", "b")
     assert listing.paths == ("a/p0_0.png", "a/p1_1.png", "b/p0_0.png", "b/p1_1.png")
@@ -39,8 +19,8 @@ def test_each_folder_is_a_class_and_paths_are_relative(tmp_path):
 
 def test_train_val_and_test_folders_are_parts(tmp_path):
     for part in ("train", "val", "test"):
-        fill(tmp_path / part, count=1)
-    listing = find(tmp_path)
+        write_image_folder(tmp_path / part, count=1)
+    listing = find_images(tmp_path)
     assert listing.classes == ("a", "b")
     assert dict(zip(listing.paths, listing.subsets, strict=True)) == {
         f"{part}/{name}/p0_0.png": number
@@ -50,23 +30,23 @@ def test_train_val_and_test_folders_are_parts(tmp_path):
 
 
 def test_images_in_folders_below_a_class_belong_to_it(tmp_path):
-    fill(tmp_path, count=1)
-    draw(tmp_path / "a" / "patient1" / "x.png")
-    assert "a/patient1/x.png" in find(tmp_path).paths
+    write_image_folder(tmp_path, count=1)
+    write_noise_image(tmp_path / "a" / "patient1" / "x.png")
+    assert "a/patient1/x.png" in find_images(tmp_path).paths
 
 
 def test_hidden_files_and_the_litter_of_file_managers_are_passed_over(tmp_path):
-    fill(tmp_path, count=1)
+    write_image_folder(tmp_path, count=1)
     for name in (".hidden.png", "Thumbs.db", "notes.txt", "._p0.png"):
         (tmp_path / "a" / name).write_text("no image")
-    draw(tmp_path / "__MACOSX" / "x.png")
-    assert len(find(tmp_path)) == 2
+    write_noise_image(tmp_path / "__MACOSX" / "x.png")
+    assert len(find_images(tmp_path)) == 2
 
 
 def test_a_link_back_to_a_folder_above_is_not_followed(tmp_path):
-    fill(tmp_path, count=1)
+    write_image_folder(tmp_path, count=1)
     (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
-    assert len(find(tmp_path)) == 2
+    assert len(find_images(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(
@@ -75,21 +55,35 @@ def test_a_link_back_to_a_folder_above_is_not_followed(tmp_path):
         (lambda p: None, "there is no such folder"),
         (lambda p: p.write_text("x"), "a file must be one of: .csv, .tsv, .parquet, .npz"),
         (lambda p: p.mkdir(), "holds no images"),
-        (lambda p: draw(p / "x.png"), "holds no class folders but must hold at least two classes"),
-        (lambda p: fill(p, classes=("a",)), "holds one class, 'a', but must hold at least two"),
-        (lambda p: fill(p, classes=("Tumor", "tumor", "b")), "differ only in case: Tumor, tumor"),
+        (
+            lambda p: write_noise_image(p / "x.png"),
+            "holds no class folders but must hold at least two classes",
+        ),
+        (
+            lambda p: write_image_folder(p, classes=("a",)),
+            "holds one class, 'a', but must hold at least two",
+        ),
+        (
+            lambda p: write_image_folder(p, classes=("Tumor", "tumor", "b")),
+            "differ only in case: Tumor, tumor",
+        ),
     ],
 )
 def test_what_is_no_set_of_classes_is_refused(tmp_path, build, text):
     build(tmp_path / "set")
     with pytest.raises(UserError, match=text) as caught:
-        find(tmp_path / "set")
+        find_images(tmp_path / "set")
     assert "`data`" in str(caught.value)
     assert "set" in str(caught.value)
 
 
 def test_groups_are_what_the_pattern_finds_in_the_path(tmp_path):
-    assert find(fill(tmp_path, count=2), group_pattern=r"p(\d)_").groups == ("0", "1", "0", "1")
+    assert find_images(write_image_folder(tmp_path, count=2), group_pattern=r"p(\d)_").groups == (
+        "0",
+        "1",
+        "0",
+        "1",
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,11 +97,11 @@ def test_groups_are_what_the_pattern_finds_in_the_path(tmp_path):
 )
 def test_a_group_pattern_that_does_not_work_is_refused(tmp_path, pattern, text):
     with pytest.raises(UserError, match=text):
-        find(fill(tmp_path, count=2), group_pattern=pattern)
+        find_images(write_image_folder(tmp_path, count=2), group_pattern=pattern)
 
 
 def test_a_class_with_too_few_images_is_named_before_anything_is_decoded(tmp_path):
-    fill(tmp_path)
+    write_image_folder(tmp_path)
     (tmp_path / "rare").mkdir()
     (tmp_path / "rare" / "x.png").write_text("not even an image")
     with pytest.raises(

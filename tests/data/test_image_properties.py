@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from data.test_splitting import image_set, labelled
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -19,6 +18,7 @@ from bioimg.data.decoding.decode import decode_image
 from bioimg.data.file_array import FileArray
 from bioimg.data.pixel_cache import DecodeOptions, _decode_files
 from bioimg.errors import UserError
+from support.image_sets import labelled_images, toy_image_set
 
 few = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -43,7 +43,7 @@ def grouped(draw):
     )
     labels = np.unique(labels, return_inverse=True)[1]
     assume(labels.max() > 0)
-    return labelled(labels, tuple(map(str, groups)))
+    return labelled_images(labels, tuple(map(str, groups)))
 
 
 trials = st.builds(
@@ -77,7 +77,7 @@ def test_a_split_holds_each_image_once_and_each_class_everywhere_or_is_refused(i
 @given(grouped(), trials)
 def test_a_split_is_the_same_whatever_the_groups_are_called(images, trial):
     images.groups = tuple(group.zfill(3) for group in images.groups)
-    renamed = labelled(images.labels, tuple(f"patient {group}" for group in images.groups))
+    renamed = labelled_images(images.labels, tuple(f"patient {group}" for group in images.groups))
     try:
         cut = split_images(images, trial)
     except UserError:
@@ -89,7 +89,7 @@ def test_a_split_is_the_same_whatever_the_groups_are_called(images, trial):
 @given(st.lists(st.integers(0, 3), min_size=20, max_size=60), st.data())
 def test_duplicates_are_the_images_outside_training_that_have_a_twin_elsewhere(digests, data):
     labels = np.arange(len(digests)) % 2
-    images = image_set(labels, tuple(f"{d if d else 100 + i}" for i, d in enumerate(digests)))
+    images = toy_image_set(labels, tuple(f"{d if d else 100 + i}" for i, d in enumerate(digests)))
     cut = split_images(images, TrialConfig())
     where = {i: name for name in ("train", "val", "test") for i in getattr(cut, name).tolist()}
     twins = [
@@ -108,7 +108,7 @@ def test_the_fingerprint_does_not_depend_on_order_and_changes_with_any_label_or_
             lambda some: len(set(some)) == 2
         )
     )
-    images = image_set(labels)
+    images = toy_image_set(labels)
     order = data.draw(st.permutations(range(len(labels))))
     shuffled = dataclasses.replace(
         images,

@@ -11,18 +11,23 @@ from types import ModuleType
 import numpy as np
 import pyarrow as pa
 import pytest
-from data.test_image_folder import draw, fill, find
 from pyarrow import parquet
 
 from bioimg.config import TrialConfig
 from bioimg.data import SUBSETS, download, load_image_set, public_datasets, split_images
 from bioimg.errors import UserError
+from support.image_folders import (
+    find_images,
+    medmnist_arrays,
+    write_image_folder,
+    write_noise_image,
+)
 
 
 def table(folder, rows, header="path,label,group,split", name="set.csv"):
     folder.mkdir(exist_ok=True)
     for row in rows:
-        draw(folder / row.split(",")[0], seed=hash(row) % 1000)
+        write_noise_image(folder / row.split(",")[0], seed=hash(row) % 1000)
     (folder / name).write_text("\n".join([header, *rows]) + "\n")
     return folder / name
 
@@ -31,7 +36,7 @@ ROWS = ["img/2.png,b,q,val", "img/1.png,a,p,train", "deep/3.tif,07,p,test"]
 
 
 def test_a_table_gives_paths_labels_groups_and_parts_in_the_order_of_paths(tmp_path):
-    listing = find(table(tmp_path, ROWS))
+    listing = find_images(table(tmp_path, ROWS))
     assert (listing.name, listing.paths) == ("set", ("deep/3.tif", "img/1.png", "img/2.png"))
     assert listing.classes == ("07", "a", "b")
     assert [listing.classes[label] for label in listing.labels] == ["07", "a", "b"]
@@ -40,7 +45,7 @@ def test_a_table_gives_paths_labels_groups_and_parts_in_the_order_of_paths(tmp_p
 
 
 def test_parquet_and_tsv_say_the_same_as_csv(tmp_path):
-    listing = find(table(tmp_path, ROWS))
+    listing = find_images(table(tmp_path, ROWS))
     columns = dict(
         zip(
             ("path", "label", "group", "split"),
@@ -51,7 +56,7 @@ def test_parquet_and_tsv_say_the_same_as_csv(tmp_path):
     parquet.write_table(pa.table(columns), tmp_path / "set.parquet")
     (tmp_path / "set.tsv").write_text((tmp_path / "set.csv").read_text().replace(",", "\t"))
     for suffix in ("parquet", "tsv"):
-        other = find(tmp_path / f"set.{suffix}")
+        other = find_images(tmp_path / f"set.{suffix}")
         assert (other.paths, other.groups, other.classes) == (
             listing.paths,
             listing.groups,
@@ -61,28 +66,28 @@ def test_parquet_and_tsv_say_the_same_as_csv(tmp_path):
 
 
 def test_labels_may_be_numbers_in_parquet(tmp_path):
-    draw(tmp_path / "1.png")
-    draw(tmp_path / "2.png")
+    write_noise_image(tmp_path / "1.png")
+    write_noise_image(tmp_path / "2.png")
     parquet.write_table(
         pa.table({"path": ["1.png", "2.png"], "label": [1, 0]}), tmp_path / "set.parquet"
     )
-    assert find(tmp_path / "set.parquet").classes == ("0", "1")
+    assert find_images(tmp_path / "set.parquet").classes == ("0", "1")
 
 
 def test_group_and_split_are_not_needed(tmp_path):
-    listing = find(table(tmp_path, ["1.png,a", "2.png,b"], header="path,label"))
+    listing = find_images(table(tmp_path, ["1.png,a", "2.png,b"], header="path,label"))
     assert listing.groups is None
     assert listing.subsets is None
 
 
 def test_columns_can_have_other_names(tmp_path):
     file = table(tmp_path, ["1.png,a,x", "2.png,b,y"], header="file,diagnosis,patient")
-    listing = find(file, columns="path=file, label=diagnosis, group=patient")
+    listing = find_images(file, columns="path=file, label=diagnosis, group=patient")
     assert (listing.classes, listing.groups) == (("a", "b"), ("x", "y"))
 
 
 def test_a_pattern_takes_the_place_of_the_column_of_groups(tmp_path):
-    assert find(table(tmp_path, ROWS), group_pattern=r"(\d)").groups == ("3", "1", "2")
+    assert find_images(table(tmp_path, ROWS), group_pattern=r"(\d)").groups == ("3", "1", "2")
 
 
 @pytest.mark.parametrize(
@@ -109,10 +114,10 @@ def test_a_pattern_takes_the_place_of_the_column_of_groups(tmp_path):
 )
 def test_a_table_that_does_not_hold_is_refused(tmp_path, text, error):
     for name in "12":
-        draw(tmp_path / f"{name}.png")
+        write_noise_image(tmp_path / f"{name}.png")
     (tmp_path / "set.csv").write_text(text)
     with pytest.raises(UserError, match=error) as caught:
-        find(tmp_path / "set.csv")
+        find_images(tmp_path / "set.csv")
     assert "set.csv" in str(caught.value)
 
 
@@ -121,7 +126,7 @@ def test_a_column_that_nobody_asked_for_is_refused(tmp_path):
         UserError,
         match=r"the value of `columns` is 'pat', but must be one of: path, .* Did you mean 'path'?",
     ):
-        find(table(tmp_path, ROWS), columns="pat=file")
+        find_images(table(tmp_path, ROWS), columns="pat=file")
 
 
 def test_many_offenders_are_cut_to_ten_and_counted(tmp_path):
@@ -131,22 +136,13 @@ def test_many_offenders_are_cut_to_ten_and_counted(tmp_path):
     with pytest.raises(
         UserError, match=r"files that don't exist: 0\.png, .*9\.png, \.\.\. \(25 in all\)"
     ):
-        find(tmp_path / "set.csv")
-
-
-def arrays(count=20, shape=(9, 9), dtype=np.uint8, classes=2):
-    rng = np.random.default_rng(0)
-    content = {}
-    for name in SUBSETS:
-        content[f"{name}_images"] = rng.integers(0, 250, (count, *shape)).astype(dtype)
-        content[f"{name}_labels"] = (np.arange(count) % classes)[:, None].astype(np.uint8)
-    return content
+        find_images(tmp_path / "set.csv")
 
 
 @pytest.mark.parametrize("shape", [(9, 9), (9, 9, 3)])
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_a_medmnist_file_is_read_with_its_own_split(tmp_path, shape, save):
-    content = arrays(shape=shape)
+    content = medmnist_arrays(shape=shape)
     save(tmp_path / "toy.npz", **content)
     trial = TrialConfig(data=str(tmp_path / "toy.npz"), image_size=9, split="folder")
     images = load_image_set(trial)
@@ -158,7 +154,7 @@ def test_a_medmnist_file_is_read_with_its_own_split(tmp_path, shape, save):
 
 
 def test_more_than_8_bits_in_an_npz_are_scaled_as_in_files(tmp_path):
-    np.savez(tmp_path / "toy.npz", **arrays(dtype=np.uint16))
+    np.savez(tmp_path / "toy.npz", **medmnist_arrays(dtype=np.uint16))
     images = load_image_set(TrialConfig(data=str(tmp_path / "toy.npz"), image_size=9))
     assert images.pixels.dtype == np.uint8
     assert images.scaling_limits is not None
@@ -190,16 +186,16 @@ def test_more_than_8_bits_in_an_npz_are_scaled_as_in_files(tmp_path):
     ],
 )
 def test_an_npz_that_is_no_medmnist_file_is_refused(tmp_path, change, error):
-    content = arrays()
+    content = medmnist_arrays()
     change(content)
     np.savez(tmp_path / "toy.npz", **content)
     with pytest.raises(UserError, match=error):
-        find(tmp_path / "toy.npz")
+        find_images(tmp_path / "toy.npz")
 
 
 def test_a_damaged_npz_is_refused(tmp_path):
     (tmp_path / "text.npz").write_text("text")
-    np.savez_compressed(tmp_path / "toy.npz", **arrays(count=200))
+    np.savez_compressed(tmp_path / "toy.npz", **medmnist_arrays(count=200))
     whole = bytearray((tmp_path / "toy.npz").read_bytes())
     whole[2000:2400] = bytes(400)  # inside train_images
     (tmp_path / "toy.npz").write_bytes(whole)
@@ -219,7 +215,7 @@ def kather_zip(tmp_path, monkeypatch):
     ]
     for label, name in enumerate(names):
         for number in range(7):
-            draw(
+            write_noise_image(
                 tmp_path / "tiles_5000" / name / f"1_CRC-Prim-HE-0{number % 3 + 1}_{number}.tif",
                 seed=label * 10 + number,
             )
@@ -235,15 +231,15 @@ def kather_zip(tmp_path, monkeypatch):
 
 
 def test_kather2016_comes_from_a_zip_that_is_already_here_with_its_slides(kather_zip):
-    listing = find(f"kather2016:{kather_zip}")
+    listing = find_images(f"kather2016:{kather_zip}")
     assert (listing.name, len(listing.classes), len(listing)) == ("kather2016", 8, 56)
     assert sorted(set(listing.groups)) == ["01", "02", "03"]
     kather_zip.unlink()
-    assert len(find("kather2016")) == 56  # from the cache
+    assert len(find_images("kather2016")) == 56  # from the cache
 
 
 def test_kather2016_6_leaves_fat_and_background_out(kather_zip):
-    listing = find(f"kather2016-6:{kather_zip}")
+    listing = find_images(f"kather2016-6:{kather_zip}")
     assert listing.classes == ("01_TUMOR", "02_STROMA", "03_C", "04_D", "05_E", "06_F")
     assert len(listing) == len(listing.files) == 42
 
@@ -255,11 +251,11 @@ def test_a_zip_that_is_not_the_archive_is_refused(kather_zip, tmp_path):
         UserError,
         match=r"isn't the archive: its md5 is .* Download it again from https://zenodo.org",
     ):
-        find(f"kather2016:{kather_zip}")
+        find_images(f"kather2016:{kather_zip}")
     with pytest.raises(
         UserError, match=r"must name the zip from https://zenodo.org.*: no such file"
     ):
-        find(f"kather2016:{tmp_path}/no.zip")
+        find_images(f"kather2016:{tmp_path}/no.zip")
 
 
 class _Server(http.server.BaseHTTPRequestHandler):
@@ -303,9 +299,9 @@ def test_a_download_that_was_cut_off_goes_on_where_it_was(kather_zip, server, mo
     with pytest.raises(
         UserError, match=r"can't be downloaded: .* name the file: --data kather2016:FILE.zip"
     ):
-        find(f"kather2016:{server.address}")
+        find_images(f"kather2016:{server.address}")
     server.limit = None
-    assert len(find(f"kather2016:{server.address}")) == 56
+    assert len(find_images(f"kather2016:{server.address}")) == 56
     assert server.ranges == [None, "bytes=2000-"]
 
 
@@ -313,22 +309,22 @@ def test_of_two_who_want_the_same_set_one_downloads_it(kather_zip, server):
     server.content, server.second = kather_zip.read_bytes(), threading.Event()
     asked = (f"kather2016:{server.address}",) * 2
     with ThreadPool(2) as pool:
-        assert [len(found) for found in pool.map(find, asked)] == [56, 56]
+        assert [len(found) for found in pool.map(find_images, asked)] == [56, 56]
     assert server.ranges == [None]
 
 
 def test_a_download_with_another_content_is_refused_and_not_kept(kather_zip, server):
     server.content = kather_zip.read_bytes() + b"x"
     with pytest.raises(UserError, match="can't be downloaded: MD5 hash"):
-        find(f"kather2016:{server.address}")
+        find_images(f"kather2016:{server.address}")
     server.content = kather_zip.read_bytes()
-    assert len(find(f"kather2016:{server.address}")) == 56
+    assert len(find_images(f"kather2016:{server.address}")) == 56
 
 
 def test_a_medmnist_set_is_fetched_by_name_with_the_names_of_its_classes(
     tmp_path, server, monkeypatch
 ):
-    np.savez(tmp_path / "toy.npz", **arrays())
+    np.savez(tmp_path / "toy.npz", **medmnist_arrays())
     server.content = (tmp_path / "toy.npz").read_bytes()
     about = {
         "url_64": server.address,
@@ -344,13 +340,13 @@ def test_a_medmnist_set_is_fetched_by_name_with_the_names_of_its_classes(
     }
     monkeypatch.setitem(sys.modules, "medmnist", ModuleType("medmnist"))
     monkeypatch.setitem(sys.modules, "medmnist.info", info)
-    listing = find("medmnist:toy_64")
+    listing = find_images("medmnist:toy_64")
     assert (listing.classes, listing.name, len(listing)) == (("benign", "bad"), "toy_64", 60)
     with pytest.raises(
         UserError,
         match=r"'medmnist:toy', but must be one of: medmnist:toy_64. Did you mean 'medmnist:toy_64'?",
     ):
-        find("medmnist:toy")
+        find_images("medmnist:toy")
 
 
 def test_a_missing_package_for_medmnist_says_how_to_install_it(monkeypatch):
@@ -359,7 +355,7 @@ def test_a_missing_package_for_medmnist_says_how_to_install_it(monkeypatch):
         UserError,
         match=r"needs the package medmnist. Install it with `pip install '\.\[medmnist\]'`",
     ):
-        find("medmnist:pathmnist")
+        find_images("medmnist:pathmnist")
 
 
 def test_a_name_that_is_nearly_one_gets_a_hint(tmp_path, monkeypatch):
@@ -368,15 +364,15 @@ def test_a_name_that_is_nearly_one_gets_a_hint(tmp_path, monkeypatch):
         UserError,
         match=r"'kater2016', but there is no such folder or file.*: phantom, .* Did you mean 'kather2016'\?",
     ):
-        find("kater2016")
+        find_images("kater2016")
 
 
 def test_the_folder_that_holds_an_image_can_name_its_group(tmp_path):
     for label in "ab":
         for patient in ("p1", "p2", "p3"):
-            draw(tmp_path / label / patient / "x.png")
-    assert find(tmp_path, group_pattern="parent").groups == ("p1", "p2", "p3") * 2
+            write_noise_image(tmp_path / label / patient / "x.png")
+    assert find_images(tmp_path, group_pattern="parent").groups == ("p1", "p2", "p3") * 2
     with pytest.raises(
         UserError, match="if images are directly in the folder of their class, as they are in: a, b"
     ):
-        find(fill(tmp_path / "flat"), group_pattern="parent")
+        find_images(write_image_folder(tmp_path / "flat"), group_pattern="parent")

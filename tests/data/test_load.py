@@ -6,17 +6,17 @@ import os
 import numpy as np
 import pytest
 import tifffile
-from data.test_image_folder import draw, fill
 from PIL import Image
 
 from bioimg.config import TrialConfig
 from bioimg.data import load_image_set, pixel_cache
 from bioimg.data.decoding.decode import decode_image
 from bioimg.errors import UserError
+from support.image_folders import write_image_folder, write_noise_image
 
 
 def test_every_image_is_decoded_to_the_size_asked_for(tmp_path):
-    images = load_image_set(TrialConfig(data=str(fill(tmp_path)), image_size=8))
+    images = load_image_set(TrialConfig(data=str(write_image_folder(tmp_path)), image_size=8))
     assert images.pixels.shape == (14, 8, 8, 3)
     assert images.pixels.dtype == np.uint8
     assert len(images.paths) == len(images.digests) == len(images) == 14
@@ -25,8 +25,8 @@ def test_every_image_is_decoded_to_the_size_asked_for(tmp_path):
 
 
 def test_an_image_of_the_right_size_is_left_as_it_is(tmp_path):
-    fill(tmp_path)
-    draw(tmp_path / "a" / "square.png", size=(8, 8))
+    write_image_folder(tmp_path)
+    write_noise_image(tmp_path / "a" / "square.png", size=(8, 8))
     images = load_image_set(TrialConfig(data=str(tmp_path), image_size=8))
     expected = np.asarray(Image.open(tmp_path / "a" / "square.png"))
     np.testing.assert_array_equal(images.pixels[images.paths.index("a/square.png")], expected)
@@ -36,7 +36,7 @@ def test_an_image_of_the_right_size_is_left_as_it_is(tmp_path):
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_colour_and_grey_of_every_format_become_rgb(tmp_path, suffix, mode):
     path = tmp_path / f"x{suffix}"
-    draw(path, mode=mode)
+    write_noise_image(path, mode=mode)
     image = decode_image(path).pixels
     assert image.shape == (10, 12, 3)
     np.testing.assert_allclose(image, np.asarray(Image.open(path).convert("RGB")), atol=2)
@@ -50,7 +50,7 @@ def test_tiff_is_read_whatever_its_compression(tmp_path, compression):
 
 
 def test_a_wrongly_named_image_is_read_by_its_content(tmp_path):
-    draw(tmp_path / "x.png")
+    write_noise_image(tmp_path / "x.png")
     tifffile.imwrite(tmp_path / "y.png", np.zeros((4, 4, 3), np.uint8), compression="lzw")
     (tmp_path / "x.png").rename(tmp_path / "x.jpg")
     assert decode_image(tmp_path / "x.jpg").pixels.shape == (10, 12, 3)
@@ -66,7 +66,7 @@ def test_the_exif_orientation_is_honoured(tmp_path):
 
 
 def test_a_truncated_image_is_named_in_the_error_and_so_are_the_others(tmp_path):
-    fill(tmp_path)
+    write_image_folder(tmp_path)
     broken = tmp_path / "a" / "p0_0.png"
     broken.write_bytes(broken.read_bytes()[:60])
     (tmp_path / "b" / "p1_1.png").write_text("text")
@@ -80,13 +80,14 @@ def test_a_truncated_image_is_named_in_the_error_and_so_are_the_others(tmp_path)
 def test_progress_counts_every_image(tmp_path):
     seen = []
     load_image_set(
-        TrialConfig(data=str(fill(tmp_path))), lambda done, total: seen.append((done, total))
+        TrialConfig(data=str(write_image_folder(tmp_path))),
+        lambda done, total: seen.append((done, total)),
     )
     assert seen == [(done, 14) for done in range(1, 15)]
 
 
 def test_the_fingerprint_knows_pixels_labels_and_parts_but_not_the_folder(tmp_path):
-    images = load_image_set(TrialConfig(data=str(fill(tmp_path / "one"))))
+    images = load_image_set(TrialConfig(data=str(write_image_folder(tmp_path / "one"))))
     (tmp_path / "one").rename(tmp_path / "two")
     assert load_image_set(TrialConfig(data=str(tmp_path / "two"))).fingerprint == images.fingerprint
     parts = np.zeros(14, np.int8)
@@ -101,7 +102,7 @@ def test_the_fingerprint_knows_pixels_labels_and_parts_but_not_the_folder(tmp_pa
 
 def test_decoding_in_processes_gives_the_same_set_and_names_the_same_files(tmp_path, monkeypatch):
     trial = TrialConfig(
-        data=str(fill(tmp_path / "set", count=40)), image_size=8, skip_unreadable=True
+        data=str(write_image_folder(tmp_path / "set", count=40)), image_size=8, skip_unreadable=True
     )
     (tmp_path / "set" / "a" / "p0_0.png").write_text("text")
     alone, seen = load_image_set(trial), []
@@ -122,4 +123,4 @@ def test_a_full_disk_is_said_and_not_taken_for_unreadable_images(tmp_path, monke
         UserError,
         match=r"the cache folder .* can't be written: No space left on device\. Free some space",
     ):
-        load_image_set(TrialConfig(data=str(fill(tmp_path)), skip_unreadable=True))
+        load_image_set(TrialConfig(data=str(write_image_folder(tmp_path)), skip_unreadable=True))

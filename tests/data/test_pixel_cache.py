@@ -8,8 +8,6 @@ import threading
 
 import numpy as np
 import pytest
-from data.test_decode import tiffs
-from data.test_image_folder import draw, fill
 
 from bioimg.config import TrialConfig
 from bioimg.data import file_array, load_image_set, load_images_per_trial, pixel_cache
@@ -17,6 +15,7 @@ from bioimg.data.file_array import FileArray
 from bioimg.errors import UserError
 from bioimg.storage import disk_cache
 from support import PROJECT
+from support.image_folders import write_image_folder, write_noise_image, write_tiff_folder
 
 
 @pytest.fixture
@@ -38,7 +37,7 @@ def kept():
 
 
 def test_a_second_start_reads_no_image(tmp_path, decoded):
-    trial = TrialConfig(data=str(fill(tmp_path)), image_size=8)
+    trial = TrialConfig(data=str(write_image_folder(tmp_path)), image_size=8)
     first = load_image_set(trial)
     assert len(decoded) == 14
     second = load_image_set(trial)
@@ -52,7 +51,7 @@ def test_a_second_start_reads_no_image(tmp_path, decoded):
 
 
 def test_neither_does_another_split_or_batch_size(tmp_path, decoded):
-    data = str(fill(tmp_path))
+    data = str(write_image_folder(tmp_path))
     for trial in (
         TrialConfig(data=data),
         TrialConfig(data=data, batch_size=8, folds=3),
@@ -64,25 +63,25 @@ def test_neither_does_another_split_or_batch_size(tmp_path, decoded):
 
 @pytest.mark.parametrize("fields", [{"image_size": 9}, {"resize": "pad"}, {"channels": "0"}])
 def test_other_pixels_are_decoded_anew(tmp_path, decoded, fields):
-    data = str(fill(tmp_path))
+    data = str(write_image_folder(tmp_path))
     load_image_set(TrialConfig(data=data, **{"image_size": 8} | fields))
     load_image_set(TrialConfig(data=data, image_size=8))
     assert len(decoded) == 28
 
 
 def test_a_changed_file_is_noticed_even_at_the_same_size_and_time(tmp_path):
-    trial = TrialConfig(data=str(fill(tmp_path, suffix=".bmp")), image_size=8)
+    trial = TrialConfig(data=str(write_image_folder(tmp_path, suffix=".bmp")), image_size=8)
     before = load_image_set(trial)
     file = tmp_path / "a" / "p0_0.bmp"
     status = file.stat()
-    draw(file, seed=99)
+    write_noise_image(file, seed=99)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert file.stat().st_size == status.st_size
     assert load_image_set(trial).fingerprint != before.fingerprint
 
 
 def test_nothing_is_kept_of_a_set_that_can_not_be_read(tmp_path):
-    fill(tmp_path)
+    write_image_folder(tmp_path)
     (tmp_path / "a" / "p0_0.png").write_text("x")
     with pytest.raises(UserError):
         load_image_set(TrialConfig(data=str(tmp_path)))
@@ -93,7 +92,7 @@ def test_a_decoding_that_is_cut_off_leaves_nothing_behind(tmp_path):
     def stop(done, total):
         raise KeyboardInterrupt
 
-    trial = TrialConfig(data=str(fill(tmp_path)))
+    trial = TrialConfig(data=str(write_image_folder(tmp_path)))
     with pytest.raises(KeyboardInterrupt):
         load_image_set(trial, stop)
     assert kept() == []
@@ -101,7 +100,7 @@ def test_a_decoding_that_is_cut_off_leaves_nothing_behind(tmp_path):
 
 
 def test_two_starts_at_once_give_one_entry(tmp_path):
-    trial = TrialConfig(data=str(fill(tmp_path)))
+    trial = TrialConfig(data=str(write_image_folder(tmp_path)))
     both = threading.Barrier(2)
     threads = [
         threading.Thread(
@@ -124,11 +123,11 @@ def test_a_cache_that_can_not_be_written_is_named(tmp_path, monkeypatch):
         UserError,
         match=r"the cache folder .*file can't be written: .*environment variable BIOIMG_CACHE",
     ):
-        load_image_set(TrialConfig(data=str(fill(tmp_path / "set"))))
+        load_image_set(TrialConfig(data=str(write_image_folder(tmp_path / "set"))))
 
 
 def test_trials_that_see_the_same_pixels_share_one_set(tmp_path):
-    data = str(fill(tmp_path / "narrow"))
+    data = str(write_image_folder(tmp_path / "narrow"))
     trials = [
         TrialConfig(data=data, image_size=size, folds=3, fold=fold)
         for size in (8, 9)
@@ -141,7 +140,7 @@ def test_trials_that_see_the_same_pixels_share_one_set(tmp_path):
 
 
 def test_folds_of_wide_images_are_scaled_by_their_own_training_images(tmp_path):
-    data = str(tiffs(tmp_path))
+    data = str(write_tiff_folder(tmp_path))
     trials = [TrialConfig(data=data, image_size=16, folds=3, fold=fold) for fold in range(3)]
     found = load_images_per_trial(
         [*trials, TrialConfig(data=data, image_size=16, folds=3, batch_size=8)]
@@ -154,7 +153,7 @@ def no_memory(monkeypatch):
     monkeypatch.setattr(file_array, "available_memory", lambda: 1000)
 
 
-@pytest.mark.parametrize("make", [fill, tiffs])
+@pytest.mark.parametrize("make", [write_image_folder, write_tiff_folder])
 def test_a_set_larger_than_memory_is_the_same_set(tmp_path, monkeypatch, make):
     trial = TrialConfig(data=str(make(tmp_path)), image_size=16)
     images = load_image_set(trial)
@@ -239,7 +238,7 @@ print(type(images.pixels).__name__, top)
 def test_a_set_three_times_the_memory_limit_is_read_batch_by_batch(tmp_path):
     for label in "ab":
         for number in range(600):
-            draw(tmp_path / label / f"{number}.png", seed=number, size=(8, 8))
+            write_noise_image(tmp_path / label / f"{number}.png", seed=number, size=(8, 8))
     out = subprocess.run(
         [sys.executable, "-c", UNDER_A_LIMIT, str(tmp_path)],
         capture_output=True,
@@ -281,7 +280,9 @@ print(status, type(kept).__name__, kept.nbytes // limit, process.memory_info().r
 def test_training_on_a_set_three_times_the_memory_limit_stays_within_it(tmp_path):
     for label in "ab":
         for number in range(800):
-            draw(tmp_path / "images" / label / f"{number}.png", seed=number, size=(8, 8))
+            write_noise_image(
+                tmp_path / "images" / label / f"{number}.png", seed=number, size=(8, 8)
+            )
     out = subprocess.run(
         [
             sys.executable,

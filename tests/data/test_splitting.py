@@ -3,25 +3,16 @@
 import dataclasses
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from bioimg.config import MIN_TEST_GROUPS, TrialConfig
-from bioimg.data import TEST, TRAIN, VAL, ImageSet, split_images, split_warnings
+from bioimg.data import TEST, TRAIN, VAL, split_images, split_warnings
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from bioimg.report.translation import translate
-
-
-def labelled(labels, groups=None, parts=None):
-    labels = np.asarray(labels, np.int64)
-    classes = tuple("abcdefgh"[: labels.max() + 1])
-    paths = tuple(f"{number}.png" for number in range(len(labels)))
-    return SimpleNamespace(
-        paths=paths, labels=labels, classes=classes, groups=groups, subsets=parts
-    )
+from support.image_sets import labelled_images, toy_image_set
 
 
 def per_class(images, indices):
@@ -29,20 +20,20 @@ def per_class(images, indices):
 
 
 def test_every_image_is_in_one_part():
-    cut = split_images(labelled(np.arange(100) % 3), TrialConfig())
+    cut = split_images(labelled_images(np.arange(100) % 3), TrialConfig())
     assert sorted(np.concatenate([cut.train, cut.val, cut.test])) == list(range(100))
     assert cut.leaks_groups is None
 
 
 def test_a_stratified_split_holds_68_16_16_percent_of_each_class():
-    images = labelled(np.repeat(range(6), 625))
+    images = labelled_images(np.repeat(range(6), 625))
     cut = split_images(images, TrialConfig())
     assert per_class(images, cut.train) == [425] * 6
     assert per_class(images, cut.val) == per_class(images, cut.test) == [100] * 6
 
 
 def test_the_split_is_the_same_for_every_seed_and_process():
-    images = labelled(np.arange(60) % 2)
+    images = labelled_images(np.arange(60) % 2)
     here = split_images(images, TrialConfig(seed=7)).test.tolist()
     assert here == split_images(images, TrialConfig(seed=0)).test.tolist()
     code = (
@@ -61,21 +52,24 @@ def test_the_split_is_the_same_for_every_seed_and_process():
 
 
 def test_the_smallest_class_that_can_be_split_is_in_every_part():
-    images = labelled([0] * 200 + [1] * 7)
+    images = labelled_images([0] * 200 + [1] * 7)
     cut = split_images(images, TrialConfig())
     assert all(per_class(images, part)[1] >= 1 for part in (cut.train, cut.val, cut.test))
     with pytest.raises(
         UserError, match=r"at least 7 images of each class; there are too few of: b \(6\)"
     ):
-        split_images(labelled([0] * 200 + [1] * 6), TrialConfig())
+        split_images(labelled_images([0] * 200 + [1] * 6), TrialConfig())
 
 
 def test_a_stratified_split_says_that_it_leaks_groups():
     groups = tuple(str(number % 10) for number in range(100))
-    assert split_images(labelled(np.arange(100) % 2, groups), TrialConfig()).leaks_groups is True
+    assert (
+        split_images(labelled_images(np.arange(100) % 2, groups), TrialConfig()).leaks_groups
+        is True
+    )
     assert (
         split_images(
-            labelled(np.arange(100) % 2, tuple(map(str, range(100)))), TrialConfig()
+            labelled_images(np.arange(100) % 2, tuple(map(str, range(100)))), TrialConfig()
         ).leaks_groups
         is False
     )
@@ -84,7 +78,7 @@ def test_a_stratified_split_says_that_it_leaks_groups():
 def test_a_grouped_split_keeps_each_group_in_one_part_and_classes_near_balance():
     rng = np.random.default_rng(0)
     groups = tuple(str(g) for g in rng.integers(0, 30, 900))
-    images = labelled(rng.integers(0, 3, 900), groups)
+    images = labelled_images(rng.integers(0, 3, 900), groups)
     cut = split_images(images, TrialConfig(split="grouped"))
     names = [{groups[i] for i in part} for part in (cut.train, cut.val, cut.test)]
     assert sum(map(len, names)) == len(set(groups))
@@ -97,7 +91,7 @@ def test_a_grouped_split_keeps_each_group_in_one_part_and_classes_near_balance()
 
 def test_a_grouped_split_finds_the_only_way_that_holds_every_class():
     groups = ("x", "y", "z", "u", "v") * 2
-    images = labelled([0] * 5 + [1, 1, 1, 0, 0], groups)
+    images = labelled_images([0] * 5 + [1, 1, 1, 0, 0], groups)
     cut = split_images(images, TrialConfig(split="grouped"))
     assert all(min(per_class(images, part)) >= 1 for part in (cut.train, cut.val, cut.test))
 
@@ -105,13 +99,13 @@ def test_a_grouped_split_finds_the_only_way_that_holds_every_class():
 @pytest.mark.parametrize(
     ("images", "text"),
     [
-        (labelled([0, 1] * 9), "no groups are known. Use --group-pattern"),
+        (labelled_images([0, 1] * 9), "no groups are known. Use --group-pattern"),
         (
-            labelled([0, 1] * 9, ("x", "y") * 9),
+            labelled_images([0, 1] * 9, ("x", "y") * 9),
             r"needs at least three groups; there are only these: x, y; the largest, x, has 9 images, from 0.png to 8.png\.",
         ),
         (
-            labelled([0] * 9 + [1] * 9, ("x", "y", "z") * 3 + ("x",) * 9),
+            labelled_images([0] * 9 + [1] * 9, ("x", "y", "z") * 3 + ("x",) * 9),
             r"Groups with images of each class: a \(3\), b \(1\)",
         ),
     ],
@@ -123,7 +117,7 @@ def test_groups_that_can_not_be_split_are_refused(images, text):
 
 def test_a_folder_split_is_what_the_folders_say():
     parts = np.array([TRAIN, VAL, TEST, TRAIN], np.int8)
-    cut = split_images(labelled([0, 1, 0, 1], parts=parts), TrialConfig(split="folder"))
+    cut = split_images(labelled_images([0, 1, 0, 1], subsets=parts), TrialConfig(split="folder"))
     assert (cut.train.tolist(), cut.val.tolist(), cut.test.tolist()) == ([0, 3], [1], [2])
 
 
@@ -138,23 +132,14 @@ def test_a_folder_split_is_what_the_folders_say():
 def test_folders_that_are_no_split_are_refused(labels, parts, text):
     parts = None if parts is None else np.array(parts, np.int8)
     with pytest.raises(UserError, match=text):
-        split_images(labelled(labels, parts=parts), TrialConfig(split="folder"))
-
-
-def image_set(labels, digests=None, groups=None, **more):
-    base = labelled(labels, groups)
-    digests = digests or tuple(map(str, range(len(labels))))
-    return ImageSet(
-        name="toy", pixels=np.zeros((len(labels), 8, 8, 3), np.uint8), labels=base.labels, classes=base.classes,
-        paths=digests, digests=digests, groups=groups, **more,
-    )  # fmt: skip
+        split_images(labelled_images(labels, subsets=parts), TrialConfig(split="folder"))
 
 
 FOLDS = [TrialConfig(folds=5, fold=fold) for fold in range(5)]
 
 
 def test_each_fold_tests_once_and_validates_once():
-    images = labelled(np.arange(100) % 4)
+    images = labelled_images(np.arange(100) % 4)
     cuts = [split_images(images, trial) for trial in FOLDS]
     assert sorted(np.concatenate([cut.test for cut in cuts])) == list(range(100))
     assert sorted(np.concatenate([cut.val for cut in cuts])) == list(range(100))
@@ -166,7 +151,7 @@ def test_each_fold_tests_once_and_validates_once():
 def test_grouped_folds_keep_groups_apart_and_every_class_everywhere():
     rng = np.random.default_rng(1)
     groups = tuple(str(g) for g in rng.integers(0, 10, 300))
-    images = labelled(rng.integers(0, 3, 300), groups)
+    images = labelled_images(rng.integers(0, 3, 300), groups)
     cuts = [split_images(images, dataclasses.replace(trial, split="grouped")) for trial in FOLDS]
     assert sorted(np.concatenate([cut.test for cut in cuts])) == list(range(300))
     assert all(
@@ -179,13 +164,14 @@ def test_folds_that_can_not_hold_every_class_are_refused():
     with pytest.raises(
         UserError, match=r"needs at least 5 images of each class; there are too few of: b \(4\)"
     ):
-        split_images(labelled([0] * 20 + [1] * 4), FOLDS[0])
+        split_images(labelled_images([0] * 20 + [1] * 4), FOLDS[0])
     groups = ("x", "y", "z", "u") * 5
     with pytest.raises(
         UserError, match=r"test of every fold.*each class: a \(4\), b \(4\).*use fewer --folds"
     ):
         split_images(
-            labelled([0] * 10 + [1] * 10, groups), dataclasses.replace(FOLDS[0], split="grouped")
+            labelled_images([0] * 10 + [1] * 10, groups),
+            dataclasses.replace(FOLDS[0], split="grouped"),
         )
 
 
@@ -219,7 +205,7 @@ def test_an_experiment_over_folds_asks_every_cell_once_for_each_fold():
 
 
 def test_copies_of_an_image_in_two_parts_are_counted():
-    clean = image_set([0, 1] * 30)
+    clean = toy_image_set([0, 1] * 30)
     cut = split_images(clean, TrialConfig())
     assert cut.duplicate_count == 0
     digests = list(clean.digests)
@@ -234,7 +220,7 @@ def test_copies_of_an_image_in_two_parts_are_counted():
 
 
 def test_warnings_say_what_makes_results_too_good():
-    grouped = image_set(
+    grouped = toy_image_set(
         [0, 1] * 300,
         groups=tuple(f"slide {image // 2 % 50}" for image in range(600)),
         unreadable_skipped=3,
@@ -257,7 +243,7 @@ def test_warnings_say_what_makes_results_too_good():
 
 @pytest.mark.parametrize(("groups", "tested"), [(24, 4), (50, None)])
 def test_few_groups_among_the_test_images_are_warned_of_in_the_words_of_the_report(groups, tested):
-    images = image_set(
+    images = toy_image_set(
         [0, 1] * 300, groups=tuple(f"slide {image // 2 % groups}" for image in range(600))
     )
     said = [f"WARNING: {told}" for told in split_warnings(images, TrialConfig(split="grouped"))]
@@ -269,7 +255,7 @@ def test_few_groups_among_the_test_images_are_warned_of_in_the_words_of_the_repo
 
 
 def test_the_fingerprint_of_a_split_knows_which_image_went_where():
-    images = image_set([0, 1] * 30)
+    images = toy_image_set([0, 1] * 30)
     prints = {split_images(images, trial).fingerprint for trial in (TrialConfig(), *FOLDS)}
     assert len(prints) == 6
-    assert split_images(labelled([0, 1] * 30), TrialConfig()).fingerprint is None
+    assert split_images(labelled_images([0, 1] * 30), TrialConfig()).fingerprint is None

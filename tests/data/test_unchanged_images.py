@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from data.test_image_folder import draw, fill
 
 from bioimg.cli.report import ReportCommand
 from bioimg.config import TrialConfig
@@ -12,12 +11,13 @@ from bioimg.data import load_image_set
 from bioimg.provenance import image_assignment_rows
 from bioimg.results import schema
 from support.handmade_results import curve, folder, predictions, trial
+from support.image_folders import write_image_folder, write_noise_image
 
 
 def test_a_page_made_later_shows_the_images_that_are_still_where_and_what_they_were(
     tmp_path: Path,
 ) -> None:
-    config = TrialConfig(data=str(fill(tmp_path / "tiles")), image_size=8)
+    config = TrialConfig(data=str(write_image_folder(tmp_path / "tiles")), image_size=8)
     images = load_image_set(config)
     told = predictions(config.key, wrong=range(3), n=3, classes=2)
     told = [{**row, "image": path} for row, path in zip(told, images.paths, strict=False)]
@@ -42,6 +42,6 @@ def test_a_page_made_later_shows_the_images_that_are_still_where_and_what_they_w
         return text.count("<img "), "are shown as paths" in text
 
     assert shown() == (3, False)
-    draw(tmp_path / "tiles" / images.paths[0], size=(5, 7))
+    write_noise_image(tmp_path / "tiles" / images.paths[0], size=(5, 7))
     (tmp_path / "tiles" / images.paths[1]).unlink()
     assert shown() == (1, True)

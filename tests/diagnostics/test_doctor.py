@@ -27,6 +27,7 @@ from bioimg.diagnostics.diagnosis import GIB, CheckResult, diagnose_basics, diag
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from support import PROJECT, toys
+from support.processes import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -200,12 +201,6 @@ def test_an_open_port_that_isnt_ray_is_told_in_time(monkeypatch):
             match=rf"`--address` is '{address}'.*no Ray answers there within 4 s.*copy ~/.ray/auth_token",
         ):
             run_checks.join_or_start_ray(address)
-
-
-def free_port() -> int:
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        return door.getsockname()[1]
 
 
 @contextlib.contextmanager

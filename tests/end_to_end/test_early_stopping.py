@@ -11,48 +11,13 @@ import pytest
 from rich.console import Console
 
 from bioimg import runner
-from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.results.result_store import Results, ResultStore, read_results
 from bioimg.run_options import RunOptions
-from support.results import same
-
-RATES = (1e-3, 3e-3, 1e-9, 2e-9, 3e-9)
-BASE = TrialConfig(
-    model="resnext_tiny",
-    weights="none",
-    image_size=32,
-    batch_size=64,
-    epochs=4,
-    precision="float32",
-)
-
-
-class Interrupted(BaseException):
-    """The program is interrupted, as by Ctrl-C."""
-
-
-class Interrupter(io.StringIO):
-    """A console that interrupts the program when a text is printed for the n-th time."""
-
-    def __init__(self, text: str, times: int) -> None:
-        super().__init__()
-        self._text, self._times = text, times
-
-    def write(self, text: str) -> int:
-        self._times -= self._text in text
-        if not self._times:
-            raise Interrupted
-        return super().write(text)
-
-
-def experiment(rates: tuple[float, ...] = RATES, **base: Any) -> Experiment:
-    changed = TrialConfig(**{name: getattr(BASE, name) for name in BASE.__slots__} | base)
-    rule = EarlyStopping(grace_period=1)
-    return Experiment(
-        name="stopping", base=changed, axes={"learning_rate": rates}, early_stopping=rule
-    )
+from support.consoles import Interrupted, InterruptingConsole
+from support.experiments import STOPPING_RATES, stopping_experiment
+from support.results import assert_same_results, stopped_keys
 
 
 def run(
@@ -72,7 +37,7 @@ def run(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Where the grid was run in one go."""
-    run(path := tmp_path_factory.mktemp("whole") / "out", experiment())
+    run(path := tmp_path_factory.mktemp("whole") / "out", stopping_experiment())
     return path
 
 
@@ -80,7 +45,7 @@ def folder(tmp_path_factory) -> Path:
 def whole(folder) -> Results:
     """The grid run in one go: some are stopped."""
     results = read_results(folder)
-    assert 2 <= results.trials["status"].eq("stopped").sum() < len(RATES)
+    assert 2 <= results.trials["status"].eq("stopped").sum() < len(STOPPING_RATES)
     return results
 
 
@@ -95,12 +60,14 @@ def unstopped(tmp_path_factory) -> Results:
     """The grid with every trial run to its end."""
     return run(
         tmp_path_factory.mktemp("unstopped") / "out",
-        dataclasses.replace(experiment(), early_stopping=None),
+        dataclasses.replace(stopping_experiment(), early_stopping=None),
     )
 
 
 def test_a_stopped_row_says_at_which_rung_against_which_scores(whole):
-    order = [trial.key for trial in experiment().in_run_order(experiment().trials())]
+    order = [
+        trial.key for trial in stopping_experiment().in_run_order(stopping_experiment().trials())
+    ]
     scores = whole.epochs.set_index(["epoch", "key"])["val_accuracy"]
     for row in whole.trials[whole.trials["status"] == "stopped"].to_dict("records"):
         assert row["stopped_at_rung"] == row["epochs_run"]
@@ -117,34 +84,37 @@ def test_a_stopped_row_says_at_which_rung_against_which_scores(whole):
 
 
 def test_trials_that_are_added_later_are_judged_against_all_earlier_ones(whole, tmp_path):
-    in_order = [trial.learning_rate for trial in experiment().in_run_order(experiment().trials())]
-    run(tmp_path / "out", experiment(tuple(in_order[:3])))
-    same(run(tmp_path / "out", experiment()), whole)
+    in_order = [
+        trial.learning_rate
+        for trial in stopping_experiment().in_run_order(stopping_experiment().trials())
+    ]
+    run(tmp_path / "out", stopping_experiment(tuple(in_order[:3])))
+    assert_same_results(run(tmp_path / "out", stopping_experiment()), whole)
 
 
 @pytest.mark.parametrize(("text", "times"), [("epoch 1/4", 3), ("epoch 3/4", 1), ("stopped", 1)])
 def test_an_interrupted_grid_stops_the_same_trials_when_it_goes_on(whole, tmp_path, text, times):
     with pytest.raises(Interrupted):
-        run(tmp_path / "out", experiment(), Interrupter(text, times))
-    same(run(tmp_path / "out", experiment()), whole)
+        run(tmp_path / "out", stopping_experiment(), InterruptingConsole(text, times))
+    assert_same_results(run(tmp_path / "out", stopping_experiment()), whole)
 
 
 def test_finish_takes_stopped_trials_to_the_end_that_they_would_have_come_to(out, unstopped):
-    finished = run(out, experiment(), finish=())
+    finished = run(out, stopping_experiment(), finish=())
     assert finished.trials["status"].eq("completed").all()
-    same(finished, unstopped)
+    assert_same_results(finished, unstopped)
 
 
 def test_finish_takes_only_the_trial_whose_key_it_is_given(whole, out):
     before = whole.trials.set_index("key")["status"]
     key = before.index[before == "stopped"][0]
-    after = run(out, experiment(), finish=(key,)).trials.set_index("key")["status"]
+    after = run(out, stopping_experiment(), finish=(key,)).trials.set_index("key")["status"]
     assert after[key] == "completed"
     assert after.drop(key).equals(before.drop(key))
 
 
 def test_a_trial_without_patience_left_is_complete_and_says_so(tmp_path):
-    impatient = experiment((1e-9,), epochs=6, patience=2)
+    impatient = stopping_experiment((1e-9,), epochs=6, patience=2)
     results = run(tmp_path / "out", dataclasses.replace(impatient, early_stopping=None))
     (row,), losses = results.trials.to_dict("records"), results.epochs["val_loss"].tolist()
     best = losses.index(min(losses)) + 1
@@ -155,12 +125,14 @@ def test_a_trial_without_patience_left_is_complete_and_says_so(tmp_path):
 
 
 def test_patience_that_ran_out_before_an_interruption_is_not_given_again(tmp_path):
-    impatient = dataclasses.replace(experiment((1e-1,), epochs=30, patience=1), early_stopping=None)
+    impatient = dataclasses.replace(
+        stopping_experiment((1e-1,), epochs=30, patience=1), early_stopping=None
+    )
     length = run(tmp_path / "whole", impatient).trials["epochs_run"][0]
     assert length < 30
     with pytest.raises(Interrupted):
-        run(tmp_path / "out", impatient, Interrupter(f"epoch {length}/30", 1))
-    same(run(tmp_path / "out", impatient), read_results(tmp_path / "whole"))
+        run(tmp_path / "out", impatient, InterruptingConsole(f"epoch {length}/30", 1))
+    assert_same_results(run(tmp_path / "out", impatient), read_results(tmp_path / "whole"))
 
 
 def test_a_key_that_no_stopped_trial_has_is_refused_before_anything_runs(tmp_path):
@@ -168,8 +140,8 @@ def test_a_key_that_no_stopped_trial_has_is_refused_before_anything_runs(tmp_pat
         UserError,
         match=r"the value of `finish` is 'abc', but no trial of this command has been stopped\.",
     ):
-        run(tmp_path / "out", experiment(), finish=("abc",))
-    trials = experiment().trials()
+        run(tmp_path / "out", stopping_experiment(), finish=("abc",))
+    trials = stopping_experiment().trials()
     stopped = {trials[0].key: "stopped"}
     with pytest.raises(
         UserError, match=rf"one of: {trials[0].key}\..*without a key, --finish takes them all"
@@ -178,21 +150,19 @@ def test_a_key_that_no_stopped_trial_has_is_refused_before_anything_runs(tmp_pat
 
 
 def test_without_early_stopping_no_trial_stays_stopped_by_an_earlier_run(out, unstopped):
-    same(run(out, dataclasses.replace(experiment(), early_stopping=None)), unstopped)
-
-
-def keys_of_stopped(results: Results) -> list[str]:
-    return results.trials.loc[results.trials["status"] == "stopped", "key"].tolist()
+    assert_same_results(
+        run(out, dataclasses.replace(stopping_experiment(), early_stopping=None)), unstopped
+    )
 
 
 def test_an_interrupted_finish_is_gone_on_with_by_the_same_command(whole, unstopped, out):
-    keys = tuple(keys_of_stopped(whole)[:2])
+    keys = tuple(stopped_keys(whole)[:2])
     with pytest.raises(Interrupted):  # the first one is complete by then, the second isn't
-        run(out, experiment(), Interrupter("epoch 4/4", 2), finish=keys)
+        run(out, stopping_experiment(), InterruptingConsole("epoch 4/4", 2), finish=keys)
     assert ResultStore(out).tables.trial_statuses()[keys[0]] == "completed"
-    finished = run(out, experiment(), finish=keys)
-    assert keys_of_stopped(finished) == keys_of_stopped(whole)[2:]
-    same(only(finished, keys), only(unstopped, keys))
+    finished = run(out, stopping_experiment(), finish=keys)
+    assert stopped_keys(finished) == stopped_keys(whole)[2:]
+    assert_same_results(only(finished, keys), only(unstopped, keys))
 
 
 def only(results: Results, keys: Sequence[str]) -> Results:
@@ -204,31 +174,33 @@ def only(results: Results, keys: Sequence[str]) -> Results:
 
 
 def test_what_an_interrupted_finish_began_is_finished_by_any_later_run(whole, unstopped, out):
-    key, *others = keys_of_stopped(whole)
+    key, *others = stopped_keys(whole)
     with pytest.raises(Interrupted):
-        run(out, experiment(), Interrupter("epoch 3/4", 1), finish=(key,))
-    again = run(out, experiment())
-    assert keys_of_stopped(again) == others
-    same(only(again, [key]), only(unstopped, [key]))
+        run(out, stopping_experiment(), InterruptingConsole("epoch 3/4", 1), finish=(key,))
+    again = run(out, stopping_experiment())
+    assert stopped_keys(again) == others
+    assert_same_results(only(again, [key]), only(unstopped, [key]))
     assert again.trials.set_index("key")["bytes"][key] == sum(
         ResultStore(out).storage.sizes(f"checkpoints/{key}").values()
     )
 
 
 def test_a_key_of_a_trial_that_this_command_does_not_have_is_refused(whole, out):
-    key = keys_of_stopped(whole)[0]
-    others = tuple(trial.learning_rate for trial in experiment().trials() if trial.key != key)
+    key = stopped_keys(whole)[0]
+    others = tuple(
+        trial.learning_rate for trial in stopping_experiment().trials() if trial.key != key
+    )
     with pytest.raises(
         UserError,
         match=f"the value of `finish` is '{key}'.*These trials of this command are stopped",
     ):
-        run(out, experiment(others), finish=(key,))
+        run(out, stopping_experiment(others), finish=(key,))
 
 
 def test_finishing_a_trial_leaves_no_other_cohort_without_a_whole_row(tmp_path):
     rates, rule = (1e-3, 1e-9), EarlyStopping(grace_period=1, compare_within=("batch_size",))
     axes = {"batch_size": (32, 64), "learning_rate": rates}
-    asked = dataclasses.replace(experiment(), axes=axes, early_stopping=rule)
+    asked = dataclasses.replace(stopping_experiment(), axes=axes, early_stopping=rule)
     store = ResultStore(tmp_path)
     for trial in asked.trials():
         winner = "completed" if trial.batch_size == 32 else "failed"
@@ -252,7 +224,7 @@ def test_when_a_trial_runs_again_nothing_of_its_earlier_end_is_left_for_a_merge_
     tmp_path, monkeypatch
 ):
     """Lanes write while the tables are merged: what is deleted then could be what they have just written."""
-    asked = experiment((1e-3, 1e-9))
+    asked = stopping_experiment((1e-3, 1e-9))
     store, (failed, stopped) = (
         ResultStore(tmp_path / "out"),
         [trial.key for trial in asked.trials()],
@@ -291,5 +263,5 @@ def test_no_other_run_can_begin_before_the_folder_says_that_this_one_is_complete
         release(store)
 
     monkeypatch.setattr(ResultStore, "release", note)
-    run(tmp_path / "out", experiment((1e-3,), epochs=1))
+    run(tmp_path / "out", stopping_experiment((1e-3,), epochs=1))
     assert said == [True]

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tifffile
 from PIL import Image
 
 from bioimg import runner
@@ -18,22 +17,9 @@ from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.results.result_store import read_results
-from support import PROJECT
+from support.experiments import GRID_PROGRAM, QUICK_FLAGS, run_grid_program
+from support.image_folders import write_class_folders, write_grey_tiff_folder
 
-PROGRAM = PROJECT / "experiments" / "grid.py"
-QUICK = [
-    "--local",
-    "--weights",
-    "none",
-    "--freeze",
-    "none",
-    "--epochs",
-    "1",
-    "--image-size",
-    "32",
-    "--batch-size",
-    "64",
-]
 PINNED = (
     *(
         "data",
@@ -51,27 +37,9 @@ PINNED = (
 )
 
 
-def grid(*args: object) -> int:
-    """Run the program in this process; returns its exit code."""
-    try:
-        return main.run_grid(PROGRAM, [str(arg) for arg in args])
-    except SystemExit as end:
-        return int(end.code or 0)
-
-
 def parse(*args: str, axes: dict | None = None) -> Experiment:
     experiment = Experiment(name="grid", base=TrialConfig(), axes=axes or {})
     return grid_flags.parse_experiment_flags(experiment, args, program="grid.py", description="")[0]
-
-
-def make_folder(folder: Path, **counts: int) -> Path:
-    """A folder with so many images of each class."""
-    for name, count in counts.items():
-        (folder / name).mkdir(parents=True)
-        for number in range(count):
-            pixels = np.random.default_rng(number).integers(0, 255, (20, 20, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number}.png")
-    return folder
 
 
 # flags
@@ -116,7 +84,7 @@ def test_a_value_without_a_default_can_be_given():
 
 
 def test_help_explains_every_field_with_its_default(capsys):
-    assert grid("--help") == 0
+    assert run_grid_program("--help") == 0
     shown = " ".join(capsys.readouterr().out.split())
     for flag in PINNED:
         assert f"--{flag} " in shown
@@ -148,8 +116,13 @@ def test_help_says_what_to_name_and_explains_each_flag(command, names, monkeypat
 
 
 def test_own_images_give_the_experiment_their_name(tmp_path):
-    folder = make_folder(tmp_path / "my-tiles", a=20, b=20)
-    assert grid("--data", folder, *QUICK, "--batch-size", "8", "--out", tmp_path / "out") == 0
+    folder = write_class_folders(tmp_path / "my-tiles", a=20, b=20)
+    assert (
+        run_grid_program(
+            "--data", folder, *QUICK_FLAGS, "--batch-size", "8", "--out", tmp_path / "out"
+        )
+        == 0
+    )
     results = read_results(tmp_path / "out")
     assert results.manifest["name"] == "my-tiles"
     assert results.manifest["data"]["synthetic"] is False
@@ -174,7 +147,7 @@ def test_a_folder_gives_its_whole_name_and_a_file_its_stem(data, name, tmp_path,
     monkeypatch.setattr(
         "bioimg.runner.run_experiment", lambda experiment, *_: ran.append(experiment.name) or 0
     )
-    assert grid("--data", data) == 0
+    assert run_grid_program("--data", data) == 0
     assert ran == [name]
 
 
@@ -183,7 +156,7 @@ def test_an_interrupted_grid_goes_on_and_other_commands_begin_anew(monkeypatch, 
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bioimg.runner.run_experiment", interrupted)
-    assert grid() == 130
+    assert run_grid_program() == 130
     assert "run the same command again to resume" in capsys.readouterr().err
     monkeypatch.setattr("bioimg.cli.data.audit_images", interrupted)
     monkeypatch.setattr(sys, "argv", ["bioimg", "data", "phantom"])
@@ -239,7 +212,7 @@ def test_a_bad_value_is_named_with_its_rule_and_the_way_out(
     args, text, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    assert grid(*args) == 2
+    assert run_grid_program(*args) == 2
     error = capsys.readouterr().err
     assert text in error
     assert "Traceback" not in error
@@ -257,16 +230,21 @@ def test_a_bad_value_is_named_with_its_rule_and_the_way_out(
 def test_a_folder_that_cannot_be_used_is_told_before_training(counts, text, tmp_path, capsys):
     folder = tmp_path / "images"
     folder.mkdir()
-    make_folder(folder, **counts)
-    assert grid("--data", folder, "--out", tmp_path / "out") == 2
+    write_class_folders(folder, **counts)
+    assert run_grid_program("--data", folder, "--out", tmp_path / "out") == 2
     assert text in capsys.readouterr().err
 
 
 def test_all_unreadable_images_are_named(tmp_path, capsys):
-    folder = make_folder(tmp_path / "images", a=20, b=20)
+    folder = write_class_folders(tmp_path / "images", a=20, b=20)
     (folder / "a" / "3.png").write_bytes(b"not an image")
     (folder / "b" / "5.png").write_bytes((folder / "b" / "5.png").read_bytes()[:60])
-    assert grid("--data", folder, *QUICK, "--batch-size", "8", "--out", tmp_path / "out") == 2
+    assert (
+        run_grid_program(
+            "--data", folder, *QUICK_FLAGS, "--batch-size", "8", "--out", tmp_path / "out"
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert "a/3.png" in error
     assert "b/5.png" in error
@@ -276,7 +254,7 @@ def test_weights_that_do_not_fit_are_listed(tmp_path, capsys):
     import torch
 
     torch.save({"conv1.weight": torch.zeros(1), "extra": torch.zeros(1)}, tmp_path / "w.pth")
-    assert grid("--weights", tmp_path / "w.pth", *QUICK[3:]) == 2
+    assert run_grid_program("--weights", tmp_path / "w.pth", *QUICK_FLAGS[3:]) == 2
     error = capsys.readouterr().err
     assert "missing: bn1.weight" in error
     assert (
@@ -288,7 +266,12 @@ def test_weights_that_do_not_fit_are_listed(tmp_path, capsys):
 def test_weights_that_cannot_be_fetched_say_where_to_put_them(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
-    assert grid("--model", "resnet18", "--weights", "IMAGENET1K_V1", "--out", tmp_path / "out") == 2
+    assert (
+        run_grid_program(
+            "--model", "resnet18", "--weights", "IMAGENET1K_V1", "--out", tmp_path / "out"
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert (
         "the value of `weights` is 'IMAGENET1K_V1', but it isn't on this machine and can't be downloaded"
@@ -298,17 +281,17 @@ def test_weights_that_cannot_be_fetched_say_where_to_put_them(monkeypatch, capsy
 
 
 def test_a_folder_with_other_results_is_left_alone(tmp_path, capsys):
-    folder = make_folder(tmp_path / "images", a=20, b=20)
-    common = [*QUICK, "--batch-size", "8", "--out", tmp_path / "out"]
-    assert grid("--data", folder, *common) == 0
+    folder = write_class_folders(tmp_path / "images", a=20, b=20)
+    common = [*QUICK_FLAGS, "--batch-size", "8", "--out", tmp_path / "out"]
+    assert run_grid_program("--data", folder, *common) == 0
     before = (tmp_path / "out" / "trials.parquet").read_bytes()
-    assert grid(*common) == 2
+    assert run_grid_program(*common) == 2
     assert (
         "that folder holds another experiment: its name is 'images', this one's is 'demo'"
         in capsys.readouterr().err
     )
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(folder / "a" / "0.png")
-    assert grid("--data", folder, *common) == 2
+    assert run_grid_program("--data", folder, *common) == 2
     assert (
         "the runs whose results it holds: 1 with other pixels (a/0.png). Restore "
         in capsys.readouterr().err
@@ -318,7 +301,7 @@ def test_a_folder_with_other_results_is_left_alone(tmp_path, capsys):
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path, capsys):
     (tmp_path / "thesis.docx").touch()
-    assert grid(*QUICK, "--out", tmp_path) == 2
+    assert run_grid_program(*QUICK_FLAGS, "--out", tmp_path) == 2
     assert "this one holds something else" in capsys.readouterr().err
 
 
@@ -348,7 +331,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_image_is_read(
     monkeypatch.setattr(
         runner, "list_images_per_trial", lambda _: pytest.fail("images were looked for")
     )
-    assert grid(*QUICK, "--out", tmp_path / out) == 2
+    assert run_grid_program(*QUICK_FLAGS, "--out", tmp_path / out) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert f"the value of `out` is {tmp_path / out}, but must be a writable folder" in error
     assert f"no file can be created in {tmp_path / there}: {why}" in error
@@ -357,14 +340,17 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_image_is_read(
 
 
 def test_a_folder_that_is_fit_but_for_what_follows_is_not_made(tmp_path):
-    assert grid(*QUICK, "--batch-size", "500", "--out", tmp_path / "new" / "out") == 2
+    assert (
+        run_grid_program(*QUICK_FLAGS, "--batch-size", "500", "--out", tmp_path / "new" / "out")
+        == 2
+    )
     assert not (tmp_path / "new").exists()
 
 
 def test_a_trial_that_fails_is_a_row_and_the_others_go_on(tmp_path):
     assert (
-        grid(
-            *QUICK,
+        run_grid_program(
+            *QUICK_FLAGS,
             "--optimizer",
             "sgd",
             "--learning-rate",
@@ -389,7 +375,7 @@ def test_a_trial_that_fails_is_a_row_and_the_others_go_on(tmp_path):
 def test_from_the_shell_an_error_comes_without_a_traceback(tmp_path):
     command = [
         sys.executable,
-        str(PROGRAM),
+        str(GRID_PROGRAM),
         "--data",
         str(tmp_path / "nowhere"),
         "--out",
@@ -406,8 +392,8 @@ def test_an_interrupted_run_leaves_a_whole_table_and_goes_on_when_run_again(tmp_
     out = tmp_path / "out"
     command = [
         sys.executable,
-        str(PROGRAM),
-        *QUICK,
+        str(GRID_PROGRAM),
+        *QUICK_FLAGS,
         "--epochs",
         "3",
         "--seed",
@@ -433,19 +419,9 @@ def test_an_interrupted_run_leaves_a_whole_table_and_goes_on_when_run_again(tmp_
     assert first["ended_at"] == cut_off.trials["ended_at"][0], "what was done is not done again"
 
 
-def sixteen_bit_tiffs(folder: Path) -> Path:
-    """Grey tiles of two classes, one brighter than the other."""
-    for label, level in (("dark", 9000), ("bright", 30000)):
-        (folder / label).mkdir(parents=True)
-        for number in range(20):
-            noise = np.random.default_rng(number).normal(level, 3000, (40, 40)).clip(0, 65535)
-            tifffile.imwrite(folder / label / f"{number}.tif", noise.astype(np.uint16))
-    return folder
-
-
 def table_of(folder: Path) -> Path:
     """The same as a table that names its files."""
-    files = sorted(sixteen_bit_tiffs(folder / "tiles").rglob("*.tif"))
+    files = sorted(write_grey_tiff_folder(folder / "tiles").rglob("*.tif"))
     rows = [
         {
             "path": file.relative_to(folder),
@@ -476,7 +452,7 @@ def medmnist(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "more"),
     [
-        (sixteen_bit_tiffs, []),
+        (write_grey_tiff_folder, []),
         (table_of, ["--split", "grouped"]),
         (medmnist, ["--split", "folder"]),
     ],
@@ -494,14 +470,16 @@ def test_images_of_every_source_train(make, more, tmp_path):
         "--precision",
         "float32",
     ]
-    assert grid("--data", data, *QUICK, *fit, *more, "--out", tmp_path / "out") == 0
+    assert (
+        run_grid_program("--data", data, *QUICK_FLAGS, *fit, *more, "--out", tmp_path / "out") == 0
+    )
     row = read_results(tmp_path / "out").trials.iloc[0]
     assert row["status"] == "completed"
     assert row["best_train_accuracy"] > 0.8
 
 
 def test_what_was_asked_and_with_what_is_written_down(tmp_path):
-    assert grid(*QUICK, "--out", tmp_path / "out") == 0
+    assert run_grid_program(*QUICK_FLAGS, "--out", tmp_path / "out") == 0
     written = json.loads((tmp_path / "out" / "experiment.json").read_text())
     assert written["complete"]
     assert written["data"]["synthetic"]
@@ -514,7 +492,9 @@ def test_no_group_is_in_two_parts_of_any_fold_and_where_each_image_went_is_writt
 ):
     pattern = ["--split", "grouped", "--folds", "3", "--group-pattern", r"HE-(\d+)"]
     assert (
-        grid("--data", tiles, *QUICK, *pattern, "--batch-size", "32", "--out", tmp_path / "out")
+        run_grid_program(
+            "--data", tiles, *QUICK_FLAGS, *pattern, "--batch-size", "32", "--out", tmp_path / "out"
+        )
         == 0
     )
     images = pd.read_parquet(tmp_path / "out" / "images.parquet")

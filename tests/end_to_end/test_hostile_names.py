@@ -7,16 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from end_to_end.test_grid import PROGRAM, QUICK, make_folder
 from openpyxl import load_workbook
 from rich.console import Console
-from test_html_page import Elements
 
 from bioimg.config import TrialConfig
 from bioimg.progress.console import ProgressTable, print_plain
 from bioimg.report import documents
 from bioimg.report.table_model import sanitise_text
 from bioimg.results.result_store import read_results
+from support.experiments import GRID_PROGRAM, QUICK_FLAGS
+from support.html_elements import Elements
+from support.image_folders import write_class_folders
 
 NAMES = [
     "<script>document.title=1",
@@ -38,8 +39,8 @@ BIOIMG = "import sys; from bioimg.cli.main import main; sys.exit(main())"
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A grid of one epoch on classes with such names, run in a folder in which anything executed would leave a file."""
     place = tmp_path_factory.mktemp("hostile")
-    make_folder(place / "data", **dict.fromkeys(NAMES, 15))
-    said = run(place, str(PROGRAM), "--data", "data", *QUICK, "--out", "results")
+    write_class_folders(place / "data", **dict.fromkeys(NAMES, 15))
+    said = run(place, str(GRID_PROGRAM), "--data", "data", *QUICK_FLAGS, "--out", "results")
     assert "1 completed" in run(place, "-c", BIOIMG, "status", "results")
     assert "\x1b" not in said
     return place / "results"
@@ -47,7 +48,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(place: Path, *arguments: str) -> str:
     """What a Python program prints that runs there."""
-    project = {"PYTHONPATH": str(PROGRAM.parents[1]), "BIOIMG_CACHE": str(place / "cache")}
+    project = {"PYTHONPATH": str(GRID_PROGRAM.parents[1]), "BIOIMG_CACHE": str(place / "cache")}
     ended = subprocess.run(
         [sys.executable, *arguments],
         cwd=place,
@@ -114,9 +115,9 @@ def test_a_line_on_the_console_is_printed_as_it_is_and_is_not_wrapped():
 
 
 def test_an_error_shows_what_steers_a_terminal_as_a_sign(tmp_path):
-    make_folder(tmp_path / "data", **{NAMES[-1]: 20, "b": 1})
+    write_class_folders(tmp_path / "data", **{NAMES[-1]: 20, "b": 1})
     ended = subprocess.run(
-        [sys.executable, str(PROGRAM), "--data", str(tmp_path / "data"), *QUICK],
+        [sys.executable, str(GRID_PROGRAM), "--data", str(tmp_path / "data"), *QUICK_FLAGS],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -14,8 +14,6 @@ import psutil
 import pytest
 import ray
 import yaml
-from diagnostics.test_doctor import free_port
-from nightly.test_programs_and_machines import PROGRAM, SMALL
 from ray._common.utils import reset_ray_address
 from ray.autoscaler._private.fake_multi_node.node_provider import (
     FAKE_HEAD_NODE_ID,
@@ -26,7 +24,8 @@ from ray.autoscaler._private.util import prepare_config
 from bioimg.cluster import ray_session
 from bioimg.results.result_store import read_results
 from support import PROJECT
-from support.hosts import until
+from support.experiments import DEMO_COMMAND, SMALL_FLAGS
+from support.processes import free_port, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -93,8 +92,8 @@ def growing(folder: Path) -> Iterator[None]:
             [sys.executable, *start, *ports, *small], env=environment, stdout=log, stderr=log
         )
     try:
-        until(lambda: joined(address), "the head to start")
-        until(
+        wait_until(lambda: joined(address), "the head to start")
+        wait_until(
             lambda: ray_session.count_devices() == ("CPU", 2),
             "the autoscaler to say how far the cluster can grow",
         )
@@ -141,7 +140,9 @@ def seen(what: Callable[[Path], None], folder: Path) -> None:
 
 @contextlib.contextmanager
 def grid(folder: Path, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([*PROGRAM, *SMALL, *flags, "--out", str(folder / "out")]) as program:
+    with subprocess.Popen(
+        [*DEMO_COMMAND, *SMALL_FLAGS, *flags, "--out", str(folder / "out")]
+    ) as program:
         yield program
 
 
@@ -166,14 +167,16 @@ def grow_and_shrink(folder: Path) -> None:
     """
     with growing(folder):
         with grid(folder, "--epochs", "1", LONG) as program:
-            until(lambda: machines() == 2, "a machine for each trial", 90)
-            until(lambda: "completed" in statuses(folder / "out"), "the shorter trial to end", 90)
+            wait_until(lambda: machines() == 2, "a machine for each trial", 90)
+            wait_until(
+                lambda: "completed" in statuses(folder / "out"), "the shorter trial to end", 90
+            )
             program.send_signal(signal.SIGINT)  # the other trial is far from its end
         with grid(folder, "--epochs", "1", "--seed", "0", "1", "2", "3") as program:
-            until(lambda: machines() == 2, "as many machines as there can be", 90)
+            wait_until(lambda: machines() == 2, "as many machines as there can be", 90)
         assert program.returncode == 0
         assert statuses(folder / "out") == ["completed"] * 4
-        until(
+        wait_until(
             lambda: machines() == 0, "all machines to go", 270
         )  # Train's wishes for the interrupted lanes last 180 s
 
@@ -189,10 +192,10 @@ def kill(folder: Path) -> None:
     """What Ray Train asked for is forgotten after three minutes."""
     with growing(folder):
         with grid(folder, "--epochs", "100000") as program:
-            until(lambda: machines() == 1, "a machine for the trial", 90)
-            until(lambda: list(folder.rglob("parts/*.epochs.parquet")), "the first epoch", 90)
+            wait_until(lambda: machines() == 1, "a machine for the trial", 90)
+            wait_until(lambda: list(folder.rglob("parts/*.epochs.parquet")), "the first epoch", 90)
             program.kill()
-        until(lambda: machines() == 0, "the machine to go", 300)
+        wait_until(lambda: machines() == 0, "the machine to go", 300)
 
 
 if __name__ == "__main__":

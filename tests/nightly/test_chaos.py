@@ -14,16 +14,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cluster.test_lane_kills import BOARD, CONTROLLER, FOLLOWER, WORKER
-from nightly.test_programs_and_machines import PROGRAM, SMALL
 
 from bioimg.results.result_store import read_results
-from support.results import same
+from support.experiments import DEMO_COMMAND, SMALL_FLAGS
+from support.processes import CONTROLLER, COORDINATOR, TUNE_TRIAL, WORKER
+from support.results import assert_same_results
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(7200)]
 
 PROGRAM_ITSELF = "program"
-VICTIMS = [WORKER, CONTROLLER, FOLLOWER, BOARD, PROGRAM_ITSELF, "raylet"]
+VICTIMS = [WORKER, CONTROLLER, TUNE_TRIAL, COORDINATOR, PROGRAM_ITSELF, "raylet"]
 TOLD = re.compile(
     r"^error: (the board|raylet), .* was lost.*run the same command again to resume", re.MULTILINE
 )
@@ -79,7 +79,7 @@ def check(
 ) -> None:
     """Compare a grid under kills with the undisturbed one, made in one process if `alone`. With `finish` trials are stopped
     early, except frozen ones, and then trained to their end."""
-    command = [*PROGRAM, *SMALL, *axes]
+    command = [*DEMO_COMMAND, *SMALL_FLAGS, *axes]
     if finish:
         command = [
             *(word for word in command if word != "--no-early-stopping"),
@@ -93,7 +93,7 @@ def check(
     print(f"killed: {dict(struck)}")
     undisturbed = [*command, "--out", str(folder / "undisturbed"), *(["--local"] if alone else [])]
     subprocess.run(undisturbed, check=True, capture_output=True)
-    same(read_results(folder / "struck"), read_results(folder / "undisturbed"))
+    assert_same_results(read_results(folder / "struck"), read_results(folder / "undisturbed"))
 
 
 def test_a_kill_of_each_kind_changes_nothing(tmp_path):

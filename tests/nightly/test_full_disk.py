@@ -5,9 +5,9 @@ import subprocess
 
 import pandas as pd
 import pytest
-from nightly.test_programs_and_machines import PROGRAM, SMALL
 
 from bioimg.results.result_store import Results, read_results
+from support.experiments import DEMO_COMMAND, SMALL_FLAGS
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.filterwarnings("ignore")]
 
@@ -37,7 +37,7 @@ def test_a_disk_that_fills_ends_the_run_with_a_message_and_with_room_the_same_co
         pytest.skip("needs root and Linux: a small disk is mounted")
     out = tmp_path / "out"
     out.mkdir()
-    command = [*PROGRAM, *SMALL, "--epochs", "2", "--out", str(out)]
+    command = [*DEMO_COMMAND, *SMALL_FLAGS, "--epochs", "2", "--out", str(out)]
     script = DISK.replace("ROOM", "400")
     ran = subprocess.run(
         ["unshare", "--mount", "bash", "-c", script, str(out), *command],

@@ -15,7 +15,8 @@ import pytest
 
 from bioimg.results.result_store import read_results
 from support import PROJECT, hosts
-from support.results import same
+from support.processes import wait_until
+from support.results import assert_same_results
 
 EPOCHS = 8
 GRID = (
@@ -69,7 +70,7 @@ def test_a_host_of_ones_own_cluster_is_lost_in_mid_trial_and_the_table_is_that_o
     desk = ThreadPoolExecutor(1)
     cluster.desk("ray get-auth-token --generate && chmod 600 ~/.ray/auth_token")
     cluster.desk(f"ray up --yes {cluster.file}")
-    hosts.until(lambda: cluster.hosts_up() == 3, "all hosts to join", 180)
+    wait_until(lambda: cluster.hosts_up() == 3, "all hosts to join", 180)
     doctor = f"ray exec {cluster.file} 'bioimg doctor --out {on_hosts} --workers 2'"
     cluster.desk(doctor)
     private = f"BIOIMG_CACHE=/dev/shm/decoded bioimg doctor --out /dev/shm/results --data {tiles} --image-size 20000"
@@ -89,7 +90,7 @@ def test_a_host_of_ones_own_cluster_is_lost_in_mid_trial_and_the_table_is_that_o
         f"ray submit {cluster.file} experiments/grid.py -- --data {tiles} {GRID} --out {on_hosts}"
     )
     grid = desk.submit(cluster.desk, submit)
-    part = hosts.until(
+    part = wait_until(
         lambda: next(on_hosts.rglob("parts/*.epochs.parquet"), None),
         "the first epoch of a trial",
         180,
@@ -101,12 +102,12 @@ def test_a_host_of_ones_own_cluster_is_lost_in_mid_trial_and_the_table_is_that_o
     assert 1 <= len(before) < EPOCHS, "no trial was under way, so this test says nothing"
     grid.result()
     lab.switch_on(trained[1])
-    hosts.until(
+    wait_until(
         lambda: lab.hosts[trained[1]].runs("raylet"),
         "Ray to be started again where it was lost",
         180,
     )
-    hosts.until(
+    wait_until(
         lambda: f"{lab.address[trained[1]]}:" in cluster.desk(doctor),
         "the lost host to be taken in again",
         60,
@@ -115,12 +116,12 @@ def test_a_host_of_ones_own_cluster_is_lost_in_mid_trial_and_the_table_is_that_o
 
     cluster.desk(f"python experiments/grid.py --data {tiles} {GRID} --lanes 1 --out {alone}")
     struck = read_results(on_hosts)
-    same(struck, read_results(alone))
+    assert_same_results(struck, read_results(alone))
     resumed = before.merge(struck.epochs, on=["key", "epoch"])
     assert resumed["seconds_x"].equals(resumed["seconds_y"]), (
         "the trial didn't resume where it was, but started over"
     )
-    hosts.until(
+    wait_until(
         lambda: not any(host.runs("raylet") for host in lab.hosts.values()),
         "the workers to leave",
         120,

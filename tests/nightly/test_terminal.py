@@ -10,10 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from nightly.test_programs_and_machines import PROGRAM, SMALL, processes_of
 
 from bioimg.results.result_store import read_results
-from support.results import gone_on, on_record
+from support.experiments import DEMO_COMMAND, SMALL_FLAGS
+from support.processes import processes_of_test
+from support.results import assert_no_epoch_repeated, recorded_epochs
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.filterwarnings("ignore")]
 
@@ -43,7 +44,7 @@ def close(screen: int) -> str:
 def test_a_program_whose_terminal_ends_it_leaves_no_process_behind_and_the_rerun_goes_on(
     tmp_path: Path, end: Callable[[int], str]
 ) -> None:
-    command = [*PROGRAM, *SMALL, "--epochs", "30", "--out", str(tmp_path / "out")]
+    command = [*DEMO_COMMAND, *SMALL_FLAGS, "--epochs", "30", "--out", str(tmp_path / "out")]
     environment = {**os.environ, "OF_THIS_TEST": str(tmp_path), "TERM": "xterm"}
     screen, terminal = pty.openpty()
     on_it = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
@@ -51,14 +52,14 @@ def test_a_program_whose_terminal_ends_it_leaves_no_process_behind_and_the_rerun
         os.close(terminal)
         while "2/30" not in (text := shown(screen)):
             assert text, "the program ended"
-        ours, before = processes_of(tmp_path), on_record(tmp_path / "out")
+        ours, before = processes_of_test(tmp_path), recorded_epochs(tmp_path / "out")
         assert len(ours) > 5, "Ray wasn't under way"
         said = end(screen)
     psutil.wait_procs(ours, timeout=30)
-    assert not (left := processes_of(tmp_path)), [process.info["cmdline"] for process in left]
+    assert not (left := processes_of_test(tmp_path)), [process.info["cmdline"] for process in left]
     assert "Traceback" not in said
     again = subprocess.run([*command, "--local"], env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     epochs = read_results(tmp_path / "out").epochs
     assert len(epochs) == 30
-    gone_on(before, epochs)
+    assert_no_epoch_repeated(before, epochs)

@@ -21,6 +21,7 @@ from bioimg.report.report_context import ReportContext
 from bioimg.results import result_store
 from bioimg.results.result_store import Results
 from support import handmade_results, simulated_results
+from support.html_elements import Elements
 
 SMALL = {"weights": ("IMAGENET1K_V1", "IMAGENET1K_V2"), "freeze": ("features",)}
 REPEATED = {
@@ -36,25 +37,6 @@ HOSTILE = (
     "long" * 200,
     "ورم ليفي",
 )
-
-
-class Elements(html.parser.HTMLParser):
-    """The elements of a page, each with its attributes and the text right inside it."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None], list[str]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs), []))
-
-    def handle_data(self, data: str) -> None:
-        if self.found:
-            self.found[-1][2].append(data)
-
-    def named(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
-        return [(attributes, "".join(text)) for name, attributes, text in self.found if name == tag]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from end_to_end.test_grid import QUICK, grid, make_folder, sixteen_bit_tiffs
 from PIL import Image
 
 from bioimg import provenance
@@ -25,6 +24,8 @@ from bioimg.report.table_notes import compose_notes
 from bioimg.results.result_store import ResultStore, read_results
 from bioimg.training.trial_runner import TrialContext, run_trial
 from support import simulated_results, toys
+from support.experiments import QUICK_FLAGS, run_grid_program
+from support.image_folders import write_class_folders, write_grey_tiff_folder
 
 IMAGES = toys.images()
 IN_GROUPS = dataclasses.replace(
@@ -182,17 +183,17 @@ def test_a_damaged_record_of_images_is_told_and_written_anew(tmp_path, caplog):
 
 
 def test_a_run_on_moved_images_ends_before_anything_is_written(tmp_path, capsys):
-    folder = make_folder(tmp_path / "images", a=20, b=20)
+    folder = write_class_folders(tmp_path / "images", a=20, b=20)
     for number, path in enumerate(sorted(folder.rglob("*.png"))):
         Image.fromarray(
             np.random.default_rng(number).integers(0, 255, (20, 20, 3), dtype=np.uint8)
         ).save(path)
-    common = ["--data", folder, *QUICK, "--batch-size", "8", "--out", tmp_path / "out"]
-    assert grid(*common) == 0
+    common = ["--data", folder, *QUICK_FLAGS, "--batch-size", "8", "--out", tmp_path / "out"]
+    assert run_grid_program(*common) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
     for path in folder.rglob("*.png"):
         path.rename(path.with_name(f"{int(path.stem) * 7 % 20:02}-{path.name}"))
-    assert grid(*common, "--seed", "0", "1") == 2
+    assert run_grid_program(*common, "--seed", "0", "1") == 2
     assert "in another subset with split=stratified (a/" in " ".join(
         capsys.readouterr().err.split()
     )
@@ -203,7 +204,7 @@ def test_a_run_on_moved_images_ends_before_anything_is_written(tmp_path, capsys)
 
 
 def test_sixteen_bit_images_may_be_seen_at_other_sizes_and_in_folds_in_one_experiment(tmp_path):
-    base = TrialConfig(data=str(sixteen_bit_tiffs(tmp_path / "tiles")), image_size=16)
+    base = TrialConfig(data=str(write_grey_tiff_folder(tmp_path / "tiles")), image_size=16)
     trials = [base, dataclasses.replace(base, image_size=24), dataclasses.replace(base, folds=3)]
     held = [
         begin(tmp_path / "out", images, trial)
@@ -300,11 +301,11 @@ def test_a_run_on_weights_that_changed_under_their_name_ends_before_anything_is_
     tmp_path, capsys
 ):
     file, out = tmp_path / "mine.pth", tmp_path / "out"
-    folder = make_folder(tmp_path / "images", a=20, b=20)
+    folder = write_class_folders(tmp_path / "images", a=20, b=20)
     common = [
         "--data",
         folder,
-        *QUICK,
+        *QUICK_FLAGS,
         "--batch-size",
         "8",
         "--model",
@@ -314,14 +315,16 @@ def test_a_run_on_weights_that_changed_under_their_name_ends_before_anything_is_
         "--weights",
     ]
     write_weights(file, 1, resnext_tiny)
-    assert grid(*common, file) == 0
+    assert run_grid_program(*common, file) == 0
     known = json.loads((out / "experiment.json").read_text())["weights"]
     assert known == {f"resnext_tiny {file}": read_results(out).trials["weights_digest"][0]}
-    assert grid(*common, "TEXTURES_V1") == 0, "which leaves the other's digest on record"
+    assert run_grid_program(*common, "TEXTURES_V1") == 0, (
+        "which leaves the other's digest on record"
+    )
     write_weights(file, 2, resnext_tiny)
     before = (out / "experiment.json").read_bytes()
     capsys.readouterr()
-    assert grid(*common, file, "--seed", "0", "1") == 2
+    assert run_grid_program(*common, file, "--seed", "0", "1") == 2
     error = " ".join(capsys.readouterr().err.split())
     assert (
         f"the value of `weights` is '{file}', but these aren't the weights that these results were started with"
@@ -390,11 +393,11 @@ def test_a_run_that_trained_nothing_leaves_the_record_as_it_was():
 
 
 def test_the_same_command_again_adds_no_run_and_another_seed_adds_one(tmp_path):
-    folder = make_folder(tmp_path / "images", a=20, b=20)
+    folder = write_class_folders(tmp_path / "images", a=20, b=20)
     common = [
         "--data",
         folder,
-        *QUICK,
+        *QUICK_FLAGS,
         "--batch-size",
         "8",
         "--model",
@@ -402,7 +405,7 @@ def test_the_same_command_again_adds_no_run_and_another_seed_adds_one(tmp_path):
         "--out",
         tmp_path / "out",
     ]
-    assert grid(*common) == grid(*common) == 0
+    assert run_grid_program(*common) == run_grid_program(*common) == 0
     assert len(read_results(tmp_path / "out").manifest["runs"]) == 1
-    assert grid(*common, "--seed", "0", "1") == 0
+    assert run_grid_program(*common, "--seed", "0", "1") == 0
     assert len(read_results(tmp_path / "out").manifest["runs"]) == 2

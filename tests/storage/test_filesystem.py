@@ -20,8 +20,6 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
-from cluster.test_lane_kills import When
-from end_to_end.test_grid import QUICK, grid
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
@@ -35,7 +33,9 @@ from bioimg.training import checkpoint_pruning, checkpoints
 from bioimg.training.loop import train
 from bioimg.training.trial_runner import TrialContext, run_trial
 from support import simulated_results, toys
-from support.results import gone_on, same
+from support.consoles import ActingConsole
+from support.experiments import QUICK_FLAGS, run_grid_program
+from support.results import assert_no_epoch_repeated, assert_same_results
 
 
 class Unreliable:
@@ -159,8 +159,8 @@ def test_an_address_of_no_known_storage_is_named_with_the_way_out():
 
 def test_a_grid_in_a_bucket_of_google_is_the_one_on_disk(tmp_path, google):
     for out in (tmp_path / "grid", google("grid")):
-        assert grid(*QUICK, "--learning-rate", "0.01", "0.02", "--out", out) == 0
-    same(read_results(tmp_path / "grid"), read_results(google("grid")))
+        assert run_grid_program(*QUICK_FLAGS, "--learning-rate", "0.01", "0.02", "--out", out) == 0
+    assert_same_results(read_results(tmp_path / "grid"), read_results(google("grid")))
 
 
 def test_a_grid_in_a_bucket_whose_server_fails_one_request_in_ten_is_the_one_on_disk(
@@ -169,12 +169,14 @@ def test_a_grid_in_a_bucket_whose_server_fails_one_request_in_ten_is_the_one_on_
     remote, server.rate = bucket("grid"), 0.1
     try:
         for out in (tmp_path / "grid", remote):
-            assert grid(*QUICK, "--learning-rate", "0.01", "0.02", "--out", out) == 0
+            assert (
+                run_grid_program(*QUICK_FLAGS, "--learning-rate", "0.01", "0.02", "--out", out) == 0
+            )
         ours, theirs = read_results(tmp_path / "grid"), read_results(remote)
     finally:
         server.rate = 0
     assert server.failed > 0
-    same(ours, theirs)
+    assert_same_results(ours, theirs)
     names = ObjectStorage(remote).names()
     assert {"report/report.html", "report/comparison.md", "experiment.json"} <= set(names)
     assert not [name for name in names if "resume" in name or name.startswith("parts/")]
@@ -187,15 +189,15 @@ def test_a_bucket_that_goes_away_in_mid_run_ends_it_with_a_message_and_the_same_
     monkeypatch.setattr(
         "bioimg.storage.folder_lock.LEASE_LIFETIME_S", 0
     )  # the lease of the run that couldn't give it back
-    command, remote = [*QUICK, "--epochs", "3"], bucket("away")
-    assert grid(*command, "--out", remote) == 0
+    command, remote = [*QUICK_FLAGS, "--epochs", "3"], bucket("away")
+    assert run_grid_program(*command, "--out", remote) == 0
     table, file = (
         ObjectStorage(remote).read("trials.parquet"),
-        When("epoch 2/3", remote, lambda: setattr(server, "rate", 1)),
+        ActingConsole("epoch 2/3", remote, lambda: setattr(server, "rate", 1)),
     )
     try:
         with contextlib.redirect_stdout(file):
-            assert grid(*command, "--seed", "0", "1", "--out", remote) == 2
+            assert run_grid_program(*command, "--seed", "0", "1", "--out", remote) == 2
     finally:
         server.rate = 0
     assert re.search(
@@ -204,9 +206,9 @@ def test_a_bucket_that_goes_away_in_mid_run_ends_it_with_a_message_and_the_same_
     assert ObjectStorage(remote).read("trials.parquet") == table
     assert len(read_results(remote).trials) == 1
     for out in (remote, tmp_path / "grid"):
-        assert grid(*command, "--seed", "0", "1", "--out", out) == 0
-    gone_on(file.before, read_results(remote).epochs)
-    same(read_results(remote), read_results(tmp_path / "grid"))
+        assert run_grid_program(*command, "--seed", "0", "1", "--out", out) == 0
+    assert_no_epoch_repeated(file.before, read_results(remote).epochs)
+    assert_same_results(read_results(remote), read_results(tmp_path / "grid"))
 
 
 def test_a_bucket_keeps_the_bound_on_what_checkpoints_take_and_rows_say_so(bucket):
@@ -246,17 +248,24 @@ def test_frozen_trials_in_a_bucket_share_a_backbone_and_more_epochs_go_on_from_t
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")
-def test_lanes_leave_in_a_bucket_what_they_leave_on_a_disk(tmp_path, bucket):
+def test_lanes_leave_in_a_bucket_what_they_leave_on_a_disk(tmp_path, bucket, no_ray):
+    """Ray's processes get the addresses of the object store when it starts."""
     ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR")
     try:
         for out in (tmp_path / "grid", bucket("lanes")):
             assert (
-                grid(*[flag for flag in QUICK if flag != "--local"], "--lanes", "1", "--out", out)
+                run_grid_program(
+                    *[flag for flag in QUICK_FLAGS if flag != "--local"],
+                    "--lanes",
+                    "1",
+                    "--out",
+                    out,
+                )
                 == 0
             )
     finally:
         ray.shutdown()
-    same(read_results(tmp_path / "grid"), read_results(bucket("lanes")))
+    assert_same_results(read_results(tmp_path / "grid"), read_results(bucket("lanes")))
 
 
 def test_a_storage_that_is_not_there_is_an_error_that_says_what_to_do(bucket, monkeypatch):
@@ -412,12 +421,12 @@ def test_a_damaged_table_is_made_again_from_the_one_before_and_the_parts(
 
 
 def test_a_manifest_that_was_cut_off_is_told_with_the_way_out(tmp_path, capsys):
-    command = [*QUICK, "--out", tmp_path / "grid"]
-    assert grid(*command) == 0
+    command = [*QUICK_FLAGS, "--out", tmp_path / "grid"]
+    assert run_grid_program(*command) == 0
     path = tmp_path / "grid" / "experiment.json"
     path.write_bytes(path.read_bytes()[:100])
     capsys.readouterr()
-    assert grid(*command) == 2
+    assert run_grid_program(*command) == 2
     assert "experiment.json can't be read: " in (told := capsys.readouterr().err)
     assert "run the experiment again into another folder (--out)" in told
 
@@ -440,7 +449,7 @@ def test_results_of_another_format_are_not_resumed(tmp_path, version, capsys, mo
     monkeypatch.setattr(
         runner, "list_images_per_trial", lambda _: pytest.fail("images were looked for")
     )
-    assert grid(*QUICK, "--out", tmp_path / "grid") == 2
+    assert run_grid_program(*QUICK_FLAGS, "--out", tmp_path / "grid") == 2
     error = capsys.readouterr().err
     assert re.search(
         rf"the `format` of .*experiment\.json is {version}, but must be 2: .* Use that version \(9\.0, ",
@@ -485,9 +494,16 @@ def test_rows_are_in_the_order_of_the_grid_whatever_order_trials_ended_in(tmp_pa
 
 
 def test_a_trial_that_failed_in_another_grid_does_not_fail_this_one(tmp_path, capsys):
-    assert grid(*QUICK, "--learning-rate", "1e30", "0.01", "--out", tmp_path / "grid") == 1
+    assert (
+        run_grid_program(
+            *QUICK_FLAGS, "--learning-rate", "1e30", "0.01", "--out", tmp_path / "grid"
+        )
+        == 1
+    )
     assert "failed: " in capsys.readouterr().out
-    assert grid(*QUICK, "--learning-rate", "0.01", "--out", tmp_path / "grid") == 0
+    assert (
+        run_grid_program(*QUICK_FLAGS, "--learning-rate", "0.01", "--out", tmp_path / "grid") == 0
+    )
     assert "failed: " not in capsys.readouterr().out
 
 
@@ -495,13 +511,13 @@ def test_a_trial_that_failed_in_another_grid_does_not_fail_this_one(tmp_path, ca
 
 
 def test_a_full_disk_ends_the_run_with_a_message_and_leaves_the_table_whole(tmp_path, capsys):
-    command = [*QUICK, "--learning-rate", "0.01", "0.02", "--out", tmp_path / "grid"]
-    assert grid(*command) == 0
+    command = [*QUICK_FLAGS, "--learning-rate", "0.01", "0.02", "--out", tmp_path / "grid"]
+    assert run_grid_program(*command) == 0
     table = (tmp_path / "grid" / "trials.parquet").read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        assert grid(*command, "--seed", "0", "1") == 2
+        assert run_grid_program(*command, "--seed", "0", "1") == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     error = capsys.readouterr().err
@@ -513,5 +529,5 @@ def test_a_full_disk_ends_the_run_with_a_message_and_leaves_the_table_whole(tmp_
     assert {path.name for path in (tmp_path / "grid").rglob(".*")} <= {".lock"}, (
         "no temporary file may be left behind"
     )
-    assert grid(*command, "--seed", "0", "1") == 0
+    assert run_grid_program(*command, "--seed", "0", "1") == 0
     assert len(read_results(tmp_path / "grid").trials) == 4

@@ -10,7 +10,6 @@ import time
 
 import pytest
 import torch
-from end_to_end.test_grid import PROGRAM, QUICK
 
 from bioimg.errors import StorageError, UserError
 from bioimg.results.result_store import ResultStore
@@ -20,6 +19,7 @@ from bioimg.storage.folder_lock import FolderLock
 from bioimg.training.trial_runner import TrialContext, run_trial
 from bioimg.training.trial_trainer import EpochMetrics
 from support import simulated_results, toys
+from support.experiments import GRID_PROGRAM, QUICK_FLAGS
 
 HOLD = """
 import sys, time
@@ -57,8 +57,8 @@ def test_the_second_run_is_told_who_holds_the_folder_until_that_process_is_kille
 def test_of_two_programs_into_one_folder_the_second_says_so_and_stops(tmp_path):
     command = [
         sys.executable,
-        str(PROGRAM),
-        *QUICK,
+        str(GRID_PROGRAM),
+        *QUICK_FLAGS,
         "--epochs",
         "500",
         "--out",

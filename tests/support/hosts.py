@@ -11,12 +11,12 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
+
+from support.processes import wait_until
 
 PACKAGES = "openssh-server rsync iproute2"
 """Of Debian."""
@@ -86,7 +86,7 @@ class Host:
                 stderr=console,
             )
         outside = psutil.Process(self._unshare.pid)
-        self.pid: int = until(
+        self.pid: int = wait_until(
             lambda: next((child.pid for child in outside.children()), None), f"{name} to start"
         )
         """Of its first process, as it is seen from outside."""
@@ -205,13 +205,3 @@ def _arguments(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:  # it has just ended
         return []
-
-
-def until(look: Callable[[], Any], what: str, seconds: float = 60) -> Any:
-    """What `look` returns once it is true."""
-    limit = time.monotonic() + seconds
-    while not (seen := look()):
-        if time.monotonic() > limit:
-            raise TimeoutError(f"waited {seconds:.0f} s for {what}")
-        time.sleep(0.2)
-    return seen

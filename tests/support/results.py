@@ -1,4 +1,4 @@
-"""When two runs are the same, and when one resumes where another was interrupted."""
+"""Compare the results of two runs, and those of one run before and after an interruption."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from bioimg.results.result_store import Results, ResultStore
 TIMING = ["train_seconds", "wait_seconds", "features_seconds", "seconds", "started_at", "ended_at"]
 
 
-def same(a: Results, b: Results) -> None:
-    """Every row of every table is the same to the last bit, timing aside."""
+def assert_same_results(a: Results, b: Results) -> None:
+    """Check that every row of every table is the same to the last bit, timing aside."""
     for name in ("trials", "epochs", "predictions"):
         ours, theirs = (_without_timing(getattr(results, name)) for results in (a, b))
         order = [column for column in ("key", "epoch", "subset", "image") if column in ours]
@@ -21,16 +21,21 @@ def same(a: Results, b: Results) -> None:
         )
 
 
-def on_record(folder: Path | str) -> pd.DataFrame:
-    """The epochs that a folder holds at the moment, those of running trials included."""
+def recorded_epochs(folder: Path | str) -> pd.DataFrame:
+    """Return the epochs that a folder holds at the moment, those of running trials included."""
     return pd.DataFrame(ResultStore(folder).tables.all_rows("epochs"))
 
 
-def gone_on(before: pd.DataFrame, after: pd.DataFrame) -> None:
-    """No recorded epoch was trained again: its time is the one measured before."""
-    assert len(before), "nothing was on record, so this says nothing"
+def assert_no_epoch_repeated(before: pd.DataFrame, after: pd.DataFrame) -> None:
+    """Check that no recorded epoch was trained again: its time is the one measured before."""
+    assert len(before), "nothing was recorded before, so there is nothing to compare"
     both = before.merge(after, on=["key", "epoch"], how="left", suffixes=("", "_after"))
     assert both["seconds_after"].tolist() == both["seconds"].tolist()
+
+
+def stopped_keys(results: Results) -> list[str]:
+    """Return the keys of the trials that early stopping has stopped."""
+    return results.trials.loc[results.trials["status"] == "stopped", "key"].tolist()
 
 
 def _without_timing(table: pd.DataFrame) -> pd.DataFrame:

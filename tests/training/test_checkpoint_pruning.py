@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from end_to_end.test_early_stopping import Interrupted, Interrupter
 from PIL import Image
 from rich.console import Console
 
@@ -28,7 +27,8 @@ from bioimg.training import checkpoint_pruning, checkpoints
 from bioimg.training.trial_runner import TrialContext, run_trial
 from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
 from support import simulated_results, toys
-from support.results import same
+from support.consoles import Interrupted, InterruptingConsole
+from support.results import assert_same_results
 
 IMAGES = toys.images(size=32)
 FROZEN = toys.trial(model="resnext_tiny", image_size=32, weights="TEXTURES_V1", freeze="features")
@@ -198,7 +198,7 @@ def test_failed_trials_go_on_where_their_state_is_and_else_begin_again_with_the_
     ours, theirs = run(folder, grid, console), run(tmp_path / "whole", grid)
     for results in (ours, theirs):
         del results.trials["bytes"]  # error.txt stays
-    same(ours, theirs)
+    assert_same_results(ours, theirs)
     assert console.getvalue().count("epoch 1/3") == 4 - len(left)
     assert console.getvalue().count("epoch 3/3") == 4
 
@@ -232,7 +232,7 @@ def test_the_same_command_once_more_changes_nothing(grid, crowded):
     run(crowded, grid, console)
     assert console.getvalue() == ""
     assert sizes(crowded) == files
-    same(read_results(crowded), before)
+    assert_same_results(read_results(crowded), before)
 
 
 def interrupted(*_: object) -> None:
@@ -255,7 +255,7 @@ def test_a_run_that_is_cut_off_while_it_makes_room_is_mended_by_the_next(
         with pytest.raises(KeyboardInterrupt):
             run(crowded, grid)
     assert not (first / "resume.pt").exists()
-    same(run(crowded, grid), expected)
+    assert_same_results(run(crowded, grid), expected)
     check(crowded)
 
 
@@ -267,15 +267,17 @@ def test_trials_whose_state_was_dropped_are_finished_as_if_they_had_never_been_s
     console = io.StringIO()
     finished = run(crowded, grid, console, finish=())
     assert console.getvalue().count("epoch 1/3") == dropped >= 1
-    same(finished, run(tmp_path / "whole", dataclasses.replace(grid, early_stopping=None)))
+    assert_same_results(
+        finished, run(tmp_path / "whole", dataclasses.replace(grid, early_stopping=None))
+    )
 
 
 def test_a_stopped_row_stays_true_while_its_trial_is_trained_again(grid, crowded):
     before = run(crowded, grid)
     with pytest.raises(Interrupted):
-        run(crowded, grid, Interrupter("epoch 1/3", 1), finish=(tuned(grid)[-1].key,))
+        run(crowded, grid, InterruptingConsole("epoch 1/3", 1), finish=(tuned(grid)[-1].key,))
     assert (crowded / "checkpoints" / tuned(grid)[-1].key / "resume.pt").exists()
-    same(run(crowded, grid), before)
+    assert_same_results(run(crowded, grid), before)
 
 
 def test_more_epochs_of_a_trial_whose_state_was_dropped_are_counted_as_begun_anew(grid, crowded):

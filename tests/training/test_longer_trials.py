@@ -9,8 +9,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import ray
-from cluster.test_lanes import BASE
 from rich.console import Console
 
 from bioimg import local, runner
@@ -22,7 +20,8 @@ from bioimg.run_options import RunOptions
 from bioimg.training import checkpoints
 from bioimg.training.trial_trainer import TrialTrainer
 from support import simulated_results, toys
-from support.results import same
+from support.experiments import BASE_TRIAL
+from support.results import assert_same_results
 
 IMAGES = toys.images()
 RATES = (1e-2, 3e-2, 1e-9, 2e-9, 3e-9)
@@ -122,7 +121,7 @@ def test_more_epochs_give_the_rows_of_a_run_from_scratch_and_train_none_again(
     trained.clear()
     long = run(tmp_path / "out", asked(6), keep)
     check(short, long, trained, 6)
-    same(of_length(long, 6), of_length(run(tmp_path / "scratch", asked(6), keep), 6))
+    assert_same_results(of_length(long, 6), of_length(run(tmp_path / "scratch", asked(6), keep), 6))
     rows = long.trials[long.trials["epochs"].eq(6)]
     kept = (
         (rows["freeze"] == "features")
@@ -143,11 +142,15 @@ def test_a_trial_that_falls_behind_in_epochs_it_was_given_is_stopped_there_and_c
     assert len(early) >= 1
     assert (early["bytes"] == 0).all(), "the shorter trial has what they can be finished from"
     check(short, long, trained, 6)
-    same(of_length(long, 6), of_length(run(tmp_path / "scratch", asked(6), "all"), 6))
+    assert_same_results(
+        of_length(long, 6), of_length(run(tmp_path / "scratch", asked(6), "all"), 6)
+    )
     trained.clear()
     finished = run(tmp_path / "out", asked(6), "all", finish=True)
     assert all(trained[key] == [5, 6] for key in early["key"])
-    same(of_length(finished, 6), of_length(run(tmp_path / "none", asked(6, None), "all"), 6))
+    assert_same_results(
+        of_length(finished, 6), of_length(run(tmp_path / "none", asked(6, None), "all"), 6)
+    )
 
 
 def test_patience_that_ran_out_in_the_shorter_trial_has_run_out_in_the_longer_one(
@@ -158,7 +161,7 @@ def test_patience_that_ran_out_in_the_shorter_trial_has_run_out_in_the_longer_on
     trained.clear()
     long = run(tmp_path / "out", asked(9, None, patience=1), "all")
     check(short, long, trained, 9)
-    same(
+    assert_same_results(
         of_length(long, 9),
         of_length(run(tmp_path / "scratch", asked(9, None, patience=1), "all"), 9),
     )
@@ -182,7 +185,9 @@ def test_a_longer_trial_that_was_interrupted_still_says_where_it_began(
             run(tmp_path / "out", asked(6), "all")
     long = run(tmp_path / "out", asked(6), "all")
     assert long.trials[long.trials["epochs"].eq(6)]["continued_from"].notna().all()
-    same(of_length(long, 6), of_length(run(tmp_path / "scratch", asked(6), "all"), 6))
+    assert_same_results(
+        of_length(long, 6), of_length(run(tmp_path / "scratch", asked(6), "all"), 6)
+    )
 
 
 def test_with_a_cosine_a_longer_trial_begins_at_its_first_epoch(tmp_path, trained):
@@ -206,7 +211,7 @@ def test_a_damaged_state_of_the_shorter_trial_is_told_and_the_one_before_it_is_u
     long = run(tmp_path / "out", longer, "all")
     assert "resume.pt is damaged" in caplog.text
     assert trained[longer.base.key] == [4, 5]
-    same(of_length(long, 5), of_length(run(tmp_path / "scratch", longer, "all"), 5))
+    assert_same_results(of_length(long, 5), of_length(run(tmp_path / "scratch", longer, "all"), 5))
 
 
 def test_the_longest_of_shorter_trials_is_the_one_to_go_on_from():
@@ -229,14 +234,6 @@ def test_trials_of_which_no_state_was_kept_are_counted(tmp_path):
     assert count == {"best": len(RATES), "all": 0}
 
 
-@pytest.fixture(scope="module")
-def machine():
-    """Two CPUs, whatever the machine has."""
-    ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
-
 def grid(
     folder: Path, rule: EarlyStopping | None = None, file: io.StringIO | None = None, **fields: Any
 ) -> Results:
@@ -246,7 +243,7 @@ def grid(
     }
     axes = {name: value for name, value in fields.items() if isinstance(value, tuple)}
     base = dataclasses.replace(
-        BASE, **{name: value for name, value in fields.items() if name not in axes}
+        BASE_TRIAL, **{name: value for name, value in fields.items() if name not in axes}
     )
     asked = Experiment(name="longer", base=base, axes=axes, early_stopping=rule)
     assert (
@@ -284,7 +281,7 @@ def halves(results: Results, field: str, values: tuple[Any, Any]) -> list[Result
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")
-def test_two_workers_go_on_together_from_the_shorter_trial(machine, tmp_path):
+def test_two_workers_go_on_together_from_the_shorter_trial(shared_ray, tmp_path):
     """Patience that doesn't run out changes no number, but there is no shorter trial with it to continue from."""
     fields = {"workers": 2, "keep": "all", "freeze": ("none", "features")}
     short = grid(tmp_path, epochs=1, **fields)
@@ -292,12 +289,12 @@ def test_two_workers_go_on_together_from_the_shorter_trial(machine, tmp_path):
     began = long.trials.set_index(["epochs", "patience", "freeze"])["continued_from"]
     assert began[3, 0].tolist() == short.trials["key"].tolist()
     assert began[3, 9].isna().all()
-    same(*halves(long, "patience", (0, 9)))
+    assert_same_results(*halves(long, "patience", (0, 9)))
 
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")
-def test_a_lane_finishes_stopped_trials_that_have_no_state_any_more(machine, tmp_path):
+def test_a_lane_finishes_stopped_trials_that_have_no_state_any_more(shared_ray, tmp_path):
     fields = {"epochs": 3, "learning_rate": (1e-3, 1e-9, 2e-9), "seed": (4, 7)}
     before = grid(tmp_path / "out", RULE, local=True, **fields).trials
     stopped = before.loc[before["status"] == "stopped", "key"]
@@ -306,7 +303,7 @@ def test_a_lane_finishes_stopped_trials_that_have_no_state_any_more(machine, tmp
     file = io.StringIO()
     finished = grid(tmp_path / "out", RULE, file, finish=(), lanes=1, **fields)
     assert file.getvalue().count("epoch 1/3") == len(stopped) >= 2
-    same(finished, grid(tmp_path / "whole", local=True, **fields))
+    assert_same_results(finished, grid(tmp_path / "whole", local=True, **fields))
 
 
 def test_a_table_of_an_earlier_version_has_no_such_column_and_reads_as_null(tmp_path):

@@ -7,9 +7,6 @@ import re
 import numpy as np
 import pytest
 import tyro
-from data.test_decode import tiffs
-from data.test_image_folder import draw, fill
-from data.test_image_table import arrays
 from PIL import Image
 from rich.console import Console
 
@@ -22,6 +19,12 @@ from bioimg.data.audit.near_duplicates import find_near_duplicates
 from bioimg.data.audit.summary import audit_images
 from bioimg.errors import UserError
 from bioimg.storage import disk_cache
+from support.image_folders import (
+    medmnist_arrays,
+    write_image_folder,
+    write_noise_image,
+    write_tiff_folder,
+)
 
 
 def audited(data, **fields):
@@ -84,7 +87,7 @@ def test_splits_are_shown_with_what_leaks_in_them(messy):
 
 def test_a_split_that_can_not_be_made_says_why(tmp_path):
     for part in ("train", "val"):
-        fill(tmp_path / part, count=2)
+        write_image_folder(tmp_path / part, count=2)
     found = audited(tmp_path)
     assert "needs at least 7 images of each class" in found.splits["stratified"].error
     assert "`data` has no images in: test" in found.splits["folder"].error
@@ -92,7 +95,7 @@ def test_a_split_that_can_not_be_made_says_why(tmp_path):
 
 
 def test_depths_and_scaling_are_shown(tmp_path):
-    found = audited(tiffs(tmp_path))
+    found = audited(write_tiff_folder(tmp_path))
     assert found.stored == {"16-bit grey": 20}
     assert all(100 <= low < high <= 4000 for low, high in found.scaling)
     assert re.search(
@@ -102,7 +105,7 @@ def test_depths_and_scaling_are_shown(tmp_path):
 
 
 def test_an_npz_is_audited_as_well(tmp_path):
-    np.savez(tmp_path / "toy.npz", **arrays())
+    np.savez(tmp_path / "toy.npz", **medmnist_arrays())
     found = audited(tmp_path / "toy.npz")
     assert (found.sizes, found.formats) == ({"9 x 9": 60}, {".npz": 60})
     assert found.splits["folder"].images["train"] == {"0": 10, "1": 10}
@@ -131,7 +134,7 @@ def test_changed_images_look_alike_and_others_do_not(tmp_path):
 )
 def test_patterns_of_groups_are_guessed_from_names(tmp_path, names, pattern, groups):
     for number, name in enumerate(names):
-        draw(tmp_path / "ab"[number % 2] / f"{name}.png")
+        write_noise_image(tmp_path / "ab"[number % 2] / f"{name}.png")
     found = guess_group_patterns(list_dataset(TrialConfig(data=str(tmp_path))))
     assert (found[0].pattern, found[0].group_count) == (pattern, groups)
     assert (
@@ -144,7 +147,7 @@ def test_a_pattern_that_mixes_up_patients_shows_it_and_the_one_that_does_not_is_
     tmp_path,
 ):
     for number in range(24):
-        draw(
+        write_noise_image(
             tmp_path
             / "ab"[number % 2]
             / f"patient{'AB'[number % 4 // 2]}_slide{number % 3}_{number}.png"
@@ -160,7 +163,7 @@ def test_a_pattern_that_mixes_up_patients_shows_it_and_the_one_that_does_not_is_
 
 def test_numbers_that_only_count_make_no_groups(tmp_path):
     for number in range(20):
-        draw(tmp_path / "ab"[number % 2] / f"img_{number}_row_{number % 3}.png")
+        write_noise_image(tmp_path / "ab"[number % 2] / f"img_{number}_row_{number % 3}.png")
     assert guess_group_patterns(list_dataset(TrialConfig(data=str(tmp_path)))) == []
 
 
