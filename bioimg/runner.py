@@ -48,7 +48,7 @@ def run_experiment(experiment: Experiment, settings: RunOptions, console: Consol
         UserError: something that the user can fix; what can be checked without images is checked before any is read.
     """
     trials = experiment.trials()
-    store = ResultStore(settings.out or f"results/{experiment.name}")
+    store = ResultStore(settings.out or default_results_folder(experiment))
     store.check_usable(experiment.name)
     check_finish_keys(settings.finish or (), trials, store.tables.trial_statuses())
     check_splits(list_images_per_trial(trials))
@@ -79,6 +79,11 @@ def run_experiment(experiment: Experiment, settings: RunOptions, console: Consol
         store.release()
     pixels = PixelsByPath(images[trials[0]]) if settings.report else None
     return conclude_run(store, trials, pixels, console)
+
+
+def default_results_folder(experiment: Experiment) -> str:
+    """Return where results go if no folder is named."""
+    return f"results/{experiment.name}"
 
 
 def train_trials(

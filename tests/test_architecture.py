@@ -17,7 +17,7 @@ FLOORS = (
     {"errors"},
     {"config"},
     {"experiment", "run_options", "storage"},
-    {"experiment_settings", "data", "models", "results"},
+    {"experiment_settings", "experiment_files", "data", "models", "results"},
     {"early_stopping", "training", "report", "verify", "progress", "provenance"},
     {"local", "cluster", "prediction", "diagnostics"},
     {"runner"},

@@ -1,0 +1,165 @@
+"""Compare recipes from Python, for example in a notebook. Each call means what the command line means."""
+
+import dataclasses
+import functools
+import html
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from bioimg.errors import unknown_value_error
+from bioimg.experiment_files import (
+    DEFAULT_EXPERIMENT,
+    load_experiment_file,
+    name_after_images,
+    packaged_experiments_folder,
+)
+from bioimg.experiment_settings import apply_settings
+from bioimg.report.open_results import open_results
+from bioimg.report.write import ReportOptions, write_report
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bioimg.results.result_store import Results
+
+
+class ComparisonResults:
+    """The results of an experiment, read from its folder when they are first needed.
+
+    Raises:
+        UserError: there are no results in the folder, or they can't be read.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = str(folder)
+        self._results  # noqa: B018  (a wrong folder is reported here, not at the first use)
+
+    @property
+    def table(self) -> "pd.DataFrame":
+        """The comparison table: one row per configuration, completed ones first.
+
+        Accuracies are fractions. NAME_low and NAME_high are 95 % intervals, NAME_sd is a standard
+        deviation over repeats.
+        """
+        return self._comparison.copy()
+
+    @property
+    def best(self) -> "pd.Series | None":
+        """The table's row of the best configuration, chosen by validation; None if no trial is completed."""
+        from bioimg.results import statistics
+        from bioimg.results.configurations import configuration_keys
+
+        best_key = statistics.best_configuration(self._results)
+        if best_key is None:
+            return None
+        trials = self._results.trials
+        configurations = dict(zip(trials["key"], configuration_keys(trials), strict=True))
+        is_best = self._comparison["key"].map(configurations) == best_key
+        return self._comparison[is_best].iloc[0]
+
+    def report(self, **options: Any) -> Path | str:
+        """Write the report and return its folder, or its address in an object store.
+
+        options: as for `bioimg report`: rows, columns, sort, group_by, single, format, lang, ...
+
+        Raises:
+            UserError: there is no such option, or its value isn't possible.
+        """
+        location = write_report(self.folder, _report_options(options))
+        return location if "://" in location else Path(location)
+
+    def predict(self, images: str | Path, key: str | None = None) -> "pd.DataFrame":
+        """Predict the classes of new images with the best trial or the one with this key.
+
+        Return one row per image: path, predicted class, the subset of the experiment that has the
+        image, if any, and the probability of each class. A warning names images that can't be read.
+
+        Raises:
+            UserError: there are no images, no such trial, or its weights weren't kept.
+        """
+        from bioimg.prediction import predict_images, select_trial_key
+
+        trial_key = select_trial_key(self._results, key)
+        table, unreadable = predict_images(self.folder, trial_key, Path(images))
+        for path, reason in unreadable.items():
+            warnings.warn(f"can't be read: {path} ({reason})", stacklevel=2)
+        return table
+
+    def __repr__(self) -> str:
+        trials = self._results.trials["status"].value_counts()
+        counts = ", ".join(f"{count} {status}" for status, count in trials.items())
+        return f"ComparisonResults({self.folder!r}: {counts})"
+
+    def _repr_html_(self) -> str:
+        """Return the headline and the comparison table for a notebook."""
+        from bioimg.report.headline import draw_conclusions
+
+        headline = html.escape(draw_conclusions(self._results).headline)
+        return f"<p><strong>{headline}</strong></p>{self._comparison.to_html(index=False)}"
+
+    @functools.cached_property
+    def _results(self) -> "Results":
+        return open_results(self.folder)
+
+    @functools.cached_property
+    def _comparison(self) -> "pd.DataFrame":
+        from bioimg.report.comparison_table import build_comparison
+
+        table = build_comparison(self._results)
+        names = ["key"]
+        for column in table.columns:
+            parts = (column.name, *(f"{column.name}_{part}" for part in ("low", "high", "sd")))
+            names += [name for name in parts if name in table.values and name not in names]
+        return table.values[names].reset_index(drop=True)
+
+
+def compare(data: str | Path | None = None, **fields: Any) -> ComparisonResults:
+    """Compare recipes on a set of images, as `bioimg compare DATA` does, and return the results.
+
+    data:   images as for --data; by default those of the demo.
+    fields: settings with the names that `bioimg compare --help` lists, with underscores. Several
+        values of a field of `TrialConfig` make an axis; the demo's values hold for all others.
+
+    A call that is interrupted resumes when it is repeated. Trials that fail are rows of the table.
+
+    Raises:
+        UserError: there is no such field, or something is wrong with a value or with the images.
+
+    >>> bioimg.compare("images/", weights=["IMAGENET1K_V1", "none"], freeze="features", epochs=20)
+    """
+    experiment, _ = load_experiment_file(packaged_experiments_folder(), DEFAULT_EXPERIMENT)
+    settings = fields if data is None else {**fields, "data": data}
+    changed, options = apply_settings(experiment, settings)
+    changed = name_after_images(changed, experiment.base.data)
+    from bioimg.runner import default_results_folder, run_experiment
+
+    # a notebook gets plain lines, as a log file does
+    run_experiment(changed, options, Console(file=sys.stdout, force_jupyter=False))
+    return read_results(options.out or default_results_folder(changed))
+
+
+def read_results(folder: str | Path) -> ComparisonResults:
+    """Read a folder of results, also one whose experiment is still running.
+
+    Raises:
+        UserError: it isn't one, another version of bioimg wrote it, or a table is damaged.
+    """
+    return ComparisonResults(folder)
+
+
+def _report_options(options: dict[str, Any]) -> ReportOptions:
+    known = [field.name for field in dataclasses.fields(ReportOptions)]
+    for name in options:
+        if name not in known:
+            raise unknown_value_error("report", name, known)
+    for name in ("columns", "sort", "group_by", "format"):
+        if name in options:
+            value = options[name]
+            options[name] = (value,) if isinstance(value, str) else tuple(value)
+    if options.get("out"):
+        options["out"] = Path(options["out"])
+    return ReportOptions(**options)
