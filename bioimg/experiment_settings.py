@@ -62,15 +62,16 @@ def _select_settings(config: type, settings: Settings) -> dict[str, Any]:
 
 def _typed_settings(config: type, settings: Settings) -> dict[str, Any]:
     """Return the settings of a config; a field that holds several values also takes one."""
+    typed = {}
     selected = _select_settings(config, settings)
     for field in dataclasses.fields(config):
         if field.name not in selected:
             continue
         value = selected[field.name]
-        if tuple in _types_of(field.type) and value is not None:
-            selected[field.name] = _as_tuple(value)
-        _check_type(field.name, selected[field.name], field.type)
-    return selected
+        holds_several = tuple in _types_of(field.type) and value is not None
+        typed[field.name] = _as_tuple(value) if holds_several else _as_plain(value)
+        _check_type(field.name, typed[field.name], field.type)
+    return typed
 
 
 def _as_tuple(value: object) -> tuple[Any, ...]:
