@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 
 from bioimg.config import TrialConfig
-from bioimg.data.image_set import ImageSet
+from bioimg.data.image_set import Dataset
 from bioimg.early_stopping import SuccessiveHalving, past_trials
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment, StopReason
@@ -33,11 +33,11 @@ def make_executor(trials: Iterable[TrialConfig]) -> Callable[..., None]:
 def run_in_process(
     experiment: Experiment,
     trials: Sequence[TrialConfig],
-    images: Mapping[TrialConfig, ImageSet],
+    datasets: Mapping[TrialConfig, Dataset],
     store: ResultStore,
     watcher: ProgressListener,
 ) -> None:
-    """Run trials one after another and leave their rows in the store. `images` holds what each trial sees.
+    """Run trials one after another and leave their rows in the store. `datasets` holds the images and split of each trial.
 
     One thread is used, as in a lane on a CPU, so that the rows are the same as those of lanes to the last bit.
 
@@ -62,7 +62,7 @@ def run_in_process(
             )
 
         try:
-            watcher.on_trial_end(trial.key, run_trial(trial, images[trial], place, judge))
+            watcher.on_trial_end(trial.key, run_trial(trial, datasets[trial], place, judge))
         except torch.AcceleratorError as error:
             raise UserError(
                 f"the GPU failed at trial {trial.key}: {error}. Look at nvidia-smi. Every epoch that was reported is kept; "

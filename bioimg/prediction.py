@@ -75,7 +75,7 @@ def predict_images(folder: str, key: str, place: Path) -> "tuple[pd.DataFrame, d
         def show(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        images, unreadable = load_unlabelled_images(place, trial, limits, show)
+        images, unreadable = load_unlabelled_images(place, trial.dataset_config, limits, show)
     device, dtype = (
         torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         getattr(torch, row["precision_used"]),

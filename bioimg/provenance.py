@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from bioimg.config import TrialConfig
-from bioimg.data.image_set import ImageSet
-from bioimg.data.splitting import split_images
+from bioimg.data.image_set import SUBSETS, Dataset, ImageSet
 from bioimg.experiment import Experiment
 from bioimg.results.image_assignments import SPLIT_COLUMNS
 from bioimg.results.schema import FORMAT_VERSION
@@ -107,22 +106,23 @@ def _experiment_record(experiment: Experiment, images: ImageSet) -> dict[str, An
     }
 
 
-def image_assignment_rows(images: Mapping[TrialConfig, ImageSet]) -> Iterator[dict[str, Any]]:
-    """Rows of images.parquet: which image is in which subset, for each way of splitting that the trials use."""
-    first: dict[tuple[Any, ...], tuple[TrialConfig, ImageSet]] = {}
-    for trial, seen in images.items():
-        first.setdefault(tuple(getattr(trial, name) for name in SPLIT_COLUMNS), (trial, seen))
-    for trial, seen in first.values():
-        cut = split_images(seen, trial)
-        for subset in ("train", "val", "test"):
-            for index in getattr(cut, subset):
+def image_assignment_rows(datasets: Mapping[TrialConfig, Dataset]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of images.parquet: the subset of each image, for each way of splitting that the trials use."""
+    datasets_by_split: dict[tuple[Any, ...], Dataset] = {}
+    for trial, dataset in datasets.items():
+        values = tuple(getattr(trial, name) for name in SPLIT_COLUMNS)
+        datasets_by_split.setdefault(values, dataset)
+    for values, dataset in datasets_by_split.items():
+        images = dataset.images
+        for subset in SUBSETS:
+            for index in getattr(dataset.split, subset):
                 yield {
-                    **{name: getattr(trial, name) for name in SPLIT_COLUMNS},
-                    "image": seen.paths[index],
-                    "group": seen.groups[index] if seen.groups else None,
-                    "label": int(seen.labels[index]),
+                    **dict(zip(SPLIT_COLUMNS, values, strict=True)),
+                    "image": images.paths[index],
+                    "group": images.groups[index] if images.groups else None,
+                    "label": int(images.labels[index]),
                     "subset": subset,
-                    "digest": seen.digests[index],
+                    "digest": images.digests[index],
                 }
 
 

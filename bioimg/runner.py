@@ -10,8 +10,7 @@ from rich.progress import Progress as Bar
 
 from bioimg import data, provenance
 from bioimg.config import TrialConfig
-from bioimg.data.image_set import ImageSet, PixelsByPath
-from bioimg.data.splitting import HasLabels
+from bioimg.data.image_set import Dataset, PixelsByPath
 from bioimg.early_stopping import unfinished_cohort_leaders
 from bioimg.errors import UserError, unknown_value_error
 from bioimg.experiment import Experiment
@@ -32,7 +31,7 @@ Executor = Callable[
     [
         Experiment,
         Sequence[TrialConfig],
-        Mapping[TrialConfig, ImageSet],
+        Mapping[TrialConfig, Dataset],
         ResultStore,
         ProgressListener,
     ],
@@ -51,33 +50,30 @@ def run_experiment(experiment: Experiment, settings: RunOptions, console: Consol
     store = ResultStore(settings.out or default_results_folder(experiment))
     store.check_usable(experiment.name)
     check_finish_keys(settings.finish or (), trials, store.tables.trial_statuses())
-    check_splits(list_images_per_trial(trials))
+    listed = data.list_datasets(trials)
+    check_batch_sizes({trial: dataset.train_count for trial, dataset in listed.items()})
     earlier = store.read_manifest_or_empty()
     weights = check_models(trials, earlier.get("weights", {}))
     execute = choose_executor(trials, settings)
-    images = load_images(trials, console)
-    check_splits(images)
-    for warning in {
-        warning: None
-        for trial, seen in images.items()
-        for warning in data.split_warnings(seen, trial)
-    }:
-        print_plain(console, f"warning: {warning}", style="bold yellow")
+    datasets = load_images(listed, console)
+    check_batch_sizes({trial: len(dataset.split.train) for trial, dataset in datasets.items()})
+    print_split_warnings(datasets, console)
 
+    images = datasets[trials[0]].images
     description = {
-        **provenance.build_manifest(experiment, images[trials[0]], weights, earlier),
+        **provenance.build_manifest(experiment, images, weights, earlier),
         "keep": settings.keep,
     }
-    store.open_for_writing(description, provenance.image_assignment_rows(images))
+    store.open_for_writing(description, provenance.image_assignment_rows(datasets))
     try:
-        trained = train_trials(experiment, images, store, execute, settings, console)
+        trained = train_trials(experiment, datasets, store, execute, settings, console)
         store.write_manifest(
             provenance.complete_manifest(description, earlier, trained=trained > 0)
         )
         store.delete_ray_files()
     finally:
         store.release()
-    pixels = PixelsByPath(images[trials[0]]) if settings.report else None
+    pixels = PixelsByPath(images) if settings.report else None
     return conclude_run(store, trials, pixels, console)
 
 
@@ -88,7 +84,7 @@ def default_results_folder(experiment: Experiment) -> str:
 
 def train_trials(
     experiment: Experiment,
-    images: Mapping[TrialConfig, ImageSet],
+    datasets: Mapping[TrialConfig, Dataset],
     store: ResultStore,
     execute: Executor,
     settings: RunOptions,
@@ -98,7 +94,7 @@ def train_trials(
 
     However it ends, the tables hold all rows that exist by then.
     """
-    trials, order = list(images), [trial.key for trial in images]
+    trials, order = list(datasets), [trial.key for trial in datasets]
     statuses = {
         key: status for key, status in store.tables.trial_statuses().items() if status != "failed"
     }
@@ -114,11 +110,11 @@ def train_trials(
         with ProgressTable(trials, experiment.axes, statuses, console) as progress, drawn as boards:
             watcher = CombinedListener(progress, *boards)
             store.tables.merge_and_delete_parts(order)
-            execute(experiment, experiment.in_run_order(missing), images, store, watcher)
+            execute(experiment, experiment.in_run_order(missing), datasets, store, watcher)
             store.tables.merge_and_delete_parts(order)
             unstopped = dataclasses.replace(experiment, early_stopping=None)
             stopped = select_trials_to_finish(experiment, trials, store, settings.finish)
-            execute(unstopped, stopped, images, store, watcher)
+            execute(unstopped, stopped, datasets, store, watcher)
         checkpoints.delete_leftover_states(store, trials)
         if settings.keep == "best":
             prune_checkpoints(store, console)
@@ -259,39 +255,38 @@ def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> d
     return digests
 
 
-def list_images_per_trial(trials: Sequence[TrialConfig]) -> dict[TrialConfig, HasLabels]:
-    """What is known of each trial's images without decoding any. Each set is read once."""
-    seen: dict[tuple[object, ...], HasLabels] = {}
-    for trial in trials:
-        if (pixels := data.pixel_settings(trial)) not in seen:
-            seen[pixels] = (
-                data.load_image_set(trial) if trial.data == "phantom" else data.list_dataset(trial)
-            )
-    return {trial: seen[data.pixel_settings(trial)] for trial in trials}
-
-
-def check_splits(images: Mapping[TrialConfig, HasLabels]) -> None:
-    """Check each trial's split and batch size against the images.
+def check_batch_sizes(training_images: Mapping[TrialConfig, int]) -> None:
+    """Check each trial's batch size against its number of training images.
 
     Raises:
-        UserError: the images can't be split in this way, or a batch is larger than the training set.
+        UserError: a batch is larger than the training set.
     """
-    for trial, labelled in images.items():
-        held = len(data.split_images(labelled, trial).train)
-        if trial.batch_size > held:
+    for trial, count in training_images.items():
+        if trial.batch_size > count:
             raise UserError(
                 f"the value of `batch_size` is {trial.batch_size}, but must not be larger than the training set, "
-                f"which has {held} images. Lower it."
+                f"which has {count} images. Lower it."
             )
 
 
-def load_images(trials: Sequence[TrialConfig], console: Console) -> dict[TrialConfig, ImageSet]:
-    """The images of each trial, with a progress bar while they are decoded."""
+def load_images(
+    listed: Mapping[TrialConfig, data.ListedDataset], console: Console
+) -> dict[TrialConfig, Dataset]:
+    """Load the images of each trial, with a progress bar while they are decoded."""
     with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading images", total=None)
-        return data.load_images_per_trial(
-            trials, lambda done, total: bar.update(task, completed=done, total=total)
+        return data.load_datasets(
+            listed, lambda done, total: bar.update(task, completed=done, total=total)
         )
+
+
+def print_split_warnings(datasets: Mapping[TrialConfig, Dataset], console: Console) -> None:
+    """Print what makes results on these splits too good or uncertain, each warning once."""
+    warnings: list[str] = []
+    for trial, dataset in datasets.items():
+        warnings += data.split_warnings(dataset, trial.split)
+    for warning in dict.fromkeys(warnings):
+        print_plain(console, f"warning: {warning}", style="bold yellow")
 
 
 def conclude_run(

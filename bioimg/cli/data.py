@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from bioimg.config import TrialConfig
+from bioimg.config import DatasetConfig
 from bioimg.data.audit.contact_sheet import draw_contact_sheet
 from bioimg.data.audit.summary import Audit, SplitPreview, audit_images
 from bioimg.errors import UserError
@@ -49,11 +49,11 @@ class DataCommand:
         """
         console = console or Console()
         names = ("data", "group_pattern", "columns", "channels", "image_size")
-        trial = TrialConfig(**{name: getattr(self, name) for name in names})
+        config = DatasetConfig(**{name: getattr(self, name) for name in names})
         with Bar(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("reading images", total=None)
             found, images = audit_images(
-                trial, lambda done, total: bar.update(task, completed=done, total=total)
+                config, lambda done, total: bar.update(task, completed=done, total=total)
             )
         if self.contact_sheet:
             _save_contact_sheet(draw_contact_sheet(images), self.contact_sheet)

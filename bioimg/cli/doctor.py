@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bioimg.config import TrialConfig
+from bioimg.config import DatasetConfig
 from bioimg.progress.console import print_plain
 
 if TYPE_CHECKING:
@@ -60,13 +60,10 @@ class Doctor:
         """Bytes of the images when they are decoded: three channels of one byte. The phantom is small."""
         if self.data == "phantom":
             return 0
-        from bioimg.data.sources import list_dataset
+        from bioimg.data.sources import list_images
 
-        return (
-            len(list_dataset(TrialConfig(data=self.data, image_size=self.image_size)))
-            * self.image_size**2
-            * 3
-        )
+        image_count = len(list_images(DatasetConfig(data=self.data)))
+        return image_count * self.image_size**2 * 3
 
     def _weights_locations(self) -> tuple[str, ...]:
         """Where weights are: a URL for a name, else the file itself, which only the nodes need to see."""

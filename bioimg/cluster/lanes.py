@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # how often Train checks its workers; with its default of 2 s a dead one is noticed late
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -30,7 +30,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from bioimg.cluster.coordinator import Job
 from bioimg.config import TrialConfig
-from bioimg.data.image_set import ImageSet
+from bioimg.data.image_set import Dataset, ImageSet
 from bioimg.errors import StorageError
 from bioimg.experiment import StopReason
 from bioimg.results.result_store import ResultStore
@@ -50,15 +50,22 @@ class LaneDisconnectedError(BaseException):
     """The lane can't continue. It isn't an Exception: no trial has failed."""
 
 
+class DatasetRefs(NamedTuple):
+    """References to the images and to the split of a trial, in Ray's object store."""
+
+    images: ray.ObjectRef
+    split: ray.ObjectRef
+
+
 @dataclass(frozen=True, kw_only=True)
 class LaneSpec:
-    """What the workers of a lane need to know. `images` refers to the images of each trial, by its key."""
+    """What the workers of a lane need to know. `dataset_refs` refers to the images and split of each trial, by its key."""
 
     number: int
     workers: int
     gpu: bool
     coordinator: Any
-    image_refs: dict[str, ray.ObjectRef]
+    dataset_refs: dict[str, DatasetRefs]
     experiment_name: str
     results_folder: str
     session_id: str | None
@@ -164,14 +171,14 @@ def _run_worker(config: dict[str, LaneSpec]) -> None:
 
 def _run_job(job: Job, place: TrialContext, lane: LaneSpec) -> str:
     trial = TrialConfig(**job.trial)
-    images: ImageSet = _get_or_disconnect(
-        lane.image_refs[job.key]
-    )  # shared memory: nothing is copied
+    refs = lane.dataset_refs[job.key]
+    # images are in shared memory: nothing is copied
+    dataset = Dataset(images=_get_or_disconnect(refs.images), split=_get_or_disconnect(refs.split))
     if job.attempts > 1 and is_trial_completed(trial, place):
         return "completed"
     if job.attempts > MAX_ATTEMPTS:
         return record_failure(
-            trial, images, place, RuntimeError(_lost_worker_message(job.loss_reason))
+            trial, dataset.images, place, RuntimeError(_lost_worker_message(job.loss_reason))
         )
 
     def judge(epoch: EpochMetrics) -> StopReason | None:
@@ -185,14 +192,14 @@ def _run_job(job: Job, place: TrialContext, lane: LaneSpec) -> str:
         return place.worker_group.broadcast(mine)
 
     try:
-        return run_trial(trial, images, place, judge)
+        return run_trial(trial, dataset, place, judge)
     except (
         StorageError,
         torch.AcceleratorError,
     ):  # it isn't the trial's fault: the former can't even be recorded
         raise
     except Exception as error:  # of one of several workers
-        _record_shared_failure(error, trial, images, place, lane)
+        _record_shared_failure(error, trial, dataset.images, place, lane)
         raise  # the state of the other workers is unknown: the group starts over
 
 

@@ -22,11 +22,11 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from bioimg.cluster import ray_session, trackers
 from bioimg.cluster.coordinator import start_coordinator
 from bioimg.cluster.lane_pool import POLL_INTERVAL_S, LanePool
-from bioimg.cluster.lanes import LaneSpec
+from bioimg.cluster.lanes import DatasetRefs, LaneSpec
 from bioimg.cluster.tune_scheduler import CohortScheduler
 from bioimg.cluster.tune_trial import encode_trial, relay_trial, trial_key
 from bioimg.config import TrialConfig
-from bioimg.data.image_set import ImageSet
+from bioimg.data.image_set import Dataset
 from bioimg.diagnostics import run_checks
 from bioimg.early_stopping import past_trials
 from bioimg.errors import UserError
@@ -71,7 +71,7 @@ def make_executor(
 def run_on_lanes(
     experiment: Experiment,
     trials: Sequence[TrialConfig],
-    images: Mapping[TrialConfig, ImageSet],
+    datasets: Mapping[TrialConfig, Dataset],
     store: ResultStore,
     watcher: ProgressListener,
     *,
@@ -96,7 +96,7 @@ def run_on_lanes(
         ray_session.start_local_ray()
         run_checks.run_preflight_checks(run_checks.folder_uri(store.location))
         lane, rule = (
-            _make_lane_spec(experiment, trials, images, store, gpu),
+            _make_lane_spec(experiment, trials, datasets, store, gpu),
             experiment.early_stopping,
         )
         scheduler = (
@@ -123,20 +123,18 @@ def run_on_lanes(
 def _make_lane_spec(
     experiment: Experiment,
     trials: Sequence[TrialConfig],
-    images: Mapping[TrialConfig, ImageSet],
+    datasets: Mapping[TrialConfig, Dataset],
     store: ResultStore,
     gpu: bool,
 ) -> LaneSpec:
     """What all lanes have in common."""
     rule = experiment.early_stopping
-    needed = {id(images[trial]): images[trial] for trial in trials}
-    sets = {number: ray.put(seen) for number, seen in needed.items()}
     return LaneSpec(
         number=0,
         workers=trials[0].workers,
         gpu=gpu,
         coordinator=start_coordinator(len(trials)),
-        image_refs={trial.key: sets[id(images[trial])] for trial in trials},
+        dataset_refs=_put_datasets(trials, datasets),
         experiment_name=experiment.name,
         results_folder=store.location,
         session_id=store.session_id,
@@ -145,6 +143,21 @@ def _make_lane_spec(
             trial.epochs: rule.rungs(trial.epochs) if rule else () for trial in trials
         },
     )
+
+
+def _put_datasets(
+    trials: Sequence[TrialConfig], datasets: Mapping[TrialConfig, Dataset]
+) -> dict[str, DatasetRefs]:
+    """Put each set of images and each split into the object store once, and refer to them by the keys of the trials."""
+    refs: dict[int, ray.ObjectRef] = {}
+    for trial in trials:
+        for value in (datasets[trial].images, datasets[trial].split):
+            if id(value) not in refs:
+                refs[id(value)] = ray.put(value)
+    return {
+        trial.key: DatasetRefs(refs[id(datasets[trial].images)], refs[id(datasets[trial].split)])
+        for trial in trials
+    }
 
 
 def _run_tuner(

@@ -43,6 +43,7 @@ class ImageIndex:
     subsets: np.ndarray | None = None
     npz_file: Path | None = None
     ignored_files: tuple[str, ...] = ()
+    synthetic: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -96,9 +96,17 @@ class Split:
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
-    leaks_groups: bool | None = None
-    """Whether a known group is in two parts; None if no groups are known."""
-    duplicate_count: int = 0
-    """Number of validation and test images with an exact copy, as decoded, in another part."""
-    fingerprint: str | None = None
-    """A hash (16 hex digits) of the pixels and labels in each part; None if images aren't decoded yet."""
+    leaks_groups: bool | None
+    """Whether a known group is in two subsets; None if no groups are known."""
+    duplicate_count: int
+    """Number of validation and test images with an exact copy, as decoded, in another subset."""
+    fingerprint: str
+    """A hash (16 hex digits) of the pixels and labels in each subset."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Dataset:
+    """The images of a trial and the one split of them that training, tables and warnings use."""
+
+    images: ImageSet
+    split: Split

@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
-from bioimg.config import TrialConfig
+from bioimg.config import DatasetConfig
 from bioimg.data.image_folder import list_unlabelled_images
 from bioimg.data.image_set import ImageSet
 from bioimg.data.intensity_scaling import ScalingLimits, apply_limits
+from bioimg.data.load import make_image_set
 from bioimg.data.pixel_cache import DecodedSet, DecodeOptions, ProgressCallback, read_images
 from bioimg.errors import UserError
 
 
 def load_unlabelled_images(
     place: Path,
-    trial: TrialConfig,
+    config: DatasetConfig,
     limits: ScalingLimits | None,
     progress: ProgressCallback | None = None,
 ) -> tuple[ImageSet, dict[str, str]]:
@@ -25,19 +26,12 @@ def load_unlabelled_images(
     """
     listing = list_unlabelled_images(place)
     decoding = read_images(
-        listing, DecodeOptions.from_trial(trial), skip_unreadable=True, progress=progress
+        listing, DecodeOptions.from_config(config), skip_unreadable=True, progress=progress
     )
     _require_same_depth(place, decoding, limits)
     readable = listing.select(decoding.readable_indices)
-    images = ImageSet(
-        name=listing.name,
-        pixels=decoding.pixels if limits is None else apply_limits(decoding, limits),
-        labels=readable.labels,
-        classes=(),
-        paths=readable.paths,
-        digests=tuple(decoding.image_infos[i].digest for i in decoding.readable_indices),
-        scaling_limits=limits,
-    )
+    pixels = decoding.pixels if limits is None else apply_limits(decoding, limits)
+    images = make_image_set(readable, decoding, pixels, limits)
     return images, {
         path: fact.error
         for path, fact in zip(listing.paths, decoding.image_infos, strict=True)

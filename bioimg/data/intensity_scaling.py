@@ -21,11 +21,15 @@ ScalingLimits = tuple[tuple[float, float], ...]
 
 def scale_to_8bit(
     decoding: DecodedSet, rule: str, train: np.ndarray
-) -> tuple[PixelArray, ScalingLimits]:
+) -> tuple[PixelArray, ScalingLimits | None]:
     """uint8 pixels, and the limits between which they were scaled. Values beyond them are clipped, NaN becomes 0.
+
+    Pixels that are uint8 already stay as they are and have no limits.
 
     With the rule `percentiles`, the limits are those of the images in `train`, as resized: test images don't count.
     """
+    if decoding.pixels.dtype == np.uint8:
+        return decoding.pixels, None
     key = disk_cache.cache_key(
         decoding.cache_key,
         rule,

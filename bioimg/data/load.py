@@ -1,104 +1,151 @@
-"""Load the images of trials: find them, check their split, decode them or take them from the cache, scale them to 8 bits."""
+"""Load the images of trials. What can be checked without decoding an image is checked first, by `list_datasets`."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from bioimg.config import TrialConfig
-from bioimg.data.image_index import ImageIndex, add_groups
-from bioimg.data.image_set import ImageSet
-from bioimg.data.intensity_scaling import scale_to_8bit
+from bioimg.config import DatasetConfig, SplitConfig, TrialConfig
+from bioimg.data.file_array import PixelArray
+from bioimg.data.image_index import ImageIndex
+from bioimg.data.image_set import TRAIN, Dataset, ImageSet
+from bioimg.data.intensity_scaling import ScalingLimits, scale_to_8bit
 from bioimg.data.pixel_cache import DecodedSet, DecodeOptions, ProgressCallback, read_images
-from bioimg.data.sources import list_dataset
-from bioimg.data.splitting import split_images
-
-PIXEL_SETTINGS = (
-    "data",
-    "columns",
-    "image_size",
-    "resize",
-    "channels",
-    "scaling",
-    "skip_unreadable",
-    "group_pattern",
-)
-SPLIT_SETTINGS = ("split", "folds", "fold")
+from bioimg.data.sources import list_images
+from bioimg.data.splitting import assign_subsets, describe_split
 
 
-def pixel_settings(trial: TrialConfig) -> tuple[object, ...]:
-    """The settings that decide which pixels a trial sees: equal for trials that share a set."""
-    return tuple(getattr(trial, name) for name in PIXEL_SETTINGS)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ListedDataset:
+    """The images of a trial and their split, before any image is decoded.
+
+    subsets: int8 [N] of TRAIN, VAL, TEST.
+    """
+
+    config: DatasetConfig
+    split_config: SplitConfig
+    options: DecodeOptions
+    index: ImageIndex
+    subsets: np.ndarray
+
+    @property
+    def train_count(self) -> int:
+        """Number of training images."""
+        return int(np.count_nonzero(self.subsets == TRAIN))
 
 
-def load_images_per_trial(
-    trials: Iterable[TrialConfig], progress: ProgressCallback | None = None
-) -> dict[TrialConfig, ImageSet]:
-    """The images of each trial. Trials that see the same pixels share one set. Each trial's split is checked.
+def list_datasets(trials: Iterable[TrialConfig]) -> dict[TrialConfig, ListedDataset]:
+    """List and split the images of each trial, without decoding any.
 
-    The split affects pixels only where images of more than 8 bits are scaled by the training images.
+    Each set is listed once and each split is computed once, however many trials use them.
 
     Raises:
-        UserError: as `load`.
+        UserError: something is wrong with the folder or table, its labels, the choice of channels or the split.
     """
-    sets: dict[Any, ImageSet] = {}
-    found: dict[TrialConfig, ImageSet] = {}
+    indices: dict[DatasetConfig, ImageIndex] = {}
+    listed: dict[tuple[DatasetConfig, SplitConfig], ListedDataset] = {}
+    listed_by_trial = {}
     for trial in trials:
-        pixels, partition = (
-            pixel_settings(trial),
-            tuple(getattr(trial, name) for name in SPLIT_SETTINGS),
-        )
-        if (pixels, partition) not in sets:
-            shared = sets.get(pixels)
-            images = (
-                shared
-                if shared is not None and shared.scaling_limits is None
-                else load_image_set(trial, progress)
-            )
-            split_images(images, trial)
-            sets[pixels] = sets[pixels, partition] = images
-        found[trial] = sets[pixels, partition]
-    return found
+        config = trial.dataset_config
+        if config not in indices:
+            indices[config] = list_images(config)
+        key = (config, trial.split_config)
+        if key not in listed:
+            listed[key] = _split_index(indices[config], *key)
+        listed_by_trial[trial] = listed[key]
+    return listed_by_trial
 
 
-def load_image_set(trial: TrialConfig, progress: ProgressCallback | None = None) -> ImageSet:
-    """Load all images of `trial.data`, decoded at `trial.image_size`. `progress(done, total)` is called after each image.
+def load_datasets(
+    listed_by_trial: Mapping[TrialConfig, ListedDataset], progress: ProgressCallback | None = None
+) -> dict[TrialConfig, Dataset]:
+    """Load the images that were listed for each trial. `progress(done, total)` is called after each decoded image.
 
-    A second call decodes nothing: pixels are cached (see `bioimg.storage.disk_cache`) until a file changes.
+    Trials with the same pixels share one `ImageSet`; those that also have the same split share one `Dataset`.
+    Images that were decoded before are taken from the cache (see `bioimg.storage.disk_cache`) until a file changes.
 
     Raises:
-        UserError: something is wrong with the folder, its labels or the split (found before any image is decoded), or images
-            can't be read (lists them).
+        UserError: images can't be read (lists them), or the readable ones can't be split.
     """
-    if trial.data == "phantom":
-        from bioimg.data.synthetic_tissue import (
-            draw_phantom,  # imports libraries that no other source needs
-        )
-
-        return add_groups(trial.group_pattern, draw_phantom(image_size=trial.image_size))
-    rule = DecodeOptions.from_trial(trial)
-    listing = list_dataset(trial)
-    split_images(listing, trial)
-    decoding = read_images(listing, rule, skip_unreadable=trial.skip_unreadable, progress=progress)
-    readable = listing.select(decoding.readable_indices)
-    return build_image_set(readable, decoding, trial.scaling, split_images(readable, trial).train)
+    decoded_sets: dict[DatasetConfig, DecodedSet] = {}
+    image_sets: dict[DatasetConfig, ImageSet] = {}
+    datasets: dict[ListedDataset, Dataset] = {}
+    for listed in dict.fromkeys(listed_by_trial.values()):
+        config = listed.config
+        if config not in decoded_sets:
+            decoded_sets[config] = _decode(listed, progress)
+        datasets[listed] = _make_dataset(listed, decoded_sets[config], image_sets.get(config))
+        image_sets[config] = datasets[listed].images
+    return {trial: datasets[listed] for trial, listed in listed_by_trial.items()}
 
 
-def build_image_set(
-    listing: ImageIndex, decoding: DecodedSet, scaling: str, train: np.ndarray
+def load_dataset(
+    config: DatasetConfig,
+    split_config: SplitConfig = SplitConfig(),  # noqa: B008  (immutable)
+    progress: ProgressCallback | None = None,
+) -> Dataset:
+    """Load one data set.
+
+    Raises:
+        UserError: as `list_datasets` and `load_datasets`.
+    """
+    listed = _split_index(list_images(config), config, split_config)
+    return _make_dataset(listed, _decode(listed, progress))
+
+
+def make_image_set(
+    index: ImageIndex, decoded: DecodedSet, pixels: PixelArray, limits: ScalingLimits | None
 ) -> ImageSet:
-    """The readable images of a listing in 8 bits. Those of more bits are scaled by the images at indices `train`."""
-    wide = decoding.pixels.dtype != np.uint8
-    pixels, limits = scale_to_8bit(decoding, scaling, train) if wide else (decoding.pixels, None)
+    """Join the readable images of an index with their 8-bit pixels."""
+    infos = [decoded.image_infos[row] for row in decoded.readable_indices]
     return ImageSet(
-        name=listing.name,
+        name=index.name,
         pixels=pixels,
-        labels=listing.labels,
-        classes=listing.classes,
-        paths=listing.paths,
-        groups=listing.groups,
-        subsets=listing.subsets,
-        digests=tuple(decoding.image_infos[i].digest for i in decoding.readable_indices),
+        labels=index.labels,
+        classes=index.classes,
+        paths=index.paths,
+        groups=index.groups,
+        subsets=index.subsets,
+        digests=tuple(info.digest for info in infos),
         scaling_limits=limits,
-        unreadable_skipped=len(decoding.image_infos) - len(listing),
+        synthetic=index.synthetic,
+        unreadable_skipped=len(decoded.image_infos) - len(infos),
     )
+
+
+def _split_index(
+    index: ImageIndex, config: DatasetConfig, split_config: SplitConfig
+) -> ListedDataset:
+    subsets = assign_subsets(index, split_config)
+    return ListedDataset(
+        config=config,
+        split_config=split_config,
+        options=DecodeOptions.from_config(config),
+        index=index,
+        subsets=subsets,
+    )
+
+
+def _decode(listed: ListedDataset, progress: ProgressCallback | None) -> DecodedSet:
+    return read_images(
+        listed.index,
+        listed.options,
+        skip_unreadable=listed.config.skip_unreadable,
+        progress=progress,
+    )
+
+
+def _make_dataset(
+    listed: ListedDataset, decoded: DecodedSet, images: ImageSet | None = None
+) -> Dataset:
+    """Scale and describe decoded images. `images` are the same ones with another split, whose pixels are shared if possible."""
+    index, subsets = listed.index, listed.subsets
+    if len(decoded.readable_indices) < len(index):
+        index = index.select(decoded.readable_indices)
+        subsets = assign_subsets(index, listed.split_config)
+    # images of more than 8 bits are scaled by the training images, so that their pixels depend on the split
+    if images is None or images.scaling_limits is not None:
+        training_rows = np.flatnonzero(subsets == TRAIN)
+        pixels, limits = scale_to_8bit(decoded, listed.config.scaling, training_rows)
+        images = make_image_set(index, decoded, pixels, limits)
+    return Dataset(images=images, split=describe_split(images, subsets))

@@ -12,7 +12,7 @@ import joblib
 import numpy as np
 import xxhash
 
-from bioimg.config import TrialConfig
+from bioimg.config import DatasetConfig
 from bioimg.data import npz_dataset
 from bioimg.data.decoding.channels import resize_square
 from bioimg.data.decoding.decode import DecodedImage, decode_image, silence_decoders
@@ -43,14 +43,14 @@ class DecodeOptions(NamedTuple):
     max_pixels: int = MAX_PIXELS
 
     @classmethod
-    def from_trial(cls, trial: TrialConfig) -> "DecodeOptions":
-        """The rule of a trial.
+    def from_config(cls, config: DatasetConfig) -> "DecodeOptions":
+        """Read the options of a data set.
 
         Raises:
             UserError: `channels` isn't one to three numbers, or BIOIMG_MAX_PIXELS isn't a number.
         """
         return cls(
-            trial.image_size, trial.resize, _parse_channels(trial.channels), _parse_max_pixels()
+            config.image_size, config.resize, _parse_channels(config.channels), _parse_max_pixels()
         )
 
 
@@ -91,6 +91,10 @@ def read_images(
     Raises:
         UserError: images can't be read (with `skip_unreadable`: none can), or they differ in depth; lists them.
     """
+    if listing.synthetic:
+        from bioimg.data.phantom_source import draw_decoded_phantom
+
+        return draw_decoded_phantom(rule.image_size)
     files = [listing.npz_file] if listing.npz_file else listing.files
     key = disk_cache.cache_key(
         CACHE_VERSION,

@@ -4,10 +4,10 @@ from typing import Protocol
 
 import numpy as np
 
-from bioimg.config import MIN_TEST_GROUPS, TrialConfig
+from bioimg.config import MIN_TEST_GROUPS, SplitConfig
 from bioimg.data.grouped_split import assign_groups
 from bioimg.data.image_index import describe_largest_group
-from bioimg.data.image_set import SUBSETS, TEST, TRAIN, VAL, ImageSet, Split
+from bioimg.data.image_set import SUBSETS, TEST, TRAIN, VAL, Dataset, ImageSet, Split
 from bioimg.errors import UserError
 from bioimg.text import join_first
 
@@ -31,53 +31,67 @@ class HasLabels(Protocol):
     def subsets(self) -> np.ndarray | None: ...
 
 
-def split_images(images: HasLabels, trial: TrialConfig) -> Split:
-    """Divide the images as `trial.split`, `trial.folds` and `trial.fold` say.
+def assign_subsets(images: HasLabels, config: SplitConfig) -> np.ndarray:
+    """Assign each image to a subset. Returns int8 [N] of TRAIN, VAL, TEST.
 
     Raises:
-        UserError: the images don't allow it; lists the classes, groups or parts that are missing.
+        UserError: the images don't allow it; lists the classes, groups or subsets that are missing.
     """
-    cut = {"stratified": _split_stratified, "grouped": _split_grouped, "folder": _split_by_folder}[
-        trial.split
-    ]
-    part = cut(images, trial)
-    train, val, test = (np.flatnonzero(part == which) for which in (TRAIN, VAL, TEST))
-    decoded = images if isinstance(images, ImageSet) else None
-    duplicates = _indices_in_several_subsets(part, decoded.digests) if decoded else np.empty(0, int)
+    match config.split:
+        case "grouped":
+            return _split_grouped(images, config)
+        case "folder":
+            return _split_by_folder(images)
+        case _:
+            return _split_stratified(images, config)
+
+
+def split_images(images: ImageSet, config: SplitConfig) -> Split:
+    """Split decoded images.
+
+    Raises:
+        UserError: as `assign_subsets`.
+    """
+    return describe_split(images, assign_subsets(images, config))
+
+
+def describe_split(images: ImageSet, subsets: np.ndarray) -> Split:
+    """Return the split of images into `subsets`, int8 [N], with what the images' groups and contents say about it."""
+    copied = _is_in_several_subsets(images.digests, subsets)
+    leaks_groups = None
+    if images.groups is not None:
+        leaks_groups = bool(_is_in_several_subsets(images.groups, subsets).any())
     return Split(
-        train=train,
-        val=val,
-        test=test,
-        leaks_groups=bool(len(_indices_in_several_subsets(part, images.groups)))
-        if images.groups is not None
-        else None,
-        duplicate_count=int(np.count_nonzero(part[duplicates] != TRAIN)),
-        fingerprint=decoded.split_fingerprint(part) if decoded else None,
+        train=np.flatnonzero(subsets == TRAIN),
+        val=np.flatnonzero(subsets == VAL),
+        test=np.flatnonzero(subsets == TEST),
+        leaks_groups=leaks_groups,
+        duplicate_count=int(np.count_nonzero(copied & (subsets != TRAIN))),
+        fingerprint=images.split_fingerprint(subsets),
     )
 
 
-def split_warnings(images: ImageSet, trial: TrialConfig) -> list[str]:
-    """Sentences for the console: what makes results on this split too good, or uncertain."""
-    cut = split_images(images, trial)
+def split_warnings(dataset: Dataset, split_method: str) -> list[str]:
+    """Return sentences for the console: what makes results on this split too good, or uncertain."""
+    images, split = dataset.images, dataset.split
     texts = []
-    tested = (
-        len({images.groups[image] for image in cut.test}) if images.groups is not None else None
-    )
-    if cut.leaks_groups:
+    if split.leaks_groups:
         texts.append(
-            f"images of one group are in more than one part, since `split` is {trial.split!r}: results are too good for new "
-            "groups. Use --split grouped."
+            f"images of one group are in more than one part, since `split` is {split_method!r}: results are too good for "
+            "new groups. Use --split grouped."
         )
-    if tested is not None and tested < MIN_TEST_GROUPS:
+    if images.groups is not None:
+        test_groups = {images.groups[image] for image in split.test}
+        if len(test_groups) < MIN_TEST_GROUPS:
+            texts.append(
+                f"the test images come from few groups ({len(test_groups)}): with fewer than {MIN_TEST_GROUPS}, intervals "
+                "and differences say little about new groups."
+            )
+    if split.duplicate_count:
+        have = "has" if split.duplicate_count == 1 else "have"
         texts.append(
-            f"the test images come from few groups ({tested}): with fewer than {MIN_TEST_GROUPS}, intervals and differences say "
-            "little about new groups."
-        )
-    if cut.duplicate_count:
-        have = "has" if cut.duplicate_count == 1 else "have"
-        texts.append(
-            f"{cut.duplicate_count} of the {len(cut.val) + len(cut.test)} validation and test images {have} an exact copy in "
-            "another part: results are too good. Remove copies; `bioimg data` lists them."
+            f"{split.duplicate_count} of the {len(split.val) + len(split.test)} validation and test images {have} an exact "
+            "copy in another part: results are too good. Remove copies; `bioimg data` lists them."
         )
     if images.unreadable_skipped:
         were = "image was" if images.unreadable_skipped == 1 else "images were"
@@ -85,9 +99,9 @@ def split_warnings(images: ImageSet, trial: TrialConfig) -> list[str]:
     return texts
 
 
-def _split_stratified(images: HasLabels, trial: TrialConfig) -> np.ndarray:
+def _split_stratified(images: HasLabels, config: SplitConfig) -> np.ndarray:
     counts = np.bincount(images.labels, minlength=len(images.classes))
-    fewest = trial.folds or MIN_CLASS_IMAGES
+    fewest = config.folds or MIN_CLASS_IMAGES
     if few := [
         f"{name} ({n})" for name, n in zip(images.classes, counts, strict=True) if n < fewest
     ]:
@@ -95,8 +109,8 @@ def _split_stratified(images: HasLabels, trial: TrialConfig) -> np.ndarray:
             f"the value of `split` is 'stratified', which needs at least {fewest} images of each class; there are too few of: "
             f"{join_first(few)}. Add images, or remove these classes from `data`."
         )
-    if trial.folds:
-        return _split_stratified_folds(images.labels, trial)
+    if config.folds:
+        return _split_stratified_folds(images.labels, config)
     from sklearn.model_selection import (
         train_test_split,  # takes a second, and decoding processes don't need it
     )
@@ -113,19 +127,19 @@ def _split_stratified(images: HasLabels, trial: TrialConfig) -> np.ndarray:
     return part
 
 
-def _split_stratified_folds(labels: np.ndarray, trial: TrialConfig) -> np.ndarray:
+def _split_stratified_folds(labels: np.ndarray, config: SplitConfig) -> np.ndarray:
     """One fold tests, the next one validates, the rest train."""
     from sklearn.model_selection import StratifiedKFold
 
-    cutter = StratifiedKFold(trial.folds, shuffle=True, random_state=0)
+    cutter = StratifiedKFold(config.folds, shuffle=True, random_state=0)
     folds = [held_out for _, held_out in cutter.split(labels, labels)]
     part = np.full(len(labels), TRAIN)
-    part[folds[trial.fold]] = TEST
-    part[folds[(trial.fold + 1) % trial.folds]] = VAL
+    part[folds[config.fold]] = TEST
+    part[folds[(config.fold + 1) % config.folds]] = VAL
     return part
 
 
-def _split_by_folder(images: HasLabels, trial: TrialConfig) -> np.ndarray:
+def _split_by_folder(images: HasLabels) -> np.ndarray:
     way_out = "Use --split stratified or grouped, or give `data` such parts."
     if images.subsets is None:
         raise UserError(
@@ -143,11 +157,11 @@ def _split_by_folder(images: HasLabels, trial: TrialConfig) -> np.ndarray:
     return images.subsets
 
 
-def _split_grouped(images: HasLabels, trial: TrialConfig) -> np.ndarray:
+def _split_grouped(images: HasLabels, config: SplitConfig) -> np.ndarray:
     groups = _group_indices(images)
-    part = assign_groups(images.labels, groups, SUBSET_FRACTIONS, trial.folds, trial.fold)
+    part = assign_groups(images.labels, groups, SUBSET_FRACTIONS, config.folds, config.fold)
     if part is None:
-        raise _grouped_split_error(images, groups, trial.folds)
+        raise _grouped_split_error(images, groups, config.folds)
     return part
 
 
@@ -179,9 +193,9 @@ def _grouped_split_error(images: HasLabels, groups: np.ndarray, folds: int) -> U
     )
 
 
-def _indices_in_several_subsets(part: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """Indices of images whose name (a group or a digest) is in more than one part."""
-    parts: dict[str, set[int]] = {}
-    for name, which in zip(names, part.tolist(), strict=True):
-        parts.setdefault(name, set()).add(which)
-    return np.flatnonzero([len(parts[name]) > 1 for name in names])
+def _is_in_several_subsets(names: tuple[str, ...], subsets: np.ndarray) -> np.ndarray:
+    """bool [N]: whether the image's name (a group or a digest) is in more than one subset."""
+    subsets_by_name: dict[str, set[int]] = {}
+    for name, subset in zip(names, subsets.tolist(), strict=True):
+        subsets_by_name.setdefault(name, set()).add(subset)
+    return np.array([len(subsets_by_name[name]) > 1 for name in names], bool)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bioimg.config import TrialConfig
+from bioimg.config import DatasetConfig
 from bioimg.data.decoding.channels import resize_square
 from bioimg.data.decoding.decode import silence_decoders
 from bioimg.data.pixel_cache import DecodeOptions, pixel_digest, try_decode
@@ -17,10 +17,10 @@ class UnchangedImages(Mapping[str, np.ndarray]):
     digests: by path, as in `ImageSet`. Images of more than 8 bits are missing, since their scaling depends on all others.
     """
 
-    def __init__(self, trial: TrialConfig, digests: Mapping[str, str]) -> None:
-        place = Path(trial.data).expanduser()
+    def __init__(self, config: DatasetConfig, digests: Mapping[str, str]) -> None:
+        place = Path(config.data).expanduser()
         self._image_folder = place if place.is_dir() else place.parent
-        self._options, self._digests = DecodeOptions.from_trial(trial), digests
+        self._options, self._digests = DecodeOptions.from_config(config), digests
 
     def __getitem__(self, path: str) -> np.ndarray:
         with silence_decoders():

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bioimg.config import TrialConfig
+from bioimg.config import ModelConfig
 from bioimg.report.notices import make_notice
 from bioimg.report.table_model import Column, Table
 from bioimg.report.table_notes import results_digest
@@ -22,8 +22,8 @@ def architecture_table(results: Results, lang: str = "en") -> Table:
         UserError: this torchvision has no such model.
     """
     base, classes = results.manifest["base"], len(results.manifest["data"]["classes"])
-    trial = TrialConfig(model=base["model"], weights="none", image_size=base["image_size"])
-    values = pd.DataFrame(_stage_rows(trial, classes))
+    config = ModelConfig(model=base["model"], weights="none", image_size=base["image_size"])
+    values = pd.DataFrame(_stage_rows(config, classes))
     shown = (
         Column(name="stage", identity=True),
         Column(name="layers"),
@@ -35,9 +35,9 @@ def architecture_table(results: Results, lang: str = "en") -> Table:
         "note.architecture",
         lang,
         parameters=f"{values['parameters'].sum():,}",
-        size=trial.image_size,
+        size=config.image_size,
     )
-    caption = translate("caption.architecture", lang, model=trial.model, classes=classes)
+    caption = translate("caption.architecture", lang, model=config.model, classes=classes)
     identity = results_digest(results)
     return Table(
         name="architecture",
@@ -50,12 +50,12 @@ def architecture_table(results: Results, lang: str = "en") -> Table:
     )
 
 
-def _stage_rows(trial: TrialConfig, classes: int) -> list[dict[str, object]]:
+def _stage_rows(config: ModelConfig, classes: int) -> list[dict[str, object]]:
     import torch
 
     from bioimg.models.classifier import build_classifier
 
-    model = build_classifier(trial.model_config, classes).model.eval()
+    model = build_classifier(config, classes).model.eval()
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in model.named_children():
 
@@ -64,7 +64,7 @@ def _stage_rows(trial: TrialConfig, classes: int) -> list[dict[str, object]]:
 
         module.register_forward_hook(note)
     with torch.inference_mode():
-        model(torch.zeros(1, 3, trial.image_size, trial.image_size))
+        model(torch.zeros(1, 3, config.image_size, config.image_size))
     return [
         {
             "stage": name,

@@ -38,7 +38,7 @@ def open_unchanged_images(folder: str, results: "Results") -> "ImagesByPath":
     from bioimg.results.result_store import ResultStore
 
     base = TrialConfig(**results.manifest["base"])
-    return UnchangedImages(base, ResultStore(folder).image_digests())
+    return UnchangedImages(base.dataset_config, ResultStore(folder).image_digests())
 
 
 def find_results_folder(file: Path) -> Path:

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 
 from bioimg.config import TrialConfig
-from bioimg.data.image_set import ImageSet
-from bioimg.data.splitting import split_images
+from bioimg.data.image_set import Dataset, ImageSet
 from bioimg.errors import StorageError
 from bioimg.experiment import StopReason
 from bioimg.training.loop import NonFiniteLossError, train
@@ -25,7 +24,7 @@ of the trial's patience, it has no effect.
 
 
 def run_trial(
-    trial: TrialConfig, images: ImageSet, context: TrialContext, should_stop: StopCheck
+    trial: TrialConfig, dataset: Dataset, context: TrialContext, should_stop: StopCheck
 ) -> str:
     """Train, test and record a trial. Return its status.
 
@@ -40,12 +39,12 @@ def run_trial(
         torch.AcceleratorError: the GPU failed for another reason than lack of memory. This process
             can't use it any more.
     """
-    recorder = TrialRecorder(trial, images, context)
+    recorder = TrialRecorder(trial, dataset.images, context)
     try:
         trainer = TrialTrainer(
             trial,
-            images,
-            split_images(images, trial),
+            dataset.images,
+            dataset.split,
             device=context.device,
             worker_group=context.worker_group,
         )

@@ -13,8 +13,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from benchmarks.harness import Benchmark, Outcome, Target, elapsed_seconds
-from bioimg.config import TrialConfig
-from bioimg.data import load_image_set
+from bioimg.config import DatasetConfig
+from bioimg.data import load_dataset
 from bioimg.data.image_set import PixelsByPath
 from bioimg.data.synthetic_tissue import draw_phantom
 
@@ -40,14 +40,14 @@ class DecodingBenchmark(Benchmark):
             images = self.folder or write_enlarged_images(Path(temporary) / "images")
             cache = Path(temporary) / "cache"
             os.environ["BIOIMG_CACHE"] = str(cache)
-            trial = TrialConfig(data=str(images), image_size=IMAGE_SIZE)
+            config = DatasetConfig(data=str(images), image_size=IMAGE_SIZE)
             decoded_again: list[int] = []
 
             def load() -> None:
-                load_image_set(trial)
+                load_dataset(config)
 
             def load_again() -> None:
-                load_image_set(trial, lambda done, total: decoded_again.append(done))
+                load_dataset(config, progress=lambda done, total: decoded_again.append(done))
 
             first_starts, second_starts = [], []
             for _ in range(self.repeats + 1):
@@ -58,7 +58,7 @@ class DecodingBenchmark(Benchmark):
                 elapsed_seconds(lambda: _read_with_image_folder(images))
                 for _ in range(self.repeats)
             ]
-            count = len(load_image_set(trial))
+            count = len(load_dataset(config).images)
         warm_seconds = statistics.median(first_starts[1:])
         image_folder_seconds = statistics.median(image_folder)
         rates = {

@@ -177,7 +177,7 @@ class StepBenchmark(Benchmark):
         )
         # stores features where the trial looks for them
         backbone = make_backbone(RandomBackbone, trial, images)
-        backbone.load_features(split_images(images, trial))
+        backbone.load_features(split_images(images, trial.split_config))
         epoch_seconds, trial_seconds = [], []
         for number in range(self.repeats):
             store = ResultStore(f"{folder}/head-{number}")

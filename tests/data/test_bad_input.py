@@ -14,8 +14,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from bioimg.config import TrialConfig
-from bioimg.data import load_image_set
+from bioimg.config import DatasetConfig
+from bioimg.data import load_dataset
 from bioimg.errors import UserError
 from support.image_folders import write_image_folder, write_noise_image
 
@@ -115,8 +115,10 @@ def test_an_unreadable_image_is_named_and_can_be_passed_over(tmp_path, name, cap
         UserError,
         match=rf"^1 of 15 images in '[^']+' can't be read: a/{name} \(\w.*\)\. Fix .* it, .* it out with --skip-unreadable\.$",
     ):
-        load_image_set(TrialConfig(data=str(tmp_path), image_size=8))
-    images = load_image_set(TrialConfig(data=str(tmp_path), image_size=8, skip_unreadable=True))
+        load_dataset(DatasetConfig(data=str(tmp_path), image_size=8))
+    images = load_dataset(
+        DatasetConfig(data=str(tmp_path), image_size=8, skip_unreadable=True)
+    ).images
     assert (len(images), len(images.pixels), images.unreadable_skipped) == (14, 14, 1)
     assert f"a/{name}" not in images.paths
     assert caplog.text == ""
@@ -140,21 +142,23 @@ def test_what_only_looks_like_a_file_is_named_and_can_be_passed_over(tmp_path, n
     with pytest.raises(
         UserError, match=rf"^1 of 15 images in '[^']+' can't be read: a/{name}\.png \(\w.*\)"
     ):
-        load_image_set(TrialConfig(data=str(tmp_path), image_size=8))
+        load_dataset(DatasetConfig(data=str(tmp_path), image_size=8))
     assert (
-        load_image_set(
-            TrialConfig(data=str(tmp_path), image_size=8, skip_unreadable=True)
-        ).unreadable_skipped
+        load_dataset(
+            DatasetConfig(data=str(tmp_path), image_size=8, skip_unreadable=True)
+        ).images.unreadable_skipped
         == 1
     )
 
 
 def test_pixels_stay_with_their_images_when_some_are_passed_over(tmp_path):
     write_image_folder(tmp_path)
-    whole = load_image_set(TrialConfig(data=str(tmp_path), image_size=8))
+    whole = load_dataset(DatasetConfig(data=str(tmp_path), image_size=8)).images
     for name in ("a/aaa.png", "a/p1_1b.png", "b/zzz.png"):
         (tmp_path / name).write_text("text")
-    rest = load_image_set(TrialConfig(data=str(tmp_path), image_size=8, skip_unreadable=True))
+    rest = load_dataset(
+        DatasetConfig(data=str(tmp_path), image_size=8, skip_unreadable=True)
+    ).images
     assert (rest.paths, rest.digests, rest.unreadable_skipped) == (whole.paths, whole.digests, 3)
     np.testing.assert_array_equal(rest.pixels, whole.pixels)
     np.testing.assert_array_equal(rest.labels, whole.labels)
@@ -168,7 +172,7 @@ def test_of_many_unreadable_images_ten_are_named_and_all_are_counted(tmp_path):
         UserError,
         match=r"^30 of 44 images .* a/x00\.png .* a/x09\.png .*, \.\.\. \(30 in all\)\. `bioimg data --json` lists them all\. ",
     ):
-        load_image_set(TrialConfig(data=str(tmp_path)))
+        load_dataset(DatasetConfig(data=str(tmp_path)))
 
 
 def test_a_set_of_which_nothing_can_be_read_is_refused_even_so(tmp_path):
@@ -180,14 +184,14 @@ def test_a_set_of_which_nothing_can_be_read_is_refused_even_so(tmp_path):
         UserError,
         match=r"14 of 14 images in '[^']+' can't be read: .*\. Fix them, or use other images\.$",
     ):
-        load_image_set(TrialConfig(data=str(tmp_path), skip_unreadable=True))
+        load_dataset(DatasetConfig(data=str(tmp_path), skip_unreadable=True))
 
 
 def test_a_class_that_is_too_small_without_its_unreadable_images_is_refused(tmp_path):
     write_image_folder(tmp_path)
     (tmp_path / "a" / "p0_0.png").write_text("text")
     with pytest.raises(UserError, match=r"too few of: a \(6\)"):
-        load_image_set(TrialConfig(data=str(tmp_path), skip_unreadable=True))
+        load_dataset(DatasetConfig(data=str(tmp_path), skip_unreadable=True))
 
 
 def test_the_limit_on_pixels_can_be_set(tmp_path, monkeypatch):
@@ -197,12 +201,12 @@ def test_the_limit_on_pixels_can_be_set(tmp_path, monkeypatch):
         UserError,
         match="12 x 10 pixels are more than the limit of 100; BIOIMG_MAX_PIXELS sets another",
     ):
-        load_image_set(TrialConfig(data=str(tmp_path)))
+        load_dataset(DatasetConfig(data=str(tmp_path)))
     monkeypatch.setenv("BIOIMG_MAX_PIXELS", "many")
     with pytest.raises(
         UserError, match="`BIOIMG_MAX_PIXELS` is 'many', but must be a whole number"
     ):
-        load_image_set(TrialConfig(data=str(tmp_path)))
+        load_dataset(DatasetConfig(data=str(tmp_path)))
 
 
 @contextlib.contextmanager
@@ -237,7 +241,7 @@ def test_a_file_without_permission_is_named(open_folder):
         unprivileged(),
         pytest.raises(UserError, match=r"1 of 14 .* a/p0_0\.png \(permission denied\)"),
     ):
-        load_image_set(TrialConfig(data=str(data)))
+        load_dataset(DatasetConfig(data=str(data)))
 
 
 def test_a_folder_without_permission_is_named(open_folder):
@@ -249,7 +253,7 @@ def test_a_folder_without_permission_is_named(open_folder):
             UserError, match=r"the folder .*/a in `data` can't be listed: permission denied"
         ),
     ):
-        load_image_set(TrialConfig(data=str(data)))
+        load_dataset(DatasetConfig(data=str(data)))
     (data / "a").chmod(0o755)
 
 
@@ -260,7 +264,7 @@ def test_a_cache_without_permission_is_named(open_folder):
         unprivileged(),
         pytest.raises(UserError, match=r"the cache folder .* can't be written: Permission denied"),
     ):
-        load_image_set(TrialConfig(data=str(data)))
+        load_dataset(DatasetConfig(data=str(data)))
 
 
 HARMLESS_NAMES = [
@@ -287,14 +291,14 @@ def test_a_strange_name_does_no_harm(tmp_path, name):
     write_image_folder(tmp_path)
     write_noise_image(tmp_path / "x.png", seed=1)
     (tmp_path / "x.png").rename(tmp_path / "a" / name)
-    assert f"a/{name}" in load_image_set(TrialConfig(data=str(tmp_path), image_size=8)).paths
+    assert f"a/{name}" in load_dataset(DatasetConfig(data=str(tmp_path), image_size=8)).images.paths
 
 
 def test_a_name_that_is_not_utf_8_does_no_harm(tmp_path):
     write_image_folder(tmp_path)
     write_noise_image(tmp_path / "x.png", seed=1)
     (tmp_path / "x.png").rename(tmp_path / "a" / os.fsdecode(b"caf\xe9.png"))
-    images = load_image_set(TrialConfig(data=str(tmp_path), image_size=8))
+    images = load_dataset(DatasetConfig(data=str(tmp_path), image_size=8)).images
     assert "a/caf\ufffd.png" in images.paths
     assert "\n".join(images.paths).encode()
 
@@ -317,7 +321,7 @@ def test_a_file_that_is_no_image_does_no_harm(tmp_path, name):
     write_image_folder(tmp_path)
     (tmp_path / "a" / name).write_bytes(b"Bud1 something")
     (tmp_path / name).write_bytes(b"Bud1 something")
-    assert len(load_image_set(TrialConfig(data=str(tmp_path), image_size=8))) == 14
+    assert len(load_dataset(DatasetConfig(data=str(tmp_path), image_size=8)).images) == 14
 
 
 SIZES = [(1, 1), (1, 3000), (3000, 1), (7, 9)]
@@ -328,9 +332,9 @@ SIZES = [(1, 1), (1, 3000), (3000, 1), (7, 9)]
 def test_an_extreme_size_does_no_harm(tmp_path, size, resize):
     write_image_folder(tmp_path)
     write_noise_image(tmp_path / "a" / "extreme.png", size=size)
-    assert load_image_set(
-        TrialConfig(data=str(tmp_path), image_size=8, resize=resize)
-    ).pixels.shape == (15, 8, 8, 3)
+    assert load_dataset(
+        DatasetConfig(data=str(tmp_path), image_size=8, resize=resize)
+    ).images.pixels.shape == (15, 8, 8, 3)
 
 
 def test_linked_class_folders_are_followed_once(tmp_path):
@@ -340,13 +344,16 @@ def test_linked_class_folders_are_followed_once(tmp_path):
         (tmp_path / "set" / name).symlink_to(tmp_path / "elsewhere" / name)
     (tmp_path / "elsewhere" / "a" / "loop").symlink_to(tmp_path / "set")
     (tmp_path / "elsewhere" / "b" / "here").symlink_to(".")
-    assert len(load_image_set(TrialConfig(data=str(tmp_path / "set"), image_size=8))) == 14
+    assert len(load_dataset(DatasetConfig(data=str(tmp_path / "set"), image_size=8)).images) == 14
 
 
 def test_a_folder_named_like_an_image_is_a_folder(tmp_path):
     write_image_folder(tmp_path)
     write_noise_image(tmp_path / "a" / "scan.png" / "x.png")
-    assert "a/scan.png/x.png" in load_image_set(TrialConfig(data=str(tmp_path), image_size=8)).paths
+    assert (
+        "a/scan.png/x.png"
+        in load_dataset(DatasetConfig(data=str(tmp_path), image_size=8)).images.paths
+    )
 
 
 @pytest.mark.parametrize(
@@ -364,7 +371,7 @@ def test_class_folders_that_can_not_be_meant_so_are_refused(tmp_path, classes, t
         if name != "empty":
             write_noise_image(tmp_path / name / "x.png")
     with pytest.raises(UserError, match=text):
-        load_image_set(TrialConfig(data=str(tmp_path)))
+        load_dataset(DatasetConfig(data=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -379,11 +386,11 @@ def test_class_folders_that_can_not_be_meant_so_are_refused(tmp_path, classes, t
     ],
 )
 def test_a_table_as_spreadsheets_write_it_is_read(tmp_path, content):
-    from bioimg.data import list_dataset
+    from bioimg.data import list_images
 
     write_image_folder(tmp_path)
     (tmp_path / "set.csv").write_bytes(content)
-    listing = list_dataset(TrialConfig(data=str(tmp_path / "set.csv")))
+    listing = list_images(DatasetConfig(data=str(tmp_path / "set.csv")))
     assert (listing.paths, listing.classes) == (("a/p0_0.png", "b/p0_0.png"), ("x", "y"))
     assert all(file.exists() for file in listing.files)
 
@@ -396,7 +403,7 @@ def test_a_table_as_spreadsheets_write_it_is_read(tmp_path, content):
 def test_a_table_that_can_not_be_read_is_named(tmp_path, suffix, content):
     (tmp_path / f"set.{suffix}").write_bytes(content)
     with pytest.raises(UserError, match=f"set.{suffix}"):
-        load_image_set(TrialConfig(data=str(tmp_path / f"set.{suffix}")))
+        load_dataset(DatasetConfig(data=str(tmp_path / f"set.{suffix}")))
 
 
 def test_the_campaign_is_large_enough():

@@ -5,8 +5,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from bioimg.config import TrialConfig
-from bioimg.data import load_image_set
+from bioimg.config import DatasetConfig, TrialConfig
+from bioimg.data import load_dataset
 from bioimg.data.decoding.channels import resize_square
 from bioimg.data.decoding.decode import decode_image
 from bioimg.errors import UserError
@@ -150,7 +150,7 @@ def test_channels_that_are_no_planes_are_refused(tmp_path, channels):
         UserError,
         match=f"the value of `channels` is '{channels}', but must be one to three plane numbers",
     ):
-        load_image_set(TrialConfig(data=str(tmp_path), channels=channels))
+        load_dataset(DatasetConfig(data=str(tmp_path), channels=channels))
 
 
 def test_thumbnails_and_pyramids_are_passed_over(tmp_path):
@@ -212,12 +212,12 @@ def test_an_image_becomes_square_by_the_rule_asked_for(dtype):
 
 @pytest.mark.parametrize(("dtype", "scale"), [(np.uint16, 1), (np.float32, 1e-3)])
 def test_wide_images_are_scaled_by_percentiles_of_the_training_images(tmp_path, dtype, scale):
-    from bioimg.data import split_images
-
-    trial = TrialConfig(data=str(write_tiff_folder(tmp_path, scale, dtype)), image_size=16)
-    images = load_image_set(trial)
+    dataset = load_dataset(
+        DatasetConfig(data=str(write_tiff_folder(tmp_path, scale, dtype)), image_size=16)
+    )
+    images = dataset.images
     raw = np.stack([tifffile.imread(tmp_path / path) for path in images.paths])
-    low, high = np.percentile(raw[split_images(images, trial).train], (0.1, 99.9))
+    low, high = np.percentile(raw[dataset.split.train], (0.1, 99.9))
     np.testing.assert_allclose(images.scaling_limits, [(low, high)] * 3, rtol=1e-6)
     np.testing.assert_allclose(
         images.pixels[..., 0], ((raw - low) / (high - low)).clip(0, 1) * 255, atol=0.51
@@ -225,16 +225,14 @@ def test_wide_images_are_scaled_by_percentiles_of_the_training_images(tmp_path, 
 
 
 def test_scaling_by_range_takes_the_whole_range_of_the_depth(tmp_path):
-    images = load_image_set(
-        TrialConfig(data=str(write_tiff_folder(tmp_path)), image_size=16, scaling="range")
-    )
+    images = load_dataset(
+        DatasetConfig(data=str(write_tiff_folder(tmp_path)), image_size=16, scaling="range")
+    ).images
     assert images.scaling_limits == ((0, 65535),) * 3
     assert images.pixels.max() <= 16
 
 
 def test_scaling_is_part_of_the_fingerprint_of_the_split_and_not_of_that_of_the_data(tmp_path):
-    from bioimg.data import split_images
-
     write_tiff_folder(tmp_path)
     trials = [
         TrialConfig(data=str(tmp_path), image_size=size, scaling=rule, folds=folds)
@@ -245,18 +243,11 @@ def test_scaling_is_part_of_the_fingerprint_of_the_split_and_not_of_that_of_the_
             (16, "percentiles", 5),
         )
     ]
-    sets = [load_image_set(trial) for trial in trials]
+    datasets = [load_dataset(trial.dataset_config, trial.split_config) for trial in trials]
+    sets = [dataset.images for dataset in datasets]
     assert len({images.scaling_limits for images in sets}) == 4
     assert len({images.fingerprint for images in sets}) == 1
-    assert (
-        len(
-            {
-                split_images(images, trial).fingerprint
-                for images, trial in zip(sets, trials, strict=True)
-            }
-        )
-        == 4
-    )
+    assert len({dataset.split.fingerprint for dataset in datasets}) == 4
 
 
 def test_what_is_not_finite_is_black_and_says_nothing_about_the_range(tmp_path):
@@ -264,7 +255,7 @@ def test_what_is_not_finite_is_black_and_says_nothing_about_the_range(tmp_path):
     holes = tifffile.imread(folder / "a" / "0.tif")
     holes[0, 0], holes[0, 1] = np.nan, np.inf
     write_tiff(folder / "a" / "0.tif", holes)
-    images = load_image_set(TrialConfig(data=str(folder), image_size=16))
+    images = load_dataset(DatasetConfig(data=str(folder), image_size=16)).images
     assert np.isfinite(images.scaling_limits).all()
     assert images.pixels[images.paths.index("a/0.tif"), 0, 0].tolist() == [0, 0, 0]
 
@@ -275,4 +266,4 @@ def test_images_of_different_depths_are_refused(tmp_path):
         UserError,
         match=r"different depths.*20 of uint16: a/0\.tif.*; 1 of uint8: b/x\.tif.*Image > Type.*table \(path,label\)",
     ):
-        load_image_set(TrialConfig(data=str(tmp_path)))
+        load_dataset(DatasetConfig(data=str(tmp_path)))

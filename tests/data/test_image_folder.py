@@ -2,8 +2,8 @@
 
 import pytest
 
-from bioimg.config import TrialConfig
-from bioimg.data import load_image_set
+from bioimg.config import DatasetConfig
+from bioimg.data import load_dataset
 from bioimg.errors import UserError
 from support.image_folders import find_images, write_image_folder, write_noise_image
 
@@ -107,4 +107,4 @@ def test_a_class_with_too_few_images_is_named_before_anything_is_decoded(tmp_pat
     with pytest.raises(
         UserError, match=r"at least 7 images of each class; there are too few of: rare \(1\)"
     ):
-        load_image_set(TrialConfig(data=str(tmp_path)))
+        load_dataset(DatasetConfig(data=str(tmp_path)))

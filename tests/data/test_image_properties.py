@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from bioimg.config import TrialConfig
-from bioimg.data import load_image_set, split_images
+from bioimg.config import DatasetConfig, SplitConfig
+from bioimg.data import load_dataset, split_images
 from bioimg.data.decoding.channels import resize_square
 from bioimg.data.decoding.decode import decode_image
 from bioimg.data.file_array import FileArray
 from bioimg.data.pixel_cache import DecodeOptions, _decode_files
 from bioimg.errors import UserError
-from support.image_sets import labelled_images, toy_image_set
+from support.image_sets import labelled_images
 
 few = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -47,7 +47,7 @@ def grouped(draw):
 
 
 trials = st.builds(
-    lambda kind, folds, fold: TrialConfig(split=kind, folds=folds, fold=fold % max(folds, 1)),
+    lambda kind, folds, fold: SplitConfig(split=kind, folds=folds, fold=fold % max(folds, 1)),
     st.sampled_from(["stratified", "grouped"]),
     st.sampled_from([0, 3, 4, 5]),
     st.integers(0, 4),
@@ -76,7 +76,7 @@ def test_a_split_holds_each_image_once_and_each_class_everywhere_or_is_refused(i
 @many
 @given(grouped(), trials)
 def test_a_split_is_the_same_whatever_the_groups_are_called(images, trial):
-    images.groups = tuple(group.zfill(3) for group in images.groups)
+    images = labelled_images(images.labels, tuple(group.zfill(3) for group in images.groups))
     renamed = labelled_images(images.labels, tuple(f"patient {group}" for group in images.groups))
     try:
         cut = split_images(images, trial)
@@ -89,8 +89,10 @@ def test_a_split_is_the_same_whatever_the_groups_are_called(images, trial):
 @given(st.lists(st.integers(0, 3), min_size=20, max_size=60), st.data())
 def test_duplicates_are_the_images_outside_training_that_have_a_twin_elsewhere(digests, data):
     labels = np.arange(len(digests)) % 2
-    images = toy_image_set(labels, tuple(f"{d if d else 100 + i}" for i, d in enumerate(digests)))
-    cut = split_images(images, TrialConfig())
+    images = labelled_images(
+        labels, digests=tuple(f"{d if d else 100 + i}" for i, d in enumerate(digests))
+    )
+    cut = split_images(images, SplitConfig())
     where = {i: name for name in ("train", "val", "test") for i in getattr(cut, name).tolist()}
     twins = [
         i
@@ -108,7 +110,7 @@ def test_the_fingerprint_does_not_depend_on_order_and_changes_with_any_label_or_
             lambda some: len(set(some)) == 2
         )
     )
-    images = toy_image_set(labels)
+    images = labelled_images(labels)
     order = data.draw(st.permutations(range(len(labels))))
     shuffled = dataclasses.replace(
         images,
@@ -226,7 +228,7 @@ def test_any_folder_is_a_set_or_an_error_that_says_why(classes, files, with_part
                         Path(folder) / part / name / f"{file}.png"
                     )
         try:
-            images = load_image_set(TrialConfig(data=folder, image_size=8))
+            images = load_dataset(DatasetConfig(data=folder, image_size=8)).images
         except UserError:
             return
         assert (

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from bioimg.config import TrialConfig
-from bioimg.data import SUBSETS, download, load_image_set, public_datasets, split_images
+from bioimg.config import DatasetConfig, SplitConfig
+from bioimg.data import SUBSETS, download, load_dataset, public_datasets
 from bioimg.errors import UserError
 from support.image_folders import (
     find_images,
@@ -144,18 +144,19 @@ def test_many_offenders_are_cut_to_ten_and_counted(tmp_path):
 def test_a_medmnist_file_is_read_with_its_own_split(tmp_path, shape, save):
     content = medmnist_arrays(shape=shape)
     save(tmp_path / "toy.npz", **content)
-    trial = TrialConfig(data=str(tmp_path / "toy.npz"), image_size=9, split="folder")
-    images = load_image_set(trial)
+    config = DatasetConfig(data=str(tmp_path / "toy.npz"), image_size=9)
+    dataset = load_dataset(config, SplitConfig(split="folder"))
+    images = dataset.images
     assert (images.name, images.classes, images.paths[20]) == ("toy", ("0", "1"), "val/000000")
     expected = np.concatenate([content[f"{name}_images"] for name in SUBSETS])
     expected = expected if len(shape) == 3 else np.repeat(expected[..., None], 3, 3)
     np.testing.assert_array_equal(images.pixels, expected)
-    assert split_images(images, trial).val.tolist() == list(range(20, 40))
+    assert dataset.split.val.tolist() == list(range(20, 40))
 
 
 def test_more_than_8_bits_in_an_npz_are_scaled_as_in_files(tmp_path):
     np.savez(tmp_path / "toy.npz", **medmnist_arrays(dtype=np.uint16))
-    images = load_image_set(TrialConfig(data=str(tmp_path / "toy.npz"), image_size=9))
+    images = load_dataset(DatasetConfig(data=str(tmp_path / "toy.npz"), image_size=9)).images
     assert images.pixels.dtype == np.uint8
     assert images.scaling_limits is not None
 
@@ -201,7 +202,7 @@ def test_a_damaged_npz_is_refused(tmp_path):
     (tmp_path / "toy.npz").write_bytes(whole)
     for name in ("text", "toy"):
         with pytest.raises(UserError, match=f"{name}.npz, can't be read"):
-            load_image_set(TrialConfig(data=str(tmp_path / f"{name}.npz"), image_size=9))
+            load_dataset(DatasetConfig(data=str(tmp_path / f"{name}.npz"), image_size=9))
 
 
 @pytest.fixture

@@ -8,15 +8,17 @@ import pytest
 import tifffile
 from PIL import Image
 
-from bioimg.config import TrialConfig
-from bioimg.data import load_image_set, pixel_cache
+from bioimg.config import DatasetConfig
+from bioimg.data import load_dataset, pixel_cache
 from bioimg.data.decoding.decode import decode_image
 from bioimg.errors import UserError
 from support.image_folders import write_image_folder, write_noise_image
 
 
 def test_every_image_is_decoded_to_the_size_asked_for(tmp_path):
-    images = load_image_set(TrialConfig(data=str(write_image_folder(tmp_path)), image_size=8))
+    images = load_dataset(
+        DatasetConfig(data=str(write_image_folder(tmp_path)), image_size=8)
+    ).images
     assert images.pixels.shape == (14, 8, 8, 3)
     assert images.pixels.dtype == np.uint8
     assert len(images.paths) == len(images.digests) == len(images) == 14
@@ -27,7 +29,7 @@ def test_every_image_is_decoded_to_the_size_asked_for(tmp_path):
 def test_an_image_of_the_right_size_is_left_as_it_is(tmp_path):
     write_image_folder(tmp_path)
     write_noise_image(tmp_path / "a" / "square.png", size=(8, 8))
-    images = load_image_set(TrialConfig(data=str(tmp_path), image_size=8))
+    images = load_dataset(DatasetConfig(data=str(tmp_path), image_size=8)).images
     expected = np.asarray(Image.open(tmp_path / "a" / "square.png"))
     np.testing.assert_array_equal(images.pixels[images.paths.index("a/square.png")], expected)
 
@@ -74,22 +76,25 @@ def test_a_truncated_image_is_named_in_the_error_and_so_are_the_others(tmp_path)
         UserError,
         match=r"2 of 14 images in '[^']+' can't be read: a/p0_0\.png \(.+\), b/p1_1\.png \(.+\)",
     ):
-        load_image_set(TrialConfig(data=str(tmp_path)))
+        load_dataset(DatasetConfig(data=str(tmp_path)))
 
 
 def test_progress_counts_every_image(tmp_path):
     seen = []
-    load_image_set(
-        TrialConfig(data=str(write_image_folder(tmp_path))),
-        lambda done, total: seen.append((done, total)),
+    load_dataset(
+        DatasetConfig(data=str(write_image_folder(tmp_path))),
+        progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(done, 14) for done in range(1, 15)]
 
 
 def test_the_fingerprint_knows_pixels_labels_and_parts_but_not_the_folder(tmp_path):
-    images = load_image_set(TrialConfig(data=str(write_image_folder(tmp_path / "one"))))
+    images = load_dataset(DatasetConfig(data=str(write_image_folder(tmp_path / "one")))).images
     (tmp_path / "one").rename(tmp_path / "two")
-    assert load_image_set(TrialConfig(data=str(tmp_path / "two"))).fingerprint == images.fingerprint
+    assert (
+        load_dataset(DatasetConfig(data=str(tmp_path / "two"))).images.fingerprint
+        == images.fingerprint
+    )
     parts = np.zeros(14, np.int8)
     assert dataclasses.replace(images, subsets=parts).fingerprint != images.fingerprint
     assert dataclasses.replace(images, labels=images.labels[::-1]).fingerprint != images.fingerprint
@@ -97,24 +102,30 @@ def test_the_fingerprint_knows_pixels_labels_and_parts_but_not_the_folder(tmp_pa
     pixels = np.asarray(Image.open(file)).copy()
     pixels[0, 0, 0] ^= 1
     Image.fromarray(pixels).save(file)
-    assert load_image_set(TrialConfig(data=str(tmp_path / "two"))).fingerprint != images.fingerprint
+    assert (
+        load_dataset(DatasetConfig(data=str(tmp_path / "two"))).images.fingerprint
+        != images.fingerprint
+    )
 
 
 def test_decoding_in_processes_gives_the_same_set_and_names_the_same_files(tmp_path, monkeypatch):
-    trial = TrialConfig(
+    config = DatasetConfig(
         data=str(write_image_folder(tmp_path / "set", count=40)), image_size=8, skip_unreadable=True
     )
     (tmp_path / "set" / "a" / "p0_0.png").write_text("text")
-    alone, seen = load_image_set(trial), []
+    alone, seen = load_dataset(config).images, []
     monkeypatch.setenv("BIOIMG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(pixel_cache, "MIN_PARALLEL_BYTES", 0)
     monkeypatch.setattr(pixel_cache, "CHUNK_BYTES", 3000)
-    together = load_image_set(trial, lambda done, total: seen.append((done, total)))
+    together = load_dataset(
+        config,
+        progress=lambda done, total: seen.append((done, total)),
+    ).images
     np.testing.assert_array_equal(together.pixels, alone.pixels)
     assert (together.fingerprint, together.unreadable_skipped) == (alone.fingerprint, 1)
     assert seen == [(done, 80) for done in range(1, 81)]
     with pytest.raises(UserError, match=r"1 of 80 images in '[^']+' can't be read: a/p0_0\.png \("):
-        load_image_set(dataclasses.replace(trial, skip_unreadable=False))
+        load_dataset(dataclasses.replace(config, skip_unreadable=False))
 
 
 def test_a_full_disk_is_said_and_not_taken_for_unreadable_images(tmp_path, monkeypatch):
@@ -123,4 +134,4 @@ def test_a_full_disk_is_said_and_not_taken_for_unreadable_images(tmp_path, monke
         UserError,
         match=r"the cache folder .* can't be written: No space left on device\. Free some space",
     ):
-        load_image_set(TrialConfig(data=str(write_image_folder(tmp_path)), skip_unreadable=True))
+        load_dataset(DatasetConfig(data=str(write_image_folder(tmp_path)), skip_unreadable=True))

@@ -9,8 +9,8 @@ import threading
 import numpy as np
 import pytest
 
-from bioimg.config import TrialConfig
-from bioimg.data import file_array, load_image_set, load_images_per_trial, pixel_cache
+from bioimg.config import DatasetConfig, SplitConfig, TrialConfig
+from bioimg.data import file_array, list_datasets, load_dataset, load_datasets, pixel_cache
 from bioimg.data.file_array import FileArray
 from bioimg.errors import UserError
 from bioimg.storage import disk_cache
@@ -37,10 +37,10 @@ def kept():
 
 
 def test_a_second_start_reads_no_image(tmp_path, decoded):
-    trial = TrialConfig(data=str(write_image_folder(tmp_path)), image_size=8)
-    first = load_image_set(trial)
+    config = DatasetConfig(data=str(write_image_folder(tmp_path)), image_size=8)
+    first = load_dataset(config).images
     assert len(decoded) == 14
-    second = load_image_set(trial)
+    second = load_dataset(config).images
     assert len(decoded) == 14
     np.testing.assert_array_equal(first.pixels, second.pixels)
     assert (first.fingerprint, first.paths, first.digests) == (
@@ -57,34 +57,34 @@ def test_neither_does_another_split_or_batch_size(tmp_path, decoded):
         TrialConfig(data=data, batch_size=8, folds=3),
         TrialConfig(data=data, seed=3),
     ):
-        load_image_set(trial)
+        load_dataset(trial.dataset_config, trial.split_config)
     assert len(decoded) == 14
 
 
 @pytest.mark.parametrize("fields", [{"image_size": 9}, {"resize": "pad"}, {"channels": "0"}])
 def test_other_pixels_are_decoded_anew(tmp_path, decoded, fields):
     data = str(write_image_folder(tmp_path))
-    load_image_set(TrialConfig(data=data, **{"image_size": 8} | fields))
-    load_image_set(TrialConfig(data=data, image_size=8))
+    load_dataset(DatasetConfig(data=data, **{"image_size": 8} | fields))
+    load_dataset(DatasetConfig(data=data, image_size=8))
     assert len(decoded) == 28
 
 
 def test_a_changed_file_is_noticed_even_at_the_same_size_and_time(tmp_path):
-    trial = TrialConfig(data=str(write_image_folder(tmp_path, suffix=".bmp")), image_size=8)
-    before = load_image_set(trial)
+    config = DatasetConfig(data=str(write_image_folder(tmp_path, suffix=".bmp")), image_size=8)
+    before = load_dataset(config).images
     file = tmp_path / "a" / "p0_0.bmp"
     status = file.stat()
     write_noise_image(file, seed=99)
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert file.stat().st_size == status.st_size
-    assert load_image_set(trial).fingerprint != before.fingerprint
+    assert load_dataset(config).images.fingerprint != before.fingerprint
 
 
 def test_nothing_is_kept_of_a_set_that_can_not_be_read(tmp_path):
     write_image_folder(tmp_path)
     (tmp_path / "a" / "p0_0.png").write_text("x")
     with pytest.raises(UserError):
-        load_image_set(TrialConfig(data=str(tmp_path)))
+        load_dataset(DatasetConfig(data=str(tmp_path)))
     assert kept() == []
 
 
@@ -92,19 +92,20 @@ def test_a_decoding_that_is_cut_off_leaves_nothing_behind(tmp_path):
     def stop(done, total):
         raise KeyboardInterrupt
 
-    trial = TrialConfig(data=str(write_image_folder(tmp_path)))
+    config = DatasetConfig(data=str(write_image_folder(tmp_path)))
     with pytest.raises(KeyboardInterrupt):
-        load_image_set(trial, stop)
+        load_dataset(config, progress=stop)
     assert kept() == []
-    assert len(load_image_set(trial)) == 14
+    assert len(load_dataset(config).images) == 14
 
 
 def test_two_starts_at_once_give_one_entry(tmp_path):
-    trial = TrialConfig(data=str(write_image_folder(tmp_path)))
+    config = DatasetConfig(data=str(write_image_folder(tmp_path)))
     both = threading.Barrier(2)
     threads = [
         threading.Thread(
-            target=load_image_set, args=(trial, lambda done, total: done > 1 or both.wait(20))
+            target=load_dataset,
+            args=(config, SplitConfig(), lambda done, total: done > 1 or both.wait(20)),
         )
         for _ in range(2)
     ]
@@ -113,7 +114,7 @@ def test_two_starts_at_once_give_one_entry(tmp_path):
     for thread in threads:
         thread.join()
     assert len(kept()) == 1
-    assert len(load_image_set(trial)) == 14
+    assert len(load_dataset(config).images) == 14
 
 
 def test_a_cache_that_can_not_be_written_is_named(tmp_path, monkeypatch):
@@ -123,7 +124,7 @@ def test_a_cache_that_can_not_be_written_is_named(tmp_path, monkeypatch):
         UserError,
         match=r"the cache folder .*file can't be written: .*environment variable BIOIMG_CACHE",
     ):
-        load_image_set(TrialConfig(data=str(write_image_folder(tmp_path / "set"))))
+        load_dataset(DatasetConfig(data=str(write_image_folder(tmp_path / "set"))))
 
 
 def test_trials_that_see_the_same_pixels_share_one_set(tmp_path):
@@ -133,19 +134,19 @@ def test_trials_that_see_the_same_pixels_share_one_set(tmp_path):
         for size in (8, 9)
         for fold in (0, 1)
     ]
-    found = load_images_per_trial(trials)
-    assert found[trials[0]] is found[trials[1]]
-    assert found[trials[2]] is found[trials[3]]
-    assert found[trials[0]].pixels.shape[1] == 8
+    found = load_datasets(list_datasets(trials))
+    assert found[trials[0]].images is found[trials[1]].images
+    assert found[trials[2]].images is found[trials[3]].images
+    assert found[trials[0]].images.pixels.shape[1] == 8
 
 
 def test_folds_of_wide_images_are_scaled_by_their_own_training_images(tmp_path):
     data = str(write_tiff_folder(tmp_path))
     trials = [TrialConfig(data=data, image_size=16, folds=3, fold=fold) for fold in range(3)]
-    found = load_images_per_trial(
-        [*trials, TrialConfig(data=data, image_size=16, folds=3, batch_size=8)]
+    found = load_datasets(
+        list_datasets([*trials, TrialConfig(data=data, image_size=16, folds=3, batch_size=8)])
     )
-    assert len({images.scaling_limits for images in found.values()}) == 3
+    assert len({dataset.images.scaling_limits for dataset in found.values()}) == 3
 
 
 @pytest.fixture
@@ -155,10 +156,10 @@ def no_memory(monkeypatch):
 
 @pytest.mark.parametrize("make", [write_image_folder, write_tiff_folder])
 def test_a_set_larger_than_memory_is_the_same_set(tmp_path, monkeypatch, make):
-    trial = TrialConfig(data=str(make(tmp_path)), image_size=16)
-    images = load_image_set(trial)
+    config = DatasetConfig(data=str(make(tmp_path)), image_size=16)
+    images = load_dataset(config).images
     monkeypatch.setattr(file_array, "available_memory", lambda: 1000)
-    large = load_image_set(trial)
+    large = load_dataset(config).images
     assert isinstance(images.pixels, np.ndarray)
     assert isinstance(large.pixels, FileArray)
     np.testing.assert_array_equal(large.pixels[:], images.pixels)
@@ -218,15 +219,15 @@ def test_limits_of_the_process_and_of_its_container_count(tmp_path, monkeypatch)
 
 UNDER_A_LIMIT = """
 import resource, sys, psutil, sklearn.model_selection, numpy as np
-from bioimg.config import TrialConfig
-from bioimg.data import load_image_set, split_images
+from bioimg.config import DatasetConfig
+from bioimg.data import load_dataset
 base = psutil.Process().memory_info()
 limit = 300_000_000
 resource.setrlimit(resource.RLIMIT_AS, (base.vms + limit,) * 2)
-trial = TrialConfig(data=sys.argv[1], image_size=512)
-images = load_image_set(trial)
+dataset = load_dataset(DatasetConfig(data=sys.argv[1], image_size=512))
+images = dataset.images
 assert images.pixels.nbytes > 3 * limit, images.pixels.nbytes
-order, top = np.random.default_rng(0).permutation(split_images(images, trial).train), 0
+order, top = np.random.default_rng(0).permutation(dataset.split.train), 0
 for start in range(0, len(order), 32):
     batch = images.pixels[order[start : start + 32]]
     top = max(top, psutil.Process().memory_info().rss - base.rss)
@@ -257,7 +258,7 @@ import psutil
 import torch
 from pathlib import Path
 from bioimg.config import TrialConfig
-from bioimg.data import load_images_per_trial
+from bioimg.data import list_datasets, load_datasets
 from bioimg.results.result_store import ResultStore
 from bioimg.training.trial_runner import TrialContext, run_trial
 
@@ -267,11 +268,11 @@ base, limit = process.memory_info(), 400_000_000
 resource.setrlimit(resource.RLIMIT_AS, (base.vms + limit, -1))
 trial = TrialConfig(data=sys.argv[1], image_size=512, model="resnext_tiny", weights="none", freeze="features",
                     augmentation="none", epochs=1, batch_size=64, precision="float32")
-images = load_images_per_trial([trial])
-kept = images[trial].pixels
+datasets = load_datasets(list_datasets([trial]))
+kept = datasets[trial].images.pixels
 store = ResultStore(sys.argv[2])
-place = TrialContext(experiment="large", store=store, device=torch.device("cpu"))
-status = run_trial(trial, images[trial], place, lambda epoch: None)
+place = TrialContext(experiment_name="large", store=store, device=torch.device("cpu"))
+status = run_trial(trial, datasets[trial], place, lambda epoch: None)
 print(status, type(kept).__name__, kept.nbytes // limit, process.memory_info().rss - base.rss)
 """
 

@@ -7,12 +7,17 @@ import sys
 import numpy as np
 import pytest
 
-from bioimg.config import MIN_TEST_GROUPS, TrialConfig
-from bioimg.data import TEST, TRAIN, VAL, split_images, split_warnings
+from bioimg.config import MIN_TEST_GROUPS, SplitConfig, TrialConfig
+from bioimg.data import TEST, TRAIN, VAL, Dataset, split_images, split_warnings
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from bioimg.report.translation import translate
-from support.image_sets import labelled_images, toy_image_set
+from support.image_sets import labelled_images
+
+
+def warnings_of(images, method):
+    split = split_images(images, SplitConfig(split=method))
+    return split_warnings(Dataset(images=images, split=split), method)
 
 
 def per_class(images, indices):
@@ -20,26 +25,28 @@ def per_class(images, indices):
 
 
 def test_every_image_is_in_one_part():
-    cut = split_images(labelled_images(np.arange(100) % 3), TrialConfig())
+    cut = split_images(labelled_images(np.arange(100) % 3), SplitConfig())
     assert sorted(np.concatenate([cut.train, cut.val, cut.test])) == list(range(100))
     assert cut.leaks_groups is None
 
 
 def test_a_stratified_split_holds_68_16_16_percent_of_each_class():
     images = labelled_images(np.repeat(range(6), 625))
-    cut = split_images(images, TrialConfig())
+    cut = split_images(images, SplitConfig())
     assert per_class(images, cut.train) == [425] * 6
     assert per_class(images, cut.val) == per_class(images, cut.test) == [100] * 6
 
 
 def test_the_split_is_the_same_for_every_seed_and_process():
     images = labelled_images(np.arange(60) % 2)
-    here = split_images(images, TrialConfig(seed=7)).test.tolist()
-    assert here == split_images(images, TrialConfig(seed=0)).test.tolist()
+    here = split_images(images, SplitConfig()).test.tolist()
     code = (
-        "import numpy, types; from bioimg.data import split_images; from bioimg.config import TrialConfig;"
-        "images = types.SimpleNamespace(labels=numpy.arange(60) % 2, classes=('a', 'b'), groups=None, subsets=None);"
-        "print(split_images(images, TrialConfig()).test.tolist())"
+        "import numpy, types;"
+        "from bioimg.config import SplitConfig;"
+        "from bioimg.data.splitting import assign_subsets;"
+        "labels = numpy.arange(60) % 2;"
+        "images = types.SimpleNamespace(labels=labels, classes=('a', 'b'));"
+        "print(numpy.flatnonzero(assign_subsets(images, SplitConfig()) == 2).tolist())"
     )
     out = subprocess.run(
         [sys.executable, "-c", code],
@@ -53,23 +60,23 @@ def test_the_split_is_the_same_for_every_seed_and_process():
 
 def test_the_smallest_class_that_can_be_split_is_in_every_part():
     images = labelled_images([0] * 200 + [1] * 7)
-    cut = split_images(images, TrialConfig())
+    cut = split_images(images, SplitConfig())
     assert all(per_class(images, part)[1] >= 1 for part in (cut.train, cut.val, cut.test))
     with pytest.raises(
         UserError, match=r"at least 7 images of each class; there are too few of: b \(6\)"
     ):
-        split_images(labelled_images([0] * 200 + [1] * 6), TrialConfig())
+        split_images(labelled_images([0] * 200 + [1] * 6), SplitConfig())
 
 
 def test_a_stratified_split_says_that_it_leaks_groups():
     groups = tuple(str(number % 10) for number in range(100))
     assert (
-        split_images(labelled_images(np.arange(100) % 2, groups), TrialConfig()).leaks_groups
+        split_images(labelled_images(np.arange(100) % 2, groups), SplitConfig()).leaks_groups
         is True
     )
     assert (
         split_images(
-            labelled_images(np.arange(100) % 2, tuple(map(str, range(100)))), TrialConfig()
+            labelled_images(np.arange(100) % 2, tuple(map(str, range(100)))), SplitConfig()
         ).leaks_groups
         is False
     )
@@ -79,7 +86,7 @@ def test_a_grouped_split_keeps_each_group_in_one_part_and_classes_near_balance()
     rng = np.random.default_rng(0)
     groups = tuple(str(g) for g in rng.integers(0, 30, 900))
     images = labelled_images(rng.integers(0, 3, 900), groups)
-    cut = split_images(images, TrialConfig(split="grouped"))
+    cut = split_images(images, SplitConfig(split="grouped"))
     names = [{groups[i] for i in part} for part in (cut.train, cut.val, cut.test)]
     assert sum(map(len, names)) == len(set(groups))
     assert cut.leaks_groups is False
@@ -92,7 +99,7 @@ def test_a_grouped_split_keeps_each_group_in_one_part_and_classes_near_balance()
 def test_a_grouped_split_finds_the_only_way_that_holds_every_class():
     groups = ("x", "y", "z", "u", "v") * 2
     images = labelled_images([0] * 5 + [1, 1, 1, 0, 0], groups)
-    cut = split_images(images, TrialConfig(split="grouped"))
+    cut = split_images(images, SplitConfig(split="grouped"))
     assert all(min(per_class(images, part)) >= 1 for part in (cut.train, cut.val, cut.test))
 
 
@@ -112,12 +119,12 @@ def test_a_grouped_split_finds_the_only_way_that_holds_every_class():
 )
 def test_groups_that_can_not_be_split_are_refused(images, text):
     with pytest.raises(UserError, match=text):
-        split_images(images, TrialConfig(split="grouped"))
+        split_images(images, SplitConfig(split="grouped"))
 
 
 def test_a_folder_split_is_what_the_folders_say():
     parts = np.array([TRAIN, VAL, TEST, TRAIN], np.int8)
-    cut = split_images(labelled_images([0, 1, 0, 1], subsets=parts), TrialConfig(split="folder"))
+    cut = split_images(labelled_images([0, 1, 0, 1], subsets=parts), SplitConfig(split="folder"))
     assert (cut.train.tolist(), cut.val.tolist(), cut.test.tolist()) == ([0, 3], [1], [2])
 
 
@@ -132,10 +139,10 @@ def test_a_folder_split_is_what_the_folders_say():
 def test_folders_that_are_no_split_are_refused(labels, parts, text):
     parts = None if parts is None else np.array(parts, np.int8)
     with pytest.raises(UserError, match=text):
-        split_images(labelled_images(labels, subsets=parts), TrialConfig(split="folder"))
+        split_images(labelled_images(labels, subsets=parts), SplitConfig(split="folder"))
 
 
-FOLDS = [TrialConfig(folds=5, fold=fold) for fold in range(5)]
+FOLDS = [SplitConfig(folds=5, fold=fold) for fold in range(5)]
 
 
 def test_each_fold_tests_once_and_validates_once():
@@ -205,48 +212,43 @@ def test_an_experiment_over_folds_asks_every_cell_once_for_each_fold():
 
 
 def test_copies_of_an_image_in_two_parts_are_counted():
-    clean = toy_image_set([0, 1] * 30)
-    cut = split_images(clean, TrialConfig())
+    clean = labelled_images([0, 1] * 30)
+    cut = split_images(clean, SplitConfig())
     assert cut.duplicate_count == 0
     digests = list(clean.digests)
     digests[cut.test[0]] = digests[cut.train[0]]  # one test image has a copy in train
     digests[cut.val[0]] = digests[cut.val[1]]  # within one part: no leak
     leaky = dataclasses.replace(clean, digests=tuple(digests))
-    assert split_images(leaky, TrialConfig()).duplicate_count == 1
+    assert split_images(leaky, SplitConfig()).duplicate_count == 1
     assert any(
         "1 of the 20 validation and test images has an exact copy" in text
-        for text in split_warnings(leaky, TrialConfig())
+        for text in warnings_of(leaky, "stratified")
     )
 
 
 def test_warnings_say_what_makes_results_too_good():
-    grouped = toy_image_set(
+    grouped = labelled_images(
         [0, 1] * 300,
         groups=tuple(f"slide {image // 2 % 50}" for image in range(600)),
         unreadable_skipped=3,
     )
-    assert [text[:40] for text in split_warnings(grouped, TrialConfig())] == [
+    assert [text[:40] for text in warnings_of(grouped, "stratified")] == [
         "images of one group are in more than one",
         "3 unreadable images were left out.",
     ]
     assert (
-        split_warnings(dataclasses.replace(grouped, unreadable_skipped=1), TrialConfig())[1]
+        warnings_of(dataclasses.replace(grouped, unreadable_skipped=1), "stratified")[1]
         == "1 unreadable image was left out."
     )
-    assert (
-        split_warnings(
-            dataclasses.replace(grouped, unreadable_skipped=0), TrialConfig(split="grouped")
-        )
-        == []
-    )
+    assert warnings_of(dataclasses.replace(grouped, unreadable_skipped=0), "grouped") == []
 
 
 @pytest.mark.parametrize(("groups", "tested"), [(24, 4), (50, None)])
 def test_few_groups_among_the_test_images_are_warned_of_in_the_words_of_the_report(groups, tested):
-    images = toy_image_set(
+    images = labelled_images(
         [0, 1] * 300, groups=tuple(f"slide {image // 2 % groups}" for image in range(600))
     )
-    said = [f"WARNING: {told}" for told in split_warnings(images, TrialConfig(split="grouped"))]
+    said = [f"WARNING: {told}" for told in warnings_of(images, "grouped")]
     assert said == (
         [translate("warning.few_groups", "en", groups=tested, fewest=MIN_TEST_GROUPS)]
         if tested
@@ -255,7 +257,6 @@ def test_few_groups_among_the_test_images_are_warned_of_in_the_words_of_the_repo
 
 
 def test_the_fingerprint_of_a_split_knows_which_image_went_where():
-    images = toy_image_set([0, 1] * 30)
-    prints = {split_images(images, trial).fingerprint for trial in (TrialConfig(), *FOLDS)}
+    images = labelled_images([0, 1] * 30)
+    prints = {split_images(images, trial).fingerprint for trial in (SplitConfig(), *FOLDS)}
     assert len(prints) == 6
-    assert split_images(labelled_images([0, 1] * 30), TrialConfig()).fingerprint is None

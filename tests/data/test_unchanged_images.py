@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from bioimg.cli.report import ReportCommand
 from bioimg.config import TrialConfig
-from bioimg.data import load_image_set
+from bioimg.data import load_dataset
 from bioimg.provenance import image_assignment_rows
 from bioimg.results import schema
 from support.handmade_results import curve, folder, predictions, trial
@@ -18,7 +18,8 @@ def test_a_page_made_later_shows_the_images_that_are_still_where_and_what_they_w
     tmp_path: Path,
 ) -> None:
     config = TrialConfig(data=str(write_image_folder(tmp_path / "tiles")), image_size=8)
-    images = load_image_set(config)
+    dataset = load_dataset(config.dataset_config)
+    images = dataset.images
     told = predictions(config.key, wrong=range(3), n=3, classes=2)
     told = [{**row, "image": path} for row, path in zip(told, images.paths, strict=False)]
     rows = [trial(config, best_val_loss=0.1, test_accuracy=0.0, train_seconds=9.0)]
@@ -31,7 +32,7 @@ def test_a_page_made_later_shows_the_images_that_are_still_where_and_what_they_w
     )
     pq.write_table(
         pa.Table.from_pylist(
-            [*image_assignment_rows({config: images})], schema=schema.IMAGES_SCHEMA
+            [*image_assignment_rows({config: dataset})], schema=schema.IMAGES_SCHEMA
         ),
         path / "images.parquet",
     )

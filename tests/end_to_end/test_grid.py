@@ -329,7 +329,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_image_is_read(
     (tmp_path / "thesis.docx").touch()
     (tmp_path / "locked").mkdir(mode=0)
     monkeypatch.setattr(
-        runner, "list_images_per_trial", lambda _: pytest.fail("images were looked for")
+        runner.data, "list_datasets", lambda _: pytest.fail("images were looked for")
     )
     assert run_grid_program(*QUICK_FLAGS, "--out", tmp_path / out) == 2
     error = " ".join(capsys.readouterr().err.split())

@@ -30,7 +30,7 @@ from benchmarks.early_stopping import (
 )
 from benchmarks.harness import Outcome, Target, publish_outcome
 from bioimg.config import TrialConfig
-from bioimg.data import load_image_set, split_images
+from bioimg.data import load_dataset
 from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping
 from bioimg.results.result_store import read_results
@@ -102,9 +102,9 @@ def test_loop_sees_images_as_this_project_does(task, monkeypatch):
     )
     expected = torch.cat([batch for batch, _ in loader])
     trial = bioimg_grid.build_experiment(task, early_stopping=False).trials()[0]
-    image_set = load_image_set(trial)
-    split = split_images(image_set, trial)
-    trainer = TrialTrainer(trial, image_set, split, device=torch.device("cpu"))
+    dataset = load_dataset(trial.dataset_config, trial.split_config)
+    split = dataset.split
+    trainer = TrialTrainer(trial, dataset.images, split, device=torch.device("cpu"))
     batch = Batch(split.val, np.zeros(len(split.val), dtype=np.int64))
     ours = trainer.input_source.load_batch(batch)
     torch.testing.assert_close(expected, ours.contiguous(), atol=1e-5, rtol=0)

@@ -13,9 +13,8 @@ from PIL import Image
 
 from bioimg import provenance
 from bioimg.config import TrialConfig
-from bioimg.data import load_images_per_trial
+from bioimg.data import list_datasets, load_datasets
 from bioimg.data.image_set import ImageSet
-from bioimg.data.splitting import split_images
 from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.models.classifier import _pretrained_model
@@ -55,7 +54,8 @@ def begin(folder, images: ImageSet, *trials: TrialConfig) -> pd.DataFrame:
     )
     description["data"]["fingerprint"] = images.fingerprint
     store.open_for_writing(
-        description, provenance.image_assignment_rows(dict.fromkeys(trials, images))
+        description,
+        provenance.image_assignment_rows({trial: toys.dataset(trial, images) for trial in trials}),
     )
     store.release()
     return pd.read_parquet(folder / "images.parquet")
@@ -73,7 +73,7 @@ def refusal(folder, images: ImageSet, *trials: TrialConfig) -> str:
 def test_the_same_images_under_names_that_change_the_split_are_refused(tmp_path):
     trial = toys.trial()
     held = begin(tmp_path, IMAGES, trial)
-    before, now = split_images(IMAGES, trial), split_images(SHUFFLED, trial)
+    before, now = toys.dataset(trial, IMAGES).split, toys.dataset(trial, SHUFFLED).split
     trained = {IMAGES.digests[index] for index in before.train}
     assert trained & {SHUFFLED.digests[index] for index in now.test}, (
         "or else there is nothing to refuse"
@@ -207,8 +207,8 @@ def test_sixteen_bit_images_may_be_seen_at_other_sizes_and_in_folds_in_one_exper
     base = TrialConfig(data=str(write_grey_tiff_folder(tmp_path / "tiles")), image_size=16)
     trials = [base, dataclasses.replace(base, image_size=24), dataclasses.replace(base, folds=3)]
     held = [
-        begin(tmp_path / "out", images, trial)
-        for trial, images in load_images_per_trial(trials).items()
+        begin(tmp_path / "out", dataset.images, trial)
+        for trial, dataset in load_datasets(list_datasets(trials)).items()
     ]
     assert held[-1].groupby("folds").size().to_dict() == {0: 40, 3: 40}
 
@@ -245,14 +245,17 @@ def interrupted(tmp_path) -> TrialConfig:
     write_weights(tmp_path / "mine.pth", 1)
     trial = toys.trial(weights=str(tmp_path / "mine.pth"), freeze="features", epochs=4)
     with pytest.raises(Interrupted):
-        run_trial(trial, IMAGES, place(tmp_path / "out"), interrupt)
+        run_trial(trial, toys.dataset(trial, IMAGES), place(tmp_path / "out"), interrupt)
     return trial
 
 
 def test_a_trial_does_not_go_on_with_other_weights_of_the_same_name(tmp_path, interrupted):
     write_weights(tmp_path / "mine.pth", 2)
     where = place(tmp_path / "out")
-    assert run_trial(interrupted, IMAGES, where, lambda epoch: None) == "failed"
+    assert (
+        run_trial(interrupted, toys.dataset(interrupted, IMAGES), where, lambda epoch: None)
+        == "failed"
+    )
     (row,) = where.store.tables.trial_rows("trials", interrupted.key)
     assert (
         f"the value of `weights` is {interrupted.weights!r}, but these aren't the weights that"
@@ -261,17 +264,20 @@ def test_a_trial_does_not_go_on_with_other_weights_of_the_same_name(tmp_path, in
     assert row["epochs_run"] == 2
     write_weights(tmp_path / "mine.pth", 1)
     where = place(tmp_path / "out")
-    assert run_trial(interrupted, IMAGES, where, lambda epoch: None) == "completed", (
-        "with the earlier ones back it resumes"
-    )
+    assert (
+        run_trial(interrupted, toys.dataset(interrupted, IMAGES), where, lambda epoch: None)
+        == "completed"
+    ), "with the earlier ones back it resumes"
 
 
 def test_a_longer_trial_does_not_take_over_a_head_for_other_weights(tmp_path, interrupted):
-    run_trial(interrupted, IMAGES, place(tmp_path / "out"), lambda epoch: None)
+    run_trial(
+        interrupted, toys.dataset(interrupted, IMAGES), place(tmp_path / "out"), lambda epoch: None
+    )
     write_weights(tmp_path / "mine.pth", 2)
     longer = dataclasses.replace(interrupted, epochs=6)
     where = place(tmp_path / "out")
-    assert run_trial(longer, IMAGES, where, lambda epoch: None) == "failed"
+    assert run_trial(longer, toys.dataset(longer, IMAGES), where, lambda epoch: None) == "failed"
     (row,) = where.store.tables.trial_rows("trials", longer.key)
     assert "but these aren't the weights that these results were started with" in row["error"]
 
@@ -287,7 +293,7 @@ def test_random_weights_have_no_digest_and_others_have_that_of_what_was_read_not
                 toys.trial(weights=weights, freeze=freeze, epochs=1),
                 place(tmp_path / "out"),
             )
-            run_trial(trial, IMAGES, where, lambda epoch: None)
+            run_trial(trial, toys.dataset(trial, IMAGES), where, lambda epoch: None)
             rows[weights, freeze] = where.store.tables.trial_rows("trials", trial.key)[0][
                 "weights_digest"
             ]

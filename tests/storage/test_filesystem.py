@@ -236,10 +236,10 @@ def test_a_bucket_keeps_the_bound_on_what_checkpoints_take_and_rows_say_so(bucke
 
 def test_frozen_trials_in_a_bucket_share_a_backbone_and_more_epochs_go_on_from_them(bucket):
     store, short = ResultStore(bucket("frozen")), toys.trial(freeze="features", epochs=1)
-    run_trial(short, toys.images(), place(store), lambda epoch: None)
+    run_trial(short, toys.dataset(short), place(store), lambda epoch: None)
     longer = dataclasses.replace(short, epochs=2)
     store = ResultStore(bucket("frozen"))
-    run_trial(longer, toys.images(), place(store), lambda epoch: None)
+    run_trial(longer, toys.dataset(longer), place(store), lambda epoch: None)
     assert store.tables.trial_rows("trials", longer.key)[0]["continued_from"] == short.key
     assert len(store.storage.names("checkpoints/backbones")) == 1
     whole = checkpoints.load_best_model(store.storage, store.checkpoint_folder(longer.key))
@@ -306,7 +306,7 @@ def test_a_damaged_checkpoint_is_told_and_the_previous_one_gives_the_same_rows(
 ):
     trial, images = toys.trial(epochs=5), toys.images()
     whole = ResultStore(tmp_path / "whole")
-    run_trial(trial, images, place(whole), lambda epoch: None)
+    run_trial(trial, toys.dataset(trial, images), place(whole), lambda epoch: None)
     store = interrupted(tmp_path / "cut", after=3)
     for name in ("resume.pt", "resume.previous.pt")[: 1 + both]:
         path = tmp_path / "cut" / store.checkpoint_folder(trial.key) / name
@@ -314,7 +314,10 @@ def test_a_damaged_checkpoint_is_told_and_the_previous_one_gives_the_same_rows(
         content[len(content) // 2] ^= 1
         path.write_bytes({"truncated": content[:-100], "flipped": content, "empty": b""}[damage])
     with caplog.at_level(logging.WARNING, "bioimg"):
-        assert run_trial(trial, images, place(store), lambda epoch: None) == "completed"
+        assert (
+            run_trial(trial, toys.dataset(trial, images), place(store), lambda epoch: None)
+            == "completed"
+        )
     assert caplog.text.count("is damaged: the trial resumes from the state before it") == 1 + both
     assert curves(store) == curves(whole)
     assert store.tables.trial_rows("predictions", trial.key) == whole.tables.trial_rows(
@@ -337,14 +340,14 @@ def test_every_flipped_bit_of_a_checkpoint_is_found(tmp_path):
 
 def test_a_damaged_part_is_told_and_its_trial_runs_again_with_the_same_row(tmp_path, caplog):
     trial, images, store = toys.trial(epochs=5), toys.images(), ResultStore(tmp_path)
-    run_trial(trial, images, place(store), lambda epoch: None)
+    run_trial(trial, toys.dataset(trial, images), place(store), lambda epoch: None)
     epochs = curves(store)
     part = tmp_path / "parts" / f"{trial.key}.trials.parquet"
     part.write_bytes(part.read_bytes()[:-9])
     with caplog.at_level(logging.WARNING, "bioimg"):
         assert store.tables.trial_statuses() == {}
     assert "trials.parquet is damaged" in caplog.text
-    run_trial(trial, images, place(store), lambda epoch: None)
+    run_trial(trial, toys.dataset(trial, images), place(store), lambda epoch: None)
     assert (store.tables.trial_statuses(), curves(store)) == ({trial.key: "completed"}, epochs)
 
 
@@ -384,7 +387,7 @@ def test_other_programs_read_a_table_and_one_that_they_wrote_is_read(tmp_path):
 
 def test_a_damaged_table_is_named_with_the_way_out(tmp_path):
     store = ResultStore(tmp_path)
-    run_trial(toys.trial(), toys.images(), place(store), lambda epoch: None)
+    run_trial(toys.trial(), toys.dataset(toys.trial()), place(store), lambda epoch: None)
     store.tables.merge()
     store.write_manifest({"format": schema.FORMAT_VERSION})
     content = bytearray((tmp_path / "epochs.parquet").read_bytes())
@@ -403,7 +406,7 @@ def test_a_damaged_table_is_made_again_from_the_one_before_and_the_parts(
     store.write_manifest({"format": schema.FORMAT_VERSION})
     trials = [toys.trial(seed=seed) for seed in range(3)]
     for trial in trials:
-        run_trial(trial, images, place(store), lambda epoch: None)
+        run_trial(trial, toys.dataset(trial, images), place(store), lambda epoch: None)
         store.tables.merge()
     if settled:
         store.tables.merge_and_delete_parts([trial.key for trial in trials])
@@ -447,7 +450,7 @@ def test_results_of_another_format_are_not_resumed(tmp_path, version, capsys, mo
     )
     before = {file: file.read_bytes() for file in (tmp_path / "grid").rglob("*") if file.is_file()}
     monkeypatch.setattr(
-        runner, "list_images_per_trial", lambda _: pytest.fail("images were looked for")
+        runner.data, "list_datasets", lambda _: pytest.fail("images were looked for")
     )
     assert run_grid_program(*QUICK_FLAGS, "--out", tmp_path / "grid") == 2
     error = capsys.readouterr().err

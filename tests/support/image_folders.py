@@ -6,14 +6,14 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from bioimg.config import TrialConfig
-from bioimg.data import SUBSETS, list_dataset
+from bioimg.config import DatasetConfig
+from bioimg.data import SUBSETS, list_images
 from bioimg.data.image_index import ImageIndex
 
 
 def find_images(data: Path | str, **settings) -> ImageIndex:
     """List the images of a folder, table or file as a trial with some settings would."""
-    return list_dataset(TrialConfig(data=str(data), **settings))
+    return list_images(DatasetConfig(data=str(data), **settings))
 
 
 def write_noise_image(path: Path, seed: int = 0, size=(12, 10), mode: str = "RGB") -> None:

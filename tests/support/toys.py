@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.models._api import WeightsEnum, register_model
 
 from bioimg.config import TrialConfig
-from bioimg.data.image_set import ImageSet
+from bioimg.data.image_set import Dataset, ImageSet
 from bioimg.data.splitting import split_images
 from bioimg.errors import UserError
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
@@ -76,6 +76,12 @@ def trial(**fields: object) -> TrialConfig:
     return TrialConfig(**{**few, "precision": "float32", **fields})  # type: ignore[arg-type]
 
 
+def dataset(config: TrialConfig, of: ImageSet | None = None) -> Dataset:
+    """The images, split as a trial says."""
+    of = of or images()
+    return Dataset(images=of, split=split_images(of, config.split_config))
+
+
 def run(
     config: TrialConfig,
     of: ImageSet | None = None,
@@ -83,9 +89,9 @@ def run(
     device: str = "cpu",
 ) -> TrialTrainer:
     """A run of a trial."""
-    of = of or images()
+    data = dataset(config, of)
     return TrialTrainer(
-        config, of, split_images(of, config), device=torch.device(device), worker_group=group
+        config, data.images, data.split, device=torch.device(device), worker_group=group
     )
 
 

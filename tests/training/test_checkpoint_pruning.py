@@ -336,7 +336,7 @@ def test_trials_on_one_frozen_backbone_share_its_file_and_each_is_read_back_whol
     where = place(tmp_path / "out")
     trials = [FROZEN, dataclasses.replace(FROZEN, batch_size=24)]
     for trial in trials:
-        run_trial(trial, IMAGES, where, lambda epoch: None)
+        run_trial(trial, toys.dataset(trial, IMAGES), where, lambda epoch: None)
     assert len(list((tmp_path / "out" / "checkpoints" / "backbones").iterdir())) == 1
     expected = build_classifier(FROZEN.model_config, 3).model.state_dict()
     heads = []
@@ -357,20 +357,25 @@ def test_trials_on_one_frozen_backbone_share_its_file_and_each_is_read_back_whol
 
 def test_lanes_that_find_no_backbone_at_the_same_time_leave_a_whole_one(tmp_path, monkeypatch):
     where = place(tmp_path / "out")
-    run_trial(FROZEN, IMAGES, where, lambda epoch: None)
+    run_trial(FROZEN, toys.dataset(FROZEN, IMAGES), where, lambda epoch: None)
     (file,) = (tmp_path / "out" / "checkpoints" / "backbones").iterdir()
     before, size = file.read_bytes(), where.store.storage.size
     monkeypatch.setattr(
         where.store.storage, "size", lambda name: None if "backbones" in name else size(name)
     )
-    run_trial(dataclasses.replace(FROZEN, batch_size=24), IMAGES, where, lambda epoch: None)
+    run_trial(
+        dataclasses.replace(FROZEN, batch_size=24),
+        toys.dataset(FROZEN, IMAGES),
+        where,
+        lambda epoch: None,
+    )
     assert [path.read_bytes() for path in file.parent.iterdir()] == [before]
 
 
 @pytest.mark.parametrize("which", ["best.safetensors", "backbones"])
 def test_a_damaged_model_is_never_read_as_if_it_were_whole(which, tmp_path):
     where = place(tmp_path / "out")
-    run_trial(FROZEN, IMAGES, where, lambda epoch: None)
+    run_trial(FROZEN, toys.dataset(FROZEN, IMAGES), where, lambda epoch: None)
     files, under = where.store.storage, where.store.checkpoint_folder(FROZEN.key)
     (name,) = (name for name in files.names("checkpoints") if which in name)
     content, whole = files.read(name), checkpoints.load_best_model(files, under)

@@ -32,7 +32,7 @@ def left(folder, keep: str, judge) -> tuple[set[str], int]:
     )
     run_trial(
         TRIAL,
-        toys.images(),
+        toys.dataset(TRIAL),
         TrialContext(experiment_name="toy", store=store, device=torch.device("cpu")),
         judge,
     )
@@ -88,13 +88,13 @@ def test_the_small_state_of_a_completed_frozen_trial_stays_for_more_epochs(tmp_p
         TrialContext(experiment_name="toy", store=store, device=torch.device("cpu")),
         toys.trial(epochs=2, freeze="features"),
     )
-    run_trial(trial, toys.images(), place, lambda epoch: None)
+    run_trial(trial, toys.dataset(trial), place, lambda epoch: None)
     names = {
         name.rpartition("/")[2] for name in store.storage.names(store.checkpoint_folder(trial.key))
     }
     assert names == {"best.safetensors", "resume.pt"}
     cosine = toys.trial(epochs=2, freeze="features", schedule="cosine")
-    run_trial(cosine, toys.images(), place, lambda epoch: None)
+    run_trial(cosine, toys.dataset(cosine), place, lambda epoch: None)
     assert store.storage.names(store.checkpoint_folder(cosine.key)) == [
         f"{store.checkpoint_folder(cosine.key)}/best.safetensors"
     ]
@@ -147,7 +147,7 @@ def test_a_trial_that_is_killed_before_its_row_is_written_is_not_trained_again(
         killed_before(store, "row", patch)
         run_trial(
             TRIAL,
-            images,
+            toys.dataset(TRIAL, images),
             TrialContext(experiment_name="toy", store=store, device=torch.device("cpu")),
             judge,
         )
@@ -155,7 +155,7 @@ def test_a_trial_that_is_killed_before_its_row_is_written_is_not_trained_again(
     assert not store.tables.trial_statuses()
     run_trial(
         TRIAL,
-        images,
+        toys.dataset(TRIAL, images),
         TrialContext(experiment_name="toy", store=store, device=torch.device("cpu")),
         judge,
     )
@@ -172,12 +172,15 @@ def test_a_trial_whose_lane_was_killed_after_its_row_was_written_is_not_trained_
             experiment_name="toy", store=ResultStore(tmp_path), device=torch.device("cpu")
         ),
     )
-    lane: Any = SimpleNamespace(image_refs={TRIAL.key: None}, rungs={5: ()})
-    monkeypatch.setattr(lanes, "_get_or_disconnect", lambda _: images)
+    lane: Any = SimpleNamespace(
+        dataset_refs={TRIAL.key: lanes.DatasetRefs(images, toys.dataset(TRIAL).split)},
+        rungs={5: ()},
+    )
+    monkeypatch.setattr(lanes, "_get_or_disconnect", lambda reference: reference)
     monkeypatch.setattr(lanes, "run_trial", lambda *_: "trained")
     again = Job(TRIAL.key, dataclasses.asdict(TRIAL), attempts=2)
     assert lanes._run_job(again, place, lane) == "trained"
-    run_trial(TRIAL, images, place, lambda epoch: None)
+    run_trial(TRIAL, toys.dataset(TRIAL, images), place, lambda epoch: None)
     assert lanes._run_job(again, place, lane) == "completed"
 
 
@@ -194,7 +197,12 @@ def test_states_that_a_killed_trial_could_not_drop_go_at_the_end_of_the_next_run
     place = TrialContext(experiment_name="toy", store=store, device=torch.device("cpu"))
     with monkeypatch.context() as patch, contextlib.suppress(Killed):
         killed_before(store, "delete", patch)
-        run_trial(TRIAL, images, place, lambda epoch: stop if epoch.epoch == 3 else None)
+        run_trial(
+            TRIAL,
+            toys.dataset(TRIAL, images),
+            place,
+            lambda epoch: stop if epoch.epoch == 3 else None,
+        )
     row = store.tables.trial_rows("trials", TRIAL.key)[0]
     assert (taken(store) > row["bytes"]) == (keep != "all")
     checkpoints.delete_leftover_states(store, [TRIAL])
@@ -214,7 +222,7 @@ def test_a_continued_trial_that_fails_before_an_epoch_of_its_own_has_those_of_th
         TrialContext(experiment_name="toy", store=store, device=torch.device("cpu")),
         toys.trial(epochs=7),
     )
-    run_trial(TRIAL, images, place, lambda epoch: None)
+    run_trial(TRIAL, toys.dataset(TRIAL, images), place, lambda epoch: None)
     again = dataclasses.replace(place, store=ResultStore(tmp_path))
 
     def end(run: TrialTrainer, epoch: int) -> None:
@@ -222,7 +230,7 @@ def test_a_continued_trial_that_fails_before_an_epoch_of_its_own_has_those_of_th
 
     monkeypatch.setattr(TrialTrainer, "start_epoch", end)
     with contextlib.suppress(Killed):
-        run_trial(longer, images, again, lambda epoch: None)
+        run_trial(longer, toys.dataset(longer, images), again, lambda epoch: None)
     if lost == "the worker":
         record_failure(longer, images, again, RuntimeError("its worker was lost"))
     row, known = (
@@ -244,7 +252,7 @@ def test_a_trial_whose_patience_runs_out_at_a_rung_is_complete(tmp_path):
     place = TrialContext(experiment_name="toy", store=store, device=torch.device("cpu"))
     run_trial(
         trial,
-        images,
+        toys.dataset(trial, images),
         place,
         lambda epoch: StopReason(2, 0.1, 0.5, (0.6, 0.5, 0.4)) if epoch.epoch == 2 else None,
     )

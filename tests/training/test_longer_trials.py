@@ -52,7 +52,7 @@ def run(folder: Path, experiment: Experiment, keep: str = "best", finish: bool =
         ProgressTable(trials, experiment.axes, {}, Console(file=io.StringIO())),
     )
     images, unstopped = (
-        dict.fromkeys(trials, IMAGES),
+        {trial: toys.dataset(trial, IMAGES) for trial in trials},
         dataclasses.replace(experiment, early_stopping=None),
     )
     try:

@@ -116,12 +116,14 @@ def test_images_that_stay_on_a_device_are_those_that_the_trial_sees(tmp_path, mo
         field
     ]
     for trial in (config, dataclasses.replace(config, **{field: other}), config):
-        images = data.load_image_set(trial)
+        images = data.load_dataset(trial.dataset_config).images
         there = image_batches.resident_images(
             images.pixels, image_batches.pixel_key(trial.dataset_config, images), device
         )
         assert np.array_equal(there, images.pixels)
-        again = data.load_image_set(trial)  # as a lane gets it anew for each trial
+        again = data.load_dataset(
+            trial.dataset_config
+        ).images  # as a lane gets it anew for each trial
         assert (
             image_batches.resident_images(
                 again.pixels, image_batches.pixel_key(trial.dataset_config, again), device

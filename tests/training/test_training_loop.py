@@ -374,7 +374,9 @@ def test_worker_records_only_failures_that_all_workers_share(
     context = make_context(tmp_path, WorkerGroup(1, 2))
     raised = pytest.raises(UserError, match="it lacks a file")
     with contextlib.nullcontext() if is_shared else raised:
-        status = trial_runner.run_trial(toys.trial(), toys.images(), context, lambda epoch: None)
+        status = trial_runner.run_trial(
+            toys.trial(), toys.dataset(toys.trial()), context, lambda epoch: None
+        )
         assert status == "failed"
 
 
@@ -397,9 +399,11 @@ def test_failed_gpu_is_not_recorded_as_the_trials_failure(tmp_path, monkeypatch)
         raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
 
     monkeypatch.setattr(trial_runner, "TrialTrainer", fail)
-    config, images = toys.trial(), toys.images()
+    config = toys.trial()
+    dataset = toys.dataset(config)
     job = Job(config.key, dataclasses.asdict(config))
-    lane = SimpleNamespace(image_refs={config.key: images}, coordinator=None)
+    refs = lanes.DatasetRefs(dataset.images, dataset.split)
+    lane = SimpleNamespace(dataset_refs={config.key: refs}, coordinator=None)
     monkeypatch.setattr(lanes, "_get_or_disconnect", lambda reference: reference)
     monkeypatch.setattr(lanes, "_record_shared_failure", pytest.fail)
     context = make_context(tmp_path)
@@ -410,7 +414,7 @@ def test_failed_gpu_is_not_recorded_as_the_trials_failure(tmp_path, monkeypatch)
         local.run_in_process(
             Experiment(name="toy", base=config, axes={}),
             [config],
-            {config: images},
+            {config: dataset},
             context.store,
             CombinedListener(),
         )

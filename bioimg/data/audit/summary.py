@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from bioimg.config import TrialConfig
+from bioimg.config import DatasetConfig, SplitConfig
 from bioimg.data.audit.group_patterns import PatternGuess, guess_group_patterns
 from bioimg.data.audit.near_duplicates import find_near_duplicates
 from bioimg.data.image_index import ImageIndex
-from bioimg.data.image_set import SUBSETS, TRAIN, ImageSet, Split
-from bioimg.data.load import build_image_set, load_image_set
+from bioimg.data.image_set import SUBSETS, TRAIN, ImageSet
+from bioimg.data.intensity_scaling import scale_to_8bit
+from bioimg.data.load import make_image_set
 from bioimg.data.pixel_cache import DecodeOptions, ImageInfo, ProgressCallback, read_images
-from bioimg.data.sources import list_dataset
-from bioimg.data.splitting import split_images
+from bioimg.data.sources import list_images
+from bioimg.data.splitting import assign_subsets, describe_split
 from bioimg.errors import UserError
 
 CountsByName = dict[str, int]
@@ -69,35 +70,29 @@ class Audit:
 
 
 def audit_images(
-    trial: TrialConfig, progress: ProgressCallback | None = None
+    config: DatasetConfig, progress: ProgressCallback | None = None
 ) -> tuple[Audit, ImageSet]:
-    """Inspect the images of `trial.data` as a trial would see them.
+    """Inspect the images of `config.data` as a trial would see them.
 
     Raises:
         UserError: there are no images, there is only one class, or no image can be read.
     """
-    if trial.data == "phantom":
-        images = load_image_set(trial)
-        size = f"{images.pixels.shape[2]} x {images.pixels.shape[1]}"
-        drawn = {"sizes": {size: len(images)}, "stored": {"8-bit RGB": len(images)}}
-        return _build_audit(
-            images, trial, formats={}, unreadable={}, ignored=[], guessed_patterns=[], **drawn
-        ), images
-    listing = list_dataset(trial)
+    listing = list_images(config)
     decoding = read_images(
-        listing, DecodeOptions.from_trial(trial), skip_unreadable=True, progress=progress
+        listing, DecodeOptions.from_config(config), skip_unreadable=True, progress=progress
     )
     readable = listing.select(decoding.readable_indices)
-    images = build_image_set(readable, decoding, trial.scaling, _training_indices(readable, trial))
+    pixels, limits = scale_to_8bit(decoding, config.scaling, _training_indices(readable))
+    images = make_image_set(readable, decoding, pixels, limits)
     facts = [decoding.image_infos[i] for i in decoding.readable_indices]
     return _build_audit(
-        images, trial, **_file_statistics(listing, readable, facts, decoding.image_infos)
+        images, **_file_statistics(listing, readable, facts, decoding.image_infos)
     ), images
 
 
-def _training_indices(listing: ImageIndex, trial: TrialConfig) -> np.ndarray:
+def _training_indices(listing: ImageIndex) -> np.ndarray:
     try:
-        return split_images(listing, trial).train
+        return np.flatnonzero(assign_subsets(listing, SplitConfig()) == TRAIN)
     except UserError:  # reported with the splits
         return np.arange(len(listing))
 
@@ -119,7 +114,7 @@ def _file_statistics(
     }
 
 
-def _build_audit(images: ImageSet, trial: TrialConfig, **about_files: Any) -> Audit:
+def _build_audit(images: ImageSet, **about_files: Any) -> Audit:
     counts = np.bincount(images.labels, minlength=len(images.classes))
     pairs = find_near_duplicates(images)
     return Audit(
@@ -133,7 +128,7 @@ def _build_audit(images: ImageSet, trial: TrialConfig, **about_files: Any) -> Au
         groups=_count_values(images.groups) if images.groups is not None else None,
         duplicates=_find_copies(images),
         near_duplicates=[(images.paths[a], images.paths[b]) for a, b in pairs],
-        splits=_preview_splits(images, trial, pairs),
+        splits=_preview_splits(images, pairs),
         **about_files,
     )
 
@@ -149,43 +144,34 @@ def _find_copies(images: ImageSet) -> list[list[str]]:
     return [same for same in paths.values() if len(same) > 1]
 
 
-def _preview_splits(
-    images: ImageSet, trial: TrialConfig, pairs: np.ndarray
-) -> dict[str, SplitPreview]:
-    possible = {
-        "stratified": True,
-        "grouped": images.groups is not None,
-        "folder": images.subsets is not None,
-    }
-    return {
-        name: _preview_split(images, dataclasses.replace(trial, split=name), pairs)
-        for name, there in possible.items()
-        if there
-    }
+def _preview_splits(images: ImageSet, pairs: np.ndarray) -> dict[str, SplitPreview]:
+    possible = ["stratified"]
+    if images.groups is not None:
+        possible.append("grouped")
+    if images.subsets is not None:
+        possible.append("folder")
+    return {name: _preview_split(images, SplitConfig(split=name), pairs) for name in possible}
 
 
-def _preview_split(images: ImageSet, trial: TrialConfig, pairs: np.ndarray) -> SplitPreview:
+def _preview_split(images: ImageSet, config: SplitConfig, pairs: np.ndarray) -> SplitPreview:
     try:
-        cut = split_images(images, trial)
+        subsets = assign_subsets(images, config)
     except UserError as error:
         return SplitPreview(error=str(error))
-    counts = {
-        name: np.bincount(images.labels[getattr(cut, name)], minlength=len(images.classes)).tolist()
-        for name in SUBSETS
-    }
+    split = describe_split(images, subsets)
+    images_by_subset = {}
+    for subset, name in enumerate(SUBSETS):
+        counts = np.bincount(images.labels[subsets == subset], minlength=len(images.classes))
+        images_by_subset[name] = dict(zip(images.classes, counts.tolist(), strict=True))
     return SplitPreview(
-        images={
-            name: dict(zip(images.classes, some, strict=True)) for name, some in counts.items()
-        },
-        leaks_groups=cut.leaks_groups,
-        duplicates=cut.duplicate_count,
-        near_duplicates=_count_crossing_near_duplicates(cut, pairs, len(images)),
+        images=images_by_subset,
+        leaks_groups=split.leaks_groups,
+        duplicates=split.duplicate_count,
+        near_duplicates=_count_crossing_near_duplicates(subsets, pairs),
     )
 
 
-def _count_crossing_near_duplicates(cut: Split, pairs: np.ndarray, images: int) -> int:
-    part = np.full(images, TRAIN)
-    for which, name in enumerate(SUBSETS):
-        part[getattr(cut, name)] = which
-    crossing = pairs[part[pairs[:, 0]] != part[pairs[:, 1]]]
-    return len({image for image in crossing.ravel().tolist() if part[image] != TRAIN})
+def _count_crossing_near_duplicates(subsets: np.ndarray, pairs: np.ndarray) -> int:
+    crossing = pairs[subsets[pairs[:, 0]] != subsets[pairs[:, 1]]]
+    held_out = {image for image in crossing.ravel().tolist() if subsets[image] != TRAIN}
+    return len(held_out)

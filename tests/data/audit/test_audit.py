@@ -11,8 +11,8 @@ from PIL import Image
 from rich.console import Console
 
 from bioimg.cli.data import DataCommand
-from bioimg.config import TrialConfig
-from bioimg.data import list_dataset
+from bioimg.config import DatasetConfig
+from bioimg.data import list_images
 from bioimg.data.audit.contact_sheet import draw_contact_sheet
 from bioimg.data.audit.group_patterns import guess_group_patterns
 from bioimg.data.audit.near_duplicates import find_near_duplicates
@@ -28,7 +28,7 @@ from support.image_folders import (
 
 
 def audited(data, **fields):
-    return audit_images(TrialConfig(data=str(data), image_size=32, **fields))[0]
+    return audit_images(DatasetConfig(data=str(data), image_size=32, **fields))[0]
 
 
 def smooth(path, seed=0, size=64):
@@ -118,7 +118,7 @@ def test_changed_images_look_alike_and_others_do_not(tmp_path):
             original.point(lambda value: min(255, int(value * 1.05))).save(
                 tmp_path / "b" / f"{number}.png"
             )
-    _, images = audit_images(TrialConfig(data=str(tmp_path), image_size=32))
+    _, images = audit_images(DatasetConfig(data=str(tmp_path), image_size=32))
     assert find_near_duplicates(images).tolist() == [[number, number + 10] for number in range(10)]
 
 
@@ -135,10 +135,10 @@ def test_changed_images_look_alike_and_others_do_not(tmp_path):
 def test_patterns_of_groups_are_guessed_from_names(tmp_path, names, pattern, groups):
     for number, name in enumerate(names):
         write_noise_image(tmp_path / "ab"[number % 2] / f"{name}.png")
-    found = guess_group_patterns(list_dataset(TrialConfig(data=str(tmp_path))))
+    found = guess_group_patterns(list_images(DatasetConfig(data=str(tmp_path))))
     assert (found[0].pattern, found[0].group_count) == (pattern, groups)
     assert (
-        len(set(list_dataset(TrialConfig(data=str(tmp_path), group_pattern=pattern)).groups))
+        len(set(list_images(DatasetConfig(data=str(tmp_path), group_pattern=pattern)).groups))
         == groups
     )
 
@@ -154,7 +154,7 @@ def test_a_pattern_that_mixes_up_patients_shows_it_and_the_one_that_does_not_is_
         )
     found = {
         one.pattern: (one.group_count, one.largest_group)
-        for one in guess_group_patterns(list_dataset(TrialConfig(data=str(tmp_path))))
+        for one in guess_group_patterns(list_images(DatasetConfig(data=str(tmp_path))))
     }
     mixed = "the largest, 0, has 8 images, from a/patientA_slide0_0.png to a/patientB_slide0_6.png"
     assert found[r"slide(\d+)"] == (3, mixed)
@@ -164,11 +164,11 @@ def test_a_pattern_that_mixes_up_patients_shows_it_and_the_one_that_does_not_is_
 def test_numbers_that_only_count_make_no_groups(tmp_path):
     for number in range(20):
         write_noise_image(tmp_path / "ab"[number % 2] / f"img_{number}_row_{number % 3}.png")
-    assert guess_group_patterns(list_dataset(TrialConfig(data=str(tmp_path)))) == []
+    assert guess_group_patterns(list_images(DatasetConfig(data=str(tmp_path)))) == []
 
 
 def test_the_contact_sheet_has_a_row_for_each_class(messy):
-    _, images = audit_images(TrialConfig(data=str(messy), image_size=32))
+    _, images = audit_images(DatasetConfig(data=str(messy), image_size=32))
     sheet = np.asarray(draw_contact_sheet(images))
     assert sheet.shape[:2] == (2 * 128, 8 * 102 + 6)
     assert (sheet[60, 10] != 255).any()
