@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Benchmark, Outcome, Target, elapsed_seconds
 from bioimg.config import TrialConfig
-from bioimg.data.image_set import ImageSet, Split
+from bioimg.data.image_set import Dataset, ImageSet, Split
 from bioimg.data.splitting import split_images
 from bioimg.models.classifier import build_classifier
 from bioimg.models.pretrained_weights import weights_normalisation
@@ -177,13 +177,15 @@ class StepBenchmark(Benchmark):
         )
         # stores features where the trial looks for them
         backbone = make_backbone(RandomBackbone, trial, images)
-        backbone.load_features(split_images(images, trial.split_config))
+        split = split_images(images, trial.split_config)
+        backbone.load_features(split)
+        dataset = Dataset(images=images, split=split)
         epoch_seconds, trial_seconds = [], []
         for number in range(self.repeats):
             store = ResultStore(f"{folder}/head-{number}")
             context = TrialContext(experiment_name="head", store=store, device=DEVICE)
             started = time.perf_counter()
-            run_trial(trial, images, context, lambda _: None)
+            run_trial(trial, dataset, context, lambda _: None)
             trial_seconds.append(time.perf_counter() - started)
             (row,) = store.tables.trial_rows("trials", trial.key)
             epoch_seconds.append(row["train_seconds"])
@@ -220,7 +222,14 @@ class StepBenchmark(Benchmark):
     def _split(self) -> Split:
         """The training images, one image to validate on and one to test on."""
         indices = np.arange(self._train_images + 2)
-        return Split(train=indices[:-2], val=indices[-2:-1], test=indices[-1:])
+        return Split(
+            train=indices[:-2],
+            val=indices[-2:-1],
+            test=indices[-1:],
+            leaks_groups=None,
+            duplicate_count=0,
+            fingerprint="",
+        )
 
 
 def noise_images(count: int, size: int) -> ImageSet:
