@@ -1,9 +1,12 @@
-"""Tables as files, each with its caption and notes, and back again: one module per format, with `write` and `read`."""
+"""Write tables to files with their captions and notes, and read them back.
 
-from collections.abc import Callable, Sequence
+Each format has a module with `write_table` and, if its files can be edited by hand, `read_tables`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from bioimg.errors import UserError, unknown_value_error
+from bioimg.config import UserError, unknown_value_error
 from bioimg.report.documents import (
     csv_file,
     docx_file,
@@ -34,43 +37,53 @@ READERS: dict[str, Callable[[Path], list[ParsedTable]]] = {
 TABLE_FORMATS = tuple(WRITERS)
 
 
-def write_table(table: Table, folder: Path, formats: Sequence[str] = TABLE_FORMATS) -> list[Path]:
-    """Write a table as NAME.FORMAT for each format, replacing existing files.
+def check_formats(formats: Iterable[str]) -> None:
+    """Check that each of these formats can be written.
 
     Raises:
-        UserError: an unknown format.
+        UserError: one of them is unknown.
     """
     for name in formats:
         if name not in WRITERS:
             raise unknown_value_error("format", name, WRITERS)
+
+
+def write_table(table: Table, folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Write a table as NAME.FORMAT in each format, replacing existing files, and return the paths.
+
+    Raises:
+        UserError: a format is unknown.
+    """
+    check_formats(formats)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{table.name}.{name}" for name in formats]
-    for name, path in zip(formats, paths, strict=True):
+    paths = []
+    for name in formats:
+        path = folder / f"{table.name}.{name}"
         WRITERS[name](table, path)
+        paths.append(path)
     return paths
 
 
 def require_readable(path: Path) -> str:
-    """The format of a file that can be read back.
+    """Return the format of a file that can be read back.
 
     Raises:
         UserError: there is no such file, or it has another format.
     """
     name = path.suffix.removeprefix(".").lower()
     if name not in READERS:
-        raise unknown_value_error(
-            "file", path.name, [f".{known}" for known in READERS], "Save the table as one of these."
-        )
+        suffixes = [f".{known}" for known in READERS]
+        raise unknown_value_error("file", path.name, suffixes, "Save the table as one of these.")
     if not path.is_file():
         raise UserError(
-            f"the value of `file` is {str(path)!r}, but there is no such file. Name a table that `bioimg report` made, "
-            "edited or not."
+            f"the value of `file` is {str(path)!r}, but there is no such file. Name a table that "
+            "`bioimg report` made, edited or not."
         )
     return name
 
 
 def read_tables(path: Path) -> list[ParsedTable]:
-    """All tables of a file.
+    """Read all tables of a file.
 
     Raises:
         UserError: there is no such file, it is broken, or its format can't be read back.
@@ -82,5 +95,6 @@ def read_tables(path: Path) -> list[ParsedTable]:
         raise
     except Exception as error:  # the libraries raise all kinds for a broken zip, XML or encoding
         raise UserError(
-            f"the file {path} can't be read as .{name}: {error}. Open it in its program and save it again."
+            f"the file {path} can't be read as .{name}: {error}. Open it in its program and save "
+            "it again."
         ) from error

@@ -1,6 +1,7 @@
-"""LaTeX with booktabs: a float to `\\input`, or a longtable if it may not fit on a page."""
+"""Write and read LaTeX with booktabs: a float to `\\input`, or a longtable if it may exceed a page."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from bioimg.report.table_model import ParsedTable, Table
@@ -29,66 +30,86 @@ ESCAPE_BY_CHARACTER = {
     "”": r"{\textquotedblright}",
     "…": r"{\ldots}",
     "\ufffd": "{?}",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    **{character: f"\\{character}" for character in "&%$#_{}"},
 }
-CHARACTER_BY_ESCAPE = {latex: sign for sign, latex in ESCAPE_BY_CHARACTER.items()}
-ESCAPE_PATTERN = re.compile(
-    "|".join(re.escape(latex) for latex in sorted(CHARACTER_BY_ESCAPE, key=len, reverse=True))
-)
+CHARACTER_BY_ESCAPE = {escape: character for character, escape in ESCAPE_BY_CHARACTER.items()}
+LONGEST_ESCAPES_FIRST = sorted(CHARACTER_BY_ESCAPE, key=len, reverse=True)
+ESCAPE_PATTERN = re.compile("|".join(map(re.escape, LONGEST_ESCAPES_FIRST)))
 SHORTSTACK_PATTERN = re.compile(
     r"\\shortstack(?:\[\w\])?\{((?:\\.|[^{}\\]|\{(?:\\.|[^{}\\])*\})*)\}"
 )
-
-
-def escape_latex(text: str) -> str:
-    """Text that LaTeX prints unchanged."""
-    return "".join(ESCAPE_BY_CHARACTER.get(character, character) for character in text)
+TABULAR_PATTERN = re.compile(
+    r"\\begin\{(tabular|longtable|tabularx)\*?\}(.*?)\\end\{\1\*?\}", re.DOTALL
+)
+COMMENT_PATTERN = re.compile(r"(?<!\\)((?:\\\\)*)%.*")
+CAPTION_PATTERN = re.compile(r"\\caption\{.*?\\\\\n", re.DOTALL)
+FIRST_RULE_PATTERN = re.compile(r"\\(toprule|hline)")
+RULE_PATTERN = re.compile(r"\\(toprule|midrule|bottomrule|hline|endhead|endfirsthead|endfoot)\b")
+ROW_END_PATTERN = re.compile(r"\\\\(?:\[[^\]]*\])?")
+CELL_BORDER_PATTERN = re.compile(r"(?<!\\)&")
+EMPHASIS_PATTERN = re.compile(r"\\(?:textbf|textit|emph|mathbf)\{(.*?)\}")
+MAX_LINE_CHARACTERS = 9
+"""The most characters of a header on one line."""
 
 
 def write_table(table: Table, path: Path) -> None:
+    """Write a table to a LaTeX file for `\\input`."""
     path.write_text(render_latex(table), encoding="utf-8")
 
 
 def render_latex(table: Table) -> str:
-    """The table with its caption above and its notes below."""
-    columns = "".join(
-        "l" if column.identity or column.kind == "text" else "r" for column in table.columns
-    )
-    head = (
-        " & ".join(
-            _stack_header(name, side) for name, side in zip(table.headers, columns, strict=True)
-        )
-        + r" \\"
-    )
-    rows = [" & ".join(map(escape_latex, row)) + r" \\" for row in table.cells()]
-    body = "\n".join([r"\toprule", head, r"\midrule", *rows, r"\bottomrule"])
-    shape = _longtable_environment if len(rows) > ROWS_PER_PAGE else _float_environment
-    return "\n".join([*_requirement_comments(table), shape(table, columns, body), ""])
+    """Return the table with its caption above and its notes below."""
+    sides = ["l" if column.is_left_aligned else "r" for column in table.columns]
+    headers = [_stack_header(name, side) for name, side in zip(table.headers, sides, strict=True)]
+    rows = [_format_row(map(escape_latex, row)) for row in table.cells()]
+    lines = [r"\toprule", _format_row(headers), r"\midrule", *rows, r"\bottomrule"]
+    environment = _longtable_environment if _exceeds_page(table) else _float_environment
+    content = environment(table, "".join(sides), "\n".join(lines))
+    return "\n".join([*_requirement_comments(table), content, ""])
+
+
+def escape_latex(text: str) -> str:
+    """Return text that LaTeX prints unchanged."""
+    return "".join(ESCAPE_BY_CHARACTER.get(character, character) for character in text)
+
+
+def _exceeds_page(table: Table) -> bool:
+    return len(table.values) > ROWS_PER_PAGE
+
+
+def _format_row(cells: Iterable[str]) -> str:
+    return f"{' & '.join(cells)} \\\\"
 
 
 def _stack_header(name: str, side: str) -> str:
-    """A long header on two lines, so that the table isn't shrunk until it is illegible."""
+    """Put a long header on two lines, so that the table isn't shrunk until it is illegible."""
     words = name.split()
-    cuts = range(1, len(words))
-    if len(name) <= 9 or not cuts:
+    if len(name) <= MAX_LINE_CHARACTERS or len(words) < 2:
         return escape_latex(name)
-    cut = min(cuts, key=lambda at: max(len(" ".join(words[:at])), len(" ".join(words[at:]))))
-    return rf"\shortstack[{side}]{{{escape_latex(' '.join(words[:cut]))}\\ {escape_latex(' '.join(words[cut:]))}}}"
+    breaks = [(" ".join(words[:n]), " ".join(words[n:])) for n in range(1, len(words))]
+    upper, lower = min(breaks, key=lambda lines: max(map(len, lines)))
+    return rf"\shortstack[{side}]{{{escape_latex(upper)}\\ {escape_latex(lower)}}}"
 
 
 def _requirement_comments(table: Table) -> list[str]:
-    """Comments on what the document that includes it must load."""
-    beyond = any(
-        ord(c) > 0xFF and c not in ESCAPE_BY_CHARACTER
-        for row in (table.headers, *table.cells(), [table.caption, *table.notes])
-        for c in "".join(row)
-    )
-    engine = [
-        "% !TeX program = xelatex",
-        "% Letters beyond Latin: needs XeLaTeX or LuaLaTeX and a font with them (xeCJK).",
-    ]
-    package = "longtable" if len(table.values) > ROWS_PER_PAGE else "graphicx"
-    return [*(engine if beyond else []), rf"% \usepackage{{booktabs,{package}}}"]
+    """Return comments on what the document that includes the table must load."""
+    comments = []
+    if _needs_unicode_engine(table):
+        comments = [
+            "% !TeX program = xelatex",
+            "% Letters beyond Latin: needs XeLaTeX or LuaLaTeX and a font with them (xeCJK).",
+        ]
+    package = "longtable" if _exceeds_page(table) else "graphicx"
+    return [*comments, rf"% \usepackage{{booktabs,{package}}}"]
+
+
+def _needs_unicode_engine(table: Table) -> bool:
+    """Return True if pdfLaTeX can't print some character of the table."""
+    texts = [*table.headers, table.caption, *table.notes]
+    for row in table.cells():
+        texts.extend(row)
+    characters = set("".join(texts)) - set(ESCAPE_BY_CHARACTER)
+    return any(ord(character) > 0xFF for character in characters)
 
 
 def _float_environment(table: Table, columns: str, body: str) -> str:
@@ -118,41 +139,34 @@ def _longtable_environment(table: Table, columns: str, body: str) -> str:
 
 
 def _notes_text(table: Table) -> str:
-    return "\\par\n".join(escape_latex(note) for note in table.notes)
+    return "\\par\n".join(map(escape_latex, table.notes))
 
 
 def read_tables(path: Path) -> list[ParsedTable]:
-    """Every tabular or longtable of a LaTeX file."""
-    text = re.sub(r"(?<!\\)((?:\\\\)*)%.*", r"\1", path.read_text(encoding="utf-8-sig"))
-    bodies = re.finditer(
-        r"\\begin\{(tabular|longtable|tabularx)\*?\}(.*?)\\end\{\1\*?\}", text, re.DOTALL
-    )
-    return [
-        _parse_tabular(
-            match[2], f"the table at line {text[: match.start()].count(chr(10)) + 1}", text
-        )
-        for match in bodies
-    ]
+    """Read every tabular, tabularx and longtable of a LaTeX file."""
+    text = COMMENT_PATTERN.sub(r"\1", path.read_text(encoding="utf-8-sig"))
+    tables = []
+    for match in TABULAR_PATTERN.finditer(text):
+        line = text[: match.start()].count("\n") + 1
+        rows = _parse_rows(match[2]) or [[]]
+        tables.append(ParsedTable(rows[0], rows[1:], f"the table at line {line}", text))
+    return tables
 
 
-def _parse_tabular(body: str, place: str, around: str) -> ParsedTable:
+def _parse_rows(body: str) -> list[list[str]]:
+    """Return the cells of each row of a tabular, the header first."""
     body = SHORTSTACK_PATTERN.sub(lambda match: match[1].replace(r"\\ ", " "), body)
-    body = re.sub(r"\\caption\{.*?\\\\\n", "", body, flags=re.DOTALL)
-    start = re.search(r"\\(toprule|hline)", body)
-    body = re.sub(
-        r"\\(toprule|midrule|bottomrule|hline|endhead|endfirsthead|endfoot)\b",
-        "",
-        body[start.start() :] if start else body,
-    )
-    lines = [line.strip() for line in re.split(r"\\\\(?:\[[^\]]*\])?", body)]
-    rows = [
-        [_unescape_latex(cell.strip()) for cell in re.split(r"(?<!\\)&", line)]
-        for line in lines
-        if line
-    ]
-    return ParsedTable(*(rows[0], rows[1:]) if rows else ([], []), place, around)
+    body = CAPTION_PATTERN.sub("", body)
+    if start := FIRST_RULE_PATTERN.search(body):
+        body = body[start.start() :]  # what precedes it are column types
+    body = RULE_PATTERN.sub("", body)
+    rows = []
+    for line in map(str.strip, ROW_END_PATTERN.split(body)):
+        if line:
+            rows.append([_unescape_latex(cell) for cell in CELL_BORDER_PATTERN.split(line)])
+    return rows
 
 
 def _unescape_latex(text: str) -> str:
-    text = re.sub(r"\\(?:textbf|textit|emph|mathbf)\{(.*?)\}", r"\1", text)
+    text = EMPHASIS_PATTERN.sub(r"\1", text.strip())
     return ESCAPE_PATTERN.sub(lambda match: CHARACTER_BY_ESCAPE[match[0]], text)

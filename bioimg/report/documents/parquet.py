@@ -1,4 +1,4 @@
-"""Parquet: the raw values, unrounded, with caption, notes and fingerprint in the file's metadata."""
+"""Write Parquet: the raw values, unrounded, with caption, notes and fingerprint as metadata."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,12 @@ from bioimg.report.table_model import Table
 
 
 def write_table(table: Table, path: Path) -> None:
+    """Write the raw values of a table to a Parquet file."""
     content = pa.Table.from_pandas(table.values, preserve_index=False)
-    said = {
+    metadata = {
+        **(content.schema.metadata or {}),
         "caption": table.caption,
         "notes": json.dumps(table.notes),
         "fingerprint": table.results_digest,
     }
-    pq.write_table(
-        content.replace_schema_metadata({**(content.schema.metadata or {}), **said}), path
-    )
+    pq.write_table(content.replace_schema_metadata(metadata), path)

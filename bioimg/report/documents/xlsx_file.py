@@ -1,9 +1,9 @@
-"""Excel: numbers stay numbers, shown rounded; text is never a formula."""
+"""Write and read Excel files. Numbers stay numbers, shown rounded; text is never a formula."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from openpyxl import Workbook, load_workbook
 from openpyxl.cell.cell import Cell, MergedCell
 from openpyxl.styles import Alignment, Border, Font, Side
@@ -11,105 +11,147 @@ from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.properties import PageSetupProperties
 from openpyxl.worksheet.worksheet import Worksheet
 
-from bioimg.report.table_model import Column, ParsedTable, Table, display_factor, display_width
+from bioimg.report.table_model import (
+    Column,
+    ParsedTable,
+    Table,
+    display_factor,
+    display_width,
+    is_missing,
+)
 
 HEADER_ROW = 3
+HEADER_HEIGHT_PT = 32
 MAX_COLUMN_WIDTH = 44
+MAX_SHEET_NAME_CHARACTERS = 31
+FORMULA_SIGNS = ("=", "+", "-", "@")
 RIGHT_ALIGNMENT = Alignment(horizontal="right")
 
 
 def write_table(table: Table, path: Path) -> None:
+    """Write a table to an Excel file with one sheet."""
     book = Workbook()
     sheet = book.active
     assert isinstance(sheet, Worksheet)
-    sheet.title = table.name[:31]
+    sheet.title = table.name[:MAX_SHEET_NAME_CHARACTERS]
     _set_text(sheet.cell(1, 1), table.caption).font = Font(bold=True, size=13)
     _write_headers(sheet, table)
-    cells, records = table.cells(), table.records()
-    for line, (texts, record) in enumerate(zip(cells, records, strict=True), start=HEADER_ROW + 1):
-        for place, (text, column) in enumerate(zip(texts, table.columns, strict=True), start=1):
-            _fill_cell(sheet.cell(line, place), text, column, record)
-    for line, note in enumerate(table.notes, start=HEADER_ROW + len(cells) + 2):
-        _set_text(sheet.cell(line, 1), note).font = Font(italic=True, color="FF555555")
-    _format_sheet(sheet, table, cells)
+    _write_rows(sheet, table)
+    first_note_row = _last_row(table) + 2
+    for row, note in enumerate(table.notes, start=first_note_row):
+        _set_text(sheet.cell(row, 1), note).font = Font(italic=True, color="FF555555")
+    _set_column_widths(sheet, table)
+    _format_sheet(sheet, table)
     book.save(path)
 
 
+def _last_row(table: Table) -> int:
+    return HEADER_ROW + len(table.values)
+
+
 def _write_headers(sheet: Worksheet, table: Table) -> None:
-    for place, name in enumerate(table.headers, start=1):
-        cell = _set_text(sheet.cell(HEADER_ROW, place), name)
-        cell.font, cell.border = Font(bold=True), Border(bottom=Side("thin"), top=Side("medium"))
+    for position, name in enumerate(table.headers, start=1):
+        cell = _set_text(sheet.cell(HEADER_ROW, position), name)
+        cell.font = Font(bold=True)
+        cell.border = Border(bottom=Side("thin"), top=Side("medium"))
         cell.alignment = Alignment(wrap_text=True, vertical="top")
 
 
+def _write_rows(sheet: Worksheet, table: Table) -> None:
+    rows = zip(table.cells(), table.records(), strict=True)
+    for number, (texts, record) in enumerate(rows, start=HEADER_ROW + 1):
+        for position, column in enumerate(table.columns):
+            cell = sheet.cell(number, position + 1)
+            _fill_cell(cell, texts[position], column, record)
+
+
 def _fill_cell(cell: Cell | MergedCell, text: str, column: Column, record: dict[str, Any]) -> None:
-    """Store a single number as a number, with a format that rounds it, and everything else as text."""
+    """Store a single number as a number with a format that rounds it, and all else as text."""
     assert isinstance(cell, Cell)
-    value = record.get(column.name)
-    alone = column.is_single_number and all(
-        pd.isna(record.get(f"{column.name}_{part}")) for part in ("sd", "epoch")
-    )
-    if alone and not isinstance(value, str) and not pd.isna(value):
-        cell.value = float(value) * display_factor(column.kind)
+    if _is_number(column, record):
+        cell.value = float(record[column.name]) * display_factor(column.kind)
         cell.number_format = "0." + "0" * column.decimals if column.decimals else "0"
-    else:
-        _set_text(cell, text)
-        if not (column.identity or column.kind == "text"):
-            cell.alignment = RIGHT_ALIGNMENT
+        return
+    _set_text(cell, text)
+    if not column.is_left_aligned:
+        cell.alignment = RIGHT_ALIGNMENT
+
+
+def _is_number(column: Column, record: dict[str, Any]) -> bool:
+    """Return True if a cell shows one number, without a deviation or an epoch."""
+    value = record.get(column.name)
+    if not column.is_single_number or isinstance(value, str) or is_missing(value):
+        return False
+    extra_values = [record.get(f"{column.name}_{part}") for part in ("sd", "epoch")]
+    return all(map(is_missing, extra_values))
 
 
 def _set_text(cell: Cell | MergedCell, text: str) -> Cell:
     assert isinstance(cell, Cell)
     cell.value = text
-    cell.data_type = "s"  # openpyxl takes a text that begins with = for a formula
-    if text.startswith(("=", "+", "-", "@")):
+    cell.data_type = "s"  # openpyxl treats a text that begins with = as a formula
+    if text.startswith(FORMULA_SIGNS):
         cell.quotePrefix = True  # so does Excel, once somebody edits the cell
     return cell
 
 
-def _format_sheet(sheet: Worksheet, table: Table, cells: list[list[str]]) -> None:
-    last = HEADER_ROW + len(cells)
+def _set_column_widths(sheet: Worksheet, table: Table) -> None:
+    """Fit each column to its longest text. A header may take two lines, but isn't broken in a word."""
+    cells = table.cells()
+    for position, name in enumerate(table.headers):
+        texts = [*name.split(), *(row[position] for row in cells)]
+        widths = [display_width(name) // 2, *map(display_width, texts)]
+        column = get_column_letter(position + 1)
+        sheet.column_dimensions[column].width = min(MAX_COLUMN_WIDTH, max(widths) + 3)
+
+
+def _format_sheet(sheet: Worksheet, table: Table) -> None:
+    """Keep the header in sight, offer filters, close the table with a line, and print it whole."""
+    last_row = _last_row(table)
+    last_column = get_column_letter(len(table.columns))
     sheet.freeze_panes = f"A{HEADER_ROW + 1}"
-    sheet.auto_filter.ref = f"A{HEADER_ROW}:{get_column_letter(len(table.columns))}{last}"
-    for place, name in enumerate(table.headers):
-        longest = max(
-            [
-                *map(display_width, name.split()),
-                display_width(name) // 2,
-                *(display_width(row[place]) for row in cells),
-            ]
-        )
-        sheet.column_dimensions[get_column_letter(place + 1)].width = min(
-            MAX_COLUMN_WIDTH, longest + 3
-        )
-    sheet.row_dimensions[HEADER_ROW].height = 32
-    for place in range(1, len(table.columns) + 1):
-        sheet.cell(last, place).border = Border(bottom=Side("medium"))
-    sheet.page_setup.orientation, sheet.page_setup.fitToWidth, sheet.page_setup.fitToHeight = (
-        "landscape",
-        1,
-        0,
-    )
+    sheet.auto_filter.ref = f"A{HEADER_ROW}:{last_column}{last_row}"
+    sheet.row_dimensions[HEADER_ROW].height = HEADER_HEIGHT_PT
+    for position in range(1, len(table.columns) + 1):
+        sheet.cell(last_row, position).border = Border(bottom=Side("medium"))
+    sheet.page_setup.orientation = "landscape"
+    sheet.page_setup.fitToWidth = 1
+    sheet.page_setup.fitToHeight = 0
     sheet.sheet_properties.pageSetUpPr = PageSetupProperties(fitToPage=True)
     sheet.print_title_rows = f"{HEADER_ROW}:{HEADER_ROW}"
 
 
 def read_tables(path: Path) -> list[ParsedTable]:
-    """The table of every sheet: from the first row with more than one cell to the next one with fewer."""
+    """Read the table of every sheet of an Excel file."""
     book = load_workbook(path, data_only=True)
-    return [found for sheet in book.worksheets if (found := _read_sheet(sheet)).headers]
+    tables = [_read_sheet(sheet) for sheet in book.worksheets]
+    return [table for table in tables if table.headers]
 
 
 def _read_sheet(sheet: Worksheet) -> ParsedTable:
-    rows = [[_cell_text(value) for value in row] for row in sheet.iter_rows(values_only=True)]
-    filled = [sum(bool(cell) for cell in row) > 1 for row in rows]
-    around = "\n".join(cell for row in rows for cell in row)
-    if True not in filled:
-        return ParsedTable([], [], sheet.title, around)
-    start = filled.index(True)
-    end = next((n for n in range(start, len(rows)) if not filled[n]), len(rows))
-    return ParsedTable(rows[start], rows[start + 1 : end], f"the sheet {sheet.title!r}", around)
+    """Read from the first row with more than one filled cell to the next row with fewer."""
+    rows = []
+    for values in sheet.iter_rows(values_only=True):
+        rows.append([_cell_text(value) for value in values])
+    text = "\n".join("\n".join(row) for row in rows)
+    location = f"the sheet {sheet.title!r}"
+    start = _find_row(rows, 0, in_table=True)
+    end = _find_row(rows, start, in_table=False)
+    if start == end:
+        return ParsedTable([], [], location, text)
+    return ParsedTable(rows[start], rows[start + 1 : end], location, text)
+
+
+def _find_row(rows: Sequence[Sequence[str]], start: int, in_table: bool) -> int:
+    """Return the index of the next row that is in a table (or isn't), or the number of rows."""
+    for number in range(start, len(rows)):
+        filled_cells = sum(bool(cell) for cell in rows[number])
+        if (filled_cells > 1) == in_table:
+            return number
+    return len(rows)
 
 
 def _cell_text(value: object) -> str:
-    return "" if value is None else f"{value:.15g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return ""
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
