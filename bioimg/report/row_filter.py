@@ -1,4 +1,4 @@
-"""Selecting and ordering rows: the flags `--rows` and `--sort`."""
+"""Select and sort rows: the flags `--rows` and `--sort`."""
 
 import ast
 from collections.abc import Sequence
@@ -8,18 +8,21 @@ import pandas as pd
 from bioimg.config import TRIAL_FIELDS
 from bioimg.errors import UserError, unknown_value_error
 
-CONDITION_HINT = "Write comparisons of columns with values, joined by and, or, not: --rows 'freeze == \"none\" and batch_size >= 64'."
+CONDITION_HINT = (
+    "Write comparisons of columns with values, joined by and, or, not: "
+    "--rows 'freeze == \"none\" and batch_size >= 64'."
+)
 STATUS_ORDER = {"completed": 0, "stopped": 1, "failed": 2}
 
 
 def select_rows(trials: pd.DataFrame, query: str | None) -> pd.DataFrame:
-    """The rows for which a condition such as `freeze == "none"` holds.
+    """Return the rows that meet a condition such as `freeze == "none"`.
 
-    The condition is evaluated by `DataFrame.query`, which can call methods and read variables; so it is parsed first, and only
-    comparisons of columns and literals are allowed.
+    `DataFrame.query`, which evaluates the condition, can call methods and read variables.
+    Therefore the condition is parsed first, and only comparisons of columns and literals pass.
 
     Raises:
-        UserError: it is anything else, names no column, or compares text with numbers.
+        UserError: the condition is anything else, names no column, or compares text with numbers.
     """
     if not query:
         return trials
@@ -27,14 +30,16 @@ def select_rows(trials: pd.DataFrame, query: str | None) -> pd.DataFrame:
         condition = ast.parse(query.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise UserError(
-            f"the value of `rows` is {query!r}, but must be a condition (== compares, = doesn't). {CONDITION_HINT}"
+            f"the value of `rows` is {query!r}, but must be a condition (== compares, = doesn't). "
+            f"{CONDITION_HINT}"
         ) from None
     _check_condition(condition, query, list(trials.columns))
     try:
         return trials.query(ast.unparse(condition), engine="python", local_dict={}, global_dict={})
     except (TypeError, ValueError, NotImplementedError):
         raise UserError(
-            f"the value of `rows` is {query!r}, but must compare text with text and numbers with numbers."
+            f"the value of `rows` is {query!r}, but must compare text with text and numbers with "
+            f"numbers."
         ) from None
 
 
@@ -70,27 +75,31 @@ def _check_operand(node: ast.expr, query: str, columns: Sequence[str]) -> None:
 
 def _forbidden_element_error(node: ast.expr, query: str) -> UserError:
     return UserError(
-        f"the value of `rows` is {query!r}, but must not contain {ast.unparse(node)!r}. {CONDITION_HINT}"
+        f"the value of `rows` is {query!r}, but must not contain {ast.unparse(node)!r}. "
+        f"{CONDITION_HINT}"
     )
 
 
 def sort_rows(trials: pd.DataFrame, sort: Sequence[str]) -> pd.DataFrame:
-    """Completed rows first (by `state`), then sorted by columns: settings in ascending order, measures with the best first.
+    """Sort rows by columns: settings in ascending order, measures with the best first.
+
+    Completed rows (by `state`) come before stopped ones, and these before failed ones.
 
     Raises:
-        UserError: no such column.
+        UserError: there is no such column.
     """
     for name in sort:
         if name not in trials:
             raise unknown_value_error("sort", name, trials.columns)
     if not sort:
         return trials
-    upwards = [name in TRIAL_FIELDS or not _more_is_better(name) for name in sort]
+    ascending = [not _more_is_better(name) for name in sort]
     ranked = trials.assign(_status=trials["state"].map(STATUS_ORDER))
-    return ranked.sort_values(["_status", *sort], ascending=[True, *upwards], kind="stable").drop(
-        columns="_status"
-    )
+    ranked = ranked.sort_values(["_status", *sort], ascending=[True, *ascending], kind="stable")
+    return ranked.drop(columns="_status")
 
 
 def _more_is_better(name: str) -> bool:
+    if name in TRIAL_FIELDS:
+        return False
     return name.endswith("accuracy") or name in ("macro_f1", "auroc", "runs")

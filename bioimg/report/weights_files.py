@@ -1,4 +1,4 @@
-"""Weights files are shown by name, not by their path on somebody's machine."""
+"""Show weights files by name instead of by their path on somebody's machine."""
 
 import dataclasses
 from collections import Counter
@@ -8,21 +8,27 @@ from bioimg.results.result_store import Results
 
 
 def shorten_weights_paths(results: Results) -> Results:
-    """The same results with weights files shown by file name, unless two of them have the same name."""
-    base, axes = results.manifest["base"], results.manifest["axes"]
-    known = {base["weights"], *axes.get("weights", ()), *results.trials["weights"]}
-    times = Counter(PurePath(weights).name for weights in known)
+    """Return the same results with the file name of each weights file.
 
-    def shown(weights: str) -> str:
-        name = PurePath(weights).name
-        return name if times[name] == 1 else weights
+    Files that share their name with another one keep their paths.
+    """
+    base = results.manifest["base"]
+    axes = dict(results.manifest["axes"])
+    names = _display_names({base["weights"], *axes.get("weights", ()), *results.trials["weights"]})
+    if "weights" in axes:
+        axes["weights"] = [names[weights] for weights in axes["weights"]]
+    shown_base = {**base, "weights": names[base["weights"]]}
+    return dataclasses.replace(
+        results,
+        manifest={**results.manifest, "base": shown_base, "axes": axes},
+        trials=results.trials.assign(weights=results.trials["weights"].map(names)),
+    )
 
-    asked = {
-        "base": {**base, "weights": shown(base["weights"])},
-        "axes": {
-            name: [*map(shown, values)] if name == "weights" else values
-            for name, values in axes.items()
-        },
-    }
-    trials = results.trials.assign(weights=results.trials["weights"].map(shown))
-    return dataclasses.replace(results, manifest={**results.manifest, **asked}, trials=trials)
+
+def _display_names(known_weights: set[str]) -> dict[str, str]:
+    file_names = {weights: PurePath(weights).name for weights in known_weights}
+    counts = Counter(file_names.values())
+    names = {}
+    for weights, file_name in file_names.items():
+        names[weights] = file_name if counts[file_name] == 1 else weights
+    return names
