@@ -1,14 +1,13 @@
-"""What these results allow to be claimed, in sentences: the headline of a report."""
+"""State in sentences what these results allow to be claimed: the headline of a report."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from bioimg.report.detail_tables import configuration_label
-from bioimg.results import statistics
-from bioimg.results.configurations import configuration_keys, varying_fields
+from bioimg.report.outcome import BestConfiguration, find_best_configuration
+from bioimg.results.configurations import varying_fields
 from bioimg.results.result_store import Results
 
 MAX_NAMED_CONFIGURATIONS = 3
@@ -17,9 +16,12 @@ MAX_NAMED_CONFIGURATIONS = 3
 
 @dataclass(frozen=True)
 class Conclusions:
-    """headline: the best configuration, and how certain that is. holds: differences from it that hold. open: those that don't.
+    """What can be claimed, one sentence per configuration.
 
-    refused: what isn't compared, and why.
+    headline:            the best configuration, and how certain its lead is.
+    distinguishable:     configurations that differ from it.
+    not_distinguishable: configurations for which no difference can be claimed.
+    not_compared:        what isn't compared, and why.
     """
 
     headline: str
@@ -29,74 +31,72 @@ class Conclusions:
 
 
 def draw_conclusions(results: Results) -> Conclusions:
-    """Every completed configuration against the best one by validation."""
-    key, ended = statistics.best_configuration(results), tuple(_unfinished_lines(results.trials))
-    if key is None:
-        return Conclusions("No trial was completed: nothing can be compared.", not_compared=ended)
-    pairs = statistics.compare_pairs(results, key)
-    names = _configuration_labels(results)
-    lines = pd.Series(
-        [f"{names[a]}: {claim}" for a, claim in zip(pairs["a"], pairs["claim"], strict=True)],
-        index=pairs.index,
-        dtype=object,
-    )
-    parts = {word: tuple(lines[pairs["holds"].eq(word)]) for word in (True, False)}
-    refused = tuple(_not_comparable_lines(pairs[pairs["holds"].isna()], names))
+    """Compare every completed configuration with the best one by validation."""
+    best = find_best_configuration(results)
+    unfinished = list(_unfinished_lines(results.trials))
+    if best is None:
+        headline = "No trial was completed: nothing can be compared."
+        return Conclusions(headline, not_compared=tuple(unfinished))
+    labels = _configuration_labels(results)
+    holds = best.pairs["holds"]
+    not_comparable = list(_not_comparable_lines(best.pairs[holds.isna()], labels))
     return Conclusions(
-        _headline_text(results, key, names[key], pairs), parts[True], parts[False], refused + ended
+        headline=_headline_text(best, labels[best.key]),
+        distinguishable=_claim_lines(best.pairs[holds.eq(True)], labels),
+        not_distinguishable=_claim_lines(best.pairs[holds.eq(False)], labels),
+        not_compared=(*not_comparable, *unfinished),
     )
-
-
-def _not_comparable_lines(pairs: pd.DataFrame, names: Mapping[str, str]) -> Iterator[str]:
-    """Each reason once, with the configurations it applies to."""
-    for reason, rows in pairs.groupby("claim", sort=False):
-        some, more = (
-            "; ".join(names[key] for key in rows["a"][:MAX_NAMED_CONFIGURATIONS]),
-            len(rows) - MAX_NAMED_CONFIGURATIONS,
-        )
-        yield f"{some}{f'; and {more} more' if more > 0 else ''}: {reason}"
-
-
-def _headline_text(results: Results, key: str, name: str, pairs: pd.DataFrame) -> str:
-    trials = results.trials[
-        configuration_keys(results.trials).eq(key) & results.trials["status"].eq("completed")
-    ]
-    share, n = pooled_test_accuracy(trials)
-    ties, compared = int(pairs["holds"].eq(False).sum()), int(pairs["holds"].notna().sum())
-    low, high = statistics.wilson_interval(round(share * n), n)
-    right = f"{100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of {n} test images"
-    runs = f" (mean of {len(trials)} runs)" if len(trials) > 1 else ""
-    return f"Validation chose {name}: {right}{runs}; {_comparison_summary(compared, ties, len(pairs))}."
-
-
-def pooled_test_accuracy(runs: pd.DataFrame) -> tuple[float, int]:
-    """The share of correct test images in all completed runs of one configuration, and the number of different test images:
-    seeds share theirs, folds don't."""
-    share = float(np.average(runs["test_accuracy"], weights=runs["test_images"]))
-    return share, int(runs.drop_duplicates("fold")["test_images"].sum())
-
-
-def _comparison_summary(compared: int, ties: int, completed: int) -> str:
-    if not compared:
-        return (
-            "none of the others can be compared with it" if completed else "no other was completed"
-        )
-    if compared == 1:
-        return f"the only one compared with it {'is not distinguishable' if ties else 'differs'}"
-    return f"not distinguishable from it: {ties} of {compared} others"
 
 
 def _configuration_labels(results: Results) -> dict[str, str]:
+    """Return the label of each trial's configuration by the key of the trial."""
     fields = varying_fields(results.trials)
-    return {
-        str(key): configuration_label(row, fields)
-        for key, row in results.trials.set_index("key").iterrows()
-    }
+    labels = {}
+    for _, trial in results.trials.iterrows():
+        labels[str(trial["key"])] = configuration_label(trial, fields)
+    return labels
+
+
+def _claim_lines(pairs: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, ...]:
+    rows = zip(pairs["a"], pairs["claim"], strict=True)
+    return tuple(f"{labels[key]}: {claim}" for key, claim in rows)
+
+
+def _not_comparable_lines(pairs: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[str]:
+    """Yield each reason once, with the configurations it applies to."""
+    for reason, rows in pairs.groupby("claim", sort=False):
+        names = [labels[key] for key in rows["a"]]
+        unnamed_count = len(names) - MAX_NAMED_CONFIGURATIONS
+        parts = names[:MAX_NAMED_CONFIGURATIONS]
+        if unnamed_count > 0:
+            parts.append(f"and {unnamed_count} more")
+        yield f"{'; '.join(parts)}: {reason}"
+
+
+def _headline_text(best: BestConfiguration, label: str) -> str:
+    low, high = best.interval
+    interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    accuracy = f"{100 * best.accuracy:.1f} % {interval} of {best.images} test images"
+    runs = f" (mean of {len(best.runs)} runs)" if len(best.runs) > 1 else ""
+    return f"Validation chose {label}: {accuracy}{runs}; {_comparison_summary(best)}."
+
+
+def _comparison_summary(best: BestConfiguration) -> str:
+    if best.pairs.empty:
+        return "no other was completed"
+    if not best.compared_count:
+        return "none of the others can be compared with it"
+    if best.compared_count == 1:
+        outcome = "is not distinguishable" if best.tie_count else "differs"
+        return f"the only one compared with it {outcome}"
+    return f"not distinguishable from it: {best.tie_count} of {best.compared_count} others"
 
 
 def _unfinished_lines(trials: pd.DataFrame) -> Iterator[str]:
-    every = f"{len(trials)} trial{'s' if len(trials) > 1 else ''}"
-    for status, reason in (("stopped", "stopped early: no test accuracy"), ("failed", "failed")):
+    """Yield how many trials were stopped, and how many failed."""
+    plural = "s" if len(trials) > 1 else ""
+    reasons = {"stopped": "stopped early: no test accuracy", "failed": "failed"}
+    for status, reason in reasons.items():
         count = int(trials["status"].eq(status).sum())
         if count:
-            yield f"{count} of {every} {reason}; not ranked"
+            yield f"{count} of {len(trials)} trial{plural} {reason}; not ranked"

@@ -21,7 +21,7 @@ from bioimg.report.formatting import (
     format_points,
     format_time,
 )
-from bioimg.report.headline import pooled_test_accuracy
+from bioimg.report.outcome import pooled_test_accuracy
 from bioimg.report.report_context import ImagesByPath, ReportContext
 from bioimg.report.table_notes import format_list
 from bioimg.report.translation import column_header

@@ -47,7 +47,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 log = logging.getLogger("bioimg")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Results:
     """What a results folder holds: experiment.json and the three tables, in the order of the grid."""
 
