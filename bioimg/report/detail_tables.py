@@ -1,7 +1,7 @@
-"""The other tables: results by class, scores, effects of the axes, which differences hold, curves, cost."""
+"""Build the tables beside the comparison: classes, scores, effects, differences, curves, cost."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from bioimg.report.comparison_table import (
 )
 from bioimg.report.formatting import column_decimals
 from bioimg.report.notices import Notice, make_notice
+from bioimg.report.outcome import compare_with_best
 from bioimg.report.table_model import Column, Table
 from bioimg.report.table_notes import compose_notes, format_list, results_digest
 from bioimg.report.translation import setting_label, translate
@@ -24,303 +25,377 @@ from bioimg.results.result_store import Results
 
 DEFAULT_SETTINGS = ("weights", "batch_size", "freeze")
 MAX_TRIALS_FOR_ALL_PAIRS = 60
+"""With more completed trials, each configuration is compared only with the best one."""
+
 INHERITED_COLUMNS = ("train_seconds", "device_seconds", "price", "epochs_run", "epochs_cached")
-"""Columns in which a trial that continued from a shorter one includes that one's values."""
+"""Columns in which a trial that continued from a shorter one includes the values of that one."""
+
 TIME_COLUMNS = ("train_seconds", "wait_seconds", "features_seconds", "device_seconds")
+CLASS_METRICS = ("recall", "precision", "f1", "support")
+SECONDS_PER_HOUR = 3600
 
 
 def varying_settings(results: Results) -> list[str]:
-    """The fields in which this folder's trials differ; the usual ones if there is only one trial."""
+    """Return the fields in which this folder's trials differ; the usual ones for a single trial."""
     trials = results.trials
-    repeats = [name for name in REPEAT_FIELDS if trials[name].nunique() > 1 and has_repeats(trials)]
-    return [*(varying_fields(trials) or DEFAULT_SETTINGS), *repeats]
-
-
-def build_detail_tables(
-    results: Results, lang: str = "en", price: float | None = None
-) -> list[Table]:
-    """All tables that aren't empty. With very many configurations, each is compared only with the best one."""
-    every = [
-        per_class_table(results, lang),
-        confusion_table(results, lang),
-        score_table(results, lang),
-        effects_table(results, lang),
-    ]
-    every += [
-        differences_table(results, lang, every=False),
-        curve_diagnosis_table(results, lang),
-        cost_table(results, lang, price),
-    ]
-    if results.trials["status"].eq("stopped").any():
-        every.append(epoch_table(results, lang))
-    if results.trials["status"].eq("completed").sum() <= MAX_TRIALS_FOR_ALL_PAIRS:
-        every.append(differences_table(results, lang))
-    return [table for table in every if len(table.values)]
+    settings = varying_fields(trials) or list(DEFAULT_SETTINGS)
+    repeats = [name for name in REPEAT_FIELDS if trials[name].nunique() > 1]
+    return [*settings, *repeats] if has_repeats(trials) else settings
 
 
 def configuration_label(trial: pd.Series, fields: Sequence[str], lang: str = "en") -> str:
-    """The settings that distinguish a configuration from the others, on one line."""
-    return ", ".join(setting_label(name, trial[name], lang) for name in fields) or str(
-        trial["weights"]
-    )
+    """Return the settings that distinguish a configuration from the others, on one line."""
+    labels = [setting_label(name, trial[name], lang) for name in fields]
+    return ", ".join(labels) or str(trial["weights"])
 
 
 def per_class_table(results: Results, lang: str = "en") -> Table:
-    """Recall, precision, F1 and number of test images of each class, for each trial with predictions."""
-    rows = [statistics.class_metrics(results, key).assign(key=key) for key in tested_keys(results)]
-    values = _with_settings(
-        results,
-        pd.concat(rows)
-        if rows
-        else pd.DataFrame(columns=["key", "class", "recall", "precision", "f1", "support"]),
-    )
-    interval = statistics.wilson_columns(
-        values["recall"].astype(float), values["support"].astype(float)
-    )
+    """Build a table of recall, precision, F1 and images of each class, for each tested trial."""
+    rows = [pd.DataFrame(columns=["key", "class", *CLASS_METRICS])]
+    for key in tested_keys(results):
+        rows.append(statistics.class_metrics(results, key).assign(key=key))
+    values = _with_settings(results, _concatenate(rows))
+    recall, support = values["recall"].astype(float), values["support"].astype(float)
+    interval = statistics.wilson_columns(recall, support)
     values = values.assign(recall_low=interval["low"], recall_high=interval["high"])
-    places = column_decimals(interval["low"], interval["high"])
-    shown = (
+    decimals = column_decimals(interval["low"], interval["high"])
+    shown = [
         Column(name="class", identity=True),
-        Column(name="recall", kind="share", decimals=places, interval=True),
-        Column(name="precision_score", kind="share", decimals=places),
-        Column(name="f1", kind="share", decimals=places),
+        Column(name="recall", kind="share", decimals=decimals, interval=True),
+        Column(name="precision_score", kind="share", decimals=decimals),
+        Column(name="f1", kind="share", decimals=decimals),
         Column(name="support", kind="count"),
-    )
-    return _detail_table(
-        "per-class", results, values, shown, lang, make_notice("note.recall", lang)
-    )
+    ]
+    note = make_notice("note.recall", lang)
+    return _trial_table("per-class", results, values, shown, lang, note)
 
 
 def confusion_table(results: Results, lang: str = "en") -> Table:
-    """Test images by label (row) and prediction (column), for each trial with predictions."""
+    """Build a table of test images by label (row) and prediction (column), for each tested trial."""
     classes = results.manifest["data"]["classes"]
     names = [f"predicted_{position}" for position in range(len(classes))]
-    rows = [
-        pd.DataFrame(statistics.confusion_counts(results, key), columns=names).assign(
-            label=classes, key=key
-        )
-        for key in tested_keys(results)
-    ]
-    values = _with_settings(
-        results, pd.concat(rows) if rows else pd.DataFrame(columns=["key", "label", *names])
-    )
-    shown = [
-        Column(name=name, kind="count", title=title)
-        for name, title in zip(names, classes, strict=True)
-    ]
-    return _detail_table(
-        "confusion", results, values, (Column(name="label", identity=True), *shown), lang
-    )
+    rows = [pd.DataFrame(columns=["key", "label", *names])]
+    for key in tested_keys(results):
+        counts = pd.DataFrame(statistics.confusion_counts(results, key), columns=names)
+        rows.append(counts.assign(label=classes, key=key))
+    values = _with_settings(results, _concatenate(rows))
+    shown = [Column(name="label", identity=True)]
+    for name, title in zip(names, classes, strict=True):
+        shown.append(Column(name=name, kind="count", title=title))
+    return _trial_table("confusion", results, values, shown, lang)
 
 
 def score_table(results: Results, lang: str = "en") -> Table:
-    """Balanced accuracy, macro F1, AUROC and calibration error of each trial with predictions."""
+    """Build a table of balanced accuracy, macro F1, AUROC and calibration error of tested trials."""
     values = _with_settings(results, bootstrapped_scores(results))
-    known = results.predictions["group"].notna().any()
-    said = make_notice(
-        "note.scores",
-        lang,
-        units=translate("unit.groups" if known else "unit.images", lang),
-    )
-    return _detail_table(
-        "scores",
-        results,
-        values,
-        [trial_column(name, values) for name in SCORE_COLUMNS],
-        lang,
-        said,
-    )
+    shown = [trial_column(name, values) for name in SCORE_COLUMNS]
+    has_groups = results.predictions["group"].notna().any()
+    units = translate("unit.groups" if has_groups else "unit.images", lang)
+    note = make_notice("note.scores", lang, units=units)
+    return _trial_table("scores", results, values, shown, lang, note)
 
 
 def effects_table(results: Results, lang: str = "en") -> Table:
-    """The mean effect of each axis and the two-way interactions."""
-    values = statistics.estimate_effects(results).rename(
-        columns={"low": "effect_low", "high": "effect_high"}
-    )
-    places = column_decimals(values["effect_low"], values["effect_high"])
-    shown = (
-        *(Column(name=name, identity=True) for name in ("axis", "level", "reference")),
+    """Build a table of the mean effect of each axis and of the two-way interactions."""
+    values = statistics.estimate_effects(results)
+    values = values.rename(columns={"low": "effect_low", "high": "effect_high"})
+    decimals = column_decimals(values["effect_low"], values["effect_high"])
+    shown = [
+        Column(name="axis", identity=True),
+        Column(name="level", identity=True),
+        Column(name="reference", identity=True),
         Column(name="n", kind="count"),
-        Column(name="effect", kind="points", decimals=places, interval=True),
+        Column(name="effect", kind="points", decimals=decimals, interval=True),
         Column(name="p", kind="p"),
-    )
-    return _detail_table(
-        "effects", results, values, shown, lang, make_notice("note.effects", lang), beside=False
-    )
+    ]
+    note = make_notice("note.effects", lang)
+    return _make_table("effects", results, values, shown, lang, note)
 
 
-def differences_table(results: Results, lang: str = "en", every: bool = True) -> Table:
-    """Every pair of completed configurations, or each one against the best, with what can be claimed."""
-    best = statistics.best_configuration(results)
-    pairs = (
-        statistics.compare_pairs(results, None if every else best)
-        if best
-        else statistics.compare_pairs(results)
+def differences_table(results: Results, lang: str = "en") -> Table:
+    """Build a table of what can be claimed about every pair of completed configurations."""
+    pairs = statistics.compare_pairs(results)
+    return _pairs_table("differences", results, pairs, lang)
+
+
+def best_differences_table(results: Results, lang: str = "en") -> Table:
+    """Build a table of what can be claimed about each configuration against the best one."""
+    if statistics.best_configuration(results) is None:
+        pairs = statistics.compare_pairs(results)
+    else:
+        pairs = compare_with_best(results)
+    return _pairs_table("differences-best", results, pairs, lang)
+
+
+def _pairs_table(name: str, results: Results, pairs: pd.DataFrame, lang: str) -> Table:
+    labels = _labels_by_key(results, lang)
+    values = pairs.rename(columns={"low": "difference_low", "high": "difference_high"}).assign(
+        key_a=pairs["a"],
+        key_b=pairs["b"],
+        a=pairs["a"].map(labels),
+        b=pairs["b"].map(labels),
     )
-    fields, trials = varying_fields(results.trials), results.trials.set_index("key")
-    names = {
-        key: configuration_label(trials.loc[key], fields, lang)
-        for key in {*pairs["a"], *pairs["b"]}
-    }
-    places = column_decimals(pairs["low"], pairs["high"])
-    values = pairs.assign(
-        key_a=pairs["a"], key_b=pairs["b"], a=pairs["a"].map(names), b=pairs["b"].map(names)
-    )
-    values = values.rename(columns={"low": "difference_low", "high": "difference_high"})
-    shown = (
-        *(Column(name=name, identity=True) for name in ("a", "b")),
-        *(
-            Column(name=name, kind="share", decimals=places)
-            for name in ("accuracy_a", "accuracy_b")
-        ),
-        Column(name="difference", kind="points", decimals=places, interval=True),
-        *(Column(name=name, kind="p") for name in ("p", "p_holm")),
+    decimals = column_decimals(pairs["low"], pairs["high"])
+    shown = [
+        Column(name="a", identity=True),
+        Column(name="b", identity=True),
+        Column(name="accuracy_a", kind="share", decimals=decimals),
+        Column(name="accuracy_b", kind="share", decimals=decimals),
+        Column(name="difference", kind="points", decimals=decimals, interval=True),
+        Column(name="p", kind="p"),
+        Column(name="p_holm", kind="p"),
         Column(name="claim"),
+    ]
+    note = make_notice(
+        "note.differences",
+        lang,
+        n=format_list(pairs["n"].dropna().unique()) or "0",
+        tests=format_list(pairs["test"].dropna().unique()) or "–",
+        pairs=int(pairs["p"].notna().sum()),
     )
-    tests, n = (
-        format_list(pairs["test"].dropna().unique()) or "–",
-        format_list(pairs["n"].dropna().unique()) or "0",
-    )
-    said = make_notice(
-        "note.differences", lang, n=n, tests=tests, pairs=int(pairs["p"].notna().sum())
-    )
-    name = "differences" if every else "differences-best"
-    return _detail_table(name, results, values, shown, lang, said, beside=False)
+    return _make_table(name, results, values, shown, lang, note)
+
+
+def _labels_by_key(results: Results, lang: str) -> dict[str, str]:
+    """Return the label of each trial's configuration by the key of the trial."""
+    fields = varying_fields(results.trials)
+    labels = {}
+    for _, trial in results.trials.iterrows():
+        labels[trial["key"]] = configuration_label(trial, fields, lang)
+    return labels
 
 
 def curve_diagnosis_table(results: Results, lang: str = "en") -> Table:
-    """Over-fitting and instability of each trial."""
-    found = statistics.diagnose_curves(results.epochs)
-    values = _with_settings(results, found.drop(columns="epochs"))
-    shown = (
+    """Build a table of over-fitting and instability of each trial."""
+    diagnoses = statistics.diagnose_curves(results.epochs).drop(columns="epochs")
+    values = _with_settings(results, diagnoses)
+    shown = [
         Column(name="last_fall", kind="epoch"),
         Column(name="gap", kind="points", decimals=1),
         Column(name="rise", kind="share"),
         Column(name="oscillation", kind="points", decimals=1),
         Column(name="reading"),
-    )
-    return _detail_table("curves", results, values, shown, lang, make_notice("note.curves", lang))
+    ]
+    note = make_notice("note.curves", lang)
+    return _trial_table("curves", results, values, shown, lang, note)
 
 
 def epoch_table(results: Results, lang: str = "en", epoch: int | None = None) -> Table:
-    """Validation results of all trials after the same epoch; by default the last one that all of them reached.
+    """Build a table of validation results of all trials after the same epoch.
+
+    Args:
+        results: the results to show.
+        lang: language of headers, caption and notes.
+        epoch: by default the last epoch that all trials reached.
 
     Raises:
         UserError: no trial reached that epoch.
     """
     trials = results.trials[results.trials["status"].ne("failed")]
     epochs = results.epochs[results.epochs["key"].isin(trials["key"])]
-    reached = epochs.groupby("key")["epoch"].max()
-    epoch = epoch if epoch is not None else int(reached.min()) if len(reached) else 0
-    if len(reached) and not 1 <= epoch <= reached.max():
-        raise UserError(
-            f"the value of `at_epoch` is {epoch}, but must be an epoch that some trial reached: 1 to {reached.max()}. "
-            "Leave it out to use the last one that all trials reached."
-        )
-    values = _with_settings(
-        results, epochs.loc[epochs["epoch"].eq(epoch), ["key", "val_accuracy", "val_loss"]]
-    )
-    interval = statistics.wilson_columns(
-        values["val_accuracy"].astype(float), values["val_images"].astype(float)
-    )
+    epoch = _last_common_epoch(epochs) if epoch is None else _require_reached(epoch, epochs)
+    rows = epochs.loc[epochs["epoch"].eq(epoch), ["key", "val_accuracy", "val_loss"]]
+    values = _with_settings(results, rows)
+    accuracy, images = values["val_accuracy"].astype(float), values["val_images"].astype(float)
+    interval = statistics.wilson_columns(accuracy, images)
     values = values.assign(val_accuracy_low=interval["low"], val_accuracy_high=interval["high"])
     values = values.sort_values("val_accuracy", ascending=False, kind="stable", ignore_index=True)
-    places = column_decimals(interval["low"], interval["high"])
-    shown = (
-        Column(name="val_accuracy", kind="share", decimals=places, interval=True),
+    decimals = column_decimals(interval["low"], interval["high"])
+    shown = [
+        Column(name="val_accuracy", kind="share", decimals=decimals, interval=True),
         Column(name="val_loss", kind="loss", decimals=4),
         Column(name="epochs_run", kind="count"),
         Column(name="status"),
-    )
-    said = make_notice(
-        "note.at_epoch", lang, epoch=epoch, came=len(values), all=len(results.trials)
-    )
-    return _detail_table("at-epoch", results, values, shown, lang, said)
+    ]
+    counts = {"came": len(values), "all": len(results.trials)}
+    note = make_notice("note.at_epoch", lang, epoch=epoch, **counts)
+    return _trial_table("at-epoch", results, values, shown, lang, note)
+
+
+def _last_common_epoch(epochs: pd.DataFrame) -> int:
+    reached = epochs.groupby("key")["epoch"].max()
+    return int(reached.min()) if len(reached) else 0
+
+
+def _require_reached(epoch: int, epochs: pd.DataFrame) -> int:
+    if len(epochs) and not 1 <= epoch <= epochs["epoch"].max():
+        raise UserError(
+            f"the value of `at_epoch` is {epoch}, but must be an epoch that some trial reached: "
+            f"1 to {epochs['epoch'].max()}. Leave it out to use the last one that all trials "
+            "reached."
+        )
+    return epoch
 
 
 def cost_table(results: Results, lang: str = "en", price: float | None = None) -> Table:
-    """Seconds, device-seconds, epochs and price of each trial, and what stopping and cached features saved.
+    """Build a table of seconds, device-seconds, epochs and price of each trial.
 
-    price: of one device-hour; without it there is no such column.
+    It also shows what early stopping and cached features saved, and ends with a total.
+
+    Args:
+        results: the results to show.
+        lang: language of headers, caption and notes.
+        price: price of one device-hour; without it there is no such column.
     """
-    trials = results.trials
-    left = (trials["epochs"] - trials["epochs_run"]).where(trials["status"].eq("stopped"), 0)
-    per_epoch = trials["train_seconds"] / trials["epochs_run"].where(trials["epochs_run"].gt(0))
-    values = trials.assign(
-        device_seconds=trials["train_seconds"] * trials["workers"],
-        epochs_stopped=left,
-        seconds_stopped=(left * per_epoch).where(left.gt(0)),
-        epochs_cached=trials["epochs_run"].where(trials["features"].eq("cached"), 0),
-    )
-    values = values.assign(
-        price=values["device_seconds"] / 3600 * price if price is not None else None
-    )
-    measured = [*TIME_COLUMNS, "seconds_stopped", "price"]
-    total = (
-        values[[*measured, "epochs_run", "epochs_stopped", "epochs_cached"]]
-        .astype(float)
-        .sum(min_count=1)
-    )
-    total[[*INHERITED_COLUMNS]] = sum_without_shared_epochs(values, INHERITED_COLUMNS)
-    values = pd.concat(
-        [values, total.to_frame().T.assign(status=translate("status.total", lang))],
-        ignore_index=True,
-    )
+    values = _trial_costs(results.trials, price)
+    total = _total_costs(values).assign(status=translate("status.total", lang))
+    values = pd.concat([values, total], ignore_index=True)
     shown = [
         *(Column(name=name, kind="seconds") for name in TIME_COLUMNS),
-        *(Column(name=name, kind="count") for name in ("epochs_run", "epochs_stopped")),
+        Column(name="epochs_run", kind="count"),
+        Column(name="epochs_stopped", kind="count"),
         Column(name="seconds_stopped", kind="seconds"),
         Column(name="epochs_cached", kind="count"),
-        *([Column(name="price", kind="money", decimals=2)] if price is not None else []),
-        Column(name="status", identity=True),
     ]
-    return _detail_table("cost", results, values, shown, lang, make_notice("note.cost", lang))
+    if price is not None:
+        shown.append(Column(name="price", kind="money", decimals=2))
+    shown.append(Column(name="status", identity=True))
+    note = make_notice("note.cost", lang)
+    return _trial_table("cost", results, values, shown, lang, note)
+
+
+def _trial_costs(trials: pd.DataFrame, price: float | None) -> pd.DataFrame:
+    """Add each trial's device time, its price, and the epochs that it was spared."""
+    device_seconds = trials["train_seconds"] * trials["workers"]
+    unrun_epochs = (trials["epochs"] - trials["epochs_run"]).where(trials["status"].eq("stopped"), 0)
+    seconds_per_epoch = trials["train_seconds"] / trials["epochs_run"].where(
+        trials["epochs_run"].gt(0)
+    )
+    return trials.assign(
+        device_seconds=device_seconds,
+        epochs_stopped=unrun_epochs,
+        seconds_stopped=(unrun_epochs * seconds_per_epoch).where(unrun_epochs.gt(0)),
+        epochs_cached=trials["epochs_run"].where(trials["features"].eq("cached"), 0),
+        price=None if price is None else device_seconds / SECONDS_PER_HOUR * price,
+    )
+
+
+def _total_costs(costs: pd.DataFrame) -> pd.DataFrame:
+    """Return one row with the sums of all columns of costs."""
+    summed = [
+        *TIME_COLUMNS,
+        "seconds_stopped",
+        "price",
+        "epochs_run",
+        "epochs_stopped",
+        "epochs_cached",
+    ]
+    total = costs[summed].astype(float).sum(min_count=1)
+    total[list(INHERITED_COLUMNS)] = sum_without_shared_epochs(costs, INHERITED_COLUMNS)
+    return total.to_frame().T
 
 
 def sum_without_shared_epochs(trials: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
-    """Sums over trials, in which epochs that one continued from another count once."""
-    amounts = trials[[*columns]].astype(float).set_axis(trials["key"])
+    """Sum columns over trials. Epochs that one trial continued from another count once."""
+    amounts = trials[list(columns)].astype(float).set_axis(trials["key"])
     continued = trials.dropna(subset=["continued_from"])
     shorter = amounts.reindex(continued["continued_from"]).set_axis(continued["key"])
-    return amounts.sum(min_count=1) - np.minimum(amounts.loc[continued["key"]], shorter).sum()
+    # a longer trial that was stopped may have less than the shorter one it continued from
+    shared = np.minimum(amounts.loc[continued["key"]], shorter)
+    return amounts.sum(min_count=1) - shared.sum()
+
+
+def _concatenate(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Concatenate the frames after the first, or return it, an empty one with all columns."""
+    first, *others = frames
+    return pd.concat(others) if others else first
 
 
 def _with_settings(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows by key with the trial's settings added; precision as a score is renamed, since `precision` is also a setting."""
+    """Add the trial's settings to rows that have its key.
+
+    Precision as a score is renamed, since `precision` is also a setting.
+    """
     rows = rows.rename(columns={"precision": "precision_score"})
-    trials = results.trials.drop(columns=rows.columns.drop("key"), errors="ignore")
-    return rows.merge(trials, on="key", how="left").reset_index(drop=True)
+    settings = results.trials.drop(columns=rows.columns.drop("key"), errors="ignore")
+    return rows.merge(settings, on="key", how="left").reset_index(drop=True)
 
 
-def _detail_table(
+def _trial_table(
     name: str,
     results: Results,
     values: pd.DataFrame,
-    shown: Sequence[Column],
+    columns: Sequence[Column],
     lang: str,
-    *said: Notice,
-    beside: bool = True,
+    *notes: Notice,
 ) -> Table:
-    tells = (
-        [
-            dataclasses.replace(trial_column(field, results.trials), identity=True)
-            for field in varying_settings(results)
-        ]
-        if beside
-        else []
-    )
-    data = results.manifest["data"]["name"]
+    """Make a table about trials, whose first columns are the settings that vary."""
+    settings = []
+    for field in varying_settings(results):
+        column = trial_column(field, results.trials)
+        settings.append(dataclasses.replace(column, identity=True))
+    return _make_table(name, results, values, [*settings, *columns], lang, *notes)
+
+
+def _make_table(
+    name: str,
+    results: Results,
+    values: pd.DataFrame,
+    columns: Sequence[Column],
+    lang: str,
+    *notes: Notice,
+) -> Table:
+    """Make a table with the caption and the notes of its name. An empty one says so instead."""
+    if values.empty:
+        notes = (make_notice("note.empty", lang),)
     return Table(
         name=name,
         values=values,
-        columns=(*tells, *shown),
-        caption=translate(f"caption.{name}", lang, data=data),
-        notices=compose_notes(
-            results,
-            results.trials,
-            lang,
-            *(said if len(values) else [make_notice("note.empty", lang)]),
-        ),
+        columns=tuple(columns),
+        caption=translate(f"caption.{name}", lang, data=results.manifest["data"]["name"]),
+        notices=compose_notes(results, results.trials, lang, *notes),
         results_digest=results_digest(results),
         lang=lang,
     )
+
+
+TABLE_BUILDERS: dict[str, Callable[[Results, str], Table]] = {
+    "per-class": per_class_table,
+    "confusion": confusion_table,
+    "scores": score_table,
+    "effects": effects_table,
+    "differences-best": best_differences_table,
+    "curves": curve_diagnosis_table,
+    "cost": cost_table,
+    "at-epoch": epoch_table,
+    "differences": differences_table,
+}
+
+
+def build_detail_table(
+    name: str, results: Results, lang: str = "en", price: float | None = None
+) -> Table:
+    """Build the table of this name, one of `TABLE_BUILDERS`.
+
+    Args:
+        name: the name of the table.
+        results: the results to show.
+        lang: language of headers, caption and notes.
+        price: price of one device-hour, for the cost table.
+    """
+    if name == "cost":
+        return cost_table(results, lang, price)
+    return TABLE_BUILDERS[name](results, lang)
+
+
+def build_detail_tables(
+    results: Results, lang: str = "en", price: float | None = None
+) -> list[Table]:
+    """Build all detail tables that aren't empty.
+
+    Args:
+        results: the results to show.
+        lang: language of headers, captions and notes.
+        price: price of one device-hour, for the cost table.
+    """
+    status = results.trials["status"]
+    names = set(TABLE_BUILDERS)
+    if not status.eq("stopped").any():
+        names.remove("at-epoch")
+    if status.eq("completed").sum() > MAX_TRIALS_FOR_ALL_PAIRS:
+        names.remove("differences")
+    tables = []
+    for name in TABLE_BUILDERS:
+        if name in names:
+            tables.append(build_detail_table(name, results, lang, price))
+    return [table for table in tables if len(table.values)]

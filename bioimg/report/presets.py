@@ -1,4 +1,4 @@
-"""The nine tables of the report of 2023, each as the flags of one command."""
+"""Make the nine tables of the report of 2023: the flag `--preset report-2023`."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -11,16 +11,8 @@ from bioimg.report.table_model import Table
 from bioimg.report.table_notes import format_list
 from bioimg.results.result_store import Results
 
-BRIEF_COLUMNS = (
-    "weights",
-    "batch_size",
-    "freeze",
-    "epochs",
-    "best_val_loss",
-    "best_val_accuracy",
-    "test_accuracy",
-    "train_seconds",
-)
+OMITTED_COLUMNS = ("final_train_loss", "best_train_accuracy", "final_val_accuracy")
+BRIEF_COLUMNS = tuple(name for name in REPORT_2023_COLUMNS if name not in OMITTED_COLUMNS)
 TABLE_9_COLUMNS = (
     "weights",
     "batch_size",
@@ -30,13 +22,20 @@ TABLE_9_COLUMNS = (
     "test_accuracy",
     "best_val_accuracy",
 )
-V1_WEIGHTS, V2_WEIGHTS = 'weights == "IMAGENET1K_V1"', 'weights == "IMAGENET1K_V2"'
-ALL_LAYERS_TRAINED, HEAD_ONLY_TRAINED = 'freeze == "none"', 'freeze == "features"'
+V1_WEIGHTS = 'weights == "IMAGENET1K_V1"'
+V2_WEIGHTS = 'weights == "IMAGENET1K_V2"'
+ALL_LAYERS_TRAINED = 'freeze == "none"'
+HEAD_ONLY_TRAINED = 'freeze == "features"'
 
 
 @dataclass(frozen=True)
 class TablePreset:
-    """`--rows` and `--columns` of a table. epochs: the length of its runs; ignored if a folder has none of this length."""
+    """The flags `--rows` and `--columns` of one table.
+
+    rows:    a condition on the settings.
+    epochs:  the length of its runs; ignored if a folder has none of this length.
+    columns: the columns to show.
+    """
 
     rows: str
     epochs: tuple[int, ...]
@@ -44,6 +43,7 @@ class TablePreset:
 
     @property
     def condition(self) -> str:
+        """The condition with the length of the runs."""
         return f"({self.rows}) and epochs in {list(self.epochs)}"
 
 
@@ -60,7 +60,8 @@ REPORT_2023_PRESETS = {
     7: TablePreset(f"{V2_WEIGHTS} and batch_size == 128 and {HEAD_ONLY_TRAINED}", (40,)),
     8: TablePreset(f"batch_size == 128 and {HEAD_ONLY_TRAINED}", (100,), BRIEF_COLUMNS),
     9: TablePreset(
-        f"batch_size == 128 and {ALL_LAYERS_TRAINED} or {V2_WEIGHTS} and batch_size == 32 and {ALL_LAYERS_TRAINED}"
+        f"batch_size == 128 and {ALL_LAYERS_TRAINED}"
+        f" or {V2_WEIGHTS} and batch_size == 32 and {ALL_LAYERS_TRAINED}"
         f" or {V1_WEIGHTS} and batch_size == 128 and {HEAD_ONLY_TRAINED}",
         (40, 50, 100),
         TABLE_9_COLUMNS,
@@ -69,24 +70,20 @@ REPORT_2023_PRESETS = {
 
 
 def report_2023_tables(results: Results, lang: str = "en") -> list[Table]:
-    """Tables 1 to 9, named `table-N`."""
-    first = dataclasses.replace(architecture_table(results, lang), name="table-1")
-    return [
-        first,
-        *(
-            _preset_table(results, number, recipe, lang)
-            for number, recipe in REPORT_2023_PRESETS.items()
-        ),
-    ]
+    """Build tables 1 to 9, named `table-N`."""
+    tables = [dataclasses.replace(architecture_table(results, lang), name="table-1")]
+    for number, preset in REPORT_2023_PRESETS.items():
+        table = _preset_table(results, preset, lang)
+        tables.append(dataclasses.replace(table, name=f"table-{number}"))
+    return tables
 
 
-def _preset_table(results: Results, number: int, recipe: TablePreset, lang: str) -> Table:
-    exact = not select_rows(results.trials, recipe.condition).empty
-    rows = recipe.condition if exact else recipe.rows
-    table = build_comparison(results, rows=rows, columns=recipe.columns, lang=lang)
-    said = (
-        ()
-        if exact
-        else (make_notice("note.other_epochs", lang, epochs=format_list(recipe.epochs)),)
-    )
-    return dataclasses.replace(table, name=f"table-{number}", notices=(*said, *table.notices))
+def _preset_table(results: Results, preset: TablePreset, lang: str) -> Table:
+    """Build a table from runs of the length in the report or, if there are none, of any length."""
+    if not select_rows(results.trials, preset.condition).empty:
+        return build_comparison(
+            results, rows=preset.condition, columns=preset.columns, lang=lang
+        )
+    table = build_comparison(results, rows=preset.rows, columns=preset.columns, lang=lang)
+    note = make_notice("note.other_epochs", lang, epochs=format_list(preset.epochs))
+    return dataclasses.replace(table, notices=(note, *table.notices))

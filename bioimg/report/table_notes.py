@@ -1,5 +1,6 @@
-"""What readers must know about a table's numbers: the images, the rule, the split, and what makes a comparison unfair."""
+"""Compose the notes below a table: images, selection rule, split, and what makes a comparison unfair."""
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 
@@ -12,125 +13,145 @@ from bioimg.results.configurations import configuration_keys
 from bioimg.results.result_store import Results
 
 COMPARABILITY_COLUMNS = ("data_fingerprint", "split", "group_pattern", "test_images")
+SUBSETS = ("train", "val", "test")
+DIGEST_LENGTH = 10
 
 
+@functools.lru_cache(maxsize=2)
 def results_digest(results: Results) -> str:
-    """Ten hex digits that stand for all rows of the table of trials, in any order: changing one number changes them."""
-    rows = sorted(
-        results.trials.to_csv(index=False, header=False, lineterminator="\x00").split("\x00")
-    )
-    return hashlib.sha256(repr(rows).encode()).hexdigest()[:10]
+    """Return ten hex digits that change with any number of the table of trials.
+
+    The order of the rows doesn't matter.
+    """
+    # a NUL ends each row, since a text may contain line breaks
+    table = results.trials.to_csv(index=False, header=False, lineterminator="\x00")
+    rows = sorted(table.split("\x00"))
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:DIGEST_LENGTH]
 
 
 def compose_notes(
     results: Results, shown: pd.DataFrame, lang: str, *extra: Notice
 ) -> tuple[Notice, ...]:
-    """The sentences below a table of these trials; warnings first."""
-    said = [
+    """Compose the notes below a table of these trials: warnings, data, extra notes, stopping."""
+    return (
         *comparison_warnings(results, shown, lang),
         *_data_notes(results, shown, lang),
         *extra,
         *_stopping_notes(results, shown, lang),
-    ]
-    return (*said, make_notice("note.source", lang, fingerprint=results_digest(results)))
+        make_notice("note.source", lang, fingerprint=results_digest(results)),
+    )
 
 
 def comparison_warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[Notice]:
-    """What makes these numbers or their comparison unreliable, the worst first."""
+    """Yield what makes these numbers or their comparison unreliable, the worst first."""
     if results.manifest["data"].get("synthetic") or shown["synthetic"].eq(True).any():
         yield make_notice("warning.synthetic", lang)
     if not results.manifest.get("complete", True):
         yield make_notice("warning.incomplete", lang, ended=len(results.trials))
     if mixed := incomparable_columns(shown):
         yield make_notice("warning.mixed", lang, what=", ".join(mixed))
-    if shown["epochs"].nunique() > 1:
-        yield make_notice(
-            "warning.epochs_differ", lang, epochs=format_list(sorted(shown["epochs"].unique()))
-        )
+    lengths = sorted(shown["epochs"].unique())
+    if len(lengths) > 1:
+        yield make_notice("warning.epochs_differ", lang, epochs=format_list(lengths))
     if shown["split_leaks_groups"].eq(True).any():
         yield make_notice("warning.leak", lang)
-    if few := [count for count in test_group_counts(results, shown) if count < MIN_TEST_GROUPS]:
-        yield make_notice(
-            "warning.few_groups", lang, groups=format_list(few), fewest=MIN_TEST_GROUPS
-        )
+    few = [count for count in test_group_counts(results, shown) if count < MIN_TEST_GROUPS]
+    if few:
+        groups = format_list(few)
+        yield make_notice("warning.few_groups", lang, groups=groups, fewest=MIN_TEST_GROUPS)
     for name in ("duplicate_images_across_splits", "unreadable_skipped"):
         if name in shown and shown[name].max() > 0:
             yield make_notice(f"warning.{name}", lang, n=int(shown[name].max()))
 
 
 def incomparable_columns(trials: pd.DataFrame) -> list[str]:
-    """The columns that must be the same in all completed trials for a comparison, but aren't."""
-    compared, folds = trials[trials["status"].eq("completed")], trials["fold"].nunique() > 1
-    names = [
-        name for name in COMPARABILITY_COLUMNS if not (folds and name == "test_images")
-    ]  # folds need not be of one size
-    return [
-        *(name for name in names if compared[name].nunique(dropna=False) > 1),
-        *_ambiguous_weights(compared),
-    ]
+    """Return the columns that must be equal in all completed trials for a comparison, but aren't."""
+    completed = trials[trials["status"].eq("completed")]
+    has_folds = trials["fold"].nunique() > 1
+    names = []
+    for name in COMPARABILITY_COLUMNS:
+        may_differ = has_folds and name == "test_images"  # folds need not be of one size
+        if not may_differ and completed[name].nunique(dropna=False) > 1:
+            names.append(name)
+    if _has_ambiguous_weights(completed):
+        names.append("weights_digest")
+    return names
 
 
 def test_group_counts(results: Results, trials: pd.DataFrame) -> list[int]:
-    """The number of known groups among the test images of these trials; several numbers if folds differ."""
+    """Return the number of known groups among the test images of these trials.
+
+    There are several numbers if configurations were tested on different images.
+    """
     rows = results.predictions
-    rows = rows[rows["subset"].eq("test") & rows["key"].isin(trials["key"]) & rows["group"].notna()]
-    recipes = rows["key"].map(
-        dict(zip(trials["key"], configuration_keys(trials), strict=True))
-    )  # a recipe's folds add up
-    return sorted(rows.groupby(recipes)["group"].nunique().unique().tolist())
+    of_trials = rows["key"].isin(trials["key"])
+    rows = rows[of_trials & rows["subset"].eq("test") & rows["group"].notna()]
+    # the folds of a configuration add up
+    configuration_of = dict(zip(trials["key"], configuration_keys(trials), strict=True))
+    counts = rows.groupby(rows["key"].map(configuration_of))["group"].nunique()
+    return sorted(counts.unique().tolist())
 
 
-def _ambiguous_weights(trials: pd.DataFrame) -> list[str]:
-    """The column of digests if one name of weights stands for several, as when machines have different files."""
+def _has_ambiguous_weights(trials: pd.DataFrame) -> bool:
+    """Return True if one name stands for several weights, as when machines have different files."""
     digests = trials.groupby(["model", "weights"])["weights_digest"].nunique()
-    return ["weights_digest"] if digests.gt(1).any() else []
+    return bool(digests.gt(1).any())
 
 
 def _data_notes(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[Notice]:
     data = results.manifest["data"]
-    counts = {
-        part: format_list(shown[f"{part}_images"].dropna().astype(int).unique())
-        for part in ("train", "val", "test")
-    }
+    counts = {}
+    for subset in SUBSETS:
+        images = shown[f"{subset}_images"].dropna().astype(int)
+        counts[subset] = format_list(images.unique())
     yield make_notice(
         "note.images", lang, **counts, data=data["name"], fingerprint=data["fingerprint"]
     )
     yield make_notice("note.split", lang, split=format_list(shown["split"].unique()))
-    if len(shown) and not shown["split_leaks_groups"].notna().any() and data.get("groups") is None:
-        yield make_notice("note.unknown_groups", lang)
-    if data.get("groups") is not None:
+    has_groups = data.get("groups") is not None
+    if has_groups:
         yield make_notice("note.independent", lang)
-    if groups := test_group_counts(results, shown):
-        yield make_notice("note.tested_groups", lang, groups=format_list(groups))
+    elif len(shown) and shown["split_leaks_groups"].isna().all():
+        yield make_notice("note.unknown_groups", lang)
+    if group_counts := test_group_counts(results, shown):
+        yield make_notice("note.tested_groups", lang, groups=format_list(group_counts))
 
 
 def _stopping_notes(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[Notice]:
-    rule, counts = results.manifest.get("early_stopping"), shown["status"].value_counts()
+    counts = shown["status"].value_counts()
     stopped, failed = int(counts.get("stopped", 0)), int(counts.get("failed", 0))
-    if rule:
-        within = format_list(rule["compare_within"]) or "–"
-        given = EarlyStopping(grace_period=rule["grace_period"])
-        grace = format_list(sorted({given.grace_epochs(epochs) for epochs in shown["epochs"]}))
-        metric = format_list(shown["rung_metric"].dropna().unique()) or rule["metric"]
-        counted = {
-            "metric": metric,
-            "grace_period": grace,
-            "within": within,
-            "stopped": stopped,
-            "trials": len(shown),
-        }
-        yield make_notice("note.stopping", lang, **{**rule, **counted})
+    if results.manifest.get("early_stopping"):
+        yield _early_stopping_note(results.manifest["early_stopping"], shown, stopped, lang)
     elif stopped:
         yield make_notice("note.stopped_before", lang, stopped=stopped, trials=len(shown))
     else:
         yield make_notice("note.no_stopping", lang)
     if failed:
         yield make_notice("note.failed", lang, failed=failed, trials=len(shown))
-    if shown["status"].eq("completed").any() and not configuration_keys(shown).duplicated().any():
+    is_repeated = configuration_keys(shown).duplicated().any()
+    if shown["status"].eq("completed").any() and not is_repeated:
         yield make_notice("note.one_run", lang)
 
 
-def format_list(values: Iterable[object], most: int = 8) -> str:
-    """A few values on one line; of many, only the first ones."""
-    names = [str(value) for value in values]
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+def _early_stopping_note(rule: dict, shown: pd.DataFrame, stopped: int, lang: str) -> Notice:
+    early_stopping = EarlyStopping(grace_period=rule["grace_period"])
+    grace_epochs = {early_stopping.grace_epochs(epochs) for epochs in shown["epochs"]}
+    # an earlier command may have stopped trials by another metric
+    metrics = format_list(shown["rung_metric"].dropna().unique())
+    return make_notice(
+        "note.stopping",
+        lang,
+        metric=metrics or rule["metric"],
+        grace_period=format_list(sorted(grace_epochs)),
+        reduction_factor=rule["reduction_factor"],
+        within=format_list(rule["compare_within"]) or "–",
+        stopped=stopped,
+        trials=len(shown),
+    )
+
+
+def format_list(values: Iterable[object], limit: int = 8) -> str:
+    """Join a few values with commas; of many, show only the first ones."""
+    texts = [str(value) for value in values]
+    end = ", …" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + end

@@ -1,7 +1,6 @@
-"""What `bioimg report` prints."""
+"""Print tables and conclusions on the console."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from textwrap import fill
 
 from rich import box
@@ -17,40 +16,30 @@ MAX_PRINTED_ROWS = 40
 """Rows (and claims) that are printed; the files have all of them."""
 
 PRIORITY_COLUMNS = ("test_accuracy", "standing", "status", "runs", "best_val_loss", "train_seconds")
-"""The measures to print where the terminal is too narrow for all columns, the most important first."""
+"""The measures to print where the terminal is too narrow for all columns, most important first."""
 
 MAX_TEXT_CHARACTERS = 24
 """Characters of a text before it is folded."""
 
+COLUMN_GAP = 3
+
 
 def print_report(
-    results: Results, tables: Sequence[Table], out: Path, console: Console | None = None
+    results: Results, tables: Sequence[Table], console: Console | None = None
 ) -> None:
-    """Print the first table (all tables of a preset), what can be claimed, and where the files are."""
+    """Print the first table (all tables of a preset) and what can be claimed from the results."""
     console = console or Console(highlight=False)
-    preset = tables[0].name == "table-1"
-    for table in tables if preset else tables[:1]:
+    is_preset = tables[0].name == "table-1"
+    for table in tables if is_preset else tables[:1]:
         _print_table(table, console)
-    if tables[0].name in ("comparison", "table-1"):
+    if is_preset or tables[0].name == "comparison":
         _print_conclusions(results, console)
-    names = ", ".join(table.name for table in tables)
-    console.print(Text(f"\n{len(tables)} table{'s' if len(tables) > 1 else ''} in {out}: {names}"))
-
-
-def print_comparison(results: Results, table: Table, console: Console | None = None) -> None:
-    """Print the comparison table and what can be claimed from it."""
-    console = console or Console(highlight=False)
-    _print_table(table, console)
-    _print_conclusions(results, console)
 
 
 def _print_table(table: Table, console: Console) -> None:
     cells = table.cells()[:MAX_PRINTED_ROWS]
-    widths = [
-        max(1, *map(display_width, name.split()), min(MAX_TEXT_CHARACTERS, _widest_cell(cells, n)))
-        for n, name in enumerate(table.headers)
-    ]
-    places = _columns_that_fit(table, widths, console.width)
+    widths = _column_widths(table.headers, cells)
+    positions = _columns_that_fit(table, widths, console.width)
     grid = Grid(
         title=Text(table.caption),
         title_justify="left",
@@ -58,64 +47,76 @@ def _print_table(table: Table, console: Console) -> None:
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
-    for place in places:
-        text = table.columns[place].identity or table.columns[place].kind == "text"
-        name = fill(table.headers[place], widths[place], break_long_words=False)
-        grid.add_column(
-            Text(name), justify="left" if text else "right", overflow="fold", no_wrap=not text
-        )
+    for position in positions:
+        left = table.columns[position].is_left_aligned
+        header = fill(table.headers[position], widths[position], break_long_words=False)
+        justify = "left" if left else "right"
+        grid.add_column(Text(header), justify=justify, overflow="fold", no_wrap=not left)
     for row in cells:
-        grid.add_row(*(Text(row[place]) for place in places))
+        grid.add_row(*(Text(row[position]) for position in positions))
     console.print(grid)
-    left_out = [*_omitted_rows(table), *_omitted_columns(table, places)]
-    if left_out:
-        console.print(Text(f"Not shown here: {'; '.join(left_out)}."), style="dim")
+    omissions = [*_omitted_rows(table), *_omitted_columns(table, positions)]
+    if omissions:
+        console.print(Text(f"Not shown here: {'; '.join(omissions)}."), style="dim")
     for notice in table.notices:
-        console.print(Text(f"- {notice}"), style="yellow bold" if notice.is_warning else "dim")
+        style = "yellow bold" if notice.is_warning else "dim"
+        console.print(Text(f"- {notice}"), style=style)
 
 
-def _widest_cell(cells: Sequence[Sequence[str]], place: int) -> int:
-    return max((display_width(row[place]) for row in cells), default=1)
+def _column_widths(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
+    """Return the width of each column. Headers are wrapped between words, long texts folded."""
+    widths = []
+    for position, header in enumerate(headers):
+        widest_cell = max((display_width(row[position]) for row in cells), default=1)
+        widest_word = max(map(display_width, header.split()), default=1)
+        widths.append(max(widest_word, min(MAX_TEXT_CHARACTERS, widest_cell)))
+    return widths
+
+
+def _columns_that_fit(table: Table, widths: Sequence[int], width: int) -> list[int]:
+    """Return the positions of all columns or, if they don't fit, of the most important ones.
+
+    Columns that identify rows are always among them.
+    """
+    names = [column.name for column in table.columns]
+    priorities = [names.index(name) for name in PRIORITY_COLUMNS if name in names]
+    all_positions = list(range(len(names)))
+    if not priorities or _total_width(all_positions, widths) <= width:
+        return all_positions
+    positions = [n for n, column in enumerate(table.columns) if column.identity]
+    for position in priorities:
+        if _total_width([*positions, position], widths) <= width:
+            positions.append(position)
+    return sorted(positions)
+
+
+def _total_width(positions: Sequence[int], widths: Sequence[int]) -> int:
+    return sum(widths[position] + COLUMN_GAP for position in positions)
 
 
 def _omitted_rows(table: Table) -> list[str]:
-    return (
-        [f"more rows: {len(table.values) - MAX_PRINTED_ROWS}"]
-        if len(table.values) > MAX_PRINTED_ROWS
-        else []
-    )
+    count = len(table.values) - MAX_PRINTED_ROWS
+    return [f"more rows: {count}"] if count > 0 else []
 
 
-def _omitted_columns(table: Table, places: Sequence[int]) -> list[str]:
-    return [
-        f"the columns {', '.join(name for n, name in enumerate(table.headers) if n not in places)}"
-    ] * (len(places) < len(table.columns))
-
-
-def _columns_that_fit(table: Table, widths: Sequence[int], room: int) -> list[int]:
-    """All columns if their cells fit; else those that identify rows and as many of the most important ones as fit."""
-    names = [column.name for column in table.columns]
-    if sum(widths) + 3 * len(widths) <= room or not set(PRIORITY_COLUMNS) & set(names):
-        return list(range(len(names)))
-    places = [n for n, column in enumerate(table.columns) if column.identity]
-    for place in (names.index(name) for name in PRIORITY_COLUMNS if name in names):
-        if sum(widths[n] + 3 for n in (*places, place)) <= room:
-            places.append(place)
-    return sorted(places)
+def _omitted_columns(table: Table, positions: Sequence[int]) -> list[str]:
+    omitted = [name for n, name in enumerate(table.headers) if n not in positions]
+    return [f"the columns {', '.join(omitted)}"] if omitted else []
 
 
 def _print_conclusions(results: Results, console: Console) -> None:
-    said = draw_conclusions(results)
-    console.print(Text(f"\n{said.headline}"), style="bold")
-    for title, lines in (
-        ("Holds", said.distinguishable),
-        ("Can't be claimed", said.not_distinguishable),
-        ("Not compared", said.not_compared),
-    ):
-        if lines:
-            console.print(Text(title), style="bold")
-            console.print(
-                Text("\n".join(f"- {line}" for line in lines[:MAX_PRINTED_ROWS])), soft_wrap=False
-            )
-        if len(lines) > MAX_PRINTED_ROWS:
-            console.print(Text(f"- and {len(lines) - MAX_PRINTED_ROWS} more"), style="dim")
+    conclusions = draw_conclusions(results)
+    console.print(Text(f"\n{conclusions.headline}"), style="bold")
+    _print_lines("Holds", conclusions.distinguishable, console)
+    _print_lines("Can't be claimed", conclusions.not_distinguishable, console)
+    _print_lines("Not compared", conclusions.not_compared, console)
+
+
+def _print_lines(title: str, lines: Sequence[str], console: Console) -> None:
+    if not lines:
+        return
+    console.print(Text(title), style="bold")
+    for line in lines[:MAX_PRINTED_ROWS]:
+        console.print(Text(f"- {line}"))
+    if len(lines) > MAX_PRINTED_ROWS:
+        console.print(Text(f"- and {len(lines) - MAX_PRINTED_ROWS} more"), style="dim")

@@ -1,1 +1,1 @@
-"""Compare a table that was edited by hand with the results."""
+"""Check tables that were edited by hand against the results."""

@@ -1,19 +1,16 @@
-"""Check whether a table, edited by hand or not, agrees with the results, and list every cell that doesn't."""
+"""Check a table, edited by hand or not, against the results, and list every cell that disagrees."""
 
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import Any, NamedTuple
 
 from bioimg.errors import UserError
 from bioimg.report import detail_tables, documents
 from bioimg.report.comparison_table import SCORE_COLUMNS, build_comparison, trial_column
-from bioimg.report.table_model import Column, ParsedTable, Table, format_cell
+from bioimg.report.table_model import Column, ParsedTable, Table, format_cell, is_missing
 from bioimg.report.table_notes import results_digest
 from bioimg.report.translation import LANGUAGES, column_header, translated_columns
 from bioimg.results.result_store import Results
@@ -23,15 +20,16 @@ TABLE_BUILDERS: dict[str, tuple[Callable[[Results, str], Table], ...]] = {
     "class": (detail_tables.per_class_table,),
     "label": (detail_tables.confusion_table,),
     "axis": (detail_tables.effects_table,),
-    "claim": (
-        detail_tables.differences_table,
-        partial(detail_tables.differences_table, every=False),
-    ),
+    "claim": (detail_tables.differences_table, detail_tables.best_differences_table),
     "reading": (detail_tables.curve_diagnosis_table,),
     "val_loss": (detail_tables.epoch_table,),
     "device_seconds": (detail_tables.cost_table,),
 }
-"""The functions that make a table, by a header that only this kind of table has."""
+"""The functions that build a table, by a column that only this kind of table has."""
+
+EXAMPLE_COLUMNS = ("weights", "batch_size", "test_accuracy")
+DIGEST_PATTERN = re.compile(r"(?:results|結果) ([0-9a-f]{10})\b")
+UNIT_PATTERN = re.compile(r"\s*[(（][^)）]*[)）]\s*$")
 
 
 @dataclass(frozen=True)
@@ -45,14 +43,20 @@ class Mismatch:
     expected: str
 
     def __str__(self) -> str:
-        return f"{self.location}, row {self.row}, {self.column}: the file says {self.found}, the results say {self.expected}."
+        return (
+            f"{self.location}, row {self.row}, {self.column}: the file says {self.found}, "
+            f"the results say {self.expected}."
+        )
 
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """findings: cells that disagree. cells: how many were compared. unchecked: headers that aren't known.
+    """What was compared, and what disagrees.
 
-    other: the fingerprint of the results that the file says it was made from, if it differs.
+    mismatches:      cells that disagree.
+    compared_cells:  how many cells were compared.
+    unknown_headers: headers of columns that weren't compared.
+    foreign_digest:  digest of the results that the file names as its source, if they are others.
     """
 
     mismatches: tuple[Mismatch, ...] = ()
@@ -61,224 +65,243 @@ class VerificationResult:
     foreign_digest: str | None = None
 
 
+class _MatchedColumn(NamedTuple):
+    """A column of a reference table, with its position in the file."""
+
+    column: Column
+    position: int
+
+
 def verify_file(path: Path, results: Results) -> VerificationResult:
     """Check every table of a file (.md, .tex, .csv, .docx, .xlsx) against the results.
 
-    A row is found by its settings (or class, ...). If no trial has these, the nearest one is taken and the differences are
-    listed, settings included. Blank cells aren't compared.
+    A row is found by its settings (or class, ...). If no trial has these, the nearest one is taken
+    and the differences are listed, settings included. Blank cells aren't compared.
 
     Raises:
         UserError: there is no such file, it can't be read, or no table in it has a known column.
     """
     tables = [table for table in documents.read_tables(path) if table.rows]
-    verdicts = [_check_table(table, results) for table in tables]
-    if not any(verdict.compared_cells for verdict in verdicts):
-        names = ", ".join(
-            column_header(name, "en") for name in ("weights", "batch_size", "test_accuracy")
-        )
+    verifications = [_verify_table(table, results) for table in tables]
+    compared_cells = sum(verification.compared_cells for verification in verifications)
+    if not compared_cells:
+        headers = ", ".join(column_header(name, "en") for name in EXAMPLE_COLUMNS)
         raise UserError(
-            f"the file {path} contains no table with bioimg's headers, such as {names}. Use these headers."
+            f"the file {path} contains no table with bioimg's headers, such as {headers}. "
+            "Use these headers."
         )
+    mismatches, unknown_headers = [], []
+    for verification in verifications:
+        mismatches.extend(verification.mismatches)
+        unknown_headers.extend(verification.unknown_headers)
     return VerificationResult(
-        tuple(finding for verdict in verdicts for finding in verdict.mismatches),
-        sum(verdict.compared_cells for verdict in verdicts),
-        tuple(dict.fromkeys(name for verdict in verdicts for name in verdict.unknown_headers)),
-        _foreign_digest(tables, results_digest(results)),
+        mismatches=tuple(mismatches),
+        compared_cells=compared_cells,
+        unknown_headers=tuple(dict.fromkeys(unknown_headers)),
+        foreign_digest=_find_foreign_digest(tables, results_digest(results)),
     )
 
 
-def _foreign_digest(tables: Sequence[ParsedTable], own: str) -> str | None:
-    stated = [
-        mark
-        for table in tables
-        for mark in re.findall(r"(?:results|結果) ([0-9a-f]{10})\b", table.surrounding_text)
-    ]
-    return next((mark for mark in stated if mark != own), None)
+def _find_foreign_digest(tables: Sequence[ParsedTable], own_digest: str) -> str | None:
+    """Return the first digest of other results that the text around the tables names."""
+    for table in tables:
+        for digest in DIGEST_PATTERN.findall(table.surrounding_text):
+            if digest != own_digest:
+                return digest
+    return None
 
 
-def _check_table(table: ParsedTable, results: Results) -> VerificationResult:
-    """Check against the reference table that has most of its headers; of equals, the one it agrees with best."""
-    verdicts = []
+def _verify_table(table: ParsedTable, results: Results) -> VerificationResult:
+    """Check against the reference table that has most of its headers.
+
+    Of several such tables, the one that it agrees with best counts.
+    """
+    verifications = []
     for reference in _reference_tables(table, results):
-        verdicts.append(_compare_with_reference(table, reference))
-        if not verdicts[-1].unknown_headers and not verdicts[-1].mismatches:
+        verification = _compare_with_reference(table, reference)
+        verifications.append(verification)
+        if not verification.unknown_headers and not verification.mismatches:
             break
     return min(
-        verdicts, key=lambda verdict: (len(verdict.unknown_headers), len(verdict.mismatches))
+        verifications,
+        key=lambda result: (len(result.unknown_headers), len(result.mismatches)),
     )
 
 
 def _reference_tables(table: ParsedTable, results: Results) -> Iterator[Table]:
-    """The tables of these results that the file might be, in the language of its headers."""
-    shown = set(map(_normalise_header, table.headers))
-    lang = max(
-        LANGUAGES,
-        key=lambda lang: sum(
-            _normalise_header(column_header(name, lang)) in shown for name in translated_columns()
-        ),
-    )
-    makers = next(
-        (
-            makers
-            for name, makers in TABLE_BUILDERS.items()
-            if _find_column(Column(name=name), table.headers) is not None
-        ),
-        None,
-    )
-    yield from (
-        (make(results, lang) for make in makers)
-        if makers
-        else _comparison_tables(table, results, lang)
-    )
+    """Yield the tables of these results that the file might hold, in the language of its headers."""
+    lang = _detect_language(table.headers)
+    for name, builders in TABLE_BUILDERS.items():
+        if _has_column(table, name):
+            for build_table in builders:
+                yield build_table(results, lang)
+            return
+    yield from _comparison_tables(table, results, lang)
+
+
+def _detect_language(headers: Sequence[str]) -> str:
+    """Return the language in which most of these headers are known."""
+    shown = set(map(_normalise_header, headers))
+
+    def count_known(lang: str) -> int:
+        known = [_normalise_header(column_header(name, lang)) for name in translated_columns()]
+        return sum(header in shown for header in known)
+
+    return max(LANGUAGES, key=count_known)
 
 
 def _comparison_tables(table: ParsedTable, results: Results, lang: str) -> Iterator[Table]:
-    """Comparisons of all trials, of those in the file (which may change which is best), and grouped as in the file."""
+    """Yield comparisons of all trials, of those in the file, and grouped as in the file."""
     settings = detail_tables.varying_settings(results)
-    scores = [
-        name for name in SCORE_COLUMNS if _find_column(Column(name=name), table.headers) is not None
-    ]
-    every = _with_all_columns(
-        build_comparison(results, columns=[*settings, *scores, "standing"], single=True, lang=lang),
-        settings,
-    )
-    yield every
-    keys = _ReferenceRows(every, _matched_columns(table, every)).trial_keys(table)
-    part = dataclasses.replace(results, trials=results.trials[results.trials["key"].isin(keys)])
-    yield _with_all_columns(
-        build_comparison(part, columns=[*settings, *scores, "standing"], single=True, lang=lang),
-        settings,
-    )
-    together = [
-        name for name in settings if _find_column(Column(name=name), table.headers) is not None
-    ]
-    if _find_column(Column(name="runs"), table.headers) is not None:
-        yield _with_all_columns(build_comparison(results, group_by=together, lang=lang), together)
-        yield _with_all_columns(build_comparison(results, lang=lang), together)
+    scores = [name for name in SCORE_COLUMNS if _has_column(table, name)]
+    columns = [*settings, *scores, "standing"]
+    all_trials = build_comparison(results, columns=columns, single=True, lang=lang)
+    all_trials = _with_all_columns(all_trials, settings)
+    yield all_trials
+
+    # with fewer trials, another one may be the best
+    keys = _ReferenceRows(all_trials, _match_columns(table, all_trials)).trial_keys(table)
+    trials = results.trials[results.trials["key"].isin(keys)]
+    selection = dataclasses.replace(results, trials=trials)
+    selected = build_comparison(selection, columns=columns, single=True, lang=lang)
+    yield _with_all_columns(selected, settings)
+
+    if _has_column(table, "runs"):
+        shown_settings = [name for name in settings if _has_column(table, name)]
+        grouped = build_comparison(results, group_by=shown_settings, lang=lang)
+        yield _with_all_columns(grouped, shown_settings)
+        yield _with_all_columns(build_comparison(results, lang=lang), shown_settings)
 
 
 def _with_all_columns(table: Table, identities: Sequence[str]) -> Table:
-    names = [name for name in translated_columns() if name in table.values]
-    return dataclasses.replace(
-        table, columns=tuple(trial_column(name, table.values, name in identities) for name in names)
-    )
+    """Show every column that has a header."""
+    columns = []
+    for name in translated_columns():
+        if name in table.values:
+            columns.append(trial_column(name, table.values, name in identities))
+    return dataclasses.replace(table, columns=tuple(columns))
 
 
 def _compare_with_reference(table: ParsedTable, reference: Table) -> VerificationResult:
-    places = _matched_columns(table, reference)
-    known = [place for _, place in places]
-    unchecked = tuple(
-        name for place, name in enumerate(table.headers) if name and place not in known
-    )
-    if not places or reference.values.empty:
+    matches = _match_columns(table, reference)
+    if not matches or reference.values.empty:
         return VerificationResult(unknown_headers=tuple(table.headers))
-    rows, findings = _ReferenceRows(reference, places), []
+    known_positions = {match.position for match in matches}
+    unknown_headers = []
+    for position, header in enumerate(table.headers):
+        if header and position not in known_positions:
+            unknown_headers.append(header)
+    rows = _ReferenceRows(reference, matches)
+    mismatches = []
     for number, row in enumerate(table.rows, start=1):
-        name = ", ".join(_cell_text(row, place) for _, place in rows.identity_columns) or "?"
-        findings += [
-            Mismatch(table.location, f"{number} ({name})", *said)
-            for said in rows.differing_cells(row)
-        ]
-    return VerificationResult(tuple(findings), len(table.rows) * len(places), unchecked)
+        mismatches.extend(rows.find_mismatches(row, number, table.location))
+    compared_cells = len(table.rows) * len(matches)
+    return VerificationResult(tuple(mismatches), compared_cells, tuple(unknown_headers))
 
 
 class _ReferenceRows:
     """The rows of a reference table, found by their settings."""
 
-    def __init__(self, reference: Table, places: Sequence[tuple[Column, int]]) -> None:
-        self.headers = dict(
-            zip((column.name for column in reference.columns), reference.headers, strict=True)
-        )
-        self.identity_columns = [(column, place) for column, place in places if column.identity]
-        self.values = [(column, place) for column, place in places if not column.identity]
-        value_columns = reference.values
-        self.known_settings = {
-            column.name: list(map(_normalise_setting, value_columns[column.name].unique()))
-            for column, _ in self.identity_columns
-        }
-        self.records = reference.records()
-        self.records_by_identity: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-        for record in self.records:
-            name = tuple(
-                _normalise_setting(record[column.name]) for column, _ in self.identity_columns
-            )
-            self.records_by_identity.setdefault(name, []).append(record)
+    def __init__(self, reference: Table, matches: Sequence[_MatchedColumn]) -> None:
+        names = [column.name for column in reference.columns]
+        self._headers = dict(zip(names, reference.headers, strict=True))
+        self._identities = [match for match in matches if match.column.identity]
+        self._measures = [match for match in matches if not match.column.identity]
+        self._records = reference.records()
+        self._known_settings: dict[str, list[str]] = {}
+        for column, _ in self._identities:
+            values = reference.values[column.name].unique()
+            self._known_settings[column.name] = list(map(_normalise_setting, values))
+        self._records_by_identity: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+        for record in self._records:
+            identity = tuple(_normalise_setting(record[name]) for name in self._known_settings)
+            self._records_by_identity.setdefault(identity, []).append(record)
 
     def trial_keys(self, table: ParsedTable) -> set[str]:
-        """The trials that a file's rows refer to."""
-        return (
-            {self._find_record(row)["key"] for row in table.rows}
-            if self.identity_columns and self.records
-            else set()
-        )
+        """Return the keys of the trials that a file's rows refer to."""
+        if not self._identities or not self._records:
+            return set()
+        return {self._find_record(row)["key"] for row in table.rows}
 
-    def differing_cells(self, row: Sequence[str]) -> list[tuple[str, str, str]]:
-        """Column, what the file says and what the results say, for each cell that disagrees."""
-        return self._compare_row(row, self._find_record(row))
+    def find_mismatches(self, row: Sequence[str], number: int, location: str) -> list[Mismatch]:
+        """Return the cells of a row that disagree with the results."""
+        settings = [_cell_text(row, match.position) for match in self._identities]
+        row_name = f"{number} ({', '.join(settings) or '?'})"
+        record = self._find_record(row)
+        mismatches = []
+        for column, position in self._differing_columns(row, record):
+            header = self._headers[column.name]
+            found, expected = _cell_text(row, position), format_cell(column, record)
+            mismatches.append(Mismatch(location, row_name, header, found, expected))
+        return mismatches
 
     def _find_record(self, row: Sequence[str]) -> dict[str, Any]:
-        """The row with these settings, or else the one with the fewest differences."""
-        candidates = self.records_by_identity.get(self._row_identity(row)) or self.records
-        return min(candidates, key=lambda record: len(self._compare_row(row, record)))
+        """Return the record with the settings of a row, or else the one with fewest differences."""
+        candidates = self._records_by_identity.get(self._row_identity(row)) or self._records
+        return min(candidates, key=lambda record: len(self._differing_columns(row, record)))
 
     def _row_identity(self, row: Sequence[str]) -> tuple[str, ...]:
-        return tuple(
-            resolve_setting(_cell_text(row, place), self.known_settings[column.name])
-            for column, place in self.identity_columns
-        )
+        settings = []
+        for column, position in self._identities:
+            known = self._known_settings[column.name]
+            settings.append(resolve_setting(_cell_text(row, position), known))
+        return tuple(settings)
 
-    def _compare_row(
+    def _differing_columns(
         self, row: Sequence[str], record: dict[str, Any]
-    ) -> list[tuple[str, str, str]]:
-        named = zip(self.identity_columns, self._row_identity(row), strict=True)
-        wrong = [
-            (column, place)
-            for (column, place), name in named
-            if name != _normalise_setting(record[column.name])
-        ]
-        cells = [
-            (column, place) for column, place in self.values if not is_blank(_cell_text(row, place))
-        ]
-        wrong += [
-            (column, place)
-            for column, place in cells
-            if not cell_matches(_cell_text(row, place), column, record)
-        ]
-        return [
-            (self.headers[column.name], _cell_text(row, place), format_cell(column, record))
-            for column, place in wrong
-        ]
+    ) -> list[_MatchedColumn]:
+        """Return the columns in which a row disagrees with a record, settings first."""
+        differing = []
+        for match, setting in zip(self._identities, self._row_identity(row), strict=True):
+            if setting != _normalise_setting(record[match.column.name]):
+                differing.append(match)
+        for match in self._measures:
+            cell = _cell_text(row, match.position)
+            if not is_blank(cell) and not cell_matches(cell, match.column, record):
+                differing.append(match)
+        return differing
 
 
 def _normalise_setting(value: object) -> str:
-    return "" if pd.isna(value) else normalise_text(value)  # type: ignore[call-overload]
+    return "" if is_missing(value) else normalise_text(value)
 
 
-def _matched_columns(table: ParsedTable, reference: Table) -> list[tuple[Column, int]]:
-    found = [(column, _find_column(column, table.headers)) for column in reference.columns]
-    return [(column, place) for column, place in found if place is not None]
+def _match_columns(table: ParsedTable, reference: Table) -> list[_MatchedColumn]:
+    """Return the columns of a reference table that the file has."""
+    matches = []
+    for column in reference.columns:
+        position = _find_column(column, table.headers)
+        if position is not None:
+            matches.append(_MatchedColumn(column, position))
+    return matches
+
+
+def _has_column(table: ParsedTable, name: str) -> bool:
+    return _find_column(Column(name=name), table.headers) is not None
 
 
 def _find_column(column: Column, headers: Sequence[str]) -> int | None:
-    """The position of a column's header, in any language or by its name, ignoring units in parentheses."""
-    names = {
-        _normalise_header(name)
-        for name in (
-            column.name,
-            column.name.replace("_", " "),
-            *(column_header(column.name, lang) for lang in LANGUAGES),
-        )
-    }
-    names = {_normalise_header(column.title)} if column.title else names
-    return next(
-        (place for place, name in enumerate(headers) if _normalise_header(name) in names), None
-    )
+    """Return the position of a column's header, in any language or by its name, or None.
+
+    Units in parentheses are ignored.
+    """
+    if column.title:
+        names = [column.title]
+    else:
+        translations = [column_header(column.name, lang) for lang in LANGUAGES]
+        names = [column.name, column.name.replace("_", " "), *translations]
+    known = set(map(_normalise_header, names))
+    for position, header in enumerate(headers):
+        if _normalise_header(header) in known:
+            return position
+    return None
 
 
 def _normalise_header(name: str) -> str:
-    """A header without its unit, for comparisons."""
-    return re.sub(r"\s*[(（][^)）]*[)）]\s*$", "", name).strip().casefold()
+    """Return a header without its unit, for comparisons."""
+    return UNIT_PATTERN.sub("", name).strip().casefold()
 
 
-def _cell_text(row: Sequence[str], place: int) -> str:
-    return row[place] if place < len(row) else ""
+def _cell_text(row: Sequence[str], position: int) -> str:
+    """Return the text of a cell; a row may be shorter than the header."""
+    return row[position] if position < len(row) else ""

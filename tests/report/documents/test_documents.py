@@ -257,7 +257,7 @@ def test_the_latex_comparison_compiles_as_a_float_and_as_a_long_table(
 ) -> None:
     results = result_store.read_results(report_2023(tmp_path / "results"))
     long = detail_tables.differences_table(
-        result_store.read_results(many(tmp_path / "many", 60)), lang, every=False
+        result_store.read_results(many(tmp_path / "many", 60)), lang
     )
     assert len(long.values) > latex.ROWS_PER_PAGE
     source = "\n".join(
