@@ -20,7 +20,7 @@ from bioimg.models.pretrained_weights import require_same_weights
 from bioimg.progress.console import ProgressTable, print_plain
 from bioimg.progress.listener import CombinedListener, ProgressListener
 from bioimg.progress.tensorboard import TensorBoardListener
-from bioimg.report.write import ReportOptions, print_comparison, write_report
+from bioimg.report.write import print_comparison, write_report
 from bioimg.results.epoch_summary import has_later_epochs
 from bioimg.results.result_store import CHECKPOINTS_FOLDER, ResultStore
 from bioimg.run_options import RunOptions
@@ -303,7 +303,7 @@ def conclude_run(
         print_comparison(store.display_name)
         print_plain(console, f"Make the report with: bioimg report {store.display_name}")
     else:
-        write_report(store.display_name, ReportOptions(figures=False), images)
+        write_report(store.display_name, images=images)
     if taken := sum(store.storage.sizes(CHECKPOINTS_FOLDER).values()):
         print_plain(
             console, f"Checkpoints take {taken / 1e6:.1f} MB ({store.display_path('checkpoints')})."

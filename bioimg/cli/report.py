@@ -10,10 +10,11 @@ from bioimg.report.write import ReportOptions, write_report
 
 @dataclass(frozen=True, kw_only=True)
 class ReportCommand(ReportOptions):
-    """Make tables, figures and a page from a results folder, and show which differences hold.
+    """Make a page and tables from a results folder, and show which differences hold.
 
-    Without flags, everything is written to RESULTS/report; open `report.html` first. With --rows, --columns, --sort,
-    --group-by or --single, only that comparison table is made, named `selection`.
+    Without flags, the page and the comparison table are written to RESULTS/report. Open
+    `report.html` first. With --rows, --columns, --sort, --group-by or --single, only that
+    comparison table is made, named `selection`.
     """
 
     folder: Annotated[str, Positional, arg(metavar="RESULTS")]

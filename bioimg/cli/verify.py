@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyCommand:
-    """Check a table (.md, .tex, .csv, .docx, .xlsx), edited by hand or not, against the results; list cells that disagree."""
+    """Check a table against the results, and list the cells that disagree.
+
+    The table may be a .md, .tex, .csv, .docx or .xlsx file, edited by hand or not.
+    """
 
     file: Annotated[Path, Positional, arg(metavar="TABLE")]
     """the file with the table"""
@@ -40,27 +43,22 @@ class VerifyCommand:
 
 
 def print_verification(
-    file: Path, verdict: "VerificationResult", console: Console | None = None
+    file: Path, verification: "VerificationResult", console: Console | None = None
 ) -> None:
     """Print every cell that disagrees, and what wasn't compared."""
     console = console or Console(highlight=False)
-    for finding in verdict.mismatches:
-        console.print(Text(str(finding)), style="red", soft_wrap=True)
-    if verdict.unknown_headers:
-        console.print(
-            Text(
-                f"Not compared, since their headers aren't known: {', '.join(verdict.unknown_headers)}."
-            ),
-            style="yellow",
+    for mismatch in verification.mismatches:
+        console.print(Text(str(mismatch)), style="red", soft_wrap=True)
+    if verification.unknown_headers:
+        headers = ", ".join(verification.unknown_headers)
+        message = f"Not compared, since their headers aren't known: {headers}."
+        console.print(Text(message), style="yellow")
+    if verification.foreign_digest:
+        message = (
+            f"The file says that it was made from other results ({verification.foreign_digest})."
         )
-    if verdict.foreign_digest:
-        console.print(
-            Text(f"The file says that it was made from other results ({verdict.foreign_digest})."),
-            style="yellow",
-        )
-    count = len(verdict.mismatches)
-    word = "all agree" if not count else f"{count} disagree{'s' if count == 1 else ''}"
-    console.print(
-        Text(f"{file}: {verdict.compared_cells} cells compared, {word} with the results."),
-        style="bold",
-    )
+        console.print(Text(message), style="yellow")
+    count = len(verification.mismatches)
+    outcome = f"{count} disagree{'s' if count == 1 else ''}" if count else "all agree"
+    message = f"{file}: {verification.compared_cells} cells compared, {outcome} with the results."
+    console.print(Text(message), style="bold")

@@ -186,9 +186,7 @@ def _with_lists_as_text(trials: pd.DataFrame) -> pd.DataFrame:
     def join_scores(scores: Iterable[float]) -> str:
         return ", ".join(f"{score:.4g}" for score in scores)
 
-    return trials.assign(
-        rung_scores=trials["rung_scores"].map(join_scores, na_action="ignore")
-    )
+    return trials.assign(rung_scores=trials["rung_scores"].map(join_scores, na_action="ignore"))
 
 
 def _default_keys(trials: pd.DataFrame) -> list[str]:
@@ -211,9 +209,7 @@ def _require_known(names: Sequence[str], known: Iterable[str], field: str) -> li
     return list(names)
 
 
-def _with_scores(
-    trials: pd.DataFrame, results: Results, columns: Sequence[str]
-) -> pd.DataFrame:
+def _with_scores(trials: pd.DataFrame, results: Results, columns: Sequence[str]) -> pd.DataFrame:
     """Add scores if any is asked for. They need the predictions, and time."""
     if set(columns) & set(SCORE_COLUMNS):
         without_scores = trials.drop(columns=list(SCORE_COLUMNS), errors="ignore")
@@ -320,9 +316,7 @@ def _with_standing(table: pd.DataFrame, results: Results, lang: str) -> pd.DataF
     configuration_of = dict(zip(trials["key"], configuration_keys(trials), strict=True))
     verdicts = table["key"].map(configuration_of).map(configuration_verdicts(results))
     verdicts = verdicts.where(table["state"].eq("completed"))
-    texts = verdicts.map(
-        lambda verdict: translate(f"standing.{verdict}", lang), na_action="ignore"
-    )
+    texts = verdicts.map(lambda verdict: translate(f"standing.{verdict}", lang), na_action="ignore")
     return table.assign(standing=texts)
 
 

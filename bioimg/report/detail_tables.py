@@ -257,7 +257,9 @@ def cost_table(results: Results, lang: str = "en", price: float | None = None) -
 def _trial_costs(trials: pd.DataFrame, price: float | None) -> pd.DataFrame:
     """Add each trial's device time, its price, and the epochs that it was spared."""
     device_seconds = trials["train_seconds"] * trials["workers"]
-    unrun_epochs = (trials["epochs"] - trials["epochs_run"]).where(trials["status"].eq("stopped"), 0)
+    unrun_epochs = (trials["epochs"] - trials["epochs_run"]).where(
+        trials["status"].eq("stopped"), 0
+    )
     seconds_per_epoch = trials["train_seconds"] / trials["epochs_run"].where(
         trials["epochs_run"].gt(0)
     )

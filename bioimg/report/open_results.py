@@ -1,4 +1,4 @@
-"""Results and images for a report."""
+"""Open the results and images of a report."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,8 @@ def open_results(folder: str | Path) -> "Results":
     """Read results, with weights files shown by their names.
 
     Raises:
-        UserError: there are no results, they are incomplete or damaged, or another version wrote them.
+        UserError: there are no results, they are incomplete or damaged, or another version wrote
+            them.
     """
     from bioimg.report.weights_files import shorten_weights_paths
     from bioimg.results.result_store import read_results

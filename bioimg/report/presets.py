@@ -81,9 +81,7 @@ def report_2023_tables(results: Results, lang: str = "en") -> list[Table]:
 def _preset_table(results: Results, preset: TablePreset, lang: str) -> Table:
     """Build a table from runs of the length in the report or, if there are none, of any length."""
     if not select_rows(results.trials, preset.condition).empty:
-        return build_comparison(
-            results, rows=preset.condition, columns=preset.columns, lang=lang
-        )
+        return build_comparison(results, rows=preset.condition, columns=preset.columns, lang=lang)
     table = build_comparison(results, rows=preset.rows, columns=preset.columns, lang=lang)
     note = make_notice("note.other_epochs", lang, epochs=format_list(preset.epochs))
     return dataclasses.replace(table, notices=(note, *table.notices))

@@ -24,9 +24,7 @@ MAX_TEXT_CHARACTERS = 24
 COLUMN_GAP = 3
 
 
-def print_report(
-    results: Results, tables: Sequence[Table], console: Console | None = None
-) -> None:
+def print_report(results: Results, tables: Sequence[Table], console: Console | None = None) -> None:
     """Print the first table (all tables of a preset) and what can be claimed from the results."""
     console = console or Console(highlight=False)
     is_preset = tables[0].name == "table-1"

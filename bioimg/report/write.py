@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import FlagCreatePairsOff, arg
+from tyro.conf import arg
 
-from bioimg.errors import unknown_value_error
+from bioimg.errors import UserError, unknown_value_error
 from bioimg.report.open_results import open_results, open_unchanged_images
 
 if TYPE_CHECKING:
@@ -18,45 +18,94 @@ if TYPE_CHECKING:
     from bioimg.results.result_store import Results
 
 TABLE_FORMATS = ("md", "csv", "tex", "html", "xlsx", "docx", "parquet")
+TABLE_NAMES = (
+    "comparison",
+    "per-class",
+    "confusion",
+    "scores",
+    "effects",
+    "differences-best",
+    "curves",
+    "cost",
+    "at-epoch",
+    "differences",
+)
+DEFAULT_TABLES = ("comparison",)
+SELECTION_FIELDS = ("rows", "columns", "sort", "group_by", "single")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
     """Choose what a report contains, in which form, and where it is written."""
 
+    tables: Annotated[tuple[str, ...], arg(metavar="all|NAME ...")] = DEFAULT_TABLES
+    """tables to make: comparison, per-class, confusion, scores, effects, differences-best, curves,
+    cost, at-epoch, differences, or `all` that aren't empty"""
+    format: Annotated[tuple[str, ...], arg(metavar="md|csv|tex|html|xlsx|docx|parquet ...")] = (
+        "csv",
+        "xlsx",
+        "docx",
+    )
+    """formats of the tables"""
+    figures: bool = False
+    """draw figures for papers and slides, as PNG, SVG and PDF"""
+    lang: Literal["en", "zh-TW"] = "en"
+    """language of headers, captions and notes"""
+    price: float | None = None
+    """price of one device-hour; adds the cost table"""
+    out: Path | None = None
+    """write everything to this folder instead"""
     rows: str | None = None
     """a condition on settings and measures, such as 'freeze == "none" and batch_size >= 64'"""
     columns: tuple[str, ...] = ()
-    """columns to show, in this order: those of trials.parquet, and balanced_accuracy, macro_f1, auroc, ece"""
+    """columns to show, in this order: those of trials.parquet, and balanced_accuracy, macro_f1,
+    auroc, ece"""
     sort: tuple[str, ...] = ()
     """columns to sort by: settings in ascending order, measures with the best first"""
     group_by: tuple[str, ...] = ()
-    """settings to group by: trials with the same values become one row with mean, standard deviation and number"""
+    """settings to group by: trials with the same values become one row with mean, standard
+    deviation and number"""
     single: bool = False
     """one row per trial, even if a configuration was repeated with other seeds or folds"""
     at_epoch: int | None = None
     """make only a table of all trials, stopped ones too, as of this epoch"""
-    format: Annotated[tuple[str, ...], arg(metavar="md|csv|tex|html|xlsx|docx|parquet ...")] = (
-        TABLE_FORMATS
-    )
-    """formats of the tables"""
-    lang: Literal["en", "zh-TW"] = "en"
-    """language of headers, captions and notes"""
     preset: Literal["report-2023"] | None = None
     """make the nine tables of the report of 2023 instead"""
-    # the help of a flag that is on by default is shown for --no-...
-    figures: FlagCreatePairsOff[bool] = True
-    """leave out the figures, which take longest"""
-    price: float | None = None
-    """price of one device-hour, for the cost table"""
-    out: Path | None = None
-    """write everything to this folder instead"""
 
     @property
     def selection(self) -> dict[str, Any]:
         """The options that choose another comparison table; empty if none is given."""
-        names = ("rows", "columns", "sort", "group_by", "single")
-        return {name: value for name in names if (value := getattr(self, name))}
+        values = {name: getattr(self, name) for name in SELECTION_FIELDS}
+        return {name: value for name, value in values.items() if value}
+
+    @property
+    def has_own_tables(self) -> bool:
+        """True if an option replaces the tables of a whole report, and the page with them."""
+        return bool(self.selection or self.preset or self.at_epoch is not None)
+
+    def check(self) -> None:
+        """Check the names of tables and formats.
+
+        Raises:
+            UserError: a name is unknown, or `tables` is combined with options that replace them.
+        """
+        if not self.tables:
+            raise UserError(
+                "the value of `tables` is empty, but must be `all` or names of tables. Leave it out "
+                "for the comparison."
+            )
+        for name in self.format:
+            if name not in TABLE_FORMATS:
+                raise unknown_value_error("format", name, TABLE_FORMATS)
+        for name in self.tables:
+            if name not in ("all", *TABLE_NAMES):
+                raise unknown_value_error("tables", name, ("all", *TABLE_NAMES))
+        if self.has_own_tables and self.tables != DEFAULT_TABLES:
+            raise UserError(
+                f"the value of `tables` is {' '.join(self.tables)}, but must be left out where "
+                "rows, columns, sort, group_by, single, at_epoch or preset choose a table. Make "
+                "two reports."
+            )
 
 
 DEFAULT_OPTIONS = ReportOptions()
@@ -65,23 +114,39 @@ DEFAULT_OPTIONS = ReportOptions()
 def write_report(
     folder: str, options: ReportOptions = DEFAULT_OPTIONS, images: "ImagesByPath | None" = None
 ) -> str:
-    """Write a report and print its first table. Return the folder or address of the report.
+    """Write a report and print its first table.
 
-    images: the images of the experiment by their paths; by default they are read from their files
-        where these haven't changed. The page and a figure show the worst mistakes.
+    Args:
+        folder: the results folder or its address.
+        options: what the report contains.
+        images: the images of the experiment by their paths, of which the page shows the worst
+            mistakes. By default they are read from their files where these haven't changed.
+
+    Returns:
+        The folder or address of the report.
 
     Raises:
         UserError: there are no results, or an option names something that doesn't exist.
     """
-    for name in options.format:
-        if name not in TABLE_FORMATS:
-            raise unknown_value_error("format", name, TABLE_FORMATS)
-    results = open_results(folder)
-    with _output_folder(folder, options.out) as out:
-        _write_outputs(folder, options, results, out, images)
+    from bioimg.report import documents, terminal
     from bioimg.storage.filesystem import join_path
 
-    return str(options.out or join_path(folder, "report"))
+    options.check()
+    results = open_results(folder)
+    tables = _build_tables(options, results)
+    terminal.print_report(results, tables)
+    location = str(options.out or join_path(folder, "report"))
+    with _output_folder(folder, options.out) as out:
+        for table in tables:
+            documents.write_table(table, out, options.format)
+        if options.format:
+            names = ", ".join(table.name for table in tables)
+            print(f"\nTables in {location}: {names} ({', '.join(options.format)})")
+        if not options.has_own_tables:
+            if images is None:
+                images = open_unchanged_images(folder, results)
+            _write_page_and_figures(options, results, out, location, images)
+    return location
 
 
 def print_comparison(folder: str) -> None:
@@ -94,24 +159,7 @@ def print_comparison(folder: str) -> None:
     from bioimg.report.comparison_table import build_comparison
 
     results = open_results(folder)
-    terminal.print_comparison(results, build_comparison(results))
-
-
-def _write_outputs(
-    folder: str,
-    options: ReportOptions,
-    results: "Results",
-    out: Path,
-    images: "ImagesByPath | None",
-) -> None:
-    from bioimg.report import documents, terminal
-
-    tables = _build_tables(options, results)
-    for table in tables:
-        documents.write_table(table, out, options.format)
-    terminal.print_report(results, tables, out)
-    if not (options.preset or options.selection or options.at_epoch is not None):
-        _write_page_and_figures(folder, options, results, out, images)
+    terminal.print_report(results, [build_comparison(results)])
 
 
 def _build_tables(options: ReportOptions, results: "Results") -> "list[Table]":
@@ -123,44 +171,62 @@ def _build_tables(options: ReportOptions, results: "Results") -> "list[Table]":
         return [detail_tables.epoch_table(results, options.lang, options.at_epoch)]
     if options.preset:
         return presets.report_2023_tables(results, options.lang)
-    table = build_comparison(results, **options.selection, lang=options.lang)
     if options.selection:
+        table = build_comparison(results, **options.selection, lang=options.lang)
         return [replace(table, name="selection")]
-    return [table, *detail_tables.build_detail_tables(results, options.lang, options.price)]
+    if "all" in options.tables:
+        comparison = build_comparison(results, lang=options.lang)
+        details = detail_tables.build_detail_tables(results, options.lang, options.price)
+        return [comparison, *details]
+    tables = []
+    names = [*options.tables, "cost"] if options.price is not None else options.tables
+    for name in dict.fromkeys(names):
+        if name == "comparison":
+            tables.append(build_comparison(results, lang=options.lang))
+        else:
+            tables.append(
+                detail_tables.build_detail_table(name, results, options.lang, options.price)
+            )
+    return tables
 
 
 def _write_page_and_figures(
-    folder: str,
     options: ReportOptions,
     results: "Results",
     out: Path,
-    images: "ImagesByPath | None",
+    location: str,
+    images: "ImagesByPath",
 ) -> None:
     from bioimg.report import html_page
+    from bioimg.storage.filesystem import join_path
 
-    if images is None:
-        images = open_unchanged_images(folder, results)
-    page = html_page.write_page(results, out / "report.html", options.lang, images)
-    print(f"The page to open first: {page}")
+    page = out / "report.html"
+    html_page.write_page(results, page, options.lang, images)
     if options.figures:
         from bioimg.report import figures
 
-        paths = figures.write_figures(results, out / "figures", lang=options.lang, images=images)
-        print(f"{len(paths)} figures in {out / 'figures'}")
+        folder = out / "figures"
+        paths = figures.write_figures(results, folder, lang=options.lang, images=images)
+        print(f"{len(paths)} figures in {join_path(location, folder.name)}")
+    print(f"The page to open first: {join_path(location, page.name)}")
 
 
 @contextlib.contextmanager
 def _output_folder(folder: str, out: Path | None) -> Iterator[Path]:
-    """Yield the folder to write to: beside the results or, for an object store, a temporary one that is uploaded."""
-    from bioimg.storage.filesystem import is_remote, join_path, open_storage
+    """Yield the folder to write to: `out`, or a folder beside the results.
+
+    For results in an object store it is a temporary one, which is uploaded afterwards.
+    """
+    from bioimg.storage.filesystem import is_remote, open_storage
 
     if out or not is_remote(folder):
         yield out or Path(folder) / "report"
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        yield Path(temporary)
+    with tempfile.TemporaryDirectory() as temporary_folder:
+        root = Path(temporary_folder)
+        yield root
         storage = open_storage(folder)
-        for file in sorted(path for path in Path(temporary).rglob("*") if path.is_file()):
-            name = file.relative_to(temporary).as_posix()
-            storage.write(f"report/{name}", file.read_bytes())
-    print(f"Uploaded to {join_path(folder, 'report')}")
+        for file in sorted(root.rglob("*")):
+            if file.is_file():
+                name = file.relative_to(root).as_posix()
+                storage.write(f"report/{name}", file.read_bytes())

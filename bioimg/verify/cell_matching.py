@@ -25,7 +25,7 @@ def cell_matches(cell: str, column: Column, record: Mapping[str, Any]) -> bool:
     value = record.get(column.name)
     if column.kind == "text" or isinstance(value, str):
         return same_text(cell, value)
-    if is_missing(value):
+    if value is None or is_missing(value):
         return is_blank(cell)
     printed = NUMBER_PATTERN.findall(cell)
     if not printed:

@@ -215,7 +215,7 @@ def test_of_one_thing_nothing_is_said_in_the_plural(
         TrialConfig(), status=status, unreadable_skipped=1, duplicate_images_across_splits=1, **told
     )
     path = folder(tmp_path / "results", [row], complete=False)
-    ReportCommand(folder=str(path), figures=False, format=("md",)).run()
+    ReportCommand(folder=str(path), format=("md",)).run()
     files = [path / "report" / name for name in ("comparison.md", "report.html")]
     said = " ".join(
         "".join([capsys.readouterr().out, *(file.read_text() for file in files)]).split()

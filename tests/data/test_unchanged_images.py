@@ -38,7 +38,7 @@ def test_a_page_made_later_shows_the_images_that_are_still_where_and_what_they_w
     )
 
     def shown() -> tuple[int, bool]:
-        ReportCommand(folder=str(path), figures=False, format=()).run()
+        ReportCommand(folder=str(path), format=()).run()
         text = (path / "report" / "report.html").read_text()
         return text.count("<img "), "are shown as paths" in text
 

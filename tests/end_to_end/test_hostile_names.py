@@ -41,6 +41,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("hostile")
     write_class_folders(place / "data", **dict.fromkeys(NAMES, 15))
     said = run(place, str(GRID_PROGRAM), "--data", "data", *QUICK_FLAGS, "--out", "results")
+    formats = ("md", "csv", "tex", "xlsx", "docx")
+    run(place, "-c", BIOIMG, "report", "results", "--tables", "all", "--format", *formats)
     assert "1 completed" in run(place, "-c", BIOIMG, "status", "results")
     assert "\x1b" not in said
     return place / "results"

@@ -23,7 +23,7 @@ def written(path: Path, *weights: str) -> Path:
         epochs += curve(config.key, (0.5, rank / 10), (0.8, 0.9))
         images += predictions(config.key, wrong=range(6 * rank))
     results = folder(path / "results", rows, epochs, images, axes={"weights": list(weights)})
-    ReportCommand(folder=str(results), figures=False, format=("md", "csv")).run()
+    ReportCommand(folder=str(results), tables=("all",), format=("md", "csv")).run()
     return results / "report"
 
 

@@ -178,7 +178,7 @@ def test_a_grid_in_a_bucket_whose_server_fails_one_request_in_ten_is_the_one_on_
     assert server.failed > 0
     assert_same_results(ours, theirs)
     names = ObjectStorage(remote).names()
-    assert {"report/report.html", "report/comparison.md", "experiment.json"} <= set(names)
+    assert {"report/report.html", "report/comparison.csv", "experiment.json"} <= set(names)
     assert not [name for name in names if "resume" in name or name.startswith("parts/")]
 
 
