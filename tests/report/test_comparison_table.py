@@ -1,4 +1,4 @@
-"""Tables before they have a format: rows, columns, rounding, repeats, and what is said below them."""
+"""Tables before they have a format: rows, columns, rounding, repeats, and notes."""
 
 import dataclasses
 from pathlib import Path
@@ -14,8 +14,7 @@ from bioimg.report import detail_tables
 from bioimg.report.comparison_table import REPORT_2023_COLUMNS, build_comparison
 from bioimg.report.formatting import interval_decimals
 from bioimg.report.headline import draw_conclusions
-from bioimg.report.presets import REPORT_2023_PRESETS
-from bioimg.report.presets import report_2023_tables as nine_tables
+from bioimg.report.presets import REPORT_2023_PRESETS, report_2023_tables
 from bioimg.report.report_context import ReportContext
 from bioimg.report.row_filter import select_rows
 from bioimg.report.table_model import (
@@ -48,19 +47,18 @@ def nine(tmp_path: Path) -> Results:
 
 
 def column_of(table: Table, name: str) -> list[str]:
-    place = [column.name for column in table.columns].index(name)
-    return [row[place] for row in table.cells()]
+    position = [column.name for column in table.columns].index(name)
+    return [row[position] for row in table.cells()]
 
 
 # the nine tables
 
 
-def test_the_preset_gives_the_runs_of_tables_2_to_8_as_the_report_prints_them(
+def test_preset_has_the_runs_of_tables_2_to_8(
     nine: Results,
 ) -> None:
-    """Every number of the report agrees with the cell of our table, which rounds by its own rule."""
     printed = {2: (0,), 3: (1,), 4: (2,), 5: (3,), 6: (4, 5), 7: (6,), 8: (7, 8)}
-    tables = {table.name: table for table in nine_tables(nine)}
+    tables = {table.name: table for table in report_2023_tables(nine)}
     for number, runs in printed.items():
         table = tables[f"table-{number}"]
         records = table.values.to_dict("records")
@@ -87,7 +85,7 @@ MEASURED = (
 
 
 def test_table_2_reads_as_in_the_report(nine: Results) -> None:
-    table = nine_tables(nine)[1]
+    table = report_2023_tables(nine)[1]
     assert table.cells() == [
         [
             *(
@@ -108,8 +106,8 @@ def test_table_2_reads_as_in_the_report(nine: Results) -> None:
     assert [column.name for column in table.columns] == list(REPORT_2023_COLUMNS)
 
 
-def test_table_9_has_the_four_rows_with_their_own_numbers(nine: Results) -> None:
-    table = nine_tables(nine)[8]
+def test_table_9_has_four_rows_with_their_numbers(nine: Results) -> None:
+    table = report_2023_tables(nine)[8]
     rows = {tuple(row[:3]): row[4:] for row in table.cells()}
     assert rows[V1, "128", "none"] == ["0.2720 (34/50)", "94.0 [91.8, 95.6]", "93.5"]
     assert rows[V1, "128", "features"] == ["0.3184 (52/100)", "87.5 [84.6, 89.9]", "88.8"]
@@ -123,7 +121,7 @@ def test_table_9_has_the_four_rows_with_their_own_numbers(nine: Results) -> None
 
 
 def test_table_1_comes_from_the_model(nine: Results) -> None:
-    table = nine_tables(nine)[0]
+    table = report_2023_tables(nine)[0]
     rows = {row[0]: row for row in table.cells()}
     assert [rows[f"layer{n}"][2] for n in (1, 2, 3, 4)] == ["3", "4", "6", "3"]
     assert rows["maxpool"][1] == "3x3 max-pool, stride 2, padding 1"
@@ -131,7 +129,7 @@ def test_table_1_comes_from_the_model(nine: Results) -> None:
     assert rows["fc"][1] == "linear, 2048 to 6"
 
 
-def test_the_preset_takes_the_epochs_there_are_and_says_so(tmp_path: Path) -> None:
+def test_preset_without_its_epochs_shows_other_lengths(tmp_path: Path) -> None:
     grid = [
         trial(
             TrialConfig(weights=w, batch_size=b, freeze=f, epochs=7),
@@ -142,15 +140,15 @@ def test_the_preset_takes_the_epochs_there_are_and_says_so(tmp_path: Path) -> No
         for b in (32, 64, 128)
         for f in ("none", "features")
     ]
-    tables = nine_tables(result_store.read_results(folder(tmp_path, grid)))
+    tables = report_2023_tables(result_store.read_results(folder(tmp_path, grid)))
     assert [len(table.values) for table in tables[1:]] == [1, 1, 1, 1, 1, 1, 2, 4]
     assert tables[2].notes[0].startswith("No trial ran for 35 epochs as in the report of 2023")
 
 
-def test_each_table_of_the_preset_is_one_command(nine: Results) -> None:
+def test_each_preset_table_is_one_command(nine: Results) -> None:
     for number, recipe in REPORT_2023_PRESETS.items():
         table = build_comparison(nine, rows=recipe.condition, columns=recipe.columns)
-        assert table.cells() == nine_tables(nine)[number - 1].cells()
+        assert table.cells() == report_2023_tables(nine)[number - 1].cells()
 
 
 # rows, columns, order
@@ -168,9 +166,7 @@ def test_each_table_of_the_preset_is_one_command(nine: Results) -> None:
         (None, 9),
     ],
 )
-def test_rows_are_those_for_which_the_condition_holds(
-    nine: Results, query: str | None, count: int
-) -> None:
+def test_condition_selects_matching_rows(nine: Results, query: str | None, count: int) -> None:
     assert len(select_rows(nine.trials, query)) == count
 
 
@@ -196,12 +192,12 @@ def test_rows_are_those_for_which_the_condition_holds(
         "(" * 500 + "epochs == 1" + ")" * 500,
     ],
 )
-def test_rows_run_no_code(nine: Results, query: str) -> None:
+def test_conditions_with_code_are_refused(nine: Results, query: str) -> None:
     with pytest.raises(UserError, match="the value of `rows` is"):
         select_rows(nine.trials, query)
 
 
-def test_a_column_that_is_not_there_is_named_with_its_nearest(nine: Results) -> None:
+def test_unknown_column_is_named_with_the_closest(nine: Results) -> None:
     for call in (
         lambda: build_comparison(nine, rows="batchsize == 32"),
         lambda: build_comparison(nine, columns=["batchsize"]),
@@ -212,12 +208,12 @@ def test_a_column_that_is_not_there_is_named_with_its_nearest(nine: Results) -> 
             call()
 
 
-def test_text_is_not_compared_with_numbers(nine: Results) -> None:
+def test_comparing_text_with_numbers_is_refused(nine: Results) -> None:
     with pytest.raises(UserError, match="must compare text with text and numbers with numbers"):
         select_rows(nine.trials, "weights > 3")
 
 
-def test_sorting_puts_the_best_first_and_rows_that_did_not_complete_last(tmp_path: Path) -> None:
+def test_sorting_puts_best_first_and_uncompleted_last(tmp_path: Path) -> None:
     rows = [
         trial(TrialConfig(batch_size=1), status="failed", error="CUDA out of memory"),
         trial(TrialConfig(batch_size=2), status="stopped", epochs_run=4, best_val_accuracy=0.99),
@@ -274,7 +270,7 @@ def seeds(tmp_path: Path) -> Results:
     return result_store.read_results(folder(tmp_path / "seeds", rows))
 
 
-def test_seeds_become_one_row_with_mean_deviation_and_number(seeds: Results) -> None:
+def test_seeds_become_one_row_with_deviation(seeds: Results) -> None:
     table = build_comparison(seeds)
     assert column_of(table, "test_accuracy") == ["92.0 ± 2.0", "96.0 ± 1.4"]
     assert column_of(table, "runs") == ["3", "2"]
@@ -283,7 +279,7 @@ def test_seeds_become_one_row_with_mean_deviation_and_number(seeds: Results) -> 
     assert any("standard deviation over a row's completed runs" in note for note in table.notes)
 
 
-def test_folds_of_unequal_size_count_by_their_images(tmp_path: Path) -> None:
+def test_folds_are_weighted_by_their_images(tmp_path: Path) -> None:
     """80 of 101 images are right, 79 %, although the mean of three folds is 89 %."""
     right = {10: 10, 80: 60, 11: 10}
     rows = [
@@ -307,19 +303,19 @@ def test_folds_of_unequal_size_count_by_their_images(tmp_path: Path) -> None:
     assert not any("test set isn't used to select anything" in note for note in table.notes)
 
 
-def test_the_single_values_stay_available(seeds: Results) -> None:
+def test_single_shows_every_repeat(seeds: Results) -> None:
     table = build_comparison(seeds, single=True)
     assert column_of(table, "seed") == ["0", "1", "2", "0", "1", "2"]
     assert column_of(table, "test_accuracy")[:2] == ["90.0 [87.3, 92.2]", "92.0 [89.6, 93.9]"]
     assert column_of(table, "standing")[:3] == ["best"] * 3
 
 
-def test_group_by_puts_together_what_agrees_in_these_settings(nine: Results) -> None:
+def test_group_by_averages_trials_with_equal_settings(nine: Results) -> None:
     table = build_comparison(nine, group_by=["freeze"], columns=["freeze", "test_accuracy", "runs"])
     assert table.cells() == [["none", "94.2 ± 0.8", "6"], ["features", "86.5 ± 1.0", "3"]]
 
 
-def test_a_group_without_a_completed_trial_has_no_mean(tmp_path: Path) -> None:
+def test_group_without_completed_trial_has_no_mean(tmp_path: Path) -> None:
     rows = [trial(TrialConfig(seed=seed), status="failed", error="x") for seed in (0, 1)]
     table = build_comparison(result_store.read_results(folder(tmp_path, rows)))
     assert column_of(table, "test_accuracy") == ["–"]
@@ -332,7 +328,7 @@ def test_a_group_without_a_completed_trial_has_no_mean(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("halfwidth", "decimals"), [(12, 0), (1.8, 1), (0.43, 2), (0.01, 2), (float("nan"), 1), (0, 1)]
 )
-def test_decimals_follow_the_width_of_the_interval(halfwidth: float, decimals: int) -> None:
+def test_decimals_follow_the_interval_width(halfwidth: float, decimals: int) -> None:
     assert interval_decimals(halfwidth) == decimals
 
 
@@ -350,37 +346,37 @@ def test_fewer_test_images_give_fewer_decimals(tmp_path: Path) -> None:
 
 
 @given(st.floats(0, 1), st.integers(0, 2))
-def test_what_is_shown_agrees_with_what_is_meant(value: float, decimals: int) -> None:
+def test_formatted_value_matches_its_source(value: float, decimals: int) -> None:
     column = Column(name="test_accuracy", kind="share", decimals=decimals)
     record = {"test_accuracy": value}
     assert cell_matches(format_cell(column, record), column, record)
 
 
 @given(st.floats(0, 360000))
-def test_times_are_read_back_to_the_second(seconds: float) -> None:
+def test_formatted_times_match_to_the_second(seconds: float) -> None:
     column = Column(name="train_seconds", kind="seconds")
     text = format_cell(column, {"train_seconds": seconds})
     assert cell_matches(text, column, {"train_seconds": seconds})
     assert not cell_matches(text, column, {"train_seconds": seconds + 2})
 
 
-def test_minus_signs_are_not_hyphens_and_zero_has_none() -> None:
+def test_minus_is_no_hyphen_and_zero_unsigned() -> None:
     column = Column(name="difference", kind="points", decimals=1)
     assert format_cell(column, {"difference": -0.013}) == "−1.3"
     assert format_cell(column, {"difference": -0.0001}) == "0.0"
 
 
-def test_names_lose_control_characters_and_direction_overrides_and_are_cut() -> None:
+def test_names_lose_control_characters_and_are_cut() -> None:
     assert sanitise_text("a\u202eb\x00c\nd") == "a\ufffdb\ufffdc d"
     assert sanitise_text("x" * 5000) == "x" * (MAX_NAME_CHARACTERS - 1) + "…"
     assert sanitise_text("שלום 腫瘤") == "שלום 腫瘤"
 
 
-# what is said
+# notes and headline
 
 
-def test_captions_say_of_which_images_by_which_rule_and_split(nine: Results) -> None:
-    said = "\n".join(build_comparison(nine).notes)
+def test_notes_state_images_selection_and_split(nine: Results) -> None:
+    notes = "\n".join(build_comparison(nine).notes)
     for sentence in (
         "n: 2550 training, 600 validation and 600 test images of kather2016 (fingerprint 5eed5eed5eed5eed).",
         "Split: stratified.",
@@ -390,10 +386,10 @@ def test_captions_say_of_which_images_by_which_rule_and_split(nine: Results) -> 
         "One run each",
         f"from results {results_digest(nine)}.",
     ):
-        assert sentence in said
+        assert sentence in notes
 
 
-def test_early_stopping_is_told_with_its_rule_and_its_victims(tmp_path: Path) -> None:
+def test_notes_state_early_stopping_rule_and_count(tmp_path: Path) -> None:
     rows = [
         trial(TrialConfig(), test_accuracy=0.9),
         trial(TrialConfig(batch_size=64), status="stopped", epochs_run=4),
@@ -413,7 +409,7 @@ def test_early_stopping_is_told_with_its_rule_and_its_victims(tmp_path: Path) ->
     )
 
 
-def test_the_metric_that_stopped_trials_is_that_of_their_rows_whatever_the_last_command_said(
+def test_stopping_metric_comes_from_the_rows(
     tmp_path: Path,
 ) -> None:
     stopped = trial(
@@ -441,7 +437,7 @@ def test_the_metric_that_stopped_trials_is_that_of_their_rows_whatever_the_last_
     assert not any("No early stopping" in note for note in notes)
 
 
-def test_mixed_data_synthetic_images_and_unfinished_experiments_are_warned_of(
+def test_mixed_synthetic_and_unfinished_data_are_warned_of(
     tmp_path: Path,
 ) -> None:
     rows = [
@@ -456,7 +452,7 @@ def test_mixed_data_synthetic_images_and_unfinished_experiments_are_warned_of(
     assert "isn't complete. Trials that have ended so far: 2." in notes
 
 
-def test_copies_across_parts_and_unreadable_images_are_told(tmp_path: Path) -> None:
+def test_notes_count_copies_and_unreadable_images(tmp_path: Path) -> None:
     rows = [
         trial(
             TrialConfig(), test_accuracy=0.9, duplicate_images_across_splits=3, unreadable_skipped=2
@@ -467,7 +463,7 @@ def test_copies_across_parts_and_unreadable_images_are_told(tmp_path: Path) -> N
     assert "Unreadable images left out: 2." in notes
 
 
-def test_folds_of_unequal_size_are_not_mixed_data(tmp_path: Path) -> None:
+def test_unequal_folds_are_not_mixed_data(tmp_path: Path) -> None:
     rows = [
         trial(
             TrialConfig(folds=3, fold=fold),
@@ -486,22 +482,21 @@ def test_folds_of_unequal_size_are_not_mixed_data(tmp_path: Path) -> None:
     assert not any("rows differ" in note for note in table.notes)
 
 
-def test_a_reason_that_keeps_many_from_being_compared_is_told_once(tmp_path: Path) -> None:
+def test_shared_reason_not_to_compare_appears_once(tmp_path: Path) -> None:
     trials = [TrialConfig(batch_size=size) for size in (8, 16, 32, 64, 128)]
-    rows = [
-        trial(its, best_val_loss=size / 100, test_accuracy=0.9) for size, its in enumerate(trials)
-    ]
-    told = [
-        row for its in trials for row in predictions(its.key, [0], n=20, groups=["slide-1"] * 20)
-    ]
-    said = draw_conclusions(result_store.read_results(folder(tmp_path, rows, images=told)))
+    rows, images = [], []
+    for number, config in enumerate(trials):
+        rows.append(trial(config, best_val_loss=number / 100, test_accuracy=0.9))
+        images += predictions(config.key, [0], n=20, groups=["slide-1"] * 20)
+    results = result_store.read_results(folder(tmp_path, rows, images=images))
     reason = (
         "not compared: all test images are of one group, so nothing can be said about other groups"
     )
-    assert said.not_compared == (f"batch 16; batch 32; batch 64; and 1 more: {reason}",)
+    line = f"batch 16; batch 32; batch 64; and 1 more: {reason}"
+    assert draw_conclusions(results).not_compared == (line,)
 
 
-def test_a_failed_row_without_images_does_not_turn_numbers_of_images_into_decimals(
+def test_failed_row_keeps_image_counts_whole(
     tmp_path: Path,
 ) -> None:
     rows = [
@@ -516,13 +511,13 @@ def test_a_failed_row_without_images_does_not_turn_numbers_of_images_into_decima
         ),
     ]
     results = result_store.read_results(folder(tmp_path, rows))
-    said = draw_conclusions(results)
-    assert "of 600 test images" in said.headline
-    assert "90.0 % and 95.0 % of 600 images" in said.distinguishable[0]
+    conclusions = draw_conclusions(results)
+    assert "of 600 test images" in conclusions.headline
+    assert "90.0 % and 95.0 % of 600 images" in conclusions.distinguishable[0]
     assert "600 test images" in build_comparison(results).notes[0]
 
 
-def test_one_changed_number_changes_the_fingerprint_and_the_order_of_rows_does_not(
+def test_digest_changes_with_numbers_not_row_order(
     nine: Results,
 ) -> None:
     shuffled = dataclasses.replace(nine, trials=nine.trials.iloc[::-1])
@@ -532,7 +527,7 @@ def test_one_changed_number_changes_the_fingerprint_and_the_order_of_rows_does_n
     assert results_digest(shuffled) == results_digest(nine) != results_digest(changed)
 
 
-def test_headers_and_notes_can_be_chinese(nine: Results) -> None:
+def test_headers_and_notes_in_chinese(nine: Results) -> None:
     table = build_comparison(nine, lang="zh-TW")
     assert table.headers[:4] == ["預訓練權重", "凍結", "批次大小", "訓練週期數"]
     assert column_of(table, "standing")[3] == "最佳"
@@ -541,17 +536,19 @@ def test_headers_and_notes_can_be_chinese(nine: Results) -> None:
         build_comparison(nine, lang="tlh")
 
 
-def test_the_headline_says_what_can_and_cannot_be_claimed(nine: Results) -> None:
-    said = draw_conclusions(nine)
-    assert said.headline == (
-        "Validation chose weights IMAGENET1K_V2, trained: all layers, batch 128, epochs 40: 95.3 % [93.3, 96.8] of 600 test images; "
-        "not distinguishable from it: 5 of 8 others."
+def test_headline_separates_what_can_be_claimed(nine: Results) -> None:
+    conclusions = draw_conclusions(nine)
+    assert conclusions.headline == (
+        "Validation chose weights IMAGENET1K_V2, trained: all layers, batch 128, epochs 40: "
+        "95.3 % [93.3, 96.8] of 600 test images; not distinguishable from it: 5 of 8 others."
     )
-    assert len(said.distinguishable) == 3
-    assert all("trained: head only" in line and "worse" in line for line in said.distinguishable)
+    assert len(conclusions.distinguishable) == 3
+    assert all(
+        "trained: head only" in line and "worse" in line for line in conclusions.distinguishable
+    )
     assert any(
         "94.0 % and 95.3 % of 600 images" in line and "not distinguishable, p = 0.3" in line
-        for line in said.not_distinguishable
+        for line in conclusions.not_distinguishable
     )
 
 
@@ -572,13 +569,13 @@ def two(tmp_path: Path) -> Results:
     )
 
 
-def test_the_table_of_classes_has_recall_with_interval_and_support(two: Results) -> None:
+def test_per_class_table_has_recall_intervals(two: Results) -> None:
     table = detail_tables.per_class_table(two)
     assert table.cells()[0] == ["32", "2", "tumour", "70.0 [60.4, 78.1]", "100.0", "82.4", "100"]
     assert len(table.values) == 6
 
 
-def test_the_confusion_matrix_has_a_column_per_class(two: Results) -> None:
+def test_confusion_table_has_a_column_per_class(two: Results) -> None:
     table = detail_tables.confusion_table(two)
     assert table.headers[2:] == [
         "label",
@@ -592,7 +589,7 @@ def test_the_confusion_matrix_has_a_column_per_class(two: Results) -> None:
     assert table.cells()[0] == ["32", "2", "tumour", "70", "30", "0", "0", "0", "0"]
 
 
-def test_cost_counts_devices_epochs_saved_and_money(two: Results) -> None:
+def test_cost_table_counts_devices_epochs_and_price(two: Results) -> None:
     table = detail_tables.cost_table(two, price=36.0)
     shown = table.values.set_index("status")
     assert shown.loc["completed", "device_seconds"] == 200
@@ -603,7 +600,7 @@ def test_cost_counts_devices_epochs_saved_and_money(two: Results) -> None:
     assert "price" not in [column.name for column in detail_tables.cost_table(two).columns]
 
 
-def test_epochs_that_a_longer_trial_took_over_are_paid_for_once(tmp_path: Path) -> None:
+def test_epochs_shared_by_two_trials_cost_once(tmp_path: Path) -> None:
     short, long = TrialConfig(epochs=10), TrialConfig(epochs=20)
     rows = [
         trial(short, train_seconds=100.0),
@@ -617,7 +614,7 @@ def test_epochs_that_a_longer_trial_took_over_are_paid_for_once(tmp_path: Path) 
     assert total[["train_seconds", "epochs_run", "price"]].tolist() == pytest.approx([200, 20, 0.2])
 
 
-def test_what_was_not_run_again_counts_once_even_if_the_longer_trial_was_stopped_early(
+def test_shared_epochs_of_a_stopped_trial_cost_once(
     tmp_path: Path,
 ) -> None:
     short, long = TrialConfig(epochs=10), TrialConfig(epochs=20)
@@ -636,17 +633,17 @@ def test_what_was_not_run_again_counts_once_even_if_the_longer_trial_was_stopped
     assert total[["train_seconds", "epochs_run"]].tolist() == [100, 10]
 
 
-def test_weighted_losses_are_said_to_be_weighted(tmp_path: Path) -> None:
-    for weights, told in (("none", False), ("balanced", True)):
+def test_notes_state_that_losses_are_weighted(tmp_path: Path) -> None:
+    for weights, expected in (("none", False), ("balanced", True)):
         table = build_comparison(
             result_store.read_results(
                 folder(tmp_path / weights, [trial(TrialConfig(class_weights=weights))])
             )
         )
-        assert any("the training loss is weighted" in note for note in table.notes) is told
+        assert any("the training loss is weighted" in note for note in table.notes) is expected
 
 
-def test_tables_with_nothing_to_show_are_left_out(nine: Results, two: Results) -> None:
+def test_empty_detail_tables_are_left_out(nine: Results, two: Results) -> None:
     assert {table.name for table in detail_tables.build_detail_tables(nine)} == {
         "effects",
         "differences-best",
@@ -657,7 +654,7 @@ def test_tables_with_nothing_to_show_are_left_out(nine: Results, two: Results) -
     assert {table.name for table in detail_tables.build_detail_tables(two)} == of_two
 
 
-def test_the_scores_that_a_stopped_trial_lost_against_can_be_shown_and_sorted_by(
+def test_rung_scores_can_be_shown_and_sorted_by(
     tmp_path: Path,
 ) -> None:
     stopped = {
@@ -676,7 +673,7 @@ def test_the_scores_that_a_stopped_trial_lost_against_can_be_shown_and_sorted_by
     assert column_of(table, "rung_scores") == ["–", "0.9123, 0.5"]
 
 
-def test_scores_can_be_columns_of_the_comparison(two: Results) -> None:
+def test_scores_can_be_comparison_columns(two: Results) -> None:
     table = build_comparison(two, columns=["batch_size", "balanced_accuracy", "auroc"])
     assert table.cells()[0][0] == "32"
     assert table.cells()[0][1].startswith("95.0 [93.")
@@ -697,7 +694,7 @@ def stopped_and_completed(path: Path) -> Results:
     return result_store.read_results(folder(path, rows, [*epochs, *curve(failed.key, [9], [0.0])]))
 
 
-def test_at_equal_epochs_stopped_trials_stand_beside_completed_ones_and_the_table_says_that_it_is_no_result(
+def test_epoch_table_ranks_stopped_with_completed_trials(
     tmp_path,
 ):
     table = detail_tables.epoch_table(stopped_and_completed(tmp_path))
@@ -710,7 +707,7 @@ def test_at_equal_epochs_stopped_trials_stand_beside_completed_ones_and_the_tabl
     ]
 
 
-def test_at_a_later_epoch_only_those_that_came_to_it_are_shown(tmp_path):
+def test_epoch_table_of_a_later_epoch(tmp_path):
     assert detail_tables.epoch_table(stopped_and_completed(tmp_path), epoch=3).values[
         "val_accuracy"
     ].tolist() == [0.8]
@@ -721,7 +718,7 @@ def test_at_a_later_epoch_only_those_that_came_to_it_are_shown(tmp_path):
 
 
 @pytest.mark.parametrize(("groups", "warned"), [(3, True), (5, False)])
-def test_few_groups_among_the_test_images_are_counted_and_warned_of(
+def test_few_test_groups_are_counted_and_warned_of(
     tmp_path: Path, groups: int, warned: bool
 ) -> None:
     config = TrialConfig()
@@ -757,13 +754,13 @@ DATA = {
 }
 
 
-def test_the_headline_gives_the_mean_over_runs_as_the_page_does(tmp_path: Path) -> None:
+def test_headline_gives_the_mean_over_runs(tmp_path: Path) -> None:
     best = [TrialConfig(weights=V2, seed=seed) for seed in (0, 1)]
     rows = [
         trial(c, test_accuracy=a, best_val_loss=0.1)
         for c, a in zip(best, (0.90, 0.80), strict=True)
     ]
     rows.append(trial(TrialConfig(weights=V1), test_accuracy=0.85, best_val_loss=0.2))
-    said = draw_conclusions(result_store.read_results(folder(tmp_path, rows))).headline
-    assert "85.0 % [" in said
-    assert "(mean of 2 runs); the only one compared with it is not distinguishable." in said
+    headline = draw_conclusions(result_store.read_results(folder(tmp_path, rows))).headline
+    assert "85.0 % [" in headline
+    assert "(mean of 2 runs); the only one compared with it is not distinguishable." in headline

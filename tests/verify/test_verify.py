@@ -1,5 +1,6 @@
-"""`bioimg verify`: what agrees is passed, what doesn't is named, in every format that can be edited by hand."""
+"""`bioimg verify` names every wrong cell, in every format that can be edited by hand."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.report import detail_tables, documents
 from bioimg.report.comparison_table import build_comparison
-from bioimg.report.presets import report_2023_tables as nine_tables
+from bioimg.report.presets import report_2023_tables
 from bioimg.results import result_store
 from bioimg.results.result_store import Results
 from bioimg.verify.verify import verify_file
@@ -23,7 +24,10 @@ TABLE_9 = (
     ("V2", "32", "no", "0.1789 (16)", "94.3", "94.83"),
     ("V1", "32", "yes", "0.3184 (52)", "87.5", "88.83"),
 )
-"""As the report of 2023 prints it: the frozen run's numbers in the row of V1 batch 128, and that run labelled batch 32."""
+"""As the report of 2023 prints it, with two errors.
+
+The row of V1 with batch 128 has numbers of the frozen run, and that run is labelled batch 32.
+"""
 
 ERRORS = {
     (2, "test acc. (%)", "87.5", "94.0"),
@@ -37,11 +41,16 @@ def nine(tmp_path: Path) -> Results:
     return result_store.read_results(report_2023(tmp_path / "report-2023"))
 
 
-def found(path: Path, results: Results) -> set[tuple[int, str, str, str]]:
-    """Row, column, what the file says and what the results say (without interval), of every finding."""
+def find_mismatches(path: Path, results: Results) -> set[tuple[int, str, str, str]]:
+    """Return row, column, found and expected text (without interval) of every mismatch."""
     return {
-        (int(f.row.split()[0]), f.column, f.found, f.expected.split(" [")[0].split(" (")[0])
-        for f in verify_file(path, results).mismatches
+        (
+            int(mismatch.row.split()[0]),
+            mismatch.column,
+            mismatch.found,
+            mismatch.expected.split(" [")[0].split(" (")[0],
+        )
+        for mismatch in verify_file(path, results).mismatches
     }
 
 
@@ -109,40 +118,43 @@ WRITERS = {
 def test_both_errors_of_table_9_are_found(nine: Results, tmp_path: Path, form: str) -> None:
     path = WRITERS[form](tmp_path / f"table-9{form}", TABLE_9)
     findings = {
-        (row, column, said.replace(",", "."), true) for row, column, said, true in found(path, nine)
+        (row, column, found.replace(",", "."), expected)
+        for row, column, found, expected in find_mismatches(path, nine)
     }
     assert findings == ERRORS
 
 
-def test_the_same_table_without_its_errors_agrees(nine: Results, tmp_path: Path) -> None:
+def test_table_9_without_its_errors_agrees(nine: Results, tmp_path: Path) -> None:
     rows = (
         *TABLE_9[:2],
         ("V1", "128", "no", "0.2720 (34)", "94", "93.5"),
         TABLE_9[3],
         ("V1", "128", "yes", *TABLE_9[4][3:]),
     )
-    verdict = verify_file(as_markdown(tmp_path / "t.md", rows), nine)
-    assert verdict.mismatches == ()
-    assert verdict.compared_cells == 24
-    assert verdict.unknown_headers == ()
+    verification = verify_file(as_markdown(tmp_path / "t.md", rows), nine)
+    assert verification.mismatches == ()
+    assert verification.compared_cells == 24
+    assert verification.unknown_headers == ()
 
 
-def test_headers_may_be_chinese(nine: Results, tmp_path: Path) -> None:
+def test_chinese_headers_are_known(nine: Results, tmp_path: Path) -> None:
     head = ("預訓練權重", "批次大小", "凍結", "最佳驗證損失", "測試準確率", "最佳驗證準確率 (%)")
     rows = (head, *((*row[:2], {"no": "否", "yes": "是"}[row[2]], *row[3:]) for row in TABLE_9[1:]))
-    assert {finding[0] for finding in found(as_markdown(tmp_path / "t.md", rows), nine)} == {2, 4}
+    assert {
+        finding[0] for finding in find_mismatches(as_markdown(tmp_path / "t.md", rows), nine)
+    } == {2, 4}
 
 
-def test_settings_that_exist_are_believed_and_the_numbers_named(
-    nine: Results, tmp_path: Path
-) -> None:
-    """All numbers are the frozen run's, so that naming one setting would explain the row with fewer words."""
+def test_existing_settings_are_trusted_over_numbers(nine: Results, tmp_path: Path) -> None:
+    """All numbers are those of the frozen run, so that one wrong setting would explain the row."""
     rows = (TABLE_9[0], ("V1", "128", "no", *TABLE_9[4][3:]))
-    named = {column for _, column, _, _ in found(as_markdown(tmp_path / "t.md", rows), nine)}
-    assert named == {"best val loss (epoch)", "test acc. (%)", "best val acc. (%)"}
+    columns = {
+        column for _, column, _, _ in find_mismatches(as_markdown(tmp_path / "t.md", rows), nine)
+    }
+    assert columns == {"best val loss (epoch)", "test acc. (%)", "best val acc. (%)"}
 
 
-def test_a_finding_reads_as_a_sentence(nine: Results, tmp_path: Path) -> None:
+def test_mismatch_reads_as_a_sentence(nine: Results, tmp_path: Path) -> None:
     finding = verify_file(as_markdown(tmp_path / "t.md", TABLE_9), nine).mismatches[-1]
     assert (
         str(finding)
@@ -154,18 +166,22 @@ def test_a_finding_reads_as_a_sentence(nine: Results, tmp_path: Path) -> None:
     ("form", "lang"),
     [*((form, "en") for form in ("md", "tex", "csv", "docx", "xlsx")), ("md", "zh-TW")],
 )
-def test_the_nine_tables_agree_with_the_results_they_came_from(
+def test_the_nine_tables_agree_with_their_results(
     nine: Results, tmp_path: Path, form: str, lang: str
 ) -> None:
-    for table in nine_tables(nine, lang)[1:]:
+    for table in report_2023_tables(nine, lang)[1:]:
         (path,) = documents.write_table(table, tmp_path, [form])
-        verdict = verify_file(path, nine)
-        assert (verdict.mismatches, verdict.unknown_headers, verdict.foreign_digest) == (
+        verification = verify_file(path, nine)
+        assert (
+            verification.mismatches,
+            verification.unknown_headers,
+            verification.foreign_digest,
+        ) == (
             (),
             (),
             None,
         )
-        assert verdict.compared_cells == len(table.values) * len(table.columns)
+        assert verification.compared_cells == len(table.values) * len(table.columns)
 
 
 @pytest.fixture
@@ -196,7 +212,7 @@ def grid(tmp_path: Path) -> Results:
 
 
 @pytest.mark.parametrize("form", ["md", "xlsx"])
-def test_every_table_of_a_report_agrees_with_its_results(
+def test_every_report_table_agrees_with_its_results(
     grid: Results, tmp_path: Path, form: str
 ) -> None:
     tables = [
@@ -206,11 +222,15 @@ def test_every_table_of_a_report_agrees_with_its_results(
     ]
     for table in [*tables, *detail_tables.build_detail_tables(grid)]:
         (path,) = documents.write_table(table, tmp_path, [form])
-        verdict = verify_file(path, grid)
-        assert (table.name, verdict.mismatches, verdict.unknown_headers) == (table.name, (), ())
+        verification = verify_file(path, grid)
+        assert (table.name, verification.mismatches, verification.unknown_headers) == (
+            table.name,
+            (),
+            (),
+        )
 
 
-def test_a_selection_may_have_another_best_than_the_whole(nine: Results, tmp_path: Path) -> None:
+def test_selection_with_another_best_agrees(nine: Results, tmp_path: Path) -> None:
     table = build_comparison(nine, rows='weights == "IMAGENET1K_V1"')
     (path,) = documents.write_table(table, tmp_path, ["md"])
     assert "best" in path.read_text()
@@ -229,7 +249,7 @@ def test_a_selection_may_have_another_best_than_the_whole(nine: Results, tmp_pat
         ("tie", "better", "standing"),
     ],
 )
-def test_a_mistyped_cell_is_named(
+def test_mistyped_cell_is_named(
     nine: Results, tmp_path: Path, old: str, new: str, column: str
 ) -> None:
     (path,) = documents.write_table(build_comparison(nine), tmp_path, ["md"])
@@ -237,14 +257,14 @@ def test_a_mistyped_cell_is_named(
     assert [finding.column for finding in verify_file(path, nine).mismatches] == [column]
 
 
-def test_cutting_digits_off_is_not_rounding(nine: Results, tmp_path: Path) -> None:
+def test_truncated_digits_are_no_rounding(nine: Results, tmp_path: Path) -> None:
     head = ("weights", "batch", "frozen", "epochs", "best val loss")
     for loss, right in (("0.17", True), ("0.166", True), ("0.165", False), ("0.1656", True)):
         path = as_markdown(tmp_path / "t.md", (head, ("V2", "128", "no", "40", loss)))
         assert (verify_file(path, nine).mismatches == ()) is right
 
 
-def test_a_cell_edited_in_excel_is_named(nine: Results, tmp_path: Path) -> None:
+def test_cell_edited_in_excel_is_named(nine: Results, tmp_path: Path) -> None:
     (path,) = documents.write_table(build_comparison(nine), tmp_path, ["xlsx"])
     book = load_workbook(path)
     book.worksheets[0].cell(4, 9).value = 93.2
@@ -255,28 +275,26 @@ def test_a_cell_edited_in_excel_is_named(nine: Results, tmp_path: Path) -> None:
     )
 
 
-def test_columns_of_no_meaning_are_told_and_blank_cells_are_not_compared(
-    nine: Results, tmp_path: Path
-) -> None:
+def test_unknown_columns_are_named_and_blanks_skipped(nine: Results, tmp_path: Path) -> None:
     rows = (
         ("weights", "batch", "frozen", "epochs", "test acc.", "my remark"),
         ("V1", "32", "no", "50", "", "good"),
     )
-    verdict = verify_file(as_markdown(tmp_path / "t.md", rows), nine)
-    assert verdict.mismatches == ()
-    assert verdict.unknown_headers == ("my remark",)
+    verification = verify_file(as_markdown(tmp_path / "t.md", rows), nine)
+    assert verification.mismatches == ()
+    assert verification.unknown_headers == ("my remark",)
 
 
-def test_results_that_changed_since_are_told(nine: Results, tmp_path: Path) -> None:
+def test_file_from_other_results_is_noticed(nine: Results, tmp_path: Path) -> None:
     (path,) = documents.write_table(build_comparison(nine), tmp_path, ["docx"])
-    nine.trials.loc[0, "wait_seconds"] = 1.0
-    verdict = verify_file(path, nine)
-    assert verdict.mismatches == ()
-    assert verdict.foreign_digest is not None
-    assert len(verdict.foreign_digest) == 10
+    changed = dataclasses.replace(nine, trials=nine.trials.assign(wait_seconds=1.0))
+    verification = verify_file(path, changed)
+    assert verification.mismatches == ()
+    assert verification.foreign_digest is not None
+    assert len(verification.foreign_digest) == 10
 
 
-def test_a_file_without_a_table_of_ours_is_named(nine: Results, tmp_path: Path) -> None:
+def test_file_without_a_known_table_is_named(nine: Results, tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
         match=r"contains no table with bioimg's headers, such as weights, batch, test acc\.",

@@ -1,4 +1,4 @@
-"""Tables as files: whatever stands in a name, every format stays valid, inert, and says the same when it is read back."""
+"""Tables as files: whatever a name contains, every format is valid, inert and reads back equal."""
 
 import csv
 import dataclasses
@@ -86,23 +86,23 @@ def a_table(name: str) -> Table:
 
 @every_name
 @pytest.mark.parametrize("form", READABLE)
-def test_what_is_read_back_is_what_was_written(tmp_path: Path, form: str, name: str) -> None:
+def test_written_tables_read_back_equal(tmp_path: Path, form: str, name: str) -> None:
     table = a_table(name)
     (path,) = documents.write_table(table, tmp_path, [form])
-    (back,) = documents.read_tables(path)
-    assert back.headers == [header.strip() for header in table.headers]
+    (parsed,) = documents.read_tables(path)
+    assert parsed.headers == [header.strip() for header in table.headers]
     expected = [[cell.strip() for cell in row] for row in table.cells()]
     if form == "xlsx":  # numbers stay numbers there
         expected = [
             [row[0], row[1], str(n), str(difference)]
             for row, n, difference in zip(expected, (3, 40), (-1.3, 20), strict=True)
         ]
-    assert back.rows == expected
-    assert "results 0123456789" in back.surrounding_text
+    assert parsed.rows == expected
+    assert "results 0123456789" in parsed.surrounding_text
 
 
 @every_name
-def test_csv_computes_nothing_and_pandas_reads_it(tmp_path: Path, name: str) -> None:
+def test_csv_has_no_formula_and_pandas_reads_it(tmp_path: Path, name: str) -> None:
     path = tmp_path / "t.csv"
     csv_file.write_table(a_table(name), path)
     for separator in ",;\t":
@@ -119,7 +119,7 @@ def test_csv_computes_nothing_and_pandas_reads_it(tmp_path: Path, name: str) -> 
 
 
 @every_name
-def test_excel_holds_no_formula_and_no_link(tmp_path: Path, name: str) -> None:
+def test_excel_has_no_formula_and_no_link(tmp_path: Path, name: str) -> None:
     path = tmp_path / "t.xlsx"
     documents.write_table(a_table(name), tmp_path, ["xlsx"])
     sheet = load_workbook(path).worksheets[0]
@@ -132,7 +132,7 @@ def test_excel_holds_no_formula_and_no_link(tmp_path: Path, name: str) -> None:
 
 
 class Tags(html.parser.HTMLParser):
-    """What a browser would see of a page: tags with attributes, and text."""
+    """The tags, attributes and texts of a page, as a browser would see them."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -150,19 +150,17 @@ class Tags(html.parser.HTMLParser):
 
 
 @every_name
-def test_html_has_no_tag_of_the_data_and_shows_its_text(name: str) -> None:
-    seen, usual = (
-        Tags(html_file.render_figure(a_table(name))),
-        Tags(html_file.render_figure(a_table("plain"))),
-    )
-    assert seen.tags == usual.tags
-    assert seen.attributes == usual.attributes
-    assert sanitise_text(name) in seen.text or not sanitise_text(name)
+def test_html_shows_names_as_text_only(name: str) -> None:
+    tags = Tags(html_file.render_figure(a_table(name)))
+    plain_tags = Tags(html_file.render_figure(a_table("plain")))
+    assert tags.tags == plain_tags.tags
+    assert tags.attributes == plain_tags.attributes
+    assert sanitise_text(name) in tags.text or not sanitise_text(name)
     assert '<td dir="auto"' in html_file.render_figure(a_table(name))
 
 
 @every_name
-def test_markdown_keeps_its_shape(name: str) -> None:
+def test_markdown_keeps_its_shape_with_any_name(name: str) -> None:
     lines = markdown.render_markdown(a_table(name)).splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert [len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) for row in rows] == [5] * 4
@@ -173,7 +171,7 @@ def test_markdown_keeps_its_shape(name: str) -> None:
 
 
 @every_name
-def test_latex_leaves_no_command_of_the_data(name: str) -> None:
+def test_latex_has_no_command_from_names(name: str) -> None:
     text = latex.render_latex(a_table(name)).replace("\\\\", "")
     assert r"\input{" not in text
     known = set(
@@ -188,7 +186,7 @@ def test_latex_leaves_no_command_of_the_data(name: str) -> None:
 
 
 @every_name
-def test_word_opens_and_holds_the_text(tmp_path: Path, name: str) -> None:
+def test_word_file_holds_the_text(tmp_path: Path, name: str) -> None:
     documents.write_table(a_table(name), tmp_path, ["docx"])
     page = Document(str(tmp_path / "t.docx"))
     assert page.tables[0].rows[1].cells[0].text.strip() == sanitise_text(name).strip()
@@ -197,7 +195,7 @@ def test_word_opens_and_holds_the_text(tmp_path: Path, name: str) -> None:
 
 
 @every_name
-def test_parquet_holds_raw_values_whole_names_and_the_caption(tmp_path: Path, name: str) -> None:
+def test_parquet_holds_raw_values_and_whole_names(tmp_path: Path, name: str) -> None:
     documents.write_table(a_table(name), tmp_path, ["parquet"])
     table = pq.read_table(tmp_path / "t.parquet")
     assert table["class"].to_pylist()[0] == name
@@ -215,22 +213,22 @@ def test_any_name_survives_markdown_csv_and_latex(tmp_path: Path, name: str) -> 
     table = a_table(name)
     for form in ("md", "csv", "tex"):
         (path,) = documents.write_table(table, tmp_path, [form])
-        (back,) = documents.read_tables(path)
-        assert [header.strip() for header in back.headers] == [
+        (parsed,) = documents.read_tables(path)
+        assert [header.strip() for header in parsed.headers] == [
             header.strip() for header in table.headers
         ]
-        assert [row[0].strip() for row in back.rows] == [sanitise_text(name).strip(), "plain"]
-        assert [row[1:] for row in back.rows] == [row[1:] for row in table.cells()]
+        assert [row[0].strip() for row in parsed.rows] == [sanitise_text(name).strip(), "plain"]
+        assert [row[1:] for row in parsed.rows] == [row[1:] for row in table.cells()]
 
 
 @pytest.mark.parametrize("sign", ["*", "["])
-def test_a_latex_row_gives_nothing_to_the_line_break_before_it(sign: str) -> None:
+def test_latex_rows_are_no_argument_of_line_breaks(sign: str) -> None:
     table = a_table(f"{sign}a]")
     second = dataclasses.replace(table, values=table.values.iloc[::-1])
     assert not re.search(r"\\\\\s*[*\[]", latex.render_latex(second))
 
 
-def compiles(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
+def compile_latex(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
     engine = "xelatex" if "program = xelatex" in source else "pdflatex"
     if not shutil.which(engine):
         pytest.skip(
@@ -246,25 +244,23 @@ def compiles(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @every_name
-def test_latex_compiles_whatever_the_name(tmp_path: Path, name: str) -> None:
-    done = compiles(tmp_path, latex.render_latex(a_table(name)))
-    assert done.returncode == 0, done.stdout[-1500:]
+def test_latex_compiles_with_any_name(tmp_path: Path, name: str) -> None:
+    process = compile_latex(tmp_path, latex.render_latex(a_table(name)))
+    assert process.returncode == 0, process.stdout[-1500:]
 
 
 @pytest.mark.parametrize("lang", ["en", "zh-TW"])
-def test_the_latex_comparison_compiles_as_a_float_and_as_a_long_table(
-    tmp_path: Path, lang: str
-) -> None:
+def test_latex_compiles_as_float_and_longtable(tmp_path: Path, lang: str) -> None:
     results = result_store.read_results(report_2023(tmp_path / "results"))
-    long = detail_tables.differences_table(
+    long = detail_tables.best_differences_table(
         result_store.read_results(many(tmp_path / "many", 60)), lang
     )
     assert len(long.values) > latex.ROWS_PER_PAGE
     source = "\n".join(
         latex.render_latex(table) for table in (build_comparison(results, lang=lang), long)
     )
-    done = compiles(tmp_path, source)
-    assert done.returncode == 0, done.stdout[-1500:]
+    process = compile_latex(tmp_path, source)
+    assert process.returncode == 0, process.stdout[-1500:]
     assert (tmp_path / "page.pdf").stat().st_size > 10_000
 
 
@@ -278,7 +274,7 @@ def many(path: Path, count: int) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["docx", "xlsx", "csv"])
-def test_libreoffice_opens_what_was_written(tmp_path: Path, form: str) -> None:
+def test_libreoffice_opens_written_files(tmp_path: Path, form: str) -> None:
     office = shutil.which("soffice")
     if not office:
         pytest.skip(
@@ -305,7 +301,7 @@ def test_libreoffice_opens_what_was_written(tmp_path: Path, form: str) -> None:
     assert "50.0 [40.0, 60.0]" in text
 
 
-def test_excel_shows_numbers_rounded_and_keeps_them_whole(tmp_path: Path) -> None:
+def test_excel_numbers_are_shown_rounded_but_whole(tmp_path: Path) -> None:
     documents.write_table(
         build_comparison(result_store.read_results(report_2023(tmp_path / "results"))),
         tmp_path,
@@ -320,7 +316,7 @@ def test_excel_shows_numbers_rounded_and_keeps_them_whole(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("form", documents.TABLE_FORMATS)
 @pytest.mark.parametrize("status", ["empty", "failed"])
-def test_results_without_a_completed_trial_still_make_a_table(
+def test_results_without_completed_trials_make_a_table(
     tmp_path: Path, form: str, status: str
 ) -> None:
     rows = (
@@ -332,11 +328,11 @@ def test_results_without_a_completed_trial_still_make_a_table(
     documents.write_table(build_comparison(results), tmp_path, [form])
     assert (tmp_path / f"comparison.{form}").stat().st_size > 100
     if form in READABLE and rows:
-        (back,) = documents.read_tables(tmp_path / f"comparison.{form}")
-        assert back.rows[0][-2] == "failed: =cmd|'/C calc'!A0 <b>"
+        (parsed,) = documents.read_tables(tmp_path / f"comparison.{form}")
+        assert parsed.rows[0][-2] == "failed: =cmd|'/C calc'!A0 <b>"
 
 
-def test_class_names_go_through_every_table(tmp_path: Path) -> None:
+def test_class_names_survive_in_headers(tmp_path: Path) -> None:
     config = TrialConfig()
     classes = list(NASTY.values())[:6]
     results = result_store.read_results(
@@ -352,7 +348,7 @@ def test_class_names_go_through_every_table(tmp_path: Path) -> None:
             assert documents.read_tables(path)[0].headers == table.headers
 
 
-def test_an_unknown_format_is_named(tmp_path: Path) -> None:
+def test_unknown_format_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match="the value of `format` is 'doc', but must be one of: md, csv"
     ):
@@ -360,14 +356,14 @@ def test_an_unknown_format_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["xlsx", "docx"])
-def test_a_broken_file_is_named(tmp_path: Path, form: str) -> None:
+def test_broken_file_is_named(tmp_path: Path, form: str) -> None:
     path = tmp_path / f"t.{form}"
     path.write_bytes(b"PK\x03\x04 half a zip")
     with pytest.raises(UserError, match=f"can't be read as .{form}"):
         documents.read_tables(path)
 
 
-def test_a_file_of_another_kind_or_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_unreadable_kinds_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"but must be one of: \.md, \.csv"):
         documents.read_tables(tmp_path / "t.pdf")
     with pytest.raises(
