@@ -1,4 +1,4 @@
-"""The command `bioimg verify`. It imports what it needs when it runs, so that its help is instant."""
+"""The command `bioimg verify`. Most imports happen when it runs, so that its help is instant."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Build table 1 of a paper: the architecture, from the model itself. Only this table needs torch."""
+"""Build table 1 of a paper: the architecture, from the model. Only this table needs torch."""
 
 import functools
 from typing import TYPE_CHECKING

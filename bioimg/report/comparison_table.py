@@ -166,7 +166,7 @@ def tested_keys(results: Results) -> list[str]:
 
 
 def bootstrapped_scores(results: Results) -> pd.DataFrame:
-    """Return `key`, the scores, and their `_low` and `_high`, of each trial with test predictions."""
+    """Return `key`, scores, and their `_low` and `_high`, of each trial with test predictions."""
     names = [f"{name}{part}" for name in SCORE_COLUMNS for part in ("", "_low", "_high")]
     rows = []
     for key in tested_keys(results):

@@ -71,7 +71,7 @@ def per_class_table(results: Results, lang: str = "en") -> Table:
 
 
 def confusion_table(results: Results, lang: str = "en") -> Table:
-    """Build a table of test images by label (row) and prediction (column), for each tested trial."""
+    """Build a table of test images by label (row) and prediction (column), per tested trial."""
     classes = results.manifest["data"]["classes"]
     names = [f"predicted_{position}" for position in range(len(classes))]
     rows = [pd.DataFrame(columns=["key", "label", *names])]
@@ -86,7 +86,7 @@ def confusion_table(results: Results, lang: str = "en") -> Table:
 
 
 def score_table(results: Results, lang: str = "en") -> Table:
-    """Build a table of balanced accuracy, macro F1, AUROC and calibration error of tested trials."""
+    """Build a table of balanced accuracy, macro F1, AUROC and calibration error of trials."""
     values = _with_settings(results, bootstrapped_scores(results))
     shown = [trial_column(name, values) for name in SCORE_COLUMNS]
     has_groups = results.predictions["group"].notna().any()

@@ -1,6 +1,7 @@
 """Format numbers for readers: the one place for the tables, the page, the figures and the console.
 
-A minus is a minus sign, since a hyphen would begin a formula in a spreadsheet. A missing value is a dash.
+A minus is a minus sign, since a hyphen would begin a formula in a spreadsheet. A missing value is
+a dash.
 """
 
 import math

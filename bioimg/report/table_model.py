@@ -65,7 +65,10 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Raw values (with `_low`, `_high`, `_sd`, `_epoch` columns for those shown), and what is shown with them."""
+    """Raw values, and how they are shown.
+
+    Columns with the ends `_low`, `_high`, `_sd` and `_epoch` belong to the column of that name.
+    """
 
     name: str
     values: pd.DataFrame
@@ -107,7 +110,7 @@ class Table:
 
 @dataclass(frozen=True)
 class ParsedTable:
-    """A table read back from a file, as text, with its location in the file and the text around it."""
+    """A table read back from a file, as text, with its location and the text around it."""
 
     headers: list[str]
     rows: list[list[str]]
@@ -119,7 +122,8 @@ class ParsedTable:
 def sanitise_text(text: object) -> str:
     """Return a text from the data on one line, cut if it is very long.
 
-    Control characters and bidirectional overrides are replaced, so that a name can't disguise another one.
+    Control characters and bidirectional overrides are replaced, so that a name can't disguise
+    another one.
     """
     line = " ".join(unicodedata.normalize("NFC", str(text)).split())
     line = "".join(REPLACEMENT_CHARACTER if _is_hidden(letter) else letter for letter in line)

@@ -1,4 +1,4 @@
-"""Compose the notes below a table: images, selection rule, split, and what makes a comparison unfair."""
+"""Compose the notes below a table: images, split, and what makes a comparison unfair."""
 
 import functools
 import hashlib
@@ -65,7 +65,7 @@ def comparison_warnings(results: Results, shown: pd.DataFrame, lang: str) -> Ite
 
 
 def incomparable_columns(trials: pd.DataFrame) -> list[str]:
-    """Return the columns that must be equal in all completed trials for a comparison, but aren't."""
+    """Return the columns that must be equal in all completed trials, but aren't."""
     completed = trials[trials["status"].eq("completed")]
     has_folds = trials["fold"].nunique() > 1
     names = []

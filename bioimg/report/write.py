@@ -103,8 +103,8 @@ class ReportOptions:
         if self.has_own_tables and self.tables != DEFAULT_TABLES:
             raise UserError(
                 f"the value of `tables` is {' '.join(self.tables)}, but must be left out where "
-                "rows, columns, sort, group_by, single, at_epoch or preset choose a table. Make "
-                "two reports."
+                "rows, columns, sort, group_by, single, at_epoch or preset choose a table. "
+                "Make two reports."
             )
 
 

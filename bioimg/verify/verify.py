@@ -129,7 +129,7 @@ def _verify_table(table: ParsedTable, results: Results) -> VerificationResult:
 
 
 def _reference_tables(table: ParsedTable, results: Results) -> Iterator[Table]:
-    """Yield the tables of these results that the file might hold, in the language of its headers."""
+    """Yield the tables that the file might hold, in the language of its headers."""
     lang = _detect_language(table.headers)
     for name, builders in TABLE_BUILDERS.items():
         if _has_column(table, name):

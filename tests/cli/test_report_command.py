@@ -1,4 +1,4 @@
-"""`bioimg report` and `bioimg verify` as a user types them: quick to start, with words for errors."""
+"""`bioimg report` and `bioimg verify` as a user types them."""
 
 import json
 import re
@@ -92,7 +92,7 @@ def test_named_tables_are_made_even_if_empty(
     assert report(results, "--tables", "effects", "per-class", "--format", "md") == 0
     assert file_names(results / "report") == {"effects.md", "per-class.md", "report.html"}
     assert "Nothing to show" in (results / "report" / "per-class.md").read_text()
-    assert "What each axis does to the test accuracy" in printed_line(capsys)
+    assert "Effect of each axis on the test accuracy" in printed_line(capsys)
 
 
 def test_price_adds_the_cost_table(results: Path) -> None:
@@ -228,7 +228,8 @@ def test_results_of_another_version_are_named(results: Path) -> None:
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps({**manifest, "format": 7, "versions": {"bioimg": "9.0"}}))
     message = (
-        r"the `format` of .* is 7, but must be \d: another version .* Use that version \(9\.0\)"
+        r"the `format` of .* is 7, but must be \d: another version .* "
+        r"Use that version \(9\.0, commit "
     )
     with pytest.raises(UserError, match=message):
         report(results)

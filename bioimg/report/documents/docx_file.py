@@ -20,7 +20,7 @@ PAGE_SHORT_SIDE = Cm(21)
 PAGE_LONG_SIDE = Cm(29.7)
 MARGIN = Cm(1.8)
 PORTRAIT_WIDTH_TWIPS = 9860
-"""Width between the margins of a portrait A4 page, in twentieths of a point, as all widths below."""
+"""Width between the margins of a portrait A4 page, in twentieths of a point as all widths."""
 LANDSCAPE_WIDTH_TWIPS = 14800
 MAX_COLUMN_CHARACTERS = 40
 
@@ -72,7 +72,8 @@ def _table_xml(table: Table) -> str:
     return (
         f'<w:tbl {nsdecls("w")}><w:tblPr><w:tblW w:w="{sum(widths)}" w:type="dxa"/><w:tblBorders>'
         '<w:top w:val="single" w:sz="12"/><w:bottom w:val="single" w:sz="12"/></w:tblBorders>'
-        f'<w:tblLayout w:type="fixed"/></w:tblPr><w:tblGrid>{grid}</w:tblGrid>{header}{body}</w:tbl>'
+        f'<w:tblLayout w:type="fixed"/></w:tblPr><w:tblGrid>{grid}</w:tblGrid>'
+        f"{header}{body}</w:tbl>"
     )
 
 

@@ -1,4 +1,4 @@
-"""Write and read LaTeX with booktabs: a float to `\\input`, or a longtable if it may exceed a page."""
+"""Write and read LaTeX with booktabs: a float, or a longtable if it may exceed a page."""
 
 import re
 from collections.abc import Iterable

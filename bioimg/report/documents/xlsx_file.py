@@ -96,7 +96,7 @@ def _set_text(cell: Cell | MergedCell, text: str) -> Cell:
 
 
 def _set_column_widths(sheet: Worksheet, table: Table) -> None:
-    """Fit each column to its longest text. A header may take two lines, but isn't broken in a word."""
+    """Fit each column to its longest text. A header may take two lines, broken between words."""
     cells = table.cells()
     for position, name in enumerate(table.headers):
         texts = [*name.split(), *(row[position] for row in cells)]
