@@ -1,4 +1,10 @@
-"""What every test gets."""
+"""What every test gets, and the three tiers of tests.
+
+Unmarked tests are units: they start neither Ray nor a process (`-m 'not ray and not nightly'`).
+Tests marked `ray` train on lanes of one shared Ray, or start processes (with units: `-m 'not nightly'`).
+Tests marked `nightly` have clusters, hosts, terminals or browsers of their own, or take long (`-m nightly`).
+Without `-m`, all three tiers run. Some of the last kill processes for hours: only `-m campaign` runs these.
+"""
 
 import os
 from pathlib import Path
@@ -19,7 +25,7 @@ threadpool_limits(1)  # threads of BLAS that wait for a busy core cost more than
 
 
 def shared(*parts: str) -> Path:
-    """A file or folder of the real tiles and weights that may be beside the project."""
+    """Return a file or folder of the real tiles and weights that may lie beside the project."""
     for parent in Path(__file__).resolve().parents:
         if (path := parent.joinpath("shared", *parts)).exists():
             return path
@@ -27,8 +33,8 @@ def shared(*parts: str) -> Path:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The whole campaign is slow: it only runs on request."""
-    if "chaos" not in config.option.markexpr:
+    """Leave the campaigns out unless they are asked for."""
+    if "campaign" not in config.option.markexpr:
         items[:] = [item for item in items if item.get_closest_marker("campaign") is None]
 
 

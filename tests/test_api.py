@@ -14,7 +14,7 @@ from bioimg.experiment_files import load_experiment_file
 from bioimg.experiment_settings import apply_settings
 from support import PROJECT
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 QUICK = {"weights": "TEXTURES_V2", "batch_size": 64, "epochs": 1, "local": True, "report": False}
 

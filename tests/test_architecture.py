@@ -167,6 +167,7 @@ def test_an_experiment_only_states_its_question(path):
     }
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize(
     "code",
     ["import bioimg", "import bioimg.cli.report", "import bioimg.cli.main", "import bioimg.data"],
@@ -181,6 +182,7 @@ def test_what_must_start_fast_imports_neither_ray_nor_torch(code):
     assert shown.stdout.strip() == "[]"
 
 
+@pytest.mark.ray
 def test_the_process_of_a_tune_trial_imports_no_torch():
     command = "import bioimg.cluster.tune_trial, sys; print('torch' in sys.modules)"
     shown = subprocess.run(

@@ -292,7 +292,7 @@ def test_one_thing_is_never_in_the_plural(
     assert re.findall(rf"\b1 (?:[a-z]+ )?(?:{nouns})\b", text) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_ten_thousand_rows_fit_every_format(tmp_path: Path) -> None:
     rows = []
     for n in range(10_000):

@@ -127,6 +127,7 @@ def test_frozen_trials_are_expected_to_take_as_long_as_frozen_ones():
     assert seconds_left(mixed, statuses, latest) == 10 * 60 + 10 * 1
 
 
+@pytest.mark.ray
 def test_the_command_changes_nothing_and_needs_neither_ray_nor_torch(store, tmp_path):
     def files() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -30,7 +30,7 @@ from support.processes import (
 )
 from support.results import assert_no_epoch_repeated, assert_same_results, recorded_epochs
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.chaos]
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 
 def test_only_its_owner_can_read_ray_s_token_and_the_dashboard_listens_on_loopback(shared_ray):
@@ -104,6 +104,7 @@ def test_whatever_process_is_killed_costs_nothing_but_time(shared_ray, tmp_path,
     assert_same_results(struck, run_experiment(asked, tmp_path / "local", local=True))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("which", [0, 1])
 def test_one_of_two_workers_is_killed_and_the_trial_goes_on(shared_ray, tmp_path, which):
     asked = grid_experiment(epochs=4, workers=2)
@@ -115,6 +116,7 @@ def test_one_of_two_workers_is_killed_and_the_trial_goes_on(shared_ray, tmp_path
     assert_same_results(struck, run_experiment(asked, tmp_path / "undisturbed"))
 
 
+@pytest.mark.nightly
 def test_a_worker_that_hangs_is_noticed_and_replaced(shared_ray, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "3")
     asked = grid_experiment(epochs=4)
@@ -124,6 +126,7 @@ def test_a_worker_that_hangs_is_noticed_and_replaced(shared_ray, tmp_path, monke
     assert_same_results(struck, run_experiment(asked, tmp_path / "local", local=True))
 
 
+@pytest.mark.nightly
 def test_a_controller_that_hangs_holds_nobody_up(shared_ray, tmp_path):
     asked = grid_experiment(epochs=4, seed=(0, 1))
     file = ActingConsole("epoch 2/4", tmp_path / "struck", signal_actor(CONTROLLER, signal.SIGSTOP))
@@ -136,7 +139,10 @@ def test_a_controller_that_hangs_holds_nobody_up(shared_ray, tmp_path):
     assert_same_results(struck, run_experiment(asked, tmp_path / "local", local=True))
 
 
-@pytest.mark.parametrize("what", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "what",
+    [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.nightly)],
+)
 def test_the_loss_of_the_board_ends_the_experiment_with_a_message_and_the_rerun_goes_on(
     shared_ray, tmp_path, monkeypatch, what
 ):
@@ -153,6 +159,7 @@ def test_the_loss_of_the_board_ends_the_experiment_with_a_message_and_the_rerun_
     assert_same_results(struck, run_experiment(asked, tmp_path / "local", local=True))
 
 
+@pytest.mark.nightly
 def test_the_loss_of_ray_s_gcs_alone_is_told_at_once_and_the_rerun_goes_on(tmp_path):
     """In a process of its own, which Ray would end after a minute with another code, as it ends its agents."""
     command = [
@@ -211,6 +218,7 @@ def cage() -> Iterator[None]:
     toys.CAGE.rmdir()
 
 
+@pytest.mark.nightly
 def test_a_trial_that_linux_kills_for_want_of_memory_is_given_up_and_the_next_goes_on(
     shared_ray, cage, tmp_path
 ):
@@ -223,6 +231,7 @@ def test_a_trial_that_linux_kills_for_want_of_memory_is_given_up_and_the_next_go
     assert "oom_kill 3" in (toys.CAGE / toys.KILLS).read_text()
 
 
+@pytest.mark.nightly
 def test_a_trial_that_runs_out_of_memory_says_so_and_how_to_need_less(shared_ray, tmp_path):
     asked = grid_experiment(model="greedy", image_size=16, batch_size=(12, 6), epochs=1)
     rows = run_experiment(asked, tmp_path, lanes=1, exit_code=1).trials.set_index("batch_size")

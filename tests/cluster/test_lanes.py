@@ -44,6 +44,7 @@ def test_lanes_side_by_side_give_the_rows_of_the_local_twin(tmp_path):
     assert_same_results(on_lanes, run(tmp_path / "local", local=True, **axes))
 
 
+@pytest.mark.nightly
 def test_more_epochs_on_lanes_go_on_from_shorter_trials_as_those_of_the_twin_do(tmp_path):
     axes = {
         "learning_rate": (1e-3, 1e-9, 2e-9),
@@ -77,6 +78,7 @@ def test_a_stopped_trial_frees_its_lane_at_its_rung_and_the_twin_stops_it_too(tm
     assert_same_results(on_lanes, run(tmp_path / "local", local=True, stop=rule, **axes))
 
 
+@pytest.mark.nightly
 def test_a_trial_whose_patience_ends_where_it_would_be_stopped_is_completed_for_console_and_table(
     tmp_path,
 ):
@@ -139,6 +141,7 @@ def test_two_workers_of_a_lane_train_as_one_does(tmp_path):
     )
 
 
+@pytest.mark.nightly
 def test_running_again_does_only_what_is_missing(tmp_path):
     first = run(tmp_path, batch_size=(32,))
     more = run(tmp_path, batch_size=(32, 64))

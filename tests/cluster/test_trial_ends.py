@@ -20,6 +20,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.nightly
 def test_trials_that_are_added_on_lanes_are_judged_against_all_earlier_ones(tmp_path):
     in_order = tuple(
         trial.learning_rate
@@ -49,6 +50,7 @@ def test_trials_that_are_added_on_lanes_are_judged_against_all_earlier_ones(tmp_
     assert_same_results(added, whole)
 
 
+@pytest.mark.nightly
 def test_a_finish_on_lanes_that_is_interrupted_is_gone_on_with_by_the_same_command(
     tmp_path, monkeypatch
 ):
@@ -69,6 +71,7 @@ def test_a_finish_on_lanes_that_is_interrupted_is_gone_on_with_by_the_same_comma
     )
 
 
+@pytest.mark.nightly
 def test_what_one_of_two_workers_lacks_does_not_part_them(tmp_path, monkeypatch):
     """Before, it reported to no other, and asked for the next trial while the first one waited for it."""
     monkeypatch.chdir(tmp_path)

@@ -108,6 +108,7 @@ def test_the_fingerprint_knows_pixels_labels_and_parts_but_not_the_folder(tmp_pa
     )
 
 
+@pytest.mark.ray
 def test_decoding_in_processes_gives_the_same_set_and_names_the_same_files(tmp_path, monkeypatch):
     config = DatasetConfig(
         data=str(write_image_folder(tmp_path / "set", count=40)), image_size=8, skip_unreadable=True

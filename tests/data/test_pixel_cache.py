@@ -235,7 +235,7 @@ print(type(images.pixels).__name__, top)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_set_three_times_the_memory_limit_is_read_batch_by_batch(tmp_path):
     for label in "ab":
         for number in range(600):
@@ -277,7 +277,7 @@ print(status, type(kept).__name__, kept.nbytes // limit, process.memory_info().r
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_training_on_a_set_three_times_the_memory_limit_stays_within_it(tmp_path):
     for label in "ab":
         for number in range(800):

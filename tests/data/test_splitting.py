@@ -37,6 +37,7 @@ def test_a_stratified_split_holds_68_16_16_percent_of_each_class():
     assert per_class(images, cut.val) == per_class(images, cut.test) == [100] * 6
 
 
+@pytest.mark.ray
 def test_the_split_is_the_same_for_every_seed_and_process():
     images = labelled_images(np.arange(60) % 2)
     here = split_images(images, SplitConfig()).test.tolist()

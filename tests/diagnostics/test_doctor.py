@@ -191,6 +191,7 @@ def test_an_address_without_a_port_is_told_at_once():
         run_checks.join_or_start_ray("somewhere")
 
 
+@pytest.mark.nightly
 def test_an_open_port_that_isnt_ray_is_told_in_time(monkeypatch):
     monkeypatch.setattr(ray_session, "JOIN_TIMEOUT_S", 4.0)
     monkeypatch.setenv("RAY_ADDRESS", "")
@@ -266,14 +267,14 @@ def examined(address: str, token: Path, out: Path) -> str:
     return ended.stdout + ended.stderr
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_a_head_that_asks_for_a_token_is_ok(guarded, token, tmp_path):
     assert re.search(
         r"^ok +authentication", told := examined(guarded, token, tmp_path), re.MULTILINE
     ), told
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.parametrize("held", ["b" * 64, None], ids=["wrong", "missing"])
 def test_a_token_that_isnt_the_clusters_is_told_in_time_and_without_rays_log(
     guarded, held, tmp_path, monkeypatch, capfd
@@ -292,7 +293,7 @@ def test_a_token_that_isnt_the_clusters_is_told_in_time_and_without_rays_log(
     assert captured.err == ""
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_a_run_with_a_wrong_token_is_refused(guarded, tmp_path):
     (tmp_path / "auth_token").write_text("b" * 64)
     holds = {
@@ -310,7 +311,7 @@ def test_a_run_with_a_wrong_token_is_refused(guarded, tmp_path):
     )
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_a_cluster_of_this_machine_that_wants_another_token_isnt_passed_over_unless_one_says_so(
     guarded, tmp_path, monkeypatch
 ):
@@ -327,7 +328,7 @@ def test_a_cluster_of_this_machine_that_wants_another_token_isnt_passed_over_unl
     assert not ray_session.join_cluster()
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_a_run_on_a_machine_whose_cluster_has_another_ray_is_refused(guarded, token, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", guarded)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
@@ -349,6 +350,7 @@ def test_a_machine_that_never_saw_a_cluster_is_used_alone(tmp_path, monkeypatch)
     assert not ray_session.join_cluster()
 
 
+@pytest.mark.nightly
 def test_a_run_whose_address_is_an_open_port_that_isnt_ray_is_refused_in_time(monkeypatch):
     monkeypatch.setattr(ray_session, "JOIN_TIMEOUT_S", 3.0)
     with socket.create_server(("", 0)) as door:
@@ -409,7 +411,7 @@ def test_ten_seconds_to_be_heard_and_those_to_be_let_in_are_less_than_a_minute()
     assert 10 + ray_session.JOIN_TIMEOUT_S < 60
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_a_head_that_lets_anybody_in_is_wrong_though_we_hold_a_token(token, tmp_path):
     with head("disabled", token) as address:
         told = examined(address, token, tmp_path)
@@ -436,7 +438,7 @@ def of(lines: list[CheckResult], check: str) -> list[CheckResult]:
     return [line for line in lines if line.check == check]
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_every_node_of_a_real_cluster_is_asked_and_they_sum_together(cluster, tmp_path):
     lines = run_checks.run_all_checks(tmp_path.as_uri(), workers=2)
     assert len(of(lines, "versions")) == 2
@@ -453,7 +455,7 @@ def test_every_node_of_a_real_cluster_is_asked_and_they_sum_together(cluster, tm
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_weights_room_and_gpus_that_real_nodes_lack_are_told_but_a_head_needs_no_gpu(
     cluster, tmp_path, monkeypatch
 ):
@@ -466,7 +468,7 @@ def test_weights_room_and_gpus_that_real_nodes_lack_are_told_but_a_head_needs_no
         assert all(line.problem for line in of(lines, check)), check
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_a_folder_of_decoded_images_that_nodes_see_is_ok_and_one_that_they_dont_is_told(
     cluster, tmp_path, monkeypatch
 ):
@@ -508,7 +510,7 @@ def on_cluster(cluster: Cluster, folder: Path, *command: str) -> str:
     return ended.stdout + ended.stderr
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_a_node_with_another_torch_is_told_by_the_doctor_and_refused_by_a_run(
     cluster, odd, tmp_path
 ):
@@ -528,7 +530,7 @@ def test_a_node_with_another_torch_is_told_by_the_doctor_and_refused_by_a_run(
     ), told
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_a_node_that_cant_import_the_package_is_told_by_the_doctor_and_refused_by_a_run(
     cluster, odd, tmp_path
 ):
@@ -546,13 +548,13 @@ def test_a_node_that_cant_import_the_package_is_told_by_the_doctor_and_refused_b
     ), told
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_a_run_on_nodes_that_are_alike_and_share_its_folder_may_start(cluster, tmp_path):
     run_checks.run_preflight_checks(tmp_path.as_uri())
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_a_run_whose_results_arent_shared_is_refused_before_a_trial_starts(
     cluster, tmp_path, monkeypatch
 ):
@@ -563,7 +565,7 @@ def test_a_run_whose_results_arent_shared_is_refused_before_a_trial_starts(
         run_checks.run_preflight_checks(tmp_path.as_uri())
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_devices_that_another_program_holds_are_told_and_the_rest_of_the_node_is_judged(
     cluster, tmp_path, monkeypatch
 ):
@@ -584,7 +586,7 @@ def test_a_bucket_that_cant_be_written_is_a_line_and_no_traceback(monkeypatch):
     assert "Set --out to a writable folder" in (line.problem or "")
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_storage_that_another_node_doesnt_see_is_told(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(node_probe, "write_marker", lambda out, name: None)
     monkeypatch.setattr(node_probe, "delete_marker", lambda out, name: None)
@@ -594,7 +596,7 @@ def test_storage_that_another_node_doesnt_see_is_told(cluster, tmp_path, monkeyp
     )
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_a_node_that_never_answers_is_given_up(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(run_checks, "NODE_TIMEOUT_S", 1.0)
     monkeypatch.setattr(node_probe, "probe_node", lambda *args: time.sleep(60))
@@ -603,7 +605,7 @@ def test_a_node_that_never_answers_is_given_up(cluster, tmp_path, monkeypatch):
     assert "no answer in 1 s" in (lines[0].problem or "")
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 def test_a_node_that_dies_while_it_is_asked_is_a_line_and_the_others_are_judged(
     cluster, tmp_path, monkeypatch
 ):

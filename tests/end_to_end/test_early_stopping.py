@@ -83,6 +83,7 @@ def test_a_stopped_row_says_at_which_rung_against_which_scores(whole):
     assert whole.trials.loc[whole.trials["status"] == "completed", "stopped_at_rung"].isna().all()
 
 
+@pytest.mark.nightly
 def test_trials_that_are_added_later_are_judged_against_all_earlier_ones(whole, tmp_path):
     in_order = [
         trial.learning_rate
@@ -92,7 +93,14 @@ def test_trials_that_are_added_later_are_judged_against_all_earlier_ones(whole, 
     assert_same_results(run(tmp_path / "out", stopping_experiment()), whole)
 
 
-@pytest.mark.parametrize(("text", "times"), [("epoch 1/4", 3), ("epoch 3/4", 1), ("stopped", 1)])
+@pytest.mark.parametrize(
+    ("text", "times"),
+    [
+        ("epoch 1/4", 3),
+        pytest.param("epoch 3/4", 1, marks=pytest.mark.nightly),
+        pytest.param("stopped", 1, marks=pytest.mark.nightly),
+    ],
+)
 def test_an_interrupted_grid_stops_the_same_trials_when_it_goes_on(whole, tmp_path, text, times):
     with pytest.raises(Interrupted):
         run(tmp_path / "out", stopping_experiment(), InterruptingConsole(text, times))
@@ -105,6 +113,7 @@ def test_finish_takes_stopped_trials_to_the_end_that_they_would_have_come_to(out
     assert_same_results(finished, unstopped)
 
 
+@pytest.mark.nightly
 def test_finish_takes_only_the_trial_whose_key_it_is_given(whole, out):
     before = whole.trials.set_index("key")["status"]
     key = before.index[before == "stopped"][0]
@@ -113,6 +122,7 @@ def test_finish_takes_only_the_trial_whose_key_it_is_given(whole, out):
     assert after.drop(key).equals(before.drop(key))
 
 
+@pytest.mark.nightly
 def test_a_trial_without_patience_left_is_complete_and_says_so(tmp_path):
     impatient = stopping_experiment((1e-9,), epochs=6, patience=2)
     results = run(tmp_path / "out", dataclasses.replace(impatient, early_stopping=None))
@@ -124,6 +134,7 @@ def test_a_trial_without_patience_left_is_complete_and_says_so(tmp_path):
     assert row["test_accuracy"] >= 0
 
 
+@pytest.mark.nightly
 def test_patience_that_ran_out_before_an_interruption_is_not_given_again(tmp_path):
     impatient = dataclasses.replace(
         stopping_experiment((1e-1,), epochs=30, patience=1), early_stopping=None
@@ -149,12 +160,14 @@ def test_a_key_that_no_stopped_trial_has_is_refused_before_anything_runs(tmp_pat
         runner.check_finish_keys(("abc",), trials, stopped)
 
 
+@pytest.mark.nightly
 def test_without_early_stopping_no_trial_stays_stopped_by_an_earlier_run(out, unstopped):
     assert_same_results(
         run(out, dataclasses.replace(stopping_experiment(), early_stopping=None)), unstopped
     )
 
 
+@pytest.mark.nightly
 def test_an_interrupted_finish_is_gone_on_with_by_the_same_command(whole, unstopped, out):
     keys = tuple(stopped_keys(whole)[:2])
     with pytest.raises(Interrupted):  # the first one is complete by then, the second isn't
@@ -173,6 +186,7 @@ def only(results: Results, keys: Sequence[str]) -> Results:
     )
 
 
+@pytest.mark.nightly
 def test_what_an_interrupted_finish_began_is_finished_by_any_later_run(whole, unstopped, out):
     key, *others = stopped_keys(whole)
     with pytest.raises(Interrupted):
@@ -185,6 +199,7 @@ def test_what_an_interrupted_finish_began_is_finished_by_any_later_run(whole, un
     )
 
 
+@pytest.mark.nightly
 def test_a_key_of_a_trial_that_this_command_does_not_have_is_refused(whole, out):
     key = stopped_keys(whole)[0]
     others = tuple(

@@ -280,6 +280,7 @@ def test_weights_that_cannot_be_fetched_say_where_to_put_them(monkeypatch, capsy
     assert str(tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth") in error
 
 
+@pytest.mark.nightly
 def test_a_folder_with_other_results_is_left_alone(tmp_path, capsys):
     folder = write_class_folders(tmp_path / "images", a=20, b=20)
     common = [*QUICK_FLAGS, "--batch-size", "8", "--out", tmp_path / "out"]
@@ -371,7 +372,7 @@ def test_a_trial_that_fails_is_a_row_and_the_others_go_on(tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_from_the_shell_an_error_comes_without_a_traceback(tmp_path):
     command = [
         sys.executable,
@@ -387,7 +388,7 @@ def test_from_the_shell_an_error_comes_without_a_traceback(tmp_path):
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_interrupted_run_leaves_a_whole_table_and_goes_on_when_run_again(tmp_path):
     out = tmp_path / "out"
     command = [
@@ -449,6 +450,7 @@ def medmnist(folder: Path) -> Path:
     return folder / "tinymnist.npz"
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("make", "more"),
     [
@@ -487,6 +489,7 @@ def test_what_was_asked_and_with_what_is_written_down(tmp_path):
     assert {"python", "bioimg", "torch", "torchvision", "ray"} <= set(written["versions"])
 
 
+@pytest.mark.nightly
 def test_no_group_is_in_two_parts_of_any_fold_and_where_each_image_went_is_written_down(
     tmp_path, tiles
 ):

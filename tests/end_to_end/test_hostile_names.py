@@ -62,6 +62,7 @@ def run(place: Path, *arguments: str) -> str:
     return ended.stdout
 
 
+@pytest.mark.nightly
 def test_every_table_says_the_names_as_they_are(results):
     assert read_results(results).manifest["data"]["classes"] == sorted(NAMES)
     for form in ("md", "csv", "tex", "xlsx", "docx"):
@@ -72,6 +73,7 @@ def test_every_table_says_the_names_as_they_are(results):
         ]
 
 
+@pytest.mark.nightly
 def test_the_page_has_no_element_and_no_link_of_the_data(results):
     seen = Elements((results / "report" / "report.html").read_text(encoding="utf-8"))
     assert len(seen.named("script")) == 2, "the program's own, and the numbers that it reads"
@@ -85,6 +87,7 @@ def test_the_page_has_no_element_and_no_link_of_the_data(results):
     ]
 
 
+@pytest.mark.nightly
 def test_a_spreadsheet_finds_no_formula(results):
     for path in (results / "report").glob("*.xlsx"):
         cells = [cell for row in load_workbook(path).worksheets[0].iter_rows() for cell in row]
@@ -93,6 +96,7 @@ def test_a_spreadsheet_finds_no_formula(results):
         assert '"=' not in path.read_text(encoding="utf-8-sig")
 
 
+@pytest.mark.nightly
 def test_the_audit_shows_the_names_and_what_steers_a_terminal_as_a_sign(results):
     said = run(results.parent, "-c", BIOIMG, "data", "data", "--contact-sheet", "sheet.png")
     assert "[red]{{ 7*7 }}" in said
@@ -116,6 +120,7 @@ def test_a_line_on_the_console_is_printed_as_it_is_and_is_not_wrapped():
     assert console.file.getvalue() == "tiles/[bold]a[/bold] :cat: 12 and more than that\n"
 
 
+@pytest.mark.ray
 def test_an_error_shows_what_steers_a_terminal_as_a_sign(tmp_path):
     write_class_folders(tmp_path / "data", **{NAMES[-1]: 20, "b": 1})
     ended = subprocess.run(
@@ -128,6 +133,7 @@ def test_an_error_shows_what_steers_a_terminal_as_a_sign(tmp_path):
     assert "\x1b" not in ended.stderr
 
 
+@pytest.mark.nightly
 def test_nothing_that_a_name_says_was_done(results):
     assert {path.name for path in results.parent.iterdir()} <= {
         "data",

@@ -85,6 +85,7 @@ def test_subsets_are_disjoint_and_of_fixed_shares(task):
     assert len(names) == 30
 
 
+@pytest.mark.nightly
 def test_baselines_train_the_same_configurations_and_epochs(task, tmp_path, monkeypatch):
     monkeypatch.setattr(pytorch_loop, "LOADER_PROCESSES", 0)
     ours = list(bioimg_grid.run_task(task, tmp_path, early_stopping=False, local=True))
@@ -129,8 +130,7 @@ def test_frozen_loop_changes_only_the_head(task, monkeypatch):
     assert all(torch.equal(before[name], after[name]) for name in backbone)
 
 
-@pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 def test_ray_baseline_does_the_same_work(task, tmp_path):
     task = dataclasses.replace(task, freezes=("none",))
@@ -147,6 +147,7 @@ def test_ray_baseline_does_the_same_work(task, tmp_path):
 # the cost of a program
 
 
+@pytest.mark.ray
 def test_cost_includes_child_processes():
     child = (
         "import time; x = bytearray(200_000_000); t = time.process_time()\n"
@@ -162,6 +163,7 @@ def test_cost_includes_child_processes():
     assert cost.seconds >= 1
 
 
+@pytest.mark.ray
 def test_failed_program_shows_its_output():
     with pytest.raises(process_tree.ProgramError, match=r"ended with 1:[\s\S]*ZeroDivisionError"):
         process_tree.measure_python(["-c", "1 / 0"])
@@ -391,6 +393,7 @@ def test_overhead_row_has_waits_of_one_lane_and_whole_program_memory():
     assert "peak GiB" not in overhead.overhead_row("a TorchTrainer for each trial", 1, [7.0])
 
 
+@pytest.mark.nightly
 def test_step_measures_every_precision_and_layout(monkeypatch):
     monkeypatch.setattr(step, "MATRIX_SIDES", (512,))
     monkeypatch.setattr(step, "HEAD_IMAGES", 60)

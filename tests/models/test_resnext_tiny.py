@@ -76,6 +76,7 @@ def accuracy(model: nn.Module, images: torch.Tensor, labels: np.ndarray) -> floa
         ).mean()
 
 
+@pytest.mark.nightly
 def test_a_linear_head_on_embedded_weights_beats_one_on_random_weights():
     torch.manual_seed(0)
     drawn, preprocess = draw_phantom(), ResNeXt_Tiny_Weights.DEFAULT.transforms()

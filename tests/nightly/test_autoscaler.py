@@ -27,7 +27,7 @@ from support import PROJECT
 from support.experiments import DEMO_COMMAND, SMALL_FLAGS
 from support.processes import free_port, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.nightly, pytest.mark.filterwarnings("ignore")]
 
 FILE = PROJECT / "cluster.yaml"
 IDLE = 0.1
@@ -146,11 +146,8 @@ def grid(folder: Path, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
         yield program
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "newer", ["1", pytest.param("0", marks=[pytest.mark.chaos, pytest.mark.campaign])]
-)
+@pytest.mark.parametrize("newer", ["1", pytest.param("0", marks=pytest.mark.campaign)])
 def test_machines_come_from_none_for_lanes_and_leave_after_the_last_trial(
     tmp_path, monkeypatch, newer
 ):
@@ -182,7 +179,6 @@ def grow_and_shrink(folder: Path) -> None:
 
 
 @pytest.mark.campaign
-@pytest.mark.chaos
 def test_no_machine_stays_for_a_program_that_was_killed(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_enable_autoscaler_v2", "1")
     seen(kill, tmp_path)

@@ -1,6 +1,6 @@
 """A grid whose processes are killed at random: the tables are the undisturbed ones.
 
-The whole campaign runs with `pytest -m chaos tests/test_chaos.py`; the normal suite runs a small one.
+The nightly tests include a small campaign of kills; `pytest -m campaign` runs the large one.
 """
 
 import os
@@ -20,7 +20,7 @@ from support.experiments import DEMO_COMMAND, SMALL_FLAGS
 from support.processes import CONTROLLER, COORDINATOR, TUNE_TRIAL, WORKER
 from support.results import assert_same_results
 
-pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(7200)]
 
 PROGRAM_ITSELF = "program"
 VICTIMS = [WORKER, CONTROLLER, TUNE_TRIAL, COORDINATOR, PROGRAM_ITSELF, "raylet"]

@@ -9,7 +9,7 @@ import pytest
 from bioimg.results.result_store import Results, read_results
 from support.experiments import DEMO_COMMAND, SMALL_FLAGS
 
-pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.nightly, pytest.mark.filterwarnings("ignore")]
 
 DISK = """
 mount -t tmpfs -o size=200m tmpfs "$0" || exit 99

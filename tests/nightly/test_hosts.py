@@ -59,9 +59,7 @@ def cluster(tmp_path) -> Iterator[Cluster]:
         yield Cluster(lab, file)
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.chaos
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_a_host_of_ones_own_cluster_is_lost_in_mid_trial_and_the_table_is_that_of_one_machine(
     cluster, tiles, tmp_path

@@ -22,7 +22,7 @@ from support.results import (
     recorded_epochs,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.chaos]
+pytestmark = [pytest.mark.nightly, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.mark.parametrize("end", [[signal.SIGKILL], [signal.SIGINT, signal.SIGINT]])

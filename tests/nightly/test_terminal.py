@@ -16,7 +16,7 @@ from support.experiments import DEMO_COMMAND, SMALL_FLAGS
 from support.processes import processes_of_test
 from support.results import assert_no_epoch_repeated, recorded_epochs
 
-pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.nightly, pytest.mark.filterwarnings("ignore")]
 
 
 def shown(screen: int) -> str:

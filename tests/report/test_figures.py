@@ -109,6 +109,7 @@ def test_each_figure_is_a_whole_file_in_each_format(small: Results, files: list[
             assert b"%%EOF" in file.read_bytes()[-32:]
 
 
+@pytest.mark.nightly
 def test_the_same_results_give_the_same_bytes(small: Results, files: list[Path], tmp_path: Path):
     again = figures.write_figures(small, tmp_path, ("svg", "pdf"))
     assert {file.name: file.read_bytes() for file in again}.items() <= {
@@ -255,6 +256,7 @@ def test_a_missing_chinese_font_is_named_with_the_package_to_install(
         figures.write_figures(chinese, tmp_path, ("png",))
 
 
+@pytest.mark.nightly
 def test_chinese_is_drawn_where_a_font_has_it(small: Results, tmp_path: Path):
     try:
         plot_style.find_cjk_family()
@@ -304,6 +306,7 @@ def test_validation_curves_say_how_many_trials_they_leave_out(
     )
 
 
+@pytest.mark.nightly
 def test_neither_torch_nor_ray_is_imported():
     check = "import sys, bioimg.report.figures, bioimg.report.html_page; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -461,7 +461,7 @@ def header_button(browser: Any, name: str) -> Any:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_click_sorts_and_a_second_one_turns_the_order(browser: Any):
     button = header_button(browser, "final train loss")
     button.click()
@@ -475,14 +475,14 @@ def test_a_click_sorts_and_a_second_one_turns_the_order(browser: Any):
     assert states(browser) == ["completed"] * 9 + ["stopped"] * 2 + ["failed"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_numbers_sort_as_numbers_by_keyboard(browser: Any):
     browser.execute_script("arguments[0].focus()", header_button(browser, "batch"))
     browser.switch_to.active_element.send_keys("\n")
     assert [int(cell) for cell in column(browser, "batch")[:9]] == [32] * 3 + [64] * 3 + [128] * 3
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_search_and_choices_filter_rows_and_count_them(browser: Any):
     press(browser, "#search", "v2 features")
     assert column(browser, "frozen") == ["features"] * 3
@@ -493,7 +493,7 @@ def test_search_and_choices_filter_rows_and_count_them(browser: Any):
     assert browser.find_element("id", "count").text == "0 of 12 rows"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_curves_are_shown_and_hidden_by_value_and_by_trial(browser: Any):
     all_of_them = curves(browser)
     press(browser, ".chip[data-field=freeze][data-value=features]", " ")
@@ -507,7 +507,7 @@ def test_curves_are_shown_and_hidden_by_value_and_by_trial(browser: Any):
     assert curves(browser) == all_of_them
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_training_curves_come_on_demand(browser: Any):
     visible = 'return [...document.querySelectorAll(".training")].filter(e => getComputedStyle(e).display != "none").length'
     assert browser.execute_script(visible) == 0
@@ -515,7 +515,7 @@ def test_training_curves_come_on_demand(browser: Any):
     assert browser.execute_script(visible) == 24
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_value_is_read_by_pointer(browser: Any):
     actions = __import__("selenium.webdriver", fromlist=["ActionChains"]).ActionChains(browser)
     actions.move_to_element(browser.find_element("css selector", ".chart .line circle")).perform()
@@ -525,7 +525,7 @@ def test_a_value_is_read_by_pointer(browser: Any):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_values_are_read_by_arrow_keys(results: Results, browser: Any):
     right, down = "\ue014", "\ue015"
     press(browser, ".chart", right, right, right)
@@ -546,7 +546,7 @@ def test_values_are_read_by_arrow_keys(results: Results, browser: Any):
     assert readout.text == ""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_one_matrix_is_shown_and_another_can_be_chosen(results: Results, browser: Any):
     shown = 'return [...document.querySelectorAll("[data-matrix]")].filter(e => e.offsetParent).map(e => e.dataset.matrix)'
     (first,) = browser.execute_script(shown)
@@ -555,7 +555,7 @@ def test_one_matrix_is_shown_and_another_can_be_chosen(results: Results, browser
     assert first != second
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("width", [1280, 390, 320])
 def test_the_page_never_scrolls_sideways(
     chromium: Any, hostile: Results, text: str, tmp_path: Path, width: int
@@ -566,14 +566,14 @@ def test_the_page_never_scrolls_sideways(
         assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_hostile_names_run_nothing(chromium: Any, hostile: Results, tmp_path: Path):
     opened(chromium, html_page.write_page(hostile, tmp_path / "hostile.html"))
     assert chromium.execute_script("return typeof pwned") == "undefined"
     assert chromium.get_log("browser") == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_dark_mode_is_dark_and_print_is_light(browser: Any):
     ground = "return getComputedStyle(document.body).backgroundColor"
     dark = [{"name": "prefers-color-scheme", "value": "dark"}]

@@ -303,6 +303,7 @@ def test_random_weights_have_no_digest_and_others_have_that_of_what_was_read_not
     assert len(first) == 32
 
 
+@pytest.mark.nightly
 def test_a_run_on_weights_that_changed_under_their_name_ends_before_anything_is_trained(
     tmp_path, capsys
 ):

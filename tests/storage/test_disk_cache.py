@@ -34,6 +34,7 @@ def said(**options: bool) -> str:
     return text.getvalue()
 
 
+@pytest.mark.ray
 def test_what_was_not_used_for_longest_is_removed_when_there_is_too_much(monkeypatch):
     for number, name in enumerate(("images/a", "features/b", "set-c")):
         keep(name, used=[2, 1, 3][number])
@@ -44,6 +45,7 @@ def test_what_was_not_used_for_longest_is_removed_when_there_is_too_much(monkeyp
     assert names() == ["images/a", "set-c", "scaled/d"]
 
 
+@pytest.mark.ray
 def test_what_a_process_uses_is_not_removed(monkeypatch):
     keep("images/a", used=1)
     keep("images/b", used=2)
@@ -75,6 +77,7 @@ def test_entries_that_others_write_and_remove_meanwhile_disturb_nobody():
     assert names() == []
 
 
+@pytest.mark.ray
 def test_what_a_killed_process_used_can_be_removed():
     held = "from bioimg.storage import disk_cache; disk_cache.acquire_entry('images/a'); print('held', flush=True); input()"
     keep("images/a")
@@ -120,6 +123,7 @@ def test_a_cache_that_is_not_there_yet_is_empty(tmp_path, monkeypatch):
     assert said().startswith("0 entries")
 
 
+@pytest.mark.ray
 def test_the_command_lists_what_is_kept_and_how_large_it_is():
     assert said().startswith(f"0 entries of 0 bytes in {disk_cache.cache_folder()}, at most ")
     keep("features/b", size=2_000_000, used=86_400 * 365)
@@ -130,6 +134,7 @@ def test_the_command_lists_what_is_kept_and_how_large_it_is():
     assert "1971-01-01" in shown
 
 
+@pytest.mark.ray
 def test_the_command_clears_all_but_what_is_in_use():
     keep("images/a")
     keep("images/b")

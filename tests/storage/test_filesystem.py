@@ -118,7 +118,7 @@ def google():
         process.terminate()
 
 
-@pytest.fixture(params=["disk", "bucket", "google"])
+@pytest.fixture(params=["disk", "bucket", pytest.param("google", marks=pytest.mark.nightly)])
 def files(request, tmp_path):
     if request.param == "disk":
         return LocalStorage(tmp_path)
@@ -157,12 +157,14 @@ def test_an_address_of_no_known_storage_is_named_with_the_way_out():
         ResultStore("ftp://lab/grid")
 
 
+@pytest.mark.nightly
 def test_a_grid_in_a_bucket_of_google_is_the_one_on_disk(tmp_path, google):
     for out in (tmp_path / "grid", google("grid")):
         assert run_grid_program(*QUICK_FLAGS, "--learning-rate", "0.01", "0.02", "--out", out) == 0
     assert_same_results(read_results(tmp_path / "grid"), read_results(google("grid")))
 
 
+@pytest.mark.nightly
 def test_a_grid_in_a_bucket_whose_server_fails_one_request_in_ten_is_the_one_on_disk(
     tmp_path, bucket, server
 ):
@@ -182,6 +184,7 @@ def test_a_grid_in_a_bucket_whose_server_fails_one_request_in_ten_is_the_one_on_
     assert not [name for name in names if "resume" in name or name.startswith("parts/")]
 
 
+@pytest.mark.nightly
 def test_a_bucket_that_goes_away_in_mid_run_ends_it_with_a_message_and_the_same_command_goes_on(
     tmp_path, bucket, server, monkeypatch, capsys
 ):
@@ -246,7 +249,7 @@ def test_frozen_trials_in_a_bucket_share_a_backbone_and_more_epochs_go_on_from_t
     assert whole.tensors.keys() == toys.Toy().state_dict().keys()
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 def test_lanes_leave_in_a_bucket_what_they_leave_on_a_disk(tmp_path, bucket, no_ray):
     """Ray's processes get the addresses of the object store when it starts."""
@@ -496,6 +499,7 @@ def test_rows_are_in_the_order_of_the_grid_whatever_order_trials_ended_in(tmp_pa
     assert [row["key"] for row in store.tables.all_rows("trials")] == keys
 
 
+@pytest.mark.nightly
 def test_a_trial_that_failed_in_another_grid_does_not_fail_this_one(tmp_path, capsys):
     assert (
         run_grid_program(
@@ -513,6 +517,7 @@ def test_a_trial_that_failed_in_another_grid_does_not_fail_this_one(tmp_path, ca
 # no room
 
 
+@pytest.mark.nightly
 def test_a_full_disk_ends_the_run_with_a_message_and_leaves_the_table_whole(tmp_path, capsys):
     command = [*QUICK_FLAGS, "--learning-rate", "0.01", "0.02", "--out", tmp_path / "grid"]
     assert run_grid_program(*command) == 0

@@ -39,6 +39,7 @@ def leased(monkeypatch):
     monkeypatch.setattr(folder_lock, "LEASE_SETTLE_S", 0)
 
 
+@pytest.mark.ray
 def test_the_second_run_is_told_who_holds_the_folder_until_that_process_is_killed(tmp_path):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
@@ -54,6 +55,7 @@ def test_the_second_run_is_told_who_holds_the_folder_until_that_process_is_kille
     FolderLock(LocalStorage(tmp_path)).release()
 
 
+@pytest.mark.nightly
 def test_of_two_programs_into_one_folder_the_second_says_so_and_stops(tmp_path):
     command = [
         sys.executable,
@@ -120,6 +122,7 @@ LocalStorage(Path(sys.argv[1])).write("checkpoints/a/resume.pt", bytes(1000))
 """
 
 
+@pytest.mark.ray
 def test_what_a_process_left_that_was_killed_while_it_wrote_goes_when_the_folder_is_held_again(
     tmp_path,
 ):

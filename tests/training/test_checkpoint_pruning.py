@@ -174,6 +174,7 @@ def partly_failed(grid, tmp_path, monkeypatch) -> tuple[Path, list[str], str]:
     return tmp_path / "out", failed, console.getvalue()
 
 
+@pytest.mark.ray
 def test_states_of_failed_trials_count_and_go_before_those_of_stopped_ones(grid, partly_failed):
     folder, failed, told = partly_failed
     assert read_results(folder).trials["status"].value_counts().to_dict() == {
@@ -190,6 +191,7 @@ def test_states_of_failed_trials_count_and_go_before_those_of_stopped_ones(grid,
     assert room < 2, "no more were dropped than necessary: each had two states"
 
 
+@pytest.mark.nightly
 def test_failed_trials_go_on_where_their_state_is_and_else_begin_again_with_the_same_outcome(
     grid, partly_failed, tmp_path
 ):
@@ -220,6 +222,7 @@ def crowded(grid, crowded_once, monkeypatch, tmp_path) -> Path:
     return Path(shutil.copytree(crowded_once, tmp_path / "out"))
 
 
+@pytest.mark.nightly
 def test_the_same_command_once_more_changes_nothing(grid, crowded):
     states = sizes(crowded)
     run(crowded, grid)
@@ -239,6 +242,7 @@ def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("cut", ["delete", "write"])
 def test_a_run_that_is_cut_off_while_it_makes_room_is_mended_by_the_next(
     grid, crowded, tmp_path, monkeypatch, cut
@@ -259,6 +263,7 @@ def test_a_run_that_is_cut_off_while_it_makes_room_is_mended_by_the_next(
     check(crowded)
 
 
+@pytest.mark.ray
 def test_trials_whose_state_was_dropped_are_finished_as_if_they_had_never_been_stopped(
     grid, crowded, tmp_path
 ):
@@ -272,6 +277,7 @@ def test_trials_whose_state_was_dropped_are_finished_as_if_they_had_never_been_s
     )
 
 
+@pytest.mark.nightly
 def test_a_stopped_row_stays_true_while_its_trial_is_trained_again(grid, crowded):
     before = run(crowded, grid)
     with pytest.raises(Interrupted):
@@ -280,6 +286,7 @@ def test_a_stopped_row_stays_true_while_its_trial_is_trained_again(grid, crowded
     assert_same_results(run(crowded, grid), before)
 
 
+@pytest.mark.nightly
 def test_more_epochs_of_a_trial_whose_state_was_dropped_are_counted_as_begun_anew(grid, crowded):
     run(crowded, grid)
     kept, _ = check(crowded)
@@ -292,6 +299,7 @@ def test_more_epochs_of_a_trial_whose_state_was_dropped_are_counted_as_begun_ane
     ) == 6 - len(kept), "the completed one, too"
 
 
+@pytest.mark.nightly
 def test_with_keep_all_every_state_stays(grid, crowded):
     files = sizes(crowded)
     run(crowded, grid, keep="all")

@@ -270,6 +270,7 @@ def lanes() -> Iterator[list["subprocess.Popen[str]"]]:
         process.communicate()
 
 
+@pytest.mark.ray
 def test_two_lanes_that_want_the_same_features_compute_each_block_once(lanes):
     for process in lanes:
         go(process)
@@ -278,6 +279,7 @@ def test_two_lanes_that_want_the_same_features_compute_each_block_once(lanes):
     assert said[0][-1] == said[1][-1], "both have the same numbers"
 
 
+@pytest.mark.ray
 def test_a_block_whose_process_is_killed_is_computed_by_another():
     stuck = lane("hang")
     go(stuck)
@@ -344,7 +346,13 @@ def norms(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "left"), [("resnet18", 0), ("densenet121", 62), ("maxvit_t", 11), ("vit_b_16", 0)]
+    ("name", "left"),
+    [
+        ("resnet18", 0),
+        pytest.param("densenet121", 62, marks=pytest.mark.nightly),
+        pytest.param("maxvit_t", 11, marks=pytest.mark.nightly),
+        pytest.param("vit_b_16", 0, marks=pytest.mark.nightly),
+    ],
 )
 def test_only_a_batch_norm_that_directly_follows_a_convolution_is_folded(name, left):
     classifier = build_classifier(ModelConfig(model=name, weights="none", freeze="features"), 3)

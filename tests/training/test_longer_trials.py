@@ -112,7 +112,7 @@ def check(short: Results, long: Results, trained: dict[str, list[int]], epochs: 
         assert row["train_seconds"] == pytest.approx(spent[row["key"]].sum())
 
 
-@pytest.mark.parametrize("keep", ["best", "all"])
+@pytest.mark.parametrize("keep", ["best", pytest.param("all", marks=pytest.mark.nightly)])
 def test_more_epochs_give_the_rows_of_a_run_from_scratch_and_train_none_again(
     keep, tmp_path, trained
 ):
@@ -132,6 +132,7 @@ def test_more_epochs_give_the_rows_of_a_run_from_scratch_and_train_none_again(
     assert short.trials["continued_from"].isna().all()
 
 
+@pytest.mark.nightly
 def test_a_trial_that_falls_behind_in_epochs_it_was_given_is_stopped_there_and_can_be_finished(
     tmp_path, trained
 ):
@@ -153,6 +154,7 @@ def test_a_trial_that_falls_behind_in_epochs_it_was_given_is_stopped_there_and_c
     )
 
 
+@pytest.mark.nightly
 def test_patience_that_ran_out_in_the_shorter_trial_has_run_out_in_the_longer_one(
     tmp_path, trained
 ):
@@ -167,6 +169,7 @@ def test_patience_that_ran_out_in_the_shorter_trial_has_run_out_in_the_longer_on
     )
 
 
+@pytest.mark.nightly
 def test_a_longer_trial_that_was_interrupted_still_says_where_it_began(
     tmp_path, trained, monkeypatch
 ):
@@ -292,7 +295,7 @@ def test_two_workers_go_on_together_from_the_shorter_trial(shared_ray, tmp_path)
     assert_same_results(*halves(long, "patience", (0, 9)))
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 def test_a_lane_finishes_stopped_trials_that_have_no_state_any_more(shared_ray, tmp_path):
     fields = {"epochs": 3, "learning_rate": (1e-3, 1e-9, 2e-9), "seed": (4, 7)}

@@ -32,6 +32,7 @@ thread.join()
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
 def test_a_step_of_a_lane_does_not_ask_for_the_memory_of_those_before():
     kept, asked = (

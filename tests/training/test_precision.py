@@ -80,7 +80,7 @@ def test_a_compiled_model_trains_as_the_same_one_that_is_not(monkeypatch):
     assert np.allclose(losses(compile=True), losses(), rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_compiler_takes_a_model_and_its_weights_keep_their_names():
     compiled = toys.run(toys.trial(freeze="features", compile=True))
     assert np.allclose(

@@ -343,7 +343,7 @@ def _train_with_workers(
     return [queue.get() for _ in range(size)]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("freeze", ["none", "features"])
 def test_several_workers_train_and_evaluate_as_one(freeze, tmp_path):
     single = toys.run(toys.trial(freeze=freeze), toys.images(per_class=23))

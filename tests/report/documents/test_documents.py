@@ -242,13 +242,14 @@ def compile_latex(folder: Path, source: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @every_name
 def test_latex_compiles_with_any_name(tmp_path: Path, name: str) -> None:
     process = compile_latex(tmp_path, latex.render_latex(a_table(name)))
     assert process.returncode == 0, process.stdout[-1500:]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("lang", ["en", "zh-TW"])
 def test_latex_compiles_as_float_and_longtable(tmp_path: Path, lang: str) -> None:
     results = result_store.read_results(report_2023(tmp_path / "results"))
@@ -272,7 +273,7 @@ def many(path: Path, count: int) -> Path:
     return folder(path, rows)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("form", ["docx", "xlsx", "csv"])
 def test_libreoffice_opens_written_files(tmp_path: Path, form: str) -> None:
     office = shutil.which("soffice")

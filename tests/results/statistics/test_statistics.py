@@ -259,7 +259,7 @@ def missed(random: np.random.Generator, chance: np.ndarray) -> list[int]:
     return np.flatnonzero(random.random(len(chance)) < chance).tolist()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_recipes_that_do_better_on_some_slides_and_worse_on_others_are_seldom_told_apart(
     tmp_path: Path,
 ) -> None:
@@ -278,7 +278,7 @@ def test_recipes_that_do_better_on_some_slides_and_worse_on_others_are_seldom_to
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("field", ["seed", "fold"])
 def test_recipes_that_differ_only_by_the_luck_of_their_runs_are_seldom_told_apart(
     field: str, tmp_path: Path
