@@ -156,7 +156,7 @@ def _report_options(options: dict[str, Any]) -> ReportOptions:
     for name in options:
         if name not in known:
             raise unknown_value_error("report", name, known)
-    for name in ("columns", "sort", "group_by", "format"):
+    for name in ("tables", "columns", "sort", "group_by", "format"):
         if name in options:
             value = options[name]
             options[name] = (value,) if isinstance(value, str) else tuple(value)
