@@ -232,7 +232,8 @@ def compile_latex(folder: Path, source: str) -> subprocess.CompletedProcess[str]
     engine = "xelatex" if "program = xelatex" in source else "pdflatex"
     if not shutil.which(engine):
         pytest.skip(
-            f"{engine} isn't installed (Debian: texlive-latex-base, texlive-latex-recommended, texlive-xetex)"
+            f"{engine} isn't installed "
+            "(Debian: texlive-latex-base, texlive-latex-recommended, texlive-xetex)"
         )
     packages = r"\usepackage{booktabs,graphicx,longtable}"
     page = rf"\documentclass{{article}}{packages}\begin{{document}}\input{{t}}\end{{document}}"
