@@ -14,11 +14,12 @@ from bioimg.report.comparison_table import (
     trial_column,
 )
 from bioimg.report.formatting import column_decimals
+from bioimg.report.labels import configuration_labels
 from bioimg.report.notices import Notice, make_notice
 from bioimg.report.outcome import compare_with_best
 from bioimg.report.table_model import Column, Table
 from bioimg.report.table_notes import compose_notes, format_list, results_digest
-from bioimg.report.translation import setting_label, translate
+from bioimg.report.translation import translate
 from bioimg.results import statistics
 from bioimg.results.configurations import REPEAT_FIELDS, has_repeats, varying_fields
 from bioimg.results.result_store import Results
@@ -41,12 +42,6 @@ def varying_settings(results: Results) -> list[str]:
     settings = varying_fields(trials) or list(DEFAULT_SETTINGS)
     repeats = [name for name in REPEAT_FIELDS if trials[name].nunique() > 1]
     return [*settings, *repeats] if has_repeats(trials) else settings
-
-
-def configuration_label(trial: pd.Series, fields: Sequence[str], lang: str = "en") -> str:
-    """Return the settings that distinguish a configuration from the others, on one line."""
-    labels = [setting_label(name, trial[name], lang) for name in fields]
-    return ", ".join(labels) or str(trial["weights"])
 
 
 def per_class_table(results: Results, lang: str = "en") -> Table:
@@ -128,7 +123,7 @@ def best_differences_table(results: Results, lang: str = "en") -> Table:
 
 
 def _pairs_table(name: str, results: Results, pairs: pd.DataFrame, lang: str) -> Table:
-    labels = _labels_by_key(results, lang)
+    labels = configuration_labels(results, lang)
     values = pairs.rename(columns={"low": "difference_low", "high": "difference_high"}).assign(
         key_a=pairs["a"],
         key_b=pairs["b"],
@@ -154,15 +149,6 @@ def _pairs_table(name: str, results: Results, pairs: pd.DataFrame, lang: str) ->
         pairs=int(pairs["p"].notna().sum()),
     )
     return _make_table(name, results, values, shown, lang, note)
-
-
-def _labels_by_key(results: Results, lang: str) -> dict[str, str]:
-    """Return the label of each trial's configuration by the key of the trial."""
-    fields = varying_fields(results.trials)
-    labels = {}
-    for _, trial in results.trials.iterrows():
-        labels[trial["key"]] = configuration_label(trial, fields, lang)
-    return labels
 
 
 def curve_diagnosis_table(results: Results, lang: str = "en") -> Table:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bioimg.report.detail_tables import configuration_label
+from bioimg.report.labels import configuration_labels
 from bioimg.report.outcome import BestConfiguration, find_best_configuration
-from bioimg.results.configurations import varying_fields
 from bioimg.results.result_store import Results
 
 MAX_NAMED_CONFIGURATIONS = 3
@@ -37,7 +36,7 @@ def draw_conclusions(results: Results) -> Conclusions:
     if best is None:
         headline = "No trial was completed: nothing can be compared."
         return Conclusions(headline, not_compared=tuple(unfinished))
-    labels = _configuration_labels(results)
+    labels = configuration_labels(results)
     holds = best.pairs["holds"]
     not_comparable = list(_not_comparable_lines(best.pairs[holds.isna()], labels))
     return Conclusions(
@@ -46,15 +45,6 @@ def draw_conclusions(results: Results) -> Conclusions:
         not_distinguishable=_claim_lines(best.pairs[holds.eq(False)], labels),
         not_compared=(*not_comparable, *unfinished),
     )
-
-
-def _configuration_labels(results: Results) -> dict[str, str]:
-    """Return the label of each trial's configuration by the key of the trial."""
-    fields = varying_fields(results.trials)
-    labels = {}
-    for _, trial in results.trials.iterrows():
-        labels[str(trial["key"])] = configuration_label(trial, fields)
-    return labels
 
 
 def _claim_lines(pairs: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, ...]:
