@@ -12,9 +12,8 @@ from bioimg.report.write import ReportOptions, write_report
 class ReportCommand(ReportOptions):
     """Make a page and tables from a results folder, and show which differences hold.
 
-    Without flags, the page and the comparison table are written to RESULTS/report. Open
-    `report.html` first. With --rows, --columns, --sort, --group-by or --single, only that
-    comparison table is made, named `selection`.
+    Without flags, the page and the comparison table are written to RESULTS/report.
+    With --rows, --columns, --sort, --group-by or --single, only that table is made, as `selection`.
     """
 
     folder: Annotated[str, Positional, arg(metavar="RESULTS")]

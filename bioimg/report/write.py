@@ -38,9 +38,13 @@ SELECTION_FIELDS = ("rows", "columns", "sort", "group_by", "single")
 class ReportOptions:
     """Choose what a report contains, in which form, and where it is written."""
 
-    tables: Annotated[tuple[str, ...], arg(metavar="all|NAME ...")] = DEFAULT_TABLES
-    """tables to make: comparison, per-class, confusion, scores, effects, differences-best, curves,
-    cost, at-epoch, differences, or `all` that aren't empty"""
+    tables: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="all|NAME ...",
+            help=f"tables to make: `all` that aren't empty, or {', '.join(TABLE_NAMES)}",
+        ),
+    ] = DEFAULT_TABLES
     format: Annotated[tuple[str, ...], arg(metavar="md|csv|tex|html|xlsx|docx|parquet ...")] = (
         "csv",
         "xlsx",
@@ -58,13 +62,11 @@ class ReportOptions:
     rows: str | None = None
     """a condition on settings and measures, such as 'freeze == "none" and batch_size >= 64'"""
     columns: tuple[str, ...] = ()
-    """columns to show, in this order: those of trials.parquet, and balanced_accuracy, macro_f1,
-    auroc, ece"""
+    """columns of trials.parquet and balanced_accuracy, macro_f1, auroc, ece, in this order"""
     sort: tuple[str, ...] = ()
     """columns to sort by: settings in ascending order, measures with the best first"""
     group_by: tuple[str, ...] = ()
-    """settings to group by: trials with the same values become one row with mean, standard
-    deviation and number"""
+    """settings; trials with equal values become one row with mean, deviation and number"""
     single: bool = False
     """one row per trial, even if a configuration was repeated with other seeds or folds"""
     at_epoch: int | None = None
