@@ -45,9 +45,9 @@ def shared_ray() -> None:
         ray.init(address="local", num_cpus=3, log_to_driver=False, logging_level="ERROR")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def no_ray() -> None:
-    """Stop the Ray of all tests, for a test that shows what happens without one or has its own."""
+    """Stop the Ray of all tests, for a module whose tests need none or have their own."""
     ray.shutdown()
 
 

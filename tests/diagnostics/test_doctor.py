@@ -29,7 +29,7 @@ from bioimg.experiment import Experiment
 from support import PROJECT, toys
 from support.processes import free_port
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("no_ray")]
 
 GRID = PROJECT / "experiments" / "grid.py"
 DOCTOR = ("-c", "import sys; from bioimg.cli.main import main; sys.exit(main())", "doctor")
@@ -421,7 +421,7 @@ def test_a_head_that_lets_anybody_in_is_wrong_though_we_hold_a_token(token, tmp_
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(no_ray):
     """Two nodes on this machine."""
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 10**8}

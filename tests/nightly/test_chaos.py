@@ -1,6 +1,6 @@
-"""A grid whose processes are killed at random: the tables are the undisturbed ones.
+"""A grid whose processes are killed at random: its tables are those of an undisturbed one.
 
-The nightly tests include a small campaign of kills; `pytest -m campaign` runs the large one.
+A small campaign of kills runs every night; `pytest -m campaign` runs the large ones.
 """
 
 import os
@@ -20,111 +20,108 @@ from support.experiments import DEMO_COMMAND, SMALL_FLAGS
 from support.processes import CONTROLLER, COORDINATOR, TUNE_TRIAL, WORKER
 from support.results import assert_same_results
 
-pytestmark = [pytest.mark.nightly, pytest.mark.timeout(7200)]
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.timeout(7200),
+    pytest.mark.usefixtures("no_ray"),
+]
 
-PROGRAM_ITSELF = "program"
-VICTIMS = [WORKER, CONTROLLER, TUNE_TRIAL, COORDINATOR, PROGRAM_ITSELF, "raylet"]
-TOLD = re.compile(
-    r"^error: (the board|raylet), .* was lost.*run the same command again to resume", re.MULTILINE
+PROGRAM = "program"
+VICTIMS = [WORKER, CONTROLLER, TUNE_TRIAL, COORDINATOR, PROGRAM, "raylet"]
+LOSS = re.compile(
+    r"^error: (the \w+|raylet), .* was lost.*run the same command again to resume", re.MULTILINE
 )
+KILL_PROBABILITY = 0.4
+"""Of the next kill, at each epoch that ends."""
 
 
-def strike(program: subprocess.Popen, name: str, draw: random.Random) -> bool:
-    """Kill one process of a kind, if there is one."""
+def kill_one(program: subprocess.Popen, victim: str, generator: random.Random) -> bool:
+    """Kill one process of a kind; return whether one was running."""
     try:
-        running = psutil.Process(program.pid).children(recursive=True)
-        found = [
-            p.pid for p in running if p.name() == name or f"ray::{name}" in " ".join(p.cmdline())
+        children = psutil.Process(program.pid).children(recursive=True)
+        pids = [
+            process.pid
+            for process in children
+            if process.name() == victim or f"ray::{victim}" in " ".join(process.cmdline())
         ]
-        victims = [program.pid] if name == PROGRAM_ITSELF else sorted(found)
-        if victims:
-            os.kill(draw.choice(victims), signal.SIGKILL)
-        return bool(victims)
-    except (psutil.NoSuchProcess, ProcessLookupError):  # another has just ended it
+        if victim == PROGRAM:
+            pids = [program.pid]
+        if pids:
+            os.kill(generator.choice(sorted(pids)), signal.SIGKILL)
+        return bool(pids)
+    except (psutil.NoSuchProcess, ProcessLookupError):  # another kill has just ended it
         return False
 
 
-def campaign(command: list[str], kills: int, seed: int) -> Counter[str]:
-    """Run a program again and again until it comes to its end, killing processes of every kind in a random order while it does.
-    Returns what was killed."""
-    draw, struck = random.Random(seed), Counter()
-    order = (VICTIMS * kills)[:kills]
-    draw.shuffle(order)
+def run_under_kills(command: list[str], kill_count: int, seed: int) -> Counter[str]:
+    """Run a program until it completes, while processes of every kind are killed in random order.
+
+    Returns:
+        How many processes of each kind were killed.
+    """
+    generator = random.Random(seed)
+    killed: Counter[str] = Counter()
+    order = (VICTIMS * kill_count)[:kill_count]
+    generator.shuffle(order)
     due = deque(order)
     while True:
         with (
-            tempfile.TemporaryFile("w+") as complaint,
+            tempfile.TemporaryFile("w+") as error_file,
             subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=complaint, text=True
+                command, stdout=subprocess.PIPE, stderr=error_file, text=True
             ) as program,
         ):
+            assert program.stdout is not None
             for line in program.stdout:
-                if "epoch " in line and due and draw.random() < 0.4:
-                    if strike(program, due[0], draw):
-                        struck[due.popleft()] += 1
-                    else:
-                        due.rotate(-1)
+                if "epoch " not in line or not due or generator.random() >= KILL_PROBABILITY:
+                    continue
+                if kill_one(program, due[0], generator):
+                    killed[due.popleft()] += 1
+                else:
+                    due.rotate(-1)
             code = program.wait()
-            complaint.seek(0)
-            said = complaint.read()
+            error_file.seek(0)
+            errors = error_file.read()
         if code == 0:
-            return struck
-        assert code == -signal.SIGKILL or (code == 2 and TOLD.search(said)), (
-            f"exit code {code}: {said}"
-        )
+            return killed
+        expected = code == -signal.SIGKILL or (code == 2 and LOSS.search(errors))
+        assert expected, f"exit code {code}: {errors}"
 
 
-def check(
-    folder: Path, *axes: str, kills: int, seed: int, alone: bool = True, finish: bool = False
-) -> None:
-    """Compare a grid under kills with the undisturbed one, made in one process if `alone`. With `finish` trials are stopped
-    early, except frozen ones, and then trained to their end."""
-    command = [*DEMO_COMMAND, *SMALL_FLAGS, *axes]
-    if finish:
-        command = [
-            *(word for word in command if word != "--no-early-stopping"),
-            "--freeze",
-            "none",
-            "features",
-            "--finish",
-        ]
-    struck = campaign([*command, "--out", str(folder / "struck")], kills, seed)
-    assert struck.total() == kills, f"only {dict(struck)} were killed"
-    print(f"killed: {dict(struck)}")
-    undisturbed = [*command, "--out", str(folder / "undisturbed"), *(["--local"] if alone else [])]
+def check_campaign(folder: Path, command: list[str], undisturbed: list[str], **kills: int) -> None:
+    """Compare a grid under kills with the same one undisturbed."""
+    killed = run_under_kills([*command, "--out", str(folder / "struck")], **kills)
+    assert killed.total() == kills["kill_count"], f"only {dict(killed)} were killed"
+    print(f"killed: {dict(killed)}")
+    undisturbed = [*undisturbed, "--out", str(folder / "undisturbed")]
     subprocess.run(undisturbed, check=True, capture_output=True)
     assert_same_results(read_results(folder / "struck"), read_results(folder / "undisturbed"))
 
 
 def test_a_kill_of_each_kind_changes_nothing(tmp_path):
-    check(tmp_path, "--epochs", "16", "--seed", "0", "1", kills=len(VICTIMS), seed=1)
+    command = [*DEMO_COMMAND, *SMALL_FLAGS, "--epochs", "16", "--seed", "0", "1"]
+    check_campaign(tmp_path, command, [*command, "--local"], kill_count=len(VICTIMS), seed=1)
+
+
+LONG_COMMAND = [*DEMO_COMMAND, *SMALL_FLAGS, "--epochs", "20", "--seed", "0", "1", "2", "3"]
 
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("seed", range(2))
 def test_many_kills_change_nothing(tmp_path, seed):
-    check(tmp_path, "--epochs", "20", "--seed", "0", "1", "2", "3", kills=17, seed=seed)
+    check_campaign(tmp_path, LONG_COMMAND, [*LONG_COMMAND, "--local"], kill_count=17, seed=seed)
 
 
 @pytest.mark.campaign
-def test_many_kills_of_either_worker_of_a_trial_and_of_all_else_change_nothing(tmp_path):
-    check(
-        tmp_path,
-        "--workers",
-        "2",
-        "--epochs",
-        "20",
-        "--seed",
-        "0",
-        "1",
-        "2",
-        "3",
-        kills=17,
-        seed=2,
-        alone=False,
-    )
+def test_many_kills_change_nothing_with_two_workers(tmp_path):
+    """Either worker of a trial is killed, and all else."""
+    command = [*LONG_COMMAND, "--workers", "2"]
+    check_campaign(tmp_path, command, command, kill_count=17, seed=2)
 
 
 @pytest.mark.campaign
-def test_many_kills_change_nothing_where_trials_are_stopped_and_then_finished(tmp_path):
-    check(tmp_path, "--epochs", "20", "--seed", "0", "1", "2", "3", kills=17, seed=3, finish=True)
+def test_many_kills_change_nothing_when_stopped_trials_are_finished(tmp_path):
+    """Trials are stopped early, except those on a frozen backbone, and then trained to the end."""
+    command = [word for word in LONG_COMMAND if word != "--no-early-stopping"]
+    command += ["--freeze", "none", "features", "--finish"]
+    check_campaign(tmp_path, command, [*command, "--local"], kill_count=17, seed=3)

@@ -20,8 +20,9 @@ from support.results import assert_same_results
 
 EPOCHS = 8
 GRID = (
-    "--model resnext_tiny --weights TEXTURES_V2 --image-size 64 --precision float32 --learning-rate 5e-4 "
-    f"--batch-size 16 32 --freeze none features --epochs {EPOCHS} --workers 2"
+    "--model resnext_tiny --weights TEXTURES_V2 --image-size 64 --precision float32 "
+    "--learning-rate 5e-4 --batch-size 16 32 --freeze none features "
+    f"--epochs {EPOCHS} --workers 2"
 )
 
 
@@ -33,21 +34,25 @@ class Cluster:
     file: Path
 
     def desk(self, command: str) -> str:
-        """What a command prints at the desk, in the project's folder; it must succeed."""
+        """Run a command at the desk in the project's folder; return what it prints."""
         return self.lab.desk.run(f"cd {PROJECT} && {command}")
 
     def hosts_up(self) -> int:
-        """How many hosts Ray counts: as many as CPUs."""
+        """Return how many hosts Ray counts, which is how many CPUs."""
         found = re.search(r"/(\d+)\.0 CPU", self.desk(f"ray exec {self.file} 'ray status'"))
         return int(found[1]) if found else 0
 
 
 @pytest.fixture
 def cluster(tmp_path) -> Iterator[Cluster]:
-    """The file with the lab's addresses, and with one CPU for each host."""
+    """Start hosts and write the cluster's file with their addresses and one CPU for each host."""
     if why := hosts.missing():
         pytest.skip(why)
-    profile = f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH=~/bioimg:{PROJECT} RAY_USAGE_STATS_ENABLED=0\n"
+    profile = (
+        f"export PATH={Path(sys.executable).parent}:$PATH "
+        f"PYTHONPATH=~/bioimg:{PROJECT} RAY_USAGE_STATS_ENABLED=0
+"
+    )
     with hosts.lab(tmp_path / "lab", ("one", "two", "three"), profile) as lab:
         text = (PROJECT / "experiments" / "clusters" / "onprem.yaml").read_text()
         for number, address in zip((10, 11, 12), lab.address.values(), strict=True):
@@ -61,27 +66,31 @@ def cluster(tmp_path) -> Iterator[Cluster]:
 
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
-def test_a_host_of_ones_own_cluster_is_lost_in_mid_trial_and_the_table_is_that_of_one_machine(
-    cluster, tiles, tmp_path
-):
-    lab, on_hosts, alone = cluster.lab, tmp_path / "hosts", tmp_path / "alone"
+@pytest.mark.usefixtures("no_ray")
+def test_lost_host_changes_nothing_in_the_tables(cluster, tiles, tmp_path):
+    lab = cluster.lab
+    on_hosts = tmp_path / "hosts"
+    alone = tmp_path / "alone"
     desk = ThreadPoolExecutor(1)
     cluster.desk("ray get-auth-token --generate && chmod 600 ~/.ray/auth_token")
     cluster.desk(f"ray up --yes {cluster.file}")
     wait_until(lambda: cluster.hosts_up() == 3, "all hosts to join", 180)
     doctor = f"ray exec {cluster.file} 'bioimg doctor --out {on_hosts} --workers 2'"
     cluster.desk(doctor)
-    private = f"BIOIMG_CACHE=/dev/shm/decoded bioimg doctor --out /dev/shm/results --data {tiles} --image-size 20000"
-    told = cluster.desk(f"ray exec {cluster.file} '{private}' || true")
+    private = (
+        "BIOIMG_CACHE=/dev/shm/decoded bioimg doctor "
+        f"--out /dev/shm/results --data {tiles} --image-size 20000"
+    )
+    message = cluster.desk(f"ray exec {cluster.file} '{private}' || true")
     for check, way_out in {
         "results storage": "--out to a folder that all nodes share",
         "images": "set BIOIMG_CACHE",
     }.items():
         others = re.findall(
-            rf"^wrong +{check} +(\w+) .*not the same folder.*{way_out}", told, re.MULTILINE
+            rf"^wrong +{check} +(\w+) .*not the same folder.*{way_out}", message, re.MULTILINE
         )
         assert sorted(others) == ["three", "two"], (
-            f"{check}: the head's /dev/shm isn't that of the others\n{told}"
+            f"{check}: the head's /dev/shm isn't that of the others\n{message}"
         )
 
     submit = (
@@ -126,13 +135,13 @@ def test_a_host_of_ones_own_cluster_is_lost_in_mid_trial_and_the_table_is_that_o
     )
 
 
-def test_the_program_that_was_submitted_alone_finds_the_experiments_of_the_project_that_came_before(
-    tmp_path,
-):
+@pytest.mark.ray
+def test_submitted_program_finds_the_experiments_of_the_project(tmp_path):
+    """`ray submit` sends the program alone; the cluster's file has sent the project before."""
     program = shutil.copy(PROJECT / "experiments" / "grid.py", tmp_path)
     shutil.copytree(PROJECT / "experiments", tmp_path / "bioimg" / "experiments")
     env = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(PROJECT)}
-    ended = subprocess.run(
+    help_process = subprocess.run(
         [sys.executable, program, "report", "--help"], capture_output=True, text=True, env=env
     )
-    assert "The grid of the report" in ended.stdout, ended.stderr
+    assert "The grid of the report" in help_process.stdout, help_process.stderr
