@@ -1,9 +1,10 @@
 """What every test gets, and the three tiers of tests.
 
-Unmarked tests are units: they start neither Ray nor a process (`-m 'not ray and not nightly'`).
-Tests marked `ray` train on lanes of one shared Ray, or start processes (with units: `-m 'not nightly'`).
-Tests marked `nightly` have clusters, hosts, terminals or browsers of their own, or take long (`-m nightly`).
-Without `-m`, all three tiers run. Some of the last kill processes for hours: only `-m campaign` runs these.
+`-m 'not ray and not nightly'`: units, which start neither Ray nor another process.
+`-m 'not nightly'`: also those marked `ray`, which share one Ray or start processes.
+`-m nightly`: clusters, hosts, terminals and browsers, and all that takes long.
+`-m campaign`: processes are killed for an hour. These only run when they are asked for.
+Without `-m`, all others run.
 """
 
 import os

@@ -27,7 +27,11 @@ from support import PROJECT
 from support.experiments import DEMO_COMMAND, SMALL_FLAGS
 from support.processes import free_port, wait_until
 
-pytestmark = [pytest.mark.nightly, pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("no_ray"),
+]
 
 FILE = PROJECT / "cluster.yaml"
 IDLE = 0.1
@@ -36,18 +40,18 @@ LONG = "100000"
 """Epochs of a trial that isn't waited for."""
 
 
-def adapted(address: str) -> dict[str, Any]:
-    """cluster.yaml with other machines, a shorter idle time, and nothing to send or to install."""
+def adapted_cluster_file(address: str) -> dict[str, Any]:
+    """Return cluster.yaml with machines of this test, a shorter idle time, and nothing to install."""
     file = prepare_config(yaml.safe_load(FILE.read_text(encoding="utf-8")))
     kinds = file["available_node_types"]
-    one = {"CPU": 1, "object_store_memory": 10**8}
+    resources = {"CPU": 1, "object_store_memory": 10**8}
     return {
         **file,
         "idle_timeout_minutes": IDLE,
         "head_node_type": FAKE_HEAD_NODE_TYPE,
         "available_node_types": {
             FAKE_HEAD_NODE_TYPE: {**kinds["head"], "node_config": {}},
-            "worker": {**kinds["worker"], "node_config": {}, "resources": one},
+            "worker": {**kinds["worker"], "node_config": {}, "resources": resources},
         },
         "provider": {
             "type": "external",  # "fake_multinode" lacks a file of defaults in Ray's wheel
@@ -66,10 +70,13 @@ def adapted(address: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def growing(folder: Path) -> Iterator[None]:
-    """A head that has no device, and an autoscaler that may add machines of one each. This process joins it."""
+def growing_cluster(folder: Path) -> Iterator[None]:
+    """Start a head without a device, and an autoscaler that may add machines of one each.
+
+    This process joins the cluster.
+    """
     address = f"{ray.util.get_node_ip_address()}:{free_port()}"
-    (folder / "cluster.json").write_text(json.dumps(adapted(address)))
+    (folder / "cluster.json").write_text(json.dumps(adapted_cluster_file(address)))
     fake = {"RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_NODE_TYPE_NAME": FAKE_HEAD_NODE_TYPE}
     fake |= {"RAY_FAKE_CLUSTER": "1", "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}
     environment = {**os.environ, **fake, "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
@@ -101,11 +108,11 @@ def growing(folder: Path) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        ours = psutil.Process(head.pid).children(recursive=True)
+        children = psutil.Process(head.pid).children(recursive=True)
         head.terminate()
         head.wait(timeout=60)  # it drains its node for half a minute
         reset_ray_address()  # as `ray stop` does: Ray Train would look for that cluster later
-        for process in psutil.wait_procs(ours, timeout=10)[1]:
+        for process in psutil.wait_procs(children, timeout=10)[1]:
             process.kill()
 
 
@@ -118,7 +125,7 @@ def joined(address: str) -> bool:
 
 
 def machines() -> int:
-    """How many there are, without the head."""
+    """Return how many machines there are, without the head."""
     return sum(node["Alive"] for node in ray.nodes()) - 1
 
 
@@ -126,16 +133,16 @@ def statuses(out: Path) -> list[str]:
     return read_results(out).trials["status"].tolist() if (out / "trials.parquet").exists() else []
 
 
-def seen(what: Callable[[Path], None], folder: Path) -> None:
-    """Watch in a process of its own, which Ray may end with the cluster; so it reports when it has seen everything."""
+def run_scenario(scenario: Callable[[Path], None], folder: Path) -> None:
+    """Run a scenario in a process of its own, which Ray may end with the cluster after it has reported."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
         "RAY_AUTH_MODE": "disabled",
     }
-    command = [sys.executable, __file__, what.__name__, str(folder)]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert "all has been seen" in told.stdout, told.stdout + told.stderr
+    command = [sys.executable, __file__, scenario.__name__, str(folder)]
+    program = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert "all has been seen" in program.stdout, program.stdout + program.stderr
 
 
 @contextlib.contextmanager
@@ -148,21 +155,19 @@ def grid(folder: Path, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("newer", ["1", pytest.param("0", marks=pytest.mark.campaign)])
-def test_machines_come_from_none_for_lanes_and_leave_after_the_last_trial(
-    tmp_path, monkeypatch, newer
-):
+def test_machines_come_for_lanes_and_leave_after_the_last_trial(tmp_path, monkeypatch, newer):
     """With the newer autoscaler, which `ray up` starts, and with the older one."""
     monkeypatch.setenv("RAY_enable_autoscaler_v2", newer)
-    seen(grow_and_shrink, tmp_path)
+    run_scenario(grow_and_shrink, tmp_path)
 
 
 def grow_and_shrink(folder: Path) -> None:
     """Two trials, then more trials than there can be machines.
 
-    A machine without work may stay while another one works: Train asks Ray for the devices of each lane, and Ray may keep that
-    very machine for them.
+    A machine without work may stay while another one works, since Train asks Ray for the devices
+    of each lane, and Ray may keep that machine for them.
     """
-    with growing(folder):
+    with growing_cluster(folder):
         with grid(folder, "--epochs", "1", LONG) as program:
             wait_until(lambda: machines() == 2, "a machine for each trial", 90)
             wait_until(
@@ -179,14 +184,14 @@ def grow_and_shrink(folder: Path) -> None:
 
 
 @pytest.mark.campaign
-def test_no_machine_stays_for_a_program_that_was_killed(tmp_path, monkeypatch):
+def test_machines_leave_after_their_program_is_killed(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_enable_autoscaler_v2", "1")
-    seen(kill, tmp_path)
+    run_scenario(kill_program, tmp_path)
 
 
-def kill(folder: Path) -> None:
+def kill_program(folder: Path) -> None:
     """What Ray Train asked for is forgotten after three minutes."""
-    with growing(folder):
+    with growing_cluster(folder):
         with grid(folder, "--epochs", "100000") as program:
             wait_until(lambda: machines() == 1, "a machine for the trial", 90)
             wait_until(lambda: list(folder.rglob("parts/*.epochs.parquet")), "the first epoch", 90)
@@ -195,5 +200,7 @@ def kill(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"grow_and_shrink": grow_and_shrink, "kill": kill}[sys.argv[1]](Path(sys.argv[2]))
+    {"grow_and_shrink": grow_and_shrink, "kill_program": kill_program}[sys.argv[1]](
+        Path(sys.argv[2])
+    )
     print("all has been seen")

@@ -50,8 +50,7 @@ def cluster(tmp_path) -> Iterator[Cluster]:
         pytest.skip(why)
     profile = (
         f"export PATH={Path(sys.executable).parent}:$PATH "
-        f"PYTHONPATH=~/bioimg:{PROJECT} RAY_USAGE_STATS_ENABLED=0
-"
+        f"PYTHONPATH=~/bioimg:{PROJECT} RAY_USAGE_STATS_ENABLED=0\n"
     )
     with hosts.lab(tmp_path / "lab", ("one", "two", "three"), profile) as lab:
         text = (PROJECT / "experiments" / "clusters" / "onprem.yaml").read_text()

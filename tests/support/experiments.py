@@ -90,7 +90,7 @@ def run_experiment(
     exit_code: int = 0,
     **options,
 ) -> Results:
-    """Run an experiment without a report and check the exit code; `console` gets what is printed."""
+    """Run an experiment, without a report, and check the exit code; `console` gets the output."""
     run_options = RunOptions(out=str(folder), **{"report": False, **options})
     printed = Console(file=console or io.StringIO())
     assert runner.run_experiment(experiment, run_options, printed) == exit_code

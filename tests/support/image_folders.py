@@ -47,7 +47,7 @@ def write_tiff(path: Path, pixels: np.ndarray, **options) -> Path:
 
 
 def write_tiff_folder(folder: Path, scale: float = 1, dtype=np.uint16) -> Path:
-    """Write ten noisy TIFF files of each of two classes, with values of 100 to 4000 times `scale`."""
+    """Write ten noisy TIFF files of each of two classes: values from 100 to 4000, scaled."""
     for label, name in enumerate("ab"):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for number in range(10):

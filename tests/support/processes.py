@@ -27,7 +27,7 @@ def child_processes(text: str) -> list[psutil.Process]:
 
 
 def actor_processes(actor_class: str) -> list[int]:
-    """Return the ids of this process's descendants that run an actor of a class, the oldest first."""
+    """Return the ids of descendants that run an actor of a class, the oldest first."""
     return [process.pid for process in child_processes(f"ray::{actor_class}")]
 
 
