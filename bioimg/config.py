@@ -1,7 +1,8 @@
 """A trial: one cell of the comparison, as a value that is checked once, when it is created.
 
-A field of `TrialConfig` has one name from the grid to the report: it is the axis of an experiment, the flag of the command
-line, the parameter of Ray Tune, the column of the table and the key that report headers translate.
+A field of `TrialConfig` has one name from the grid to the report. It is the axis of an experiment,
+the flag of the command line, the argument of `bioimg.compare`, the parameter of Ray Tune, the column
+of the table and the key that report headers translate.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 from bioimg.errors import UserError, unknown_value_error
 
 MIN_TEST_GROUPS = 5
-"""With fewer independent groups than this among the test images, resampling them understates the uncertainty of results."""
+"""With fewer independent groups among the test images, resampling them understates uncertainty."""
 
 
 def config_field(
@@ -70,7 +71,10 @@ def _check_value(name: str, value: Any, rule: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetConfig:
-    """Select the images of a trial and say how they become pixels. Fields and defaults are those of `TrialConfig`."""
+    """Select the images of a trial and say how they become pixels.
+
+    Fields and defaults are those of `TrialConfig`.
+    """
 
     data: str
     columns: str | None = None
@@ -84,7 +88,10 @@ class DatasetConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
-    """Say how the images are divided into train, val and test. Fields and defaults are those of `TrialConfig`."""
+    """Say how the images are divided into train, val and test.
+
+    Fields and defaults are those of `TrialConfig`.
+    """
 
     split: str = "stratified"
     folds: int = 0
@@ -93,7 +100,10 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """Select a model, its weights and what of it is frozen. Fields and defaults are those of `TrialConfig`."""
+    """Select a model, its weights and what of it is frozen.
+
+    Fields and defaults are those of `TrialConfig`.
+    """
 
     model: str
     weights: str = "IMAGENET1K_V2"
@@ -103,145 +113,164 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialConfig:
-    """One training run. Field order is column order in the table."""
+    """Describe one trial: which model is trained on which images, and how.
+
+    The order of fields is that of the table's columns.
+    """
 
     data: str = config_field(
         "phantom",
-        "a folder of images (CLASS/image or train|val|test/CLASS/image), a table of them (.csv, .tsv, .parquet), a MedMNIST "
-        ".npz, or the name of a set: phantom (built in, synthetic), kather2016, kather2016-6, medmnist:NAME",
+        "Folder of images (CLASS/image or train|val|test/CLASS/image), table of them (.csv, .tsv, "
+        ".parquet), MedMNIST .npz, or name of a set: phantom (built in, synthetic), kather2016, "
+        "kather2016-6, medmnist:NAME",
     )
     columns: str | None = config_field(
         None,
-        "column names of a table that aren't path, label, group and split, as in path=file,label=diagnosis",
+        "Column names of a table that aren't path, label, group and split, as in "
+        "path=file,label=diagnosis",
     )
     image_size: int = config_field(
-        150, "side length of images after resizing, in pixels", at_least=8
+        150, "Side length of images after resizing, in pixels", at_least=8
     )
     resize: str = config_field(
         "resize",
-        "how images become square: resize (stretches to a square), crop (the centre), pad (black bars)",
+        "How images become square: resize (stretches to a square), crop (the centre), pad (black "
+        "bars)",
         choices=("resize", "crop", "pad"),
     )
     channels: str | None = config_field(
         None,
-        "channels of multi-channel images to use as red, green and blue, counted from 0, as in 2,1,0; one is grey",
+        "Channels of multi-channel images to use as red, green and blue, counted from 0, as in "
+        "2,1,0; one is grey",
     )
     scaling: str = config_field(
         "percentiles",
-        "intensities mapped to 0 and 255 in 16-bit and float images: percentiles (the 0.1th and 99.9th of all training "
-        "images, per channel) or range (0 and 65,535, or 0 and 1)",
+        "Intensities mapped to 0 and 255 in 16-bit and float images: percentiles (the 0.1th and "
+        "99.9th of all training images, per channel) or range (0 and 65,535, or 0 and 1)",
         choices=("percentiles", "range"),
     )
     skip_unreadable: bool = config_field(
-        False, "skip images that can't be read; the row gives their number"
+        False, "Skip images that can't be read; the row gives their number"
     )
     split: str = config_field(
         "stratified",
-        "stratified: 68/16/16 % of each class at random; grouped: no group in two parts; folder: train|val|test folders",
+        "How images are divided: stratified (68/16/16 % of each class at random), grouped (no "
+        "group in two subsets), folder (as in train|val|test folders)",
         choices=("stratified", "grouped", "folder"),
     )
     folds: int = config_field(
         0,
-        "cross-validation with this many folds (3 or more): one tests, the next one validates; 0: none",
+        "Cross-validation with this many folds (3 or more): one tests, the next one validates; "
+        "0: none",
         at_least=0,
     )
-    fold: int = config_field(0, "index of the test fold, from 0", at_least=0)
+    fold: int = config_field(0, "Index of the test fold, from 0", at_least=0)
     group_pattern: str | None = config_field(
         None,
-        "regular expression for image paths, whose first (...) matches the image's group (slide, patient); or `parent`: the "
-        "name of the folder that holds the image is its group",
+        "Regular expression for image paths, whose first (...) matches the image's group (slide, "
+        "patient); or `parent`: the name of the folder that holds the image is its group",
     )
     model: str = config_field(
         "resnext50_32x4d",
-        "name of any torchvision classifier, or the small built-in `resnext_tiny`",
+        "Name of any torchvision classifier, or the small built-in `resnext_tiny`",
     )
     weights: str = config_field(
         "IMAGENET1K_V2",
-        "a torchvision name (IMAGENET1K_V1, DEFAULT), a .pth or .safetensors file, or `none` for random weights",
+        "Pretrained weights: a torchvision name (IMAGENET1K_V1, DEFAULT), a .pth or .safetensors "
+        "file, or `none` for random weights",
     )
     freeze: str = config_field(
         "none",
-        "none: train all; features: train the head only; a stage (layer1, layer2, ...): freeze up to and including it",
+        "Layers that aren't trained: none; features (all but the head); or a stage (layer1, "
+        "layer2, ...) and all before it",
     )
     batch_size: int = config_field(
-        32, "images per optimizer step, over all workers together", at_least=1
+        32, "Images per optimizer step, over all workers together", at_least=1
     )
-    epochs: int = config_field(50, "passes over the training images", at_least=1)
+    epochs: int = config_field(50, "Passes over the training images", at_least=1)
     patience: int = config_field(
         0,
-        "end a trial when its validation loss hasn't fallen for this many epochs; 0: never",
+        "End a trial when its validation loss hasn't fallen for this many epochs; 0: never",
         at_least=0,
     )
     learning_rate: float = config_field(
-        1e-4, "step size of the optimizer; not rescaled with batch size or workers", above=0
+        1e-4, "Step size of the optimizer; not rescaled with batch size or workers", above=0
     )
     schedule: str = config_field(
-        "constant", "course of the learning rate over the epochs", choices=("constant", "cosine")
+        "constant", "Course of the learning rate over the epochs", choices=("constant", "cosine")
     )
     optimizer: str = config_field(
-        "adamw", "adamw, or sgd with momentum 0.9", choices=("adamw", "sgd")
+        "adamw", "Optimizer: adamw, or sgd with momentum 0.9", choices=("adamw", "sgd")
     )
     weight_decay: float = config_field(
-        0.01, "weight decay per step, multiplied by the learning rate", at_least=0
+        0.01, "Weight decay per step, multiplied by the learning rate", at_least=0
     )
     augmentation: str = config_field(
         "dihedral",
-        "none, or dihedral: one of the 8 flips and quarter turns for each image and epoch",
+        "Changes of training images: none, or dihedral (one of the 8 flips and quarter turns for "
+        "each image and epoch)",
         choices=("none", "dihedral"),
     )
     class_weights: str = config_field(
         "none",
-        "class weights in the training loss: none, or balanced (inversely proportional to the number of training images)",
+        "Class weights in the training loss: none, or balanced (inversely proportional to the "
+        "number of training images)",
         choices=("none", "balanced"),
     )
     sampling: str = config_field(
         "shuffle",
-        "images of an epoch: shuffle (each training image once), or balanced (as many, drawn equally from all classes)",
+        "Images of an epoch: shuffle (each training image once), or balanced (as many, drawn "
+        "equally from all classes)",
         choices=("shuffle", "balanced"),
     )
     seed: int = config_field(
         0,
-        "seed of the head's initial weights, the order of images and the augmentation",
+        "Seed of the head's initial weights, the order of images and the augmentation",
         at_least=0,
     )
     workers: int = config_field(
-        1, "processes (one device each) that share each batch (DDP)", at_least=1
+        1, "Processes (one device each) that share each batch (DDP)", at_least=1
     )
     precision: str = config_field(
         "auto",
-        "auto: bfloat16 autocast on a GPU that supports it or a CPU with AMX, else float32",
+        "Number format: auto (bfloat16 autocast on a GPU that supports it or a CPU with AMX, else "
+        "float32), or one of the two",
         choices=("auto", "bfloat16", "float32"),
     )
     tf32: bool = config_field(
-        False, "on CUDA, multiply float32 matrices in TF32 (10-bit mantissa): faster, less exact"
+        False, "On CUDA, multiply float32 matrices in TF32 (10-bit mantissa): faster, less exact"
     )
     compile: bool = config_field(
         False,
-        "compile the model (torch.compile), which takes a minute or more at the start of each trial",
+        "Compile the model (torch.compile), which takes a minute or more at the start of each "
+        "trial",
     )
 
     def __post_init__(self) -> None:
         validate_fields(self)
         if self.batch_size % self.workers:
             raise UserError(
-                f"the value of `batch_size` is {self.batch_size}, but must be a multiple of `workers`, which is "
-                f"{self.workers}: it is the size over all workers together. Change one of the two."
+                f"the value of `batch_size` is {self.batch_size}, but must be a multiple of "
+                f"`workers`, which is {self.workers}: it is the size over all workers together. "
+                "Change one of the two."
             )
-
         self._check_folds()
 
     def _check_folds(self) -> None:
         if self.folds in (1, 2):
             raise UserError(
-                f"the value of `folds` is {self.folds}, but must be 0 (none) or at least 3: to train, validate and test."
+                f"the value of `folds` is {self.folds}, but must be 0 (none) or at least 3: to "
+                "train, validate and test."
             )
         if self.folds and self.split == "folder":
             raise UserError(
-                "the value of `folds` must be 0 with `split` 'folder'. Use --split stratified or grouped."
+                "the value of `folds` must be 0 with `split` 'folder'. Use --split stratified or "
+                "grouped."
             )
         if self.fold >= max(self.folds, 1):
             raise UserError(
-                f"the value of `fold` is {self.fold}, but must be less than `folds`, which is {self.folds}."
+                f"the value of `fold` is {self.fold}, but must be less than `folds`, which is "
+                f"{self.folds}."
             )
 
     @property
@@ -263,24 +292,27 @@ class TrialConfig:
     def key(self) -> str:
         """Twelve hex digits that identify this trial within its experiment.
 
-        Where the images are isn't part of it (the data fingerprint identifies them), and neither is a field at its default, so
-        that a field added in a later version doesn't orphan earlier results.
+        They don't depend on where the images are, since the data fingerprint identifies these, nor
+        on fields at their defaults. So a field that a later version adds orphans no results.
         """
-        chosen = {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(self)
-            if getattr(self, f.name) != f.default
+        settings = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "data" and getattr(self, field.name) != field.default
         }
-        chosen.pop("data", None)
-        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        return digest.hexdigest()[:12]
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "TrialConfig":
-        """The trial of a row of the trials table; a field that an earlier version's table lacks gets its default."""
+        """Return the trial of a row of the trials table.
+
+        A field that is missing in the table of an earlier version gets its default.
+        """
         return cls(**{name: row[name] for name in TRIAL_FIELDS if row[name] is not None})
 
     def format_fields(self, fields: Iterable[str]) -> str:
-        """The values of some fields on one line, for consoles and captions."""
+        """Return the values of some fields on one line, for consoles and captions."""
         return " ".join(f"{name}={getattr(self, name)}" for name in fields)
 
 

@@ -1,4 +1,4 @@
-"""The rule of early stopping without Ray: for --local, for recorded curves, and for the numbers in a stopped row."""
+"""Early stopping without Ray: for --local, for recorded curves, and for the numbers in a stopped row."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,16 +10,24 @@ from bioimg.config import TrialConfig
 from bioimg.experiment import EarlyStopping, StopReason
 from bioimg.results.result_store import ResultStore
 
+Row = Mapping[str, Any]
+
 
 class PastTrial(NamedTuple):
-    """A trial of an earlier run and its rows of the epochs table, against which later trials are judged."""
+    """A trial of an earlier session and its rows of the epochs table.
+
+    Later trials are judged against it.
+    """
 
     trial: TrialConfig
-    epochs: Sequence[Mapping[str, Any]]
+    epochs: Sequence[Row]
 
 
 class SuccessiveHalving:
-    """Asynchronous successive halving within cohorts, as `ray.tune.schedulers.ASHAScheduler` decides it (a test compares)."""
+    """Asynchronous successive halving within cohorts, as Ray's `ASHAScheduler` decides it.
+
+    A test compares the two.
+    """
 
     def __init__(self, rule: EarlyStopping, earlier: Iterable[PastTrial] = ()) -> None:
         self._rule = rule
@@ -34,34 +42,40 @@ class SuccessiveHalving:
         return self._rule.metric
 
     def decide(self, trial: TrialConfig, epoch: int, score: float) -> StopReason | None:
-        """Why a trial that has just ended `epoch` with `score` (its metric there) must stop; None if it continues.
+        """Return why a trial must stop after `epoch`, or None if it continues.
 
-        A trial that comes to a rung again, because it failed and starts over, has passed that rung and counts there once.
+        `score` is its metric at this epoch. A trial that reaches a rung again, because it failed and
+        started over, has passed that rung and counts there once.
         """
         if self._rule.exempts(trial) or epoch not in self._rule.rungs(trial.epochs):
             return None
-        sign = -1 if self._rule.metric == "val_loss" else 1
-        at_rung = self._scores_by_rung[(*self._rule.cohort_key(trial), epoch)]
-        if trial.key in at_rung:
+        rung_scores = self._scores_by_rung[(*self._rule.cohort_key(trial), epoch)]
+        if trial.key in rung_scores:
             return None
-        scores = sorted(at_rung.values(), reverse=True)
-        needed = (
-            np.percentile(scores, 100 * (1 - 1 / self._rule.reduction_factor))
-            if scores
-            else -np.inf
-        )
-        at_rung[trial.key] = sign * score
-        if sign * score >= needed:
+        # a loss is negated, so that more is better
+        sign = -1 if self._rule.metric == "val_loss" else 1
+        signed_score = sign * score
+        earlier_scores = sorted(rung_scores.values(), reverse=True)
+        rung_scores[trial.key] = signed_score
+        threshold = -np.inf
+        if earlier_scores:
+            threshold = np.percentile(earlier_scores, 100 * (1 - 1 / self._rule.reduction_factor))
+        if signed_score >= threshold:
             return None
         return StopReason(
-            epoch, score, float(sign * needed), tuple(sign * other for other in scores), self.metric
+            stopped_at_rung=epoch,
+            rung_score=score,
+            rung_threshold=float(sign * threshold),
+            rung_scores=tuple(sign * earlier for earlier in earlier_scores),
+            rung_metric=self.metric,
         )
 
 
 def past_trials(store: ResultStore, to_run: Iterable[TrialConfig]) -> list[PastTrial]:
-    """What is on record in a results folder and isn't judged again.
+    """Return what a results folder records of trials and isn't judged again.
 
-    The last epoch of a trial that resumes is left out: the decision on it may have been lost, so it is judged again.
+    The last epoch of a trial that resumes is left out: the decision on it may have been lost, so it
+    is judged again.
     """
     waiting = {trial.key: trial for trial in to_run}
     ended = {
@@ -69,32 +83,42 @@ def past_trials(store: ResultStore, to_run: Iterable[TrialConfig]) -> list[PastT
         for row in store.tables.all_rows("trials")
         if row["key"] not in waiting
     }
-    epochs: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    epochs: defaultdict[str, list[Row]] = defaultdict(list)
     for row in store.tables.all_rows("epochs"):
         epochs[row["key"]].append(row)
-    unfinished = [PastTrial(trial, epochs[key][:-1]) for key, trial in waiting.items()]
-    return [*(PastTrial(trial, epochs[key]) for key, trial in ended.items()), *unfinished]
+    return [
+        *(PastTrial(trial, epochs[key]) for key, trial in ended.items()),
+        *(PastTrial(trial, epochs[key][:-1]) for key, trial in waiting.items()),
+    ]
 
 
 def unfinished_cohort_leaders(
-    rule: EarlyStopping, ended: Mapping[TrialConfig, Mapping[str, Any]]
+    rule: EarlyStopping, ended: Mapping[TrialConfig, Row]
 ) -> list[TrialConfig]:
-    """The best stopped trial of each cohort in which none was completed: the one that beat it has failed."""
+    """Return the best stopped trial of each cohort without a completed one.
+
+    The trial that beat it has failed. `ended` holds the rows of trials that have ended.
+    """
     cohorts: defaultdict[tuple[Any, ...], list[TrialConfig]] = defaultdict(list)
     for trial in ended:
         cohorts[rule.cohort_key(trial)].append(trial)
-    best = []
+    leaders = []
     for members in cohorts.values():
         stopped = [trial for trial in members if ended[trial]["status"] == "stopped"]
-        if stopped and not any(ended[trial]["status"] == "completed" for trial in members):
-            best.append(max(stopped, key=lambda trial: _rung_rank(rule, ended[trial])))
-    return best
+        has_completed = any(ended[trial]["status"] == "completed" for trial in members)
+        if stopped and not has_completed:
+            leaders.append(max(stopped, key=lambda trial: _rung_rank(rule, ended[trial])))
+    return leaders
 
 
-def _rung_rank(rule: EarlyStopping, row: Mapping[str, Any]) -> tuple[int, float]:
-    """How far a stopped trial came; more is better. One that an earlier run judged by the other metric is compared by its
-    value of this one."""
-    judged = row["rung_metric"] == rule.metric
+def _rung_rank(rule: EarlyStopping, row: Row) -> tuple[int, float]:
+    """Return how far a stopped trial came; more is better.
+
+    A trial that an earlier session judged by the other metric is ranked by its value of this one.
+    """
+    same_metric = row["rung_metric"] == rule.metric
     if rule.metric == "val_loss":
-        return row["stopped_at_rung"], -row["rung_score" if judged else "best_val_loss"]
-    return row["stopped_at_rung"], row["rung_score" if judged else "final_val_accuracy"]
+        loss = row["rung_score"] if same_metric else row["best_val_loss"]
+        return row["stopped_at_rung"], -loss
+    accuracy = row["rung_score"] if same_metric else row["final_val_accuracy"]
+    return row["stopped_at_rung"], accuracy

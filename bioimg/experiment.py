@@ -1,4 +1,4 @@
-"""What an experiment asks: a base trial, the axes along which it is varied, and the rule that stops hopeless trials early."""
+"""What an experiment asks: a base trial, the axes along which it varies, and early stopping."""
 
 import dataclasses
 import itertools
@@ -14,8 +14,11 @@ SPLIT_FIELDS = ("split", "folds", "fold", "group_pattern")
 
 
 class StopReason(NamedTuple):
-    """Why a trial was stopped: at this rung its score missed the threshold set by the trials that reached the rung before it,
-    whose scores are `rung_scores`, best first."""
+    """Say why a trial was stopped at a rung.
+
+    Its score missed the threshold that was set by the trials that had reached the rung before it.
+    Their scores are `rung_scores`, best first.
+    """
 
     stopped_at_rung: int
     rung_score: float
@@ -28,26 +31,28 @@ class StopReason(NamedTuple):
 class EarlyStopping:
     """Asynchronous successive halving (ASHA; Li et al. 2020, arXiv:1810.05934) within cohorts.
 
-    At the rungs, epochs `grace_period * reduction_factor ** k`, a trial continues only if it is among the best
-    1 / `reduction_factor` of the trials of its cohort that reached this rung before it.
+    The rungs are the epochs `grace_period * reduction_factor ** k`. At a rung, a trial continues
+    only if it is among the best 1 / `reduction_factor` of the trials of its cohort that reached this
+    rung before it.
     """
 
     metric: str = config_field(
-        "val_accuracy", "metric compared at each rung", choices=("val_accuracy", "val_loss")
+        "val_accuracy", "Metric compared at each rung", choices=("val_accuracy", "val_loss")
     )
     grace_period: int | None = config_field(
         None,
-        "epochs that every trial runs; by default a tenth of its epochs, at least 2",
+        "Epochs that every trial runs; by default a tenth of its epochs, at least 2",
         at_least=1,
     )
-    reduction_factor: int = config_field(2, "keep 1 in this many trials at each rung", at_least=2)
+    reduction_factor: int = config_field(2, "Keep 1 in this many trials at each rung", at_least=2)
     compare_within: tuple[str, ...] = config_field(
-        ("freeze",), "only trials with the same values in these fields compete"
+        ("freeze",), "Only trials with the same values in these fields compete"
     )
     # the help of a flag that is on by default is shown for --no-...
     spare_frozen: bool = config_field(
         True,
-        "stop trials on a frozen backbone, too; by default they run in full: on cached features they cost almost nothing",
+        "Stop trials on a frozen backbone, too; by default they run in full: on cached features "
+        "they cost almost nothing",
     )
 
     def __post_init__(self) -> None:
@@ -57,33 +62,40 @@ class EarlyStopping:
                 raise unknown_value_error("compare_within", name, TRIAL_FIELDS)
 
     def grace_epochs(self, epochs: int) -> int:
-        """How many epochs a trial of `epochs` epochs runs whatever its scores are."""
+        """Return how many epochs a trial of `epochs` epochs runs whatever its scores are."""
         return self.grace_period or max(2, epochs // 10)
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
-        """The epochs after which a trial of `epochs` epochs can be stopped, all before its last one."""
-        powers = (self.grace_epochs(epochs) * self.reduction_factor**k for k in itertools.count())
-        return tuple(itertools.takewhile(lambda epoch: epoch < epochs, powers))
+        """Return the epochs after which a trial can be stopped, all before its last one, `epochs`."""
+        rungs = []
+        rung = self.grace_epochs(epochs)
+        while rung < epochs:
+            rungs.append(rung)
+            rung *= self.reduction_factor
+        return tuple(rungs)
 
     def exempts(self, trial: TrialConfig) -> bool:
-        """Whether a trial runs to its end whatever its scores are."""
+        """Return True if a trial runs to its end whatever its scores are."""
         return self.spare_frozen and trial.freeze == "features"
 
     def cohort_key(self, trial: TrialConfig) -> tuple[Any, ...]:
-        """What a trial has in common with those it competes with: always its length, on which rungs and schedules depend, and
-        the images it is validated on, since some are easier than others.
+        """Return what a trial has in common with those that it competes with.
 
-        Seeds do compete: they are validated on the same images, and a recipe that is good with some seeds only loses others.
+        This always includes its length, on which rungs and schedules depend, and the images that it
+        is validated on, since some are easier than others. Trials that differ in their seed do
+        compete: they are validated on the same images, and a recipe that is good with some seeds
+        loses only the others.
         """
-        return (
-            trial.epochs,
-            *(getattr(trial, name) for name in (*SPLIT_FIELDS, *self.compare_within)),
-        )
+        fields = ("epochs", *SPLIT_FIELDS, *self.compare_within)
+        return tuple(getattr(trial, name) for name in fields)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
-    """A question about recipes. Its trials are all combinations of the values on its axes, the rest as in `base`."""
+    """A question about recipes.
+
+    Its trials are all combinations of the values on its axes. All other fields are as in `base`.
+    """
 
     name: str
     base: TrialConfig
@@ -92,48 +104,55 @@ class Experiment:
 
     def __post_init__(self) -> None:
         for name, values in self.axes.items():
-            if name not in TRIAL_FIELDS:
-                raise unknown_value_error("axes", name, TRIAL_FIELDS)
-            if name == "data":
-                raise UserError(
-                    "`data` can't be an axis: recipes are compared on one set of images. Run one experiment per set."
-                )
-            if len(values) != len(set(values)) or not values:
-                raise UserError(
-                    f"the axis `{name}` is {values}, but must hold at least one value and none twice."
-                )
-            if name == "folds" and len(values) > 1:
-                raise UserError(
-                    f"the value of `folds` is {values}, but must be one number: each number of folds tests on other images. "
-                    "The axis `fold` runs over the folds of one number. Give one, and run the command again for the other."
-                )
+            _check_axis(name, values)
+        # each trial checks its own values
         self.trials()
 
     def trials(self) -> list[TrialConfig]:
-        """Every cell of the grid, the last axis varying fastest."""
-        cells = itertools.product(*self.axes.values())
+        """Return every trial of the grid, the last axis varying fastest."""
+        combinations = itertools.product(*self.axes.values())
         return [
-            dataclasses.replace(self.base, **dict(zip(self.axes, cell, strict=True)))
-            for cell in cells
+            dataclasses.replace(self.base, **dict(zip(self.axes, values, strict=True)))
+            for values in combinations
         ]
 
     def in_run_order(self, trials: Iterable[TrialConfig]) -> list[TrialConfig]:
-        """The order in which trials are run.
+        """Return trials in the order in which they run.
 
-        Those that cost almost nothing and run to their end come first, in the order of the grid, so that rows appear early and
-        trials that share features follow each other. Then come the longest, so that none of them is left alone at the end.
-        Equally long ones are ordered by key. That order is unrelated to the axes, so that a trial isn't compared only with
-        trials of the same value, and it doesn't change when an axis grows.
+        Those that cost almost nothing and run to their end come first, in the order of the grid, so
+        that rows appear early and trials that share features follow each other. Then come the
+        longest, so that none of them is left alone at the end. Equally long ones are ordered by key.
+        That order is unrelated to the axes, so that a trial isn't compared only with trials of the
+        same value, and it doesn't change when an axis grows.
         """
+        return sorted(trials, key=self._run_position)
+
+    def _run_position(self, trial: TrialConfig) -> tuple[bool, int, str]:
         rule = self.early_stopping
-
-        def place(trial: TrialConfig) -> tuple[bool, int, str]:
-            first = rule.exempts(trial) if rule else trial.freeze == "features"
-            return (False, 0, "") if first else (True, -trial.epochs, trial.key)
-
-        return sorted(trials, key=place)
+        is_cheap = rule.exempts(trial) if rule else trial.freeze == "features"
+        return (False, 0, "") if is_cheap else (True, -trial.epochs, trial.key)
 
     def with_fold_axis(self, folds: int) -> "Experiment":
-        """The same question, asked once for each fold of a cross-validation: `fold` becomes the last axis."""
+        """Return the experiment with all folds of a cross-validation: `fold` becomes the last axis."""
         base = dataclasses.replace(self.base, folds=folds, fold=0)
         return dataclasses.replace(self, base=base, axes={**self.axes, "fold": tuple(range(folds))})
+
+
+def _check_axis(name: str, values: tuple[Any, ...]) -> None:
+    if name not in TRIAL_FIELDS:
+        raise unknown_value_error("axes", name, TRIAL_FIELDS)
+    if name == "data":
+        raise UserError(
+            "`data` can't be an axis: recipes are compared on one set of images. Run one experiment "
+            "per set."
+        )
+    if len(values) != len(set(values)) or not values:
+        raise UserError(
+            f"the axis `{name}` is {values}, but must hold at least one value and none twice."
+        )
+    if name == "folds" and len(values) > 1:
+        raise UserError(
+            f"the value of `folds` is {values}, but must be one number: each number of folds tests "
+            "on other images. The axis `fold` runs over the folds of one number. Give one, and run "
+            "the command again for the other."
+        )

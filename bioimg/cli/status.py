@@ -1,10 +1,14 @@
-"""The command `bioimg status`: the progress of an experiment, from its folder alone. Needs no Ray and disturbs no run."""
+"""The command `bioimg status`: the progress of an experiment, from its folder alone.
+
+It needs no Ray and doesn't disturb a running session.
+"""
 
 import contextlib
 import datetime
+import statistics
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,39 +31,37 @@ REFRESH_S = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class StatusCommand:
-    """Show which trials are done, running, waiting and failed, with the latest scores and the approximate time left."""
+    """Show the status of each trial, its latest scores and the approximate time left."""
 
     folder: Annotated[str, Positional, arg(metavar="RESULTS")]
-    """a folder of results, such as results/grid or s3://bucket/grid"""
+    """Results folder, such as results/grid or s3://bucket/grid"""
     watch: FlagCreatePairsOff[bool] = False
-    """refresh every two seconds until the run ends"""
+    """Refresh every two seconds until the session ends"""
 
     def run(self) -> int:
-        """Print it; 0.
+        """Print the status. Return the exit code.
 
         Raises:
-            UserError: no results there.
+            UserError: there are no results in the folder.
         """
         from bioimg.results.result_store import ResultStore
 
-        store, console = ResultStore(self.folder), Console()
-        seen = read_status(store, console)
-        if self.watch and seen.holder:
-            with (
-                contextlib.suppress(KeyboardInterrupt),
-                Live(seen.renderable, console=console, transient=True) as live,
-            ):
-                while seen.holder:
-                    time.sleep(REFRESH_S)
-                    seen = read_status(store, console)
-                    live.update(seen.renderable)
-        console.print(seen.renderable)
+        store = ResultStore(self.folder)
+        console = Console()
+        view = read_status(store, console)
+        if self.watch and view.holder:
+            view = _watch_session(store, console, view)
+        console.print(view.renderable)
         return 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatusView:
-    """The state of a folder: what to show, and which run writes there, if any."""
+    """The state of a results folder.
+
+    renderable: what to show.
+    holder:     the session that writes to the folder, if any.
+    """
 
     renderable: RenderableType
     holder: Mapping[str, Any] | None
@@ -69,85 +71,111 @@ def read_status(store: "ResultStore", console: Console) -> StatusView:
     """Read the progress of every trial."""
     from bioimg.storage.folder_lock import current_holder
 
-    about, holder = store.read_manifest(), current_holder(store.storage)
-    axes = {name: tuple(values) for name, values in about["axes"].items()}
-    trials = Experiment(name=about["name"], base=TrialConfig(**about["base"]), axes=axes).trials()
-    latest = store.tables.last_epochs()
-    ended = {
-        row["key"]: row["status"]
-        for row in store.tables.all_rows("trials")
-        if not has_later_epochs(row, latest.get(row["key"]))
-    }
-    begun = "running" if holder else "waiting"
-    statuses = {
-        trial.key: ended.get(trial.key, begun if trial.key in latest else "waiting")
-        for trial in trials
-    }
-    progress = ProgressTable(trials, axes, {}, console)
+    manifest = store.read_manifest()
+    holder = current_holder(store.storage)
+    axes = {name: tuple(values) for name, values in manifest["axes"].items()}
+    base = TrialConfig(**manifest["base"])
+    trials = Experiment(name=manifest["name"], base=base, axes=axes).trials()
+    latest_epochs = store.tables.last_epochs()
+    statuses = _read_statuses(store, trials, latest_epochs, is_running=holder is not None)
+    table = ProgressTable(trials, axes, {}, console)
     for trial in trials:
-        progress.set_state(trial.key, latest.get(trial.key), statuses[trial.key])
-    rest = seconds_left(trials, statuses, latest)
-    return StatusView(
-        renderable=Group(
-            progress.render(), _summary_line(statuses, rest), _session_line(about, holder)
-        ),
-        holder=holder,
-    )
+        table.set_state(trial.key, latest_epochs.get(trial.key), statuses[trial.key])
+    remaining = seconds_left(trials, statuses, latest_epochs)
+    summary = _summary_line(statuses, remaining)
+    renderable = Group(table.render(), summary, _session_line(manifest, holder))
+    return StatusView(renderable=renderable, holder=holder)
 
 
 def seconds_left(
-    trials: Iterable[TrialConfig],
+    trials: Sequence[TrialConfig],
     statuses: Mapping[str, str],
-    latest: Mapping[str, Mapping[str, Any]],
+    latest_epochs: Mapping[str, Mapping[str, Any]],
 ) -> float | None:
-    """Seconds for the remaining epochs, with as many trials at once as run now; None if no epoch has been timed.
+    """Estimate the seconds for the remaining epochs; None if no epoch has been timed.
 
-    An epoch is assumed to take as long as the trial's last one, or else the mean of trials with the same `freeze`, or else of
-    all. What early stopping will save isn't known.
+    As many trials are assumed to run at once as run now, and an epoch to take as long as the trial's
+    last one, or else the mean of trials with the same `freeze`, or else of all. What early stopping
+    will save isn't known.
     """
-    trials = list(trials)
-    timed = [
-        (trial.freeze, latest[trial.key]["seconds"]) for trial in trials if trial.key in latest
-    ]
-    if not timed:
+    if not any(trial.key in latest_epochs for trial in trials):
         return None
-
-    def epoch(trial: TrialConfig) -> float:
-        if trial.key in latest:
-            return latest[trial.key]["seconds"]
-        alike = [seconds for freeze, seconds in timed if freeze == trial.freeze] or [
-            seconds for _, seconds in timed
-        ]
-        return sum(alike) / len(alike)
-
-    due = [trial for trial in trials if statuses[trial.key] in ("running", "waiting")]
-    left = sum(
-        epoch(trial) * (trial.epochs - latest.get(trial.key, {"epoch": 0})["epoch"])
-        for trial in due
-    )
-    return left / max(1, sum(status == "running" for status in statuses.values()))
+    seconds = 0.0
+    for trial in trials:
+        if statuses[trial.key] in ("running", "waiting"):
+            epochs_run = latest_epochs.get(trial.key, {"epoch": 0})["epoch"]
+            epoch_seconds = _expected_epoch_seconds(trial, trials, latest_epochs)
+            seconds += epoch_seconds * (trial.epochs - epochs_run)
+    running = sum(status == "running" for status in statuses.values())
+    return seconds / max(1, running)
 
 
-def _summary_line(statuses: Mapping[str, str], rest: float | None) -> Text:
+def _watch_session(store: "ResultStore", console: Console, view: StatusView) -> StatusView:
+    """Refresh the status until the session ends or the user interrupts. Return the last one."""
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Live(view.renderable, console=console, transient=True) as live,
+    ):
+        while view.holder:
+            time.sleep(REFRESH_S)
+            view = read_status(store, console)
+            live.update(view.renderable)
+    return view
+
+
+def _read_statuses(
+    store: "ResultStore",
+    trials: Iterable[TrialConfig],
+    latest_epochs: Mapping[str, Mapping[str, Any]],
+    *,
+    is_running: bool,
+) -> dict[str, str]:
+    # a row that is older than the trial's latest epoch is of an earlier attempt
+    ended = {
+        row["key"]: row["status"]
+        for row in store.tables.all_rows("trials")
+        if not has_later_epochs(row, latest_epochs.get(row["key"]))
+    }
+    statuses = {}
+    for trial in trials:
+        has_started = trial.key in latest_epochs
+        unfinished = "running" if is_running and has_started else "waiting"
+        statuses[trial.key] = ended.get(trial.key, unfinished)
+    return statuses
+
+
+def _expected_epoch_seconds(
+    trial: TrialConfig,
+    trials: Iterable[TrialConfig],
+    latest_epochs: Mapping[str, Mapping[str, Any]],
+) -> float:
+    if trial.key in latest_epochs:
+        return latest_epochs[trial.key]["seconds"]
+    timed = [other for other in trials if other.key in latest_epochs]
+    similar = [other for other in timed if other.freeze == trial.freeze]
+    return statistics.fmean(latest_epochs[other.key]["seconds"] for other in similar or timed)
+
+
+def _summary_line(statuses: Mapping[str, str], remaining: float | None) -> Text:
     counts = Counter(statuses.values())
-    said = Text(f"{len(statuses)} trial{'s' if len(statuses) != 1 else ''}: ")
-    said.append_text(
-        Text(", ").join(
-            Text(f"{counts[name]} {name}", style=STATUS_STYLES[name])
-            for name in STATUS_STYLES
-            if counts[name]
-        )
-    )
-    if rest:
-        said.append(f"; about {datetime.timedelta(seconds=round(rest))} left")
-    return said
+    count_texts = [
+        Text(f"{counts[name]} {name}", style=style)
+        for name, style in STATUS_STYLES.items()
+        if counts[name]
+    ]
+    plural = "" if len(statuses) == 1 else "s"
+    line = Text(f"{len(statuses)} trial{plural}: ")
+    line.append_text(Text(", ").join(count_texts))
+    if remaining:
+        line.append(f"; about {datetime.timedelta(seconds=round(remaining))} left")
+    return line
 
 
-def _session_line(about: Mapping[str, Any], holder: Mapping[str, Any] | None) -> Text:
+def _session_line(manifest: Mapping[str, Any], holder: Mapping[str, Any] | None) -> Text:
     if holder:
         return Text(
             f"Running since {holder['since']}: process {holder['pid']} on {holder['host']}."
         )
-    if about["complete"]:
+    if manifest["complete"]:
         return Text("Complete.")
     return Text("No run is active here. Repeat the original command to resume.", style="yellow")

@@ -17,15 +17,22 @@ STATUS_STYLES = {
     "running": "cyan",
     "waiting": "dim",
 }
+RIGHT_ALIGNED_COLUMNS = ("epoch", "val accuracy", "left")
+MIN_VISIBLE_TRIALS = 3
+RESERVED_LINES = 4
+"""Lines of the terminal that the table leaves free: its header, the number of hidden trials, the prompt."""
 
 
 def print_plain(console: Console, text: str, style: str | None = None) -> None:
-    """Print a line as it is: a file name may look like rich's markup, and a wrapped line can't be copied."""
+    """Print a line as it is.
+
+    A file name may look like rich's markup, and a wrapped line can't be copied.
+    """
     console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 class ProgressTable:
-    """One line per trial: cell, status, epoch, validation accuracy, time left."""
+    """One line per trial: its settings on the axes, status, epoch, validation accuracy, time left."""
 
     def __init__(
         self,
@@ -34,7 +41,8 @@ class ProgressTable:
         statuses: Mapping[str, str],
         console: Console,
     ) -> None:
-        self._console, self._axes = console, list(axes)
+        self._console = console
+        self._axes = list(axes)
         self._lines = {
             trial.key: _TrialLine(trial, statuses.get(trial.key, "waiting")) for trial in trials
         }
@@ -56,68 +64,85 @@ class ProgressTable:
             self._live.stop()
 
     def on_epoch(self, key: str, epoch: Mapping[str, Any]) -> None:
+        """Show an epoch."""
         line = self._lines[key]
         line.update(epoch)
         if not self._console.is_terminal:
             self._print_trial_line(
                 line,
-                f"epoch {line.epochs_run}/{line.trial.epochs} train loss {epoch['train_loss']:.4f} "
-                f"val loss {epoch['val_loss']:.4f} val accuracy {epoch['val_accuracy']:.3f}",
+                f"epoch {line.epochs_run}/{line.trial.epochs} "
+                f"train loss {epoch['train_loss']:.4f} val loss {epoch['val_loss']:.4f} "
+                f"val accuracy {epoch['val_accuracy']:.3f}",
             )
 
     def on_trial_end(self, key: str, status: str) -> None:
-        self._lines[key].status = status
+        """Show how a trial ended."""
+        line = self._lines[key]
+        line.status = status
         if not self._console.is_terminal:
-            self._print_trial_line(self._lines[key], status)
+            self._print_trial_line(line, status)
 
     def on_message(self, text: str) -> None:
+        """Print a message above the table."""
         print_plain(self._console, text)
-
-    def _print_trial_line(self, line: "_TrialLine", text: str) -> None:
-        ended = sum(line.status not in ("waiting", "running") for line in self._lines.values())
-        cell = line.trial.format_fields(self._axes) or line.trial.key
-        print_plain(self._console, f"[{ended}/{len(self._lines)}] {cell}: {text}")
 
     def set_state(self, key: str, epoch: Mapping[str, Any] | None, status: str) -> None:
         """Set what is known of a trial, without printing."""
+        line = self._lines[key]
         if epoch:
-            self._lines[key].update(epoch)
-        self._lines[key].status = status
+            line.update(epoch)
+        line.status = status
 
     def render(self) -> RenderableType:
-        """All trials, or as many as fit on the terminal."""
-        shown = self._visible_lines()
+        """Return a table of all trials, or of as many as fit on the terminal."""
         table = Table(box=None, pad_edge=False)
-        for name in (*(self._axes or ["trial"]), "status", "epoch", "val accuracy", "left"):
-            table.add_column(
-                name, justify="right" if name in ("epoch", "val accuracy", "left") else "left"
-            )
-        for line in shown:
+        for name in (*(self._axes or ["trial"]), "status", *RIGHT_ALIGNED_COLUMNS):
+            is_right_aligned = name in RIGHT_ALIGNED_COLUMNS
+            table.add_column(name, justify="right" if is_right_aligned else "left")
+        visible = self._visible_lines()
+        for line in visible:
             table.add_row(*line.cells(self._axes))
-        hidden = len(self._lines) - len(shown)
-        return Group(table, Text(f"... more trials: {hidden}", style="dim")) if hidden else table
+        hidden_count = len(self._lines) - len(visible)
+        if hidden_count:
+            return Group(table, Text(f"... more trials: {hidden_count}", style="dim"))
+        return table
+
+    def _print_trial_line(self, line: "_TrialLine", text: str) -> None:
+        ended = sum(line.status not in ("waiting", "running") for line in self._lines.values())
+        name = line.trial.format_fields(self._axes) or line.trial.key
+        print_plain(self._console, f"[{ended}/{len(self._lines)}] {name}: {text}")
 
     def _visible_lines(self) -> list["_TrialLine"]:
-        """All lines, or, where they don't fit, running trials first, then waiting ones, then the rest."""
-        room = max(3, self._console.height - 4)
-        order = {"running": 0, "waiting": 1}
-        first = sorted(self._lines.values(), key=lambda line: order.get(line.status, 2))[:room]
-        return [line for line in self._lines.values() if line in first]
+        """Return all lines or, where they don't fit, first running trials, then waiting ones, then others."""
+        limit = max(MIN_VISIBLE_TRIALS, self._console.height - RESERVED_LINES)
+        priority = {"running": 0, "waiting": 1}
+        by_priority = sorted(
+            self._lines.values(), key=lambda line: priority.get(line.status, len(priority))
+        )
+        chosen = by_priority[:limit]
+        return [line for line in self._lines.values() if line in chosen]
 
 
 class _TrialLine:
+    """What is known of one trial."""
+
     def __init__(self, trial: TrialConfig, status: str) -> None:
-        self.trial, self.status = trial, status
-        self.epochs_run, self._accuracy, self._epoch_seconds = 0, 0.0, 0.0
+        self.trial = trial
+        self.status = status
+        self.epochs_run = 0
+        self._accuracy = 0.0
+        self._epoch_seconds = 0.0
 
     def update(self, epoch: Mapping[str, Any]) -> None:
-        self.status, self.epochs_run = "running", epoch["epoch"]
-        self._accuracy, self._epoch_seconds = epoch["val_accuracy"], epoch["seconds"]
+        self.status = "running"
+        self.epochs_run = epoch["epoch"]
+        self._accuracy = epoch["val_accuracy"]
+        self._epoch_seconds = epoch["seconds"]
 
     def cells(self, axes: list[str]) -> list[RenderableType]:
-        values = [Text(str(getattr(self.trial, name))) for name in axes] or [Text(self.trial.key)]
+        settings = [Text(str(getattr(self.trial, name))) for name in axes]
         return [
-            *values,
+            *(settings or [Text(self.trial.key)]),
             Text(self.status, style=STATUS_STYLES[self.status]),
             f"{self.epochs_run}/{self.trial.epochs}" if self.epochs_run else "",
             f"{self._accuracy:.3f}" if self.epochs_run else "",

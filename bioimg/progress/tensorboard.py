@@ -18,50 +18,54 @@ CURVE_METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
 class TensorBoardListener:
-    """Watches an experiment and writes the curves of each trial as they grow, one run per trial, named by its cell.
+    """Write the curves of each trial as they grow, in one TensorBoard run per trial.
 
-    tensorboardX's `SummaryWriter` isn't used: a full disk ends its thread, and the next write then blocks for ever.
+    tensorboardX's `SummaryWriter` isn't used: a full disk ends its thread, and the next write then
+    blocks forever.
 
     Raises:
-        Unwritable: they can't be written.
+        StorageError: a file can't be written.
     """
 
     def __init__(self, folder: str, trials: Iterable[TrialConfig], axes: Iterable[str]) -> None:
-        axes = list(axes)
+        names = list(axes)
         self._folder = Path(folder)
-        self._folder_names = {trial.key: _trial_folder_name(trial, axes) for trial in trials}
+        self._folder_names = {trial.key: _trial_folder_name(trial, names) for trial in trials}
         self._writers: dict[str, EventsWriter] = {}
 
     def on_epoch(self, key: str, epoch: Mapping[str, Any]) -> None:
+        """Write the metrics of an epoch."""
         path = self._folder / self._folder_names[key]
         with as_storage_error(path):
             if key not in self._writers:
                 path.mkdir(parents=True, exist_ok=True)
                 self._writers[key] = EventsWriter(str(path / "events"))
+            writer = self._writers[key]
             for name in CURVE_METRICS:
-                value = scalar(name, epoch[name])
-                self._writers[key].write_event(
-                    Event(summary=value, step=epoch["epoch"], wall_time=time.time())
+                summary = scalar(name, epoch[name])
+                writer.write_event(
+                    Event(summary=summary, step=epoch["epoch"], wall_time=time.time())
                 )
-            self._writers[key].flush()
+            writer.flush()
 
     def on_trial_end(self, key: str, status: str) -> None:
+        """Close the file of a trial."""
         if writer := self._writers.pop(key, None):
             with as_storage_error(self._folder / self._folder_names[key]):
                 writer.close()
 
     def on_message(self, text: str) -> None:
-        """Nothing: there are only curves."""
+        """Ignore a message, since the files hold only curves."""
 
     def close(self) -> None:
-        """Close the files of trials that haven't ended: the run was interrupted."""
+        """Close the files of trials that haven't ended, after an interruption."""
         for writer in self._writers.values():
-            with contextlib.suppress(OSError):  # of a full disk, which has been reported
+            # a full disk has been reported by then
+            with contextlib.suppress(OSError):
                 writer.close()
 
 
 def _trial_folder_name(trial: TrialConfig, axes: list[str]) -> str:
-    """A readable folder name that is unique to a trial."""
-    return f"{re.sub(r'[^A-Za-z0-9=_.,-]+', '_', trial.format_fields(axes))}-{trial.key}".lstrip(
-        "-"
-    )
+    """Return a readable folder name that is unique to a trial."""
+    settings = re.sub(r"[^A-Za-z0-9=_.,-]+", "_", trial.format_fields(axes))
+    return f"{settings}-{trial.key}".lstrip("-")
