@@ -304,7 +304,7 @@ class TrialConfig:
         return digest.hexdigest()[:12]
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "TrialConfig":
+    def from_row(cls, row: Mapping[Any, Any]) -> "TrialConfig":
         """Return the trial of a row of the trials table.
 
         A field that is missing in the table of an earlier version gets its default.
