@@ -16,14 +16,11 @@ from bioimg.experiment_files import load_experiment_file, packaged_experiments_f
 from support import PROJECT
 from support.image_folders import write_noise_image
 
-PAGES = (
-    "README.md",
-    "experiments/README.md",
-    "experiments/clusters/README.md",
-    "bioimg/README.md",
-    "bioimg/results/statistics/README.md",
-    ".github/CONTRIBUTING.md",
-)
+READMES = [
+    path for folder in ("bioimg", "experiments") for path in (PROJECT / folder).rglob("*.md")
+]
+PAGES = ["README.md", ".github/CONTRIBUTING.md"]
+PAGES += sorted(str(path.relative_to(PROJECT)) for path in READMES)
 ELSEWHERE = {
     "ray": "a cluster; tests/nightly/test_hosts.py runs these",
     "python3": "a new environment; CI runs this",
@@ -109,10 +106,12 @@ def test_python_of_the_readme_runs_word_by_word(my_tiles: None):
     text = (PROJECT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert "import bioimg\n" in code
-    fields = 'model="resnet50", freeze=["none", "features"], image_size=150'
+    fields = (
+        'model="resnet50", weights="IMAGENET1K_V2", freeze=["none", "features"], image_size=150'
+    )
     assert fields in code
     small = (
-        'model="resnext_tiny", freeze=["none", "features"], image_size=16, '
+        'model="resnext_tiny", weights="TEXTURES_V2", freeze=["none", "features"], image_size=16, '
         "epochs=1, batch_size=8, local=True, report=False"
     )
     code = code.replace(fields, small).replace("new-images", "my-tiles")
