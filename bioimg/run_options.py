@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from bioimg.config import config_field, validate_fields
-from bioimg.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +55,3 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         validate_fields(self)
-        if self.local and self.track:
-            raise UserError(
-                "the value of `track` must be left out with --local: trackers are updated through Ray."
-            )

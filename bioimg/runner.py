@@ -20,6 +20,7 @@ from bioimg.models.pretrained_weights import require_same_weights
 from bioimg.progress.console import ProgressTable, print_plain
 from bioimg.progress.listener import CombinedListener, ProgressListener
 from bioimg.progress.tensorboard import TensorBoardListener
+from bioimg.progress.trackers import check_trackers_installed, open_trackers
 from bioimg.report.write import print_comparison, write_report
 from bioimg.results.epoch_summary import has_later_epochs
 from bioimg.results.result_store import CHECKPOINTS_FOLDER, ResultStore
@@ -54,6 +55,7 @@ def run_experiment(experiment: Experiment, settings: RunOptions, console: Consol
     check_batch_sizes({trial: dataset.train_count for trial, dataset in listed.items()})
     earlier = store.read_manifest_or_empty()
     weights = check_models(trials, earlier.get("weights", {}))
+    check_trackers_installed(settings.track)
     execute = choose_executor(trials, settings)
     datasets = load_images(listed, console)
     check_batch_sizes({trial: len(dataset.split.train) for trial, dataset in datasets.items()})
@@ -107,8 +109,13 @@ def train_trials(
         )
     try:
         drawn = open_tensorboard(store, trials, experiment)
-        with ProgressTable(trials, experiment.axes, statuses, console) as progress, drawn as boards:
-            watcher = CombinedListener(progress, *boards)
+        tracked = open_trackers(settings.track, experiment.name, trials)
+        with (
+            ProgressTable(trials, experiment.axes, statuses, console) as progress,
+            drawn as boards,
+            tracked as trackers,
+        ):
+            watcher = CombinedListener(progress, *boards, *trackers)
             store.tables.merge_and_delete_parts(order)
             execute(experiment, experiment.in_run_order(missing), datasets, store, watcher)
             store.tables.merge_and_delete_parts(order)
@@ -232,8 +239,9 @@ def choose_executor(trials: Sequence[TrialConfig], settings: RunOptions) -> Exec
 
         return local.make_executor(trials)
     from bioimg.cluster import tune_runner
+    from bioimg.diagnostics.run_checks import run_preflight_checks
 
-    return tune_runner.make_executor(trials, settings.lanes, settings.track)
+    return tune_runner.make_executor(trials, settings.lanes, run_preflight_checks)
 
 
 def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> dict[str, str]:

@@ -15,6 +15,8 @@ import ray
 import torch
 from threadpoolctl import threadpool_limits
 
+from bioimg.cluster import ray_session
+
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
 )
@@ -43,6 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def shared_ray() -> None:
     """Join the one Ray of all tests, or start it: three CPUs, for two lanes or for two workers."""
     if not ray.is_initialized():
+        ray_session.configure_ray()
         ray.init(address="local", num_cpus=3, log_to_driver=False, logging_level="ERROR")
 
 

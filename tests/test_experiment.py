@@ -181,16 +181,15 @@ def test_a_trial_that_starts_over_passes_the_rungs_that_it_has_passed_before():
 
 
 @pytest.fixture
-def cohorts(monkeypatch) -> CohortScheduler:
+def cohorts() -> CohortScheduler:
     """The scheduler of Tune, after an earlier run in which one trial failed after its first rung and another continued."""
-    monkeypatch.setattr("bioimg.cluster.tune_scheduler.ray.get", lambda answer: answer)
-    board = SimpleNamespace(stop_trial=SimpleNamespace(remote=lambda key, why: None))
+    coordinator = SimpleNamespace(stop_trial=lambda key, reason: None)
     scores = {1: 0.1, 9: 0.9}
     known = [
         PastTrial(TrialConfig(seed=s), [{"epoch": 1, "val_accuracy": score}])
         for s, score in scores.items()
     ]
-    return CohortScheduler(EarlyStopping(grace_period=1), known, board)
+    return CohortScheduler(EarlyStopping(grace_period=1), known, coordinator)
 
 
 def result(cohorts: CohortScheduler, seed: int, score: float) -> str:
@@ -213,7 +212,7 @@ def test_a_failed_trial_that_starts_over_counts_once_in_ray_s_scheduler_too(coho
 def test_it_is_an_error_if_ray_s_scheduler_and_the_local_rule_ever_disagree(cohorts, monkeypatch):
     monkeypatch.setattr(SuccessiveHalving, "decide", lambda *_: None)
     with pytest.raises(
-        AssertionError, match=r"ASHA says STOP of trial .* at epoch 1, and Halving None"
+        AssertionError, match=r"ASHA says STOP of trial .* at epoch 1, and SuccessiveHalving None"
     ):
         result(cohorts, 4, 0.4)
 

@@ -1,1 +1,19 @@
-"""The same experiment on Ray, on one machine or many. Only this folder imports Ray."""
+"""The same experiment on Ray, on one machine or many. Only this folder and diagnostics/ import Ray.
+
+How one epoch travels, and in which files:
+
+    tune_runner        starts Ray, the coordinator, the lane pool and Tune
+    tune_scheduler     Tune's ASHA: decides at a rung which trial stops
+
+    tune_trial               coordinator                  lanes
+    a process of Tune        an actor                     workers of Ray Train
+    submit(trial)  ------->  queue             ------->   next_trial()
+    next_report()  <-------  reports of a key  <-------   report_epoch(epoch)
+    acknowledge(), stop_trial(reason)  ----->  decisions  ----->  ... returns the reason to stop, or None
+
+    coordinator_client how every process calls the coordinator
+    lane_pool          starts lanes while trials wait and devices are free, and replaces lost ones
+    heartbeat          what happens regularly meanwhile: lanes, Tune's search, tables
+    ray_session        settings of Ray; joins a cluster or starts Ray here; notices its loss
+    ray_private        parts of Ray that may change without notice
+"""

@@ -1,35 +1,37 @@
-"""The board: trials wait on it for a lane, and the lanes' reports on them wait for Tune.
+"""The coordinator: an actor in which trials wait for a lane, and reports of the lanes wait for Tune.
 
-    Tune trial                board                        lane
-    submit(trial)  ------->   queue            ------->    take()
-    next(key)      <-------   reports of a key <-------    report(key, epoch)
-    go_on(key), stop(key, why)  --->  answers  ------->       ... returns why to stop, if so
+    Tune trial               coordinator                  lane
+    submit(trial)  ------->  queue             ------->   next_trial()
+    next_report()  <-------  reports of a key  <-------   report_epoch(epoch)
+    acknowledge(), stop_trial(reason)  ----->  decisions  ----->  ... returns the reason to stop, or None
 
-It is an asyncio actor: a call for something that isn't there yet waits, without polling. Callers may die at any moment: a
-report stays until it is answered, and calls of a lane that was given up are refused.
+It runs on asyncio: a call waits, without polling, until it can be answered. A caller may die at any
+moment, so a report stays until it is acknowledged, and a lane that was given up is refused.
+Other processes call it through `CoordinatorClient`.
 """
 
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
+from bioimg.config import TrialConfig
 from bioimg.experiment import StopReason
 
 
 @dataclass
 class Job:
-    """A trial on the board. `attempts` counts the lanes that took it, starting from the last one that completed an epoch."""
+    """A trial that a lane has to train.
+
+    `attempts` counts the lanes that took it since the last one that completed a new epoch.
+    """
 
     key: str
-    trial: dict[str, Any]
+    trial: TrialConfig
     attempts: int = 0
     loss_reason: str = ""
-    """Why the last lane that had it was lost."""
+    """Why the last lane that had this trial was lost."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +41,35 @@ class TrialEnded:
     status: str
 
 
+class CoordinatorState(NamedTuple):
+    """The numbers that the lane pool needs."""
+
+    trials_left: int
+    """Trials that haven't ended."""
+    idle_losses: int
+    """Lanes in a row that were lost before they took a trial."""
+
+
 @dataclass
 class _Mailbox:
-    """The messages about a trial: reports that wait for an answer, the last epoch reported, and the last one answered."""
+    """The messages about one trial."""
 
     reports: deque[dict[str, Any] | TrialEnded] = field(default_factory=deque)
+    """Reports that Tune hasn't acknowledged, oldest first."""
     last_reported: int = 0
+    """The last epoch that a lane reported."""
     last_acknowledged: int = 0
+    """The last epoch after which Tune let the trial continue."""
 
 
 class Coordinator:
-    """Knows which trials wait and which lane has which, but not what a trial is. `trials` is how many there will be."""
+    """Assign trials to lanes, and pass reports and decisions between lanes and Tune.
+
+    `trials` is the number of trials that will be submitted.
+    """
 
     def __init__(self, trials: int) -> None:
-        self._remaining = trials
+        self._trials_left = trials
         self._queue: deque[Job] = deque()
         self._job_by_lane: dict[int, Job] = {}
         self._mailboxes: defaultdict[str, _Mailbox] = defaultdict(_Mailbox)
@@ -63,54 +80,63 @@ class Coordinator:
         self._errors_by_lane: defaultdict[int, dict[int, str]] = defaultdict(dict)
         self._state_changed = asyncio.Condition()
 
-    async def submit(self, key: str, trial: dict[str, Any]) -> None:
-        """Put a trial on the board, unless it is here already."""
+    async def submit(self, key: str, trial: TrialConfig) -> None:
+        """Queue a trial, unless it has been submitted before."""
         if key not in self._submitted_keys:
             self._submitted_keys.add(key)
             self._queue.append(Job(key, trial))
             await self._notify()
 
     async def next_trial(self, lane: int) -> Job | None:
-        """The next trial for a lane; None when all remaining ones are taken, or the lane has been given up."""
-        await self._wait_for(
-            lambda: (
-                self._queue or self._remaining == len(self._job_by_lane) or lane in self._lost_lanes
-            )
+        """Assign the next trial to a lane and return it.
+
+        Return None if every trial that is left has a lane, or if this lane has been given up.
+        """
+        await self._wait_until(
+            lambda: self._queue or self._every_trial_has_a_lane() or lane in self._lost_lanes
         )
         if lane in self._lost_lanes or not self._queue:
             return None
         self._idle_losses = 0
-        job = self._job_by_lane[lane] = self._queue.popleft()
+        job = self._queue.popleft()
         job.attempts += 1
+        self._job_by_lane[lane] = job
         return job
 
     async def report_epoch(self, lane: int, epoch: dict[str, Any], wait: bool) -> StopReason | None:
-        """Pass an epoch on to Tune. Returns why to stop, if so: as known now or, with `wait`, once Tune has decided on it."""
+        """Pass an epoch on to Tune and return why the trial must stop, or None.
+
+        With `wait`, Tune's decision on this epoch is awaited. Otherwise the answer is what is known.
+        """
         job = self._assigned_job(lane)
-        talk, number = self._mailboxes[job.key], epoch["epoch"]
-        if number > talk.last_reported:  # a lane that resumes a trial first reports where it stands
-            talk.last_reported, job.attempts = number, 1
-            talk.reports.append(epoch)
+        mailbox = self._mailboxes[job.key]
+        number = epoch["epoch"]
+        # a lane that resumes a trial first reports an epoch that is known already
+        if number > mailbox.last_reported:
+            mailbox.last_reported = number
+            job.attempts = 1
+            mailbox.reports.append(epoch)
             await self._notify()
         if wait:
-            await self._wait_for(
-                lambda: job.key in self._stop_reasons or talk.last_acknowledged >= number
+            await self._wait_until(
+                lambda: job.key in self._stop_reasons or mailbox.last_acknowledged >= number
             )
-        why = self._stop_reasons.get(job.key)
-        return (
-            why if why and number >= why.stopped_at_rung else None
-        )  # if it started over, it has yet to come there
+        reason = self._stop_reasons.get(job.key)
+        # a trial that started over still has to train up to the rung at which it is stopped
+        if reason is None or number < reason.stopped_at_rung:
+            return None
+        return reason
 
     async def end_trial(self, lane: int, status: str) -> None:
-        """A lane has ended its trial."""
+        """Record that a lane has ended its trial."""
         job = self._assigned_job(lane)
         del self._job_by_lane[lane]
-        self._remaining -= 1
+        self._trials_left -= 1
         self._mailboxes[job.key].reports.append(TrialEnded(status))
         await self._notify()
 
     async def mark_lane_lost(self, lane: int, reason: str) -> None:
-        """A lane is lost: its trial is the next one that another lane takes."""
+        """Give up a lane. If it has a trial, that trial is the next one that another lane gets."""
         self._lost_lanes.add(lane)
         job = self._job_by_lane.pop(lane, None)
         if job:
@@ -121,64 +147,60 @@ class Coordinator:
         await self._notify()
 
     async def all_raised_same_error(
-        self, lane: int, rank: int, workers: int, error: str, within: float
+        self, lane: int, rank: int, workers: int, error: str, timeout: float
     ) -> bool:
-        """Whether all workers of a lane raised the same error, once each has reported or `within` seconds have passed."""
-        raised = self._errors_by_lane[lane]
-        raised[rank] = error
+        """Record a worker's error and return True if all workers of its lane raised the same one.
+
+        Wait until each worker has reported, but at most `timeout` seconds.
+        """
+        errors = self._errors_by_lane[lane]
+        errors[rank] = error
         await self._notify()
         try:
-            await asyncio.wait_for(self._wait_for(lambda: len(raised) == workers), within)
+            await asyncio.wait_for(self._wait_until(lambda: len(errors) == workers), timeout)
         except TimeoutError:
             return False
-        return len(set(raised.values())) == 1
+        return len(set(errors.values())) == 1
 
     async def wait_until_idle(self, lane: int) -> None:
-        """Returns when a lane has no trial."""
-        await self._wait_for(lambda: lane not in self._job_by_lane)
+        """Return when a lane has no trial."""
+        await self._wait_until(lambda: lane not in self._job_by_lane)
 
     async def next_report(self, key: str) -> dict[str, Any] | TrialEnded:
-        """The oldest report of a trial that has no answer."""
-        talk = self._mailboxes[key]
-        await self._wait_for(lambda: talk.reports)
-        return talk.reports[0]
+        """Return a trial's oldest report that isn't acknowledged. It stays until it is."""
+        mailbox = self._mailboxes[key]
+        await self._wait_until(lambda: mailbox.reports)
+        return mailbox.reports[0]
 
-    async def stop_trial(self, key: str, why: StopReason) -> None:
-        """Tune stops a trial. A lane still has it, and leaves its row."""
-        self._stop_reasons[key] = why
+    async def stop_trial(self, key: str, reason: StopReason) -> None:
+        """Record Tune's decision to stop a trial. Its lane then writes its row."""
+        self._stop_reasons[key] = reason
         await self._notify()
 
     async def acknowledge(self, key: str, epoch: int) -> None:
-        """Tune has received an epoch of a trial and lets it continue."""
-        talk = self._mailboxes[key]
-        if epoch > talk.last_acknowledged:
-            talk.last_acknowledged = epoch
-            talk.reports.popleft()
+        """Record that Tune has received an epoch of a trial and lets the trial continue."""
+        mailbox = self._mailboxes[key]
+        if epoch > mailbox.last_acknowledged:
+            mailbox.last_acknowledged = epoch
+            mailbox.reports.popleft()
         await self._notify()
 
-    async def state(self) -> tuple[int, int]:
-        """How many trials haven't ended, and how many lanes in a row were lost before they took any."""
-        return self._remaining, self._idle_losses
+    async def state(self) -> CoordinatorState:
+        """Return how many trials are left, and how many lanes in a row were lost while idle."""
+        return CoordinatorState(self._trials_left, self._idle_losses)
+
+    def _every_trial_has_a_lane(self) -> bool:
+        return self._trials_left == len(self._job_by_lane)
 
     def _assigned_job(self, lane: int) -> Job:
         if lane not in self._job_by_lane:
             raise LookupError(f"lane {lane} was given up")
         return self._job_by_lane[lane]
 
-    async def _wait_for(self, holds: Callable[[], object]) -> None:
+    async def _wait_until(self, condition: Callable[[], object]) -> None:
         async with self._state_changed:
-            await self._state_changed.wait_for(holds)
+            await self._state_changed.wait_for(condition)
 
     async def _notify(self) -> None:
         async with self._state_changed:
             self._state_changed.notify_all()
-
-
-def start_coordinator(trials: int) -> Any:
-    """A board in an actor of its own, which needs no device and stays on this machine, since others come and go."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return (
-        ray.remote(Coordinator)
-        .options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
-        .remote(trials)
-    )

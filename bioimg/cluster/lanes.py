@@ -1,26 +1,18 @@
-"""Lanes: warm groups of Ray Train workers, each one `TorchTrainer` for a whole experiment.
+"""Lanes: warm groups of Ray Train workers, each of them one `TorchTrainer` for a whole experiment.
 
-A TorchTrainer for every trial, the documented way, has to start each time. A lane takes one trial after another from the
-board, so that processes, weights, features and images stay where they are.
+A TorchTrainer for every trial, the documented way, would have to start each time. A lane takes one
+trial after another from the coordinator, so processes, weights, features and images stay in place.
 """
 
 import contextlib
 import dataclasses
 import os
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
-
-# how often Train checks its workers; with its default of 2 s a dead one is noticed late
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-# a worker that doesn't answer for so long hangs; it answers while it trains, so a long epoch isn't a hang
-os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "60")
-os.environ.setdefault(
-    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S", "5"
-)  # the wait for workers that hang
-os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less
+from typing import NamedTuple
 
 import ray
 import torch
@@ -29,8 +21,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError,
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from bioimg.cluster.coordinator import Job
+from bioimg.cluster.coordinator_client import CoordinatorClient, CoordinatorLostError
 from bioimg.config import TrialConfig
-from bioimg.data.image_set import Dataset, ImageSet
+from bioimg.data.image_set import Dataset, ImageSet, Split
 from bioimg.errors import StorageError
 from bioimg.experiment import StopReason
 from bioimg.results.result_store import ResultStore
@@ -40,47 +33,51 @@ from bioimg.training.trial_runner import TrialContext, is_trial_completed, recor
 from bioimg.training.trial_trainer import EpochMetrics
 
 MAX_ATTEMPTS = 3
-"""How often lanes take a trial that makes no progress before it is recorded as failed: one that kills its worker isn't tried
-for ever."""
+"""Lanes that may take a trial at the same epoch before it is recorded as failed.
+
+So a trial that kills its worker isn't tried forever.
+"""
 SAME_ERROR_TIMEOUT_S = 10.0
-"""Seconds in which all workers of a lane must raise the same error for it to count as the trial's own."""
+"""Seconds in which all workers of a lane must raise the same error, to show that the trial causes it."""
+MAX_REASON_LENGTH = 500
 
 
 class LaneDisconnectedError(BaseException):
-    """The lane can't continue. It isn't an Exception: no trial has failed."""
+    """The lane can't continue. It derives from BaseException so that no trial is marked as failed."""
 
 
 class DatasetRefs(NamedTuple):
     """References to the images and to the split of a trial, in Ray's object store."""
 
-    images: ray.ObjectRef
-    split: ray.ObjectRef
+    images: "ray.ObjectRef[ImageSet]"
+    split: "ray.ObjectRef[Split]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaneSpec:
-    """What the workers of a lane need to know. `dataset_refs` refers to the images and split of each trial, by its key."""
+    """What the workers of a lane need to know."""
 
     number: int
     workers: int
     gpu: bool
-    coordinator: Any
+    coordinator: CoordinatorClient
     dataset_refs: dict[str, DatasetRefs]
+    """The images and the split of each trial, by its key."""
     experiment_name: str
     results_folder: str
     session_id: str | None
-    """The run that holds the folder of results."""
+    """The session that holds the results folder."""
     working_dir: str
     """The folder that the user's relative paths refer to."""
     rungs_by_epochs: dict[int, tuple[int, ...]]
-    """Epochs after which a trial waits for Tune's decision, for each number of epochs that a trial may have."""
+    """Epochs after which a trial waits for Tune's decision, by the number of epochs of a trial."""
 
 
 def start_lane(lane: LaneSpec) -> Future[None]:
-    """Start a lane. The future is done when the lane has nothing left to do; its exception says why the lane was lost.
+    """Start a lane and return a future, which is done when the lane has nothing left to do.
 
-    `fit` only waits for Ray Train's controller, an actor of its own, so a thread calls it. Train restarts nothing by itself:
-    whatever is lost, a worker or a machine, its trial goes back to the board at once.
+    Its exception says why the lane was lost. Ray Train restarts nothing by itself: whatever is lost,
+    a worker or a machine, its trial returns to the coordinator at once.
     """
     trainer = TorchTrainer(
         _run_worker,
@@ -99,150 +96,175 @@ def start_lane(lane: LaneSpec) -> Future[None]:
             ),
         ),
     )
-    ended: Future[None] = Future()
+    done: Future[None] = Future()
 
     def fit() -> None:
         try:
             trainer.fit()
-            ended.set_result(None)
+            done.set_result(None)
         except BaseException as error:
-            with contextlib.suppress(RayError):  # the board is lost, too: the fleet finds out
-                if (
-                    ray.is_initialized()
-                ):  # else this is the end of the program, and the call would start another Ray
-                    ray.get(
-                        lane.coordinator.mark_lane_lost.remote(lane.number, describe_failure(error))
-                    )
-            ended.set_exception(error)
+            _report_lane_lost(lane, error)
+            done.set_exception(error)
 
+    # `fit` only waits for Ray Train's controller, an actor of its own, so a thread is enough
     threading.Thread(target=fit, name=f"lane-{lane.number}", daemon=True).start()
-    return ended
+    return done
+
+
+def _report_lane_lost(lane: LaneSpec, error: BaseException) -> None:
+    # when the program ends, Ray is shut down, and the call would start another one
+    if not ray.is_initialized():
+        return
+    # if the coordinator is lost, too, the lane pool notices it
+    with contextlib.suppress(CoordinatorLostError, RayError):
+        lane.coordinator.mark_lane_lost(lane.number, describe_failure(error))
 
 
 def describe_failure(error: BaseException) -> str:
-    """Why a worker died, in one line."""
-    failures = (
-        list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else [error]
-    )
-    first = getattr(failures[0], "health_check_failure", failures[0])
-    return " ".join(str(first).split())[:500]
+    """Return in one line why a lane was lost."""
+    failure = next(iter(_worker_failures(error)), error)
+    cause = getattr(failure, "health_check_failure", failure)
+    return " ".join(str(cause).split())[:MAX_REASON_LENGTH]
 
 
 def find_storage_error(error: BaseException) -> StorageError | None:
-    """A worker's error, if a lane ended because results can't be written: no other lane could write them either."""
-    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
-    return next((failure for failure in failures if isinstance(failure, StorageError)), None)
+    """Return the error of a lane that couldn't write results: no other lane can write them either."""
+    for failure in _worker_failures(error):
+        if isinstance(failure, StorageError):
+            return failure
+    return None
+
+
+def _worker_failures(error: BaseException) -> list[Exception]:
+    return list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
 
 
 def worker_resources(gpu: bool) -> dict[str, float]:
-    """What Ray sets aside for one worker."""
+    """Return what Ray reserves for one worker."""
     return {"CPU": 1, "GPU": 1} if gpu else {"CPU": 1}
 
 
 def _run_worker(config: dict[str, LaneSpec]) -> None:
-    """One worker: take trials until there are none."""
-    lane, context = config["lane"], get_context()
+    """Train trials in one worker of a lane until none is left."""
+    lane = config["lane"]
     malloc_tuning.keep_freed_memory()
-    torch.set_num_threads(1)  # a lane has one core, and sums are in the same order wherever it runs
+    # a lane has one core, and sums are in the same order wherever it runs
+    torch.set_num_threads(1)
     if Path(lane.working_dir).is_dir():
         os.chdir(lane.working_dir)
-    group = WorkerGroup(context.get_world_rank(), context.get_world_size())
-    place = TrialContext(
+    context = get_context()
+    workers = WorkerGroup(context.get_world_rank(), context.get_world_size())
+    trial_context = TrialContext(
         experiment_name=lane.experiment_name,
         store=ResultStore(lane.results_folder, lane.session_id),
         device=get_device(),
-        worker_group=group,
+        worker_group=workers,
     )
-
-    def take() -> Job | None:
-        return group.broadcast(
-            _get_or_disconnect(lane.coordinator.next_trial.remote(lane.number))
-            if group.rank == 0
-            else None
-        )
-
-    while job := take():
-        status = _run_job(job, place, lane)
-        if group.rank == 0:
-            _get_or_disconnect(lane.coordinator.end_trial.remote(lane.number, status))
+    while job := _next_job(lane, workers):
+        status = _run_job(job, trial_context, lane)
+        if workers.rank == 0:
+            with _disconnect_on_loss():
+                lane.coordinator.end_trial(lane.number, status)
         if status == "failed":
-            torch.cuda.empty_cache()  # after running out of memory, fragments are of no use to the next trial
+            # after running out of memory, fragments are useless to the next trial
+            torch.cuda.empty_cache()
 
 
-def _run_job(job: Job, place: TrialContext, lane: LaneSpec) -> str:
-    trial = TrialConfig(**job.trial)
-    refs = lane.dataset_refs[job.key]
-    # images are in shared memory: nothing is copied
-    dataset = Dataset(images=_get_or_disconnect(refs.images), split=_get_or_disconnect(refs.split))
-    if job.attempts > 1 and is_trial_completed(trial, place):
+def _next_job(lane: LaneSpec, workers: WorkerGroup) -> Job | None:
+    """Return the next trial of this lane. The first worker asks for all of them."""
+    job = None
+    if workers.rank == 0:
+        with _disconnect_on_loss():
+            job = lane.coordinator.next_trial(lane.number)
+    return workers.broadcast(job)
+
+
+def _run_job(job: Job, context: TrialContext, lane: LaneSpec) -> str:
+    """Train a trial and return its status."""
+    trial = job.trial
+    dataset = _get_dataset(job.key, lane)
+    if job.attempts > 1 and is_trial_completed(trial, context):
         return "completed"
     if job.attempts > MAX_ATTEMPTS:
-        return record_failure(
-            trial, dataset.images, place, RuntimeError(_lost_worker_message(job.loss_reason))
-        )
+        error = RuntimeError(_lost_worker_message(job.loss_reason))
+        return record_failure(trial, dataset.images, context, error)
 
-    def judge(epoch: EpochMetrics) -> StopReason | None:
-        wait = epoch.epoch in lane.rungs_by_epochs[trial.epochs]
-        report = lane.coordinator.report_epoch
-        mine: StopReason | None = (
-            _get_or_disconnect(report.remote(lane.number, dataclasses.asdict(epoch), wait))
-            if place.worker_group.rank == 0
-            else None
-        )
-        return place.worker_group.broadcast(mine)
+    def decide_stop(epoch: EpochMetrics) -> StopReason | None:
+        reason = None
+        if context.worker_group.rank == 0:
+            is_rung = epoch.epoch in lane.rungs_by_epochs[trial.epochs]
+            with _disconnect_on_loss():
+                reason = lane.coordinator.report_epoch(
+                    lane.number, dataclasses.asdict(epoch), is_rung
+                )
+        return context.worker_group.broadcast(reason)
 
     try:
-        return run_trial(trial, dataset, place, judge)
-    except (
-        StorageError,
-        torch.AcceleratorError,
-    ):  # it isn't the trial's fault: the former can't even be recorded
+        return run_trial(trial, dataset, context, decide_stop)
+    except (StorageError, torch.AcceleratorError):
+        # not the trial's fault, and the former couldn't even be recorded
         raise
-    except Exception as error:  # of one of several workers
-        _record_shared_failure(error, trial, dataset.images, place, lane)
-        raise  # the state of the other workers is unknown: the group starts over
+    except Exception as error:  # only a trial with several workers raises its own errors
+        _record_shared_failure(error, trial, dataset.images, context, lane)
+        raise  # the state of the other workers is unknown, so the lane is replaced
+
+
+def _get_dataset(key: str, lane: LaneSpec) -> Dataset:
+    """Return the images and the split of a trial. Images are in shared memory and aren't copied."""
+    refs = lane.dataset_refs[key]
+    with _disconnect_on_loss():
+        return Dataset(images=ray.get(refs.images), split=ray.get(refs.split))
 
 
 def _lost_worker_message(reason: str) -> str:
-    """The error of a trial that is given up. Whether a process was killed for lack of memory can only be guessed."""
-    said = (
+    """Return the error of a trial that is given up after `MAX_ATTEMPTS` lost workers."""
+    message = (
         f"its worker was lost {MAX_ATTEMPTS} times at the same epoch, the last time with: {reason}"
     )
-    advice = " If memory ran out, lower `batch_size` or `image_size`, freeze more, or use a machine with more memory."
-    return said + advice if "memory" in reason else said
+    # that a process was killed because memory ran out can only be guessed
+    if "memory" in reason:
+        message += (
+            " If memory ran out, lower `batch_size` or `image_size`, freeze more, or use a machine "
+            "with more memory."
+        )
+    return message
 
 
 def _record_shared_failure(
-    error: Exception, trial: TrialConfig, images: ImageSet, place: TrialContext, lane: LaneSpec
+    error: Exception, trial: TrialConfig, images: ImageSet, context: TrialContext, lane: LaneSpec
 ) -> None:
-    """Record the trial as failed if all workers raised the same error: then the trial caused it and isn't tried again.
+    """Record the trial as failed if all workers raised the same error: then the trial caused it.
 
-    They compare through the board, since they can't reach each other any more.
+    They compare errors through the coordinator, since they can't reach each other any more.
     """
-    told = type(error).__name__ + (
-        "" if isinstance(error, torch.OutOfMemoryError) else f": {error}"
-    )
-    group, board = place.worker_group, lane.coordinator
-    if not _get_or_disconnect(
-        board.all_raised_same_error.remote(
-            lane.number, group.rank, group.size, told, SAME_ERROR_TIMEOUT_S
+    description = type(error).__name__
+    if not isinstance(error, torch.OutOfMemoryError):  # whose text differs between workers
+        description += f": {error}"
+    workers, coordinator = context.worker_group, lane.coordinator
+    with _disconnect_on_loss():
+        is_shared = coordinator.all_raised_same_error(
+            lane.number, workers.rank, workers.size, description, SAME_ERROR_TIMEOUT_S
         )
-    ):
+    if not is_shared:
         return
-    if group.rank == 0:
-        record_failure(trial, images, place, error)
-        _get_or_disconnect(board.end_trial.remote(lane.number, "failed"))
-    else:  # the first worker that ends takes the others with it
-        _get_or_disconnect(board.wait_until_idle.remote(lane.number))
+    if workers.rank == 0:
+        record_failure(trial, images, context, error)
+        with _disconnect_on_loss():
+            coordinator.end_trial(lane.number, "failed")
+    else:
+        # the first worker that ends takes the others with it, so wait until the row is written
+        with _disconnect_on_loss():
+            coordinator.wait_until_idle(lane.number)
 
 
-def _get_or_disconnect(reference: Any) -> Any:
-    """The board's answer.
+@contextlib.contextmanager
+def _disconnect_on_loss() -> Iterator[None]:
+    """End this lane when Ray or the coordinator is lost, or when it has given up the lane.
 
     Raises:
-        CutOff: the board can't be reached any more, or has given up this lane.
+        LaneDisconnectedError: one of these has happened.
     """
     try:
-        return ray.get(reference)
-    except RayError as error:
+        yield
+    except (RayError, CoordinatorLostError) as error:
         raise LaneDisconnectedError(str(error)) from error

@@ -1,4 +1,4 @@
-"""Ray itself: join the cluster that this machine belongs to, or start one that is this machine."""
+"""Ray itself: its settings, and joining the cluster of this machine or starting one that is it."""
 
 import contextlib
 import logging
@@ -13,13 +13,34 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import psutil
 import ray
-import yaml
-from ray._private.services import canonicalize_bootstrap_address
 
+from bioimg.cluster import ray_private
 from bioimg.errors import UserError
 
+SETTINGS = {
+    # Tune: the results folder is the record, and Tune's own files can lose rows
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Tune: Ctrl-C ends the program, not only the trial
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Tune: the newer output prints at any verbosity
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Train: seconds between two checks of its workers. By default, 2, a dead one is noticed late
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Train: a worker that doesn't answer for this many seconds hangs. It answers while it trains, so
+    # that a long epoch isn't taken for a hang
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
+    # Train: one process less
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Train: seconds that it waits for workers that hang when a lane ends
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
+}
+"""Environment variables that Ray reads, unless the user has set them.
+
+Tune reads its own in this process when it runs. Train passes its own, except the last, from this
+process to its controller and to the workers when a lane starts. The controller reads the last one
+from the environment that Ray was started in: on a cluster that was joined, Ray's 30 s hold.
+"""
 QUIET_INIT_OPTIONS = {"log_to_driver": False, "logging_level": "ERROR"}
 JOIN_TIMEOUT_S = 40.0
 """Seconds in which a cluster must let this machine in."""
@@ -38,60 +59,70 @@ except Exception as error:
 
 
 class RayLostError(BaseException):
-    """Ray is lost, and calls to it never return; `reason` is for the user.
+    """Ray is lost, and calls to it never return.
 
-    It isn't an Exception, since Tune would then ask Ray to clean up.
+    It derives from BaseException, since Tune would ask Ray to clean up after an Exception.
     """
 
-    def __init__(self, reason: UserError) -> None:
-        self.user_error = reason
+    def __init__(self, user_error: UserError) -> None:
+        self.user_error = user_error
+
+
+def configure_ray() -> None:
+    """Set Ray's environment variables. Call this before Ray is started or joined."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
 
 
 def join_cluster() -> bool:
-    """Join a running cluster if this machine is part of one or RAY_ADDRESS names one. Returns whether there is one.
+    """Join a cluster if RAY_ADDRESS names one or this machine is part of one.
+
+    Return True if there is one.
 
     Raises:
-        UserError: there is none at RAY_ADDRESS, or it doesn't let us in.
+        UserError: there is none at RAY_ADDRESS, or it doesn't let this machine in.
     """
     if ray.is_initialized():
         return True
-    named = os.environ.get("RAY_ADDRESS")
+    named_address = os.environ.get("RAY_ADDRESS")
     try:
-        found = canonicalize_bootstrap_address(None)  # type: ignore[arg-type]  # "auto" would join another program's own Ray
-        if found is None:
+        address = ray_private.find_cluster_address()
+        if address is None:
             return False
-        probe_address(found)
-        ray.init(address=found, **QUIET_INIT_OPTIONS)
+        probe_address(address)
+        ray.init(address=address, **QUIET_INIT_OPTIONS)
     except (OSError, ValueError) as error:
-        if named:
+        if named_address:
             raise UserError(
-                f"the value of RAY_ADDRESS is {named!r}, but must be the address of a running cluster that lets you in: "
-                f"{error}. Check it and the cluster's token, or unset it to use this machine."
+                f"the value of RAY_ADDRESS is {named_address!r}, but must be the address of a running "
+                f"cluster that lets you in: {error}. Check it and the cluster's token, or unset it to "
+                "use this machine."
             ) from error
-        if isinstance(
-            error, ConnectionRefusedError
-        ):  # a killed cluster left its address on this machine
+        if isinstance(error, ConnectionRefusedError):
+            # a cluster that was killed left its address on this machine
             return False
         raise UserError(
-            f"this machine is part of a cluster that doesn't let you in: {error}. To use the machine alone: RAY_ADDRESS=local."
+            f"this machine is part of a cluster that doesn't let you in: {error}. "
+            "To use the machine alone: RAY_ADDRESS=local."
         ) from error
     return True
 
 
 def probe_address(address: str) -> None:
-    """Check that a Ray lets this machine in: `ray.init` alone would wait for minutes for one that doesn't answer.
+    """Check that a Ray lets this machine in.
 
-    A separate process asks, which can be ended; its log isn't shown.
+    `ray.init` alone would wait for minutes for one that doesn't answer. So a separate process tries
+    it, which can be ended and whose log isn't shown.
 
     Raises:
-        ConnectionRefusedError: nothing listens there.
-        OSError: nothing answers there, or the reason why we aren't let in.
-        ValueError: it isn't HOST:PORT.
+        ConnectionRefusedError: nothing listens at the address.
+        OSError: nothing answers there, or this machine isn't let in.
+        ValueError: the address isn't HOST:PORT.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     try:
-        ended = subprocess.run(
+        probe = subprocess.run(
             [sys.executable, "-c", PROBE_SCRIPT, address],
             capture_output=True,
             text=True,
@@ -99,160 +130,154 @@ def probe_address(address: str) -> None:
         )
     except subprocess.TimeoutExpired:
         raise TimeoutError(
-            f"no Ray answers there within {JOIN_TIMEOUT_S:.0f} s. Is it the port of the head? {TOKEN_HINT}"
+            f"no Ray answers there within {JOIN_TIMEOUT_S:.0f} s. Is it the port of the head? "
+            f"{TOKEN_HINT}"
         ) from None
-    if ended.returncode:
-        raise ConnectionError(f"{ended.stderr.strip().splitlines()[-1]} {TOKEN_HINT}")
+    if probe.returncode:
+        raise ConnectionError(f"{probe.stderr.strip().splitlines()[-1]} {TOKEN_HINT}")
 
 
 def start_local_ray() -> None:
     """Start Ray on this machine alone, unless a cluster has been joined."""
-    token = Path.home() / ".ray" / "auth_token"
+    token_path = Path.home() / ".ray" / "auth_token"
     if not ray.is_initialized():
-        create_auth_token(token)
+        create_auth_token(token_path)
         ray.init(address="local", **QUIET_INIT_OPTIONS)
-    if token.exists():
-        token.chmod(0o600)  # `ray get-auth-token` writes it readable for all
+    if token_path.exists():
+        token_path.chmod(0o600)  # `ray get-auth-token` makes it readable for all
 
 
 def create_auth_token(path: Path) -> None:
-    """Create the token that Ray asks for, unless there is one; Ray itself would make it readable for all.
+    """Create the token that Ray asks for, readable by its owner only. Ray would let all read it.
 
-    None is created if the environment says that Ray asks for none, or contains or names another.
+    Do nothing if there is one, or if the environment says that Ray asks for none or names another.
     """
-    asked = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
-    if (
-        asked
-        and not path.exists()
-        and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & {*os.environ}
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent
-        ) as file:  # readable by its owner only
-            file.write(secrets.token_hex(32))  # as Ray does
-            file.flush()
-            with contextlib.suppress(FileExistsError):  # another run created it first
-                os.link(file.name, path)
+    if path.exists() or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # readable by its owner only
+        file.write(secrets.token_hex(32))  # as Ray does
+        file.flush()
+        with contextlib.suppress(FileExistsError):  # another program has just created it
+            os.link(file.name, path)
 
 
 @contextlib.contextmanager
 def redirect_ray_output(file: IO[str]) -> Iterator[None]:
-    """Have Ray print and log to a file: much of what it calls an error is none, such as a process that is replaced."""
+    """Have Ray print and log to a file. It logs events as errors that are none, as a replaced process."""
     logger = logging.getLogger("ray")
-    before = [*logger.handlers]
+    handlers = [*logger.handlers]
     logger.handlers[:] = [logging.StreamHandler(file)]
     try:
         with contextlib.redirect_stdout(file):
             yield
     finally:
-        logger.handlers[:] = before
+        logger.handlers[:] = handlers
 
 
 @contextlib.contextmanager
 def report_ray_loss() -> Iterator[None]:
-    """Report a loss of Ray to the user: through `check` or, where the program waits for what is lost, from another thread.
+    """Report a loss of Ray to the user.
+
+    `check_ray_alive` notices it. Where the program waits for what is lost, another thread does, and
+    ends the program.
 
     Raises:
         UserError: Ray is lost.
     """
-    ended = threading.Event()
-    threading.Thread(target=_exit_if_stuck, args=(ended,), name="watch", daemon=True).start()
+    is_over = threading.Event()
+    threading.Thread(target=_exit_if_stuck, args=(is_over,), name="watch", daemon=True).start()
     try:
         yield
-    except RayLostError as lost:
-        raise lost.user_error from lost
+    except RayLostError as error:
+        raise error.user_error from error
     finally:
-        ended.set()
+        is_over.set()
 
 
-def _exit_if_stuck(ended: threading.Event) -> None:
-    while not ended.wait(1):
-        if (loss := _ray_loss_error()) and not ended.wait(EXIT_GRACE_S):
-            print(f"error: {loss}", file=sys.__stderr__, flush=True)
-            os._exit(2)  # the exit code of a program that gave up, as with `check`
+def _exit_if_stuck(is_over: threading.Event) -> None:
+    while not is_over.wait(1):
+        error = _ray_loss_error()
+        if error and not is_over.wait(EXIT_GRACE_S):
+            print(f"error: {error}", file=sys.__stderr__, flush=True)
+            os._exit(2)  # the exit code of every UserError
 
 
 def check_ray_alive() -> None:
     """Check that Ray is alive, if this program has started it.
 
     Raises:
-        Lost: part of it isn't.
+        RayLostError: part of it isn't.
     """
-    if loss := _ray_loss_error():
-        raise RayLostError(loss)
+    if error := _ray_loss_error():
+        raise RayLostError(error)
 
 
 def _ray_loss_error() -> UserError | None:
-    """What is lost, if anything: without these two processes Ray ends the program after a minute, with no helpful message."""
-    node = ray._private.worker._global_node  # type: ignore[attr-defined]  # there is no public call
-    for kind, process in node.dead_processes() if node else ():
-        if kind in ("raylet", "gcs_server"):
+    """Return an error if Ray has lost one of the two processes without which it can't continue."""
+    for name, process in ray_private.dead_ray_processes():
+        if name in ("raylet", "gcs_server"):
             return UserError(
-                f"{kind}, a process of Ray's on this machine, was lost with exit code {process.returncode}: it was killed, or "
-                "the machine ran out of memory. All reported epochs are saved; run the same command again to resume."
+                f"{name}, a process of Ray's on this machine, was lost with exit code "
+                f"{process.returncode}: it was killed, or the machine ran out of memory. All reported "
+                "epochs are saved, so run the same command again to resume."
             )
     return None
 
 
 def count_devices() -> tuple[str, int]:
-    """What trials run on, GPUs if there are any, and how many there are or, on a cluster that grows, can be.
+    """Return the kind of device that trials run on, GPU if there are any, and how many there are.
+
+    On a cluster that grows, that is how many there can be.
 
     Raises:
         UserError: this machine has GPUs that torch can't use.
     """
-    if ray.is_initialized():
-        held, plan = ray.cluster_resources(), _autoscaler_config()
-        most = {
-            name: max(held.get(name, 0), autoscaler_maximum(plan, name)) for name in ("GPU", "CPU")
-        }
-        kind = "GPU" if most["GPU"] else "CPU"
-        return kind, int(most[kind])
+    if not ray.is_initialized():
+        return _count_local_devices()
+    available, config = ray.cluster_resources(), ray_private.autoscaler_config()
+    maximum = {
+        name: max(available.get(name, 0), autoscaler_maximum(config, name))
+        for name in ("GPU", "CPU")
+    }
+    kind = "GPU" if maximum["GPU"] else "CPU"
+    return kind, int(maximum[kind])
+
+
+def _count_local_devices() -> tuple[str, int]:
     import torch
 
     gpus = torch.cuda.device_count()
-    if gpus and not torch.cuda.is_available():  # Ray would start lanes on them
+    if not gpus:
+        return "CPU", os.cpu_count() or 1
+    if not torch.cuda.is_available():  # Ray would start lanes on them
         raise UserError(
-            f"the number of this machine's GPUs is {gpus}, but torch {torch.__version__} can't use any. Most often, the driver "
-            f"is too old for its CUDA {torch.version.cuda}: `nvidia-smi` shows the newest that the driver supports. Update the "
-            "driver, install a torch that fits it (https://pytorch.org/get-started), or use the CPU: CUDA_VISIBLE_DEVICES=''."
+            f"the number of this machine's GPUs is {gpus}, but torch {torch.__version__} can't use any. "
+            f"Most often, the driver is too old for its CUDA {torch.version.cuda}: `nvidia-smi` shows "
+            "the newest that the driver supports. Update the driver, install a torch that fits it "
+            "(https://pytorch.org/get-started), or use the CPU: CUDA_VISIBLE_DEVICES=''."
         )
-    return ("GPU", gpus) if gpus else ("CPU", os.cpu_count() or 1)
+    return "GPU", gpus
 
 
-def autoscaler_maximum(plan: Mapping[str, Any], resource: str) -> float:
-    """How much of a resource the machines have together that an autoscaler may start by its configuration."""
-    kinds = [
-        kind
-        for name, kind in plan.get("available_node_types", {}).items()
-        if name != plan.get("head_node_type")
-    ]
-    each = [
-        kind.get("resources", {}).get(resource, 0)
-        for kind in kinds
-        for _ in range(kind.get("max_workers", 0))
-    ]
-    return sum(sorted(each, reverse=True)[: plan.get("max_workers", 0)])
-
-
-def _autoscaler_config() -> dict[str, Any]:
-    """The configuration of the autoscaler, which is on the cluster's head; {} if there is none on this machine.
-
-    Ray has no call for it: it is in the file that the autoscaler's process was started with.
-    """
-    cluster = f"--gcs-address={ray.get_runtime_context().gcs_address}"
-    for words in (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])):
-        for file in (
-            word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")
-        ):
-            if cluster in words:
-                return yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
-    return {}
+def autoscaler_maximum(config: Mapping[str, Any], resource: str) -> float:
+    """Return how much of a resource the machines have together that an autoscaler may start."""
+    amounts = []
+    for name, node_type in config.get("available_node_types", {}).items():
+        if name != config.get("head_node_type"):
+            amount = node_type.get("resources", {}).get(resource, 0)
+            amounts += [amount] * node_type.get("max_workers", 0)
+    # the cluster's own maximum may leave out some of the machines
+    return sum(sorted(amounts, reverse=True)[: config.get("max_workers", 0)])
 
 
 def count_worker_slots(resources: Mapping[str, float]) -> int:
-    """How many workers that need these resources the cluster has room for now, if nothing else uses it."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(
-        int(min(node.get(name, 0) // need for name, need in resources.items())) for node in nodes
-    )
+    """Return how many workers with these resources the cluster can run if nothing else uses it."""
+    slots = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            available = node["Resources"]
+            slots += int(min(available.get(name, 0) // need for name, need in resources.items()))
+    return slots

@@ -1,123 +1,152 @@
-"""Ray Tune decides which trials continue."""
+"""Run an experiment on lanes, while Ray Tune decides which trials continue."""
 
-import functools
-import os
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault(
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"
-)  # the store is the record; Tune's own files can lose rows
-os.environ.setdefault(
-    "TUNE_DISABLE_SIGINT_HANDLER", "1"
-)  # Ctrl-C ends the program, not only the trial
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer output prints at any verbosity
 
 import ray
 from ray import tune
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from bioimg.cluster import ray_session, trackers
-from bioimg.cluster.coordinator import start_coordinator
+from bioimg.cluster import ray_session
+from bioimg.cluster.coordinator_client import CoordinatorClient, start_coordinator
+from bioimg.cluster.heartbeat import Heartbeat
 from bioimg.cluster.lane_pool import POLL_INTERVAL_S, LanePool
 from bioimg.cluster.lanes import DatasetRefs, LaneSpec
 from bioimg.cluster.tune_scheduler import CohortScheduler
 from bioimg.cluster.tune_trial import encode_trial, relay_trial, trial_key
 from bioimg.config import TrialConfig
 from bioimg.data.image_set import Dataset
-from bioimg.diagnostics import run_checks
 from bioimg.early_stopping import past_trials
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from bioimg.progress.listener import ProgressListener
 from bioimg.results.result_store import ResultStore
+from bioimg.training.trial_trainer import EpochMetrics
+
+RELAY_MEMORY_BYTES = 1e8
+"""What Ray reserves for the process of a Tune trial, which only relays."""
+EPOCH_FIELDS = tuple(field.name for field in dataclasses.fields(EpochMetrics))
 
 
 def make_executor(
-    trials: Iterable[TrialConfig], lane_count: int | None, track: Sequence[str] = ()
-) -> Callable[..., None]:
-    """`run` on at most so many lanes, by default as many as there are devices for, after checking that there are enough or, on
-    a cluster that can grow, that there can be.
+    trials: Iterable[TrialConfig], lane_count: int | None, check_nodes: Callable[[str], None]
+) -> "LaneExecutor":
+    """Join or prepare Ray, and return what runs trials on its lanes.
+
+    `check_nodes` gets the results folder before the first lane starts, and checks that every node
+    can use it.
 
     Raises:
-        UserError: more workers, or lanes of workers, than devices; trials that differ in their workers; a tracker that isn't
-            installed.
+        UserError: more workers, or lanes of workers, than there are or can be devices. Or the trials
+            differ in their workers.
     """
-    trackers.check_trackers_installed(track)
-    joined = ray_session.join_cluster()
-    kind, available = ray_session.count_devices()
-    workers = {trial.workers for trial in trials}
-    if len(workers) > 1:
+    ray_session.configure_ray()
+    is_cluster = ray_session.join_cluster()
+    device, device_count = ray_session.count_devices()
+    worker_counts = {trial.workers for trial in trials}
+    if len(worker_counts) > 1:
         raise UserError(
-            f"the values of `workers` are {sorted(workers)}, but must be the same for all trials of a run: they share lanes."
+            f"the values of `workers` are {sorted(worker_counts)}, but must be the same for all trials "
+            "of a run: they share lanes."
         )
-    each = workers.pop()
-    if each * (lane_count or 1) > available and not (joined and lane_count):
-        needed = f"`workers` ({each})" + (f" times `lanes` ({lane_count})" if lane_count else "")
+    workers = worker_counts.pop()
+    needed = workers * (lane_count or 1)
+    # machines that will join a cluster can't be counted, so there the user's number of lanes holds
+    if needed > device_count and not (is_cluster and lane_count):
+        field = f"`workers` ({workers})"
+        if lane_count:
+            field += f" times `lanes` ({lane_count})"
+        way_out = "Lower it, or use a larger machine or cluster."
+        if is_cluster:
+            way_out += " If more machines will join this one, set --lanes to the number of lanes to wait for."
         raise UserError(
-            f"the value of {needed} is {each * (lane_count or 1)}, but must be at most the number of devices, "
-            f"which is {available} ({kind}). Lower it, or use a larger machine or cluster."
-            + (
-                " If more machines will join this one, set --lanes to the number of lanes to wait for."
-                if joined
-                else ""
+            f"the value of {field} is {needed}, but must be at most the number of devices, which is "
+            f"{device_count} ({device}). {way_out}"
+        )
+    return LaneExecutor(lane_count, device == "GPU", check_nodes)
+
+
+@dataclass(frozen=True)
+class LaneExecutor:
+    """Run trials on lanes. Made by `make_executor`."""
+
+    max_lanes: int | None
+    gpu: bool
+    check_nodes: Callable[[str], None]
+
+    def __call__(
+        self,
+        experiment: Experiment,
+        trials: Sequence[TrialConfig],
+        datasets: Mapping[TrialConfig, Dataset],
+        store: ResultStore,
+        listener: ProgressListener,
+    ) -> None:
+        """Run trials while Tune stops those that fall behind. Return when each has left its row.
+
+        What Ray prints in spite of its settings is written to a file beside the results.
+
+        Raises:
+            UserError: the nodes can't run trials, Ray is lost, or as `Heartbeat.beat`.
+        """
+        if not trials:
+            return
+        with (
+            store.open_ray_log() as log,
+            ray_session.redirect_ray_output(log),
+            ray_session.report_ray_loss(),
+        ):
+            ray_session.start_local_ray()
+            self.check_nodes(store.location)
+            self._run_trials(experiment, trials, datasets, store, listener)
+
+    def _run_trials(
+        self,
+        experiment: Experiment,
+        trials: Sequence[TrialConfig],
+        datasets: Mapping[TrialConfig, Dataset],
+        store: ResultStore,
+        listener: ProgressListener,
+    ) -> None:
+        coordinator = start_coordinator(len(trials))
+        scheduler = None
+        if rule := experiment.early_stopping:
+            scheduler = CohortScheduler(rule, past_trials(store, trials), coordinator)
+        stopped_keys = scheduler.stopped_keys if scheduler else set()
+        lane_spec = _make_lane_spec(experiment, trials, datasets, store, coordinator, self.gpu)
+        with LanePool(
+            lane_spec,
+            trials=len(trials),
+            max_lanes=self.max_lanes,
+            on_message=listener.on_message,
+        ) as lane_pool:
+            search_algorithm = BasicVariantGenerator(max_concurrent=1)
+            heartbeat = Heartbeat(lane_pool, search_algorithm, store)
+            callback = _TuneCallback(store, listener, heartbeat, stopped_keys)
+            _run_tuner(
+                trials, scheduler, search_algorithm, callback, coordinator, store.engine_folder
             )
-        )
-    return functools.partial(run_on_lanes, limit=lane_count, gpu=kind == "GPU", track=track)
-
-
-def run_on_lanes(
-    experiment: Experiment,
-    trials: Sequence[TrialConfig],
-    datasets: Mapping[TrialConfig, Dataset],
-    store: ResultStore,
-    watcher: ProgressListener,
-    *,
-    limit: int | None,
-    gpu: bool,
-    track: Sequence[str] = (),
-) -> None:
-    """Run trials on at most `limit` lanes while Tune stops those that fall behind; returns when every trial has left its row.
-
-    What Ray prints in spite of its settings goes to a file beside the results.
-
-    Raises:
-        UserError: as `Fleet.tend`, also where that raises Lost.
-    """
-    if not trials:
-        return
-    with (
-        store.open_ray_log() as log,
-        ray_session.redirect_ray_output(log),
-        ray_session.report_ray_loss(),
-    ):
-        ray_session.start_local_ray()
-        run_checks.run_preflight_checks(run_checks.folder_uri(store.location))
-        lane, rule = (
-            _make_lane_spec(experiment, trials, datasets, store, gpu),
-            experiment.early_stopping,
-        )
-        scheduler = (
-            CohortScheduler(rule, past_trials(store, trials), lane.coordinator) if rule else None
-        )
-        with LanePool(lane, trials=len(trials), limit=limit, say=watcher.on_message) as fleet:
-            pace = BasicVariantGenerator(max_concurrent=1)
-            stopped = scheduler.stopped_keys if scheduler else set()
-            told = [
-                _ProgressCallback(store, watcher, fleet, pace, stopped),
-                *trackers.tracker_callbacks(track, experiment.name),
-            ]
-            _run_tuner(trials, scheduler, lane.coordinator, told, store.engine_folder, pace)
-            while not fleet.is_done:
-                fleet.reconcile()
+            # lanes still write the rows of trials that Tune has stopped
+            while not lane_pool.is_done:
+                heartbeat.beat()
                 time.sleep(POLL_INTERVAL_S)
-        for ended, status in store.tables.trial_statuses().items():
-            if (
-                ended in stopped and status != "stopped"
-            ):  # patience had ended it as well, or it failed before it could stop
-                watcher.on_trial_end(ended, status)
+        _correct_stopped_statuses(store, listener, stopped_keys)
+
+
+def _correct_stopped_statuses(
+    store: ResultStore, listener: ProgressListener, stopped_keys: Set[str]
+) -> None:
+    """Report trials that Tune stopped, but that ended otherwise.
+
+    Their patience ended at the same epoch, or they failed before they could stop.
+    """
+    for key, status in store.tables.trial_statuses().items():
+        if key in stopped_keys and status != "stopped":
+            listener.on_trial_end(key, status)
 
 
 def _make_lane_spec(
@@ -125,60 +154,65 @@ def _make_lane_spec(
     trials: Sequence[TrialConfig],
     datasets: Mapping[TrialConfig, Dataset],
     store: ResultStore,
+    coordinator: CoordinatorClient,
     gpu: bool,
 ) -> LaneSpec:
-    """What all lanes have in common."""
+    """Return what all lanes have in common."""
     rule = experiment.early_stopping
+    epoch_counts = {trial.epochs for trial in trials}
     return LaneSpec(
         number=0,
         workers=trials[0].workers,
         gpu=gpu,
-        coordinator=start_coordinator(len(trials)),
+        coordinator=coordinator,
         dataset_refs=_put_datasets(trials, datasets),
         experiment_name=experiment.name,
         results_folder=store.location,
         session_id=store.session_id,
         working_dir=str(Path.cwd()),
-        rungs_by_epochs={
-            trial.epochs: rule.rungs(trial.epochs) if rule else () for trial in trials
-        },
+        rungs_by_epochs={epochs: rule.rungs(epochs) if rule else () for epochs in epoch_counts},
     )
 
 
 def _put_datasets(
     trials: Sequence[TrialConfig], datasets: Mapping[TrialConfig, Dataset]
 ) -> dict[str, DatasetRefs]:
-    """Put each set of images and each split into the object store once, and refer to them by the keys of the trials."""
-    refs: dict[int, ray.ObjectRef] = {}
+    """Put each set of images and each split into Ray's object store once.
+
+    Return the references to those of each trial, by its key.
+    """
+    refs: dict[int, ray.ObjectRef[Any]] = {}
+
+    def put_once(value: object) -> "ray.ObjectRef[Any]":
+        if id(value) not in refs:
+            refs[id(value)] = ray.put(value)
+        return refs[id(value)]
+
+    dataset_refs = {}
     for trial in trials:
-        for value in (datasets[trial].images, datasets[trial].split):
-            if id(value) not in refs:
-                refs[id(value)] = ray.put(value)
-    return {
-        trial.key: DatasetRefs(refs[id(datasets[trial].images)], refs[id(datasets[trial].split)])
-        for trial in trials
-    }
+        dataset = datasets[trial]
+        dataset_refs[trial.key] = DatasetRefs(put_once(dataset.images), put_once(dataset.split))
+    return dataset_refs
 
 
 def _run_tuner(
     trials: Sequence[TrialConfig],
     scheduler: CohortScheduler | None,
-    board: Any,
-    told: list[tune.Callback],
+    search_algorithm: BasicVariantGenerator,
+    callback: tune.Callback,
+    coordinator: CoordinatorClient,
     folder: str,
-    pace: BasicVariantGenerator,
 ) -> None:
-    here = {
-        f"node:{ray.util.get_node_ip_address()}": 1e-4
-    }  # other machines come and go, and are kept while in use
+    """Run Tune until each trial has ended or been stopped."""
+    # other machines come and go, and an autoscaler keeps those that are in use
+    this_machine = {f"node:{ray.util.get_node_ip_address()}": 1e-4}
+    trainable = tune.with_parameters(relay_trial, coordinator=coordinator)
     tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(relay_trial, board=board), {"memory": 1e8, **here}
-        ),
+        tune.with_resources(trainable, {"memory": RELAY_MEMORY_BYTES, **this_machine}),
         param_space={"trial": tune.grid_search([encode_trial(trial) for trial in trials])},
         tune_config=tune.TuneConfig(
             scheduler=scheduler,
-            search_alg=pace,
+            search_alg=search_algorithm,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial_key(trial.config),
             trial_dirname_creator=lambda trial: trial_key(trial.config),
@@ -187,63 +221,49 @@ def _run_tuner(
             name="tune",
             storage_path=folder,
             verbose=0,
-            callbacks=told,
-            failure_config=tune.FailureConfig(max_failures=-1),  # of a process that only relays
+            callbacks=[callback],
+            # of a process that only relays: it is started again each time
+            failure_config=tune.FailureConfig(max_failures=-1),
         ),
     ).fit()
 
 
-class _ProgressCallback(tune.Callback):
-    """Keeps the watcher informed and the tables up to date while Tune runs."""
-
-    MERGE_SPACING_FACTOR = 20
-    """Time between merges, in multiples of what the last one took: large tables are brought up to date less often."""
+class _TuneCallback(tune.Callback):
+    """Pass Tune's events on: those of trials to the listener, each step to the heartbeat."""
 
     def __init__(
         self,
         store: ResultStore,
-        watcher: ProgressListener,
-        fleet: LanePool,
-        pace: BasicVariantGenerator,
-        stopped: Set[str],
+        listener: ProgressListener,
+        heartbeat: Heartbeat,
+        stopped_keys: Set[str],
     ) -> None:
-        self._store, self._listener, self._lane_pool, self._search_algorithm, self._stopped_keys = (
-            store,
-            watcher,
-            fleet,
-            pace,
-            stopped,
-        )
-        self._next_merge_at = 0.0
+        self._store = store
+        self._listener = listener
+        self._heartbeat = heartbeat
+        self._stopped_keys = stopped_keys
 
     def __getstate__(self) -> dict[str, Any]:
-        """Empty: Tune pickles its callbacks for restoring, which isn't used here, and a terminal can't be pickled."""
+        """Return nothing: Tune pickles its callbacks for a restore, which isn't used here."""
         return {}
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Call the heartbeat at each turn of Tune's event loop."""
+        self._heartbeat.beat()
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self._listener.on_epoch(trial_key(trial.config), result)
+        """Report an epoch, without what Tune has added to it."""
+        epoch = {name: result[name] for name in EPOCH_FIELDS}
+        self._listener.on_epoch(trial_key(trial.config), epoch)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        ended = trial_key(trial.config)
-        if (
-            ended in self._stopped_keys
-        ):  # its lane has yet to write its row; an earlier attempt may have left one
-            self._listener.on_trial_end(ended, "stopped")
+        """Report how a trial ended."""
+        key = trial_key(trial.config)
+        if key in self._stopped_keys:
+            # its lane has yet to write its row, and an earlier attempt may have left one
+            status = "stopped"
         else:
-            self._listener.on_trial_end(
-                ended, self._store.tables.trial_rows("trials", ended)[0]["status"]
-            )
-
-    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
-        started = time.monotonic()
-        self._lane_pool.reconcile()
-        self._search_algorithm.max_concurrent = max(
-            1, self._lane_pool.size
-        )  # one process for each trial that a lane can have
-        if started >= self._next_merge_at:
-            self._store.tables.merge()
-            self._next_merge_at = time.monotonic() + max(
-                2.0, self.MERGE_SPACING_FACTOR * (time.monotonic() - started)
-            )
+            status = self._store.tables.trial_rows("trials", key)[0]["status"]
+        self._listener.on_trial_end(key, status)

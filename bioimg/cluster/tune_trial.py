@@ -4,37 +4,39 @@ import dataclasses
 import json
 from typing import Any
 
-import ray
 from ray import tune
 
 from bioimg.cluster.coordinator import TrialEnded
+from bioimg.cluster.coordinator_client import CoordinatorClient
 from bioimg.config import TrialConfig
 
 
-def relay_trial(config: dict[str, Any], board: Any) -> None:
-    """Put a trial on the board and relay each epoch, until it ends in its lane or Tune stops it here.
+def relay_trial(config: dict[str, Any], coordinator: CoordinatorClient) -> None:
+    """Submit a trial and relay its epochs to Tune, until it ends in its lane or Tune stops it here.
 
-    When started again after its process died, it resumes with the report that has no answer yet.
+    If this process dies and is started again, it resumes with the report that isn't acknowledged.
     """
-    name = trial_key(config)
-    ray.get(board.submit.remote(name, dataclasses.asdict(decode_trial(config))))
-    while not isinstance(report := ray.get(board.next_report.remote(name)), TrialEnded):
-        tune.report(
-            report
-        )  # returns when Tune lets the trial continue; raises SystemExit when its scheduler has stopped it
-        ray.get(board.acknowledge.remote(name, report["epoch"]))
+    trial = decode_trial(config)
+    coordinator.submit(trial.key, trial)
+    while True:
+        report = coordinator.next_report(trial.key)
+        if isinstance(report, TrialEnded):
+            return
+        # returns when Tune lets the trial continue, raises SystemExit when its scheduler stops it
+        tune.report(report)
+        coordinator.acknowledge(trial.key, report["epoch"])
 
 
 def trial_key(config: dict[str, Any]) -> str:
-    """The key of the trial that a Tune config holds."""
+    """Return the key of the trial in a Tune config."""
     return decode_trial(config).key
 
 
 def encode_trial(trial: TrialConfig) -> str:
-    """A trial as one text for Tune, since Tune copies the whole grid, value by value, for each trial that it creates."""
+    """Return a trial as one text: Tune copies every value of the whole grid for each trial."""
     return json.dumps(dataclasses.asdict(trial))
 
 
 def decode_trial(config: dict[str, Any]) -> TrialConfig:
-    """The trial that a Tune config holds."""
+    """Return the trial in a Tune config."""
     return TrialConfig(**json.loads(config["trial"]))

@@ -150,7 +150,7 @@ def test_the_loss_of_the_board_ends_the_experiment_with_a_message_and_the_rerun_
     asked = grid_experiment(epochs=4, seed=(0, 1))
     file = ActingConsole("epoch 2/4", tmp_path / "struck", signal_actor(COORDINATOR, what))
     with pytest.raises(
-        UserError, match=r"the board.*was lost.*run the same command again to resume"
+        UserError, match=r"the coordinator.*was lost.*run the same command again to resume"
     ):
         run_experiment(asked, tmp_path / "struck", file, lanes=1)
     assert not list((tmp_path / "struck").rglob("error.txt")), "a trial was blamed"

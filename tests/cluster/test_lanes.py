@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bioimg.cluster.coordinator import start_coordinator
+from bioimg.cluster.coordinator_client import start_coordinator
 from bioimg.cluster.tune_scheduler import CohortScheduler
 from bioimg.cluster.tune_trial import encode_trial
 from bioimg.config import TrialConfig

@@ -60,7 +60,7 @@ def test_a_finish_on_lanes_that_is_interrupted_is_gone_on_with_by_the_same_comma
     )
     file = ActingConsole("epoch 3/4", tmp_path / "lanes", signal_actor(COORDINATOR, signal.SIGKILL))
     with pytest.raises(
-        UserError, match=r"the board.*was lost.*run the same command again to resume"
+        UserError, match=r"the coordinator.*was lost.*run the same command again to resume"
     ):
         run_experiment(stopping_experiment(), tmp_path / "lanes", file, lanes=1, finish=keys)
     assert len(file.before), "nothing was struck"

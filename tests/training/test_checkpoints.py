@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -172,13 +171,10 @@ def test_a_trial_whose_lane_was_killed_after_its_row_was_written_is_not_trained_
             experiment_name="toy", store=ResultStore(tmp_path), device=torch.device("cpu")
         ),
     )
-    lane: Any = SimpleNamespace(
-        dataset_refs={TRIAL.key: lanes.DatasetRefs(images, toys.dataset(TRIAL).split)},
-        rungs={5: ()},
-    )
-    monkeypatch.setattr(lanes, "_get_or_disconnect", lambda reference: reference)
+    lane: Any = None
+    monkeypatch.setattr(lanes, "_get_dataset", lambda *_: toys.dataset(TRIAL, images))
     monkeypatch.setattr(lanes, "run_trial", lambda *_: "trained")
-    again = Job(TRIAL.key, dataclasses.asdict(TRIAL), attempts=2)
+    again = Job(TRIAL.key, TRIAL, attempts=2)
     assert lanes._run_job(again, place, lane) == "trained"
     run_trial(TRIAL, toys.dataset(TRIAL, images), place, lambda epoch: None)
     assert lanes._run_job(again, place, lane) == "completed"

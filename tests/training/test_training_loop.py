@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -401,10 +400,9 @@ def test_failed_gpu_is_not_recorded_as_the_trials_failure(tmp_path, monkeypatch)
     monkeypatch.setattr(trial_runner, "TrialTrainer", fail)
     config = toys.trial()
     dataset = toys.dataset(config)
-    job = Job(config.key, dataclasses.asdict(config))
-    refs = lanes.DatasetRefs(dataset.images, dataset.split)
-    lane = SimpleNamespace(dataset_refs={config.key: refs}, coordinator=None)
-    monkeypatch.setattr(lanes, "_get_or_disconnect", lambda reference: reference)
+    job = Job(config.key, config)
+    lane: Any = None
+    monkeypatch.setattr(lanes, "_get_dataset", lambda *_: dataset)
     monkeypatch.setattr(lanes, "_record_shared_failure", pytest.fail)
     context = make_context(tmp_path)
     with pytest.raises(torch.AcceleratorError):

@@ -1,4 +1,4 @@
-"""Curves for TensorBoard, and the trackers that Ray supports."""
+"""Curves for TensorBoard, and the trackers MLflow and Weights & Biases."""
 
 import importlib.util
 import io
@@ -10,10 +10,10 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bioimg import runner
-from bioimg.cluster import trackers
 from bioimg.config import TrialConfig
 from bioimg.errors import StorageError, UserError
 from bioimg.experiment import Experiment
+from bioimg.progress import trackers
 from bioimg.progress.tensorboard import TensorBoardListener
 from bioimg.results.result_store import read_results
 from bioimg.run_options import RunOptions
@@ -75,31 +75,68 @@ def test_curves_that_can_not_be_written_are_told_with_the_way_out(tmp_path):
         TensorBoardListener(str(tmp_path / "curves"), [trial], []).on_epoch(trial.key, {"epoch": 1})
 
 
-def test_a_tracker_that_is_not_installed_is_named_before_anything_starts(monkeypatch):
+def test_missing_tracker_is_named_before_anything_starts(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"`track` is 'wandb'.*pip install '\.\[wandb\]'"):
         trackers.check_trackers_installed(["wandb"])
 
 
-def test_trackers_are_told_by_ray_and_so_not_with_local():
-    with pytest.raises(UserError, match="`track` must be left out with --local"):
-        RunOptions(local=True, track=("mlflow",))
-
-
-@pytest.mark.ray
-@pytest.mark.filterwarnings("ignore")
-def test_mlflow_and_wandb_hear_of_every_epoch(tmp_path, monkeypatch):
+@pytest.fixture
+def offline_trackers(tmp_path, monkeypatch) -> None:
+    """Let both trackers write to files of this test."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlflow").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    run(tmp_path / "out", lanes=1, track=("mlflow", "wandb"))
 
-    client, rows = MlflowClient(), read_results(tmp_path / "out").epochs
+
+@pytest.mark.usefixtures("offline_trackers")
+@pytest.mark.parametrize(
+    "local",
+    [
+        True,
+        pytest.param(
+            False, marks=[pytest.mark.ray, pytest.mark.filterwarnings("ignore")], id="lanes"
+        ),
+    ],
+)
+def test_trackers_receive_every_epoch(local, tmp_path):
+    run(tmp_path / "out", local=local, track=("mlflow", "wandb"))
+
+    client, epochs = MlflowClient(), read_results(tmp_path / "out").epochs
     (experiment,) = client.search_experiments(filter_string="name = 'tracked'")
-    for run_ in client.search_runs([experiment.experiment_id]):
-        told = [point.value for point in client.get_metric_history(run_.info.run_id, "val_loss")]
-        assert told == pytest.approx(rows[rows["key"] == run_.info.run_name]["val_loss"].tolist())
-        assert run_.data.params["learning_rate"] in ("0.001", "0.01")
+    mlflow_runs = client.search_runs([experiment.experiment_id])
+    assert {mlflow_run.info.run_name for mlflow_run in mlflow_runs} == set(epochs["key"])
+    for mlflow_run in mlflow_runs:
+        history = client.get_metric_history(mlflow_run.info.run_id, "val_loss")
+        rows = epochs[epochs["key"] == mlflow_run.info.run_name]
+        assert [point.step for point in history] == rows["epoch"].tolist()
+        assert [point.value for point in history] == pytest.approx(rows["val_loss"].tolist())
+        assert mlflow_run.data.params["learning_rate"] in ("0.001", "0.01")
+        assert mlflow_run.data.tags["status"] == "completed"
+        assert mlflow_run.info.status == "FINISHED"
     assert len(list(tmp_path.rglob("offline-run-*/*.wandb"))) == len(EXPERIMENT.trials())
+
+
+@pytest.mark.usefixtures("offline_trackers")
+def test_interrupted_session_ends_its_mlflow_runs(tmp_path):
+    trial = EXPERIMENT.trials()[0]
+    with trackers.open_trackers(["mlflow", "wandb"], "tracked", [trial]) as listeners:
+        for listener in listeners:
+            listener.on_epoch(trial.key, {"epoch": 1, "val_loss": 0.5})
+    client = MlflowClient()
+    (experiment,) = client.search_experiments(filter_string="name = 'tracked'")
+    (mlflow_run,) = client.search_runs([experiment.experiment_id])
+    assert mlflow_run.info.status == "KILLED"
+
+
+def test_unreachable_tracker_error_has_the_way_out(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "file" / "mlflow").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    trial = EXPERIMENT.trials()[0]
+    with (
+        trackers.open_trackers(["mlflow"], "tracked", [trial]) as (listener,),
+        pytest.raises(UserError, match=r"`track` is 'mlflow'.*or leave out --track"),
+    ):
+        listener.on_epoch(trial.key, {"epoch": 1, "val_loss": 0.5})
