@@ -1,132 +1,176 @@
-"""What the facts of a cluster's nodes mean: pure functions from facts to lines."""
+"""What the reports of a cluster's nodes mean: pure functions from reports to check results."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 GIB = 2**30
 MAX_CLOCK_SKEW_S = 5.0
-"""Seconds that clocks may differ, including the time of the call: times in the tables come from several nodes."""
-MIN_DISK_BYTES, MIN_SHM_BYTES = 5 * GIB, 1 * GIB
-"""Free bytes that a node needs at least: logs, weights and checkpoints; NCCL and Ray's object store."""
+"""Seconds that clocks may differ, including the time of the call. Tables hold times of several nodes."""
+MIN_DISK_BYTES = 5 * GIB
+"""Free bytes that a node needs for logs, weights and checkpoints."""
+MIN_SHM_BYTES = 1 * GIB
+"""Free bytes of /dev/shm that a node needs for NCCL and Ray's object store."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One verdict: `wrong` is None where all is well, otherwise what is wrong and what to do."""
+    """The result of one check on one node. `problem` is None, or what is wrong and what to do."""
 
     check: str
     node: str
     problem: str | None = None
 
 
-NodeReports = Mapping[str, Mapping[str, Any] | str]
-"""What each node reported of itself, or why it didn't, by the node's address."""
+class BasicReport(TypedDict):
+    """What a node reports of the things that every trial depends on."""
+
+    versions: Mapping[str, str | None]
+    import_error: str | None
+    storage_error: str | None
 
 
-def diagnose_nodes(facts: NodeReports, needs: int) -> list[CheckResult]:
-    """All verdicts. `needs`: bytes of images that the object store must hold on each node."""
-    said = {node: fact for node, fact in facts.items() if not isinstance(fact, str)}
+class NodeReport(BasicReport):
+    """What a node reports of itself. Sizes are in bytes."""
+
+    device_error: str | None
+    gpus: float
+    gpus_wanted: bool
+    missing_weights: list[str]
+    images_error: str | None
+    free_disk: int
+    free_shm: int | None
+    """None on a system without /dev/shm."""
+    object_store: float
+    token_mode: int | None
+    """The permissions of Ray's token; None if the node has none."""
+    authenticated: bool
+    clock_skew: float
+
+
+def diagnose_nodes(reports: Mapping[str, NodeReport | str], image_bytes: int) -> list[CheckResult]:
+    """Return every result. `image_bytes` must fit in each node's object store.
+
+    `reports` holds, by node, what the node reported of itself, or why it didn't.
+    """
     silent = [
-        CheckResult("answers", node, why) for node, why in facts.items() if isinstance(why, str)
+        CheckResult("answers", node, reason)
+        for node, reason in reports.items()
+        if isinstance(reason, str)
     ]
-    expected = _majority_versions(said)
-    return silent + [
-        line for node, fact in said.items() for line in _node_results(node, fact, expected, needs)
-    ]
+    answered = {node: report for node, report in reports.items() if not isinstance(report, str)}
+    versions = _majority_versions(answered)
+    results = []
+    for node, report in answered.items():
+        results += _node_results(node, report, versions, image_bytes)
+    return silent + results
 
 
-def diagnose_basics(facts: NodeReports) -> list[CheckResult]:
-    """The verdicts on `facts.basics`. A node that didn't answer isn't judged: it may be going away, which lanes survive."""
-    said = {node: fact for node, fact in facts.items() if not isinstance(fact, str)}
-    expected = _majority_versions(said)
-    return [line for node, fact in said.items() for line in _basic_results(node, fact, expected)]
+def diagnose_basics(reports: Mapping[str, BasicReport | str]) -> list[CheckResult]:
+    """Return the results of what every trial depends on.
+
+    A node that didn't answer gets none: it may be about to leave, which lanes survive.
+    """
+    answered = {node: report for node, report in reports.items() if not isinstance(report, str)}
+    versions = _majority_versions(answered)
+    results = []
+    for node, report in answered.items():
+        results += _basic_results(node, report, versions)
+    return results
 
 
 def _node_results(
-    node: str, fact: Mapping[str, Any], expected: Mapping[str, str | None], needs: int
+    node: str, report: NodeReport, versions: Mapping[str, str | None], image_bytes: int
 ) -> Iterator[CheckResult]:
-    yield from _basic_results(node, fact, expected)
-    yield CheckResult("devices", node, _device_problem(fact))
-    yield CheckResult("weights", node, _weights_problem(fact["absent"]))
-    way_out = "Decoded, they are too large to send to the nodes: set BIOIMG_CACHE to a folder that all share."
-    yield CheckResult("images", node, _problem_text(fact["images"], way_out))
-    yield CheckResult(
-        "disk",
-        node,
-        _space_problem(
-            "/tmp", fact["disk"], MIN_DISK_BYTES, "Free some, or give the node a larger disk."
+    yield from _basic_results(node, report, versions)
+    problems = {
+        "devices": _device_problem(report),
+        "weights": _weights_problem(report["missing_weights"]),
+        "images": _problem_text(
+            report["images_error"],
+            "Decoded, they are too large to send to the nodes: set BIOIMG_CACHE to a folder that all "
+            "share.",
         ),
-    )
-    yield CheckResult(
-        "/dev/shm",
-        node,
-        _space_problem(
-            "/dev/shm", fact["shm"], MIN_SHM_BYTES, "In a container: --shm-size=4g or more."
+        "disk": _space_problem(
+            "/tmp",
+            report["free_disk"],
+            MIN_DISK_BYTES,
+            "Free some, or give the node a larger disk.",
         ),
-    )
-    yield CheckResult(
-        "object store",
-        node,
-        _space_problem(
+        "/dev/shm": _space_problem(
+            "/dev/shm",
+            report["free_shm"],
+            MIN_SHM_BYTES,
+            "In a container: --shm-size=4g or more.",
+        ),
+        "object store": _space_problem(
             "the object store",
-            fact["store"],
-            needs,
+            report["object_store"],
+            image_bytes,
             "Start Ray there with a larger --object-store-memory (bytes).",
         ),
-    )
-    yield CheckResult(
-        "authentication", node, _token_problem(fact["token_mode"], fact["authenticated"])
-    )
-    yield CheckResult("clock", node, _clock_problem(fact["skew"]))
+        "authentication": _token_problem(report["token_mode"], report["authenticated"]),
+        "clock": _clock_problem(report["clock_skew"]),
+    }
+    for check, problem in problems.items():
+        yield CheckResult(check, node, problem)
 
 
 def _basic_results(
-    node: str, fact: Mapping[str, Any], expected: Mapping[str, str | None]
+    node: str, report: BasicReport, versions: Mapping[str, str | None]
 ) -> Iterator[CheckResult]:
-    yield CheckResult("versions", node, _version_problem(fact["versions"], expected))
-    yield CheckResult(
-        "imports bioimg",
-        node,
-        _problem_text(fact["broken"], "Install bioimg on this node as on the others."),
+    yield CheckResult("versions", node, _version_problem(report["versions"], versions))
+    import_problem = _problem_text(
+        report["import_error"], "Install bioimg on this node as on the others."
     )
-    way_out = (
-        "Set --out to a folder that all nodes share and can write to (NFS), or s3://BUCKET/FOLDER."
+    yield CheckResult("imports bioimg", node, import_problem)
+    storage_problem = _problem_text(
+        report["storage_error"],
+        "Set --out to a folder that all nodes share and can write to (NFS), or s3://BUCKET/FOLDER.",
     )
-    yield CheckResult("results storage", node, _problem_text(fact["storage"], way_out))
+    yield CheckResult("results storage", node, storage_problem)
 
 
-def _majority_versions(said: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
-    """The version of each package that most nodes have; in a tie, that of the node that was asked first."""
-    names = list(dict.fromkeys(name for fact in said.values() for name in fact["versions"]))
-    return {
-        name: Counter(fact["versions"][name] for fact in said.values()).most_common(1)[0][0]
-        for name in names
-    }
+def _majority_versions(reports: Mapping[str, BasicReport]) -> dict[str, str | None]:
+    """Return the version of each package that most nodes have, in a tie that of the first node."""
+    versions_by_node = [report["versions"] for report in reports.values()]
+    names = dict.fromkeys(name for versions in versions_by_node for name in versions)
+    majority = {}
+    for name in names:
+        counts = Counter(versions[name] for versions in versions_by_node)
+        ((majority[name], _),) = counts.most_common(1)
+    return majority
 
 
 def _version_problem(
-    own: Mapping[str, str | None], expected: Mapping[str, str | None]
+    versions: Mapping[str, str | None], expected: Mapping[str, str | None]
 ) -> str | None:
-    odd = [
-        f"{name} {own[name] or 'missing'} (others: {expected[name] or 'missing'})"
-        for name in own
-        if own[name] != expected[name]
+    differences = []
+    for name, version in versions.items():
+        if version != expected[name]:
+            others = expected[name] or "missing"
+            differences.append(f"{name} {version or 'missing'} (others: {others})")
+    missing = [
+        f"{name} missing"
+        for name, version in versions.items()
+        if version is None and expected[name] is None
     ]
-    odd += [f"{name} missing" for name in own if own[name] is None and expected[name] is None]
-    return f"{', '.join(odd)}. Install the same versions on every node." if odd else None
+    if not differences and not missing:
+        return None
+    return f"{', '.join(differences + missing)}. Install the same versions on every node."
 
 
 def _problem_text(error: str | None, way_out: str) -> str | None:
     return f"{error.rstrip('.')}. {way_out}" if error else None
 
 
-def _device_problem(fact: Mapping[str, Any]) -> str | None:
-    if fact["gpus_wanted"] and not fact["gpus"]:
+def _device_problem(report: NodeReport) -> str | None:
+    if report["gpus_wanted"] and not report["gpus"]:
         return "has no GPU for Ray. Check nvidia-smi there; start a container with --gpus all."
     return _problem_text(
-        fact["product"], "Check nvidia-smi there; the driver must support torch's version of CUDA."
+        report["device_error"],
+        "Check nvidia-smi there. The driver must support torch's version of CUDA.",
     )
 
 
@@ -134,15 +178,18 @@ def _weights_problem(reasons: list[str]) -> str | None:
     return _problem_text("; ".join(reasons), "Copy it there, or put it where all nodes see it.")
 
 
-def _space_problem(place: str, free: int | None, needed: int, way_out: str) -> str | None:
+def _space_problem(name: str, free: float | None, needed: int, way_out: str) -> str | None:
     if free is None or free >= needed:
         return None
-    return f"{place} has {free / GIB:.1f} GiB, but needs {needed / GIB:.1f}. {way_out}"
+    return f"{name} has {free / GIB:.1f} GiB, but needs {needed / GIB:.1f}. {way_out}"
 
 
 def _token_problem(mode: int | None, authenticated: bool) -> str | None:
     if not authenticated:
-        return "anybody who reaches this node can run programs on it. `ray get-auth-token --generate`; export RAY_AUTH_MODE=token."
+        return (
+            "anybody who reaches this node can run programs on it. "
+            "`ray get-auth-token --generate`; export RAY_AUTH_MODE=token."
+        )
     if mode is not None and mode & 0o077:
         return (
             f"~/.ray/auth_token can be read by others (mode {mode:o}). chmod 600 ~/.ray/auth_token"
@@ -151,8 +198,6 @@ def _token_problem(mode: int | None, authenticated: bool) -> str | None:
 
 
 def _clock_problem(skew: float) -> str | None:
-    return (
-        f"is {skew:.0f} s off. Enable time synchronisation (chrony, systemd-timesyncd)."
-        if abs(skew) > MAX_CLOCK_SKEW_S
-        else None
-    )
+    if abs(skew) <= MAX_CLOCK_SKEW_S:
+        return None
+    return f"is {skew:.0f} s off. Enable time synchronisation (chrony, systemd-timesyncd)."

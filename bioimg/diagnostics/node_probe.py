@@ -1,5 +1,10 @@
-"""What a node reports of itself. Sent to it by value, so that a node without bioimg can still report that."""
+"""What a node reports of itself.
 
+These functions are sent to the nodes by value, so that one without bioimg can report that it has none.
+So nothing of bioimg may be imported here, and what isn't in every Python only where it is used.
+"""
+
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -7,95 +12,105 @@ import shutil
 import socket
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 COMPARED_PACKAGES = ("bioimg", "ray", "torch", "torchvision")
 
 
-def probe_node(out: str, mark: str, weights: tuple[str, ...], kept: str | None) -> dict[str, Any]:
-    """The facts of the node that this runs on.
+def probe_node(
+    out: str, marker: str, weights: tuple[str, ...], cache_folder: str | None
+) -> dict[str, Any]:
+    """Return the report of the node that this runs on.
 
     Args:
         out: the results folder, as a URI.
-        mark: name of a file in it, and in `kept`, that the asking machine has just written.
+        marker: name of a file in it, and in `cache_folder`, that the asking machine has just written.
         weights: files or URLs that trials on this node will read.
-        kept: the folder of decoded images that this node will read, as a URI; None if they are sent to it.
+        cache_folder: the folder of decoded images that this node will read, as a URI; None if they
+            are sent to it.
     """
-    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    token_path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    shm_path = Path("/dev/shm")
+    images_error = None
+    if cache_folder:
+        images_error = _error_text(lambda: _check_shared_folder(cache_folder, marker))
     return {
-        **probe_basics(out, mark),
-        "broken": _error_text(lambda: __import__("bioimg.cluster.lanes")),
-        "absent": [why for place in weights if (why := _why_weights_missing(place))],
-        "images": _error_text(lambda: _check_shared_folder(kept, mark)) if kept else None,
-        "token_mode": token.stat().st_mode & 0o777 if token.exists() else None,
-        "authenticated": os.environ.get("RAY_AUTH_MODE", "").lower()
-        == "token",  # as Ray was started here, not as we call it
-        "disk": shutil.disk_usage("/tmp").free,
-        "shm": shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else None,
-        "clock": time.time(),  # last: the asking machine compares it with its own when this arrives
+        **probe_basics(out, marker),
+        "import_error": _error_text(lambda: importlib.import_module("bioimg.cluster.lanes")),
+        "missing_weights": [
+            reason for location in weights if (reason := _why_weights_missing(location))
+        ],
+        "images_error": images_error,
+        "token_mode": token_path.stat().st_mode & 0o777 if token_path.exists() else None,
+        # the mode in which Ray was started on this node
+        "authenticated": os.environ.get("RAY_AUTH_MODE", "").lower() == "token",
+        "free_disk": shutil.disk_usage("/tmp").free,
+        "free_shm": shutil.disk_usage(shm_path).free if shm_path.exists() else None,
+        # last: the asking machine compares it with its own when this arrives
+        "clock": time.time(),
     }
 
 
-def probe_basics(out: str, mark: str) -> dict[str, Any]:
-    """The facts that every trial depends on. Quick: torch isn't imported."""
+def probe_basics(out: str, marker: str) -> dict[str, Any]:
+    """Return the report of what every trial depends on. It is quick, as torch isn't imported."""
+    versions = {name: _package_version(name) for name in COMPARED_PACKAGES}
     return {
-        "versions": {
-            "python": platform.python_version(),
-            **{name: _package_version(name) for name in COMPARED_PACKAGES},
-        },
-        "broken": _error_text(lambda: __import__("bioimg")),
-        "storage": _error_text(lambda: _check_shared_folder(out, mark)),
+        "versions": {"python": platform.python_version(), **versions},
+        "import_error": _error_text(lambda: importlib.import_module("bioimg")),
+        "storage_error": _error_text(lambda: _check_shared_folder(out, marker)),
     }
 
 
 def probe_devices() -> str | None:
-    """What is wrong with the devices that this task was given on its node, if anything."""
+    """Return what is wrong with the devices that this task was given, or None."""
     return _error_text(_check_matrix_product)
 
 
-def write_marker(out: str, name: str) -> None:
-    """Create an empty file in the results folder, and the folder if there is none."""
+def write_marker(folder: str, name: str) -> None:
+    """Create an empty file in a folder, and the folder if there is none."""
     from pyarrow import fs
 
-    system, folder = fs.FileSystem.from_uri(out)
-    system.create_dir(folder)
-    system.open_output_stream(f"{folder}/{name}").close()
+    system, path = fs.FileSystem.from_uri(folder)
+    system.create_dir(path)
+    system.open_output_stream(f"{path}/{name}").close()
 
 
-def delete_marker(out: str, name: str) -> None:
-    """Delete a file of the results folder."""
+def delete_marker(folder: str, name: str) -> None:
+    """Delete a file of a folder."""
     from pyarrow import fs
 
-    system, folder = fs.FileSystem.from_uri(out)
-    system.delete_file(f"{folder}/{name}")
+    system, path = fs.FileSystem.from_uri(folder)
+    system.delete_file(f"{path}/{name}")
 
 
 def find_free_address() -> tuple[str, int]:
-    """An address of this node, and a free port, at which others can reach it."""
+    """Return an address of this node and a free port, at which others can reach it."""
     import ray
 
-    with socket.socket() as door:
-        door.bind(("", 0))
-        return ray.util.get_node_ip_address(), door.getsockname()[1]
+    with socket.socket() as server:
+        server.bind(("", 0))
+        return ray.util.get_node_ip_address(), server.getsockname()[1]
 
 
-def sum_over_nodes(rank: int, world: int, place: tuple[str, int], backend: str) -> float:
-    """The sum over all nodes of rank + 1, computed as DDP does."""
+def sum_over_nodes(rank: int, world_size: int, address: tuple[str, int], backend: str) -> float:
+    """Return the sum of rank + 1 over all nodes, computed as DDP sums gradients."""
     import datetime
 
     import torch
     from torch import distributed
 
-    device = "cuda" if backend == "nccl" else "cpu"
+    host, port = address
     distributed.init_process_group(
         backend,
-        f"tcp://{place[0]}:{place[1]}",
+        f"tcp://{host}:{port}",
         datetime.timedelta(seconds=30),
-        world_size=world,
+        world_size=world_size,
         rank=rank,
     )
     try:
+        device = "cuda" if backend == "nccl" else "cpu"
         total = torch.tensor(float(rank + 1), device=device)
         distributed.all_reduce(total)
         return total.item()
@@ -110,8 +125,8 @@ def _package_version(name: str) -> str | None:
         return None
 
 
-def _error_text(action: Any) -> str | None:
-    """What went wrong; None if nothing did."""
+def _error_text(action: Callable[[], object]) -> str | None:
+    """Run an action and return its error as text, or None if it succeeds."""
     try:
         action()
     except Exception as error:
@@ -119,15 +134,20 @@ def _error_text(action: Any) -> str | None:
     return None
 
 
-def _why_weights_missing(place: str) -> str | None:
-    """Why weights aren't available here: there is no such file, or a URL is neither in torch's cache nor reachable."""
-    if not place.startswith("http"):
-        return None if Path(place).expanduser().exists() else f"{place}: no such file"
+def _why_weights_missing(location: str) -> str | None:
+    """Return why a file or URL of weights isn't available on this node, or None if it is.
+
+    A URL is if torch's cache holds its file, or if it can be reached.
+    """
+    if not location.startswith("http"):
+        return None if Path(location).expanduser().exists() else f"{location}: no such file"
     import torch
 
-    kept = Path(torch.hub.get_dir()) / "checkpoints" / place.rsplit("/", 1)[-1]
-    why = None if kept.exists() else _error_text(lambda: _check_url(place))
-    return f"{place}: {why}, and there is no {kept}" if why else None
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / location.rsplit("/", 1)[-1]
+    if cached.exists():
+        return None
+    reason = _error_text(lambda: _check_url(location))
+    return f"{location}: {reason}, and there is no {cached}" if reason else None
 
 
 def _check_url(url: str) -> None:
@@ -135,27 +155,28 @@ def _check_url(url: str) -> None:
 
 
 def _check_matrix_product() -> None:
-    """Check a product of matrices on every device."""
+    """Check a product of matrices on every device that Ray has given to this task."""
     import ray
     import torch
 
-    if (seen := torch.cuda.device_count()) < (given := len(ray.get_gpu_ids())):
+    visible, given = torch.cuda.device_count(), len(ray.get_gpu_ids())
+    if visible < given:
         raise RuntimeError(
-            f"torch {torch.__version__} sees {seen} of the {given} GPUs that Ray gives"
+            f"torch {torch.__version__} sees {visible} of the {given} GPUs that Ray gives"
         )
-    for device in [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]:
+    for device in [f"cuda:{index}" for index in range(visible)] or ["cpu"]:
         product = torch.ones(64, 64, device=device) @ torch.ones(64, 64, device=device)
         if not bool((product == 64).all()):
             raise ArithmeticError(f"{device} multiplies wrongly")
 
 
-def _check_shared_folder(out: str, mark: str) -> None:
-    """Check that the asking machine's file is visible, and that a file can be created and deleted."""
+def _check_shared_folder(folder: str, marker: str) -> None:
+    """Check that the marker is visible here, and that a file can be created and deleted."""
     from pyarrow import fs
 
-    system, folder = fs.FileSystem.from_uri(out)
-    if system.get_file_info(f"{folder}/{mark}").type == fs.FileType.NotFound:
+    system, path = fs.FileSystem.from_uri(folder)
+    if system.get_file_info(f"{path}/{marker}").type == fs.FileType.NotFound:
         raise FileNotFoundError("not the same folder as where bioimg was started")
-    own = f"{folder}/{mark}-{socket.gethostname()}-{os.getpid()}"
-    system.open_output_stream(own).close()
-    system.delete_file(own)
+    own_file = f"{path}/{marker}-{socket.gethostname()}-{os.getpid()}"
+    system.open_output_stream(own_file).close()
+    system.delete_file(own_file)

@@ -1,10 +1,10 @@
-"""Check every node of a cluster, before money is spent: `bioimg doctor`."""
+"""Ask every node of a cluster: all checks for `bioimg doctor`, and the quick ones before a run."""
 
 import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,19 @@ from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bioimg.cluster import ray_session
+from bioimg.cluster.ray_private import is_head_node
 from bioimg.diagnostics import node_probe
-from bioimg.diagnostics.diagnosis import CheckResult, diagnose_basics, diagnose_nodes
+from bioimg.diagnostics.diagnosis import CheckResult, NodeReport, diagnose_basics, diagnose_nodes
 from bioimg.errors import UserError
 
 NODE_TIMEOUT_S = 60.0
-"""Seconds in which a node must answer."""
-
+"""Seconds in which a node must answer the doctor."""
 PREFLIGHT_TIMEOUT_S = 10.0
-"""Seconds that a run waits for the quick part."""
-
-cloudpickle.register_pickle_by_value(node_probe)
+"""Seconds that a run waits for the answers to the quick part."""
 
 
 def join_or_start_ray(address: str | None) -> None:
-    """Join the cluster at an address, or the one that this machine is part of, or start Ray on this machine alone.
+    """Join the cluster at an address, or the one of this machine, or start Ray on this machine.
 
     Raises:
         UserError: there is none at the address, or it doesn't let this machine in.
@@ -37,8 +35,9 @@ def join_or_start_ray(address: str | None) -> None:
             ray_session.probe_address(address)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"the value of `--address` is {address!r}, but must be HOST:PORT of a running cluster's head (port 6379 unless "
-                f"you chose another): {error}. Check with `ray status` on the head."
+                f"the value of `--address` is {address!r}, but must be HOST:PORT of a running cluster's "
+                f"head (port 6379 unless you chose another): {error}. "
+                "Check with `ray status` on the head."
             ) from error
         os.environ["RAY_ADDRESS"] = address
     if not ray_session.join_cluster():
@@ -47,190 +46,208 @@ def join_or_start_ray(address: str | None) -> None:
 
 def run_all_checks(
     out: str,
+    *,
     weights: Sequence[str] = (),
     workers: int = 1,
     gpus_wanted: bool = False,
-    needs: int = 0,
-    kept: str | None = None,
+    image_bytes: int = 0,
+    cache_folder: str | None = None,
 ) -> list[CheckResult]:
-    """Every verdict on every node that is up.
+    """Return the result of every check on every node that is up.
 
     Args:
-        out: URI of the results folder.
+        out: the results folder, a path or a URI.
         weights: files or URLs that trials will read.
-        workers: workers of a trial; with more than one, an all-reduce across nodes is tested.
-        gpus_wanted: whether a worker node without a GPU is wrong.
-        needs: bytes of images that each node must hold.
-        kept: URI of the folder of decoded images, if each node must see it.
+        workers: workers of a trial. With more than one, an all-reduce across nodes is tested.
+        gpus_wanted: whether each node that trains must have a GPU.
+        image_bytes: bytes of images that each node must hold.
+        cache_folder: the folder of decoded images, if each node must see it.
     """
     nodes = _alive_nodes()
+    out_uri = _folder_uri(out)
+    cache_uri = _folder_uri(cache_folder) if cache_folder else None
     with contextlib.ExitStack() as stack:
         try:
-            mark = stack.enter_context(_marker_file(out, *([kept] if kept else [])))
+            folders = [out_uri, cache_uri] if cache_uri else [out_uri]
+            marker = stack.enter_context(_marker_file(folders))
         except (OSError, ValueError) as error:
-            return [
-                CheckResult(
-                    "results storage", "this machine", f"{error}. Set --out to a writable folder."
-                )
-            ]
-        gathering = [
-            _run_on_node(node, node_probe.probe_node, out, mark, tuple(weights), kept)
+            problem = f"{error}. Set --out to a writable folder."
+            return [CheckResult("results storage", "this machine", problem)]
+        probes = [
+            _run_on_node(node, node_probe.probe_node, out_uri, marker, tuple(weights), cache_uri)
             for node in nodes
         ]
-        multiplying = [
+        device_probes = [
             _run_on_node(node, node_probe.probe_devices, gpus=_gpu_count(node)) for node in nodes
         ]
-        answers = _collect_answers(
-            gathering + multiplying
-        )  # together, so that the wait for nodes that are silent is one
-    known: dict[str, Mapping[str, Any] | str] = {}
-    for node, fact, product in zip(
+        # all together, so that the wait for nodes that don't answer is one
+        answers = _collect_answers(probes + device_probes)
+    reports: dict[str, NodeReport | str] = {}
+    for node, answer, device_error in zip(
         nodes, answers[: len(nodes)], answers[len(nodes) :], strict=True
     ):
-        wanted = gpus_wanted and (len(nodes) == 1 or not _is_head(node))
-        more = {**_node_resources(node), "product": product, "gpus_wanted": wanted}
-        known[_node_label(node)] = fact if isinstance(fact, str) else {**fact, **more}
-    able = [node for node in nodes if _gpu_count(node)] or nodes
-    return diagnose_nodes(known, needs) + (
-        _check_all_reduce(able[:workers]) if min(workers, len(able)) > 1 else []
-    )
+        report: Any = answer
+        if not isinstance(answer, str):
+            is_spared = is_head_node(node) and len(nodes) > 1  # trials run on the others
+            report = {
+                **answer,
+                "device_error": device_error,
+                "gpus": _gpu_count(node),
+                "gpus_wanted": gpus_wanted and not is_spared,
+                "object_store": node["Resources"].get("object_store_memory", 0),
+            }
+        reports[_node_label(node)] = report
+    results = diagnose_nodes(reports, image_bytes)
+    training_nodes = [node for node in nodes if _gpu_count(node)] or nodes
+    if min(workers, len(training_nodes)) > 1:
+        results.append(_check_all_reduce(training_nodes[:workers]))
+    return results
 
 
 def run_preflight_checks(out: str) -> None:
-    """Before a run on more than one node: the quick part of `examine`, without torch or a device. Nothing on one node.
+    """Check what is quick to check before a run on several nodes. On one node, do nothing.
 
-    Args:
-        out: URI of the results folder, which must be there.
+    Neither torch nor a device is used. `out` is the results folder, a path or a URI.
 
     Raises:
-        UserError: versions differ, a node can't import bioimg, or the nodes don't share the results folder.
+        UserError: versions differ, a node can't import bioimg, or the nodes don't share `out`.
     """
     nodes = _alive_nodes()
     if len(nodes) == 1:
         return
-    with _marker_file(out) as mark:
-        told = _collect_answers(
-            [_run_on_node(node, node_probe.probe_basics, out, mark) for node in nodes],
-            PREFLIGHT_TIMEOUT_S,
-        )
-    wrong = [
-        line
-        for line in diagnose_basics(dict(zip(map(_node_label, nodes), told, strict=True)))
-        if line.problem
+    out_uri = _folder_uri(out)
+    with _marker_file([out_uri]) as marker:
+        probes = [_run_on_node(node, node_probe.probe_basics, out_uri, marker) for node in nodes]
+        answers = _collect_answers(probes, PREFLIGHT_TIMEOUT_S)
+    reports = dict(zip(map(_node_label, nodes), answers, strict=True))
+    problems = [
+        f"{result.check} on {result.node}: {result.problem}"
+        for result in diagnose_basics(reports)
+        if result.problem
     ]
-    if wrong:
-        each = " ".join(f"{line.check} on {line.node}: {line.problem}" for line in wrong)
+    if problems:
         raise UserError(
-            f"all nodes must have the same versions and share `out`: {each} `bioimg doctor` checks the rest."
+            f"all nodes must have the same versions and share `out`: {' '.join(problems)} "
+            "`bioimg doctor` checks the rest."
         )
 
 
-def folder_uri(folder: str) -> str:
-    """A folder as every node can understand it."""
+def _folder_uri(folder: str) -> str:
+    """Return a folder as every node can understand it."""
     return folder if "://" in folder else Path(folder).expanduser().resolve().as_uri()
 
 
 @contextlib.contextmanager
-def _marker_file(*folders: str) -> Iterator[str]:
-    """The name of a file that is in each of the folders while this is open: a node that sees it sees the same folder.
+def _marker_file(folders: Sequence[str]) -> Iterator[str]:
+    """Yield the name of a file that is in each folder meanwhile.
+
+    A node that sees it sees the same folder.
 
     Raises:
         OSError, ValueError: a folder can't be written, or isn't one.
     """
-    mark = f".doctor-{secrets.token_hex(8)}"
+    marker = f".doctor-{secrets.token_hex(8)}"
     try:
         for folder in folders:
-            node_probe.write_marker(folder, mark)
-        yield mark
+            node_probe.write_marker(folder, marker)
+        yield marker
     finally:
         for folder in folders:
             with contextlib.suppress(OSError, ValueError):
-                node_probe.delete_marker(folder, mark)
-
-
-def _collect_answers(calls: Sequence[Any], patience: float | None = None) -> list[Any]:
-    """The answer to each call, with the difference of the clocks; or a string that says why there is none."""
-    told: dict[Any, Any] = {}
-    patience = patience or NODE_TIMEOUT_S
-    waiting, until = list(calls), time.monotonic() + patience
-    while waiting and (left := until - time.monotonic()) > 0:
-        ready, waiting = ray.wait(waiting, timeout=left)
-        told |= {call: _answer_or_error(call) for call in ready}
-    for call in waiting:
-        ray.cancel(call, force=True)
-    late = f"no answer in {patience:.0f} s. Is it busy or gone? `ray status` lists the nodes that are up; restart Ray there."
-    return [told.get(call, late) for call in calls]
-
-
-def _answer_or_error(call: Any) -> Any:
-    try:
-        answer: Any = ray.get(call)
-    except Exception as error:  # whatever happened there, it is the verdict on that node
-        why = str(error).strip().splitlines()[-1]
-        return f"{type(error).__name__}: {why}. Restart Ray there and check its logs in /tmp/ray."
-    return (
-        {**answer, "skew": answer["clock"] - time.time()}
-        if isinstance(answer, dict) and "clock" in answer
-        else answer
-    )
+                node_probe.delete_marker(folder, marker)
 
 
 def _run_on_node(
     node: dict[str, Any], function: Callable[..., Any], *args: Any, gpus: float = 0
-) -> Any:
-    """Call a function on a node. The task needs no CPU, so that a busy node or the head answers too."""
-    here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    return (
-        ray.remote(function)
-        .options(num_cpus=0, num_gpus=gpus, max_retries=0, scheduling_strategy=here)
-        .remote(*args)
+) -> "ray.ObjectRef[Any]":
+    """Call a function of `node_probe` on a node.
+
+    The task needs no CPU, so that a busy node and the head answer, too.
+    """
+    # a node without bioimg can't import the module, so the function brings its code with it
+    cloudpickle.register_pickle_by_value(node_probe)
+    this_node = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    task = ray.remote(function).options(
+        num_cpus=0, num_gpus=gpus, max_retries=0, scheduling_strategy=this_node
     )
+    return task.remote(*args)
 
 
-def _check_all_reduce(nodes: Sequence[dict[str, Any]]) -> list[CheckResult]:
-    """The verdict on a sum over nodes, computed as DDP does."""
-    backend = "nccl" if all(node["Resources"].get("GPU") for node in nodes) else "gloo"
-    names = ", ".join(map(_node_label, nodes))
-    (place,) = _collect_answers([_run_on_node(nodes[0], node_probe.find_free_address)])
-    if isinstance(place, str):
-        return [CheckResult("all-reduce", names, place)]
-    gpus = 1 if backend == "nccl" else 0
-    sums = _collect_answers(
-        [
-            _run_on_node(
-                node, node_probe.sum_over_nodes, rank, len(nodes), place, backend, gpus=gpus
+def _collect_answers(
+    calls: "Sequence[ray.ObjectRef[Any]]", timeout: float | None = None
+) -> list[Any]:
+    """Return the answer to each call, or a text that says why there is none."""
+    timeout = timeout or NODE_TIMEOUT_S
+    deadline = time.monotonic() + timeout
+    answers: dict[ray.ObjectRef[Any], Any] = {}
+    pending = list(calls)
+    while pending and (seconds_left := deadline - time.monotonic()) > 0:
+        ready, pending = ray.wait(pending, timeout=seconds_left)
+        for call in ready:
+            answers[call] = _answer_or_error(call)
+    for call in pending:
+        ray.cancel(call, force=True)
+    no_answer = (
+        f"no answer in {timeout:.0f} s. Is it busy or gone? `ray status` lists the nodes that are up; "
+        "restart Ray there."
+    )
+    return [answers.get(call, no_answer) for call in calls]
+
+
+def _answer_or_error(call: "ray.ObjectRef[Any]") -> Any:
+    """Return an answer, with the difference of the clocks if it has a time, or its error as text."""
+    try:
+        answer = ray.get(call)
+    except Exception as error:  # whatever happened there is the result for that node
+        last_line = str(error).strip().splitlines()[-1]
+        return (
+            f"{type(error).__name__}: {last_line}. "
+            "Restart Ray there and check its logs in /tmp/ray."
+        )
+    if isinstance(answer, dict) and "clock" in answer:
+        answer["clock_skew"] = answer["clock"] - time.time()
+    return answer
+
+
+def _check_all_reduce(nodes: Sequence[dict[str, Any]]) -> CheckResult:
+    """Check a sum over nodes, computed as DDP sums gradients."""
+    backend = "nccl" if all(map(_gpu_count, nodes)) else "gloo"
+    node_names = ", ".join(map(_node_label, nodes))
+    (address,) = _collect_answers([_run_on_node(nodes[0], node_probe.find_free_address)])
+    if isinstance(address, str):
+        return CheckResult("all-reduce", node_names, address)
+    calls = [
+        _run_on_node(
+            node,
+            node_probe.sum_over_nodes,
+            rank,
+            len(nodes),
+            address,
+            backend,
+            gpus=int(backend == "nccl"),
+        )
+        for rank, node in enumerate(nodes)
+    ]
+    expected = len(nodes) * (len(nodes) + 1) / 2
+    for total in _collect_answers(calls):
+        if total != expected:
+            return CheckResult(
+                "all-reduce",
+                node_names,
+                f"{backend}: {total} Each host's name must resolve to its own address (/etc/hosts), or "
+                "set GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME.",
             )
-            for rank, node in enumerate(nodes)
-        ]
-    )
-    right = len(nodes) * (len(nodes) + 1) / 2
-    if all(total == right for total in sums):
-        return [CheckResult("all-reduce", names)]
-    why = next(total for total in sums if total != right)
-    way_out = "Each host's name must resolve to its own address (/etc/hosts), or set GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME."
-    return [CheckResult("all-reduce", names, f"{backend}: {why} {way_out}")]
+    return CheckResult("all-reduce", node_names)
 
 
 def _alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _is_head(node: dict[str, Any]) -> bool:
-    """Whether a node is the head, which needs no GPU if there are workers: trials run on those."""
-    return "node:__internal_head__" in node["Resources"]
-
-
 def _node_label(node: dict[str, Any]) -> str:
     return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}:{node['NodeManagerPort']})"
 
 
-def _node_resources(node: dict[str, Any]) -> dict[str, float]:
-    return {
-        "gpus": node["Resources"].get("GPU", 0),
-        "store": node["Resources"].get("object_store_memory", 0),
-    }
-
-
 def _gpu_count(node: dict[str, Any]) -> float:
-    """A node's GPUs. A task that doesn't request them sees none."""
+    """Return a node's GPUs. A task that doesn't request them sees none."""
     return node["Resources"].get("GPU", 0)
