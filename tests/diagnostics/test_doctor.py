@@ -308,9 +308,7 @@ def test_run_with_a_wrong_token_is_refused(head_with_token, tmp_path):
 
 
 @pytest.mark.nightly
-def test_own_cluster_with_another_token_needs_a_way_out(
-    head_with_token, tmp_path, monkeypatch
-):
+def test_own_cluster_with_another_token_needs_a_way_out(head_with_token, tmp_path, monkeypatch):
     (tmp_path / "auth_token").write_text("b" * 64)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "auth_token"))
@@ -449,9 +447,7 @@ def test_every_node_is_checked_and_all_reduce_works(cluster, tmp_path):
 
 
 @pytest.mark.nightly
-def test_missing_weights_space_and_gpus_fail_except_on_the_head(
-    cluster, tmp_path, monkeypatch
-):
+def test_missing_weights_space_and_gpus_fail_except_on_the_head(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(node_probe, "probe_devices", lambda: None)
     results = run_checks.run_all_checks(
         tmp_path.as_uri(), weights=["/nowhere/w.pth"], gpus_wanted=True, image_bytes=GIB
@@ -462,12 +458,12 @@ def test_missing_weights_space_and_gpus_fail_except_on_the_head(
 
 
 @pytest.mark.nightly
-def test_cache_folder_must_be_shared(
-    cluster, tmp_path, monkeypatch
-):
+def test_cache_folder_must_be_shared(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(node_probe, "probe_devices", lambda: None)
     out, cache_folder = tmp_path / "out", tmp_path / "decoded"
-    results = select(run_checks.run_all_checks(out.as_uri(), cache_folder=cache_folder.as_uri()), "images")
+    results = select(
+        run_checks.run_all_checks(out.as_uri(), cache_folder=cache_folder.as_uri()), "images"
+    )
     assert [result.problem for result in results] == [None, None]
     write_marker = node_probe.write_marker
     monkeypatch.setattr(
@@ -475,7 +471,9 @@ def test_cache_folder_must_be_shared(
         "write_marker",
         lambda folder, name: write_marker(folder, name if folder == out.as_uri() else "elsewhere"),
     )
-    results = select(run_checks.run_all_checks(out.as_uri(), cache_folder=cache_folder.as_uri()), "images")
+    results = select(
+        run_checks.run_all_checks(out.as_uri(), cache_folder=cache_folder.as_uri()), "images"
+    )
     assert all("not the same folder" in (result.problem or "") for result in results)
     assert len(results) == 2
 
@@ -512,9 +510,7 @@ def on_cluster(cluster: Cluster, folder: Path, *command: str) -> str:
 
 
 @pytest.mark.nightly
-def test_node_with_another_torch_is_found_by_doctor_and_run(
-    cluster, node_packages, tmp_path
-):
+def test_node_with_another_torch_is_found_by_doctor_and_run(cluster, node_packages, tmp_path):
     (node_packages / "torch-2.0.0.dist-info").mkdir()
     (node_packages / "torch-2.0.0.dist-info" / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: torch\nVersion: 2.0.0\n"
@@ -533,9 +529,7 @@ def test_node_with_another_torch_is_found_by_doctor_and_run(
 
 
 @pytest.mark.nightly
-def test_node_without_bioimg_is_found_by_doctor_and_run(
-    cluster, node_packages, tmp_path
-):
+def test_node_without_bioimg_is_found_by_doctor_and_run(cluster, node_packages, tmp_path):
     (node_packages / "bioimg").mkdir()
     (node_packages / "bioimg" / "__init__.py").write_text("import nothing_of_this_name\n")
     reason = (
@@ -560,9 +554,7 @@ def test_preflight_passes_on_equal_nodes(cluster, tmp_path):
 
 
 @pytest.mark.nightly
-def test_preflight_refuses_results_that_are_not_shared(
-    cluster, tmp_path, monkeypatch
-):
+def test_preflight_refuses_results_that_are_not_shared(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(node_probe, "write_marker", lambda out, name: None)
     monkeypatch.setattr(node_probe, "delete_marker", lambda out, name: None)
     with pytest.raises(
@@ -574,15 +566,14 @@ def test_preflight_refuses_results_that_are_not_shared(
 
 
 @pytest.mark.nightly
-def test_busy_devices_fail_and_the_rest_is_checked(
-    cluster, tmp_path, monkeypatch
-):
+def test_busy_devices_fail_and_the_rest_is_checked(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(run_checks, "NODE_TIMEOUT_S", 10.0)
     monkeypatch.setattr(node_probe, "probe_node", lambda *args: {**WELL, "clock": time.time()})
     monkeypatch.setattr(node_probe, "probe_devices", lambda: time.sleep(60))
     results = run_checks.run_all_checks(tmp_path.as_uri())
     assert all(
-        "no answer in 10 s. Is it busy" in (result.problem or "") for result in select(results, "devices")
+        "no answer in 10 s. Is it busy" in (result.problem or "")
+        for result in select(results, "devices")
     )
     assert not any(result.problem for result in select(results, "results storage"))
 
@@ -600,7 +591,8 @@ def test_results_folder_that_is_not_shared_fails(cluster, tmp_path, monkeypatch)
     monkeypatch.setattr(node_probe, "delete_marker", lambda out, name: None)
     results = select(run_checks.run_all_checks(tmp_path.as_uri()), "results storage")
     assert all(
-        "not the same folder as where bioimg was started" in (result.problem or "") for result in results
+        "not the same folder as where bioimg was started" in (result.problem or "")
+        for result in results
     )
 
 
@@ -614,9 +606,7 @@ def test_node_that_never_answers_is_given_up(cluster, tmp_path, monkeypatch):
 
 
 @pytest.mark.nightly
-def test_node_that_dies_during_checks_fails_alone(
-    cluster, tmp_path, monkeypatch
-):
+def test_node_that_dies_during_checks_fails_alone(cluster, tmp_path, monkeypatch):
     dying_node = cluster.add_node(num_cpus=1, object_store_memory=10**8).node_id
     cluster.wait_for_nodes()
 
