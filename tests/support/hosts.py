@@ -1,8 +1,9 @@
-"""Several hosts on this machine, each in namespaces of its own, that reach each other by SSH as machines in a lab do.
+"""Several hosts on this machine, which reach each other by SSH as machines in a lab do.
 
-A host has its own address, name, processes, home, /dev/shm and /tmp/ray; the rest of the file system is everybody's, as if
-all of it were on NFS. The `desk` is where the user sits: it has no sshd, and the bridge that all cables end in. Nothing of
-this is seen on the machine's own network, and a host's processes end with its first one, as in a power cut.
+Each host has namespaces of its own: address, name, processes, home, /dev/shm and /tmp/ray. They all
+share the rest of the file system, as if it were on NFS. The user sits at the `desk`, which has no
+sshd, and where all cables end in a bridge. The machine's own network shows nothing of this, and the
+processes of a host end with its first one, as in a power cut.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ import psutil
 from support.processes import wait_until
 
 PACKAGES = "openssh-server rsync iproute2"
-"""Of Debian."""
+"""Debian packages of the programs that hosts need."""
 NETWORK = "10.77.0"
 DESK = f"{NETWORK}.254"
 SPACES = ("--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child")
@@ -40,7 +41,7 @@ mount --bind "$own/passwd" /etc/passwd
 
 
 def missing() -> str | None:
-    """Why hosts can't be made here, and what to do; None if they can."""
+    """Return why hosts can't be made here, and what to do, or None if they can."""
     if os.geteuid() != 0:
         return "needs root: network namespaces are made"
     programs = (
@@ -65,7 +66,7 @@ def missing() -> str | None:
 
 
 class Host:
-    """One host, switched on when created. Commands run in it as at its console."""
+    """Run one host from its creation on, and commands in it as at its console."""
 
     def __init__(self, name: str, own: Path, program: Sequence[str]) -> None:
         self.home = own / "home"
@@ -85,15 +86,15 @@ class Host:
                 stdout=console,
                 stderr=console,
             )
-        outside = psutil.Process(self._unshare.pid)
+        unshare = psutil.Process(self._unshare.pid)
         self.pid: int = wait_until(
-            lambda: next((child.pid for child in outside.children()), None), f"{name} to start"
+            lambda: next((child.pid for child in unshare.children()), None), f"{name} to start"
         )
-        """Of its first process, as it is seen from outside."""
+        """The host's first process, as seen from outside."""
 
     def run(self, command: str, timeout: float = 600) -> str:
-        """What a command line prints at the host's console; it must succeed."""
-        clean = [
+        """Run a command line at the host's console, which must succeed; return what it prints."""
+        command_line = [
             "env",
             "-i",
             f"HOME={self.home}",
@@ -105,7 +106,7 @@ class Host:
             "-c",
             command,
         ]
-        inside = [
+        enter = [
             "nsenter",
             f"--target={self.pid}",
             "--mount",
@@ -113,30 +114,30 @@ class Host:
             "--ipc",
             "--net",
             "--pid",
-            *clean,
+            *command_line,
         ]
-        ended = subprocess.run(
-            inside, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
+        process = subprocess.run(
+            enter, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
         )
-        assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
-        return ended.stdout
+        assert process.returncode == 0, f"{command}\n{process.stdout}\n{process.stderr}"
+        return process.stdout
 
     def runs(self, name: str) -> bool:
-        """Whether one of its processes has this name."""
+        """Return whether a process of the host has this name in its command line."""
         return any(
             name in " ".join(_arguments(process))
             for process in psutil.Process(self.pid).children(recursive=True)
         )
 
     def cut(self) -> None:
-        """Pull the plug: every process of the host is gone at once."""
+        """Cut the power: every process of the host ends at once."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         self._unshare.wait()
 
 
 class Lab:
-    """A desk, and hosts on a network of their own with a key that opens all of them. Made by `lab`."""
+    """Hold a desk, and hosts on a network of their own with one key for all of them."""
 
     def __init__(self, folder: Path, names: Sequence[str], profile: str) -> None:
         self._folder, self._profile = folder, profile
@@ -160,7 +161,8 @@ class Lab:
         self._plug(f"ip link add to-{name} type veth peer name lan netns /proc/{host.pid}/ns/net")
         self._plug(f"ip link set to-{name} master lab up")
         host.run(
-            f"ip address add {self.address[name]}/24 dev lan; ip link set lan up; ip route add default via {DESK}"
+            f"ip address add {self.address[name]}/24 dev lan; ip link set lan up; "
+            f"ip route add default via {DESK}"
         )
 
     def _host(self, name: str, program: Sequence[str]) -> Host:
@@ -176,12 +178,15 @@ class Lab:
             for line in Path("/etc/passwd").read_text().splitlines()
             if not line.startswith(("lab:", "sshd:"))
         ]
-        ours = [f"lab:x:0:0::{own}/home:/bin/bash", "sshd:x:74:74::/run/sshd:/usr/sbin/nologin"]
-        (own / "passwd").write_text("\n".join([*ours, *users, ""]))
+        lab_users = [
+            f"lab:x:0:0::{own}/home:/bin/bash",
+            "sshd:x:74:74::/run/sshd:/usr/sbin/nologin",
+        ]
+        (own / "passwd").write_text("\n".join([*lab_users, *users, ""]))
         return Host(name, own, program)
 
     def _plug(self, command: str) -> None:
-        """At the desk's end of the network, but with /proc as seen from outside, where all hosts are."""
+        """Run a command in the desk's network, but where /proc shows the processes of all hosts."""
         subprocess.run(
             ["nsenter", f"--target={self.desk.pid}", "--net", "bash", "-ec", command], check=True
         )
@@ -189,14 +194,14 @@ class Lab:
 
 @contextlib.contextmanager
 def lab(folder: Path, names: Sequence[str], profile: str) -> Iterator[Lab]:
-    """A lab whose hosts are switched on, and off at the end, whatever happens. `profile`: what each login shell runs first."""
-    built = Lab(folder, names, profile)
+    """Switch on the hosts of a lab, and off at the end. Each login shell first runs `profile`."""
+    started = Lab(folder, names, profile)
     try:
         for name in names:
-            built.switch_on(name)
-        yield built
+            started.switch_on(name)
+        yield started
     finally:
-        for host in (*built.hosts.values(), built.desk):
+        for host in (*started.hosts.values(), started.desk):
             host.cut()
 
 

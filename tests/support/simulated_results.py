@@ -1,4 +1,7 @@
-"""A results folder like one that grid.py writes, from a seeded simulation: 12 recipes, nine done, two stopped, one failed."""
+"""Results like those of grid.py, from a seeded simulation.
+
+Of 12 configurations nine are completed, two were stopped early and one failed.
+"""
 
 import dataclasses
 import itertools
@@ -46,7 +49,7 @@ def write(
     complete: bool = True,
     **changes: Any,
 ) -> Path:
-    """Write the example; `changes` replace entries of `data` in experiment.json, and columns of the tables."""
+    """Write the results; `changes` replace entries of `data` in experiment.json, and columns."""
     base = TrialConfig(data="kather", epochs=EPOCHS)
     described = description(base, axes, classes)
     described["data"].update(
@@ -109,7 +112,7 @@ def description(
 
 
 def simulate(trial: TrialConfig, classes: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of one trial in each table."""
+    """Return the rows of one trial in each table."""
     cell = (trial.weights, trial.batch_size, trial.freeze)
     generator = np.random.default_rng([int(trial.key, 16), trial.seed])
     skill = sum(SKILL[value] for value in cell)
@@ -128,7 +131,7 @@ def simulate(trial: TrialConfig, classes: tuple[str, ...]) -> dict[str, list[dic
 def curves(
     trial: TrialConfig, skill: float, ran: int, generator: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
-    """Training loss always falls; validation loss rises after a while if everything is trained."""
+    """Yield epochs: the validation loss rises after a while if everything is trained."""
     pace = 0.45 if trial.freeze == "none" else 0.25
     for epoch in range(1, ran + 1):
         left = np.exp(-pace * epoch) + generator.normal(0, 0.015)
@@ -153,7 +156,7 @@ def curves(
 def predict(
     trial: TrialConfig, split: str, skill: float, classes: int, generator: np.random.Generator
 ) -> Iterator[dict[str, Any]]:
-    """Each image is as difficult for every trial, so that tests on pairs have something to find."""
+    """Yield predictions of images, each of which is equally difficult for every trial."""
     images = np.random.default_rng([1, len(split)])
     labels = np.arange(IMAGES) % classes
     difficulty = images.normal(0, 1.3, IMAGES)
@@ -182,7 +185,7 @@ def outcome(
     error: str | None,
     stopped: bool,
 ) -> dict[str, Any]:
-    """The row of the comparison table that these epochs and predictions amount to."""
+    """Return the row of the trials table that summarises epochs and predictions."""
     best = min(epochs, key=lambda row: row["val_loss"])
     right = [row["label"] == row["prediction"] for row in predictions if row["subset"] == "test"]
     known = {} if error else {

@@ -1,4 +1,4 @@
-"""Small things to test with: a model, a set of images, an experiment. They are real, not mocks."""
+"""Small things to test with: models, a set of images, trials. They are real, not mocks."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ class Toy(nn.Module):
 
 
 class ToyWeights(WeightsEnum):
-    """There are none."""
+    """No weights: `weights` is always 'none'."""
 
 
 @register_model()
@@ -43,15 +43,12 @@ def toy(*, weights: ToyWeights | None = None, progress: bool = True, **kwargs: i
 
 
 def images(per_class: int = 25, classes: int = 3, size: int = 16) -> ImageSet:
-    """Noise around a different colour for each class."""
-    draw = np.random.default_rng(0)
+    """Return noise around a different colour for each class."""
+    generator = np.random.default_rng(0)
     labels = np.repeat(np.arange(classes), per_class)
-    colours = draw.integers(60, 200, (classes, 1, 1, 3))
-    pixels = (
-        (colours[labels] + draw.normal(0, 40, (len(labels), size, size, 3)))
-        .clip(0, 255)
-        .astype(np.uint8)
-    )
+    colours = generator.integers(60, 200, (classes, 1, 1, 3))
+    noise = generator.normal(0, 40, (len(labels), size, size, 3))
+    pixels = (colours[labels] + noise).clip(0, 255).astype(np.uint8)
     names = tuple(f"class-{label}" for label in range(classes))
     return ImageSet(
         name="noise",
@@ -64,8 +61,8 @@ def images(per_class: int = 25, classes: int = 3, size: int = 16) -> ImageSet:
 
 
 def trial(**fields: object) -> TrialConfig:
-    """A quick trial of the toy model."""
-    few = {
+    """Return a quick trial of the toy model."""
+    defaults = {
         "model": "toy",
         "weights": "none",
         "image_size": 16,
@@ -73,30 +70,30 @@ def trial(**fields: object) -> TrialConfig:
         "batch_size": 12,
         "learning_rate": 0.01,
     }
-    return TrialConfig(**{**few, "precision": "float32", **fields})  # type: ignore[arg-type]
+    return TrialConfig(**{**defaults, "precision": "float32", **fields})  # type: ignore[arg-type]
 
 
-def dataset(config: TrialConfig, of: ImageSet | None = None) -> Dataset:
-    """The images, split as a trial says."""
-    of = of or images()
-    return Dataset(images=of, split=split_images(of, config.split_config))
+def dataset(config: TrialConfig, image_set: ImageSet | None = None) -> Dataset:
+    """Return the images, divided as a trial says."""
+    image_set = image_set or images()
+    return Dataset(images=image_set, split=split_images(image_set, config.split_config))
 
 
 def run(
     config: TrialConfig,
-    of: ImageSet | None = None,
+    image_set: ImageSet | None = None,
     group: WorkerGroup = SINGLE_WORKER,
     device: str = "cpu",
 ) -> TrialTrainer:
-    """A run of a trial."""
-    data = dataset(config, of)
+    """Return the trainer of a trial."""
+    data = dataset(config, image_set)
     return TrialTrainer(
         config, data.images, data.split, device=torch.device(device), worker_group=group
     )
 
 
 class Deadly(Toy):
-    """Kills its process at a batch of more than 12 images, as Linux does when memory runs out."""
+    """Kill the process at a batch of more than 12 images, as Linux does when memory runs out."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.training and len(images) > 12:
@@ -105,7 +102,7 @@ class Deadly(Toy):
 
 
 class Greedy(Toy):
-    """Runs out of a GPU's memory at a batch of more than 6 images."""
+    """Run out of a GPU's memory at a batch of more than 6 images."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.training and len(images) > 6:
@@ -115,21 +112,22 @@ class Greedy(Toy):
         return super().forward(images)
 
 
-FIRST, SECOND = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
-"""Where control groups of version 1 are, that limit memory, and those of version 2."""
-CAGE = (FIRST if FIRST.exists() else SECOND) / "bioimg-tests"
+CGROUPS_V1 = Path("/sys/fs/cgroup/memory")
+CGROUPS_V2 = Path("/sys/fs/cgroup")
+"""Folders of control groups that limit memory, of version 1 and of version 2."""
+CAGE = (CGROUPS_V1 if CGROUPS_V1.exists() else CGROUPS_V2) / "bioimg-tests"
 """A control group with little memory, where a test has made one."""
 LIMITS = (
     {"memory.limit_in_bytes": 200 * 2**20}
-    if FIRST.exists()
+    if CGROUPS_V1.exists()
     else {"memory.max": 200 * 2**20, "memory.swap.max": 0}
 )
-KILLS = "memory.oom_control" if FIRST.exists() else "memory.events"
-"""Names of its files: of those that limit it, and of the one that tells how many processes were killed."""
+KILLS = "memory.oom_control" if CGROUPS_V1.exists() else "memory.events"
+"""File of the control group that counts the processes which Linux killed."""
 
 
 class Hungry(Toy):
-    """Takes more memory than that group has at a batch of more than 12 images, so that Linux kills it."""
+    """Take more memory than the control group has at a batch of more than 12 images."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.training and len(images) > 12:
@@ -139,19 +137,18 @@ class Hungry(Toy):
 
 
 class Lonely(Toy):
-    """Can't be made by the second of two workers, at the first time: as where a file is missing on one machine."""
+    """Fail in the second of two workers, once, as where a file is missing on one machine."""
 
     def __init__(self, num_classes: int = 1000) -> None:
         super().__init__(num_classes)
-        if dist.is_initialized() and dist.get_rank() == 1 and not (told := Path("told")).exists():
-            told.touch()
-            raise UserError(
-                "the value of `weights` is 'w.pth', but must be a file, and there is none on this machine."
-            )
+        failed = Path("failed-once")
+        if dist.is_initialized() and dist.get_rank() == 1 and not failed.exists():
+            failed.touch()
+            raise UserError("the value of `weights` is 'w.pth', but must be an existing file.")
 
 
 class Name(str):
-    """An experiment's name that brings this module, and so its models, into the processes that it goes to."""
+    """Name an experiment; the name brings this module and its models into each process."""
 
 
 @register_model()
