@@ -19,6 +19,7 @@ MAX_TRIAL_FIGURES = 12
 """The most trials with curves and matrices of their own: those with the lowest validation loss."""
 OMITTED_METADATA = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """Metadata that savefig leaves out, so that the same results give the same files."""
+FOOT_POINTS = 6.5
 
 
 def write_figures(
@@ -31,54 +32,61 @@ def write_figures(
     """Draw all figures of these results and return their files.
 
     Raises:
-        UserError: an unknown format or language, or Chinese characters are needed and there is no font with them.
+        UserError: a format or the language is unknown, or no font has the Chinese characters.
     """
     for name in formats:
         if name not in FIGURE_FORMATS:
             raise unknown_value_error("formats", name, FIGURE_FORMATS)
-    scene = ReportContext(results, lang, images)
+    report = ReportContext(results, lang, images)
     folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(rc_parameters(lang, [*scene.classes, scene.source_line])):
-        return [
-            path
-            for name, figure in draw_figures(scene)
-            for path in save_figure(scene, figure, folder / name, formats)
-        ]
+    files = []
+    with matplotlib.rc_context(rc_parameters(lang, [*report.classes, report.source_line])):
+        for name, figure in draw_figures(report):
+            add_foot(report, figure)
+            files += save_figure(figure, folder / name, formats)
+    return files
 
 
-def draw_figures(scene: ReportContext) -> Iterator[tuple[str, Figure]]:
-    """Every figure with its name; empty ones are left out."""
-    for _, trial in scene.ranked_trials.head(MAX_TRIAL_FIGURES).iterrows():
-        yield f"curves_{trial['key']}", trial_curves_figure(scene, trial)
-    if len(scene.ranked_trials):
-        yield "validation_curves", validation_curves_figure(scene)
-    for _, trial in scene.tested_trials.head(MAX_TRIAL_FIGURES).iterrows():
-        yield f"confusion_{trial['key']}", plots.confusion_figure(scene, trial)
-    found = statistics.estimate_effects(scene.results)
-    if found["effect"].notna().any():
-        yield "effects", plots.effects_figure(scene, found[found["effect"].notna()])
-    if len(scene.measured_trials):
-        yield "accuracy_against_time", plots.accuracy_against_time_figure(scene)
-    if len(scene.tested_trials):
-        yield "calibration", plots.calibration_figure(scene)
-        if len(scene.wrong_predictions(scene.tested_trials.iloc[0])):
-            yield "mistakes", plots.mistakes_figure(scene, scene.tested_trials.iloc[0])
+def draw_figures(report: ReportContext) -> Iterator[tuple[str, Figure]]:
+    """Yield every figure with its name. Empty ones are left out."""
+    for _, trial in report.ranked_trials.head(MAX_TRIAL_FIGURES).iterrows():
+        yield f"curves_{trial['key']}", trial_curves_figure(report, trial)
+    if len(report.ranked_trials):
+        yield "validation_curves", validation_curves_figure(report)
+    for _, trial in report.tested_trials.head(MAX_TRIAL_FIGURES).iterrows():
+        yield f"confusion_{trial['key']}", plots.confusion_figure(report, trial)
+    effects = statistics.estimate_effects(report.results)
+    effects = effects[effects["effect"].notna()]
+    if len(effects):
+        yield "effects", plots.effects_figure(report, effects)
+    if len(report.measured_trials):
+        yield "accuracy_against_time", plots.accuracy_against_time_figure(report)
+    if len(report.tested_trials):
+        yield "calibration", plots.calibration_figure(report)
+        best = report.tested_trials.iloc[0]
+        if len(report.wrong_predictions(best)):
+            yield "mistakes", plots.mistakes_figure(report, best)
 
 
-def save_figure(
-    scene: ReportContext, figure: Figure, path: Path, formats: Sequence[str]
-) -> list[Path]:
-    """Save a figure with its origin and the warnings of its data at the foot, in each format."""
-    lines = [
-        wrap_text(line, figure.get_figwidth(), 6.5)
-        for line in [*map(str, scene.warnings), scene.source_line]
-    ]
-    figure.supxlabel("\n".join(lines), fontsize=6.5, color=GREY, x=0.01, ha="left")
+def add_foot(report: ReportContext, figure: Figure) -> None:
+    """Write the warnings of the data and the origin of the results at the foot of a figure."""
+    lines = [*map(str, report.warnings), report.source_line]
+    wrapped = [wrap_text(line, figure.get_figwidth(), FOOT_POINTS) for line in lines]
+    figure.supxlabel("\n".join(wrapped), fontsize=FOOT_POINTS, color=GREY, x=0.01, ha="left")
+
+
+def save_figure(figure: Figure, path: Path, formats: Sequence[str]) -> list[Path]:
+    """Save a figure in each format and return the files.
+
+    path: of the files, without the ending.
+    """
+    # laid out once: every format gets the same figure, whichever others are asked for
     figure.draw_without_rendering()
-    figure.set_layout_engine(
-        "none"
-    )  # laid out once: every format gets the same figure, whichever others are asked for
-    paths = [path.with_name(f"{path.name}.{name}") for name in formats]
-    for file, name in zip(paths, formats, strict=True):
-        figure.savefig(file, format=name, metadata={"Title": path.name, **OMITTED_METADATA[name]})
-    return paths
+    figure.set_layout_engine("none")
+    files = []
+    for name in formats:
+        file = path.with_name(f"{path.name}.{name}")
+        metadata = {"Title": path.name, **OMITTED_METADATA[name]}
+        figure.savefig(file, format=name, metadata=metadata)
+        files.append(file)
+    return files

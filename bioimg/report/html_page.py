@@ -15,6 +15,7 @@ from bioimg.config import TRIAL_FIELDS
 from bioimg.report import html_sections, svg_charts
 from bioimg.report.detail_tables import sum_without_shared_epochs
 from bioimg.report.formatting import (
+    MISSING_TEXT,
     format_duration,
     format_p_value,
     format_percent,
@@ -25,11 +26,14 @@ from bioimg.report.outcome import pooled_test_accuracy
 from bioimg.report.report_context import ImagesByPath, ReportContext
 from bioimg.report.table_notes import format_list
 from bioimg.report.translation import column_header
+from bioimg.report.visual_encoding import PALETTE
 from bioimg.results import statistics
 from bioimg.results.configurations import configuration_keys
 from bioimg.results.result_store import Results
 
 MAX_MATRICES = 12
+NOTABLE_TIME_SHARE = 0.9
+"""A recipe is called faster if it takes less than this share of the best one's time."""
 
 
 def write_page(
@@ -40,176 +44,213 @@ def write_page(
     Raises:
         UserError: there is no such language.
     """
-    scene = ReportContext(results, lang, images)
+    report = ReportContext(results, lang, images)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(render_page(scene), encoding="utf-8")
+    file.write_text(render_page(report), encoding="utf-8")
     return file
 
 
-def render_page(scene: ReportContext) -> str:
-    """The page as text. The template escapes everything that comes from the data."""
-    script, sheet = read_resource("page.js"), read_resource("page.css")
+def render_page(report: ReportContext) -> str:
+    """Render the page as text. The template escapes everything that comes from the data."""
+    script = read_resource("page.js")
+    style = palette_css() + read_resource("page.css")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        percent=format_percent, points=format_points, clock=format_duration, p=format_p_value
+        percent=format_percent, points=format_points, duration=format_duration, p=format_p_value
     )
-    page = environment.from_string(read_resource("page.html"))
-    policy = (
-        f"default-src 'none'; script-src '{csp_hash(script)}'; style-src '{csp_hash(sheet)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return page.render(
-        policy=policy, script=Markup(script), sheet=Markup(sheet), **template_context(scene)
+    template = environment.from_string(read_resource("page.html"))
+    return template.render(
+        policy=content_security_policy(script, style),
+        script=Markup(script),
+        style=Markup(style),
+        **template_values(report),
     )
 
 
 def read_resource(name: str) -> str:
-    return resources.files("bioimg.report").joinpath(name).read_text(encoding="utf-8")
+    """Read a text file of this package."""
+    return (resources.files("bioimg.report") / name).read_text(encoding="utf-8")
+
+
+def palette_css() -> str:
+    """Declare the colours of curves on white, which the style sheet refers to."""
+    colours = [f"--paper-c{index}: {colour};" for index, colour in enumerate(PALETTE)]
+    return f":root {{ {' '.join(colours)} }}\n"
+
+
+def content_security_policy(script: str, style: str) -> str:
+    """Return the policy that lets a browser run this script and style, and load nothing else."""
+    directives = (
+        "default-src 'none'",
+        f"script-src '{csp_hash(script)}'",
+        f"style-src '{csp_hash(style)}'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
+    return "; ".join(directives)
 
 
 def csp_hash(text: str) -> str:
-    """What a Content-Security-Policy calls an inline script or style sheet."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+    """Return the name of an inline script or style sheet in a Content-Security-Policy."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
 
 
-def template_context(scene: ReportContext) -> dict[str, Any]:
-    """What the template shows."""
-    best = statistics.best_configuration(scene.results)
-    pairs = statistics.compare_pairs(scene.results, best) if best else pd.DataFrame()
-    ties = statistics.best_and_indistinguishable(scene.results, pairs) if best else []
-    panels = svg_charts.curve_panels(scene)
+def template_values(report: ReportContext) -> dict[str, Any]:
+    """Compute what the template shows."""
+    best = statistics.best_configuration(report.results)
+    pairs = pd.DataFrame()
+    best_group: list[str] = []
+    if best:
+        pairs = statistics.compare_pairs(report.results, best)
+        best_group = statistics.best_and_indistinguishable(report.results, pairs)
+    panels = svg_charts.curve_panels(report)
+    legend = html_sections.legend_section(report)
+    total_time = sum_without_shared_epochs(report.trials, ["train_seconds"])["train_seconds"]
     return {
-        "scene": scene,
-        "text": scene.text,
-        "headline": headline_values(scene, best, pairs, ties),
-        "table": html_sections.comparison_section(scene, ties),
-        "differences": html_sections.difference_rows(scene, pairs),
-        "compared": int(pairs["holds"].notna().sum()) if len(pairs) else 0,
-        "seconds": float(sum_without_shared_epochs(scene.trials, ["train_seconds"]).iloc[0]),
+        "report": report,
+        "text": report.text,
+        "headline": headline_values(report, best, pairs, best_group),
+        "comparison": html_sections.comparison_section(report, best_group),
+        "differences": html_sections.difference_rows(report, pairs),
+        "compared_pairs": int(pairs["holds"].notna().sum()) if best else 0,
+        "total_seconds": float(total_time),
+        "frame": svg_charts.CHART_FRAME,
         "panels": panels,
-        "chips": (legend := html_sections.legend_items(scene)),
-        "hover": html_sections.tooltip_data(panels, legend["trials"]),
-        "effects": html_sections.effect_rows(scene),
-        "scores": html_sections.score_rows(scene, best),
+        "legend": legend,
+        "script_data": html_sections.script_data(panels, legend["trials"]),
+        "effects": html_sections.effect_rows(report),
+        "scores": html_sections.score_rows(report, best),
         "matrices": [
-            html_sections.confusion_matrix_values(scene, trial)
-            for _, trial in scene.tested_trials.head(MAX_MATRICES).iterrows()
+            html_sections.confusion_section(report, trial)
+            for _, trial in report.tested_trials.head(MAX_MATRICES).iterrows()
         ],
-        "mistakes": list(html_sections.mistake_items(scene)),
-        "provenance": provenance_rows(scene),
+        "mistakes": list(html_sections.mistake_items(report)),
+        "provenance": provenance_rows(report),
     }
 
 
 def headline_values(
-    scene: ReportContext, best: str | None, pairs: pd.DataFrame, ties: list[str]
+    report: ReportContext, best: str | None, pairs: pd.DataFrame, best_group: list[str]
 ) -> dict[str, Any]:
-    """The outcome in a sentence, and what is needed to judge it."""
-    counts = scene.trials["status"].value_counts()
-    numbers = {status: int(counts.get(status, 0)) for status in ("completed", "stopped", "failed")}
-    told = {
-        **numbers,
-        "trials": len(scene.trials),
-        "complete": bool(scene.results.manifest.get("complete")),
+    """Return the outcome, and what is needed to judge it.
+
+    best: key of the best configuration.
+    pairs: comparisons with it.
+    best_group: keys of the best configuration and of those not distinguishable from it.
+    """
+    statuses = report.trials["status"]
+    counts = {
+        "trials": len(statuses),
+        "completed": int(statuses.eq("completed").sum()),
+        "stopped": int(statuses.eq("stopped").sum()),
+        "failed": int(statuses.eq("failed").sum()),
     }
     if best is None:
-        return {**told, "best": None}
-    rows = scene.results.trials.assign(configuration=configuration_keys(scene.trials))
-    rows = rows[(rows["configuration"] == best) & (rows["status"] == "completed")]
-    first = rows.iloc[0]
-    share, n = pooled_test_accuracy(rows)
-    low, high = statistics.wilson_interval(round(share * n), n)
-    seconds = total_seconds(rows).mean()
+        return {**counts, "best": None}
+    runs = completed_runs(report, [best])
+    accuracy, images = pooled_test_accuracy(runs)
+    seconds = total_seconds(runs).mean()
     return {
-        **told,
-        "best": scene.configuration_label(first),
-        "accuracy": share,
-        "interval": (low, high),
-        "n": n,
-        "runs": len(rows),
-        "folds": rows["fold"].nunique() > 1,
-        "ties": len(ties) - 1,
+        **counts,
+        "best": report.configuration_label(runs.iloc[0]),
+        "accuracy": accuracy,
+        "interval": statistics.wilson_interval(round(accuracy * images), images),
+        "images": images,
+        "runs": len(runs),
+        "has_folds": runs["fold"].nunique() > 1,
+        "ties": len(best_group) - 1,
         "differ": int(pairs["holds"].eq(True).sum()),
-        "faster": faster_alternative(scene, ties, share, seconds),
+        "faster": faster_alternative(report, best_group[1:], accuracy, seconds),
         "seconds": seconds,
     }
 
 
+def completed_runs(report: ReportContext, configurations: list[str]) -> pd.DataFrame:
+    """Return the completed trials of these configurations, with the column `configuration`."""
+    trials = report.trials.assign(configuration=configuration_keys(report.trials))
+    chosen = trials["configuration"].isin(configurations)
+    return trials[chosen & (trials["status"] == "completed")]
+
+
 def total_seconds(trials: pd.DataFrame) -> pd.Series:
-    """Seconds of each trial, including those for computing its features."""
+    """Return the seconds of each trial, including those for computing its features."""
     return trials["train_seconds"] + trials["features_seconds"].fillna(0).astype(float)
 
 
 def faster_alternative(
-    scene: ReportContext, ties: list[str], share: float, seconds: float
+    report: ReportContext, ties: list[str], accuracy: float, seconds: float
 ) -> dict[str, Any] | None:
-    """The fastest recipe that is no less accurate than the best and not distinguishable from it; None if none saves a tenth.
+    """Return the fastest recipe that can replace the best; None if none saves a tenth of the time.
 
-    A recipe with a lower accuracy isn't suggested: a difference may exist although it couldn't be shown.
+    A recipe with a lower accuracy isn't suggested, since a difference may exist that couldn't be
+    shown.
+
+    ties: keys of the configurations that aren't distinguishable from the best one.
+    accuracy, seconds: those of the best one.
     """
-    rows = scene.trials.assign(configuration=configuration_keys(scene.trials))
-    rows = rows[rows["configuration"].isin(ties[1:]) & (rows["status"] == "completed")]
-    means = (
-        rows.assign(seconds=total_seconds(rows))
-        .groupby("configuration", sort=False)[["test_accuracy", "seconds"]]
-        .mean()
-    )
-    means = means[(means["test_accuracy"] >= share) & (means["seconds"] < 0.9 * seconds)]
+    runs = completed_runs(report, ties)
+    runs = runs.assign(seconds=total_seconds(runs))
+    means = runs.groupby("configuration", sort=False)[["test_accuracy", "seconds"]].mean()
+    as_accurate = means["test_accuracy"] >= accuracy
+    means = means[as_accurate & (means["seconds"] < NOTABLE_TIME_SHARE * seconds)]
     if means.empty:
         return None
     key = means["seconds"].idxmin()
-    recipe = scene.configuration_label(rows[rows["configuration"] == key].iloc[0])
+    first_run = runs[runs["configuration"] == key].iloc[0]
     return {
-        "recipe": recipe,
+        "recipe": report.configuration_label(first_run),
         "seconds": means.at[key, "seconds"],
         "accuracy": means.at[key, "test_accuracy"],
     }
 
 
-def provenance_rows(scene: ReportContext) -> list[tuple[str, str]]:
-    """What a reader needs to trust the results, or to reproduce them."""
-    experiment, base = scene.results.manifest, scene.results.manifest["base"]
-    data, axes = (
-        experiment["data"],
-        {name: format_list(values) for name, values in experiment["axes"].items()},
+def provenance_rows(report: ReportContext) -> list[tuple[str, str]]:
+    """Return what a reader needs to trust the results, or to reproduce them: names with values."""
+    manifest = report.results.manifest
+    base = manifest["base"]
+    varied = {*report.varying_fields, *manifest["axes"], "data"}
+    fixed = {name: base[name] for name in TRIAL_FIELDS if name in base and name not in varied}
+    timestamps = (manifest.get("created"), manifest.get("finished"))
+    values = {
+        "experiment": manifest["name"],
+        "axes": describe_values(manifest["axes"], report.lang),
+        "fixed": describe_values(fixed, report.lang),
+        "images": describe_images(report),
+        "fingerprint": manifest["data"]["fingerprint"],
+        "versions": describe_values(manifest.get("versions") or {}, report.lang),
+        "commit": manifest.get("commit") or MISSING_TEXT,
+        "hardware": describe_values(manifest.get("hardware") or {}, report.lang),
+        "created": " → ".join(map(format_time, timestamps)),
+    }
+    return [(report.text(f"provenance.{name}"), str(value)) for name, value in values.items()]
+
+
+def describe_images(report: ReportContext) -> str:
+    """Describe the data set in one line."""
+    data = report.results.manifest["data"]
+    groups = data.get("groups")
+    return report.text(
+        "provenance.images_text",
+        name=data["name"],
+        images=data["images"],
+        classes=len(data["classes"]),
+        groups=MISSING_TEXT if groups is None else groups,
+        image_size=report.results.manifest["base"]["image_size"],
     )
-    fixed = {
-        name: base[name]
-        for name in TRIAL_FIELDS
-        if name in base and name not in {*scene.varying_fields, *axes, "data"}
-    }
-    images = {
-        "name": data["name"],
-        "images": data["images"],
-        "classes": len(data["classes"]),
-        "image_size": base["image_size"],
-    }
-    told = {
-        "experiment": experiment["name"],
-        "axes": describe_values(axes, scene.lang),
-        "fixed": describe_values(fixed, scene.lang),
-        "images": scene.text(
-            "provenance.images_text",
-            **images,
-            groups="–" if data.get("groups") is None else data["groups"],
-        ),
-        "fingerprint": data["fingerprint"],
-        "versions": describe_values(experiment.get("versions") or {}, scene.lang),
-        "commit": experiment.get("commit") or "–",
-        "hardware": describe_values(experiment.get("hardware") or {}, scene.lang),
-        "created": " → ".join(
-            format_time(experiment.get(name)) for name in ("created", "finished")
-        ),
-    }
-    return [(scene.text(f"provenance.{name}"), str(value)) for name, value in told.items()]
 
 
 def describe_values(values: Mapping[str, Any], lang: str) -> str:
-    """Names with their values on one line."""
-    lines = {
-        name: format_list(value) if isinstance(value, list) else value
-        for name, value in values.items()
-    }
-    texts = {name: "–" if line in (None, "") else line for name, line in lines.items()}
-    return "; ".join(f"{column_header(name, lang)} {value}" for name, value in texts.items())
+    """List names with their values on one line."""
+    return "; ".join(
+        f"{column_header(name, lang)} {describe_value(value)}" for name, value in values.items()
+    )
+
+
+def describe_value(value: Any) -> str:
+    """Return a value, or the first values of a list, as text; a dash if there is none."""
+    text = format_list(value) if isinstance(value, (list, tuple)) else value
+    return MISSING_TEXT if text in (None, "") else str(text)

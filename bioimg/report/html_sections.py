@@ -15,200 +15,241 @@ from bioimg.report.formatting import format_p_value, format_percent
 from bioimg.report.report_context import ReportContext, shorten_name
 from bioimg.report.table_model import Column
 from bioimg.report.translation import column_header, setting_name, setting_value
-from bioimg.report.visual_encoding import MAX_LINES
+from bioimg.report.visual_encoding import MAX_LINES, MAX_MISTAKES
 from bioimg.results import statistics
 from bioimg.results.configurations import configuration_keys
 
 RowMapping = Mapping[Any, Any]
 MAX_ROWS = 500
-MAX_MISTAKES = 12
 MAX_FILTER_CHOICES = 12
+MAX_BADGE_CHARACTERS = 60
+SHADES = 10
+"""Steps of the shading of a confusion matrix; classes h0 to h10 of the style sheet."""
 THUMBNAIL_PX = 192
 """Longest side of an image on the page, in pixels."""
 
 
-def comparison_section(scene: ReportContext, ties: list[str]) -> dict[str, Any]:
-    """The comparison table for the page: cells with their sort keys, and the test accuracy also as a mark."""
-    its = build_comparison(scene.results, lang=scene.lang, sort=("best_val_loss",))
-    values = its.values.head(MAX_ROWS)
-    order = column_order(its.columns, values)
+def comparison_section(report: ReportContext, best_group: Sequence[str]) -> dict[str, Any]:
+    """Return the comparison table: cells with sort keys, and the test accuracy also as a mark.
+
+    best_group: keys of the best configuration and of those not distinguishable from it.
+    """
+    table = build_comparison(report.results, lang=report.lang, sort=("best_val_loss",))
+    values = table.values.head(MAX_ROWS)
+    positions = column_order(table.columns, values)
     columns = [
-        {"name": its.columns[k].name, "header": its.headers[k], "identity": its.columns[k].identity}
-        for k in order
+        {
+            "name": table.columns[position].name,
+            "header": table.headers[position],
+            "identity": table.columns[position].identity,
+        }
+        for position in positions
     ]
     marks = svg_charts.interval_marks(
         values, "test_accuracy", "test_accuracy_low", "test_accuracy_high", zero=False
     )
-    rows = [
-        {
-            **{name: record[name] for name in ("key", "state")},
-            "standing": badge_class(record, ties),
-            "said": shorten_name(badge_text(scene, record), 60),
-            "cells": [(cells[k], sort_key(record[its.columns[k].name])) for k in order],
+    rows = []
+    for record, texts, mark in zip(values.to_dict("records"), table.cells(), marks, strict=False):
+        sort_keys = [sort_key(record[column["name"]]) for column in columns]
+        shown_texts = [texts[position] for position in positions]
+        row = {
+            "key": record["key"],
+            "state": record["state"],
+            "standing": badge_class(record, best_group),
+            "badge": shorten_name(badge_text(report, record), MAX_BADGE_CHARACTERS),
+            "cells": list(zip(shown_texts, sort_keys, strict=True)),
             "mark": mark,
         }
-        for record, cells, mark in zip(values.to_dict("records"), its.cells(), marks, strict=False)
-    ]
-    choices = column_filters(columns, rows)
+        rows.append(row)
     return {
-        "table": its,
+        "caption": table.caption,
+        "notes": table.notes,
         "columns": columns,
         "rows": rows,
-        "filters": choices,
-        "all": len(its.values),
+        "filters": column_filters(columns, rows),
+        "total_rows": len(table.values),
     }
 
 
 def column_order(columns: Sequence[Column], values: pd.DataFrame) -> list[int]:
-    """Order of the columns: settings that vary, test accuracy, then the rest; status and standing are shown as a badge."""
-    same = {
-        column.name
-        for column in columns
-        if column.identity and values[column.name].nunique(dropna=False) == 1 < len(values)
-    }
+    """Return the positions of the columns to show.
+
+    Settings that vary come first, then the test accuracy, then the rest. Status and standing aren't
+    among them, since a badge shows both.
+    """
     shown = [
-        place
-        for place, column in enumerate(columns)
-        if column.name not in {"status", "standing", *same}
+        position
+        for position, column in enumerate(columns)
+        if column.name not in ("status", "standing") and not _is_constant_setting(column, values)
     ]
-    return sorted(
-        shown,
-        key=lambda place: (not columns[place].identity, columns[place].name != "test_accuracy"),
-    )
+
+    def rank(position: int) -> tuple[bool, bool]:
+        column = columns[position]
+        return not column.identity, column.name != "test_accuracy"
+
+    return sorted(shown, key=rank)
 
 
-def badge_text(scene: ReportContext, record: RowMapping) -> str:
-    """The text of the badge."""
+def _is_constant_setting(column: Column, values: pd.DataFrame) -> bool:
+    if not column.identity or len(values) < 2:
+        return False
+    return values[column.name].nunique(dropna=False) == 1
+
+
+def badge_text(report: ReportContext, record: RowMapping) -> str:
+    """Return the text of a row's badge."""
     if record["state"] != "completed":
         return record["status"]
-    return scene.text("verdict.unknown") if pd.isna(record.get("standing")) else record["standing"]
+    if pd.isna(record.get("standing")):
+        return report.text("verdict.unknown")
+    return record["standing"]
 
 
-def badge_class(record: RowMapping, ties: list[str]) -> str:
-    """The look of the badge: best, tie, other, or why the row isn't ranked."""
+def badge_class(record: RowMapping, best_group: Sequence[str]) -> str:
+    """Return the look of a row's badge: best, tie, other, or why the row isn't ranked."""
     if record["state"] != "completed":
         return record["state"]
-    return "best" if ties[:1] == [record["key"]] else "tie" if record["key"] in ties else "other"
+    if record["key"] not in best_group:
+        return "other"
+    return "best" if record["key"] == best_group[0] else "tie"
 
 
 def sort_key(value: Any) -> str:
+    """Return the text that the script sorts a cell by; a missing value is empty."""
     return "" if pd.isna(value) else str(value)
 
 
 def column_filters(
-    columns: list[dict[str, Any]], rows: list[dict[str, Any]]
+    columns: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """For each setting with a few values, the values to choose among."""
-    found = []
-    for place, column in enumerate(columns):
-        values = list(dict.fromkeys(row["cells"][place][0] for row in rows))
-        if column["identity"] and 1 < len(values) <= MAX_FILTER_CHOICES:
-            found.append({"place": place, "header": column["header"], "values": values})
-    return found
+    """Return, for each setting with a few values, the values to choose among."""
+    filters = []
+    for position, column in enumerate(columns):
+        texts = list(dict.fromkeys(row["cells"][position][0] for row in rows))
+        if column["identity"] and 1 < len(texts) <= MAX_FILTER_CHOICES:
+            filters.append({"position": position, "header": column["header"], "choices": texts})
+    return filters
 
 
-def difference_rows(scene: ReportContext, pairs: pd.DataFrame) -> list[dict[str, Any]]:
-    """Each recipe against the best one, the nearest first."""
+def difference_rows(report: ReportContext, pairs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return each recipe against the best one, the nearest first.
+
+    pairs: comparisons with the best configuration, from `statistics.compare_pairs`.
+    """
     if pairs.empty:
         return []
-    pairs = pairs.sort_values(
-        "difference", ascending=False, kind="stable", na_position="last"
-    ).head(MAX_ROWS)
-    firsts, marks = (
-        scene.trials.set_index("key", drop=False),
-        svg_charts.interval_marks(pairs, "difference"),
+    pairs = pairs.sort_values("difference", ascending=False, kind="stable", na_position="last")
+    pairs = pairs.head(MAX_ROWS)
+    trials = report.trials.set_index("key", drop=False)
+    marks = svg_charts.interval_marks(pairs, "difference")
+    rows = []
+    for pair, mark in zip(pairs.to_dict("records"), marks, strict=True):
+        verdict = pair_verdict(pair)
+        row = {
+            **pair,
+            "label": report.configuration_label(trials.loc[pair["a"]]),
+            "verdict": verdict,
+            "badge": report.text(f"verdict.{verdict}"),
+            "claim": claim_text(report, pair),
+            "mark": mark,
+        }
+        rows.append(row)
+    return rows
+
+
+def claim_text(report: ReportContext, pair: RowMapping) -> str:
+    """Return the claim of `statistics.compare_pairs`, which is in English, or its translation."""
+    if report.lang == "en":
+        return pair["claim"]
+    return report.text(
+        "page.claim_text",
+        a=format_percent(pair["accuracy_a"]),
+        b=format_percent(pair["accuracy_b"]),
+        n=pair["n"],
+        p=format_p_value(pair["p_holm"]),
+        verdict=report.text(f"verdict.{pair_verdict(pair)}"),
     )
-    rows = [
-        {
-            **row,
-            "label": scene.configuration_label(firsts.loc[row["a"]]),
-            "verdict": pair_verdict(row),
-            "claim": claim_text(scene, row),
-        }
-        for row in pairs.to_dict("records")
-    ]
-    return [
-        {**row, "said": scene.text(f"verdict.{row['verdict']}"), "mark": mark}
-        for row, mark in zip(rows, marks, strict=True)
-    ]
 
 
-def claim_text(scene: ReportContext, row: RowMapping) -> str:
-    """The claim of `statistics.paired`, which is in English, or its translation."""
-    if scene.lang == "en":
-        return row["claim"]
-    told = {
-        "a": format_percent(row["accuracy_a"]),
-        "b": format_percent(row["accuracy_b"]),
-        "n": row["n"],
-        "p": format_p_value(row["p_holm"]),
-    }
-    return scene.text("page.claim_text", **told, verdict=scene.text(f"verdict.{pair_verdict(row)}"))
-
-
-def pair_verdict(row: RowMapping) -> str:
-    """The outcome of a pair: unknown if it must not be compared, a tie if the difference doesn't hold."""
-    if pd.isna(row["holds"]):
+def pair_verdict(pair: RowMapping) -> str:
+    """Return the verdict on a pair: unknown, tie, better or worse."""
+    if pd.isna(pair["holds"]):
         return "unknown"
-    return "tie" if not row["holds"] else "better" if row["difference"] > 0 else "worse"
+    if not pair["holds"]:
+        return "tie"
+    return "better" if pair["difference"] > 0 else "worse"
 
 
-def effect_rows(scene: ReportContext) -> list[RowMapping]:
-    """The effect of each level of an axis, then each interaction."""
-    found = statistics.estimate_effects(scene.results)
-    found = found[found["effect"].notna()].head(MAX_ROWS)
-    marks = svg_charts.interval_marks(found, "effect")
-    labels = [scene.effect_label(row) for _, row in found.iterrows()]
+def effect_rows(report: ReportContext) -> list[dict[str, Any]]:
+    """Return the effect of each level of an axis, then each interaction."""
+    effects = statistics.estimate_effects(report.results)
+    effects = effects[effects["effect"].notna()].head(MAX_ROWS)
+    marks = svg_charts.interval_marks(effects, "effect")
     return [
-        {**row, "label": label, "mark": mark, "interaction": ":" in row["axis"]}
-        for row, label, mark in zip(found.to_dict("records"), labels, marks, strict=True)
-    ]
-
-
-def legend_items(scene: ReportContext) -> dict[str, Any]:
-    """The legend, which shows and hides curves: the values of each axis, and every single trial."""
-    code, drawn = scene.encoding, scene.ranked_trials.head(MAX_LINES)
-    axes = []
-    for field in [
-        axis for axis in (code.colour_field, code.line_field, *code.panel_fields) if axis
-    ]:
-        places = enumerate(code.values_by_field[field])
-        looks = [
-            (
-                f"c{k % 7}"
-                if field == code.colour_field
-                else f"plain l{k}"
-                if field == code.line_field
-                else "",
-                value,
-            )
-            for k, value in places
-        ]
-        axes.append(
-            {
-                "name": setting_name(field, scene.lang),
-                "field": field,
-                "values": [
-                    {"look": its, "value": value, "text": setting_value(field, value, scene.lang)}
-                    for its, value in looks
-                ],
-            }
-        )
-    trials = [
         {
-            "key": trial["key"],
-            "label": scene.trial_label(trial),
-            "look": svg_charts.line_css_classes(code, trial),
-            "status": trial["status"],
-            "values": {field: str(trial[field]) for field in scene.varying_fields},
+            "effect": row["effect"],
+            "low": row["low"],
+            "high": row["high"],
+            "label": report.effect_label(row),
+            "mark": mark,
+            "interaction": ":" in row["axis"],
         }
-        for _, trial in drawn.iterrows()
+        for (_, row), mark in zip(effects.iterrows(), marks, strict=True)
     ]
-    return {"axes": axes, "trials": trials, "left_out": len(scene.ranked_trials) - len(drawn)}
 
 
-def tooltip_data(panels: list[dict[str, Any]], trials: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the script needs to show the values of the curves."""
+def legend_section(report: ReportContext) -> dict[str, Any]:
+    """Return the legend, which shows and hides curves by values of axes and trial by trial."""
+    encoding = report.encoding
+    fields = (encoding.colour_field, encoding.line_field, *encoding.panel_fields)
+    drawn = report.ranked_trials.head(MAX_LINES)
+    return {
+        "axes": [legend_axis(report, field) for field in fields if field],
+        "trials": [legend_trial(report, trial) for _, trial in drawn.iterrows()],
+        "left_out": len(report.ranked_trials) - len(drawn),
+    }
+
+
+def legend_axis(report: ReportContext, field: str) -> dict[str, Any]:
+    """Return an axis of the legend: the values of a field, each with its look."""
+    choices = [
+        {
+            "value": value,
+            "text": setting_value(field, value, report.lang),
+            "css_classes": legend_css_classes(report, field, index),
+        }
+        for index, value in enumerate(report.encoding.values_by_field[field])
+    ]
+    return {"name": setting_name(field, report.lang), "field": field, "choices": choices}
+
+
+def legend_css_classes(report: ReportContext, field: str, index: int) -> str:
+    """Return the classes of a value's swatch; empty if panels show the field."""
+    if field == report.encoding.colour_field:
+        return svg_charts.colour_css_class(index)
+    if field == report.encoding.line_field:
+        return f"plain {svg_charts.line_style_css_class(index)}"
+    return ""
+
+
+def legend_trial(report: ReportContext, trial: pd.Series) -> dict[str, Any]:
+    """Return a trial of the legend."""
+    return {
+        "key": trial["key"],
+        "label": report.trial_label(trial),
+        "css_classes": svg_charts.line_css_classes(report.encoding, trial),
+        "values": {field: str(trial[field]) for field in report.varying_fields},
+    }
+
+
+def script_data(
+    panels: Sequence[Mapping[str, Any]], trials: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return what the script needs to show the values of the curves.
+
+    panels: from `svg_charts.curve_panels`.
+    trials: those of the legend.
+    """
     return {
         "panels": [
             [{"key": line["key"], "points": line["points"]} for line in panel["lines"]]
@@ -220,69 +261,85 @@ def tooltip_data(panels: list[dict[str, Any]], trials: list[dict[str, Any]]) -> 
     }
 
 
-def score_rows(scene: ReportContext, best: str | None) -> list[RowMapping]:
-    """The best recipe's other scores: of its only run, with intervals that resample groups, or means over its runs."""
-    runs = scene.tested_trials[
-        configuration_keys(scene.trials).reindex(scene.tested_trials.index).eq(str(best))
-    ]
-    tables = [statistics.bootstrap_metrics(scene.results, key) for key in runs["key"]]
+def score_rows(report: ReportContext, best: str | None) -> list[dict[str, Any]]:
+    """Return the other scores of the best recipe.
+
+    Those of its only run have intervals that resample groups. Those of several runs are means, for
+    which no interval is known.
+    """
+    configurations = configuration_keys(report.trials).reindex(report.tested_trials.index)
+    runs = report.tested_trials[configurations.eq(str(best))]
+    tables = [statistics.bootstrap_metrics(report.results, key) for key in runs["key"]]
     if not tables:
         return []
-    found = tables[0] if len(tables) == 1 else _mean_scores(tables)
+    scores = tables[0] if len(tables) == 1 else _mean_scores(tables)
     return [
-        {**row, "name": column_header(row["metric"], scene.lang)}
-        for row in found.to_dict("records")
+        {
+            "name": column_header(row["metric"], report.lang),
+            "value": row["value"],
+            "low": row["low"],
+            "high": row["high"],
+        }
+        for row in scores.to_dict("records")
     ]
 
 
 def _mean_scores(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Scores averaged over runs, for which no interval is known."""
-    return tables[0].assign(
-        value=sum(table["value"] for table in tables) / len(tables), low=np.nan, high=np.nan
-    )
+    means = sum(table["value"] for table in tables) / len(tables)
+    return tables[0].assign(value=means, low=np.nan, high=np.nan)
 
 
-def confusion_matrix_values(scene: ReportContext, trial: pd.Series) -> dict[str, Any]:
-    """A confusion matrix with the recall and precision of each class; shade 0 to 10 is the share of the label's images."""
-    counts = statistics.confusion_counts(scene.results, trial["key"])
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    per_class = statistics.class_metrics(scene.results, trial["key"]).to_dict("records")
-    cells = [
-        [(int(n), int(np.ceil(10 * share))) for n, share in zip(*row, strict=True)]
-        for row in zip(counts, shares, strict=True)
-    ]
+def confusion_section(report: ReportContext, trial: pd.Series) -> dict[str, Any]:
+    """Return a confusion matrix with the recall and precision of each class.
+
+    A cell is a count and its shade from 0 to `SHADES`, which is its share of the label's images.
+    """
+    counts = statistics.confusion_counts(report.results, trial["key"])
+    label_counts = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shades = np.ceil(SHADES * (counts / label_counts)).astype(int)
+    metrics = statistics.class_metrics(report.results, trial["key"])
     rows = [
-        {"name": name, "cells": row, **its}
-        for name, row, its in zip(scene.classes, cells, per_class, strict=True)
+        {
+            "name": name,
+            "cells": list(zip(counts[label].tolist(), shades[label].tolist(), strict=True)),
+            "recall": metrics["recall"].iloc[label],
+            "precision": metrics["precision"].iloc[label],
+        }
+        for label, name in enumerate(report.classes)
     ]
     return {
         "key": trial["key"],
-        "label": scene.trial_label(trial),
+        "label": report.trial_label(trial),
         "accuracy": trial["test_accuracy"],
         "rows": rows,
     }
 
 
-def mistake_items(scene: ReportContext) -> Iterator[dict[str, Any]]:
-    """The most confident mistakes of the trial with the lowest validation loss."""
-    if scene.tested_trials.empty:
+def mistake_items(report: ReportContext) -> Iterator[dict[str, Any]]:
+    """Yield the most confident mistakes of the trial with the lowest validation loss."""
+    if report.tested_trials.empty:
         return
-    for _, row in (
-        scene.wrong_predictions(scene.tested_trials.iloc[0]).head(MAX_MISTAKES).iterrows()
-    ):
-        pixels = (scene.images or {}).get(row["image"])
-        label, prediction = (scene.classes[row[part]] for part in ("label", "prediction"))
+    mistakes = report.wrong_predictions(report.tested_trials.iloc[0])
+    for _, mistake in mistakes.head(MAX_MISTAKES).iterrows():
+        pixels = (report.images or {}).get(mistake["image"])
         yield {
-            **row,
-            "label": label,
-            "prediction": prediction,
-            "source": None if pixels is None else to_data_url(pixels),
+            "image": mistake["image"],
+            "label": report.classes[mistake["label"]],
+            "prediction": report.classes[mistake["prediction"]],
+            "probability": mistake["probability"],
+            "others": mistake["others"],
+            "trials": mistake["trials"],
+            "url": None if pixels is None else to_data_url(pixels),
         }
 
 
 def to_data_url(pixels: np.ndarray) -> str:
-    """An image as a data URL, lossless; a large image is made smaller."""
-    image, file = Image.fromarray(np.asarray(pixels)), io.BytesIO()
+    """Return an image as a data URL, lossless. A large image is made smaller.
+
+    pixels: uint8 [height, width, 3].
+    """
+    image = Image.fromarray(np.asarray(pixels))
     image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

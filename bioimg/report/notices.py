@@ -7,9 +7,10 @@ from bioimg.report.translation import translate
 
 @dataclass(frozen=True)
 class Notice:
-    """A sentence for readers, with the key of its text in the catalogue, such as `warning.leak` or `note.source`."""
+    """A sentence for readers."""
 
     key: str
+    """Key of the text in the catalogue, such as `warning.leak` or `note.source`."""
     text: str
 
     @property

@@ -1,7 +1,6 @@
 """Figures of the outcome: effects, accuracy against time, confusion, calibration, mistakes."""
 
 import textwrap
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter, StrMethodFormatter
 
 from bioimg.report.plot_style import (
-    COLOURS,
     GREY,
     LINE_PATTERNS,
     add_title,
@@ -22,183 +20,188 @@ from bioimg.report.plot_style import (
 )
 from bioimg.report.report_context import ReportContext, shorten_name
 from bioimg.report.table_notes import format_list
-from bioimg.report.visual_encoding import MAX_PANELS
+from bioimg.report.visual_encoding import MAX_MISTAKES, MAX_PANELS, PALETTE
 from bioimg.results import statistics
 
 MAX_EFFECTS = 24
-MAX_MISTAKES = 12
 MAX_POINTS = 500
+CALIBRATION_COLUMNS = 3
+MISTAKE_COLUMNS = 4
+DARK_SHARE = 0.55
+"""The share from which a cell of a confusion matrix is so dark that its text is white."""
 
 
-def effects_figure(scene: ReportContext, found: pd.DataFrame) -> Figure:
-    """How each level of an axis, and each pair of levels, changes the test accuracy, with 95 % intervals."""
-    found = found.iloc[:MAX_EFFECTS][::-1]
-    figure, ((axes,),) = new_figure(1, 1, 7.2, 0.32 * len(found) + 0.7)
-    for place, (_, row) in enumerate(found.iterrows()):
-        main = ":" not in row["axis"]
-        axes.hlines(
-            place, row["low"], row["high"], color=COLOURS[0] if main else GREY, linewidth=1.6
-        )
-        axes.plot(
-            row["effect"],
-            place,
-            "o" if main else "D",
-            color=COLOURS[0] if main else GREY,
-            markersize=6 if main else 5,
-        )
+def effects_figure(report: ReportContext, effects: pd.DataFrame) -> Figure:
+    """Draw how each level of an axis, and each pair of levels, changes the test accuracy.
+
+    effects: from `statistics.estimate_effects`, without unknown ones.
+    """
+    effects = effects.iloc[:MAX_EFFECTS][::-1]
+    figure, ((axes,),) = new_figure(1, 1, 7.2, 0.32 * len(effects) + 0.7)
+    for height, (_, row) in enumerate(effects.iterrows()):
+        draw_effect(axes, height, row)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(found)), [scene.effect_label(row) for _, row in found.iterrows()])
-    axes.set(ylim=(-0.6, len(found) - 0.4), xlabel=scene.text("figure.effect"))
+    labels = [report.effect_label(row) for _, row in effects.iterrows()]
+    axes.set_yticks(range(len(effects)), labels)
+    axes.set(ylim=(-0.6, len(effects) - 0.4), xlabel=report.text("figure.effect"))
     axes.grid(axis="y", visible=False)
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{100 * value:+.0f}" if value else "0")
-    )
-    return add_title(figure, scene.text("figure.effects"), 8, weight="normal")
+    axes.xaxis.set_major_formatter(FuncFormatter(_format_tick_points))
+    return add_title(figure, report.text("figure.effects"), 8, weight="normal")
 
 
-def accuracy_against_time_figure(scene: ReportContext) -> Figure:
-    """Test accuracy of the completed trials against their training time."""
-    points = scene.measured_trials.head(MAX_POINTS)
-    shown, seconds = scene.titled_panels(points), points["train_seconds"]
-    figure, grid = new_figure(1, len(shown), 3.4, 3.2, sharex=True, sharey=True)
-    for (name, trials), axes in zip(shown, grid[0], strict=True):
+def draw_effect(axes: Axes, height: int, row: pd.Series) -> None:
+    """Draw one effect with its 95 % interval. An interaction is a grey diamond."""
+    is_interaction = ":" in row["axis"]
+    colour = GREY if is_interaction else PALETTE[0]
+    marker = "D" if is_interaction else "o"
+    size = 5 if is_interaction else 6
+    axes.hlines(height, row["low"], row["high"], color=colour, linewidth=1.6)
+    axes.plot(row["effect"], height, marker, color=colour, markersize=size)
+
+
+def _format_tick_points(value: float, position: int | None) -> str:
+    return f"{100 * value:+.0f}" if value else "0"
+
+
+def accuracy_against_time_figure(report: ReportContext) -> Figure:
+    """Draw the test accuracy of the completed trials against their training time."""
+    drawn = report.measured_trials.head(MAX_POINTS)
+    panels = report.titled_panels(drawn)
+    figure, grid = new_figure(1, len(panels), 3.4, 3.2, sharex=True, sharey=True)
+    for (title, trials), axes in zip(panels, grid[0], strict=True):
         for _, trial in trials.iterrows():
-            draw_measured_trial(axes, trial, line_style(scene.encoding.style_indices(trial)))
-        axes.set_title(name)
-        axes.set_xlabel(scene.text("figure.train_seconds"))
-    grid[0, 0].set_ylabel(scene.text("measure.test_accuracy"))
+            draw_measured_trial(axes, report, trial)
+        axes.set_title(title)
+        axes.set_xlabel(report.text("figure.train_seconds"))
+    first = grid[0, 0]
+    first.set_ylabel(report.text("measure.test_accuracy"))
+    set_time_axis(first, drawn["train_seconds"])
+    set_percent_axis(first)
+    draw_legend(figure, report)
+    return add_title(figure, "; ".join(accuracy_notes(report)), 8, weight="normal")
+
+
+def set_time_axis(axes: Axes, seconds: pd.Series) -> None:
+    """Make the horizontal axis logarithmic if the times differ by more than a factor of ten."""
     if seconds.min() > 0 and seconds.max() > 10 * seconds.min():
-        grid[0, 0].set_xscale("log")
-        grid[0, 0].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     else:
-        grid[0, 0].set_xlim(left=0)
-    set_percent_axis(grid[0, 0])
-    draw_legend(figure, scene)
-    return add_title(figure, "; ".join(omission_notes(scene)), 8, weight="normal")
+        axes.set_xlim(left=0)
 
 
-def draw_measured_trial(axes: Axes, trial: pd.Series, its: dict[str, Any]) -> None:
-    """One trial with the interval of its accuracy."""
-    low, high = statistics.wilson_interval(
-        round(trial["test_accuracy"] * trial["test_images"]), int(trial["test_images"])
-    )
-    axes.vlines(trial["train_seconds"], low, high, color=its["color"], linewidth=1)
-    axes.plot(
-        trial["train_seconds"], trial["test_accuracy"], **{**its, "linestyle": "none"}, markersize=8
-    )
+def draw_measured_trial(axes: Axes, report: ReportContext, trial: pd.Series) -> None:
+    """Draw one trial with the interval of its accuracy."""
+    images = int(trial["test_images"])
+    low, high = statistics.wilson_interval(round(trial["test_accuracy"] * images), images)
+    style = line_style(*report.encoding.style_indices(trial))
+    style["linestyle"] = "none"
+    axes.vlines(trial["train_seconds"], low, high, color=style["color"], linewidth=1)
+    axes.plot(trial["train_seconds"], trial["test_accuracy"], markersize=8, **style)
 
 
-def omission_notes(scene: ReportContext) -> list[str]:
-    """Notes: what the bars are, and which trials aren't shown."""
-    counts = scene.trials["status"].value_counts()
-    rest = len(scene.measured_trials) - MAX_POINTS
-    notes = [
-        scene.text("figure.interval", n=format_list(scene.measured_trials["test_images"].unique()))
-    ]
-    if len(scene.measured_trials) < len(scene.trials):
-        notes.append(
-            scene.text(
-                "figure.not_shown", stopped=counts.get("stopped", 0), failed=counts.get("failed", 0)
-            )
-        )
-    if rest > 0:
-        notes.append(scene.text("measure.left_out", left_out=rest))
+def accuracy_notes(report: ReportContext) -> list[str]:
+    """Say what the bars are, and which trials aren't shown."""
+    measured = report.measured_trials
+    images = format_list(measured["test_images"].unique())
+    notes = [report.text("figure.interval", n=images)]
+    if len(measured) < len(report.trials):
+        statuses = report.trials["status"]
+        stopped = statuses.eq("stopped").sum()
+        failed = statuses.eq("failed").sum()
+        notes.append(report.text("figure.not_shown", stopped=stopped, failed=failed))
+    if len(measured) > MAX_POINTS:
+        notes.append(report.text("measure.left_out", left_out=len(measured) - MAX_POINTS))
     return notes
 
 
-def confusion_figure(scene: ReportContext, trial: pd.Series) -> Figure:
-    """Counts of test images by label and prediction, shaded by their share of the label's images."""
-    counts = statistics.confusion_counts(scene.results, trial["key"])
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+def confusion_figure(report: ReportContext, trial: pd.Series) -> Figure:
+    """Draw the counts of test images by label and prediction, shaded by the share of the label."""
+    counts = statistics.confusion_counts(report.results, trial["key"])
+    label_counts = counts.sum(axis=1)
+    shares = counts / np.maximum(label_counts, 1)[:, np.newaxis]
     side = max(3.2, 1.6 + 0.45 * len(counts))
     figure, ((axes,),) = new_figure(1, 1, side + 1, side)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.argwhere(counts):
-        dark = "white" if shares[row, column] > 0.55 else "black"
-        axes.text(
-            column, row, counts[row, column], ha="center", va="center", fontsize=8, color=dark
-        )
-    axes.set_xticks(
-        range(len(counts)), scene.classes, rotation=40, ha="right", rotation_mode="anchor"
-    )
-    axes.set_yticks(
-        range(len(counts)),
-        [f"{name} ({n})" for name, n in zip(scene.classes, counts.sum(axis=1), strict=True)],
-    )
-    axes.set(xlabel=scene.text("measure.prediction"), ylabel=scene.text("measure.label"))
+    for label, prediction in np.argwhere(counts):
+        colour = "white" if shares[label, prediction] > DARK_SHARE else "black"
+        text = counts[label, prediction]
+        axes.text(prediction, label, text, ha="center", va="center", fontsize=8, color=colour)
+    ticks = range(len(counts))
+    axes.set_xticks(ticks, report.classes, rotation=40, ha="right", rotation_mode="anchor")
+    labels = [f"{name} ({n})" for name, n in zip(report.classes, label_counts, strict=True)]
+    axes.set_yticks(ticks, labels)
+    axes.set(xlabel=report.text("measure.prediction"), ylabel=report.text("measure.label"))
     axes.grid(False)
     bar = figure.colorbar(image, shrink=0.8, format=PercentFormatter(1, symbol=" %"))
-    bar.set_label(scene.text("figure.share"), fontsize=8)
+    bar.set_label(report.text("figure.share"), fontsize=8)
     bar.outline.set_visible(False)  # type: ignore[operator]
-    title = f"{scene.trial_label(trial)}: {scene.text('measure.test_accuracy')} {100 * trial['test_accuracy']:.1f} %"
-    return add_title(figure, title)
+    accuracy = f"{report.text('measure.test_accuracy')} {100 * trial['test_accuracy']:.1f} %"
+    return add_title(figure, f"{report.trial_label(trial)}: {accuracy}")
 
 
-def calibration_figure(scene: ReportContext) -> Figure:
-    """How often predictions with a given confidence are correct, in ten bins of width 0.1, for the best trials."""
-    shown = scene.tested_trials.head(MAX_PANELS)
-    columns = min(3, len(shown))
-    figure, grid = new_figure(
-        -(-len(shown) // columns), columns, 2.8, 2.8, sharex=True, sharey=True
-    )
-    for axes, (_, trial) in zip(grid.flat, shown.iterrows(), strict=False):
-        draw_reliability(axes, scene, trial)
-    for axes in grid.flat[len(shown) :]:
+def calibration_figure(report: ReportContext) -> Figure:
+    """Draw how often predictions of a given confidence are correct, for the best trials."""
+    drawn = report.tested_trials.head(MAX_PANELS)
+    columns = min(CALIBRATION_COLUMNS, len(drawn))
+    rows = -(-len(drawn) // columns)
+    figure, grid = new_figure(rows, columns, 2.8, 2.8, sharex=True, sharey=True)
+    for axes, (_, trial) in zip(grid.flat, drawn.iterrows(), strict=False):
+        draw_reliability(axes, report, trial)
+    for axes in grid.flat[len(drawn) :]:
         axes.set_visible(False)
     for axes in grid[-1]:
-        axes.set_xlabel(scene.text("figure.confidence"))
+        axes.set_xlabel(report.text("figure.confidence"))
     for axes in grid[:, 0]:
-        axes.set_ylabel(scene.text("figure.share_correct"))
+        axes.set_ylabel(report.text("figure.share_correct"))
     return figure
 
 
-def draw_reliability(axes: Axes, scene: ReportContext, trial: pd.Series) -> None:
-    """One panel: the area of a point grows with the number of images in its bin."""
-    bins = statistics.calibration_table(scene.results, trial["key"])
-    ece, bins = bins.attrs["ece"], bins[bins["n"] > 0]
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=LINE_PATTERNS[1])
+def draw_reliability(axes: Axes, report: ReportContext, trial: pd.Series) -> None:
+    """Draw one panel. The area of a point grows with the number of images in its bin."""
+    table = statistics.calibration_table(report.results, trial["key"])
+    bins = table[table["n"] > 0]
+    x = bins["confidence"]
+    y = bins["accuracy"]
     area = 15 + 300 * bins["n"] / bins["n"].sum()
-    axes.plot(bins["confidence"], bins["accuracy"], color=COLOURS[0], linewidth=1)
-    axes.scatter(
-        bins["confidence"], bins["accuracy"], s=area, color=COLOURS[0], edgecolor="white", zorder=3
-    )
-    axes.text(1.02, 0.03, scene.text("figure.calibration_error", ece=ece), ha="right", fontsize=7.5)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=LINE_PATTERNS[1])
+    axes.plot(x, y, color=PALETTE[0], linewidth=1)
+    axes.scatter(x, y, s=area, color=PALETTE[0], edgecolor="white", zorder=3)
+    error = report.text("figure.calibration_error", ece=table.attrs["ece"])
+    axes.text(1.02, 0.03, error, ha="right", fontsize=7.5)
     axes.set(xlim=(0, 1.04), ylim=(0, 1.04), aspect="equal")
-    axes.set_title(wrap_text(scene.trial_label(trial), 2.4, 8), fontsize=8)
+    axes.set_title(wrap_text(report.trial_label(trial), 2.4, 8), fontsize=8)
 
 
-def mistakes_figure(scene: ReportContext, trial: pd.Series) -> Figure:
-    """The most confident wrong predictions on test images."""
-    wrong = scene.wrong_predictions(trial)
-    shown = wrong.head(MAX_MISTAKES)
-    figure, grid = new_figure(-(-len(shown) // 4), 4, 1.7, 2.0)
+def mistakes_figure(report: ReportContext, trial: pd.Series) -> Figure:
+    """Draw the most confident wrong predictions on test images."""
+    mistakes = report.wrong_predictions(trial)
+    drawn = mistakes.head(MAX_MISTAKES)
+    rows = -(-len(drawn) // MISTAKE_COLUMNS)
+    figure, grid = new_figure(rows, MISTAKE_COLUMNS, 1.7, 2.0)
     for axes in grid.flat:
         axes.set_axis_off()
-    for axes, (_, row) in zip(grid.flat, shown.iterrows(), strict=False):
-        draw_mistake(axes, scene, row)
-    title = scene.text(
-        "figure.mistakes", n=len(shown), wrong=len(wrong), images=len(scene.test_predictions(trial))
-    )
-    return add_title(figure, f"{title}: {scene.trial_label(trial)}")
+    for axes, (_, mistake) in zip(grid.flat, drawn.iterrows(), strict=False):
+        draw_mistake(axes, report, mistake)
+    images = len(report.test_predictions(trial))
+    title = report.text("figure.mistakes", n=len(drawn), wrong=len(mistakes), images=images)
+    return add_title(figure, f"{title}: {report.trial_label(trial)}")
 
 
-def draw_mistake(axes: Axes, scene: ReportContext, row: pd.Series) -> None:
-    label, prediction = (
-        shorten_name(scene.classes[row[part]], 16) for part in ("label", "prediction")
+def draw_mistake(axes: Axes, report: ReportContext, mistake: pd.Series) -> None:
+    """Draw one image with its label and prediction, or its path if the image isn't available."""
+    title = report.text(
+        "figure.mistake",
+        label=shorten_name(report.classes[mistake["label"]], 16),
+        prediction=shorten_name(report.classes[mistake["prediction"]], 16),
+        probability=100 * mistake["probability"],
     )
-    axes.set_title(
-        scene.text(
-            "figure.mistake",
-            label=label,
-            prediction=prediction,
-            probability=100 * row["probability"],
-        ),
-        fontsize=7.5,
-    )
-    pixels = (scene.images or {}).get(row["image"])
-    if pixels is None:
-        axes.imshow(np.full((1, 1, 3), 232, np.uint8))
-        text = f"{scene.text('figure.image_not_found')}\n\n{textwrap.fill(shorten_name(row['image'], 60), 18)}"
-        axes.text(0, 0, text, ha="center", va="center", fontsize=6, color=GREY)
-    else:
+    axes.set_title(title, fontsize=7.5)
+    pixels = (report.images or {}).get(mistake["image"])
+    if pixels is not None:
         axes.imshow(pixels)
+        return
+    axes.imshow(np.full((1, 1, 3), 232, np.uint8))
+    path = textwrap.fill(shorten_name(mistake["image"], 60), 18)
+    text = f"{report.text('figure.image_not_found')}\n\n{path}"
+    axes.text(0, 0, text, ha="center", va="center", fontsize=6, color=GREY)

@@ -26,7 +26,7 @@ ImagesByPath = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class ReportContext:
-    """Results, the words to show them with, and the images if there are any."""
+    """Results with the language to show them in, and the images if there are any."""
 
     results: Results
     lang: str = "en"
@@ -38,6 +38,7 @@ class ReportContext:
 
     @property
     def trials(self) -> pd.DataFrame:
+        """All trials, in the order of the grid."""
         return self.results.trials
 
     @cached_property
@@ -47,119 +48,123 @@ class ReportContext:
 
     @cached_property
     def classes(self) -> list[str]:
+        """The names of the classes, shortened."""
         return [shorten_name(name) for name in self.results.manifest["data"]["classes"]]
 
     @cached_property
     def ranked_trials(self) -> pd.DataFrame:
-        """Trials with epochs: completed ones before others, then by the lowest validation loss. The test set ranks nothing."""
-        ran = self.trials[self.trials["key"].isin(self.results.epochs["key"])]
-        return ran.assign(unfinished=ran["status"] != "completed").sort_values(
-            ["unfinished", "best_val_loss"], kind="stable"
-        )
+        """Trials with epochs: completed ones first, then by the lowest validation loss.
+
+        The test set ranks nothing.
+        """
+        have_epochs = self.trials["key"].isin(self.results.epochs["key"])
+        trials = self.trials[have_epochs]
+        trials = trials.assign(unfinished=trials["status"] != "completed")
+        return trials.sort_values(["unfinished", "best_val_loss"], kind="stable")
 
     @cached_property
     def tested_trials(self) -> pd.DataFrame:
-        """The ranked trials that ran to the end and were tested."""
-        tested = self.results.predictions.loc[self.results.predictions["subset"] == "test", "key"]
-        return self.ranked_trials[
-            (self.ranked_trials["status"] == "completed") & self.ranked_trials["key"].isin(tested)
-        ]
-
-    @cached_property
-    def encoding(self) -> VisualEncoding:
-        return choose_encoding(self.trials, self.varying_fields)
-
-    def titled_panels(self, trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-        """The trials of each panel with its title, the panel with the first trial first."""
-        fields = self.encoding.panel_fields
-        parts = self.encoding.panels(trials)
-        return [
-            (", ".join(self.field_label(part.iloc[0], field) for field in fields), part)
-            for part in parts
-        ]
+        """The ranked trials that were completed and have test predictions."""
+        tested = self.ranked_trials["key"].isin(self._all_test_predictions["key"])
+        return self.ranked_trials[tested & (self.ranked_trials["status"] == "completed")]
 
     @cached_property
     def measured_trials(self) -> pd.DataFrame:
-        """The completed trials whose test accuracy and training time are known, even if curves and predictions aren't."""
-        completed = self.trials[self.trials["status"] == "completed"].sort_values(
-            "best_val_loss", kind="stable"
-        )
-        return completed.dropna(subset=["test_accuracy", "test_images", "train_seconds"])
+        """The completed trials whose test accuracy and training time are known.
+
+        Their curves and predictions may be missing.
+        """
+        completed = self.trials[self.trials["status"] == "completed"]
+        ranked = completed.sort_values("best_val_loss", kind="stable")
+        return ranked.dropna(subset=["test_accuracy", "test_images", "train_seconds"])
+
+    @cached_property
+    def encoding(self) -> VisualEncoding:
+        """The colours, line styles and panels of the trials."""
+        return choose_encoding(self.trials, self.varying_fields)
+
+    def titled_panels(self, trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+        """Split trials into panels with titles, the panel of the first trial first."""
+        return [(self._panel_title(panel), panel) for panel in self.encoding.panels(trials)]
+
+    def _panel_title(self, panel: pd.DataFrame) -> str:
+        first = panel.iloc[0]
+        return ", ".join(self.field_label(first, field) for field in self.encoding.panel_fields)
 
     def field_label(self, trial: pd.Series, field: str) -> str:
         """Return a field with its value: `batch 32`."""
         return setting_label(field, shorten_name(trial[field]), self.lang)
 
     def configuration_label(self, trial: pd.Series) -> str:
-        """What distinguishes this configuration from the others: `weights IMAGENET1K_V2, trained: head only`."""
-        return ", ".join(
-            self.field_label(trial, field) for field in self.varying_fields
-        ) or shorten_name(trial["model"])
+        """Return what distinguishes this configuration: `batch 32, trained: head only`."""
+        labels = [self.field_label(trial, field) for field in self.varying_fields]
+        return ", ".join(labels) or shorten_name(trial["model"])
 
     def trial_label(self, trial: pd.Series) -> str:
-        """What distinguishes this trial from the others: the recipe and, if it is repeated, which repeat this is."""
-        repeats = [
-            field for field in REPEAT_FIELDS if field in trial and self.trials[field].nunique() > 1
-        ]
-        return ", ".join(
-            [
-                self.configuration_label(trial),
-                *(self.field_label(trial, field) for field in repeats),
-            ]
-        )
+        """Return what distinguishes this trial: the configuration and, if repeated, the repeat."""
+        labels = [self.configuration_label(trial)]
+        for field in REPEAT_FIELDS:
+            if field in trial and self.trials[field].nunique() > 1:
+                labels.append(self.field_label(trial, field))
+        return ", ".join(labels)
 
     def effect_label(self, row: pd.Series) -> str:
-        """What a row of `statistics.effects` is about: `batch: 64 instead of 32`, or, for an interaction, its levels."""
+        """Return what a row of `statistics.estimate_effects` compares.
+
+        Either one level with another (`batch: 64 instead of 32`) or, for an interaction, two
+        levels together.
+        """
         fields = row["axis"].split(":")
         levels = [shorten_name(level) for level in row["level"].split(" and ")]
         if len(fields) == 2:
-            first, second = (
-                setting_label(field, level, self.lang)
-                for field, level in zip(fields, levels, strict=True)
-            )
+            first = setting_label(fields[0], levels[0], self.lang)
+            second = setting_label(fields[1], levels[1], self.lang)
             return self.text("effect.together", first=first, second=second)
+        field = fields[0]
         return self.text(
             "effect.instead",
-            axis=setting_name(fields[0], self.lang),
-            level=setting_value(fields[0], levels[0], self.lang),
-            reference=setting_value(fields[0], shorten_name(row["reference"]), self.lang),
+            axis=setting_name(field, self.lang),
+            level=setting_value(field, levels[0], self.lang),
+            reference=setting_value(field, shorten_name(row["reference"]), self.lang),
         )
 
     def epoch_rows(self, trial: pd.Series) -> pd.DataFrame:
-        rows = self.results.epochs
-        return rows[rows["key"] == trial["key"]].sort_values("epoch")
+        """Return the epochs of a trial, in order."""
+        epochs = self.results.epochs
+        return epochs[epochs["key"] == trial["key"]].sort_values("epoch")
+
+    @cached_property
+    def _all_test_predictions(self) -> pd.DataFrame:
+        predictions = self.results.predictions
+        return predictions[predictions["subset"] == "test"]
 
     def test_predictions(self, trial: pd.Series) -> pd.DataFrame:
-        """The predictions on the test images, with the `probability` of the predicted class."""
-        rows = self.results.predictions
-        rows = rows[(rows["key"] == trial["key"]) & (rows["subset"] == "test")]
+        """Return a trial's test predictions, with the `probability` of the predicted class."""
+        rows = self._all_test_predictions
+        rows = rows[rows["key"] == trial["key"]]
         return rows.assign(probability=[float(max(row)) for row in rows["probabilities"]])
 
     def wrong_predictions(self, trial: pd.Series) -> pd.DataFrame:
-        """The test images that it got wrong, the most confident mistakes first.
+        """Return the test images that a trial got wrong, the most confident mistakes first.
 
-        trials: how many other trials tested the image; others: how many of these got it wrong, too.
+        The column `trials` counts the other trials that tested the image, and `others` those of
+        them that got it wrong, too.
         """
-        rows = self.results.predictions[self.results.predictions["subset"] == "test"]
-        tested, missed = (
-            part["image"].value_counts()
-            for part in (rows, rows[rows["label"] != rows["prediction"]])
+        tests = self._all_test_predictions
+        test_counts = tests["image"].value_counts()
+        mistakes = tests[tests["label"] != tests["prediction"]]
+        mistake_counts = mistakes["image"].value_counts()
+        wrong = self.test_predictions(trial).query("label != prediction")
+        wrong = wrong.sort_values("probability", ascending=False, kind="stable")
+        return wrong.assign(
+            others=mistake_counts.reindex(wrong["image"]).to_numpy() - 1,
+            trials=test_counts.reindex(wrong["image"]).to_numpy() - 1,
         )
-        wrong = (
-            self.test_predictions(trial)
-            .query("label != prediction")
-            .sort_values("probability", ascending=False, kind="stable")
-        )
-        others, trials = (
-            times.reindex(wrong["image"]).to_numpy() - 1 for times in (missed, tested)
-        )
-        return wrong.assign(others=others, trials=trials)
 
     @cached_property
-    def synthetic(self) -> bool:
-        return bool(
-            self.results.manifest["data"]["synthetic"] or self.trials["synthetic"].eq(True).any()
-        )
+    def is_synthetic(self) -> bool:
+        """Whether a program drew the images."""
+        return any(notice.key == "warning.synthetic" for notice in self.warnings)
 
     @cached_property
     def warnings(self) -> list[Notice]:
@@ -168,14 +173,22 @@ class ReportContext:
 
     @property
     def source_line(self) -> str:
-        """What all this was computed from, on one line."""
-        experiment = self.results.manifest
-        data = f"{column_header('data', self.lang)} {shorten_name(experiment['data']['name'])}"
-        return f"{shorten_name(experiment['name'])} · {data} · {self.text('note.source', fingerprint=results_digest(self.results))}"
+        """The experiment, the data and the digest of the results, on one line."""
+        manifest = self.results.manifest
+        data = f"{column_header('data', self.lang)} {shorten_name(manifest['data']['name'])}"
+        source = self.text("note.source", fingerprint=results_digest(self.results))
+        return f"{shorten_name(manifest['name'])} · {data} · {source}"
 
 
-def shorten_name(text: object, longest: int = 28) -> str:
-    """A name from the data on one line, without control characters; the middle is cut out if it is long."""
-    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(text).split()))
-    head = longest * 2 // 3
-    return line if len(line) <= longest else f"{line[:head]}…{line[head + 1 - longest :]}"
+def shorten_name(text: object, max_characters: int = 28) -> str:
+    """Return a name from the data on one line, without control characters.
+
+    A long one loses its middle.
+    """
+    line = " ".join(str(text).split())
+    line = "".join(character if character.isprintable() else "\ufffd" for character in line)
+    if len(line) <= max_characters:
+        return line
+    start = max_characters * 2 // 3
+    end = max_characters - start - 1
+    return f"{line[:start]}…{line[-end:]}"

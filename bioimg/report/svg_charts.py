@@ -1,4 +1,4 @@
-"""The geometry of the page's charts, in SVG units; their look is in the style sheet."""
+"""The geometry of the page's charts, in SVG units. Their look is in the style sheet."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,135 +8,189 @@ import numpy as np
 import pandas as pd
 
 from bioimg.report.report_context import ReportContext
-from bioimg.report.visual_encoding import MAX_LINES, VisualEncoding
+from bioimg.report.visual_encoding import MAX_LINES, PALETTE, VisualEncoding
 
 CURVE_METRICS = ("loss", "accuracy")
+CHART_WIDTH = 520
+CHART_HEIGHT = 250
+LEFT_MARGIN = 56
+RIGHT_MARGIN = 12
+TOP_MARGIN = 10
+BOTTOM_MARGIN = 30
+MAX_EPOCH_TICKS = 10
+MAX_METRIC_TICKS = 6
+
+CHART_FRAME = {
+    "width": CHART_WIDTH,
+    "height": CHART_HEIGHT,
+    "left": LEFT_MARGIN,
+    "right": CHART_WIDTH - RIGHT_MARGIN,
+    "bottom": CHART_HEIGHT - BOTTOM_MARGIN,
+}
+"""The frame of a chart, for the template."""
 
 
 @dataclass(frozen=True)
 class LinearScale:
-    """Maps values to positions along one direction."""
+    """Map values to positions along one direction."""
 
     low: float
     high: float
     start: float
     end: float
 
+    @property
+    def span(self) -> float:
+        """The range of values; 1 if it is a single value."""
+        return (self.high - self.low) or 1
+
     def __call__(self, value: float) -> float:
-        share = (value - self.low) / ((self.high - self.low) or 1)
+        share = (value - self.low) / self.span
         return round(self.start + share * (self.end - self.start), 1)
 
-    def ticks(self, most: int) -> list[float]:
-        """At most `most` round values in the range, in steps of 1, 2 or 5 times a power of ten."""
-        span = (self.high - self.low) or 1
-        power = 10.0 ** np.floor(np.log10(span / most))
-        step = next(power * m for m in (1, 2, 5, 10, 20) if span / (power * m) <= most)
+    def ticks(self, limit: int) -> list[float]:
+        """Return at most `limit` values in the range, in steps of 1, 2 or 5 times a power of 10."""
+        power = 10.0 ** np.floor(np.log10(self.span / limit))
+        step = next(power * m for m in (1, 2, 5, 10, 20) if self.span / (power * m) <= limit)
         first = np.ceil(self.low / step - 1e-9)
-        return [round(float(step * k), 10) + 0.0 for k in np.arange(first, self.high / step + 1e-9)]
+        multiples = np.arange(first, self.high / step + 1e-9)
+        return [round(float(step * multiple), 10) + 0.0 for multiple in multiples]
 
 
-CHART_WIDTH, CHART_HEIGHT = 520, 250
-LEFT_MARGIN, RIGHT_MARGIN, TOP_MARGIN, BOTTOM_MARGIN = 56, 12, 10, 30
+def curve_panels(report: ReportContext) -> list[dict[str, Any]]:
+    """Lay out the validation curves: a panel of loss and of accuracy for each group of trials.
 
-
-def curve_panels(scene: ReportContext) -> list[dict[str, Any]]:
-    """The panels of validation curves: loss and accuracy for each group of trials, all on the same scales."""
-    drawn = scene.ranked_trials.head(MAX_LINES)
+    All panels have the same scales.
+    """
+    drawn = report.ranked_trials.head(MAX_LINES)
     if drawn.empty:
         return []
-    across = LinearScale(
-        1, max(2, int(drawn["epochs"].max())), LEFT_MARGIN + 6, CHART_WIDTH - RIGHT_MARGIN
-    )
-    scales = {metric: metric_scale(scene.results.epochs, metric) for metric in CURVE_METRICS}
+    last_epoch = max(2, int(drawn["epochs"].max()))
+    epoch_scale = LinearScale(1, last_epoch, LEFT_MARGIN + 6, CHART_WIDTH - RIGHT_MARGIN)
     return [
-        {
-            "title": title,
-            "metric": metric,
-            "across": [
-                (across(tick), f"{tick:.0f}") for tick in across.ticks(10) if tick == int(tick)
-            ],
-            "up": [
-                (scales[metric](tick), format_metric(tick, metric))
-                for tick in scales[metric].ticks(6)
-            ],
-            "lines": [
-                trial_curve(scene, trial, metric, across, scales[metric])
-                for _, trial in trials.iterrows()
-            ],
-        }
-        for title, trials in scene.titled_panels(drawn)
+        curve_panel(report, title, trials, metric, epoch_scale)
+        for title, trials in report.titled_panels(drawn)
         for metric in CURVE_METRICS
     ]
 
 
-def metric_scale(epochs: pd.DataFrame, metric: str) -> LinearScale:
-    """Loss from 0 to the highest validation loss, at most 4 times the median; accuracy from the tenth below the lowest to 1."""
-    values = epochs[f"val_{metric}"].dropna()
-    if metric == "accuracy":
-        low, high = (float(np.floor(10 * values.min()) / 10), 1.0) if len(values) else (0.0, 1.0)
-    else:
-        low, high = (
-            0.0,
-            float(min(values.max(), 4 * values.median())) * 1.05 if len(values) else 1.0,
-        )
-    return LinearScale(min(low, 0.9), high or 1.0, CHART_HEIGHT - BOTTOM_MARGIN, TOP_MARGIN)
-
-
-def trial_curve(
-    scene: ReportContext, trial: pd.Series, metric: str, across: LinearScale, up: LinearScale
+def curve_panel(
+    report: ReportContext, title: str, trials: pd.DataFrame, metric: str, epoch_scale: LinearScale
 ) -> dict[str, Any]:
-    """One trial: its two polylines, the point of the selected epoch and, if it ended early, the point where it did."""
-    rows = scene.epoch_rows(trial)
-    xs = [across(epoch) for epoch in rows["epoch"]]
-    val, train = (
-        [up(min(value, up.high)) for value in rows[f"{part}_{metric}"]] for part in ("val", "train")
-    )
-    points = list(zip(xs, val, strict=True))
-    selected = np.flatnonzero(rows["epoch"] == trial["best_val_loss_epoch"])
+    """Lay out one panel: its ticks (position and text) and its lines."""
+    value_scale = metric_scale(report.results.epochs, metric)
+    epoch_ticks = [tick for tick in epoch_scale.ticks(MAX_EPOCH_TICKS) if tick == int(tick)]
+    value_ticks = value_scale.ticks(MAX_METRIC_TICKS)
     return {
-        "key": trial["key"],
-        "look": line_css_classes(scene.encoding, trial),
-        "val": polyline_points(points),
-        "train": polyline_points(zip(xs, train, strict=True)),
-        "selected": points[selected[0]] if len(selected) else None,
-        "ended": points[-1] if trial["status"] != "completed" else None,
-        "points": [
-            (*point, int(epoch), format_metric(value, metric, 1))
-            for point, epoch, value in zip(
-                points, rows["epoch"], rows[f"val_{metric}"], strict=True
-            )
-            if not np.isnan(value)
+        "title": title,
+        "metric": metric,
+        "epoch_ticks": [(epoch_scale(tick), f"{tick:.0f}") for tick in epoch_ticks],
+        "value_ticks": [(value_scale(tick), format_metric(tick, metric)) for tick in value_ticks],
+        "lines": [
+            trial_curve(report, trial, metric, epoch_scale, value_scale)
+            for _, trial in trials.iterrows()
         ],
     }
 
 
+def metric_scale(epochs: pd.DataFrame, metric: str) -> LinearScale:
+    """Return the scale of all values of a metric.
+
+    Loss goes from 0 to the highest validation loss, but at most to 4 times the median, so that a
+    diverging trial doesn't flatten the others. Accuracy goes from the tenth below the lowest one
+    to 1.
+    """
+    values = epochs[f"val_{metric}"].dropna()
+    low = 0.0
+    high = 1.0
+    if len(values) and metric == "accuracy":
+        low = min(0.9, float(np.floor(10 * values.min()) / 10))
+    elif len(values):
+        high = 1.05 * float(min(values.max(), 4 * values.median()))
+    return LinearScale(low, high or 1.0, CHART_HEIGHT - BOTTOM_MARGIN, TOP_MARGIN)
+
+
+def trial_curve(
+    report: ReportContext,
+    trial: pd.Series,
+    metric: str,
+    epoch_scale: LinearScale,
+    value_scale: LinearScale,
+) -> dict[str, Any]:
+    """Lay out one trial: two polylines, and the points of the selected epoch and an early end."""
+    rows = report.epoch_rows(trial)
+    values = rows[f"val_{metric}"]
+    xs = [epoch_scale(epoch) for epoch in rows["epoch"]]
+    ys = [value_scale(value) for value in values.clip(upper=value_scale.high)]
+    training = rows[f"train_{metric}"].clip(upper=value_scale.high)
+    training_ys = [value_scale(value) for value in training]
+    points = list(zip(xs, ys, strict=True))
+    selected = np.flatnonzero(rows["epoch"] == trial["best_val_loss_epoch"])
+    readable = [
+        (x, y, int(epoch), format_metric(value, metric, extra_decimals=1))
+        for x, y, epoch, value in zip(xs, ys, rows["epoch"], values, strict=True)
+        if not np.isnan(value)
+    ]
+    return {
+        "key": trial["key"],
+        "css_classes": line_css_classes(report.encoding, trial),
+        "validation": polyline_points(points),
+        "training": polyline_points(zip(xs, training_ys, strict=True)),
+        "selected": points[selected[0]] if len(selected) else None,
+        "ended": points[-1] if trial["status"] != "completed" else None,
+        "points": readable,
+    }
+
+
 def line_css_classes(encoding: VisualEncoding, trial: pd.Series) -> str:
-    """The classes of the style sheet: c0 to c6 for colours, l0 to l3 for line styles."""
+    """Return the classes of the style sheet: c0 to c6 for colours, l0 to l3 for line styles."""
     colour, style = encoding.style_indices(trial)
-    return f"c{colour % 7} l{style}"
+    return f"{colour_css_class(colour)} {line_style_css_class(style)}"
+
+
+def colour_css_class(index: int) -> str:
+    """Return the class of a colour."""
+    return f"c{index % len(PALETTE)}"
+
+
+def line_style_css_class(index: int) -> str:
+    """Return the class of a line style."""
+    return f"l{index}"
 
 
 def polyline_points(points: Iterable[tuple[float, float]]) -> str:
+    """Return the `points` of a polyline. Unknown values are left out."""
     return " ".join(f"{x:g},{y:g}" for x, y in points if not np.isnan(y))
 
 
-def format_metric(value: float, metric: str, more: int = 0) -> str:
-    return f"{100 * value:.{more}f} %" if metric == "accuracy" else f"{value:.{1 + 2 * more}f}"
+def format_metric(value: float, metric: str, extra_decimals: int = 0) -> str:
+    """Format a value of an axis, or, with an extra decimal, one that is read from a curve."""
+    if metric == "accuracy":
+        return f"{100 * value:.{extra_decimals}f} %"
+    return f"{value:.{1 + 2 * extra_decimals}f}"
 
 
 def interval_marks(
     rows: pd.DataFrame, column: str, low: str = "low", high: str = "high", zero: bool = True
-) -> list[dict | None]:
-    """For each row its interval and middle on a common scale from 0 to 100, with the position of zero; None if unknown."""
-    numbers = rows[[column, low, high]].astype(float).set_axis(["middle", "low", "high"], axis=1)
-    numbers = numbers.assign(
-        low=numbers["low"].fillna(numbers["middle"]), high=numbers["high"].fillna(numbers["middle"])
-    )
-    ends = [numbers["low"].min(), numbers["high"].max(), *([0.0] if zero else [])]
-    places = LinearScale(min(ends), max(ends), 3, 97)
-    return [
-        {name: places(value) for name, value in {**row, **({"zero": 0.0} if zero else {})}.items()}
-        if not np.isnan(row["middle"])
-        else None
-        for row in numbers.to_dict("records")
-    ]
+) -> list[dict[str, float] | None]:
+    """Lay out the interval of each row on a common scale from 0 to 100.
+
+    Returns:
+        For each row the positions `middle`, `low`, `high` and, with `zero`, that of zero; None if
+        the middle is unknown.
+    """
+    numbers = rows[[column, low, high]].astype(float)
+    numbers = numbers.set_axis(["middle", "low", "high"], axis=1)
+    numbers["low"] = numbers["low"].fillna(numbers["middle"])
+    numbers["high"] = numbers["high"].fillna(numbers["middle"])
+    if zero:
+        numbers["zero"] = 0.0
+    scale = LinearScale(numbers.min().min(), numbers.max().max(), 3, 97)
+    return [interval_mark(row, scale) for row in numbers.to_dict("records")]
+
+
+def interval_mark(row: dict[Any, float], scale: LinearScale) -> dict[str, float] | None:
+    """Return the positions of one interval; None if its middle is unknown."""
+    if np.isnan(row["middle"]):
+        return None
+    return {str(name): scale(value) for name, value in row.items()}

@@ -1,4 +1,7 @@
-"""Texts for readers in English and Traditional Chinese, from the files of `locale/`. Values from the data stay as they are."""
+"""Texts for readers in English and Traditional Chinese, from the files of `locale/`.
+
+Values from the data are never translated.
+"""
 
 import functools
 import tomllib
