@@ -22,7 +22,7 @@ from bioimg.report.formatting import (
     format_points,
     format_time,
 )
-from bioimg.report.outcome import pooled_test_accuracy
+from bioimg.report.outcome import BestConfiguration, find_best_configuration
 from bioimg.report.report_context import ImagesByPath, ReportContext
 from bioimg.report.table_notes import format_list
 from bioimg.report.translation import column_header
@@ -101,29 +101,25 @@ def csp_hash(text: str) -> str:
 
 def template_values(report: ReportContext) -> dict[str, Any]:
     """Compute what the template shows."""
-    best = statistics.best_configuration(report.results)
-    pairs = pd.DataFrame()
-    best_group: list[str] = []
-    if best:
-        pairs = statistics.compare_pairs(report.results, best)
-        best_group = statistics.best_and_indistinguishable(report.results, pairs)
+    best = find_best_configuration(report.results)
+    best_group = statistics.best_and_indistinguishable(report.results, best.pairs) if best else []
     panels = svg_charts.curve_panels(report)
     legend = html_sections.legend_section(report)
     total_time = sum_without_shared_epochs(report.trials, ["train_seconds"])["train_seconds"]
     return {
         "report": report,
         "text": report.text,
-        "headline": headline_values(report, best, pairs, best_group),
+        "headline": headline_values(report, best, best_group[1:]),
         "comparison": html_sections.comparison_section(report, best_group),
-        "differences": html_sections.difference_rows(report, pairs),
-        "compared_pairs": int(pairs["holds"].notna().sum()) if best else 0,
+        "differences": html_sections.difference_rows(report, best.pairs) if best else [],
+        "compared_pairs": best.compared_count if best else 0,
         "total_seconds": float(total_time),
         "frame": svg_charts.CHART_FRAME,
         "panels": panels,
         "legend": legend,
         "script_data": html_sections.script_data(panels, legend["trials"]),
         "effects": html_sections.effect_rows(report),
-        "scores": html_sections.score_rows(report, best),
+        "scores": html_sections.score_rows(report, best.key) if best else [],
         "matrices": [
             html_sections.confusion_section(report, trial)
             for _, trial in report.tested_trials.head(MAX_MATRICES).iterrows()
@@ -134,13 +130,11 @@ def template_values(report: ReportContext) -> dict[str, Any]:
 
 
 def headline_values(
-    report: ReportContext, best: str | None, pairs: pd.DataFrame, best_group: list[str]
+    report: ReportContext, best: BestConfiguration | None, ties: list[str]
 ) -> dict[str, Any]:
     """Return the outcome, and what is needed to judge it.
 
-    best: key of the best configuration.
-    pairs: comparisons with it.
-    best_group: keys of the best configuration and of those not distinguishable from it.
+    ties: keys of the configurations that aren't distinguishable from the best one.
     """
     statuses = report.trials["status"]
     counts = {
@@ -151,29 +145,20 @@ def headline_values(
     }
     if best is None:
         return {**counts, "best": None}
-    runs = completed_runs(report, [best])
-    accuracy, images = pooled_test_accuracy(runs)
-    seconds = total_seconds(runs).mean()
+    seconds = total_seconds(best.runs).mean()
     return {
         **counts,
-        "best": report.configuration_label(runs.iloc[0]),
-        "accuracy": accuracy,
-        "interval": statistics.wilson_interval(round(accuracy * images), images),
-        "images": images,
-        "runs": len(runs),
-        "has_folds": runs["fold"].nunique() > 1,
-        "ties": len(best_group) - 1,
-        "differ": int(pairs["holds"].eq(True).sum()),
-        "faster": faster_alternative(report, best_group[1:], accuracy, seconds),
+        "best": report.configuration_label(best.runs.iloc[0]),
+        "accuracy": best.accuracy,
+        "interval": best.interval,
+        "images": best.images,
+        "runs": len(best.runs),
+        "has_folds": best.runs["fold"].nunique() > 1,
+        "ties": best.tie_count,
+        "differ": best.difference_count,
+        "faster": faster_alternative(report, ties, best.accuracy, seconds),
         "seconds": seconds,
     }
-
-
-def completed_runs(report: ReportContext, configurations: list[str]) -> pd.DataFrame:
-    """Return the completed trials of these configurations, with the column `configuration`."""
-    trials = report.trials.assign(configuration=configuration_keys(report.trials))
-    chosen = trials["configuration"].isin(configurations)
-    return trials[chosen & (trials["status"] == "completed")]
 
 
 def total_seconds(trials: pd.DataFrame) -> pd.Series:
@@ -192,7 +177,8 @@ def faster_alternative(
     ties: keys of the configurations that aren't distinguishable from the best one.
     accuracy, seconds: those of the best one.
     """
-    runs = completed_runs(report, ties)
+    trials = report.trials.assign(configuration=configuration_keys(report.trials))
+    runs = trials[trials["configuration"].isin(ties) & trials["status"].eq("completed")]
     runs = runs.assign(seconds=total_seconds(runs))
     means = runs.groupby("configuration", sort=False)[["test_accuracy", "seconds"]].mean()
     as_accurate = means["test_accuracy"] >= accuracy

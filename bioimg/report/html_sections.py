@@ -12,6 +12,7 @@ from PIL import Image
 from bioimg.report import svg_charts
 from bioimg.report.comparison_table import build_comparison
 from bioimg.report.formatting import format_p_value, format_percent
+from bioimg.report.outcome import pair_verdict
 from bioimg.report.report_context import ReportContext, shorten_name
 from bioimg.report.table_model import Column
 from bioimg.report.translation import column_header, setting_name, setting_value
@@ -136,8 +137,6 @@ def difference_rows(report: ReportContext, pairs: pd.DataFrame) -> list[dict[str
 
     pairs: comparisons with the best configuration, from `statistics.compare_pairs`.
     """
-    if pairs.empty:
-        return []
     pairs = pairs.sort_values("difference", ascending=False, kind="stable", na_position="last")
     pairs = pairs.head(MAX_ROWS)
     trials = report.trials.set_index("key", drop=False)
@@ -169,15 +168,6 @@ def claim_text(report: ReportContext, pair: RowMapping) -> str:
         p=format_p_value(pair["p_holm"]),
         verdict=report.text(f"verdict.{pair_verdict(pair)}"),
     )
-
-
-def pair_verdict(pair: RowMapping) -> str:
-    """Return the verdict on a pair: unknown, tie, better or worse."""
-    if pd.isna(pair["holds"]):
-        return "unknown"
-    if not pair["holds"]:
-        return "tie"
-    return "better" if pair["difference"] > 0 else "worse"
 
 
 def effect_rows(report: ReportContext) -> list[dict[str, Any]]:
@@ -261,14 +251,14 @@ def script_data(
     }
 
 
-def score_rows(report: ReportContext, best: str | None) -> list[dict[str, Any]]:
+def score_rows(report: ReportContext, best: str) -> list[dict[str, Any]]:
     """Return the other scores of the best recipe.
 
     Those of its only run have intervals that resample groups. Those of several runs are means, for
     which no interval is known.
     """
     configurations = configuration_keys(report.trials).reindex(report.tested_trials.index)
-    runs = report.tested_trials[configurations.eq(str(best))]
+    runs = report.tested_trials[configurations.eq(best)]
     tables = [statistics.bootstrap_metrics(report.results, key) for key in runs["key"]]
     if not tables:
         return []

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from bioimg.report.labels import configuration_label
 from bioimg.report.notices import Notice
 from bioimg.report.table_notes import comparison_warnings, results_digest
 from bioimg.report.translation import (
@@ -97,8 +98,7 @@ class ReportContext:
 
     def configuration_label(self, trial: pd.Series) -> str:
         """Return what distinguishes this configuration: `batch 32, trained: head only`."""
-        labels = [self.field_label(trial, field) for field in self.varying_fields]
-        return ", ".join(labels) or shorten_name(trial["model"])
+        return configuration_label(trial, self.varying_fields, self.lang, shorten_name)
 
     def trial_label(self, trial: pd.Series) -> str:
         """Return what distinguishes this trial: the configuration and, if repeated, the repeat."""
