@@ -164,7 +164,8 @@ def test_lines_of_one_panel_differ_in_more_than_colour(results: Results):
     scene = ReportContext(results)
     for _, trials in scene.titled_panels(scene.ranked_trials):
         looks = [
-            plot_style.line_style(*scene.encoding.style_indices(row)) for _, row in trials.iterrows()
+            plot_style.line_style(*scene.encoding.style_indices(row))
+            for _, row in trials.iterrows()
         ]
         without_colour = [(str(its["linestyle"]), its["marker"], its["fillstyle"]) for its in looks]
         assert len(set(without_colour)) == len(trials)
