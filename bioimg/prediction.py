@@ -93,12 +93,12 @@ def predict_images(folder: str, key: str, place: Path) -> "tuple[pd.DataFrame, d
 def subset_by_digest(store: "ResultStore", trial: TrialConfig) -> dict[str, str]:
     """In which part of the experiment each of a trial's images was, by the digest of its pixels: of exact copies in several
     parts, training comes before validation, and that before the test."""
-    from bioimg.results.image_assignments import SPLIT_COLUMNS
+    from bioimg.experiment import SPLIT_FIELDS
 
     rows = [
         row
         for row in store.read_assignments().to_pylist()
-        if all(row[name] == getattr(trial, name) for name in SPLIT_COLUMNS)
+        if all(row[name] == getattr(trial, name) for name in SPLIT_FIELDS)
     ]
     found: dict[str, str] = {}
     for subset in ("test", "val", "train"):

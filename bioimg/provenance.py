@@ -15,8 +15,7 @@ import torch
 
 from bioimg.config import TrialConfig
 from bioimg.data.image_set import SUBSETS, Dataset, ImageSet
-from bioimg.experiment import Experiment
-from bioimg.results.image_assignments import SPLIT_COLUMNS
+from bioimg.experiment import SPLIT_FIELDS, Experiment
 from bioimg.results.schema import FORMAT_VERSION
 
 RUN_FIELDS = ("early_stopping", "versions", "commit", "hardware")
@@ -110,14 +109,14 @@ def image_assignment_rows(datasets: Mapping[TrialConfig, Dataset]) -> Iterator[d
     """Yield the rows of images.parquet: the subset of each image, for each way of splitting that the trials use."""
     datasets_by_split: dict[tuple[Any, ...], Dataset] = {}
     for trial, dataset in datasets.items():
-        values = tuple(getattr(trial, name) for name in SPLIT_COLUMNS)
+        values = tuple(getattr(trial, name) for name in SPLIT_FIELDS)
         datasets_by_split.setdefault(values, dataset)
     for values, dataset in datasets_by_split.items():
         images = dataset.images
         for subset in SUBSETS:
             for index in getattr(dataset.split, subset):
                 yield {
-                    **dict(zip(SPLIT_COLUMNS, values, strict=True)),
+                    **dict(zip(SPLIT_FIELDS, values, strict=True)),
                     "image": images.paths[index],
                     "group": images.groups[index] if images.groups else None,
                     "label": int(images.labels[index]),

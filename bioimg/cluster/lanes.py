@@ -90,7 +90,7 @@ def start_lane(lane: LaneSpec) -> Future[None]:
         ),
         run_config=RunConfig(
             name=f"lane-{lane.number}",
-            storage_path=ResultStore(lane.results_folder).engine_folder,
+            storage_path=ResultStore(lane.results_folder).ray_folder,
             failure_config=FailureConfig(
                 max_failures=0, max_preemption_failures=0, controller_failure_limit=0
             ),

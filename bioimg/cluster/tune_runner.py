@@ -128,7 +128,7 @@ class LaneExecutor:
             heartbeat = Heartbeat(lane_pool, search_algorithm, store)
             callback = _TuneCallback(store, listener, heartbeat, stopped_keys)
             _run_tuner(
-                trials, scheduler, search_algorithm, callback, coordinator, store.engine_folder
+                trials, scheduler, search_algorithm, callback, coordinator, store.ray_folder
             )
             # lanes still write the rows of trials that Tune has stopped
             while not lane_pool.is_done:

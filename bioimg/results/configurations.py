@@ -1,4 +1,4 @@
-"""Which trials are repeats of one configuration, and what a configuration is called."""
+"""Which trials are repeats of one configuration, and in what configurations differ."""
 
 import pandas as pd
 
@@ -9,21 +9,24 @@ REPEAT_FIELDS = ("seed", "fold")
 
 
 def varying_fields(trials: pd.DataFrame) -> list[str]:
-    """The fields in which configurations differ, in column order, apart from where the images are."""
-    fields = [
-        name for name in TRIAL_FIELDS if name not in (*REPEAT_FIELDS, "data") and name in trials
-    ]
-    return [name for name in fields if trials[name].nunique(dropna=False) > 1]
+    """Return the fields in which configurations differ, in column order.
+
+    Where the images are, `data`, isn't part of a configuration.
+    """
+    constant = (*REPEAT_FIELDS, "data")
+    names = [name for name in TRIAL_FIELDS if name in trials and name not in constant]
+    return [name for name in names if trials[name].nunique(dropna=False) > 1]
 
 
 def has_repeats(trials: pd.DataFrame) -> bool:
-    """Whether some configuration has more than one trial."""
+    """Check whether a configuration has more than one trial."""
     return bool(configuration_keys(trials).duplicated().any())
 
 
 def configuration_keys(trials: pd.DataFrame) -> pd.Series:
-    """For each trial the key of the first one with the same configuration."""
+    """Return for each trial the key of the first trial with the same configuration."""
     fields = varying_fields(trials)
-    if not fields:
-        return pd.Series(trials["key"].iloc[0] if len(trials) else "", index=trials.index)
-    return trials.groupby(fields, sort=False, dropna=False)["key"].transform("first")
+    if fields:
+        return trials.groupby(fields, sort=False, dropna=False)["key"].transform("first")
+    first = trials["key"].iloc[0] if len(trials) else ""
+    return pd.Series(first, index=trials.index)

@@ -1,128 +1,147 @@
-"""images.parquet: which image was in which subset, for each way of splitting; and how the images of two runs differ."""
+"""images.parquet: the subset of each image in each split, and how the images of two runs differ."""
 
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import pyarrow as pa
 
+from bioimg.experiment import SPLIT_FIELDS
+
 SplitKey = tuple[object, ...]
-SPLIT_COLUMNS = ["split", "folds", "fold", "group_pattern"]
+"""The values of `SPLIT_FIELDS`."""
+
 COMPARED_COLUMNS = ["digest", "label", "subset", "group", "image"]
 MAX_NAMED_IMAGES = 3
 """The most images named for each kind of difference."""
-MERGE_SIDES = (("left_only", "image_before"), ("right_only", "image"))
 
 
-def image_differences(
-    before: pa.Table, now: pa.Table, classes: Sequence[str], classes_now: Sequence[str]
+def find_image_differences(
+    before: pa.Table, after: pa.Table, classes_before: Sequence[str], classes_after: Sequence[str]
 ) -> list[str]:
-    """How the images of two runs differ, such as "2 gone (a.png, b.png)"; empty if the new run can join the earlier one.
+    """Describe how the images of two runs differ, such as "2 gone (a.png, b.png)".
 
-    An image is identified by its digest, not its name. Subsets, names and groups are compared for the ways of splitting that both
-    runs use; names and groups matter since the statistics pair predictions by them.
+    No description means that the new run can join the earlier one. An image is identified by its
+    digest, not its name. Subsets, names and groups are compared for the splits that both runs use.
+    Names and groups matter, since the statistics pair predictions by them.
     """
-    old, new = _rows_by_split(before, classes), _rows_by_split(now, classes_now)
-    pairs: list[tuple[pd.DataFrame, pd.DataFrame, SplitKey | None]] = [
-        (old[way], new[way], way) for way in new if way in old
-    ]
-    if (
-        not pairs and old and new
-    ):  # no common way of splitting, so only the contents of any two are compared
-        pairs = [(next(iter(old.values())), next(iter(new.values())), None)]
-    for earlier, current, way in pairs:
-        if _have_equal_rows(earlier, current):
-            continue
-        found = list(_content_differences(earlier, current)) or list(
-            _assignment_differences(earlier, current, way)
-        )
-        if found:
-            return found
-    return []
+    rows_before = _rows_by_split(before, classes_before)
+    rows_after = _rows_by_split(after, classes_after)
+    common = [split for split in rows_after if split in rows_before]
+    for split in common:
+        differences = _find_row_differences(rows_before[split], rows_after[split], split)
+        if differences:
+            return differences
+    if common or not rows_before or not rows_after:
+        return []
+    # every split holds all images, so the contents of any two can be compared
+    first_before = next(iter(rows_before.values()))
+    first_after = next(iter(rows_after.values()))
+    return list(_content_differences(first_before, first_after))
 
 
-def merge_assignments(before: pa.Table, now: pa.Table) -> pa.Table:
-    """The new rows, and the earlier rows of other ways of splitting."""
-    named = set(_split_keys(now))
-    return pa.concat_tables(
-        [
-            before.filter(pa.array([way not in named for way in _split_keys(before)], pa.bool_())),
-            now,
-        ]
-    )
+def merge_assignments(before: pa.Table, after: pa.Table) -> pa.Table:
+    """Return the new rows, and the earlier rows of other splits before them."""
+    replaced = set(_split_keys(after))
+    is_kept = [split not in replaced for split in _split_keys(before)]
+    return pa.concat_tables([before.filter(pa.array(is_kept, pa.bool_())), after])
 
 
 def _split_keys(table: pa.Table) -> Iterator[SplitKey]:
-    return zip(*(table[name].to_pylist() for name in SPLIT_COLUMNS), strict=True)
+    return zip(*(table[name].to_pylist() for name in SPLIT_FIELDS), strict=True)
 
 
 def _rows_by_split(table: pa.Table, classes: Sequence[str]) -> dict[SplitKey, pd.DataFrame]:
     rows = table.to_pandas().fillna({"group_pattern": "", "group": ""})
     rows["label"] = [classes[label] for label in rows["label"]]
-    return dict(iter(rows.groupby(SPLIT_COLUMNS, sort=False)))  # type: ignore[arg-type]
+    return dict(iter(rows.groupby(list(SPLIT_FIELDS), sort=False)))  # type: ignore[arg-type]
 
 
-def _content_differences(old: pd.DataFrame, new: pd.DataFrame) -> Iterator[str]:
-    pairs = _changed_images(old, new, "label")
-    gone, added = (set(pairs.loc[pairs["_merge"] == side, name]) for side, name in MERGE_SIDES)
-    for names, what in (
-        (gone & added, "with other pixels"),
-        (added - gone, "new"),
-        (gone - added, "gone"),
-    ):
-        if names:
-            yield f"{len(names)} {what} ({_join_examples(sorted(names))})"
-    yield from _describe_changes(pairs[pairs["_merge"] == "both"], "label", "with another label")
+def _find_row_differences(before: pd.DataFrame, after: pd.DataFrame, split: SplitKey) -> list[str]:
+    if _have_equal_rows(before, after):
+        return []
+    # other contents explain other subsets and names, which would only repeat them
+    contents = list(_content_differences(before, after))
+    return contents or list(_assignment_differences(before, after, split))
 
 
-def _have_equal_rows(old: pd.DataFrame, new: pd.DataFrame) -> bool:
-    return len(old) == len(new) and bool(
-        (old[COMPARED_COLUMNS].to_numpy() == new[COMPARED_COLUMNS].to_numpy()).all()
-    )
+def _have_equal_rows(before: pd.DataFrame, after: pd.DataFrame) -> bool:
+    if len(before) != len(after):
+        return False
+    equal = before[COMPARED_COLUMNS].to_numpy() == after[COMPARED_COLUMNS].to_numpy()
+    return bool(equal.all())
+
+
+def _content_differences(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[str]:
+    pairs = _pair_changed_images(before, after, "label")
+    gone = set(pairs.loc[pairs["_merge"] == "left_only", "image_before"])
+    added = set(pairs.loc[pairs["_merge"] == "right_only", "image"])
+    yield from _describe_images(gone & added, "with other pixels")
+    yield from _describe_images(added - gone, "new")
+    yield from _describe_images(gone - added, "gone")
+    relabelled = pairs[pairs["_merge"] == "both"]
+    yield from _describe_changes(relabelled, "label", "with another label")
 
 
 def _assignment_differences(
-    old: pd.DataFrame, new: pd.DataFrame, way: SplitKey | None
+    before: pd.DataFrame, after: pd.DataFrame, split: SplitKey
 ) -> Iterator[str]:
-    if way is None:
-        return
-    named = " ".join(
-        f"{name}={value}" for name, value in zip(SPLIT_COLUMNS, way, strict=True) if value
-    )
-    for column, what in (
-        ("subset", f"in another subset with {named}"),
+    named_values = zip(SPLIT_FIELDS, split, strict=True)
+    settings = " ".join(f"{name}={value}" for name, value in named_values if value)
+    for column, change in (
+        ("subset", f"in another subset with {settings}"),
         ("group", "in another group"),
         ("image", "under another name"),
     ):
-        yield from _describe_changes(_changed_images(old, new, column), column, what)
+        pairs = _pair_changed_images(before, after, column)
+        yield from _describe_changes(pairs, column, change)
 
 
-def _changed_images(old: pd.DataFrame, new: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Images whose value of `by` has changed, side by side. Exact copies with the same value count as the same image."""
-    alike = ["digest", by]
-    a, b = (
-        pd.MultiIndex.from_frame(rows[alike].assign(copy=rows.groupby(alike).cumcount()))
-        for rows in (old, new)
+def _pair_changed_images(before: pd.DataFrame, after: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return the images whose value of a column has changed, earlier and new row side by side.
+
+    Exact copies of an image share a digest, so rows are matched by digest and value first: if the
+    same copies exist in both runs, none has changed, whatever their order.
+    """
+    is_matched = _count_copies(before, column).isin(_count_copies(after, column))
+    is_matched_after = _count_copies(after, column).isin(_count_copies(before, column))
+    changed = before[~is_matched]
+    changed_after = after[~is_matched_after]
+    # what remains is paired by digest alone, copy by copy
+    return changed.assign(copy=changed.groupby("digest").cumcount()).merge(
+        changed_after.assign(copy=changed_after.groupby("digest").cumcount()),
+        on=["digest", "copy"],
+        how="outer",
+        suffixes=("_before", ""),
+        indicator=True,
     )
-    rest = (old[~a.isin(b)], new[~b.isin(a)])
-    sides = [rows.assign(copy=rows.groupby("digest").cumcount()) for rows in rest]
-    return sides[0].merge(
-        sides[1], on=["digest", "copy"], how="outer", suffixes=("_before", ""), indicator=True
-    )
 
 
-def _describe_changes(pairs: pd.DataFrame, column: str, what: str) -> Iterator[str]:
-    pairs = pairs.sort_values("image")
-    now = ["" if column == "image" else f", is {value or 'none'}" for value in pairs[column]]
-    then = [value or "none" for value in pairs[f"{column}_before"]]
-    if len(pairs):
-        said = [
-            f"{image} was {value}{new}"
-            for image, value, new in zip(pairs["image"], then, now, strict=True)
-        ]
-        yield f"{len(pairs)} {what} ({_join_examples(said, '; ')})"
+def _count_copies(rows: pd.DataFrame, column: str) -> pd.MultiIndex:
+    """Return (digest, value, number among the rows with both) of each row."""
+    identity = ["digest", column]
+    copy = rows.groupby(identity).cumcount()
+    return pd.MultiIndex.from_frame(rows[identity].assign(copy=copy))
 
 
-def _join_examples(texts: Sequence[str], separator: str = ", ") -> str:
-    return separator.join(
-        [*texts[:MAX_NAMED_IMAGES], *(["..."] if len(texts) > MAX_NAMED_IMAGES else [])]
-    )
+def _describe_images(names: set[str], state: str) -> Iterator[str]:
+    if names:
+        yield f"{len(names)} {state} ({_join_examples(sorted(names), ', ')})"
+
+
+def _describe_changes(pairs: pd.DataFrame, column: str, change: str) -> Iterator[str]:
+    if pairs.empty:
+        return
+    texts = []
+    for row in pairs.sort_values("image").to_dict("records"):
+        text = f"{row['image']} was {row[f'{column}_before'] or 'none'}"
+        if column != "image":
+            text += f", is {row[column] or 'none'}"
+        texts.append(text)
+    yield f"{len(texts)} {change} ({_join_examples(texts, '; ')})"
+
+
+def _join_examples(texts: Sequence[str], separator: str) -> str:
+    examples = list(texts[:MAX_NAMED_IMAGES])
+    if len(texts) > MAX_NAMED_IMAGES:
+        examples.append("...")
+    return separator.join(examples)

@@ -1,17 +1,19 @@
-"""The results folder and what is in it. Writing is atomic; reading needs no Ray and no torch.
+"""The results folder and its files. Writing is atomic. Reading needs neither Ray nor torch.
 
 experiment.json        what was asked, on which data, with which versions; `complete` is set last
 trials.parquet         the comparison table, one row per ended trial
 epochs.parquet         one row per trial and epoch
 predictions.parquet    one row per completed trial, subset (val, test) and image
-images.parquet         which image is in which subset, for each way of splitting that any run used
-*.previous.parquet     the three tables before the last merge, for when one is damaged
-parts/KEY.*.parquet    the same rows of trials that ended since the last merge, or still run
-checkpoints/KEY/       best.safetensors; resume.pt while the trial can resume; error.txt of one that failed
-checkpoints/backbones/ frozen ones, which the models of many trials share
-running.json           who writes here
-engine/, tensorboard/  Ray's messages; curves
+images.parquet         the subset of each image, for each split that any run used
+checkpoints/KEY/       best.safetensors; resume.pt while the trial can resume; error.txt if it failed
+checkpoints/backbones/ frozen backbones, which the models of many trials share
+tensorboard/           curves
 report/                tables, figures and the page
+internal/              what nobody needs to look at:
+  parts/               rows of trials that ended since the last merge, or still run: KEY.TABLE.parquet
+  previous/            the tables before the last merge, for when one is damaged
+  ray/                 Ray's own files, and its messages in ray.log
+  running.json         who writes here
 """
 
 import contextlib
@@ -29,7 +31,7 @@ import pyarrow as pa
 
 from bioimg.errors import CorruptFileError, UserError
 from bioimg.results import schema
-from bioimg.results.image_assignments import image_differences, merge_assignments
+from bioimg.results.image_assignments import find_image_differences, merge_assignments
 from bioimg.results.table_store import TABLE_SCHEMAS, TableStore
 from bioimg.storage.checked_parquet import decode_table, encode_table
 from bioimg.storage.filesystem import (
@@ -39,17 +41,20 @@ from bioimg.storage.filesystem import (
     nearest_existing_path,
     open_storage,
 )
-from bioimg.storage.folder_lock import HOLDER_FILE, FolderLock, require_lock
+from bioimg.storage.folder_lock import HOLDER_FILE, INTERNAL_FOLDER, FolderLock, require_lock
 
-MANIFEST_FILE, IMAGES_FILE = "experiment.json", "images.parquet"
+MANIFEST_FILE = "experiment.json"
+IMAGES_FILE = "images.parquet"
 CHECKPOINTS_FOLDER = "checkpoints"
+RAY_FOLDER = f"{INTERNAL_FOLDER}/ray"
+RAY_LOG = f"{RAY_FOLDER}/ray.log"
 
 log = logging.getLogger("bioimg")
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What a results folder holds: experiment.json and the three tables, in the order of the grid."""
+    """The content of a results folder: experiment.json and the three tables, in grid order."""
 
     manifest: dict[str, Any]
     trials: pd.DataFrame
@@ -60,143 +65,240 @@ class Results:
 class ResultStore:
     """A results folder that is being written: a path, or an address such as s3://bucket/path.
 
-    A worker of another process names the run that it writes for.
+    A worker of another process gives the `session_id` of the session that it writes for.
     """
 
-    def __init__(self, place: str | Path, run: str | None = None) -> None:
-        self.display_name = str(place) if is_remote(place) else str(Path(place).expanduser())
-        self.location = (
-            self.display_name if is_remote(place) else str(Path(self.display_name).absolute())
-        )
+    def __init__(self, location: str | Path, session_id: str | None = None) -> None:
+        if is_remote(location):
+            self.display_name = self.location = str(location)
+        else:
+            path = Path(location).expanduser()
+            self.display_name = str(path)
+            self.location = str(path.absolute())
         self.storage = open_storage(self.display_name)
         self.tables = TableStore(self.storage, self.display_name)
-        self.engine_folder = join_path(self.location, "engine")
+        self.ray_folder = join_path(self.location, RAY_FOLDER)
         self._lock: FolderLock | None = None
-        self._worker_session_id = run
+        self._worker_session_id = session_id
 
-    @contextlib.contextmanager
-    def open_ray_log(self) -> Iterator[IO[str]]:
-        """Where Ray's own messages go: engine/ray.log; for an object store, which can't append, a file of this machine."""
-        if is_remote(self.location):
-            with tempfile.NamedTemporaryFile(
-                "w", prefix="bioimg-ray-", suffix=".log", delete=False
-            ) as file:
-                yield file
-        else:
-            path = Path(self.engine_folder) / "ray.log"
-            with as_storage_error(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                file = path.open("a")
-            with file:
-                yield file
+    # The session
 
-    def checkpoint_folder(self, key: str) -> str:
-        """The name of the folder of one trial's tensors."""
-        return f"{CHECKPOINTS_FOLDER}/{key}"
-
-    def check_usable(self, name: str) -> None:
+    def check_usable(self, experiment_name: str) -> None:
         """Check, before anything is read, that the folder can take the results of an experiment.
 
         Raises:
-            UserError: it holds another experiment or something else, or can't be written.
+            UserError: The folder holds another experiment or something else, or can't be written.
         """
         if not is_remote(self.location):
             self._check_writable()
         if self.storage.size(MANIFEST_FILE) is not None:
-            self._check_same_experiment("name", name)
+            self._check_same_experiment("name", self.read_manifest()["name"], experiment_name)
         elif set(self.storage.names()) - {HOLDER_FILE}:
             raise UserError(
-                f"the value of `out` is {self.display_name}, but must be a new or empty folder or one with results, and this one "
-                "holds something else. Name another with --out."
+                f"the value of `out` is {self.display_name}, but must be a new or empty folder or one "
+                "with results, and this one holds something else. Name another with --out."
             )
 
     def open_for_writing(
-        self, description: Mapping[str, Any], images: Iterable[Mapping[str, Any]] = ()
+        self, manifest: Mapping[str, Any], assignments: Iterable[Mapping[str, Any]] = ()
     ) -> None:
-        """Claim the folder for an experiment, or to resume one, until `release`. `images` are rows of images.parquet.
+        """Hold the folder for an experiment, or to resume one, until `release`.
+
+        Args:
+            manifest: The content of experiment.json.
+            assignments: Rows of images.parquet.
 
         Raises:
-            UserError: another run writes there; or the folder holds another experiment, or the same one on other images or
-                with images in other parts, which are named.
+            UserError: Another session holds the folder, or its results are of another experiment,
+                or of the same one on other images or with images in other subsets.
         """
-        self.check_usable(description["name"])
-        placed = pa.Table.from_pylist(list(images), schema=schema.IMAGES_SCHEMA)
+        self.check_usable(manifest["name"])
+        rows = pa.Table.from_pylist(list(assignments), schema=schema.IMAGES_SCHEMA)
         if self.storage.size(MANIFEST_FILE) is not None:
-            self._check_same_images(placed, description["data"])
+            self._check_same_images(rows, manifest["data"])
         self._lock = FolderLock(self.storage)
-        self.write_manifest({**description, "complete": False})
-        if len(placed):
-            self.storage.write(
-                IMAGES_FILE, encode_table(merge_assignments(self.read_assignments(), placed))
-            )
+        self.write_manifest({**manifest, "complete": False})
+        if len(rows):
+            merged = merge_assignments(self.read_assignments(), rows)
+            self.storage.write(IMAGES_FILE, encode_table(merged))
 
     @property
     def session_id(self) -> str | None:
-        """The run that holds the folder, for workers."""
+        """The session that holds the folder, for workers."""
         return self._lock.session_id if self._lock else self._worker_session_id
 
     def require_lock(self) -> None:
-        """Check that the run that this worker writes for still holds the folder.
+        """Check that the session that this worker writes for still holds the folder.
 
         Raises:
-            Unwritable: it doesn't.
+            StorageError: It doesn't.
         """
         if self._worker_session_id:
             require_lock(self.storage, self._worker_session_id)
 
     def release(self) -> None:
-        """Leave the folder to other runs."""
+        """Leave the folder to other sessions."""
         if self._lock:
             self._lock.release()
             self._lock = None
 
-    def write_manifest(self, description: Mapping[str, Any]) -> None:
+    # experiment.json and images.parquet
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write experiment.json."""
-        self.storage.write(MANIFEST_FILE, (json.dumps(description, indent=2) + "\n").encode())
-
-    @functools.cached_property
-    def earlier_checkpoints(self) -> frozenset[str]:
-        """Names of the files that earlier runs left there: those that were there when this was first read."""
-        return frozenset(self.storage.names(CHECKPOINTS_FOLDER))
-
-    @functools.cached_property
-    def earlier_epoch_counts(self) -> dict[str, int]:
-        """How many epochs of each trial were on record when this was first read, by key."""
-        return self.tables.epoch_counts()
-
-    @functools.cached_property
-    def checkpoints_to_keep(self) -> str:
-        """Which tensors stay once a trial has ended, as experiment.json says: those of the `best` epoch, `all` or `none`."""
-        return self.read_manifest_or_empty().get("keep", "best")
-
-    def delete_ray_files(self) -> None:
-        """Delete what Ray left of a complete run, except its log. Folders stay, since Ray may not have ended yet."""
-        for name in self.storage.names("engine"):
-            if name != "engine/ray.log":
-                self.storage.delete(name)
-
-    def read_manifest_or_empty(self) -> dict[str, Any]:
-        """The content of experiment.json as earlier runs left it; nothing if there is none."""
-        return self.read_manifest() if self.storage.size(MANIFEST_FILE) is not None else {}
+        content = json.dumps(manifest, indent=2) + "\n"
+        self.storage.write(MANIFEST_FILE, content.encode())
 
     def read_manifest(self) -> dict[str, Any]:
-        """The content of experiment.json.
+        """Read experiment.json.
 
         Raises:
-            UserError: there is none, it is damaged, or another version of bioimg wrote it.
+            UserError: There is none, it is damaged, or another version of bioimg wrote it.
         """
         try:
-            described = json.loads(self.storage.read(MANIFEST_FILE))
+            manifest = json.loads(self.storage.read(MANIFEST_FILE))
         except FileNotFoundError:
             raise self.missing_files_error(MANIFEST_FILE) from None
         except ValueError as error:  # of json
             raise UserError(
-                f"{self.display_path(MANIFEST_FILE)} can't be read: {error}. It records which images the results belong to. Copy the "
-                "folder again, or run the experiment again into another folder (--out)."
+                f"{self.display_path(MANIFEST_FILE)} can't be read: {error}. It records which images "
+                "the results belong to. Copy the folder again, or run the experiment again into "
+                "another folder (--out)."
             ) from error
-        if described.get("format") != schema.FORMAT_VERSION:
-            raise self._other_format_error(described)
-        return described
+        if manifest.get("format") != schema.FORMAT_VERSION:
+            raise self._other_format_error(manifest)
+        return manifest
+
+    def read_manifest_or_empty(self) -> dict[str, Any]:
+        """Read experiment.json as earlier runs left it; return nothing if there is none."""
+        if self.storage.size(MANIFEST_FILE) is None:
+            return {}
+        return self.read_manifest()
+
+    def read_assignments(self) -> pa.Table:
+        """Read images.parquet. It is empty if the subsets of earlier runs are unknown."""
+        try:
+            return decode_table(self.storage.read(IMAGES_FILE), schema.IMAGES_SCHEMA)
+        except FileNotFoundError:
+            pass
+        except CorruptFileError as error:
+            log.warning(
+                "%s is damaged (%s): whether images have changed subsets since is unknown. It is "
+                "written again.",
+                self.display_path(IMAGES_FILE),
+                error,
+            )
+        return schema.IMAGES_SCHEMA.empty_table()
+
+    def image_digests(self) -> dict[str, str]:
+        """Return the digest of every image by its path; nothing without images.parquet."""
+        images = self.read_assignments()
+        return dict(zip(images["image"].to_pylist(), images["digest"].to_pylist(), strict=True))
+
+    # What earlier runs left
+
+    @functools.cached_property
+    def earlier_checkpoints(self) -> frozenset[str]:
+        """Names of the checkpoint files that existed when this was first read."""
+        return frozenset(self.storage.names(CHECKPOINTS_FOLDER))
+
+    @functools.cached_property
+    def earlier_epoch_counts(self) -> dict[str, int]:
+        """Number of epochs of each trial that were on record when this was first read, by key."""
+        return self.tables.epoch_counts()
+
+    @functools.cached_property
+    def checkpoints_to_keep(self) -> str:
+        """The tensors that stay once a trial has ended: of the `best` epoch, `all` or `none`."""
+        return self.read_manifest_or_empty().get("keep", "best")
+
+    # Names of files
+
+    def checkpoint_folder(self, key: str) -> str:
+        """Return the name of the folder of one trial's tensors."""
+        return f"{CHECKPOINTS_FOLDER}/{key}"
+
+    def display_path(self, name: str) -> str:
+        """Return the name of a file for messages."""
+        return join_path(self.display_name, name)
+
+    # Files of Ray
+
+    @contextlib.contextmanager
+    def open_ray_log(self) -> Iterator[IO[str]]:
+        """Open the file for Ray's own messages.
+
+        An object store can't append, so its log is a temporary file of this machine.
+        """
+        if is_remote(self.location):
+            with tempfile.NamedTemporaryFile(
+                "w", prefix="bioimg-ray-", suffix=".log", delete=False
+            ) as file:
+                yield file
+            return
+        path = Path(self.location) / RAY_LOG
+        with as_storage_error(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        with file:
+            yield file
+
+    def delete_ray_files(self) -> None:
+        """Delete what Ray left of a complete run, except its log.
+
+        Folders stay, since Ray may not have ended yet.
+        """
+        for name in self.storage.names(RAY_FOLDER):
+            if name != RAY_LOG:
+                self.storage.delete(name)
+
+    # Refusals
+
+    def _check_writable(self) -> None:
+        """Check that a file can be created in the folder, or where it will be. None is left."""
+        folder = nearest_existing_path(Path(self.location))
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UserError(
+                f"the value of `out` is {self.display_name}, but must be a writable folder, and no "
+                f"file can be created in {folder}: {error.strerror}. Fix that, or name another with --out."
+            ) from error
+
+    def _check_same_experiment(self, field: str, recorded: str, value: str) -> None:
+        if recorded != value:
+            raise UserError(
+                f"the value of `out` is {self.display_name}, but that folder holds another "
+                f"experiment: its {field} is {recorded!r}, this one's is {value!r}. Name another "
+                "folder with --out."
+            )
+
+    def _check_same_images(self, assignments: pa.Table, data: Mapping[str, Any]) -> None:
+        recorded = self.read_manifest()["data"]
+        differences = find_image_differences(
+            self.read_assignments(), assignments, recorded["classes"], data["classes"]
+        )
+        if differences:
+            raise UserError(
+                f"the value of `out` is {self.display_name}, but the images have changed since the "
+                f"runs whose results it holds: {', '.join(differences)}. Restore files, labels, "
+                "groups and names, or name another folder with --out."
+            )
+        self._check_same_experiment(
+            "data fingerprint", recorded["fingerprint"], data["fingerprint"]
+        )
+
+    def missing_files_error(self, *names: str) -> UserError:
+        """Return the error for a folder to be read that lacks these files."""
+        if not is_remote(self.location) and not Path(self.location).is_dir():
+            return UserError(
+                f"the value of `results` is {self.display_name!r}, but there is no such folder. "
+                "Name one that grid.py wrote."
+            )
+        return UserError(
+            f"{self.display_name} isn't a folder of results: it lacks {', '.join(names)}. "
+            "Name one that grid.py wrote."
+        )
 
     def _other_format_error(self, manifest: Mapping[str, Any]) -> UserError:
         version = manifest.get("versions", {}).get("bioimg", "unknown")
@@ -208,85 +310,21 @@ class ResultStore:
             "experiment again into a new folder (--out)."
         )
 
-    def missing_files_error(self, *names: str) -> UserError:
-        """The error for a folder to be read that lacks these files."""
-        if not is_remote(self.location) and not Path(self.location).is_dir():
-            said = f"the value of `results` is {self.display_name!r}, but there is no such folder"
-            return UserError(f"{said}. Name one that grid.py wrote.")
-        return UserError(
-            f"{self.display_name} isn't a folder of results: it lacks {', '.join(names)}. Name one that grid.py wrote."
-        )
 
-    def image_digests(self) -> dict[str, str]:
-        """The digest of every image by its path; empty without images.parquet."""
-        images = self.read_assignments()
-        return dict(zip(images["image"].to_pylist(), images["digest"].to_pylist(), strict=True))
-
-    def _check_writable(self) -> None:
-        """Check that a file can be created in the folder or, if there is none yet, where it will be. None is left."""
-        there = nearest_existing_path(Path(self.location))
-        try:
-            tempfile.TemporaryFile(dir=there).close()
-        except OSError as error:
-            raise UserError(
-                f"the value of `out` is {self.display_name}, but must be a writable folder, and no file can be created in {there}: "
-                f"{error.strerror}. Fix that, or name another with --out."
-            ) from error
-
-    def _check_same_experiment(self, what: str, value: str) -> None:
-        held = self.read_manifest()
-        known = held["name"] if what == "name" else held["data"]["fingerprint"]
-        if known != value:
-            raise UserError(
-                f"the value of `out` is {self.display_name}, but that folder holds another experiment: its {what} is {known!r}, "
-                f"this one's is {value!r}. Name another folder with --out."
-            )
-
-    def _check_same_images(self, placed: pa.Table, data: Mapping[str, Any]) -> None:
-        if told := image_differences(
-            self.read_assignments(),
-            placed,
-            self.read_manifest()["data"]["classes"],
-            data["classes"],
-        ):
-            raise UserError(
-                f"the value of `out` is {self.display_name}, but the images have changed since the runs whose results it holds: "
-                f"{', '.join(told)}. Restore files, labels, groups and names, or name another folder with --out."
-            )
-        self._check_same_experiment("data fingerprint", data["fingerprint"])
-
-    def read_assignments(self) -> pa.Table:
-        """Which image went where in earlier runs; empty if that is unknown."""
-        try:
-            return decode_table(self.storage.read(IMAGES_FILE), schema.IMAGES_SCHEMA)
-        except FileNotFoundError:
-            return schema.IMAGES_SCHEMA.empty_table()
-        except CorruptFileError as error:
-            told = "%s is damaged (%s): whether images have changed parts since is unknown. It is written again."
-            log.warning(told, self.display_path(IMAGES_FILE), error)
-            return schema.IMAGES_SCHEMA.empty_table()
-
-    def display_path(self, name: str) -> str:
-        """A file of the folder, by its name for messages."""
-        return join_path(self.display_name, name)
-
-
-def read_results(place: str | Path) -> Results:
+def read_results(location: str | Path) -> Results:
     """Read a results folder, also of a running experiment (as of its last merge).
 
     Raises:
-        UserError: it isn't one, another version of bioimg wrote it, or a table is damaged.
+        UserError: There are no results, another version of bioimg wrote them, or a table is damaged.
     """
-    store = ResultStore(place)
-    described = (
-        store.read_manifest_or_empty()
-    )  # first: another version's tables may not be readable
-    tables = {table: store.tables.merged_table(table) for table in TABLE_SCHEMAS}
-    missing = [f"{table}.parquet" for table, rows in tables.items() if rows is None]
-    if not described:
+    store = ResultStore(location)
+    # the manifest first: another version's tables may not be readable
+    manifest = store.read_manifest_or_empty()
+    tables = {name: store.tables.merged_table(name) for name in TABLE_SCHEMAS}
+    missing = [f"{name}.parquet" for name, rows in tables.items() if rows is None]
+    if not manifest:
         missing.insert(0, MANIFEST_FILE)
     if missing:
         raise store.missing_files_error(*missing)
-    return Results(
-        described, **{table: rows.to_pandas() for table, rows in tables.items() if rows is not None}
-    )
+    frames = {name: rows.to_pandas() for name, rows in tables.items() if rows is not None}
+    return Results(manifest, **frames)

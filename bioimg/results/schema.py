@@ -1,6 +1,7 @@
-"""The columns of the four tables. Accuracies are fractions; what is missing is null, never 0."""
+"""The columns of the four tables. Accuracies are fractions. What is missing is null, never 0."""
 
 import dataclasses
+from typing import Literal
 
 import pyarrow as pa
 
@@ -8,6 +9,9 @@ from bioimg.config import TrialConfig
 
 FORMAT_VERSION = 2
 """The version of the results. Raised when older readers can't read newer results."""
+
+TrialStatus = Literal["completed", "stopped", "failed"]
+"""How a trial ended: as its configuration says, by early stopping, or with an error."""
 
 _ARROW_TYPES = {
     str: pa.string(),
@@ -70,22 +74,27 @@ TRIALS_SCHEMA = pa.schema(
         pa.field("ended_at", pa.timestamp("us", "UTC")),
     ]
 )
-"""One row per trial. `status` is completed, stopped (by early stopping, after `epochs_run` epochs) or failed (with `error`).
+"""One row per trial.
 
-A completed one may have fewer epochs than it was given, `out_of_patience`: that is part of its recipe, so it is a result like
-any other. A stopped one says at which rung its score (its `rung_metric` there) missed the threshold set by the scores of the
-trials of its cohort that reached this rung before it, `rung_scores`, best first.
+`status` is a `TrialStatus`. A stopped trial ended after `epochs_run` epochs, a failed one has an `error`.
+A completed trial may have fewer epochs than it was given if it ran `out_of_patience`: that is part
+of its configuration, so it is a result like any other.
 
-`train_seconds` is training and validation alone, summed over all epochs, those of earlier attempts included. `wait_seconds` is
-everything else from the moment a lane took the trial, in the last attempt only. `started_at` is when that attempt's first batch
-began, `ended_at` when the row was written. `bytes` is what the trial's own checkpoints take on disk; a frozen backbone is
-stored beside them, once for all trials that share it.
+A stopped trial says at which rung its score (its `rung_metric` there) missed the threshold. The
+threshold was set by `rung_scores`, best first: the scores of the trials of its cohort that reached
+this rung before it.
 
-`weights_digest` covers everything that `weights` names except the head, before any training; null for random weights, which
-the seed determines.
+`train_seconds` is training and validation alone, summed over all epochs, those of earlier attempts
+included. `wait_seconds` is everything else from the moment a lane took the trial, in the last
+attempt only. `started_at` is when the first batch of that attempt began, `ended_at` when the row was
+written. `bytes` is what the trial's own checkpoints take on disk. A frozen backbone is stored beside
+them, once for all trials that share it.
 
-`continued_from` is the key of a shorter but otherwise equal trial whose epochs are the first ones of this trial: they weren't
-trained again, and count in all columns as if they had been.
+`weights_digest` covers everything that `weights` names except the head, before any training. It is
+null for random weights, which the seed determines.
+
+`continued_from` is the key of a shorter but otherwise equal trial. Its epochs are the first ones of
+this trial. They weren't trained again, and count in all columns as if they had been.
 """
 
 EPOCHS_SCHEMA = pa.schema(
@@ -99,7 +108,7 @@ EPOCHS_SCHEMA = pa.schema(
         pa.field("seconds", pa.float64()),
     ]
 )
-"""One row per trial and epoch, the first epoch being 1."""
+"""One row per trial and epoch. The first epoch is 1."""
 
 PREDICTIONS_SCHEMA = pa.schema(
     [
@@ -114,7 +123,8 @@ PREDICTIONS_SCHEMA = pa.schema(
 )
 """One row per completed trial, subset (val, test) and image, at the epoch with the lowest validation loss.
 
-`label` and `prediction` index the classes of experiment.json."""
+`label` and `prediction` index the classes of experiment.json.
+"""
 
 IMAGES_SCHEMA = pa.schema(
     [
@@ -129,4 +139,4 @@ IMAGES_SCHEMA = pa.schema(
         pa.field("digest", pa.string()),
     ]
 )
-"""Which image went where: one row per way of splitting that any run used, and image; `subset` is train, val or test."""
+"""One row per split that any run used, and image. `subset` is train, val or test."""

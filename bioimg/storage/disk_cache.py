@@ -1,13 +1,13 @@
 """What is kept between runs: decoded pixels, features and downloads, in a folder of the user.
 
-`BIOIMG_CACHE` sets another folder, which on a cluster all machines must share. All of it can be deleted at any time.
-It takes at most half of the disk space available to it, or `BIOIMG_CACHE_GB`: the least recently used entries are removed
-first, but none that a process is using.
+The environment variable `BIOIMG_CACHE` sets another folder, which on a cluster all machines must
+share. All of it can be deleted at any time. The cache takes at most half of the disk space that is
+available to it, or `BIOIMG_CACHE_GB`. The least recently used entries are removed first, but none
+that a process is using.
 """
 
 import contextlib
 import datetime
-import fcntl
 import hashlib
 import math
 import os
@@ -21,15 +21,15 @@ from typing import NamedTuple
 import platformdirs
 
 from bioimg.errors import UserError
+from bioimg.storage.process_lock import lock_if_unused, share_until_exit
 
 ENTRY_FOLDERS = ("images", "scaled", "alike", "features", "downloads")
 """Folders that contain entries; anything else in the cache folder is itself an entry."""
-LOCK_FOLDER, DESCRIPTION_FILE = "locks", "about.txt"
+LOCK_FOLDER = "locks"
+DESCRIPTION_FILE = "about.txt"
 BYTES_PER_GB = 10**9
 ABANDONED_AFTER_S = 24 * 3600
 """Seconds without a write after which an unfinished entry counts as left by a killed process."""
-
-_lock_descriptors: dict[Path, int] = {}
 
 
 class CacheEntry(NamedTuple):
@@ -42,49 +42,51 @@ class CacheEntry(NamedTuple):
 
 
 def cache_folder() -> Path:
-    """The cache folder."""
+    """Return the cache folder."""
     return Path(os.environ.get("BIOIMG_CACHE") or platformdirs.user_cache_path("bioimg"))
 
 
 def cache_key(*content: object) -> str:
-    """A hash (20 hex digits) of what an entry is made from."""
+    """Hash what an entry is made from, to 20 hex digits."""
     return hashlib.sha256(repr(content).encode("utf-8", "surrogateescape")).hexdigest()[:20]
 
 
 def get_or_create(name: str, write: Callable[[Path], object], about: str = "") -> Path:
-    """The folder of one entry, filled by `write` if it doesn't exist. Other processes see a whole entry or none.
+    """Return the folder of an entry. If it doesn't exist, `write` fills it.
+
+    Other processes see a whole entry or none.
 
     Raises:
-        UserError: it can't be written.
+        UserError: The entry can't be written.
     """
-    kept = acquire_entry(name)
-    if kept.exists():
-        return kept
+    entry = acquire_entry(name)
+    if entry.exists():
+        return entry
     with explain_write_errors():
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        entry.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
-            dir=kept.parent, prefix=".", ignore_cleanup_errors=True
+            dir=entry.parent, prefix=".", ignore_cleanup_errors=True
         ) as temporary:
-            fresh = Path(temporary) / "entry"
-            fresh.mkdir()
-            write(fresh)
+            new_entry = Path(temporary) / "entry"
+            new_entry.mkdir()
+            write(new_entry)
             if about:
-                (fresh / DESCRIPTION_FILE).write_text(about, encoding="utf-8")
-            _publish_entry(fresh, kept)
+                (new_entry / DESCRIPTION_FILE).write_text(about, encoding="utf-8")
+            _publish_entry(new_entry, entry)
     evict_entries()
-    return kept
+    return entry
 
 
 def acquire_entry(name: str) -> Path:
-    """The path of an entry, whether it exists or not. It counts as used now and isn't removed while this process lives."""
-    kept = cache_folder() / name
+    """Return the path of an entry, whether it exists or not, and mark it as used now.
+
+    While this process lives, the entry isn't removed.
+    """
+    lock = _lock_file(name)
     with contextlib.suppress(OSError):  # a read-only folder: entries can't be locked there
-        if kept not in _lock_descriptors:
-            descriptor = _open_lock(name)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
-            _lock_descriptors[kept] = descriptor
-        os.utime(_lock_descriptors[kept])
-    return kept
+        share_until_exit(lock)
+        os.utime(lock)
+    return cache_folder() / name
 
 
 @contextlib.contextmanager
@@ -92,122 +94,121 @@ def explain_write_errors() -> Iterator[None]:
     """Say what to do if the folder can't be written.
 
     Raises:
-        UserError: in place of an OSError.
+        UserError: An OSError was raised inside.
     """
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"the cache folder {cache_folder()} can't be written: {error.strerror or error}. Free some space there, "
-            "or set the environment variable BIOIMG_CACHE to another folder."
+            f"the cache folder {cache_folder()} can't be written: {error.strerror or error}. Free "
+            "some space there, or set the environment variable BIOIMG_CACHE to another folder."
         ) from error
 
 
 def list_entries() -> list[CacheEntry]:
-    """All entries, the least recently used first."""
-    tops = [path for path in _visible_paths(cache_folder()) if path.name != LOCK_FOLDER]
-    places = [
-        place
-        for top in tops
-        for place in (_visible_paths(top) if top.name in ENTRY_FOLDERS else [top])
-    ]
-    return sorted(map(_read_entry, places), key=lambda found: found.last_used)
+    """Return all entries, the least recently used first."""
+    entries = []
+    for path in _visible_paths(cache_folder()):
+        if path.name in ENTRY_FOLDERS:
+            entries += map(_read_entry, _visible_paths(path))
+        elif path.name != LOCK_FOLDER:
+            entries.append(_read_entry(path))
+    return sorted(entries, key=lambda entry: entry.last_used)
 
 
 def evict_entries() -> None:
-    """Remove entries until the cache is within its limit, and what processes that were killed while writing have left."""
-    for unfinished in _abandoned_folders():
-        shutil.rmtree(unfinished, ignore_errors=True)
-    kept = list_entries()
-    excess = sum(one.size_bytes for one in kept) - max_cache_bytes(
-        sum(one.size_bytes for one in kept)
-    )
-    for one in kept:
-        if excess > 0 and remove_entry(one.name):
-            excess -= one.size_bytes
+    """Remove entries until the cache is within its limit.
+
+    Also remove what processes that were killed while writing have left.
+    """
+    for folder in _abandoned_folders():
+        shutil.rmtree(folder, ignore_errors=True)
+    entries = list_entries()
+    total = sum(entry.size_bytes for entry in entries)
+    excess = total - max_cache_bytes(total)
+    for entry in entries:
+        if excess > 0 and remove_entry(entry.name):
+            excess -= entry.size_bytes
 
 
-def max_cache_bytes(kept: int) -> float:
-    """Bytes that the cache may take, given those that it takes now.
+def max_cache_bytes(used: int) -> float:
+    """Return the bytes that the cache may take, given those that it takes now.
 
     Raises:
         UserError: `BIOIMG_CACHE_GB` isn't a number.
     """
     value = os.environ.get("BIOIMG_CACHE_GB")
+    if not value:
+        return (_free_bytes() + used) / 2
     try:
-        return float(value) * BYTES_PER_GB if value else (_free_bytes() + kept) / 2
+        return float(value) * BYTES_PER_GB
     except ValueError:
         raise UserError(
-            f"the value of the environment variable `BIOIMG_CACHE_GB` is {value!r}, but must be a number of gigabytes."
+            f"the value of the environment variable `BIOIMG_CACHE_GB` is {value!r}, but must be a "
+            "number of gigabytes, such as 50."
         ) from None
 
 
 def remove_entry(name: str) -> bool:
-    """Remove an entry unless a process is using it. Returns whether it was removed."""
-    with contextlib.suppress(OSError):
-        descriptor = _open_lock(name)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".") as doomed:
-                (cache_folder() / name).rename(Path(doomed) / "entry")
-            return True
-        finally:
-            os.close(descriptor)
+    """Remove an entry unless a process is using it. Return whether it was removed."""
+    with contextlib.suppress(OSError), lock_if_unused(_lock_file(name)) as is_locked:
+        if not is_locked:
+            return False
+        with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".") as temporary:
+            (cache_folder() / name).rename(Path(temporary) / "entry")
+        return True
     return False
 
 
-def _open_lock(name: str) -> int:
-    """The lock file of an entry: a shared lock to use it, an exclusive one to remove it. Deleting the file would be a race."""
-    lock = cache_folder() / LOCK_FOLDER / name.replace("/", "-")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    return os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+def _lock_file(name: str) -> Path:
+    """Return the file that is locked: shared to use an entry, exclusively to remove it."""
+    return cache_folder() / LOCK_FOLDER / name.replace("/", "-")
 
 
 def _free_bytes() -> int:
-    return next(
-        shutil.disk_usage(top).free
-        for top in (cache_folder(), *cache_folder().absolute().parents)
-        if top.exists()
-    )
+    folders = (cache_folder(), *cache_folder().absolute().parents)
+    return next(shutil.disk_usage(folder).free for folder in folders if folder.exists())
 
 
-def _visible_paths(top: Path) -> list[Path]:
-    return [path for path in top.iterdir() if not path.name.startswith(".")] if top.is_dir() else []
+def _visible_paths(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def _abandoned_folders() -> list[Path]:
-    hidden = [
-        path
-        for top in (cache_folder(), *map(cache_folder().joinpath, ENTRY_FOLDERS))
-        for path in top.glob(".*")
-        if path.is_dir()
-    ]
-    return [path for path in hidden if _last_write_time(path) < time.time() - ABANDONED_AFTER_S]
+def _abandoned_folders() -> Iterator[Path]:
+    oldest = time.time() - ABANDONED_AFTER_S
+    for parent in (cache_folder(), *map(cache_folder().joinpath, ENTRY_FOLDERS)):
+        for path in parent.glob(".*"):
+            if path.is_dir() and _last_write_time(path) < oldest:
+                yield path
 
 
-def _last_write_time(top: Path) -> float:
-    return max((status.st_mtime for status in _stat_tree(top)), default=math.inf)  # just removed
+def _last_write_time(folder: Path) -> float:
+    times = (status.st_mtime for status in _stat_tree(folder))
+    return max(times, default=math.inf)  # infinite: the folder was just removed
 
 
-def _read_entry(place: Path) -> CacheEntry:
-    name, about = place.relative_to(cache_folder()).as_posix(), ""
-    with contextlib.suppress(
-        OSError
-    ):  # none was given, the entry is one file, or it was just removed
-        about = (place / DESCRIPTION_FILE).read_text(encoding="utf-8")
-    used = _stat_or_none(cache_folder() / LOCK_FOLDER / name.replace("/", "-")) or _stat_or_none(
-        place
-    )
-    moment = datetime.datetime.fromtimestamp(used.st_mtime if used else 0, datetime.UTC)
-    return CacheEntry(name, about, sum(status.st_size for status in _stat_tree(place)), moment)
+def _read_entry(path: Path) -> CacheEntry:
+    name = path.relative_to(cache_folder()).as_posix()
+    description = ""
+    # there is none, the entry is one file, or it was just removed
+    with contextlib.suppress(OSError):
+        description = (path / DESCRIPTION_FILE).read_text(encoding="utf-8")
+    status = _stat_or_none(_lock_file(name)) or _stat_or_none(path)
+    last_used = datetime.datetime.fromtimestamp(status.st_mtime if status else 0, datetime.UTC)
+    size = sum(status.st_size for status in _stat_tree(path))
+    return CacheEntry(name, description, size, last_used)
 
 
-def _stat_tree(top: Path) -> list[os.stat_result]:
-    """The status of a folder and of everything in it, except for what other processes are just removing."""
-    below = (
-        Path(place, name) for place, folders, files in os.walk(top) for name in (*folders, *files)
-    )
-    return [status for path in (top, *below) if (status := _stat_or_none(path))]
+def _stat_tree(top: Path) -> Iterator[os.stat_result]:
+    """Yield the status of a path and of all below, except what other processes are just removing."""
+    paths = [top]
+    for folder, folders, files in os.walk(top):
+        paths += (Path(folder, name) for name in (*folders, *files))
+    for path in paths:
+        if status := _stat_or_none(path):
+            yield status
 
 
 def _stat_or_none(path: Path) -> os.stat_result | None:
@@ -217,10 +218,10 @@ def _stat_or_none(path: Path) -> os.stat_result | None:
         return None
 
 
-def _publish_entry(fresh: Path, kept: Path) -> None:
+def _publish_entry(new_entry: Path, entry: Path) -> None:
     try:
-        fresh.rename(kept)
+        new_entry.rename(entry)
     except OSError:  # another process was first
-        if not kept.exists():
+        if not entry.exists():
             raise
-        shutil.rmtree(fresh)
+        shutil.rmtree(new_entry)

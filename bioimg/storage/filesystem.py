@@ -1,29 +1,28 @@
-"""Files of a results folder, on a disk (NFS too) or in an object store: whole files in, whole files out.
+"""Files of a results folder, on a disk (NFS too) or in an object store, written and read whole.
 
-A reader sees an old file or a new one, never half of one. On a disk a file is written under a temporary name, flushed and
-renamed, which is atomic, on NFS too. In an object store an upload becomes visible at once when it is complete, so there the
-name is written directly.
+A reader sees an old file or a new one, never half of one: on a disk by `atomic_write`, and in an
+object store since an upload becomes visible when it is complete.
 """
 
 import contextlib
 import functools
 import os
 import re
-import socket
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import psutil
 from pyarrow import fs
 
 from bioimg.errors import StorageError, UserError
+from bioimg.storage.atomic_write import atomic_write
 
-MAX_REQUEST_TRIES, FIRST_RETRY_PAUSE_S = 6, 0.1
-"""Attempts for each request to an object store, and the first pause between them in seconds, which doubles each time."""
-
-TEMPORARY_SUFFIX = ".partial"
+MAX_REQUEST_TRIES = 6
+"""Attempts for each request to an object store."""
+FIRST_RETRY_PAUSE_S = 0.1
+"""Seconds before the second attempt; each later pause is twice as long."""
 
 T = TypeVar("T")
 Content = bytes | memoryview
@@ -34,107 +33,88 @@ def as_storage_error(path: Path) -> Iterator[None]:
     """Report why a file on a disk can't be written.
 
     Raises:
-        Unwritable: it can't be written.
+        StorageError: An OSError was raised inside.
     """
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"{path} can't be written: {error.strerror}. {_free_space_text(path)} Free some space or check the disk, then run "
-            "the same command again to resume; finished trials are saved."
+            f"{path} can't be written: {error.strerror}. {_free_space_text(path)} Free some space or "
+            "check the disk, then run the same command again to resume; finished trials are saved."
         ) from error
 
 
-def write_atomically(path: Path, content: Content, *, flush: bool = True) -> None:
-    """Write a file on a disk under a temporary name, then rename it.
-
-    Raises:
-        OSError: it can't be written; an earlier file of that name is unchanged.
-    """
-    temporary = path.with_name(
-        f".{path.name}.{socket.gethostname()}.{os.getpid()}{TEMPORARY_SUFFIX}"
-    )
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            if flush:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    if flush:
-        _flush_directory(path.parent)
-
-
-def delete_stale_temporaries(folder: Path) -> None:
-    """Remove the temporary files that killed processes left, of any host: all but those of processes that live on this one.
-
-    A process on another host that is writing one at that moment gets an error.
-    """
-    for temporary in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
-        *_, pid = temporary.stem.split(".")
-        ours = temporary.stem.endswith(f".{socket.gethostname()}.{pid}")
-        if not (ours and psutil.pid_exists(int(pid))):
-            temporary.unlink(missing_ok=True)
-
-
 class Storage(Protocol):
-    """Names are relative, with `/` between their parts. `str` gives the folder's name for messages."""
+    """The files of one folder. Names are relative to it, with `/` between their parts.
+
+    `str` gives the folder's name for messages. Any method raises StorageError if an object store
+    can't be reached.
+    """
 
     def read(self, name: str) -> bytes:
-        """Raises FileNotFoundError if there is no such file."""
-        ...
-
-    def write(self, name: str, content: Content, *, flush: bool = True) -> None:
-        """Replace a file. Without `flush` a power failure may leave it damaged: for what is checked and can be made again.
+        """Read a file.
 
         Raises:
-            Unwritable: the disk is full, or the storage can't be reached.
+            FileNotFoundError: There is no such file.
         """
         ...
 
-    def names(self, under: str = "") -> list[str]:
-        """Sorted names of all files below, without temporary ones."""
+    def write(self, name: str, content: Content, *, flush: bool = True) -> None:
+        """Write or replace a file. For `flush` see `atomic_write`.
+
+        Raises:
+            StorageError: The disk is full, or the storage can't be reached.
+        """
+        ...
+
+    def names(self, folder: str = "") -> list[str]:
+        """List all files in a folder at any depth, sorted, without hidden and temporary ones."""
         ...
 
     def size(self, name: str) -> int | None:
-        """In bytes; None if there is no such file."""
+        """Return the bytes of a file; None if there is no such file."""
         ...
 
-    def sizes(self, under: str) -> dict[str, int]:
-        """Bytes of all files below, by their names."""
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of all files that `names` lists, by name."""
         ...
 
     def delete(self, name: str) -> None:
-        """Delete a file; nothing happens if there is none."""
+        """Delete a file, if it exists."""
         ...
 
-    def move(self, name: str, to: str) -> None:
+    def move(self, source: str, target: str) -> None:
         """Rename a file, replacing another."""
         ...
 
 
-def is_remote(place: str | Path) -> bool:
-    """Whether a place is an address (s3://bucket/path, gs://bucket/path) and not a path."""
-    return re.match(r"[a-z][a-z0-9+.-]+://", str(place)) is not None
+def is_remote(location: str | Path) -> bool:
+    """Check whether a location is an address (s3://bucket/path, gs://bucket/path), not a path."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", str(location)) is not None
 
 
-def join_path(place: str, name: str) -> str:
-    """The path or address of a name in a place; the query of an address stays at the end."""
-    path, mark, query = place.partition("?") if is_remote(place) else (place, "", "")
+def join_path(location: str, name: str) -> str:
+    """Return the path or address of a file. The query of an address stays at the end."""
+    if not is_remote(location):
+        return f"{location.rstrip('/')}/{name}"
+    path, mark, query = location.partition("?")
     return f"{path.rstrip('/')}/{name}{mark}{query}"
 
 
-def open_storage(place: str | Path) -> Storage:
-    """The folder that a path or an address names; it needn't exist.
+def open_storage(location: str | Path) -> Storage:
+    """Return the storage of a folder, which needn't exist.
 
     Raises:
-        UserError: no storage is known for the address.
+        UserError: No storage is known for the address.
     """
-    return ObjectStorage(str(place)) if is_remote(place) else LocalStorage(Path(place))
+    if is_remote(location):
+        return ObjectStorage(str(location))
+    return LocalStorage(Path(location))
+
+
+def nearest_existing_path(path: Path) -> Path:
+    """Return a path, or the nearest of its parents that exists as far as this user can see."""
+    return next(parent for parent in (path, *path.parents) if os.access(parent, os.F_OK))
 
 
 class LocalStorage:
@@ -156,32 +136,33 @@ class LocalStorage:
         path = self.path / name
         with as_storage_error(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, content, flush=flush)
+            atomic_write(path, content, flush=flush)
 
-    def names(self, under: str = "") -> list[str]:
-        found = (
-            path
-            for path in (self.path / under).rglob("*")
-            if path.is_file() and not path.name.startswith(".")
-        )
-        return sorted(path.relative_to(self.path).as_posix() for path in found)
+    def names(self, folder: str = "") -> list[str]:
+        paths = (self.path / folder).rglob("*")
+        files = (path for path in paths if path.is_file() and not path.name.startswith("."))
+        return sorted(path.relative_to(self.path).as_posix() for path in files)
 
     def size(self, name: str) -> int | None:
         path = self.path / name
         return path.stat().st_size if path.is_file() else None
 
-    def sizes(self, under: str) -> dict[str, int]:
-        return {name: self.size(name) or 0 for name in self.names(under)}
+    def sizes(self, folder: str) -> dict[str, int]:
+        return {name: self.size(name) or 0 for name in self.names(folder)}
 
     def delete(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
-    def move(self, name: str, to: str) -> None:
-        (self.path / name).replace(self.path / to)
+    def move(self, source: str, target: str) -> None:
+        (self.path / source).replace(self.path / target)
 
 
 class ObjectStorage:
-    """A prefix in an object store. Failed requests are repeated."""
+    """A folder of an object store. Failed requests are repeated.
+
+    The repetition is ours: pyarrow takes its own retry strategies (S3) and limits (GCS) only
+    without an address, whose many options would then have to be parsed here, store by store.
+    """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -189,7 +170,8 @@ class ObjectStorage:
             self._filesystem, root = fs.FileSystem.from_uri(uri)
         except (ValueError, OSError) as error:
             raise UserError(
-                f"the value of `out` is {uri!r}, but must be a path, s3://bucket/path or gs://bucket/path: {error}."
+                f"the value of `out` is {uri!r}, but must be a path, s3://bucket/path or "
+                f"gs://bucket/path: {error}."
             ) from error
         self._root = root.rstrip("/")
 
@@ -198,86 +180,66 @@ class ObjectStorage:
 
     def read(self, name: str) -> bytes:
         def request() -> bytes:
-            with self._filesystem.open_input_file(f"{self._root}/{name}") as file:
+            with self._filesystem.open_input_file(self._path(name)) as file:
                 return file.read()
 
         return self._with_retries("read", name, request)
 
     def write(self, name: str, content: Content, *, flush: bool = True) -> None:
         def request() -> None:
-            with self._filesystem.open_output_stream(f"{self._root}/{name}") as file:
+            with self._filesystem.open_output_stream(self._path(name)) as file:
                 file.write(content)
 
         self._with_retries("written", name, request)
 
-    def names(self, under: str = "") -> list[str]:
-        return sorted(self.sizes(under))
+    def names(self, folder: str = "") -> list[str]:
+        return sorted(self.sizes(folder))
 
-    def sizes(self, under: str) -> dict[str, int]:
-        return {
-            entry.path.removeprefix(f"{self._root}/"): entry.size
-            for entry in self._list_files(under)
-        }
+    def sizes(self, folder: str) -> dict[str, int]:
+        path = self._path(folder).rstrip("/")
+        selector = fs.FileSelector(path, recursive=True, allow_not_found=True)
+        request = functools.partial(self._filesystem.get_file_info, selector)
+        entries = self._with_retries("listed", folder, request)
+        prefix = f"{self._root}/"
+        return {entry.path.removeprefix(prefix): entry.size for entry in entries if entry.is_file}
 
     def size(self, name: str) -> int | None:
-        found = self._with_retries(
-            "checked", name, lambda: self._filesystem.get_file_info(f"{self._root}/{name}")
-        )
-        return found.size if found.is_file else None
+        request = functools.partial(self._filesystem.get_file_info, self._path(name))
+        entry = self._with_retries("checked", name, request)
+        return entry.size if entry.is_file else None
 
     def delete(self, name: str) -> None:
+        request = functools.partial(self._filesystem.delete_file, self._path(name))
         with contextlib.suppress(FileNotFoundError):
-            self._with_retries(
-                "deleted", name, lambda: self._filesystem.delete_file(f"{self._root}/{name}")
-            )
+            self._with_retries("deleted", name, request)
 
-    def move(self, name: str, to: str) -> None:
-        """A copy and a deletion; if interrupted in between, both names hold the file."""
-        copy = functools.partial(
-            self._filesystem.copy_file, f"{self._root}/{name}", f"{self._root}/{to}"
-        )
-        self._with_retries("copied", name, copy)
-        self.delete(name)
+    def move(self, source: str, target: str) -> None:
+        """Copy a file and delete it. If this is interrupted in between, both names hold the file."""
+        paths = self._path(source), self._path(target)
+        self._with_retries("copied", source, functools.partial(self._filesystem.copy_file, *paths))
+        self.delete(source)
 
-    def _list_files(self, under: str) -> list[fs.FileInfo]:
-        chosen = fs.FileSelector(
-            f"{self._root}/{under}".rstrip("/"), recursive=True, allow_not_found=True
-        )
-        found = self._with_retries("listed", under, lambda: self._filesystem.get_file_info(chosen))
-        return [entry for entry in found if entry.is_file]
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
 
-    def _with_retries(self, what: str, name: str, request: Callable[[], T]) -> T:
-        for attempt in range(MAX_REQUEST_TRIES):
+    def _with_retries(self, action: str, name: str, request: Callable[[], T]) -> T:
+        for attempt in range(1, MAX_REQUEST_TRIES + 1):
             try:
                 return request()
             except FileNotFoundError:
                 raise
             except OSError as error:
-                if attempt + 1 == MAX_REQUEST_TRIES:
+                if attempt == MAX_REQUEST_TRIES:
                     raise StorageError(
-                        f"{join_path(self.uri, name)} can't be {what}, tried {MAX_REQUEST_TRIES} times: {error}. Check the connection to the "
-                        "storage and the credentials, then run the same command again to resume."
+                        f"{join_path(self.uri, name)} can't be {action}, tried {attempt} times: "
+                        f"{error}. Check the connection to the storage and the credentials, then "
+                        "run the same command again to resume."
                     ) from error
-                time.sleep(FIRST_RETRY_PAUSE_S * 2**attempt)
+                time.sleep(FIRST_RETRY_PAUSE_S * 2 ** (attempt - 1))
         raise AssertionError
 
 
-def nearest_existing_path(path: Path) -> Path:
-    """A path, or its nearest parent that exists, where this user can see it."""
-    return next(place for place in (path, *path.parents) if os.access(place, os.F_OK))
-
-
-def _flush_directory(folder: Path) -> None:
-    """Make a rename survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _free_space_text(path: Path) -> str:
-    """How much space is left where a file would be."""
-    there = nearest_existing_path(path.absolute().parent)
-    seen = os.statvfs(there)
-    return f"{seen.f_bavail * seen.f_frsize / 1e6:.1f} MB are free in {there}."
+    """Say how much space is left where a file would be."""
+    parent = nearest_existing_path(path.absolute().parent)
+    return f"{shutil.disk_usage(parent).free / 1e6:.1f} MB are free in {parent}."

@@ -20,7 +20,7 @@ import torch
 import xxhash
 
 from bioimg.storage import disk_cache
-from bioimg.storage.filesystem import write_atomically
+from bioimg.storage.atomic_write import atomic_write
 from bioimg.training.batches import Batch
 from bioimg.training.device_memory import fits_on_device, to_device
 from bioimg.training.evaluation import BatchFunction, gather_outputs
@@ -109,7 +109,7 @@ class FeatureCache:
             self._folder.mkdir(parents=True, exist_ok=True)
             file = self._folder / disk_cache.DESCRIPTION_FILE
             if not file.exists():
-                write_atomically(file, description.encode(), flush=False)
+                atomic_write(file, description.encode(), flush=False)
 
     def _try_fill_block(self, block: FeatureBlock, compute: BatchFunction, *, wait: bool) -> bool:
         """Load or compute a block. Return False if another process holds its lock."""
@@ -149,7 +149,7 @@ class FeatureCache:
     def _write_block(self, block: FeatureBlock, values: torch.Tensor) -> None:
         content = values.to(self._values.dtype).cpu().view(torch.uint8).numpy().tobytes()
         with disk_cache.explain_write_errors():
-            write_atomically(
+            atomic_write(
                 self._block_file(block), xxhash.xxh3_128_digest(content) + content, flush=False
             )
 

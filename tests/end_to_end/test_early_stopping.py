@@ -256,7 +256,7 @@ def test_when_a_trial_runs_again_nothing_of_its_earlier_end_is_left_for_a_merge_
     def execute(
         experiment: Any, trials: Any, images: Any, store: ResultStore, watcher: Any
     ) -> None:
-        seen.append(([trial.key for trial in trials], store.storage.names("parts")))
+        seen.append(([trial.key for trial in trials], store.storage.names("internal/parts")))
         for trial in trials:
             store.tables.write("trials", trial.key, [{"key": trial.key, "status": "completed"}])
             store.tables.merge()

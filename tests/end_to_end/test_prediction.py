@@ -17,9 +17,8 @@ from bioimg import runner
 from bioimg.cli import main
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
-from bioimg.experiment import Experiment
+from bioimg.experiment import SPLIT_FIELDS, Experiment
 from bioimg.prediction import select_trial_key, subset_by_digest
-from bioimg.results.image_assignments import SPLIT_COLUMNS
 from bioimg.results.result_store import Results, ResultStore, read_results
 from bioimg.run_options import RunOptions
 from support import simulated_results
@@ -137,7 +136,7 @@ def test_images_that_the_trial_was_trained_on_are_told(results, tmp_path, monkey
 
 def test_an_image_with_copies_is_in_the_part_in_which_it_was_trained_on(tmp_path):
     trial = TrialConfig()
-    way = {name: getattr(trial, name) for name in SPLIT_COLUMNS}
+    way = {name: getattr(trial, name) for name in SPLIT_FIELDS}
     rows = [
         {"image": f"{part}.png", "digest": digest, "label": 0, "subset": part, "group": None, **way}
         for digest, copies in (("a", ("train", "test")), ("b", ("test", "val")), ("c", ("test",)))

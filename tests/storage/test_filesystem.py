@@ -145,8 +145,8 @@ def test_a_file_is_written_read_listed_moved_and_deleted_alike(files):
 
 
 def test_a_name_in_an_address_keeps_the_query_at_the_end():
-    assert join_path("s3://lab/grid?scheme=http", "engine") == "s3://lab/grid/engine?scheme=http"
-    assert join_path("results/grid", "engine") == "results/grid/engine"
+    assert join_path("s3://lab/grid?scheme=http", "internal/ray") == "s3://lab/grid/internal/ray?scheme=http"
+    assert join_path("results/grid", "internal/ray") == "results/grid/internal/ray"
 
 
 def test_an_address_of_no_known_storage_is_named_with_the_way_out():
@@ -181,7 +181,7 @@ def test_a_grid_in_a_bucket_whose_server_fails_one_request_in_ten_is_the_one_on_
     assert_same_results(ours, theirs)
     names = ObjectStorage(remote).names()
     assert {"report/report.html", "report/comparison.csv", "experiment.json"} <= set(names)
-    assert not [name for name in names if "resume" in name or name.startswith("parts/")]
+    assert not [name for name in names if "resume" in name or name.startswith("internal/parts/")]
 
 
 @pytest.mark.nightly
@@ -345,7 +345,7 @@ def test_a_damaged_part_is_told_and_its_trial_runs_again_with_the_same_row(tmp_p
     trial, images, store = toys.trial(epochs=5), toys.images(), ResultStore(tmp_path)
     run_trial(trial, toys.dataset(trial, images), place(store), lambda epoch: None)
     epochs = curves(store)
-    part = tmp_path / "parts" / f"{trial.key}.trials.parquet"
+    part = tmp_path / "internal" / "parts" / f"{trial.key}.trials.parquet"
     part.write_bytes(part.read_bytes()[:-9])
     with caplog.at_level(logging.WARNING, "bioimg"):
         assert store.tables.trial_statuses() == {}
@@ -479,7 +479,7 @@ def test_a_row_that_replaces_another_keeps_its_part_until_both_tables_have_it(tm
     assert "trials.parquet is damaged" in caplog.text
     store.tables.merge()
     store.tables.merge()
-    assert not store.storage.names("parts")
+    assert not store.storage.names("internal/parts")
     assert store.tables.trial_statuses() == {key: "completed"}
 
 
@@ -494,7 +494,7 @@ def test_rows_are_in_the_order_of_the_grid_whatever_order_trials_ended_in(tmp_pa
         store.tables.merge_and_delete_parts(keys)
     else:
         store.tables.merge()
-        assert not store.storage.names("parts")
+        assert not store.storage.names("internal/parts")
         store.tables.merge(keys)
     assert [row["key"] for row in store.tables.all_rows("trials")] == keys
 

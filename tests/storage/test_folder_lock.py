@@ -103,11 +103,14 @@ def test_a_folder_that_takes_no_file_is_told_when_it_is_to_be_locked_and_when_ra
 ):
     (tmp_path / "file").touch()
     with pytest.raises(
-        StorageError, match=r"file/out/\.lock can't be written: Not a directory\. .* MB are free in"
+        StorageError,
+        match=r"file/out/internal/\.lock can't be written: Not a directory\. .* MB are free in",
     ):
         FolderLock(LocalStorage(tmp_path / "file" / "out"))
     with (
-        pytest.raises(StorageError, match=r"engine/ray\.log can't be written: Not a directory"),
+        pytest.raises(
+            StorageError, match=r"internal/ray/ray\.log can't be written: Not a directory"
+        ),
         ResultStore(tmp_path / "file").open_ray_log(),
     ):
         pass
@@ -159,7 +162,7 @@ def test_a_file_that_a_living_process_is_writing_stays_and_one_of_another_host_d
 def test_a_released_folder_can_be_taken_again(tmp_path):
     FolderLock(LocalStorage(tmp_path)).release()
     FolderLock(LocalStorage(tmp_path)).release()
-    assert not (tmp_path / "running.json").exists()
+    assert not (tmp_path / "internal" / "running.json").exists()
 
 
 @pytest.mark.usefixtures("leased")
@@ -177,8 +180,11 @@ def test_a_lease_in_an_object_store_holds_until_it_is_no_longer_renewed(tmp_path
 @pytest.mark.usefixtures("leased")
 def test_a_lease_is_renewed_while_it_is_held(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_lock, "LEASE_RENEWAL_S", 0.01)
-    held, written = FolderLock(LocalStorage(tmp_path)), (tmp_path / "running.json").read_bytes()
-    while (tmp_path / "running.json").read_bytes() == written:
+    held, written = (
+        FolderLock(LocalStorage(tmp_path)),
+        (tmp_path / "internal" / "running.json").read_bytes(),
+    )
+    while (tmp_path / "internal" / "running.json").read_bytes() == written:
         time.sleep(0.01)
     held.release()
 
@@ -209,4 +215,4 @@ def test_a_lease_that_is_released_while_it_is_being_renewed_does_not_come_back(
     begun.wait()
     held.release()
     renewal.join()
-    assert not (tmp_path / "running.json").exists()
+    assert not (tmp_path / "internal" / "running.json").exists()

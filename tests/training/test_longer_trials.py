@@ -311,7 +311,7 @@ def test_a_lane_finishes_stopped_trials_that_have_no_state_any_more(shared_ray, 
 
 def test_a_table_of_an_earlier_version_has_no_such_column_and_reads_as_null(tmp_path):
     simulated_results.write(tmp_path)
-    for name in ("trials", "trials.previous"):
+    for name in ("trials", "internal/previous/trials"):
         path = tmp_path / f"{name}.parquet"
         if path.exists():
             pd.read_parquet(path).drop(columns="continued_from").to_parquet(path)
