@@ -8,12 +8,12 @@ import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
 CONFIDENCE_LEVEL = 0.95
-MAX_HELD_NUMBERS = 4_000_000
-"""Numbers held at once while resampling, which limits memory to tens of MB for any number of images."""
+MAX_CHUNK_NUMBERS = 4_000_000
+"""Numbers in memory at once while resampling: tens of MB, however many images there are."""
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share of n independent images (Wilson 1927); null where n is 0."""
+    """Return the 95 % interval of a share of n independent images (Wilson 1927); null if n is 0."""
     if n == 0:
         return float("nan"), float("nan")
     low, high = np.asarray(
@@ -23,7 +23,10 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 
 
 def wilson_columns(share: pd.Series, n: pd.Series) -> pd.DataFrame:
-    """The same for columns of shares and numbers of images: columns `low` and `high`, null where either is null or n is 0."""
+    """Return `low` and `high` of Wilson's interval for columns of shares and numbers of images.
+
+    They are null where either is null or n is 0.
+    """
     table = pd.DataFrame({"low": np.nan, "high": np.nan}, index=share.index)
     known = share.notna() & n.gt(0)
     if known.any():
@@ -35,21 +38,21 @@ def wilson_columns(share: pd.Series, n: pd.Series) -> pd.DataFrame:
 
 
 def percentile_interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile interval over the first axis; samples that have no value are left out."""
+    """Return the 95 % percentile interval over the first axis; samples that are null are left out."""
     empty = np.isnan(samples).all(axis=0)
-    low, high = np.nanquantile(
-        np.where(empty, 0, samples),
-        [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2],
-        axis=0,
-    )
+    limits = [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2]
+    low, high = np.nanquantile(np.where(empty, 0, samples), limits, axis=0)
     return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
 
 
 @dataclass(frozen=True)
 class GroupBootstrap:
-    """The bootstrap: whole groups (slides, patients) are drawn with replacement, since their images aren't independent.
+    """The cluster bootstrap: groups (slides, patients) are drawn whole, with replacement.
 
-    units: int64 [images], the group of each image from 0; every image is its own group where none are known.
+    Images of one group aren't independent, so drawing single images would make intervals too narrow.
+
+    units: int64 [images], the group of each image, counted from 0. Every image is its own group
+    where none are known.
     """
 
     units: np.ndarray
@@ -57,30 +60,31 @@ class GroupBootstrap:
     seed: int = 0
 
     @classmethod
-    def from_groups(cls, groups: pd.Series, count: int = 2000) -> "GroupBootstrap":
-        """Resamples of images with these groups (null: the image stands alone)."""
+    def from_groups(cls, groups: pd.Series, resample_count: int = 2000) -> "GroupBootstrap":
+        """Return a bootstrap of images with these groups; null: the image stands alone."""
         alone = pd.Series([f"\0{position}" for position in range(len(groups))], index=groups.index)
-        return cls(pd.factorize(groups.astype(object).where(groups.notna(), alone))[0], count)
+        names = groups.astype(object).where(groups.notna(), alone)
+        return cls(pd.factorize(names)[0], resample_count)
 
     def draw_weights(self) -> Iterator[np.ndarray]:
-        """How often each image was drawn: float64 [some resamples, images], chunk by chunk."""
-        random = np.random.default_rng(self.seed)
+        """Yield how often each image was drawn, in chunks: float64 [resamples, images]."""
+        generator = np.random.default_rng(self.seed)
         groups = int(self.units.max()) + 1
-        chunk = max(1, MAX_HELD_NUMBERS // len(self.units))
+        chunk = max(1, MAX_CHUNK_NUMBERS // len(self.units))
         for start in range(0, self.resample_count, chunk):
-            rows = min(chunk, self.resample_count - start)
-            yield random.multinomial(groups, np.full(groups, 1 / groups), size=rows)[
-                :, self.units
-            ].astype(float)
+            size = min(chunk, self.resample_count - start)
+            counts = generator.multinomial(groups, np.full(groups, 1 / groups), size=size)
+            yield counts[:, self.units].astype(float)
 
     def interval(
         self, statistic: Callable[[np.ndarray], np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The 95 % percentile interval of a statistic of weights [resamples, images] -> [resamples, ...].
+        """Return the 95 % percentile interval of a statistic.
 
-        Null where there is one unit: every resample is then the same, which says nothing about other units.
+        `statistic` takes weights [resamples, images] and returns [resamples, ...]. The interval is
+        null if there is one unit: every resample is then the same, which says nothing about others.
         """
         samples = np.concatenate([statistic(weights) for weights in self.draw_weights()])
-        return percentile_interval(
-            samples if self.units.max() > 0 else np.full_like(samples, np.nan)
-        )
+        if self.units.max() == 0:
+            samples = np.full_like(samples, np.nan)
+        return percentile_interval(samples)

@@ -1,7 +1,8 @@
-"""Measures of predictions beyond accuracy: per class, balanced, ranked, and calibrated; with bootstrap intervals.
+"""Measures of predictions beyond accuracy, with bootstrap intervals.
 
-Values are scikit-learn's. The bootstrap needs each metric thousands of times, so it computes them from weighted counts for
-all resamples at once; a test checks that both give the same numbers.
+They are per class, balanced over classes, of the ranking (AUROC), and of calibration. Values are
+scikit-learn's. The bootstrap needs each metric thousands of times, so it computes them from
+weighted counts for all resamples at once. A test checks that both give the same numbers.
 """
 
 from functools import partial
@@ -25,10 +26,10 @@ METRIC_NAMES = ("balanced_accuracy", "macro_f1", "auroc", "ece")
 
 
 def trial_predictions(results: Results, key: str, subset: str = "test") -> pd.DataFrame:
-    """The predictions of one trial for one subset.
+    """Return the predictions of one trial for one subset.
 
     Raises:
-        UserError: there are none.
+        UserError: There are none.
     """
     rows = results.predictions
     rows = rows[rows["key"].eq(key) & rows["subset"].eq(subset)]
@@ -40,16 +41,19 @@ def trial_predictions(results: Results, key: str, subset: str = "test") -> pd.Da
 
 
 def confusion_counts(results: Results, key: str, subset: str = "test") -> np.ndarray:
-    """int64 [classes, classes]: images by label (rows) and prediction (columns)."""
+    """Count images by label (rows) and prediction (columns): int64 [classes, classes]."""
     rows = trial_predictions(results, key, subset)
-    return confusion_matrix(
-        rows["label"], rows["prediction"], labels=range(len(results.manifest["data"]["classes"]))
-    )
+    classes = results.manifest["data"]["classes"]
+    return confusion_matrix(rows["label"], rows["prediction"], labels=range(len(classes)))
 
 
 def class_metrics(results: Results, key: str, subset: str = "test") -> pd.DataFrame:
-    """Recall, precision, F1 and support of each class; null where a class has no predictions or no images."""
-    rows, classes = trial_predictions(results, key, subset), results.manifest["data"]["classes"]
+    """Return recall, precision, F1 and support of each class.
+
+    A value is null if the class has no predictions or no images.
+    """
+    rows = trial_predictions(results, key, subset)
+    classes = results.manifest["data"]["classes"]
     precision, recall, f1, support = precision_recall_fscore_support(
         rows["label"],
         rows["prediction"],
@@ -64,114 +68,134 @@ def class_metrics(results: Results, key: str, subset: str = "test") -> pd.DataFr
 def calibration_table(
     results: Results, key: str, subset: str = "test", bins: int = CALIBRATION_BINS
 ) -> pd.DataFrame:
-    """Confidence against accuracy in bins of equal width: `low`, `high`, `n`, `confidence`, `accuracy` (null where n is 0).
+    """Compare confidence with accuracy in bins of equal width.
 
-    `attrs["ece"]` is the expected calibration error (Guo et al. 2017): |accuracy - confidence|, averaged over images.
+    The columns are `low`, `high`, `n`, `confidence` and `accuracy`, the last two null where n is 0.
+    `attrs["ece"]` is the expected calibration error (Guo et al. 2017): the distance of accuracy and
+    confidence, averaged over images.
     """
-    confidence, correct = _confidence_and_correctness(trial_predictions(results, key, subset))
+    confidence, is_correct = _confidence_and_correctness(trial_predictions(results, key, subset))
+    bin_numbers = _confidence_bins(confidence, bins)
+    n = np.bincount(bin_numbers, minlength=bins)
     edges = np.linspace(0, 1, bins + 1)
-    cell = _confidence_bins(confidence, bins)
-    n = np.bincount(cell, minlength=bins)
+    table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "n": n})
     with np.errstate(invalid="ignore"):
-        means = [np.bincount(cell, values, minlength=bins) / n for values in (confidence, correct)]
-    table = pd.DataFrame(
-        {"low": edges[:-1], "high": edges[1:], "n": n, "confidence": means[0], "accuracy": means[1]}
-    )
-    table.attrs["ece"] = float(
-        (table["n"] * (table["accuracy"] - table["confidence"]).abs()).sum() / n.sum()
-    )
+        table["confidence"] = np.bincount(bin_numbers, confidence, minlength=bins) / n
+        table["accuracy"] = np.bincount(bin_numbers, is_correct, minlength=bins) / n
+    distance = (table["accuracy"] - table["confidence"]).abs()
+    table.attrs["ece"] = float((table["n"] * distance).sum() / n.sum())
     return table
 
 
 def bootstrap_metrics(
     results: Results, key: str, subset: str = "test", resamples: int = 1000
 ) -> pd.DataFrame:
-    """Balanced accuracy, macro F1, AUROC (one class against the rest, averaged) and expected calibration error of one trial.
+    """Measure one trial, with 95 % percentile intervals over resamples of groups (else of images).
 
-    Columns `metric`, `value`, `low`, `high`: 95 % percentile intervals over resamples of groups (else images). They are null
-    if every resample gives the same, as when all images are right, and for the calibration error, whose resamples are biased
-    away from 0. A class that a resample (or the subset) lacks is left out of its averages.
+    The rows are balanced accuracy, macro F1, AUROC (one class against the rest, averaged over
+    classes) and expected calibration error; the columns are `metric`, `value`, `low` and `high`. An
+    interval is null if every resample gives the same, as when all images are right. That of the
+    calibration error is null, too, since resampling biases it away from 0. A class that a resample
+    or the subset lacks is left out of the averages.
     """
     rows = trial_predictions(results, key, subset)
-    draws = GroupBootstrap.from_groups(rows["group"], resamples)
-    low, high = draws.interval(partial(_weighted_metrics, rows=rows))
-    low, high = ([*np.where(low < high, end, np.nan), np.nan] for end in (low, high))
+    bootstrap = GroupBootstrap.from_groups(rows["group"], resamples)
+    low, high = bootstrap.interval(partial(_weighted_metrics, rows=rows))
+    has_width = low < high
     return pd.DataFrame(
         {
             "metric": METRIC_NAMES,
             "value": _metric_values(rows, calibration_table(results, key, subset)),
-            "low": low,
-            "high": high,
+            "low": [*np.where(has_width, low, np.nan), np.nan],
+            "high": [*np.where(has_width, high, np.nan), np.nan],
         }
     )
 
 
-def _metric_values(rows: pd.DataFrame, reliability: pd.DataFrame) -> list[float]:
-    label, prediction = rows["label"].to_numpy(), rows["prediction"].to_numpy()
-    probabilities = _probability_matrix(rows)
-    present = [c for c in range(probabilities.shape[1]) if 0 < (label == c).sum() < len(label)]
-    auroc = [roc_auc_score(label == c, probabilities[:, c]) for c in present]
+def _metric_values(rows: pd.DataFrame, calibration: pd.DataFrame) -> list[float]:
+    label = rows["label"].to_numpy()
+    prediction = rows["prediction"].to_numpy()
+    present = np.unique(label)
     return [
-        float(recall_score(label, prediction, average="macro", labels=np.unique(label))),
-        float(f1_score(label, prediction, average="macro", labels=np.unique(label))),
-        float(np.mean(auroc)) if auroc else float("nan"),
-        reliability.attrs["ece"],
+        float(recall_score(label, prediction, average="macro", labels=present)),
+        float(f1_score(label, prediction, average="macro", labels=present)),
+        _macro_auroc(label, _probability_matrix(rows)),
+        calibration.attrs["ece"],
     ]
 
 
+def _macro_auroc(label: np.ndarray, probabilities: np.ndarray) -> float:
+    """Average the AUROC over the classes that have images, unless all images are of one class."""
+    areas = []
+    for number in range(probabilities.shape[1]):
+        is_class = label == number
+        if is_class.any() and not is_class.all():
+            areas.append(roc_auc_score(is_class, probabilities[:, number]))
+    return float(np.mean(areas)) if areas else float("nan")
+
+
 def _weighted_metrics(weights: np.ndarray, rows: pd.DataFrame) -> np.ndarray:
-    """Balanced accuracy, macro F1 and AUROC under each row of weights: [resamples, 3]."""
-    label, prediction, probabilities = (
-        rows["label"].to_numpy(),
-        rows["prediction"].to_numpy(),
-        _probability_matrix(rows),
-    )
+    """Compute balanced accuracy, macro F1 and AUROC under each row of weights.
+
+    weights: float64 [resamples, images]. Returns float64 [resamples, 3].
+    """
+    label = rows["label"].to_numpy()
+    prediction = rows["prediction"].to_numpy()
+    probabilities = _probability_matrix(rows)
     classes = np.arange(probabilities.shape[1])
-    actual, called = (
-        weights @ (values[:, None] == classes).astype(float) for values in (label, prediction)
-    )
-    hit = weights @ ((label[:, None] == classes) & (label == prediction)[:, None]).astype(float)
+    # [images, classes] times weights: weighted counts [resamples, classes]
+    is_label = label[:, None] == classes
+    is_prediction = prediction[:, None] == classes
+    labelled = weights @ is_label.astype(float)
+    predicted = weights @ is_prediction.astype(float)
+    correct = weights @ (is_label & (label == prediction)[:, None]).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
-        recall, f1 = hit / actual, np.where(actual > 0, 2 * hit / (actual + called), np.nan)
-        area = np.column_stack(
-            [_weighted_auroc(weights, label == c, probabilities[:, c]) for c in classes]
-        )
-    return np.column_stack(
-        [_mean_over_classes(recall), _mean_over_classes(f1), _mean_over_classes(area)]
-    )
+        recall = correct / labelled
+        f1 = np.where(labelled > 0, 2 * correct / (labelled + predicted), np.nan)
+        areas = [_weighted_auroc(weights, is_label[:, c], probabilities[:, c]) for c in classes]
+    metrics = (recall, f1, np.column_stack(areas))
+    return np.column_stack([_mean_over_classes(values) for values in metrics])
 
 
 def _weighted_auroc(weights: np.ndarray, positive: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """The area under the ROC curve under each row of weights: positives ranked above negatives, ties half."""
+    """Return the area under the ROC curve under each row of weights: float64 [resamples].
+
+    It is the share of pairs of a positive and a negative image in which the positive one has the
+    higher score. Ties count half.
+    """
     rank = np.unique(score, return_inverse=True)[1]
     order = np.argsort(rank, kind="stable")
-    starts = np.flatnonzero(np.diff(rank[order], prepend=-1))
-    pos, neg = (
-        np.add.reduceat((weights * part)[:, order], starts, axis=1)
-        for part in (positive, ~positive)
-    )
-    below = np.cumsum(neg, axis=1) - neg
-    return (pos * (below + neg / 2)).sum(axis=1) / (pos.sum(axis=1) * neg.sum(axis=1))
+    first_of_rank = np.flatnonzero(np.diff(rank[order], prepend=-1))
+
+    def sum_by_rank(images: np.ndarray) -> np.ndarray:
+        return np.add.reduceat((weights * images)[:, order], first_of_rank, axis=1)
+
+    positives = sum_by_rank(positive)
+    negatives = sum_by_rank(~positive)
+    negatives_below = np.cumsum(negatives, axis=1) - negatives
+    ordered_pairs = (positives * (negatives_below + negatives / 2)).sum(axis=1)
+    return ordered_pairs / (positives.sum(axis=1) * negatives.sum(axis=1))
 
 
 def _mean_over_classes(values: np.ndarray) -> np.ndarray:
-    """The mean over classes that have a value; nan where none has, as for the area in a draw of one class only."""
+    """Average over the classes that have a value; null if none has, as with one class only."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
 
 
 def _confidence_bins(confidence: np.ndarray, bins: int) -> np.ndarray:
-    """Bins are open below and closed above, as in Guo et al."""
+    """Return each image's bin. Bins are open below and closed above, as in Guo et al."""
     return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 
 
 def _probability_matrix(rows: pd.DataFrame) -> np.ndarray:
+    """Return the probabilities: float64 [images, classes]."""
     return np.stack(rows["probabilities"].to_list()).astype(float)
 
 
 def _confidence_and_correctness(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """For each image, the probability of the predicted class, and whether it is correct (0 or 1)."""
+    """Return for each image the probability of the predicted class, and if it is correct, 1 or 0."""
     prediction = rows["prediction"].to_numpy()
     confidence = _probability_matrix(rows)[np.arange(len(rows)), prediction]
     return confidence, rows["label"].eq(rows["prediction"]).to_numpy().astype(float)

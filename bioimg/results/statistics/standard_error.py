@@ -1,7 +1,8 @@
 """The uncertainty of a mean: the variances of all that is sampled, added up, and Student's t.
 
-Test images and training runs (seeds) are both samples, like cases and readers in comparisons of radiologists, so both
-enter the standard error of a difference of accuracies.
+Test images and training runs (seeds) are both samples, like cases and readers in comparisons of
+radiologists (Obuchowski & Rockette 1995), so both enter the standard error of a difference of
+accuracies.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from scipy import stats
 from bioimg.results.statistics.intervals import CONFIDENCE_LEVEL
 
 ROUNDING_TOLERANCE = 1e-12
-"""Differences of shares below this are none."""
+"""Differences of shares below this count as none."""
 
 
 @dataclass(frozen=True)
@@ -25,24 +26,24 @@ class Variance:
     degrees_of_freedom: float
 
     def __add__(self, other: "Variance") -> "Variance":
-        """The variance of a sum of independent parts, with Satterthwaite's degrees of freedom (1946)."""
+        """Add independent variances, with Satterthwaite's degrees of freedom (1946)."""
         total = self.value + other.value
         if total == 0:
             return Variance(0.0, min(self.degrees_of_freedom, other.degrees_of_freedom))
-        return Variance(
-            total,
-            total**2
-            / (self.value**2 / self.degrees_of_freedom + other.value**2 / other.degrees_of_freedom),
-        )
+        spread = self.value**2 / self.degrees_of_freedom + other.value**2 / other.degrees_of_freedom
+        return Variance(total, total**2 / spread)
 
     def __mul__(self, factor: float) -> "Variance":
+        """Multiply the variance; the degrees of freedom stay."""
         return Variance(self.value * factor, self.degrees_of_freedom)
 
 
 def image_variance(contributions: pd.Series, units: pd.Series) -> Variance:
-    """The variance of a sum over images [images] whose units [images] (groups, or the images themselves) are independent.
+    """Estimate the variance of a sum over images: Liang & Zeger's cluster-robust estimate (1986).
 
-    Liang & Zeger's cluster-robust estimate (1986) for units of any size; there must be two units or more.
+    contributions: [images], the terms of the sum.
+    units: [images], their groups, or the images themselves. Units are independent and of any size;
+    there must be two or more.
     """
     residuals = (contributions - contributions.mean()).groupby(units).sum()
     count = len(residuals)
@@ -50,40 +51,42 @@ def image_variance(contributions: pd.Series, units: pd.Series) -> Variance:
 
 
 def run_variance(*accuracies: Sequence[float]) -> Variance | None:
-    """The variance that runs (seeds) add to a difference of mean accuracies; None if nothing was repeated.
+    """Estimate the variance that runs (seeds) add to a difference of mean accuracies.
 
-    Their spread is pooled, as in the t-test, so that it applies to a configuration with one run, too.
+    The spread of the configurations is pooled, as in Student's t-test, so that it applies to one
+    with a single run, too. None if nothing was repeated.
     """
-    df = sum(len(runs) - 1 for runs in accuracies)
-    if df == 0:
+    degrees_of_freedom = sum(len(runs) - 1 for runs in accuracies)
+    if degrees_of_freedom == 0:
         return None
-    pooled = sum(len(runs) * float(np.var(runs)) for runs in accuracies) / df
-    return Variance(pooled * sum(1 / len(runs) for runs in accuracies), df)
+    squares = sum(len(runs) * float(np.var(runs)) for runs in accuracies)
+    pooled = squares / degrees_of_freedom
+    return Variance(pooled * sum(1 / len(runs) for runs in accuracies), degrees_of_freedom)
 
 
-def nadeau_bengio_factor(folds: pd.Series, held_out: float) -> float:
-    """The factor by which training sets that overlap enlarge the variance of a mean over folds (Nadeau & Bengio 2003).
+def nadeau_bengio_factor(folds: pd.Series, test_train_ratio: float) -> float:
+    """Return the factor by which overlapping training sets enlarge a variance over folds.
 
-    held_out: test images of a fold per training image.
+    Nadeau & Bengio 2003: 1 / folds + ratio instead of 1 / folds. It is 1 with one fold.
+
+    test_train_ratio: test images of a fold per training image.
     """
-    return 1 + folds.nunique() * held_out if folds.nunique() > 1 else 1.0
+    count = folds.nunique()
+    return 1 + count * test_train_ratio if count > 1 else 1.0
 
 
 def t_test(mean: float, variance: Variance, units: int) -> tuple[float, float, float]:
-    """The 95 % interval of a mean and its two-sided p-value against 0.
+    """Return the 95 % interval (low, high) of a mean, and its two-sided p-value against 0.
 
-    If all units are alike, there is no spread to estimate: p is that of a sign test over the units, and there is no interval.
+    If all units are alike, there is no spread to estimate. Then p is that of a sign test over the
+    units, and the interval is null.
     """
     if variance.value < ROUNDING_TOLERANCE**2:
-        return (
-            float("nan"),
-            float("nan"),
-            min(1.0, 2 * 0.5**units) if abs(mean) > ROUNDING_TOLERANCE else 1.0,
-        )
+        is_zero = abs(mean) <= ROUNDING_TOLERANCE
+        p = 1.0 if is_zero else min(1.0, 2 * 0.5**units)
+        return float("nan"), float("nan"), p
     error = float(np.sqrt(variance.value))
-    half = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, variance.degrees_of_freedom)) * error
-    return (
-        mean - half,
-        mean + half,
-        float(2 * stats.t.sf(abs(mean) / error, variance.degrees_of_freedom)),
-    )
+    quantile = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, variance.degrees_of_freedom))
+    half_width = quantile * error
+    p = float(2 * stats.t.sf(abs(mean) / error, variance.degrees_of_freedom))
+    return mean - half_width, mean + half_width, p

@@ -549,7 +549,7 @@ def test_intervals_over_groups_are_wider_where_groups_agree_inside(tmp_path: Pat
 
 
 def test_resamples_draw_whole_groups_and_are_reproducible() -> None:
-    draws = GroupBootstrap.from_groups(pd.Series(["x", "x", "y", None, None]), count=50)
+    draws = GroupBootstrap.from_groups(pd.Series(["x", "x", "y", None, None]), resample_count=50)
     weights = np.concatenate(list(draws.draw_weights()))
     assert weights.shape == (50, 5)
     assert (weights[:, 0] == weights[:, 1]).all()
