@@ -5,12 +5,12 @@ trials.parquet         the comparison table, one row per ended trial
 epochs.parquet         one row per trial and epoch
 predictions.parquet    one row per completed trial, subset (val, test) and image
 images.parquet         the subset of each image, for each split that any run used
-checkpoints/KEY/       best.safetensors; resume.pt while the trial can resume; error.txt if it failed
+checkpoints/KEY/       best.safetensors; resume.pt while it can resume; error.txt if it failed
 checkpoints/backbones/ frozen backbones, which the models of many trials share
 tensorboard/           curves
 report/                tables, figures and the page
 internal/              what nobody needs to look at:
-  parts/               rows of trials that ended since the last merge, or still run: KEY.TABLE.parquet
+  parts/               KEY.TABLE.parquet, rows of trials that run or ended since the last merge
   previous/            the tables before the last merge, for when one is damaged
   ray/                 Ray's own files, and its messages in ray.log
   running.json         who writes here
@@ -95,8 +95,8 @@ class ResultStore:
             self._check_same_experiment("name", self.read_manifest()["name"], experiment_name)
         elif set(self.storage.names()) - {HOLDER_FILE}:
             raise UserError(
-                f"the value of `out` is {self.display_name}, but must be a new or empty folder or one "
-                "with results, and this one holds something else. Name another with --out."
+                f"the value of `out` is {self.display_name}, but must be a new or empty folder or "
+                "one with results, and this one holds something else. Name another with --out."
             )
 
     def open_for_writing(
@@ -161,9 +161,9 @@ class ResultStore:
             raise self.missing_files_error(MANIFEST_FILE) from None
         except ValueError as error:  # of json
             raise UserError(
-                f"{self.display_path(MANIFEST_FILE)} can't be read: {error}. It records which images "
-                "the results belong to. Copy the folder again, or run the experiment again into "
-                "another folder (--out)."
+                f"{self.display_path(MANIFEST_FILE)} can't be read: {error}. It records which "
+                "images the results belong to. Copy the folder again, or run the experiment again "
+                "into another folder (--out)."
             ) from error
         if manifest.get("format") != schema.FORMAT_VERSION:
             raise self._other_format_error(manifest)
@@ -262,7 +262,8 @@ class ResultStore:
         except OSError as error:
             raise UserError(
                 f"the value of `out` is {self.display_name}, but must be a writable folder, and no "
-                f"file can be created in {folder}: {error.strerror}. Fix that, or name another with --out."
+                f"file can be created in {folder}: {error.strerror}. Fix that, or name another "
+                "with --out."
             ) from error
 
     def _check_same_experiment(self, field: str, recorded: str, value: str) -> None:
@@ -303,9 +304,10 @@ class ResultStore:
     def _other_format_error(self, manifest: Mapping[str, Any]) -> UserError:
         version = manifest.get("versions", {}).get("bioimg", "unknown")
         commit = manifest.get("commit") or "unknown"
+        found = manifest.get("format")
         return UserError(
-            f"the `format` of {self.display_path(MANIFEST_FILE)} is {manifest.get('format')!r}, but "
-            f"must be {schema.FORMAT_VERSION}: another version of bioimg wrote these results, and "
+            f"the `format` of {self.display_path(MANIFEST_FILE)} is {found!r}, but must be "
+            f"{schema.FORMAT_VERSION}: another version of bioimg wrote these results, and "
             f"this one can't read them. Use that version ({version}, commit {commit}), or run the "
             "experiment again into a new folder (--out)."
         )
@@ -315,7 +317,7 @@ def read_results(location: str | Path) -> Results:
     """Read a results folder, also of a running experiment (as of its last merge).
 
     Raises:
-        UserError: There are no results, another version of bioimg wrote them, or a table is damaged.
+        UserError: There are none, another version of bioimg wrote them, or a table is damaged.
     """
     store = ResultStore(location)
     # the manifest first: another version's tables may not be readable

@@ -76,9 +76,9 @@ TRIALS_SCHEMA = pa.schema(
 )
 """One row per trial.
 
-`status` is a `TrialStatus`. A stopped trial ended after `epochs_run` epochs, a failed one has an `error`.
-A completed trial may have fewer epochs than it was given if it ran `out_of_patience`: that is part
-of its configuration, so it is a result like any other.
+`status` is a `TrialStatus`. A stopped trial ended after `epochs_run` epochs. A failed one
+has an `error`. A completed trial may have fewer epochs than it was given if it ran
+`out_of_patience`: that is part of its configuration, so it is a result like any other.
 
 A stopped trial says at which rung its score (its `rung_metric` there) missed the threshold. The
 threshold was set by `rung_scores`, best first: the scores of the trials of its cohort that reached
@@ -86,9 +86,9 @@ this rung before it.
 
 `train_seconds` is training and validation alone, summed over all epochs, those of earlier attempts
 included. `wait_seconds` is everything else from the moment a lane took the trial, in the last
-attempt only. `started_at` is when the first batch of that attempt began, `ended_at` when the row was
-written. `bytes` is what the trial's own checkpoints take on disk. A frozen backbone is stored beside
-them, once for all trials that share it.
+attempt only. `started_at` is when the first batch of that attempt began, `ended_at` when the row
+was written. `bytes` is what the trial's own checkpoints take on disk. A frozen backbone is stored
+beside them, once for all trials that share it.
 
 `weights_digest` covers everything that `weights` names except the head, before any training. It is
 null for random weights, which the seed determines.
@@ -121,9 +121,10 @@ PREDICTIONS_SCHEMA = pa.schema(
         pa.field("probabilities", pa.list_(pa.float32())),
     ]
 )
-"""One row per completed trial, subset (val, test) and image, at the epoch with the lowest validation loss.
+"""One row per completed trial, subset (val, test) and image.
 
-`label` and `prediction` index the classes of experiment.json.
+The predictions are those after the epoch with the lowest validation loss. `label` and `prediction`
+index the classes of experiment.json.
 """
 
 IMAGES_SCHEMA = pa.schema(

@@ -1,1 +1,1 @@
-"""Files and folders: local or in an object store, whole or not at all, checked when they are read."""
+"""Files on a disk or in an object store: written whole or not at all, and checked when read."""

@@ -42,5 +42,5 @@ def decode_table(content: bytes, schema: pa.Schema) -> pa.Table:
 
 
 def _footer_offset(content: bytes) -> int:
-    """Return where the footer begins. Its length is in four bytes, which the last four, `PAR1`, follow."""
+    """Return where the footer begins. Its length is in the four bytes before the final `PAR1`."""
     return max(0, len(content) - 8 - int.from_bytes(content[-8:-4], "little"))

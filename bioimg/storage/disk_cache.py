@@ -202,7 +202,7 @@ def _read_entry(path: Path) -> CacheEntry:
 
 
 def _stat_tree(top: Path) -> Iterator[os.stat_result]:
-    """Yield the status of a path and of all below, except what other processes are just removing."""
+    """Yield the status of a path and all below, except what other processes are just removing."""
     paths = [top]
     for folder, folders, files in os.walk(top):
         paths += (Path(folder, name) for name in (*folders, *files))

@@ -39,8 +39,9 @@ def as_storage_error(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"{path} can't be written: {error.strerror}. {_free_space_text(path)} Free some space or "
-            "check the disk, then run the same command again to resume; finished trials are saved."
+            f"{path} can't be written: {error.strerror}. {_free_space_text(path)} Free some space "
+            "or check the disk, then run the same command again to resume; finished trials are "
+            "saved."
         ) from error
 
 
@@ -214,7 +215,7 @@ class ObjectStorage:
             self._with_retries("deleted", name, request)
 
     def move(self, source: str, target: str) -> None:
-        """Copy a file and delete it. If this is interrupted in between, both names hold the file."""
+        """Copy a file and delete it. If interrupted in between, both names hold the file."""
         paths = self._path(source), self._path(target)
         self._with_retries("copied", source, functools.partial(self._filesystem.copy_file, *paths))
         self.delete(source)

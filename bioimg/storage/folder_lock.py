@@ -105,7 +105,8 @@ def require_lock(storage: Storage, session_id: str) -> None:
     holder = _read_holder(storage) or {}
     if holder.get("session") != session_id:
         raise StorageError(
-            f"{storage} is no longer held by the session of this worker, which writes nothing more there."
+            f"{storage} is no longer held by the session of this worker, which writes nothing more "
+            "there."
         )
 
 

@@ -42,9 +42,9 @@ def share_until_exit(path: Path) -> None:
 
 @contextlib.contextmanager
 def lock_if_unused(path: Path) -> Iterator[bool]:
-    """Lock a file unless any process, this one included, shares or locks it. Yield whether it is locked.
+    """Lock a file unless a process shares or locks it. Yield whether it is locked.
 
-    The file stays: another process could be waiting for the lock of a deleted file.
+    This process's own shared lock counts, too. The file stays: another process could be waiting for the lock of a deleted file.
 
     Raises:
         OSError: The file can't be opened for writing.
@@ -63,7 +63,7 @@ def lock_if_unused(path: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def lock_slot(path: Path, slot: int, *, wait: bool) -> Iterator[bool]:
-    """Lock one of very many slots of a file, from 0. Yield whether it is locked: always after waiting.
+    """Lock one of very many slots of a file. Yield whether it is locked, as always after waiting.
 
     One file serves any number of slots, since on POSIX each is the lock of one byte.
 
@@ -71,7 +71,7 @@ def lock_slot(path: Path, slot: int, *, wait: bool) -> Iterator[bool]:
         OSError: The file can't be opened for writing.
     """
     if not fcntl:
-        with _file_lock(path.with_name(f"{path.name}-{slot:x}"), wait=wait) as is_locked:
+        with _file_lock(path.with_name(f"{path.name}.{slot:x}"), wait=wait) as is_locked:
             yield is_locked
         return
     with path.open("a") as file:

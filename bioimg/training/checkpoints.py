@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import xxhash
 from torch.serialization import set_crc32_options
 
 from bioimg.config import TrialConfig
@@ -24,6 +23,7 @@ from bioimg.errors import CorruptFileError, UserError
 from bioimg.models.checked_safetensors import SavedModel, decode_tensors, encode_tensors
 from bioimg.models.feature_extractor import backbone_digest
 from bioimg.results.result_store import CHECKPOINTS_FOLDER, ResultStore
+from bioimg.storage import checksums
 from bioimg.storage.filesystem import Storage, join_path
 from bioimg.training import precision
 from bioimg.training.trial_trainer import TrialTrainer
@@ -31,7 +31,6 @@ from bioimg.training.trial_trainer import TrialTrainer
 STATE_FILE = "resume.pt"
 PREVIOUS_STATE_FILE = "resume.previous.pt"
 BEST_MODEL_FILE = "best.safetensors"
-CHECKSUM_BYTES = xxhash.xxh3_128().digest_size
 
 log = logging.getLogger("bioimg")
 
@@ -281,17 +280,18 @@ def _encode_state(state: dict[str, Any]) -> memoryview:
     That is a ZIP file, whose own, slower checksums don't cover its headers.
     """
     buffer = io.BytesIO()
-    buffer.write(bytes(CHECKSUM_BYTES))
+    buffer.write(bytes(checksums.DIGEST_BYTES))
     set_crc32_options(False)
     torch.save(state, buffer)
     content = buffer.getbuffer()
-    content[:CHECKSUM_BYTES] = xxhash.xxh3_128_digest(content[CHECKSUM_BYTES:])
+    checksums.seal_in_place(content)
     return content
 
 
 def _decode_state(content: bytes) -> dict[str, Any] | None:
     """Return the state that `_encode_state` was given; None if it didn't return these bytes."""
-    packed = memoryview(content)[CHECKSUM_BYTES:]
-    if xxhash.xxh3_128_digest(packed) != content[:CHECKSUM_BYTES]:
+    try:
+        packed = checksums.unseal(content)
+    except CorruptFileError:
         return None
     return torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)

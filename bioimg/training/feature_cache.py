@@ -8,7 +8,6 @@ while others compute other blocks, so that lanes share the work.
 """
 
 import contextlib
-import fcntl
 import gc
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +18,10 @@ import numpy as np
 import torch
 import xxhash
 
-from bioimg.storage import disk_cache
+from bioimg.errors import CorruptFileError
+from bioimg.storage import checksums, disk_cache
 from bioimg.storage.atomic_write import atomic_write
+from bioimg.storage.process_lock import lock_slot
 from bioimg.training.batches import Batch
 from bioimg.training.device_memory import fits_on_device, to_device
 from bioimg.training.evaluation import BatchFunction, gather_outputs
@@ -28,7 +29,6 @@ from bioimg.training.evaluation import BatchFunction, gather_outputs
 FEATURES_VERSION = 4
 """Version of the computation. Raise it when the values of features change."""
 BLOCK_IMAGES = 128
-DIGEST_BYTES = xxhash.xxh3_128().digest_size
 
 
 class FeatureBlock(NamedTuple):
@@ -132,38 +132,27 @@ class FeatureCache:
 
     @contextlib.contextmanager
     def _block_lock(self, block: FeatureBlock, *, wait: bool) -> Iterator[bool]:
-        """Lock one byte of a file for each block. Yield False if another process holds it.
-
-        The system frees the lock when its process dies.
-        """
-        with disk_cache.explain_write_errors():
-            lock = (self._folder / "lock").open("a")
-        with lock as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, block.key)
-            except (BlockingIOError, PermissionError):
-                yield False
-            else:
-                yield True
+        """Lock a block. Yield False if another process holds the lock."""
+        with contextlib.ExitStack() as stack:
+            with disk_cache.explain_write_errors():
+                lock = lock_slot(self._folder / "lock", block.key, wait=wait)
+                locked = stack.enter_context(lock)
+            yield locked
 
     def _write_block(self, block: FeatureBlock, values: torch.Tensor) -> None:
         content = values.to(self._values.dtype).cpu().view(torch.uint8).numpy().tobytes()
         with disk_cache.explain_write_errors():
-            atomic_write(
-                self._block_file(block), xxhash.xxh3_128_digest(content) + content, flush=False
-            )
+            atomic_write(self._block_file(block), checksums.seal(content), flush=False)
 
     def _load_block(self, block: FeatureBlock) -> bool:
         """Load a block from disk unless it is loaded. Return False if it is missing or damaged."""
         if block.key in self._loaded_keys:
             return True
         try:
-            content = memoryview(self._block_file(block).read_bytes())
-        except FileNotFoundError:
+            content = checksums.unseal(self._block_file(block).read_bytes())
+        except (FileNotFoundError, CorruptFileError):
             return False
-        if xxhash.xxh3_128_digest(content[DIGEST_BYTES:]) != content[:DIGEST_BYTES]:
-            return False
-        values = torch.frombuffer(bytearray(content[DIGEST_BYTES:]), dtype=self._values.dtype)
+        values = torch.frombuffer(bytearray(content), dtype=self._values.dtype)
         rows = values.reshape(len(block.indices), -1).to(self._values.device)
         self._values[block.view, torch.from_numpy(block.indices)] = rows
         self._loaded_keys.add(block.key)

@@ -92,7 +92,7 @@ def test_a_worker_that_outlives_its_run_writes_nothing_into_that_of_the_next(tmp
             first.release()
             ResultStore(tmp_path).open_for_writing(first.read_manifest())
 
-    with pytest.raises(StorageError, match="no longer held by the run of this worker"):
+    with pytest.raises(StorageError, match="no longer held by the session of this worker"):
         run_trial(trial, toys.dataset(trial), where, lose_the_program)
     assert len(first.tables.trial_rows("epochs", trial.key)) == 2
     assert not first.tables.trial_rows("trials", trial.key)

@@ -1,4 +1,6 @@
-"""What the numbers of a results folder do and don't show. Accuracies are fractions; what can't be computed is null."""
+"""What the numbers of a results folder do and don't show.
+
+Accuracies are fractions. What can't be computed is null."""
 
 from bioimg.results.statistics.comparison_tests import (
     best_and_indistinguishable,

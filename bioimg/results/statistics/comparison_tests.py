@@ -179,7 +179,7 @@ class _PairedComparisons:
         return row | self._compare_unpaired(a, b)
 
     def _have_same_images(self, a: str, b: str) -> bool:
-        """Check whether both were tested on the same images; without predictions, on equally many."""
+        """Check that both were tested on the same images; without predictions, on equally many."""
         if a in self._images and b in self._images:
             return self._images[a].index.equals(self._images[b].index)
         return self.first_rows[a]["test_images"] == self.first_rows[b]["test_images"]

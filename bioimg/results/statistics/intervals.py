@@ -38,7 +38,7 @@ def wilson_columns(share: pd.Series, n: pd.Series) -> pd.DataFrame:
 
 
 def percentile_interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 95 % percentile interval over the first axis; samples that are null are left out."""
+    """Return the 95 % percentile interval over the first axis, without samples that are null."""
     empty = np.isnan(samples).all(axis=0)
     limits = [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2]
     low, high = np.nanquantile(np.where(empty, 0, samples), limits, axis=0)
@@ -49,7 +49,8 @@ def percentile_interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class GroupBootstrap:
     """The cluster bootstrap: groups (slides, patients) are drawn whole, with replacement.
 
-    Images of one group aren't independent, so drawing single images would make intervals too narrow.
+    Images of one group aren't independent, so drawing single images would make intervals too
+    narrow.
 
     units: int64 [images], the group of each image, counted from 0. Every image is its own group
     where none are known.

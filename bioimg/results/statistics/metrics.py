@@ -35,7 +35,8 @@ def trial_predictions(results: Results, key: str, subset: str = "test") -> pd.Da
     rows = rows[rows["key"].eq(key) & rows["subset"].eq(subset)]
     if rows.empty:
         raise UserError(
-            f"the trial `{key}` has no predictions for the {subset} images: only completed trials do."
+            f"the trial `{key}` has no predictions for the {subset} images. Only completed trials "
+            "have them."
         )
     return rows
 
@@ -195,7 +196,7 @@ def _probability_matrix(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _confidence_and_correctness(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each image the probability of the predicted class, and if it is correct, 1 or 0."""
+    """Return each image's probability of the predicted class, and 1 if it is correct, else 0."""
     prediction = rows["prediction"].to_numpy()
     confidence = _probability_matrix(rows)[np.arange(len(rows)), prediction]
     return confidence, rows["label"].eq(rows["prediction"]).to_numpy().astype(float)
