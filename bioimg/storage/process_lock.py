@@ -44,7 +44,8 @@ def share_until_exit(path: Path) -> None:
 def lock_if_unused(path: Path) -> Iterator[bool]:
     """Lock a file unless a process shares or locks it. Yield whether it is locked.
 
-    This process's own shared lock counts, too. The file stays: another process could be waiting for the lock of a deleted file.
+    This process's own shared lock counts, too. The file stays, since another process could be
+    waiting for the lock of a deleted file.
 
     Raises:
         OSError: The file can't be opened for writing.
