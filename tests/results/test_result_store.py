@@ -357,8 +357,8 @@ def test_one_name_for_two_weights_is_said_below_the_table(tmp_path):
     )
     two.loc[two["status"].eq("completed").idxmax(), "weights_digest"] = "c"
     warning = "rows differ in weights_digest"
-    assert not any(warning in note for note in compose_notes(results, one, "en"))
-    assert any(warning in note for note in compose_notes(results, two, "en"))
+    assert not any(warning in note.text for note in compose_notes(results, one, "en"))
+    assert any(warning in note.text for note in compose_notes(results, two, "en"))
 
 
 # what experiment.json says of several runs

@@ -145,7 +145,10 @@ def test_a_file_is_written_read_listed_moved_and_deleted_alike(files):
 
 
 def test_a_name_in_an_address_keeps_the_query_at_the_end():
-    assert join_path("s3://lab/grid?scheme=http", "internal/ray") == "s3://lab/grid/internal/ray?scheme=http"
+    assert (
+        join_path("s3://lab/grid?scheme=http", "internal/ray")
+        == "s3://lab/grid/internal/ray?scheme=http"
+    )
     assert join_path("results/grid", "internal/ray") == "results/grid/internal/ray"
 
 
