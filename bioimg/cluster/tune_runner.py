@@ -127,9 +127,7 @@ class LaneExecutor:
             search_algorithm = BasicVariantGenerator(max_concurrent=1)
             heartbeat = Heartbeat(lane_pool, search_algorithm, store)
             callback = _TuneCallback(store, listener, heartbeat, stopped_keys)
-            _run_tuner(
-                trials, scheduler, search_algorithm, callback, coordinator, store.ray_folder
-            )
+            _run_tuner(trials, scheduler, search_algorithm, callback, coordinator, store.ray_folder)
             # lanes still write the rows of trials that Tune has stopped
             while not lane_pool.is_done:
                 heartbeat.beat()
