@@ -7,8 +7,8 @@ The first command writes into bioimg/models/embedded/. It takes ten minutes on o
 computes in bfloat16 (3 for V1, 7 for V2); a GPU isn't used. --evaluate takes about 20 s.
 
 A picture shows two of 60 patterns in inks of any hue. The model predicts which two, and the mean
-and covariance of the picture's colours, without which it would learn that colour doesn't matter. The
-synthetic tissue of the demo shares no drawing code and no class with these textures.
+and covariance of the picture's colours, without which it would learn that colour doesn't matter.
+The synthetic tissue of the demo shares no drawing code and no class with these textures.
 
 Expected results of --evaluate: the accuracy of a linear head on frozen features at 64 px, five
 folds, mean over 3 seeds. The seeds determine the folds and the random weights; the three accuracies
