@@ -1,4 +1,4 @@
-"""The faster convolutions compute the same as the originals, forwards and backwards, from the same parameters."""
+"""Faster convolutions compute the same as the originals, forwards and backwards."""
 
 import copy
 
@@ -11,7 +11,7 @@ from bioimg.models.classifier import build_classifier
 from bioimg.models.cpu_kernels import PointwiseConv2d, WideGroupConv2d, use_cpu_kernels
 
 
-def quickened(convolution: nn.Conv2d) -> nn.Module:
+def faster_form(convolution: nn.Conv2d) -> nn.Module:
     model = nn.Sequential(copy.deepcopy(convolution))
     use_cpu_kernels(model, torch.bfloat16)
     return model[0]
@@ -38,14 +38,14 @@ def gradients(convolution: nn.Module, images: torch.Tensor) -> list[torch.Tensor
     ],
     ids=str,
 )
-def test_what_is_put_in_its_place_gives_the_same_values_and_gradients(kind, convolution):
-    faster = quickened(convolution)
+def test_faster_form_has_same_values_and_gradients(kind, convolution):
+    faster = faster_form(convolution)
     assert type(faster) is kind
     images = torch.rand(2, convolution.in_channels, 9, 9).to(memory_format=torch.channels_last)
-    for mine, expected in zip(
+    for value, expected in zip(
         gradients(faster, images), gradients(convolution, images), strict=True
     ):
-        assert torch.allclose(mine, expected, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(value, expected, rtol=1e-4, atol=1e-4)
     assert faster(images).is_contiguous(memory_format=torch.channels_last)
 
 
@@ -63,11 +63,11 @@ def test_what_is_put_in_its_place_gives_the_same_values_and_gradients(kind, conv
     ],
     ids=str,
 )
-def test_what_has_no_faster_way_is_left_alone(convolution):
-    assert type(quickened(convolution)) is nn.Conv2d
+def test_convolution_without_faster_form_stays(convolution):
+    assert type(faster_form(convolution)) is nn.Conv2d
 
 
-def test_a_state_dict_stays_as_it_is():
+def test_state_dict_and_parameters_stay():
     model = build_classifier(ModelConfig(model="resnext50_32x4d", weights="none"), classes=3).model
     before = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
     parameters = list(map(id, model.parameters()))
@@ -78,7 +78,7 @@ def test_a_state_dict_stays_as_it_is():
     assert list(map(id, model.parameters())) == parameters
 
 
-def test_in_float32_nothing_is_changed():
+def test_float32_model_stays():
     model = build_classifier(ModelConfig(model="resnext50_32x4d", weights="none"), classes=3).model
     use_cpu_kernels(model, torch.float32)
     assert not any(

@@ -24,18 +24,21 @@ print(pretrained_weights._fetch_weights(Served.V1)["w"].tolist())
 
 
 @pytest.fixture
-def served(tmp_path) -> Iterator[tuple[str, list[str]]]:
-    """The URL of a file of weights, and the requests to its server, which first waits for a second one."""
+def weights_server(tmp_path) -> Iterator[tuple[str, list[str]]]:
+    """Serve a file of weights. Yield its URL and the paths requested so far.
+
+    The first request is answered after a second one or two seconds.
+    """
     torch.save({"w": torch.arange(3)}, tmp_path / "weights")
     content = (tmp_path / "weights").read_bytes()
-    asked, second = [], threading.Event()
+    requests, second_request = [], threading.Event()
 
     class Server(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
-            if len(asked) > 1:
-                second.set()
-            second.wait(2)
+            requests.append(self.path)
+            if len(requests) > 1:
+                second_request.set()
+            second_request.wait(2)
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -49,13 +52,13 @@ def served(tmp_path) -> Iterator[tuple[str, list[str]]]:
         thread.start()
         yield (
             f"http://127.0.0.1:{server.server_port}/toy-{hashlib.sha256(content).hexdigest()[:8]}.pth",
-            asked,
+            requests,
         )
         server.shutdown()
         thread.join()
 
 
-def fetching(url: str, folder: Path) -> "subprocess.Popen[str]":
+def start_fetching(url: str, folder: Path) -> "subprocess.Popen[str]":
     process = subprocess.Popen(
         [sys.executable, "-c", FETCH, url, str(folder)],
         stdin=subprocess.PIPE,
@@ -68,12 +71,12 @@ def fetching(url: str, folder: Path) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.ray
-def test_of_two_processes_that_want_the_same_weights_one_downloads_them(served, tmp_path):
-    url, asked = served
-    both = [fetching(url, tmp_path / "hub") for _ in range(2)]
-    for process in both:
+def test_two_processes_download_weights_once(weights_server, tmp_path):
+    url, requests = weights_server
+    processes = [start_fetching(url, tmp_path / "hub") for _ in range(2)]
+    for process in processes:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    assert [process.communicate()[0].splitlines()[-1] for process in both] == ["[0, 1, 2]"] * 2
-    assert len(asked) == 1
+    assert [process.communicate()[0].splitlines()[-1] for process in processes] == ["[0, 1, 2]"] * 2
+    assert len(requests) == 1

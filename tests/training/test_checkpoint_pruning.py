@@ -12,7 +12,6 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from rich.console import Console
 
 from bioimg import runner
 from bioimg.config import TrialConfig
@@ -21,13 +20,13 @@ from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.models.classifier import build_classifier
 from bioimg.results.result_store import Results, ResultStore, read_results
 from bioimg.results.table_store import TableStore
-from bioimg.run_options import RunOptions
 from bioimg.storage.filesystem import LocalStorage
 from bioimg.training import checkpoint_pruning, checkpoints
 from bioimg.training.trial_runner import TrialContext, run_trial
 from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
 from support import simulated_results, toys
 from support.consoles import Interrupted, InterruptingConsole
+from support.experiments import run_experiment
 from support.results import assert_same_results
 
 IMAGES = toys.images(size=32)
@@ -41,7 +40,10 @@ AXES = {
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> Experiment:
-    """The usual grid: two weights, three batch sizes, frozen or not; trials can be stopped after the second of three epochs."""
+    """Two weights, three batch sizes, frozen or not.
+
+    Trials can be stopped after the second of three epochs.
+    """
     folder = tmp_path_factory.mktemp("images")
     for path, pixels in zip(IMAGES.paths, IMAGES.pixels, strict=True):
         (folder / path).parent.mkdir(exist_ok=True)
@@ -52,73 +54,67 @@ def grid(tmp_path_factory) -> Experiment:
     )
 
 
-def tuned(grid: Experiment) -> list[TrialConfig]:
-    """Trials that early stopping may stop, in the order in which they run."""
+def stoppable_trials(grid: Experiment) -> list[TrialConfig]:
+    """Return the trials that early stopping may stop, in the order in which they run."""
     return [trial for trial in grid.in_run_order(grid.trials()) if trial.freeze == "none"]
 
 
-def fix(grid: Experiment, stopped: int, best: int, patch: pytest.MonkeyPatch) -> None:
-    """Let the last trials fall behind, each more than the one before it, and the validation loss be lowest at some epoch.
+def fix_scores(grid: Experiment, stopped: int, best: int, patch: pytest.MonkeyPatch) -> None:
+    """Let the last trials fall behind, each more than the one before it.
 
-    A state whose last epoch is the best holds three models: the weights and two moments of each; any other holds four.
+    The validation loss is lowest at the epoch `best`. A state whose last epoch is the best holds
+    three models (the weights and two moments of each), and any other holds four.
     """
-    record, count = TrialTrainer.add_epoch, len(tuned(grid))
-    behind = {
-        trial.key: place for place, trial in enumerate(tuned(grid)[count - stopped :], start=1)
-    }
+    add_epoch = TrialTrainer.add_epoch
+    trials = stoppable_trials(grid)
+    losers = trials[len(trials) - stopped :]
+    rank_by_key = {trial.key: rank for rank, trial in enumerate(losers, start=1)}
 
-    def fixed(run: TrialTrainer, epoch: EpochMetrics) -> EpochMetrics:
+    def add_fixed_epoch(trainer: TrialTrainer, epoch: EpochMetrics) -> EpochMetrics:
         scores = {
             "val_loss": 1 + abs(epoch.epoch - best),
-            "val_accuracy": 0.5 - behind.get(run.trial.key, 0) / 100,
+            "val_accuracy": 0.5 - rank_by_key.get(trainer.trial.key, 0) / 100,
         }
-        return record(run, dataclasses.replace(epoch, **scores))
+        return add_epoch(trainer, dataclasses.replace(epoch, **scores))
 
-    patch.setattr(TrialTrainer, "add_epoch", fixed)
+    patch.setattr(TrialTrainer, "add_epoch", add_fixed_epoch)
 
 
-def fail(keys: Collection[str], at: int, patch: pytest.MonkeyPatch) -> None:
-    """Let trials raise after they have started some epoch."""
-    begin = TrialTrainer.start_epoch
+def fail_at_epoch(keys: Collection[str], at: int, patch: pytest.MonkeyPatch) -> None:
+    """Let trials raise after they have started an epoch."""
+    start_epoch = TrialTrainer.start_epoch
 
-    def failing(run: TrialTrainer, epoch: int) -> None:
-        begin(run, epoch)
-        if run.trial.key in keys and epoch == at:
-            raise RuntimeError("a GPU fell off the bus")
+    def start_and_fail(trainer: TrialTrainer, epoch: int) -> None:
+        start_epoch(trainer, epoch)
+        if trainer.trial.key in keys and epoch == at:
+            raise RuntimeError("the GPU failed")
 
-    patch.setattr(TrialTrainer, "start_epoch", failing)
+    patch.setattr(TrialTrainer, "start_epoch", start_and_fail)
 
 
 def run(
-    folder: Path, asked: Experiment, console: io.StringIO | None = None, **settings: Any
+    folder: Path, experiment: Experiment, console: io.StringIO | None = None, **options: Any
 ) -> Results:
-    assert (
-        runner.run_experiment(
-            asked,
-            RunOptions(out=str(folder), local=True, report=False, **settings),
-            Console(file=console or io.StringIO()),
-        )
-        == 0
-    )
-    return read_results(folder)
+    return run_experiment(experiment, folder, console, local=True, **options)
 
 
-def sizes(folder: Path) -> dict[str, int]:
-    """Sizes of the checkpoint files in bytes."""
-    under = folder / "checkpoints"
+def checkpoint_sizes(folder: Path) -> dict[str, int]:
+    """Return the sizes of the checkpoint files in bytes, by their names."""
+    checkpoint_folder = folder / "checkpoints"
     return {
-        str(path.relative_to(under)): path.stat().st_size
-        for path in under.rglob("*")
+        str(path.relative_to(checkpoint_folder)): path.stat().st_size
+        for path in checkpoint_folder.rglob("*")
         if path.is_file()
     }
 
 
-def check(folder: Path) -> tuple[list[str], float]:
+def check_limit(folder: Path) -> tuple[list[str], float]:
     """Check the files of twelve trials against the limit, and the rows against the files.
 
-    Returns the keys of the stopped trials that have a state, and what could be added to it all, in states.
+    Returns:
+        The keys of the stopped trials that have a state, and the room below the limit, in states.
     """
-    files, trials = sizes(folder), read_results(folder).trials
+    files, trials = checkpoint_sizes(folder), read_results(folder).trials
     model = max(size for name, size in files.items() if name.endswith(".safetensors"))
     states = {name: size for name, size in files.items() if "/resume" in name}
     most = 12 * model + 2 * max(states.values())
@@ -126,7 +122,7 @@ def check(folder: Path) -> tuple[list[str], float]:
     assert sum(files.values()) <= most
     backbones = sum(size for name, size in files.items() if name.startswith("backbones/"))
     assert trials["bytes"].sum() + backbones == sum(files.values()), (
-        "rows say what each trial takes alone"
+        "rows have the size of each trial alone"
     )
     kept = [
         key
@@ -138,65 +134,64 @@ def check(folder: Path) -> tuple[list[str], float]:
 
 @pytest.mark.parametrize("best", [1, 2])
 @pytest.mark.parametrize("stopped", range(6))
-def test_a_grid_takes_at_most_a_model_for_each_trial_and_two_states(
-    grid, stopped, best, tmp_path, monkeypatch
-):
-    fix(grid, stopped, best, monkeypatch)
+def test_grid_keeps_a_model_per_trial_and_two_states(grid, stopped, best, tmp_path, monkeypatch):
+    fix_scores(grid, stopped, best, monkeypatch)
     console = io.StringIO()
     trials = run(tmp_path / "out", grid, console).trials
     assert trials["status"].eq("stopped").sum() == stopped
-    kept, room = check(tmp_path / "out")
-    expected = [trial.key for trial in tuned(grid)[6 - stopped :]]
-    assert sorted(kept) == sorted(expected[: len(kept)]), "those that did best keep theirs"
+    kept, room = check_limit(tmp_path / "out")
+    expected = [trial.key for trial in stoppable_trials(grid)[6 - stopped :]]
+    assert sorted(kept) == sorted(expected[: len(kept)]), "the best of them keep their states"
     dropped = stopped - len(kept)
     assert len(kept) >= 2 or not dropped
     assert bool(dropped) == (
         f"of {dropped} of {stopped} stopped or failed trials was deleted" in console.getvalue()
     )
-    assert room < 1 or not dropped, "no more were dropped than necessary"
+    assert room < 1 or not dropped, "more were deleted than necessary"
 
 
-def with_state(folder: Path) -> list[str]:
-    """Keys of the trials that have one, in order."""
+def keys_with_state(folder: Path) -> list[str]:
+    """Return the sorted keys of the trials that have a state."""
     return sorted(path.parent.name for path in (folder / "checkpoints").rglob("resume.pt"))
 
 
 @pytest.fixture
 def partly_failed(grid, tmp_path, monkeypatch) -> tuple[Path, list[str], str]:
-    """A grid where of the trials on trained backbones the first was completed, the last was stopped, and all others failed at
-    their third epoch: its folder, the keys of the failed ones, and the console's output."""
-    fix(grid, 1, 1, monkeypatch)
-    failed = [trial.key for trial in tuned(grid)[1:5]]
+    """Run a grid in which trials failed. Return its folder, their keys and the console's output.
+
+    Of the trials on trained backbones the first is completed, the last one is stopped, and all
+    others failed at their third epoch.
+    """
+    fix_scores(grid, 1, 1, monkeypatch)
+    failed = [trial.key for trial in stoppable_trials(grid)[1:5]]
     console = io.StringIO()
     with monkeypatch.context() as patch:
-        fail(failed, 3, patch)
+        fail_at_epoch(failed, 3, patch)
         run(tmp_path / "out", grid, console)
     return tmp_path / "out", failed, console.getvalue()
 
 
 @pytest.mark.ray
-def test_states_of_failed_trials_count_and_go_before_those_of_stopped_ones(grid, partly_failed):
-    folder, failed, told = partly_failed
+def test_failed_trials_lose_states_before_stopped_ones(grid, partly_failed):
+    folder, failed, output = partly_failed
     assert read_results(folder).trials["status"].value_counts().to_dict() == {
         "completed": 7,
         "failed": 4,
         "stopped": 1,
     }
-    kept, room = check(folder)
-    assert kept == [tuned(grid)[-1].key]
-    left = [key for key in failed if key in with_state(folder)]
+    kept, room = check_limit(folder)
+    assert kept == [stoppable_trials(grid)[-1].key]
+    left = [key for key in failed if key in keys_with_state(folder)]
     assert left == sorted(failed)[4 - len(left) :]
     assert 1 <= len(left) < 4
-    assert f"of {4 - len(left)} of 5 stopped or failed trials was deleted" in told
-    assert room < 2, "no more were dropped than necessary: each had two states"
+    assert f"of {4 - len(left)} of 5 stopped or failed trials was deleted" in output
+    assert room < 2, "more were deleted than necessary: each had two states"
 
 
 @pytest.mark.nightly
-def test_failed_trials_go_on_where_their_state_is_and_else_begin_again_with_the_same_outcome(
-    grid, partly_failed, tmp_path
-):
+def test_failed_trials_continue_or_restart_with_same_results(grid, partly_failed, tmp_path):
     folder, failed, _ = partly_failed
-    left, console = set(failed) & set(with_state(folder)), io.StringIO()
+    left, console = set(failed) & set(keys_with_state(folder)), io.StringIO()
     ours, theirs = run(folder, grid, console), run(tmp_path / "whole", grid)
     for results in (ours, theirs):
         del results.trials["bytes"]  # error.txt stays
@@ -206,71 +201,73 @@ def test_failed_trials_go_on_where_their_state_is_and_else_begin_again_with_the_
 
 
 @pytest.fixture(scope="module")
-def crowded_once(grid, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("crowded") / "out"
+def unpruned_grid(grid, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("unpruned") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "prune_checkpoints", lambda *_: None)
-        fix(grid, 5, 1, patch)
+        fix_scores(grid, 5, 1, patch)
         run(folder, grid)
     return folder
 
 
 @pytest.fixture
-def crowded(grid, crowded_once, monkeypatch, tmp_path) -> Path:
-    """A grid where all but one of the trials that can be stopped were, after their best epoch, and all have their states."""
-    fix(grid, 5, 1, monkeypatch)
-    return Path(shutil.copytree(crowded_once, tmp_path / "out"))
+def unpruned(grid, unpruned_grid, monkeypatch, tmp_path) -> Path:
+    """A grid in which all stoppable trials but one were stopped, and all have their states."""
+    fix_scores(grid, 5, 1, monkeypatch)
+    return Path(shutil.copytree(unpruned_grid, tmp_path / "out"))
 
 
 @pytest.mark.nightly
-def test_the_same_command_once_more_changes_nothing(grid, crowded):
-    states = sizes(crowded)
-    run(crowded, grid)
-    kept, _ = check(crowded)
+def test_repeated_command_changes_nothing(grid, unpruned):
+    states = checkpoint_sizes(unpruned)
+    run(unpruned, grid)
+    kept, _ = check_limit(unpruned)
     assert sum(name.endswith("resume.pt") for name in states) - 1 == len(kept) + 6, (
-        "the frozen ones keep theirs"
+        "frozen trials keep theirs"
     )
-    before, files = read_results(crowded), sizes(crowded)
+    before, files = read_results(unpruned), checkpoint_sizes(unpruned)
     console = io.StringIO()
-    run(crowded, grid, console)
+    run(unpruned, grid, console)
     assert console.getvalue() == ""
-    assert sizes(crowded) == files
-    assert_same_results(read_results(crowded), before)
+    assert checkpoint_sizes(unpruned) == files
+    assert_same_results(read_results(unpruned), before)
 
 
-def interrupted(*_: object) -> None:
+def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("cut", ["delete", "write"])
-def test_a_run_that_is_cut_off_while_it_makes_room_is_mended_by_the_next(
-    grid, crowded, tmp_path, monkeypatch, cut
+@pytest.mark.parametrize("method", ["delete", "write"])
+def test_interrupted_pruning_is_completed_by_next_run(
+    grid, unpruned, tmp_path, monkeypatch, method
 ):
-    expected = run(Path(shutil.copytree(crowded, tmp_path / "whole")), grid)
-    first, delete = crowded / "checkpoints" / tuned(grid)[-1].key, LocalStorage.delete
-    after = {
-        "delete": (LocalStorage, lambda *given: interrupted(delete(*given))),
-        "write": (TableStore, interrupted),
-    }
+    expected = run(Path(shutil.copytree(unpruned, tmp_path / "whole")), grid)
+    first = unpruned / "checkpoints" / stoppable_trials(grid)[-1].key
+    delete = LocalStorage.delete
+
+    def delete_and_interrupt(storage: LocalStorage, name: str) -> None:
+        delete(storage, name)
+        interrupt()
+
     with monkeypatch.context() as patch:
-        owner, strike = after[cut]
-        patch.setattr(owner, cut, strike)
+        if method == "delete":
+            patch.setattr(LocalStorage, "delete", delete_and_interrupt)
+        else:
+            patch.setattr(TableStore, "write", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run(crowded, grid)
+            run(unpruned, grid)
     assert not (first / "resume.pt").exists()
-    assert_same_results(run(crowded, grid), expected)
-    check(crowded)
+    assert_same_results(run(unpruned, grid), expected)
+    check_limit(unpruned)
 
 
 @pytest.mark.ray
-def test_trials_whose_state_was_dropped_are_finished_as_if_they_had_never_been_stopped(
-    grid, crowded, tmp_path
-):
-    run(crowded, grid)
-    dropped = 5 - len(check(crowded)[0])
+def test_trials_without_state_finish_as_if_never_stopped(grid, unpruned, tmp_path):
+    run(unpruned, grid)
+    dropped = 5 - len(check_limit(unpruned)[0])
     console = io.StringIO()
-    finished = run(crowded, grid, console, finish=())
+    finished = run(unpruned, grid, console, finish=())
     assert console.getvalue().count("epoch 1/3") == dropped >= 1
     assert_same_results(
         finished, run(tmp_path / "whole", dataclasses.replace(grid, early_stopping=None))
@@ -278,35 +275,38 @@ def test_trials_whose_state_was_dropped_are_finished_as_if_they_had_never_been_s
 
 
 @pytest.mark.nightly
-def test_a_stopped_row_stays_true_while_its_trial_is_trained_again(grid, crowded):
-    before = run(crowded, grid)
+def test_stopped_row_stays_while_trial_is_retrained(grid, unpruned):
+    before = run(unpruned, grid)
     with pytest.raises(Interrupted):
-        run(crowded, grid, InterruptingConsole("epoch 1/3", 1), finish=(tuned(grid)[-1].key,))
-    assert (crowded / "checkpoints" / tuned(grid)[-1].key / "resume.pt").exists()
-    assert_same_results(run(crowded, grid), before)
+        run(
+            unpruned,
+            grid,
+            InterruptingConsole("epoch 1/3", 1),
+            finish=(stoppable_trials(grid)[-1].key,),
+        )
+    assert (unpruned / "checkpoints" / stoppable_trials(grid)[-1].key / "resume.pt").exists()
+    assert_same_results(run(unpruned, grid), before)
 
 
 @pytest.mark.nightly
-def test_more_epochs_of_a_trial_whose_state_was_dropped_are_counted_as_begun_anew(grid, crowded):
-    run(crowded, grid)
-    kept, _ = check(crowded)
-    longer, store = (
-        dataclasses.replace(grid, base=dataclasses.replace(grid.base, epochs=4)),
-        ResultStore(crowded),
-    )
+def test_longer_trials_without_state_count_as_restarted(grid, unpruned):
+    run(unpruned, grid)
+    kept, _ = check_limit(unpruned)
+    longer = dataclasses.replace(grid, base=dataclasses.replace(grid.base, epochs=4))
+    store = ResultStore(unpruned)
     assert runner.count_restarted_trials(
         longer.trials(), store, store.tables.trial_statuses()
-    ) == 6 - len(kept), "the completed one, too"
+    ) == 6 - len(kept), "the completed trial lost its state, too"
 
 
 @pytest.mark.nightly
-def test_with_keep_all_every_state_stays(grid, crowded):
-    files = sizes(crowded)
-    run(crowded, grid, keep="all")
-    assert sizes(crowded) == files
+def test_keep_all_keeps_every_state(grid, unpruned):
+    files = checkpoint_sizes(unpruned)
+    run(unpruned, grid, keep="all")
+    assert checkpoint_sizes(unpruned) == files
 
 
-def test_states_go_by_the_rung_and_then_by_the_score_that_was_compared():
+def test_states_are_ranked_by_rung_then_score():
     rows = [
         {
             "status": "stopped",
@@ -332,7 +332,7 @@ def test_states_go_by_the_rung_and_then_by_the_score_that_was_compared():
     ]
 
 
-def place(folder: Path) -> TrialContext:
+def make_context(folder: Path) -> TrialContext:
     store = ResultStore(folder)
     if not folder.exists():
         store.open_for_writing(simulated_results.description(FROZEN, {}, IMAGES.classes))
@@ -340,19 +340,19 @@ def place(folder: Path) -> TrialContext:
     return TrialContext(experiment_name="toy", store=store, device=torch.device("cpu"))
 
 
-def test_trials_on_one_frozen_backbone_share_its_file_and_each_is_read_back_whole(tmp_path):
-    where = place(tmp_path / "out")
+def test_trials_share_one_file_of_frozen_backbone(tmp_path):
+    context = make_context(tmp_path / "out")
     trials = [FROZEN, dataclasses.replace(FROZEN, batch_size=24)]
     for trial in trials:
-        run_trial(trial, toys.dataset(trial, IMAGES), where, lambda epoch: None)
+        run_trial(trial, toys.dataset(trial, IMAGES), context, lambda epoch: None)
     assert len(list((tmp_path / "out" / "checkpoints" / "backbones").iterdir())) == 1
     expected = build_classifier(FROZEN.model_config, 3).model.state_dict()
     heads = []
     for trial in trials:
-        under = where.store.checkpoint_folder(trial.key)
-        own = safetensors.torch.load_file(tmp_path / "out" / under / "best.safetensors")
+        trial_folder = context.store.checkpoint_folder(trial.key)
+        own = safetensors.torch.load_file(tmp_path / "out" / trial_folder / "best.safetensors")
         assert own.keys() == {"fc.weight", "fc.bias"}
-        whole = checkpoints.load_best_model(where.store.storage, under)
+        whole = checkpoints.load_best_model(context.store.storage, trial_folder)
         assert whole.tensors.keys() == expected.keys()
         assert all(
             torch.equal(whole.tensors[name], expected[name])
@@ -363,37 +363,33 @@ def test_trials_on_one_frozen_backbone_share_its_file_and_each_is_read_back_whol
     assert not torch.equal(*heads)
 
 
-def test_lanes_that_find_no_backbone_at_the_same_time_leave_a_whole_one(tmp_path, monkeypatch):
-    where = place(tmp_path / "out")
-    run_trial(FROZEN, toys.dataset(FROZEN, IMAGES), where, lambda epoch: None)
+def test_simultaneous_lanes_leave_a_complete_backbone(tmp_path, monkeypatch):
+    context = make_context(tmp_path / "out")
+    run_trial(FROZEN, toys.dataset(FROZEN, IMAGES), context, lambda epoch: None)
     (file,) = (tmp_path / "out" / "checkpoints" / "backbones").iterdir()
-    before, size = file.read_bytes(), where.store.storage.size
+    before, size = file.read_bytes(), context.store.storage.size
     monkeypatch.setattr(
-        where.store.storage, "size", lambda name: None if "backbones" in name else size(name)
+        context.store.storage, "size", lambda name: None if "backbones" in name else size(name)
     )
-    run_trial(
-        dataclasses.replace(FROZEN, batch_size=24),
-        toys.dataset(FROZEN, IMAGES),
-        where,
-        lambda epoch: None,
-    )
+    other = dataclasses.replace(FROZEN, batch_size=24)
+    run_trial(other, toys.dataset(other, IMAGES), context, lambda epoch: None)
     assert [path.read_bytes() for path in file.parent.iterdir()] == [before]
 
 
-@pytest.mark.parametrize("which", ["best.safetensors", "backbones"])
-def test_a_damaged_model_is_never_read_as_if_it_were_whole(which, tmp_path):
-    where = place(tmp_path / "out")
-    run_trial(FROZEN, toys.dataset(FROZEN, IMAGES), where, lambda epoch: None)
-    files, under = where.store.storage, where.store.checkpoint_folder(FROZEN.key)
-    (name,) = (name for name in files.names("checkpoints") if which in name)
-    content, whole = files.read(name), checkpoints.load_best_model(files, under)
+@pytest.mark.parametrize("file", ["best.safetensors", "backbones"])
+def test_damaged_model_is_never_read(file, tmp_path):
+    context = make_context(tmp_path / "out")
+    run_trial(FROZEN, toys.dataset(FROZEN, IMAGES), context, lambda epoch: None)
+    files, trial_folder = context.store.storage, context.store.checkpoint_folder(FROZEN.key)
+    (name,) = (name for name in files.names("checkpoints") if file in name)
+    content, whole = files.read(name), checkpoints.load_best_model(files, trial_folder)
     step = len(content) // 40
     for position in (0, 9, 100, *range(200, len(content), step)):
         files.write(
             name, content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
         )
-        with contextlib.suppress(UserError):  # raised, except where the bit doesn't matter
-            read = checkpoints.load_best_model(files, under)
+        with contextlib.suppress(UserError):  # not raised where the bit doesn't matter
+            read = checkpoints.load_best_model(files, trial_folder)
             assert read.metadata == whole.metadata
             assert all(
                 torch.equal(read.tensors[key], tensor) for key, tensor in whole.tensors.items()
@@ -402,12 +398,12 @@ def test_a_damaged_model_is_never_read_as_if_it_were_whole(which, tmp_path):
     with pytest.raises(
         UserError, match=r"is damaged .*Replace it by a copy, or run the experiment again"
     ):
-        checkpoints.load_best_model(files, under)
+        checkpoints.load_best_model(files, trial_folder)
 
 
-def test_weights_that_were_not_kept_are_named_with_the_way_out(tmp_path):
+def test_missing_weights_error_names_keep(tmp_path):
     with pytest.raises(
         UserError,
-        match=r"there is no .*/checkpoints/abc/best.safetensors.*--keep best \(the default\) or --keep all",
+        match=r"there is no .*/abc/best.safetensors.*--keep best \(the default\) or --keep all",
     ):
         checkpoints.load_best_model(ResultStore(tmp_path).storage, "checkpoints/abc")

@@ -1,4 +1,4 @@
-"""What a trial leaves on disk, depending on how it ended and on --keep."""
+"""The files that a trial leaves, depending on how it ended and on --keep."""
 
 import contextlib
 import dataclasses
@@ -23,18 +23,17 @@ from support import simulated_results, toys
 TRIAL = toys.trial(epochs=5)
 
 
-def left(folder, keep: str, judge) -> tuple[set[str], int]:
-    """The names of the files of a trial that ran, and their size according to its row."""
+def make_context(store: ResultStore) -> TrialContext:
+    return TrialContext(experiment_name="toy", store=store, device=torch.device("cpu"))
+
+
+def run_and_list_files(folder, keep: str, should_stop) -> tuple[set[str], int]:
+    """Run a trial. Return the names of its files, and their size according to its row."""
     store = ResultStore(folder)
     store.open_for_writing(
         {**simulated_results.description(TRIAL, {}, ("a", "b", "c")), "keep": keep}
     )
-    run_trial(
-        TRIAL,
-        toys.dataset(TRIAL),
-        TrialContext(experiment_name="toy", store=store, device=torch.device("cpu")),
-        judge,
-    )
+    run_trial(TRIAL, toys.dataset(TRIAL), make_context(store), should_stop)
     store.release()
     row = store.tables.trial_rows("trials", TRIAL.key)[0]
     files = {
@@ -46,13 +45,13 @@ def left(folder, keep: str, judge) -> tuple[set[str], int]:
     return set(files), row["bytes"]
 
 
-def taken(store: ResultStore) -> int:
-    """What the files of the trial take on disk, in bytes."""
+def used_bytes(store: ResultStore) -> int:
+    """Return the bytes that the trial's files use."""
     return sum(store.storage.sizes(store.checkpoint_folder(TRIAL.key)).values())
 
 
-def failing(epoch) -> bool:
-    raise RuntimeError("no more")
+def fail_after_epoch(epoch) -> bool:
+    raise RuntimeError("failed")
 
 
 @pytest.mark.parametrize(
@@ -67,12 +66,10 @@ def failing(epoch) -> bool:
         ),
     ],
 )
-def test_what_stays_is_what_was_asked_for_and_its_size_is_in_the_row(
-    keep, completed, stopped, tmp_path
-):
-    assert left(tmp_path / "completed", keep, lambda epoch: None)[0] == completed
+def test_kept_files_follow_keep_and_are_counted(keep, completed, stopped, tmp_path):
+    assert run_and_list_files(tmp_path / "completed", keep, lambda epoch: None)[0] == completed
     assert (
-        left(
+        run_and_list_files(
             tmp_path / "stopped",
             keep,
             lambda epoch: StopReason(3, 0.1, 0.2, (0.2,)) if epoch.epoch == 3 else None,
@@ -81,60 +78,63 @@ def test_what_stays_is_what_was_asked_for_and_its_size_is_in_the_row(
     )
 
 
-def test_the_small_state_of_a_completed_frozen_trial_stays_for_more_epochs(tmp_path):
+def test_completed_frozen_trial_keeps_its_small_state(tmp_path):
     store = ResultStore(tmp_path)
-    place, trial = (
-        TrialContext(experiment_name="toy", store=store, device=torch.device("cpu")),
-        toys.trial(epochs=2, freeze="features"),
-    )
-    run_trial(trial, toys.dataset(trial), place, lambda epoch: None)
+    context = make_context(store)
+    trial = toys.trial(epochs=2, freeze="features")
+    run_trial(trial, toys.dataset(trial), context, lambda epoch: None)
     names = {
         name.rpartition("/")[2] for name in store.storage.names(store.checkpoint_folder(trial.key))
     }
     assert names == {"best.safetensors", "resume.pt"}
     cosine = toys.trial(epochs=2, freeze="features", schedule="cosine")
-    run_trial(cosine, toys.dataset(cosine), place, lambda epoch: None)
+    run_trial(cosine, toys.dataset(cosine), context, lambda epoch: None)
     assert store.storage.names(store.checkpoint_folder(cosine.key)) == [
         f"{store.checkpoint_folder(cosine.key)}/best.safetensors"
     ]
 
 
-def test_a_failed_trial_keeps_what_its_next_attempt_goes_on_from(tmp_path):
-    assert left(tmp_path, "best", failing)[0] == {"resume.pt", "error.txt"}
+def test_failed_trial_keeps_its_state(tmp_path):
+    assert run_and_list_files(tmp_path, "best", fail_after_epoch)[0] == {"resume.pt", "error.txt"}
 
 
-class Killed(BaseException):
-    """Stands for the end of a process: nothing more is written to disk."""
+class ProcessKilled(BaseException):
+    """The end of a process, after which nothing is written to disk."""
 
 
-def killed_before(store: ResultStore, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a method of the store's class end the process instead of writing a row or deleting anything."""
+def kill_before(store: ResultStore, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End the process where it would write the row, or delete a file."""
 
-    def kill(name: str, *_: object, **__: object) -> None:
-        raise Killed
+    def kill(name: str) -> None:
+        raise ProcessKilled
 
-    tables, write = store.tables, store.tables.write
+    write = store.tables.write
+
+    def write_unless_trials(table: str, *args: Any) -> None:
+        if table == "trials":
+            raise ProcessKilled
+        write(table, *args)
+
     if what == "delete":
         monkeypatch.setattr(store.storage, "delete", kill)
     else:
-        monkeypatch.setattr(
-            tables, "write", lambda t, *rest: kill(t) if t == "trials" else write(t, *rest)
-        )
+        monkeypatch.setattr(store.tables, "write", write_unless_trials)
 
 
 @pytest.mark.parametrize("keep", ["best", "none"])
 @pytest.mark.parametrize("stop", [None, StopReason(3, 0.1, 0.2, (0.2,))])
-def test_a_trial_that_is_killed_before_its_row_is_written_is_not_trained_again(
-    keep, stop, tmp_path, monkeypatch
-):
-    trained, begin, images = [], TrialTrainer.start_epoch, toys.images()
-    monkeypatch.setattr(
-        TrialTrainer,
-        "start_epoch",
-        lambda run, epoch: (trained.append(epoch), begin(run, epoch))[1],
-    )
+def test_trial_killed_before_its_row_is_not_retrained(keep, stop, tmp_path, monkeypatch):
+    images = toys.images()
+    trained_epochs = []
+    start_epoch = TrialTrainer.start_epoch
 
-    def judge(epoch: EpochMetrics) -> StopReason | None:
+    def note_epoch(trainer: TrialTrainer, epoch: int) -> None:
+        trained_epochs.append(epoch)
+        start_epoch(trainer, epoch)
+
+    monkeypatch.setattr(TrialTrainer, "start_epoch", note_epoch)
+
+    def should_stop(epoch: EpochMetrics) -> StopReason | None:
         return stop if stop and epoch.epoch == 3 else None
 
     store = ResultStore(tmp_path)
@@ -142,148 +142,113 @@ def test_a_trial_that_is_killed_before_its_row_is_written_is_not_trained_again(
         {**simulated_results.description(TRIAL, {}, images.classes), "keep": keep}
     )
     store.release()
-    with monkeypatch.context() as patch, contextlib.suppress(Killed):
-        killed_before(store, "row", patch)
-        run_trial(
-            TRIAL,
-            toys.dataset(TRIAL, images),
-            TrialContext(experiment_name="toy", store=store, device=torch.device("cpu")),
-            judge,
-        )
+    with monkeypatch.context() as patch, contextlib.suppress(ProcessKilled):
+        kill_before(store, "row", patch)
+        run_trial(TRIAL, toys.dataset(TRIAL, images), make_context(store), should_stop)
     store = ResultStore(tmp_path)
     assert not store.tables.trial_statuses()
-    run_trial(
-        TRIAL,
-        toys.dataset(TRIAL, images),
-        TrialContext(experiment_name="toy", store=store, device=torch.device("cpu")),
-        judge,
-    )
-    assert trained == list(range(1, (3 if stop else 5) + 1))
-    assert store.tables.trial_rows("trials", TRIAL.key)[0]["bytes"] == taken(store)
+    run_trial(TRIAL, toys.dataset(TRIAL, images), make_context(store), should_stop)
+    assert trained_epochs == list(range(1, (3 if stop else 5) + 1))
+    assert store.tables.trial_rows("trials", TRIAL.key)[0]["bytes"] == used_bytes(store)
 
 
-def test_a_trial_whose_lane_was_killed_after_its_row_was_written_is_not_trained_again(
-    tmp_path, monkeypatch
-):
-    images, place = (
-        toys.images(),
-        TrialContext(
-            experiment_name="toy", store=ResultStore(tmp_path), device=torch.device("cpu")
-        ),
-    )
+def test_trial_killed_after_its_row_is_not_retrained(tmp_path, monkeypatch):
+    dataset = toys.dataset(TRIAL)
+    context = make_context(ResultStore(tmp_path))
     lane: Any = None
-    monkeypatch.setattr(lanes, "_get_dataset", lambda *_: toys.dataset(TRIAL, images))
+    monkeypatch.setattr(lanes, "_get_dataset", lambda *_: dataset)
     monkeypatch.setattr(lanes, "run_trial", lambda *_: "trained")
-    again = Job(TRIAL.key, TRIAL, attempts=2)
-    assert lanes._run_job(again, place, lane) == "trained"
-    run_trial(TRIAL, toys.dataset(TRIAL, images), place, lambda epoch: None)
-    assert lanes._run_job(again, place, lane) == "completed"
+    second_attempt = Job(TRIAL.key, TRIAL, attempts=2)
+    assert lanes._run_job(second_attempt, context, lane) == "trained"
+    run_trial(TRIAL, dataset, context, lambda epoch: None)
+    assert lanes._run_job(second_attempt, context, lane) == "completed"
 
 
 @pytest.mark.parametrize("keep", ["best", "none", "all"])
 @pytest.mark.parametrize("stop", [None, StopReason(3, 0.1, 0.2, (0.2,))])
-def test_states_that_a_killed_trial_could_not_drop_go_at_the_end_of_the_next_run(
-    keep, stop, tmp_path, monkeypatch
-):
-    images, store = toys.images(), ResultStore(tmp_path)
+def test_leftover_states_of_killed_trial_are_deleted(keep, stop, tmp_path, monkeypatch):
+    images = toys.images()
+    store = ResultStore(tmp_path)
     store.open_for_writing(
         {**simulated_results.description(TRIAL, {}, images.classes), "keep": keep}
     )
     store.release()
-    place = TrialContext(experiment_name="toy", store=store, device=torch.device("cpu"))
-    with monkeypatch.context() as patch, contextlib.suppress(Killed):
-        killed_before(store, "delete", patch)
-        run_trial(
-            TRIAL,
-            toys.dataset(TRIAL, images),
-            place,
-            lambda epoch: stop if epoch.epoch == 3 else None,
-        )
+    context = make_context(store)
+    with monkeypatch.context() as patch, contextlib.suppress(ProcessKilled):
+        kill_before(store, "delete", patch)
+        dataset = toys.dataset(TRIAL, images)
+        run_trial(TRIAL, dataset, context, lambda epoch: stop if epoch.epoch == 3 else None)
     row = store.tables.trial_rows("trials", TRIAL.key)[0]
-    assert (taken(store) > row["bytes"]) == (keep != "all")
+    assert (used_bytes(store) > row["bytes"]) == (keep != "all")
     checkpoints.delete_leftover_states(store, [TRIAL])
-    assert taken(store) == row["bytes"]
+    assert used_bytes(store) == row["bytes"]
 
 
 @pytest.mark.parametrize("lost", ["the worker", "an exception"])
-def test_a_continued_trial_that_fails_before_an_epoch_of_its_own_has_those_of_the_shorter_one(
-    lost, tmp_path, monkeypatch
-):
-    images, store = toys.images(), ResultStore(tmp_path)
+def test_failed_longer_trial_has_inherited_epochs(lost, tmp_path, monkeypatch):
+    images = toys.images()
+    store = ResultStore(tmp_path)
     store.open_for_writing(
         {**simulated_results.description(TRIAL, {}, images.classes), "keep": "all"}
     )
     store.release()
-    place, longer = (
-        TrialContext(experiment_name="toy", store=store, device=torch.device("cpu")),
-        toys.trial(epochs=7),
-    )
-    run_trial(TRIAL, toys.dataset(TRIAL, images), place, lambda epoch: None)
-    again = dataclasses.replace(place, store=ResultStore(tmp_path))
+    context = make_context(store)
+    longer = toys.trial(epochs=7)
+    run_trial(TRIAL, toys.dataset(TRIAL, images), context, lambda epoch: None)
+    again = dataclasses.replace(context, store=ResultStore(tmp_path))
 
-    def end(run: TrialTrainer, epoch: int) -> None:
-        raise RuntimeError("no more") if lost == "an exception" else Killed
+    def end(trainer: TrialTrainer, epoch: int) -> None:
+        raise RuntimeError("failed") if lost == "an exception" else ProcessKilled
 
     monkeypatch.setattr(TrialTrainer, "start_epoch", end)
-    with contextlib.suppress(Killed):
+    with contextlib.suppress(ProcessKilled):
         run_trial(longer, toys.dataset(longer, images), again, lambda epoch: None)
     if lost == "the worker":
         record_failure(longer, images, again, RuntimeError("its worker was lost"))
-    row, known = (
-        again.store.tables.trial_rows("trials", longer.key)[0],
-        again.store.tables.trial_rows("epochs", TRIAL.key),
-    )
+    (row,) = again.store.tables.trial_rows("trials", longer.key)
+    inherited = again.store.tables.trial_rows("epochs", TRIAL.key)
     assert (row["status"], row["epochs_run"], row["continued_from"]) == ("failed", 5, TRIAL.key)
-    assert [e["val_loss"] for e in again.store.tables.trial_rows("epochs", longer.key)] == [
-        e["val_loss"] for e in known
+    assert [epoch["val_loss"] for epoch in again.store.tables.trial_rows("epochs", longer.key)] == [
+        epoch["val_loss"] for epoch in inherited
     ]
 
 
-def test_a_trial_whose_patience_runs_out_at_a_rung_is_complete(tmp_path):
-    trial, images, store = (
-        toys.trial(epochs=9, patience=1, learning_rate=1e-12),
-        toys.images(),
-        ResultStore(tmp_path),
-    )
-    place = TrialContext(experiment_name="toy", store=store, device=torch.device("cpu"))
-    run_trial(
-        trial,
-        toys.dataset(trial, images),
-        place,
-        lambda epoch: StopReason(2, 0.1, 0.5, (0.6, 0.5, 0.4)) if epoch.epoch == 2 else None,
-    )
+def test_trial_out_of_patience_at_a_rung_is_complete(tmp_path):
+    trial = toys.trial(epochs=9, patience=1, learning_rate=1e-12)
+    store = ResultStore(tmp_path)
+    context = make_context(store)
+    stop = StopReason(2, 0.1, 0.5, (0.6, 0.5, 0.4))
+    run_trial(trial, toys.dataset(trial), context, lambda epoch: stop if epoch.epoch == 2 else None)
     row = store.tables.trial_rows("trials", trial.key)[0]
     assert (row["status"], row["epochs_run"], row["out_of_patience"]) == ("completed", 2, True)
     assert row["test_accuracy"] is not None
     assert row["stopped_at_rung"] is None
 
 
-def test_a_state_whose_last_epoch_is_the_best_holds_its_weights_once_and_goes_on_alike(tmp_path):
-    files, run = (
-        LocalStorage(tmp_path),
-        toys.run(toys.trial(model="resnext_tiny", image_size=32, epochs=1)),
-    )
-    for _ in train(run):
-        checkpoints.save_state(run, files, "once")
-    weights = sum(tensor.nbytes for tensor in run.trained_module.state_dict().values())
-    assert (files.size("once/resume.pt") or 0) < 3.3 * weights, (
-        "AdamW keeps two more tensors for each of weights"
-    )
-    again = toys.run(toys.trial(model="resnext_tiny", image_size=32, epochs=1))
-    checkpoints.load_state(again, files, "once")
-    assert all(
-        torch.equal(again.best_weights[name], tensor) for name, tensor in run.best_weights.items()
-    )
-    again.start_epoch(2)
-    for parameter in again.trained_module.parameters():
+def test_best_weights_of_last_epoch_are_stored_once(tmp_path):
+    storage = LocalStorage(tmp_path)
+    config = toys.trial(model="resnext_tiny", image_size=32, epochs=1)
+    trainer = toys.run(config)
+    for _ in train(trainer):
+        checkpoints.save_state(trainer, storage, "trial")
+    weights = sum(tensor.nbytes for tensor in trainer.trained_module.state_dict().values())
+    state_size = storage.size("trial/resume.pt")
+    assert state_size is not None
+    # AdamW keeps two more tensors for each tensor of weights
+    assert state_size < 3.3 * weights
+    resumed = toys.run(config)
+    checkpoints.load_state(resumed, storage, "trial")
+    for name, tensor in trainer.best_weights.items():
+        assert torch.equal(resumed.best_weights[name], tensor)
+    resumed.start_epoch(2)
+    for parameter in resumed.trained_module.parameters():
         parameter.data.zero_()
-    assert all(
-        torch.equal(again.best_weights[name], tensor) for name, tensor in run.best_weights.items()
-    ), "training on must not change it"
+    for name, tensor in trainer.best_weights.items():
+        assert torch.equal(resumed.best_weights[name], tensor), "further training changed it"
 
 
-def test_the_weights_of_the_best_epoch_are_a_whole_model_that_says_what_it_is(tmp_path):
-    left(tmp_path, "best", lambda epoch: None)
+def test_best_model_file_is_complete_and_described(tmp_path):
+    run_and_list_files(tmp_path, "best", lambda epoch: None)
     path = tmp_path / "checkpoints" / TRIAL.key / "best.safetensors"
     assert (
         safetensors.torch.load_file(path).keys()
@@ -293,16 +258,18 @@ def test_the_weights_of_the_best_epoch_are_a_whole_model_that_says_what_it_is(tm
         assert json.loads(file.metadata()["bioimg"])["classes"] == ["class-0", "class-1", "class-2"]
 
 
-class Runs:
-    """What a malicious checkpoint would have Python call."""
+class OpensFile:
+    """An object that opens a file when it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return (open, ("executed", "w"))
 
 
-def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, monkeypatch):
+def test_malicious_checkpoint_is_not_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    LocalStorage(tmp_path).write("bad/resume.pt", checkpoints._encode_state({"learner": Runs()}))
+    LocalStorage(tmp_path).write(
+        "bad/resume.pt", checkpoints._encode_state({"learner": OpensFile()})
+    )
     with pytest.raises(Exception, match="Weights only load failed"):
         checkpoints.load_state(toys.run(TRIAL), LocalStorage(tmp_path), "bad")
     assert not (tmp_path / "executed").exists()

@@ -30,70 +30,71 @@ FROZEN = toys.trial(model="resnext_tiny", freeze="features", weights="TEXTURES_V
 
 
 @pytest.fixture(autouse=True)
-def _small_blocks_and_a_process_that_knows_none(monkeypatch):
+def _small_blocks_in_a_new_process(monkeypatch):
     monkeypatch.setattr(feature_cache, "BLOCK_IMAGES", 10)
     feature_cache._feature_caches.clear()
 
 
 @pytest.fixture
-def computed(monkeypatch) -> list[feature_cache.FeatureBlock]:
-    """Records the blocks that are computed."""
-    blocks, compute = [], feature_cache.FeatureCache._compute_block
+def computed_blocks(monkeypatch) -> list[feature_cache.FeatureBlock]:
+    """Record the blocks that are computed."""
+    blocks = []
+    compute = feature_cache.FeatureCache._compute_block
 
-    def note(self, block, backbone):
+    def record(self, block, backbone):
         blocks.append(block)
         return compute(self, block, backbone)
 
-    monkeypatch.setattr(feature_cache.FeatureCache, "_compute_block", note)
+    monkeypatch.setattr(feature_cache.FeatureCache, "_compute_block", record)
     return blocks
 
 
-def anew(config=FROZEN, of=None) -> TrialTrainer:
-    """A run as in a process that has just started."""
+def run_in_new_process(config=FROZEN, images=None) -> TrialTrainer:
+    """Return a trainer as in a process that has just started."""
     feature_cache._feature_caches.clear()
-    return toys.run(config, of)
+    return toys.run(config, images)
 
 
 def losses(run: TrialTrainer) -> list[tuple[float, float]]:
     return [(epoch.train_loss, epoch.val_loss) for epoch in train(run)]
 
 
-def files() -> list[Path]:
+def block_files() -> list[Path]:
     return sorted(path for path in (disk_cache.cache_folder() / "features").glob("*/*-*"))
 
 
-def seen(run: TrialTrainer, view: int = 0) -> torch.Tensor:
+def training_features(run: TrialTrainer, view: int = 0) -> torch.Tensor:
     return run.input_source.load_batch(Batch(run.split.train, np.full(len(run.split.train), view)))
 
 
-# once
+# computed once
 
 
-def test_features_are_computed_once_for_all_seeds_and_starts(computed):
-    first = losses(anew())
-    assert sum(len(block.indices) for block in computed) == 75 + 7 * len(
+def test_features_are_computed_once_for_all_seeds_and_runs(computed_blocks):
+    first = losses(run_in_new_process())
+    assert sum(len(block.indices) for block in computed_blocks) == 75 + 7 * len(
         toys.run(FROZEN).split.train
     )
-    computed.clear()
-    assert losses(anew()) == first
-    anew(dataclasses.replace(FROZEN, seed=1, batch_size=7, learning_rate=0.1))
-    assert not computed
+    computed_blocks.clear()
+    assert losses(run_in_new_process()) == first
+    run_in_new_process(dataclasses.replace(FROZEN, seed=1, batch_size=7, learning_rate=0.1))
+    assert not computed_blocks
 
 
-def test_folds_share_all_features(computed):
+def test_folds_share_all_features(computed_blocks):
     whole = dataclasses.replace(FROZEN, folds=3)
-    anew(whole)
-    assert sum(len(block.indices) for block in computed) == 8 * 75
-    computed.clear()
-    anew(dataclasses.replace(whole, fold=1))
-    assert not computed
+    run_in_new_process(whole)
+    assert sum(len(block.indices) for block in computed_blocks) == 8 * 75
+    computed_blocks.clear()
+    run_in_new_process(dataclasses.replace(whole, fold=1))
+    assert not computed_blocks
 
 
-def test_without_augmentation_the_images_as_they_are_will_do(computed):
-    anew()
-    computed.clear()
-    anew(dataclasses.replace(FROZEN, augmentation="none"))
-    assert not computed
+def test_unaugmented_trial_uses_view_zero(computed_blocks):
+    run_in_new_process()
+    computed_blocks.clear()
+    run_in_new_process(dataclasses.replace(FROZEN, augmentation="none"))
+    assert not computed_blocks
 
 
 @pytest.mark.parametrize(
@@ -106,14 +107,14 @@ def test_without_augmentation_the_images_as_they_are_will_do(computed):
     ],
     ids=lambda change: "-".join(change),
 )
-def test_what_features_depend_on_is_in_their_key(change, computed):
-    anew()
-    computed.clear()
-    anew(dataclasses.replace(FROZEN, **change))
-    assert computed
+def test_feature_key_covers_model_weights_and_precision(change, computed_blocks):
+    run_in_new_process()
+    computed_blocks.clear()
+    run_in_new_process(dataclasses.replace(FROZEN, **change))
+    assert computed_blocks
 
 
-def test_the_same_images_in_another_order_have_features_of_their_own():
+def test_feature_key_covers_image_order():
     images = toys.images()
     places = np.random.default_rng(0).permutation(len(images))
     named = {name: tuple(getattr(images, name)[i] for i in places) for name in ("paths", "digests")}
@@ -121,102 +122,105 @@ def test_the_same_images_in_another_order_have_features_of_their_own():
         images, pixels=images.pixels[places], labels=images.labels[places], **named
     )
     assert shuffled.fingerprint == images.fingerprint
-    anew(of=images)
-    alone = anew(of=shuffled)
+    run_in_new_process(images=images)
+    alone = run_in_new_process(images=shuffled)
     plain = toys.run(dataclasses.replace(FROZEN, freeze="layer4"), shuffled)
-    assert torch.allclose(seen(alone), through_the_backbone(plain), atol=1e-5)
+    assert torch.allclose(training_features(alone), through_the_backbone(plain), atol=1e-5)
 
 
-def test_random_weights_depend_on_the_seed(computed):
+def test_random_weights_depend_on_the_seed(computed_blocks):
     random = dataclasses.replace(FROZEN, weights="none")
-    anew(random)
-    computed.clear()
-    anew(dataclasses.replace(random, seed=1))
-    assert computed
+    run_in_new_process(random)
+    computed_blocks.clear()
+    run_in_new_process(dataclasses.replace(random, seed=1))
+    assert computed_blocks
 
 
 @pytest.mark.parametrize(
     "damage", [lambda b: b[:-3], lambda b: b[:99] + bytes([b[99] ^ 1]) + b[100:], lambda _: b""]
 )
-def test_a_damaged_block_is_computed_again(damage, computed):
-    expected = seen(anew())
-    computed.clear()
-    files()[0].write_bytes(damage(files()[0].read_bytes()))
-    assert torch.equal(seen(anew()), expected)
-    assert len(computed) == 1
+def test_damaged_block_is_recomputed(damage, computed_blocks):
+    expected = training_features(run_in_new_process())
+    computed_blocks.clear()
+    block_files()[0].write_bytes(damage(block_files()[0].read_bytes()))
+    assert torch.equal(training_features(run_in_new_process()), expected)
+    assert len(computed_blocks) == 1
 
 
-def test_features_that_can_not_be_kept_are_told(monkeypatch, tmp_path):
+def test_unwritable_cache_is_a_user_error(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("BIOIMG_CACHE", str(tmp_path / "file"))
     with pytest.raises(
         UserError,
         match=r"the cache folder .*file can't be written: .*environment variable BIOIMG_CACHE",
     ):
-        anew()
+        run_in_new_process()
 
 
-# where they are
+# memory
 
 
-def test_features_that_would_take_more_than_a_quarter_of_a_gpu_stay_in_memory_and_are_sent_by_the_batch(
-    monkeypatch,
-):
-    plain, sendings = toys.run(FROZEN), []
-    batch = Batch(plain.split.train, np.arange(len(plain.split.train)) % 8)
-    expected, size = plain.input_source.load_batch(batch), plain.input_source._values.nbytes
+def test_large_features_stay_in_main_memory(monkeypatch):
+    trainer = toys.run(FROZEN)
+    batch = Batch(trainer.split.train, np.arange(len(trainer.split.train)) % 8)
+    expected = trainer.input_source.load_batch(batch)
+    values = trainer.input_source._values
+    target_devices = []
 
-    def send(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
-        sendings.append(device.type)
+    def record_device(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+        target_devices.append(device.type)
         return torch.as_tensor(values)
 
-    monkeypatch.setattr(feature_cache, "to_device", send)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 4 * size - 4))
+    monkeypatch.setattr(feature_cache, "to_device", record_device)
+    # a GPU of which they would take just more than a quarter
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 4 * values.nbytes - 4))
     backbone = FrozenBackbone(
-        trial=plain.trial,
-        images=plain.images,
-        classifier=plain.classifier,
-        normalisation=plain.normalisation,
-        dtype=plain.dtype,
-        device=plain.device,
+        trial=trainer.trial,
+        images=trainer.images,
+        classifier=trainer.classifier,
+        normalisation=trainer.normalisation,
+        dtype=trainer.dtype,
+        device=trainer.device,
     )
-    more = {
-        "shape": plain.input_source._values.shape,
-        "dtype": torch.float32,
-        "image_size": 16,
-        "description": "",
-    }
-    large = feature_cache.FeatureCache(backbone.feature_key(), device=torch.device("cuda"), **more)
-    large.compute_missing(pytest.fail, backbone.images_by_view(plain.split))
+    large = feature_cache.FeatureCache(
+        backbone.feature_key(),
+        shape=tuple(values.shape),
+        dtype=torch.float32,
+        image_size=16,
+        device=torch.device("cuda"),
+        description="",
+    )
+    large.compute_missing(pytest.fail, backbone.images_by_view(trainer.split))
     assert torch.equal(large.load_batch(batch), expected)
-    assert sendings == ["cpu", "cuda"], "where they are chosen, and the chosen ones"
+    # the indices go where features are chosen, and the chosen features go to the GPU
+    assert target_devices == ["cpu", "cuda"]
 
 
-def test_fine_tuning_gets_the_memory_of_features():
-    anew()
+def test_fine_tuning_releases_features():
+    run_in_new_process()
     assert feature_cache._feature_caches
     toys.run(dataclasses.replace(FROZEN, freeze="layer4"))
     assert not feature_cache._feature_caches
 
 
-def test_images_are_not_brought_to_the_device_for_features_that_are_known(monkeypatch):
-    expected = losses(anew())
+def test_cached_features_need_no_images(monkeypatch):
+    expected = losses(run_in_new_process())
     monkeypatch.setattr(frozen_backbone, "ImageBatches", pytest.fail)
-    assert losses(anew()) == expected
+    assert losses(run_in_new_process()) == expected
 
 
-def test_the_backbone_s_copy_is_gone_when_its_features_are_there(monkeypatch):
+def test_backbone_copy_is_freed_after_computing(monkeypatch):
     copies = []
 
-    def note(*given: object) -> Callable[[torch.Tensor], torch.Tensor]:
-        made = make_feature_extractor(*given)
-        copies.append(weakref.ref(made.__self__.model))
-        return made
+    def record(*args: object) -> Callable[[torch.Tensor], torch.Tensor]:
+        extract = make_feature_extractor(*args)
+        copies.append(weakref.ref(extract.__self__.model))
+        return extract
 
-    monkeypatch.setattr(frozen_backbone, "make_feature_extractor", note)
+    monkeypatch.setattr(frozen_backbone, "make_feature_extractor", record)
     gc.disable()
     try:
-        anew()
+        run_in_new_process()
         assert [copy() for copy in copies] == [None]
     finally:
         gc.enable()
@@ -227,7 +231,7 @@ def test_the_backbone_s_copy_is_gone_when_its_features_are_there(monkeypatch):
 LANE = """
 import sys, torch, dataclasses
 from support import toys
-from bioimg.training import feature_cache, frozen_backbone
+from bioimg.training import feature_cache
 torch.set_num_threads(1)
 feature_cache.BLOCK_IMAGES = 10
 compute = feature_cache.FeatureCache._compute_block
@@ -243,7 +247,7 @@ print("sum", toys.run(trial).input_source._values[0].sum().item())
 """
 
 
-def lane(*arguments: str) -> "subprocess.Popen[str]":
+def start_lane(*arguments: str) -> "subprocess.Popen[str]":
     started = subprocess.Popen(
         [sys.executable, "-c", LANE, *arguments],
         stdin=subprocess.PIPE,
@@ -255,7 +259,7 @@ def lane(*arguments: str) -> "subprocess.Popen[str]":
     return started
 
 
-def go(process: "subprocess.Popen[str]") -> None:
+def let_continue(process: "subprocess.Popen[str]") -> None:
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
@@ -263,7 +267,7 @@ def go(process: "subprocess.Popen[str]") -> None:
 
 @pytest.fixture
 def lanes() -> Iterator[list["subprocess.Popen[str]"]]:
-    started = [lane(), lane()]
+    started = [start_lane(), start_lane()]
     yield started
     for process in started:
         process.kill()
@@ -271,35 +275,34 @@ def lanes() -> Iterator[list["subprocess.Popen[str]"]]:
 
 
 @pytest.mark.ray
-def test_two_lanes_that_want_the_same_features_compute_each_block_once(lanes):
+def test_two_lanes_compute_each_block_once(lanes):
     for process in lanes:
-        go(process)
-    said = [process.communicate()[0].splitlines() for process in lanes]
-    assert sum(line == "computes" for lines in said for line in lines) == len(files())
-    assert said[0][-1] == said[1][-1], "both have the same numbers"
+        let_continue(process)
+    outputs = [process.communicate()[0].splitlines() for process in lanes]
+    assert sum(line == "computes" for lines in outputs for line in lines) == len(block_files())
+    assert outputs[0][-1] == outputs[1][-1], "the lanes have different features"
 
 
 @pytest.mark.ray
-def test_a_block_whose_process_is_killed_is_computed_by_another():
-    stuck = lane("hang")
-    go(stuck)
-    assert stuck.stdout is not None
-    assert stuck.stdout.readline() == "computes\n"
-    waiting = lane()
-    go(waiting)
+def test_block_of_killed_process_is_computed_by_another():
+    hanging = start_lane("hang")
+    let_continue(hanging)
+    assert hanging.stdout is not None
+    assert hanging.stdout.readline() == "computes\n"
+    waiting = start_lane()
+    let_continue(waiting)
     assert waiting.stdout is not None
-    others = (
-        75 // 10 + 1 + 7 * 6 - 1
-    )  # blocks of view 0 and of the 51 training images in seven more, but for the locked one
+    # blocks of view 0 and of the 51 training images in seven more views, except for the locked one
+    others = 75 // 10 + 1 + 7 * 6 - 1
     assert [waiting.stdout.readline() for _ in range(others)] == ["computes\n"] * others
-    stuck.send_signal(signal.SIGKILL)
-    stuck.communicate()
-    said, _ = waiting.communicate(timeout=60)
-    assert said.splitlines()[-1].startswith("sum")
-    assert len(files()) == others + 1
+    hanging.send_signal(signal.SIGKILL)
+    hanging.communicate()
+    output, _ = waiting.communicate(timeout=60)
+    assert output.splitlines()[-1].startswith("sum")
+    assert len(block_files()) == others + 1
 
 
-# as through the backbone
+# equal to training through the backbone
 
 
 def through_the_backbone(run: TrialTrainer, view: int = 0) -> torch.Tensor:
@@ -311,19 +314,24 @@ def through_the_backbone(run: TrialTrainer, view: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("view", [0, 6])
-def test_features_of_a_folded_backbone_are_those_of_the_backbone(view):
+def test_folded_backbone_gives_the_same_features(view):
     plain = toys.run(dataclasses.replace(FROZEN, freeze="layer4"))
     assert torch.allclose(
-        seen(toys.run(FROZEN), view), through_the_backbone(plain, view), rtol=1e-4, atol=1e-5
+        training_features(toys.run(FROZEN), view),
+        through_the_backbone(plain, view),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
 @pytest.mark.parametrize(
     ("precision", "loss", "weight"), [("float32", 1e-4, 1e-4), ("bfloat16", 0.02, 0.1)]
 )
-def test_the_seeded_trajectory_on_features_is_that_through_the_backbone(precision, loss, weight):
-    """In bfloat16, which rounds to 0.4%, a folded backbone rounds elsewhere: losses differ by that much. Weights differ more,
-    since AdamW takes steps of one size also where a gradient is little else than rounding. Another seed is 0.2 and 0.4 away.
+def test_training_on_features_matches_training_through_backbone(precision, loss, weight):
+    """Allow for rounding. In bfloat16, to 0.4 %, a folded backbone rounds elsewhere.
+
+    Losses differ by that much. Weights differ more, since AdamW takes steps of one size even where
+    a gradient is little more than rounding. Another seed differs by 0.2 and 0.4.
     """
     config = dataclasses.replace(FROZEN, epochs=6, precision=precision)
     cached, plain = toys.run(config), toys.run(dataclasses.replace(config, freeze="layer4"))
@@ -332,16 +340,16 @@ def test_the_seeded_trajectory_on_features_is_that_through_the_backbone(precisio
     assert (ours - theirs).norm() < weight * theirs.norm()
 
 
-def test_in_bfloat16_a_head_sees_what_autocast_would_have_made_of_features():
+def test_bfloat16_features_are_those_of_autocast():
     cached = toys.run(dataclasses.replace(FROZEN, precision="bfloat16"))
     plain = toys.run(dataclasses.replace(FROZEN, freeze="layer4"))
-    assert seen(cached).dtype == torch.bfloat16
+    assert training_features(cached).dtype == torch.bfloat16
     expected = through_the_backbone(plain)
-    assert (seen(cached) - expected).abs().max() < 0.02 * expected.abs().max()
+    assert (training_features(cached) - expected).abs().max() < 0.02 * expected.abs().max()
     assert np.isfinite(losses(cached)).all()
 
 
-def norms(model: nn.Module) -> int:
+def count_batch_norms(model: nn.Module) -> int:
     return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
@@ -354,7 +362,7 @@ def norms(model: nn.Module) -> int:
         pytest.param("vit_b_16", 0, marks=pytest.mark.nightly),
     ],
 )
-def test_only_a_batch_norm_that_directly_follows_a_convolution_is_folded(name, left):
+def test_only_batch_norm_after_convolution_is_folded(name, left):
     classifier = build_classifier(ModelConfig(model=name, weights="none", freeze="features"), 3)
     for module in classifier.model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -371,12 +379,12 @@ def test_only_a_batch_norm_that_directly_follows_a_convolution_is_folded(name, l
             fast(images), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item()
         )
     folded = fast.__self__.model  # type: ignore[attr-defined]
-    assert norms(folded) == left
+    assert count_batch_norms(folded) == left
     assert backbone_digest(classifier) == before, "the classifier itself isn't changed"
 
 
-class Moody(nn.Module):
-    """Does what can't be traced."""
+class UntraceableModel(nn.Module):
+    """A model whose forward pass depends on values, which can't be traced."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -387,8 +395,8 @@ class Moody(nn.Module):
         return self.fc(-features if features.sum() > 0 else features)
 
 
-def test_a_model_that_can_not_be_traced_is_left_as_it_is():
-    moody = Classifier(Moody().eval(), "fc", ())
+def test_untraceable_model_stays():
+    moody = Classifier(UntraceableModel().eval(), "fc", ())
     images = torch.rand(2, 3, 8, 8)
     with torch.no_grad():
         assert torch.allclose(

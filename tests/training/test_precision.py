@@ -1,4 +1,4 @@
-"""Training follows the trial's settings: nothing below a frozen stage, in the trial's precision, compiled or not."""
+"""Training uses the trial's frozen stages, precision and compiler."""
 
 import dataclasses
 import functools
@@ -20,8 +20,8 @@ def losses(**fields: object) -> list[tuple[float, float]]:
     return [(epoch.train_loss, epoch.val_loss) for epoch in train(toys.run(toys.trial(**fields)))]
 
 
-def kept_for_backward(freeze: str) -> int:
-    """Bytes of activations that autograd keeps for one batch, without weights."""
+def kept_activation_bytes(freeze: str) -> int:
+    """Return the bytes of activations, without weights, that autograd keeps for one batch."""
     run, kept = toys.run(toys.trial(model="resnext_tiny", image_size=16, freeze=freeze)), {}
     weights = {tensor.data_ptr() for tensor in run.classifier.model.state_dict().values()}
 
@@ -36,28 +36,28 @@ def kept_for_backward(freeze: str) -> int:
     return sum(kept.values())
 
 
-def test_nothing_is_kept_for_backward_below_a_frozen_stage():
+def test_no_activations_are_kept_below_frozen_stage():
     all_stages = [
-        kept_for_backward(freeze) for freeze in ("none", "layer1", "layer2", "layer3", "layer4")
+        kept_activation_bytes(freeze) for freeze in ("none", "layer1", "layer2", "layer3", "layer4")
     ]
     assert all_stages == sorted(all_stages, reverse=True)
     assert all_stages[-1] == 12 * 512 * 4, "the head's inputs"
 
 
-def test_the_output_of_what_is_frozen_asks_for_no_gradient():
+def test_frozen_output_requires_no_gradient():
     run = toys.run(toys.trial(model="resnext_tiny", image_size=16, freeze="layer2"))
-    asks = []
+    requires_gradient = []
     model = run.classifier.model
     for name in ("layer2", "layer3"):
         model.get_submodule(name).register_forward_hook(
-            lambda *given: asks.append(given[2].requires_grad)
+            lambda *given: requires_gradient.append(given[2].requires_grad)
         )
     run.start_epoch(1)
     run.forward(Batch(run.split.train[:12], np.zeros(12, int)))
-    assert asks == [False, True]
+    assert requires_gradient == [False, True]
 
 
-def test_a_vit_frozen_up_to_its_encoder_trains_its_head_alone():
+def test_vit_frozen_through_encoder_trains_only_head():
     run = toys.run(
         toys.trial(model="vit_b_32", image_size=224, freeze="encoder"),
         toys.images(size=224, per_class=7),
@@ -68,20 +68,20 @@ def test_a_vit_frozen_up_to_its_encoder_trains_its_head_alone():
     assert trained == ["heads.head.weight", "heads.head.bias"]
 
 
-def test_tf32_is_off_unless_a_trial_asks_for_it():
-    for asked in (True, False):
-        toys.run(toys.trial(tf32=asked))
-        assert torch.backends.cuda.matmul.allow_tf32 == asked
-        assert torch.backends.cudnn.allow_tf32 == asked
+def test_tf32_is_off_by_default():
+    for allowed in (True, False):
+        toys.run(toys.trial(tf32=allowed))
+        assert torch.backends.cuda.matmul.allow_tf32 == allowed
+        assert torch.backends.cudnn.allow_tf32 == allowed
 
 
-def test_a_compiled_model_trains_as_the_same_one_that_is_not(monkeypatch):
+def test_compiled_model_trains_as_uncompiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     assert np.allclose(losses(compile=True), losses(), rtol=1e-5)
 
 
 @pytest.mark.nightly
-def test_the_compiler_takes_a_model_and_its_weights_keep_their_names():
+def test_compiled_weights_keep_their_names():
     compiled = toys.run(toys.trial(freeze="features", compile=True))
     assert np.allclose(
         [e.val_loss for e in train(compiled)],
@@ -91,7 +91,7 @@ def test_the_compiler_takes_a_model_and_its_weights_keep_their_names():
     assert list(compiled.best_weights) == ["weight", "bias"]
 
 
-def test_images_are_copied_to_a_device_in_parts(tmp_path, monkeypatch):
+def test_images_are_copied_in_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr(image_batches, "COPY_CHUNK_IMAGES", 10)
     pixels = np.asarray(toys.images().pixels)
     pixels.tofile(tmp_path / "pixels")
@@ -102,14 +102,14 @@ def test_images_are_copied_to_a_device_in_parts(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("field", ["image_size", "resize", "channels", "scaling"])
-def test_images_that_stay_on_a_device_are_those_that_the_trial_sees(tmp_path, monkeypatch, field):
-    """Of the same files, whose digests come before resizing."""
+def test_resident_images_depend_on_preprocessing(tmp_path, monkeypatch, field):
+    """The files and so the digests are the same, since digests are taken before resizing."""
     monkeypatch.setattr(image_batches, "_resident_by_key", {})
-    draw, device = np.random.default_rng(0), torch.device("cpu")
-    for place in (tmp_path / name / f"{number}.tif" for name in "ab" for number in range(10)):
-        place.parent.mkdir(exist_ok=True)
+    generator, device = np.random.default_rng(0), torch.device("cpu")
+    for path in (tmp_path / name / f"{number}.tif" for name in "ab" for number in range(10)):
+        path.parent.mkdir(exist_ok=True)
         tifffile.imwrite(
-            place, draw.integers(0, 4000, (20, 30, 3), dtype=np.uint16), photometric="rgb"
+            path, generator.integers(0, 4000, (20, 30, 3), dtype=np.uint16), photometric="rgb"
         )
     config = toys.trial(data=str(tmp_path), scaling="range")
     other = {"image_size": 12, "resize": "crop", "channels": "2,1,0", "scaling": "percentiles"}[
@@ -117,26 +117,25 @@ def test_images_that_stay_on_a_device_are_those_that_the_trial_sees(tmp_path, mo
     ]
     for trial in (config, dataclasses.replace(config, **{field: other}), config):
         images = data.load_dataset(trial.dataset_config).images
-        there = image_batches.resident_images(
+        resident = image_batches.resident_images(
             images.pixels, image_batches.pixel_key(trial.dataset_config, images), device
         )
-        assert np.array_equal(there, images.pixels)
-        again = data.load_dataset(
-            trial.dataset_config
-        ).images  # as a lane gets it anew for each trial
+        assert np.array_equal(resident, images.pixels)
+        # a lane gets a new object for each trial
+        reloaded = data.load_dataset(trial.dataset_config).images
         assert (
             image_batches.resident_images(
-                again.pixels, image_batches.pixel_key(trial.dataset_config, again), device
+                reloaded.pixels, image_batches.pixel_key(trial.dataset_config, reloaded), device
             )
-            is there
+            is resident
         )
 
 
-def test_images_stay_on_a_gpu_where_they_take_a_quarter_of_it_at_most(monkeypatch):
+def test_images_stay_on_gpu_up_to_a_quarter(monkeypatch):
     pixels = toys.images().pixels
-    for memory, there in ((4 * pixels.nbytes, True), (4 * pixels.nbytes - 4, False)):
+    for memory, resident in ((4 * pixels.nbytes, True), (4 * pixels.nbytes - 4, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, memory=memory: (0, memory))
-        assert device_memory.fits_on_device(pixels.nbytes, torch.device("cuda")) == there
+        assert device_memory.fits_on_device(pixels.nbytes, torch.device("cuda")) == resident
 
 
 @pytest.mark.parametrize(
@@ -147,7 +146,7 @@ def test_images_stay_on_a_gpu_where_they_take_a_quarter_of_it_at_most(monkeypatc
         ({"sve": True}, "float32"),
     ],
 )
-def test_a_cpu_computes_in_bfloat16_where_that_is_faster(monkeypatch, capabilities, dtype):
+def test_cpu_uses_bfloat16_only_with_amx(monkeypatch, capabilities, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert str(precision.resolve_dtype("auto", torch.device("cpu"))) == f"torch.{dtype}"
     assert precision.resolve_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16, (

@@ -364,7 +364,7 @@ def test_several_workers_train_and_evaluate_as_one(freeze, tmp_path):
 def test_worker_records_only_failures_that_all_workers_share(
     error, is_shared, tmp_path, monkeypatch
 ):
-    """The loss is the whole group's. Any other error may be one worker's, whom the others wait for."""
+    """The loss is the whole group's. Any other error may be one worker's own."""
 
     def fail(*_: object, **__: object) -> None:
         raise error
