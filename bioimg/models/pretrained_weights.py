@@ -100,9 +100,8 @@ def check_and_strip_head(
     Raises:
         UserError: tensors are missing, unexpected or of another shape. It lists them.
     """
-    head_prefix = f"{head_name}."
-    given = {name: t for name, t in tensors.items() if not name.startswith(head_prefix)}
-    needed = {name: t for name, t in model.state_dict().items() if not name.startswith(head_prefix)}
+    given = _without_head(tensors, head_name)
+    needed = _without_head(model.state_dict(), head_name)
     missing, reshaped = [], []
     for name, tensor in needed.items():
         if name not in given:
@@ -137,6 +136,11 @@ def require_same_weights(weights: str, digest: str, earlier: str | None) -> None
             f"{digest[:16]} and was {earlier[:16]}. Restore the earlier weights under that name, "
             "give the new ones another name, or choose another folder with --out."
         )
+
+
+def _without_head(tensors: Mapping[str, torch.Tensor], head_name: str) -> dict[str, torch.Tensor]:
+    prefix = f"{head_name}."
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
 
 
 def _fetch_weights(entry: WeightsEnum) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 The loop of `bioimg.local` and the lanes of `bioimg.cluster` share this.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -48,14 +48,7 @@ def run_trial(
             device=context.device,
             worker_group=context.worker_group,
         )
-        for epoch in recorder.resume(trainer):
-            stop_reason = should_stop(epoch)
-            if stop_reason and not _completes_trial(epoch, trainer):
-                recorder.record_stopped(trainer, stop_reason)
-                return "stopped"
-        recorder.mark_started()
-        for epoch in train(trainer):
-            recorder.record_epoch(trainer)
+        for epoch in _iter_undecided_epochs(recorder, trainer):
             stop_reason = should_stop(epoch)
             if stop_reason and not _completes_trial(epoch, trainer):
                 recorder.record_stopped(trainer, stop_reason)
@@ -71,6 +64,17 @@ def run_trial(
             raise
         recorder.record_failure(error)
         return "failed"
+
+
+def _iter_undecided_epochs(
+    recorder: TrialRecorder, trainer: TrialTrainer
+) -> Iterator[EpochMetrics]:
+    """Yield the epochs without a recorded decision on stopping: earlier ones, then new ones."""
+    yield from recorder.resume(trainer)
+    recorder.mark_started()
+    for epoch in train(trainer):
+        recorder.record_epoch(trainer)
+        yield epoch
 
 
 def _completes_trial(epoch: EpochMetrics, trainer: TrialTrainer) -> bool:

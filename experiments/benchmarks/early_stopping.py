@@ -172,8 +172,9 @@ def read_curves(folder: Path) -> list[RecordedCurve]:
             "--no-early-stopping."
         )
     epochs_by_key = dict(iter(results.epochs.sort_values("epoch").groupby("key")))
+    rows: list[Any] = trials.astype(object).where(trials.notna(), None).to_dict("records")
     curves = []
-    for row in trials.astype(object).where(trials.notna(), None).to_dict("records"):
+    for row in rows:
         epochs = epochs_by_key[row["key"]]
         curve = RecordedCurve(
             TrialConfig.from_row(row),
