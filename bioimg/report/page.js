@@ -4,7 +4,7 @@
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const one = (selector, within = document) => within.querySelector(selector);
 
-// The table: stopped and failed rows stay below completed ones, whatever the order.
+// Table: keep stopped and failed rows below completed ones, whatever the order.
 const RANK = { completed: 0, stopped: 1, failed: 2 };
 const body = one("#comparison tbody");
 
@@ -14,15 +14,15 @@ function compare(a, b) {
 }
 
 function sort(header, column) {
-  const down = header.getAttribute("aria-sort") === "ascending";
+  const descending = header.getAttribute("aria-sort") === "ascending";
   const value = row => all("td[data-sort]", row)[column].dataset.sort;
   const order = (a, b) => {
     const [x, y] = [value(a), value(b)];
-    return RANK[a.dataset.state] - RANK[b.dataset.state] || compare(x, y) * (down && x !== "" && y !== "" ? -1 : 1);
+    return RANK[a.dataset.state] - RANK[b.dataset.state] || compare(x, y) * (descending && x !== "" && y !== "" ? -1 : 1);
   };
   body.append(...all("tr", body).sort(order));
   all("#comparison th[aria-sort]").forEach(other => other.removeAttribute("aria-sort"));
-  header.setAttribute("aria-sort", down ? "descending" : "ascending");
+  header.setAttribute("aria-sort", descending ? "descending" : "ascending");
 }
 
 all("#comparison th button").forEach((button, column) => {
@@ -48,7 +48,7 @@ one("#comparison form").addEventListener("input", filter);
 one("#comparison form").addEventListener("submit", event => event.preventDefault());
 filter();
 
-// The curves: a trial is shown if its box is ticked and none of its values is switched off.
+// Curves: show a trial if its box is ticked and none of its values is switched off.
 const panels = JSON.parse(one("#data").textContent).panels;
 const trials = JSON.parse(one("#data").textContent).trials;
 
@@ -75,17 +75,17 @@ one("#training")?.addEventListener("change", event => {
   one(".charts").classList.toggle("with-training", event.target.checked);
 });
 
-// Reading values: the point nearest to the pointer, or by the arrow keys.
+// Values: read the point nearest to the pointer, or move by the arrow keys.
 all(".chart").forEach(chart => {
   const lines = panels[chart.dataset.panel];
   const cross = one(".cross", chart);
   const readout = one(".readout", chart.parentElement);
   const groups = Object.fromEntries(all(".line", chart).map(group => [group.dataset.key, group]));
   const visible = () => lines.filter(line => line.points.length && !groups[line.key].classList.contains("hidden"));
-  let now = null;
+  let current = null;
 
   function read(line, point) {
-    now = { line, epoch: point[2] };
+    current = { line, epoch: point[2] };
     cross.setAttribute("cx", point[0]);
     cross.setAttribute("cy", point[1]);
     cross.classList.add("on");
@@ -95,15 +95,15 @@ all(".chart").forEach(chart => {
   }
 
   function leave() {
-    now = null;
+    current = null;
     cross.classList.remove("on");
     chart.classList.remove("focus");
     readout.textContent = "";
   }
 
   chart.addEventListener("pointermove", event => {
-    const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(chart.getScreenCTM().inverse());
-    const points = visible().flatMap(line => line.points.map(point => [Math.hypot(point[0] - at.x, point[1] - at.y), line, point]));
+    const pointer = new DOMPoint(event.clientX, event.clientY).matrixTransform(chart.getScreenCTM().inverse());
+    const points = visible().flatMap(line => line.points.map(point => [Math.hypot(point[0] - pointer.x, point[1] - pointer.y), line, point]));
     if (!points.length) return leave();
     const [, line, point] = points.reduce((nearest, other) => other[0] < nearest[0] ? other : nearest);
     read(line, point);
@@ -116,14 +116,14 @@ all(".chart").forEach(chart => {
     if (event.key === "Escape") leave();
     if (!step || !choice.length) return;
     event.preventDefault();
-    const place = now ? choice.indexOf(now.line) : 0;
-    const line = choice[(Math.max(place, 0) + step[0] + choice.length) % choice.length];
-    const wanted = (now ? now.epoch : line.points[0][2] - step[1]) + step[1];
+    const index = current ? choice.indexOf(current.line) : 0;
+    const line = choice[(Math.max(index, 0) + step[0] + choice.length) % choice.length];
+    const wanted = (current ? current.epoch : line.points[0][2] - step[1]) + step[1];
     read(line, line.points.reduce((a, b) => Math.abs(b[2] - wanted) < Math.abs(a[2] - wanted) ? b : a));
   });
 });
 
-// One matrix at a time; all of them where there is no script.
+// Matrices: show one at a time. Without a script, all of them are visible.
 const matrix = one("#matrix");
 function choose() {
   all("[data-matrix]").forEach(figure => { figure.hidden = figure.dataset.matrix !== matrix.value; });

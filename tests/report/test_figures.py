@@ -85,7 +85,7 @@ def files(small: Results, tmp_path_factory: pytest.TempPathFactory) -> list[Path
     return figures.write_figures(small, tmp_path_factory.mktemp("figures") / "new")
 
 
-def test_each_figure_is_a_whole_file_in_each_format(small: Results, files: list[Path]):
+def test_every_figure_is_a_valid_file_in_each_format(small: Results, files: list[Path]):
     assert all(file.exists() for file in files)
     names = {file.stem for file in files}
     assert {
@@ -110,7 +110,7 @@ def test_each_figure_is_a_whole_file_in_each_format(small: Results, files: list[
 
 
 @pytest.mark.nightly
-def test_the_same_results_give_the_same_bytes(small: Results, files: list[Path], tmp_path: Path):
+def test_same_results_give_same_bytes(small: Results, files: list[Path], tmp_path: Path):
     again = figures.write_figures(small, tmp_path, ("svg", "pdf"))
     assert {file.name: file.read_bytes() for file in again}.items() <= {
         file.name: file.read_bytes() for file in files
@@ -134,9 +134,7 @@ def test_curves_show_every_epoch_and_ring_the_selected_one(
     assert accuracy.get_xlim()[1] == row["epochs"] + 0.5
 
 
-def test_a_stopped_trial_ends_where_it_stopped_and_says_so(
-    results: Results, shown: dict[str, Figure]
-):
+def test_curves_of_stopped_trial_end_where_it_stopped(results: Results, shown: dict[str, Figure]):
     row = trial(results, status="stopped")
     figure = shown[f"curves_{row['key']}"]
     assert f"stopped early after {row['epochs_run']} of {row['epochs']} epochs" in words(figure)
@@ -147,7 +145,7 @@ def test_a_stopped_trial_ends_where_it_stopped_and_says_so(
     )
 
 
-def test_all_validation_curves_are_together_and_a_bar_ends_those_that_did_not_complete(
+def test_bar_ends_validation_curves_of_incomplete_trials(
     results: Results, shown: dict[str, Figure]
 ):
     figure = shown["validation_curves"]
@@ -160,32 +158,30 @@ def test_all_validation_curves_are_together_and_a_bar_ends_those_that_did_not_co
     assert ends == sorted(results.trials.loc[results.trials["status"] != "completed", "epochs_run"])
 
 
-def test_lines_of_one_panel_differ_in_more_than_colour(results: Results):
-    scene = ReportContext(results)
-    for _, trials in scene.titled_panels(scene.ranked_trials):
+def test_lines_of_a_panel_differ_in_more_than_colour(results: Results):
+    report = ReportContext(results)
+    for _, trials in report.titled_panels(report.ranked_trials):
         looks = [
-            plot_style.line_style(*scene.encoding.style_indices(row))
+            plot_style.line_style(*report.encoding.style_indices(row))
             for _, row in trials.iterrows()
         ]
         without_colour = [(str(its["linestyle"]), its["marker"], its["fillstyle"]) for its in looks]
         assert len(set(without_colour)) == len(trials)
 
 
-def test_a_confusion_matrix_counts_every_test_image_once(
-    results: Results, shown: dict[str, Figure]
-):
+def test_confusion_matrix_counts_every_test_image_once(results: Results, shown: dict[str, Figure]):
     row = trial(results, weights="IMAGENET1K_V2", batch_size=64, freeze="features")
     axes = shown[f"confusion_{row['key']}"].axes[0]
     assert sum(int(text.get_text()) for text in axes.texts) == row["test_images"]
     assert "TUMOR (16)" in [label.get_text() for label in axes.get_yticklabels()]
 
 
-def test_accuracy_against_time_says_what_it_leaves_out(shown: dict[str, Figure]):
+def test_accuracy_against_time_names_omitted_trials(shown: dict[str, Figure]):
     text = words(shown["accuracy_against_time"])
     assert "2 stopped and 1 failed trials, which have no test accuracy" in text
 
 
-def test_accuracy_against_time_of_many_trials_shows_the_best(
+def test_accuracy_against_time_shows_best_of_many_trials(
     results: Results, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(plots, "MAX_POINTS", 4)
@@ -201,15 +197,13 @@ def test_accuracy_against_time_of_many_trials_shows_the_best(
     assert "5 more trials with a higher validation loss are not drawn" in words(figure)
 
 
-def test_effects_are_those_of_the_statistics(shown: dict[str, Figure]):
+def test_effects_are_labelled_with_their_levels(shown: dict[str, Figure]):
     text = words(shown["effects"])
     assert "trained: head only instead of all layers" in text
     assert "weights IMAGENET1K_V2 with trained: head only" in text
 
 
-def test_mistakes_show_the_images_or_say_that_there_were_none(
-    results: Results, shown: dict[str, Figure]
-):
+def test_mistakes_show_images_or_that_none_were_found(results: Results, shown: dict[str, Figure]):
     assert "image not found" in words(shown["mistakes"])
     pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
     given = drawn(results, dict.fromkeys(results.predictions["image"], pixels))["mistakes"]
@@ -217,15 +211,15 @@ def test_mistakes_show_the_images_or_say_that_there_were_none(
     assert np.array_equal(given.axes[0].images[0].get_array(), pixels)
 
 
-def test_the_surest_mistake_comes_first(results: Results):
-    scene = ReportContext(results)
-    wrong = scene.wrong_predictions(scene.tested_trials.iloc[0])
+def test_most_confident_mistake_comes_first(results: Results):
+    report = ReportContext(results)
+    wrong = report.wrong_predictions(report.tested_trials.iloc[0])
     assert wrong["probability"].is_monotonic_decreasing
     assert (wrong["label"] != wrong["prediction"]).all()
-    assert wrong["others"].between(0, len(scene.tested_trials) - 1).all()
+    assert wrong["others"].between(0, len(report.tested_trials) - 1).all()
 
 
-def test_every_figure_says_that_images_are_synthetic_and_that_the_split_leaks(tmp_path: Path):
+def test_figures_warn_of_synthetic_images_and_leaks(tmp_path: Path):
     folder = simulated_results.write(tmp_path / "phantom", axes=ONE, synthetic=True)
     file = figures.write_figures(result_store.read_results(folder), tmp_path / "figures", ("svg",))[
         0
@@ -235,7 +229,7 @@ def test_every_figure_says_that_images_are_synthetic_and_that_the_split_leaks(tm
     assert "the split ignores known groups" in text
 
 
-def test_names_from_the_data_stay_names(tmp_path: Path):
+def test_hostile_names_stay_text_in_svg(tmp_path: Path):
     results = result_store.read_results(
         simulated_results.write(tmp_path / "hostile", axes=ONE, classes=HOSTILE, name="<b>&amp;$")
     )
@@ -244,9 +238,7 @@ def test_names_from_the_data_stay_names(tmp_path: Path):
         assert tags.isdisjoint({"script", "b", "a"})
 
 
-def test_a_missing_chinese_font_is_named_with_the_package_to_install(
-    small: Results, tmp_path: Path, monkeypatch
-):
+def test_missing_chinese_font_names_package_to_install(small: Results, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(plot_style, "CJK_FONT_FAMILIES", ("No Such Font",))
     with pytest.raises(
         UserError, match=r"no font on this machine has them.*fonts-noto-cjk.*--lang en"
@@ -258,7 +250,7 @@ def test_a_missing_chinese_font_is_named_with_the_package_to_install(
 
 
 @pytest.mark.nightly
-def test_chinese_is_drawn_where_a_font_has_it(small: Results, tmp_path: Path):
+def test_chinese_is_drawn_with_an_installed_font(small: Results, tmp_path: Path):
     try:
         plot_style.find_cjk_family()
     except UserError:
@@ -271,21 +263,21 @@ def test_chinese_is_drawn_where_a_font_has_it(small: Results, tmp_path: Path):
     )
 
 
-def test_an_unknown_format_or_language_is_named(small: Results, tmp_path: Path):
+def test_unknown_format_or_language_is_refused(small: Results, tmp_path: Path):
     with pytest.raises(UserError, match=r"`formats` is 'jpg', but must be one of: png, svg, pdf"):
         figures.write_figures(small, tmp_path, ("jpg",))
     with pytest.raises(UserError, match=r"`lang` is 'zh', but must be one of: en, zh-TW"):
         figures.write_figures(small, tmp_path, lang="zh")
 
 
-def test_failed_trials_alone_give_only_what_they_had(results: Results):
+def test_failed_trials_alone_give_only_curves(results: Results):
     assert all(
         name.startswith(("curves_", "validation_curves")) for name in drawn(only(results, "failed"))
     )
     assert drawn(only(results, "nothing")) == {}
 
 
-def test_of_many_trials_the_best_get_figures_of_their_own(results: Results, monkeypatch):
+def test_only_best_trials_get_figures_of_their_own(results: Results, monkeypatch):
     monkeypatch.setattr(figures, "MAX_TRIAL_FIGURES", 3)
     names = list(drawn(results))
     best = (
@@ -298,9 +290,7 @@ def test_of_many_trials_the_best_get_figures_of_their_own(results: Results, monk
     ]
 
 
-def test_validation_curves_say_how_many_trials_they_leave_out(
-    results: Results, monkeypatch: pytest.MonkeyPatch
-):
+def test_validation_curves_count_omitted_trials(results: Results, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(learning_curves, "MAX_LINES", 5)
     assert "7 more trials with a higher validation loss are not drawn" in words(
         drawn(results)["validation_curves"]
@@ -308,6 +298,11 @@ def test_validation_curves_say_how_many_trials_they_leave_out(
 
 
 @pytest.mark.nightly
-def test_neither_torch_nor_ray_is_imported():
+def test_importing_page_needs_no_matplotlib():
+    check = "import sys, bioimg.report.html_page; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_importing_figures_and_page_needs_no_torch_or_ray():
     check = "import sys, bioimg.report.figures, bioimg.report.html_page; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -109,7 +109,7 @@ def only(results: Results, status: str) -> Results:
     return dataclasses.replace(results, trials=results.trials[results.trials["status"] == status])
 
 
-def test_the_headline_names_the_recipe_that_validation_chose(text: str):
+def test_headline_names_recipe_chosen_by_validation(text: str):
     (_, headline), *_ = Elements(text).named("h1")
     assert (
         "Best by validation: weights IMAGENET1K_V2, trained: all layers, batch 128, with 92.7 % of 96 test images correct"
@@ -119,7 +119,7 @@ def test_the_headline_names_the_recipe_that_validation_chose(text: str):
     assert "95 % interval 85.7 % to 96.4 %" in plain(text)
 
 
-def test_a_faster_recipe_is_named_only_if_it_is_no_less_accurate(tmp_path: Path):
+def test_faster_recipe_is_named_only_if_as_accurate(tmp_path: Path):
     faster = {("IMAGENET1K_V2", "none"): (0.90, 200.0), ("IMAGENET1K_V2", "features"): (0.91, 50.0)}
     text = plain(written(tied(tmp_path / "faster", faster), tmp_path))
     assert "trained: head only, with 91.0 % after 50.0 s instead of 3:20 min" in text
@@ -127,11 +127,11 @@ def test_a_faster_recipe_is_named_only_if_it_is_no_less_accurate(tmp_path: Path)
     assert "The fastest recipe" not in plain(written(tied(tmp_path / "less", less), tmp_path))
 
 
-def test_a_split_that_leaks_is_said_above_the_table(text: str):
+def test_leaking_split_is_warned_of_above_table(text: str):
     assert 0 < text.index("WARNING: the split ignores known groups") < text.index("<table")
 
 
-def test_synthetic_images_are_said_in_the_headline(tmp_path: Path):
+def test_synthetic_images_are_named_in_headline(tmp_path: Path):
     text = written(
         result_store.read_results(
             simulated_results.write(tmp_path / "phantom", axes=SMALL, synthetic=True)
@@ -142,7 +142,7 @@ def test_synthetic_images_are_said_in_the_headline(tmp_path: Path):
     assert "SYNTHETIC IMAGES" not in text[text.index("</h1>") : text.index("<table")]
 
 
-def test_an_experiment_that_still_runs_says_so(tmp_path: Path):
+def test_running_experiment_is_called_incomplete(tmp_path: Path):
     text = written(
         result_store.read_results(
             simulated_results.write(tmp_path / "running", axes=SMALL, complete=False)
@@ -152,7 +152,7 @@ def test_an_experiment_that_still_runs_says_so(tmp_path: Path):
     assert "The experiment isn't complete. Trials that have ended so far: 2." in plain(text)
 
 
-def test_stopped_and_failed_rows_come_last_and_are_marked_as_what_they_are(text: str):
+def test_stopped_and_failed_rows_come_last_and_are_marked(text: str):
     assert [row["data-state"] for row in rows(text)] == ["completed"] * 9 + ["stopped"] * 2 + [
         "failed"
     ]
@@ -162,19 +162,19 @@ def test_stopped_and_failed_rows_come_last_and_are_marked_as_what_they_are(text:
     assert "failed: OutOfMemoryError" in plain(text)
 
 
-def test_the_differences_are_told_in_words(text: str):
+def test_differences_are_given_in_words(text: str):
     assert "93.8 % and 92.7 % of 96 images: not distinguishable" in plain(text)
     assert "worse by 38.5 points" in plain(text)
 
 
-def test_every_trial_with_epochs_has_its_curves(results: Results, text: str):
+def test_every_trial_with_epochs_has_curves(results: Results, text: str):
     groups = [attributes for attributes, _ in Elements(text).named("g") if "data-key" in attributes]
     assert sorted(str(group["data-key"]) for group in groups) == sorted(
         [*results.trials["key"]] * 2
     )
 
 
-def test_a_matrix_counts_every_test_image_once(results: Results, text: str):
+def test_matrix_counts_every_test_image_once(results: Results, text: str):
     first = text[text.index("data-matrix") :]
     cells = [
         content
@@ -184,7 +184,7 @@ def test_a_matrix_counts_every_test_image_once(results: Results, text: str):
     assert sum(int(content) for content in cells if content) == 96
 
 
-def test_images_are_shown_or_said_to_be_missing(results: Results, text: str, tmp_path: Path):
+def test_missing_images_are_shown_as_paths(results: Results, text: str, tmp_path: Path):
     shown = Elements(text).named("img")
     assert len(shown) == 7
     assert all(
@@ -196,7 +196,7 @@ def test_images_are_shown_or_said_to_be_missing(results: Results, text: str, tmp
     assert "are shown as paths" in without
 
 
-def test_recipes_that_can_not_be_compared_are_called_so_and_neither_tied_nor_different(
+def test_incomparable_recipes_are_neither_tied_nor_different(
     tmp_path: Path,
 ):
     trials = [TrialConfig(batch_size=size) for size in (16, 32)]
@@ -223,7 +223,7 @@ def test_recipes_that_can_not_be_compared_are_called_so_and_neither_tied_nor_dif
     assert "“tie”" not in text
 
 
-def test_repeats_are_one_row_with_their_spread(tmp_path: Path):
+def test_repeats_are_one_row_with_spread(tmp_path: Path):
     text = written(
         result_store.read_results(simulated_results.write(tmp_path / "seeds", axes=REPEATED)),
         tmp_path,
@@ -233,7 +233,7 @@ def test_repeats_are_one_row_with_their_spread(tmp_path: Path):
     assert "Its accuracy is the mean of 3 runs; recipes completed in fewer folds" in plain(text)
 
 
-def test_what_folds_have_in_common_is_told_of_all_their_images(tmp_path: Path):
+def test_folds_are_pooled_over_all_images(tmp_path: Path):
     trials = [
         TrialConfig(batch_size=size, folds=3, fold=fold) for size in (16, 32) for fold in (0, 1, 2)
     ]
@@ -260,7 +260,7 @@ def test_what_folds_have_in_common_is_told_of_all_their_images(tmp_path: Path):
     assert "other trials that got it wrong: 0 of 1" in text
 
 
-def test_copies_in_two_parts_are_told_above_the_table_and_on_figures(tmp_path: Path):
+def test_copies_across_subsets_are_warned_of_everywhere(tmp_path: Path):
     rows = [
         handmade_results.trial(
             TrialConfig(), best_val_loss=0.1, test_accuracy=0.85, duplicate_images_across_splits=4
@@ -272,7 +272,7 @@ def test_copies_in_two_parts_are_told_above_the_table_and_on_figures(tmp_path: P
     assert any(told in warning.text for warning in ReportContext(results).warnings)
 
 
-def test_a_trial_that_failed_before_it_saw_images_spoils_no_comparison(tmp_path: Path):
+def test_trial_failed_before_images_spoils_no_comparison(tmp_path: Path):
     rows = [
         handmade_results.trial(TrialConfig(), best_val_loss=0.1, test_accuracy=0.85),
         handmade_results.trial(
@@ -288,18 +288,18 @@ def test_a_trial_that_failed_before_it_saw_images_spoils_no_comparison(tmp_path:
     )
 
 
-def test_a_grid_of_12_trials_with_images_stays_small(text: str):
+def test_page_of_12_trials_with_images_stays_small(text: str):
     assert len(text.encode()) < 2_000_000
 
 
-def test_nothing_is_fetched_from_anywhere(text: str):
+def test_page_fetches_nothing(text: str):
     for tag, attributes, _ in Elements(text).found:
         for name in ("src", "href", "action", "data", "srcset", "poster"):
             assert str(attributes.get(name, "#")).startswith(("#", "data:")), (tag, attributes)
     assert not re.search(r"https?://|@import|url\(", text)
 
 
-def test_the_policy_lets_only_its_own_script_and_style_in(text: str):
+def test_policy_allows_only_own_script_and_style(text: str):
     elements = Elements(text)
     policy = next(
         str(its["content"])
@@ -320,7 +320,7 @@ def test_the_policy_lets_only_its_own_script_and_style_in(text: str):
     ]
 
 
-def test_names_from_the_data_stay_names(hostile: Results, tmp_path: Path):
+def test_hostile_names_stay_text(hostile: Results, tmp_path: Path):
     text = written(hostile, tmp_path)
     elements = Elements(text)
     assert len(elements.named("script")) == 2
@@ -329,14 +329,14 @@ def test_names_from_the_data_stay_names(hostile: Results, tmp_path: Path):
     assert "<script>pwned=1</script>" in plain(text)
 
 
-def test_results_without_a_completed_trial_still_give_a_page(results: Results, tmp_path: Path):
+def test_results_without_completed_trials_give_a_page(results: Results, tmp_path: Path):
     text = plain(written(only(results, "failed"), tmp_path))
     assert "No trial was completed, so there is nothing to compare yet" in text
     assert "failed: OutOfMemoryError" in text
     assert "No trial was completed" in plain(written(only(results, "nothing"), tmp_path))
 
 
-def test_what_experiment_json_lacks_is_a_dash(results: Results, tmp_path: Path):
+def test_missing_provenance_is_a_dash(results: Results, tmp_path: Path):
     experiment = {
         **results.manifest,
         "commit": None,
@@ -357,7 +357,7 @@ def test_what_experiment_json_lacks_is_a_dash(results: Results, tmp_path: Path):
     assert "cpus 2; gpus –" in text
 
 
-def test_numbers_without_curves_or_predictions_still_give_a_page(tmp_path: Path):
+def test_results_without_curves_or_predictions_give_a_page(tmp_path: Path):
     results = result_store.read_results(handmade_results.report_2023(tmp_path / "2023"))
     text = written(results, tmp_path)
     assert len(rows(text)) == len(results.trials) == 9
@@ -365,7 +365,7 @@ def test_numbers_without_curves_or_predictions_still_give_a_page(tmp_path: Path)
     assert Elements(text).named("option") != []
 
 
-def test_rows_beyond_the_most_are_counted(
+def test_rows_beyond_the_limit_are_counted(
     results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(html_sections, "MAX_ROWS", 5)
@@ -374,7 +374,7 @@ def test_rows_beyond_the_most_are_counted(
     assert "The best 5 of 12 rows" in plain(text)
 
 
-def test_the_page_speaks_traditional_chinese(results: Results, tmp_path: Path):
+def test_page_is_translated_to_traditional_chinese(results: Results, tmp_path: Path):
     text = written(results, tmp_path, lang="zh-TW")
     assert '<html lang="zh-TW">' in text
     assert "哪些差異成立？" in text
@@ -462,7 +462,7 @@ def header_button(browser: Any, name: str) -> Any:
 
 
 @pytest.mark.nightly
-def test_a_click_sorts_and_a_second_one_turns_the_order(browser: Any):
+def test_second_click_on_header_reverses_order(browser: Any):
     button = header_button(browser, "final train loss")
     button.click()
     upwards = [float(cell) for cell in column(browser, "final train loss")[:9]]
@@ -483,7 +483,7 @@ def test_numbers_sort_as_numbers_by_keyboard(browser: Any):
 
 
 @pytest.mark.nightly
-def test_search_and_choices_filter_rows_and_count_them(browser: Any):
+def test_search_and_choices_filter_and_count_rows(browser: Any):
     press(browser, "#search", "v2 features")
     assert column(browser, "frozen") == ["features"] * 3
     assert browser.find_element("id", "count").text == "3 of 12 rows"
@@ -494,7 +494,7 @@ def test_search_and_choices_filter_rows_and_count_them(browser: Any):
 
 
 @pytest.mark.nightly
-def test_curves_are_shown_and_hidden_by_value_and_by_trial(browser: Any):
+def test_curves_are_hidden_by_value_and_by_trial(browser: Any):
     all_of_them = curves(browser)
     press(browser, ".chip[data-field=freeze][data-value=features]", " ")
     assert curves(browser) == all_of_them - 12
@@ -508,7 +508,7 @@ def test_curves_are_shown_and_hidden_by_value_and_by_trial(browser: Any):
 
 
 @pytest.mark.nightly
-def test_training_curves_come_on_demand(browser: Any):
+def test_training_curves_are_shown_on_demand(browser: Any):
     visible = 'return [...document.querySelectorAll(".training")].filter(e => getComputedStyle(e).display != "none").length'
     assert browser.execute_script(visible) == 0
     press(browser, "#training", " ")
@@ -516,7 +516,7 @@ def test_training_curves_come_on_demand(browser: Any):
 
 
 @pytest.mark.nightly
-def test_a_value_is_read_by_pointer(browser: Any):
+def test_pointer_reads_a_value(browser: Any):
     actions = __import__("selenium.webdriver", fromlist=["ActionChains"]).ActionChains(browser)
     actions.move_to_element(browser.find_element("css selector", ".chart .line circle")).perform()
     readout = browser.find_element("css selector", ".readout").text
@@ -526,7 +526,7 @@ def test_a_value_is_read_by_pointer(browser: Any):
 
 
 @pytest.mark.nightly
-def test_values_are_read_by_arrow_keys(results: Results, browser: Any):
+def test_arrow_keys_read_values(results: Results, browser: Any):
     right, down = "\ue014", "\ue015"
     press(browser, ".chart", right, right, right)
     losses = results.epochs.merge(
@@ -547,7 +547,7 @@ def test_values_are_read_by_arrow_keys(results: Results, browser: Any):
 
 
 @pytest.mark.nightly
-def test_one_matrix_is_shown_and_another_can_be_chosen(results: Results, browser: Any):
+def test_chosen_matrix_replaces_the_shown_one(results: Results, browser: Any):
     shown = 'return [...document.querySelectorAll("[data-matrix]")].filter(e => e.offsetParent).map(e => e.dataset.matrix)'
     (first,) = browser.execute_script(shown)
     press(browser, "#matrix", "\ue015")
@@ -557,7 +557,7 @@ def test_one_matrix_is_shown_and_another_can_be_chosen(results: Results, browser
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("width", [1280, 390, 320])
-def test_the_page_never_scrolls_sideways(
+def test_page_never_scrolls_sideways(
     chromium: Any, hostile: Results, text: str, tmp_path: Path, width: int
 ):
     (tmp_path / "grid.html").write_text(text, encoding="utf-8")
@@ -567,7 +567,7 @@ def test_the_page_never_scrolls_sideways(
 
 
 @pytest.mark.nightly
-def test_hostile_names_run_nothing(chromium: Any, hostile: Results, tmp_path: Path):
+def test_hostile_names_execute_nothing(chromium: Any, hostile: Results, tmp_path: Path):
     opened(chromium, html_page.write_page(hostile, tmp_path / "hostile.html"))
     assert chromium.execute_script("return typeof pwned") == "undefined"
     assert chromium.get_log("browser") == []
