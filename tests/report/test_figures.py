@@ -57,7 +57,7 @@ def drawn(results: Results, images: dict[str, np.ndarray] | None = None) -> dict
 
 
 def words(figure: Figure) -> str:
-    """All texts of a figure on one line, its foot among them."""
+    """Return all texts of a figure, with its foot, on one line."""
     figure.draw_without_rendering()
     return " ".join(
         " ".join(text.get_text().split())
@@ -161,11 +161,13 @@ def test_bar_ends_validation_curves_of_incomplete_trials(
 def test_lines_of_a_panel_differ_in_more_than_colour(results: Results):
     report = ReportContext(results)
     for _, trials in report.titled_panels(report.ranked_trials):
-        looks = [
+        styles = [
             plot_style.line_style(*report.encoding.style_indices(row))
             for _, row in trials.iterrows()
         ]
-        without_colour = [(str(its["linestyle"]), its["marker"], its["fillstyle"]) for its in looks]
+        without_colour = [
+            (str(style["linestyle"]), style["marker"], style["fillstyle"]) for style in styles
+        ]
         assert len(set(without_colour)) == len(trials)
 
 
@@ -304,5 +306,8 @@ def test_importing_page_needs_no_matplotlib():
 
 
 def test_importing_figures_and_page_needs_no_torch_or_ray():
-    check = "import sys, bioimg.report.figures, bioimg.report.html_page; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    check = (
+        "import sys, bioimg.report.figures, bioimg.report.html_page;"
+        "sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

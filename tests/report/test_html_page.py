@@ -1,4 +1,4 @@
-"""The page: what it says, that it is one inert file, and (slow, in Chromium) that it works by hand and by keyboard."""
+"""The page: its content, its isolation and, in Chromium, its use by pointer and keyboard."""
 
 import base64
 import dataclasses
@@ -91,7 +91,10 @@ def rows(text: str) -> list[dict[str, str | None]]:
 
 
 def tied(folder: Path, cells: dict[tuple[str, str], tuple[float, float]]) -> Results:
-    """Two recipes, the first with the lower validation loss, with these accuracies and seconds, and no predictions."""
+    """Return two recipes with these accuracies and seconds; the first has the lower loss.
+
+    There are no predictions.
+    """
     axes = {"weights": ("IMAGENET1K_V2",), "freeze": ("none", "features")}
     results = result_store.read_results(
         simulated_results.write(folder, axes=axes | {"batch_size": (128,)})
@@ -112,8 +115,8 @@ def only(results: Results, status: str) -> Results:
 def test_headline_names_recipe_chosen_by_validation(text: str):
     (_, headline), *_ = Elements(text).named("h1")
     assert (
-        "Best by validation: weights IMAGENET1K_V2, trained: all layers, batch 128, with 92.7 % of 96 test images correct"
-        in headline
+        "Best by validation: weights IMAGENET1K_V2, trained: all layers, batch 128, with 92.7 % "
+        "of 96 test images correct" in headline
     )
     assert "On these test images 2 other recipes are not distinguishable from it." in plain(text)
     assert "95 % interval 85.7 % to 96.4 %" in plain(text)
@@ -178,8 +181,8 @@ def test_matrix_counts_every_test_image_once(results: Results, text: str):
     first = text[text.index("data-matrix") :]
     cells = [
         content
-        for its, content in Elements(first[: first.index("</table>")]).named("td")
-        if "cell" in str(its["class"])
+        for attributes, content in Elements(first[: first.index("</table>")]).named("td")
+        if "cell" in str(attributes["class"])
     ]
     assert sum(int(content) for content in cells if content) == 96
 
@@ -201,19 +204,19 @@ def test_incomparable_recipes_are_neither_tied_nor_different(
 ):
     trials = [TrialConfig(batch_size=size) for size in (16, 32)]
     groups = ["slide-1"] * 60
-    told = [
+    predictions = [
         row
-        for its in trials
-        for row in handmade_results.predictions(its.key, range(9), n=60, groups=groups)
+        for trial in trials
+        for row in handmade_results.predictions(trial.key, range(9), n=60, groups=groups)
     ]
     measured = {"best_val_loss": 0.1, "test_accuracy": 0.85, "train_seconds": 9.0}
-    rows = [handmade_results.trial(its, **measured) for its in trials]
+    rows = [handmade_results.trial(trial, **measured) for trial in trials]
     curves = [
-        row for its in trials for row in handmade_results.curve(its.key, (0.5, 0.1), (0.8, 0.9))
+        row for trial in trials for row in handmade_results.curve(trial.key, (0.5, 0.1), (0.8, 0.9))
     ]
     text = written(
         result_store.read_results(
-            handmade_results.folder(tmp_path / "results", rows, curves, told)
+            handmade_results.folder(tmp_path / "results", rows, curves, predictions)
         ),
         tmp_path,
     )
@@ -237,19 +240,21 @@ def test_folds_are_pooled_over_all_images(tmp_path: Path):
     trials = [
         TrialConfig(batch_size=size, folds=3, fold=fold) for size in (16, 32) for fold in (0, 1, 2)
     ]
-    told, measured = [], {"best_val_loss": 0.1, "test_accuracy": 0.85, "train_seconds": 9.0}
-    for its in trials:
-        wrong = [0, 1, 2] if its.batch_size == 16 else [0]
-        rows = handmade_results.predictions(its.key, wrong, n=20 + its.fold)
-        told += [row | {"image": f"{its.fold}/{row['image']}"} for row in rows]
-    rows = [handmade_results.trial(its, test_images=20 + its.fold, **measured) for its in trials]
+    predictions, measured = [], {"best_val_loss": 0.1, "test_accuracy": 0.85, "train_seconds": 9.0}
+    for trial in trials:
+        wrong = [0, 1, 2] if trial.batch_size == 16 else [0]
+        rows = handmade_results.predictions(trial.key, wrong, n=20 + trial.fold)
+        predictions += [row | {"image": f"{trial.fold}/{row['image']}"} for row in rows]
+    rows = [
+        handmade_results.trial(trial, test_images=20 + trial.fold, **measured) for trial in trials
+    ]
     curves = [
-        row for its in trials for row in handmade_results.curve(its.key, (0.5, 0.1), (0.8, 0.9))
+        row for trial in trials for row in handmade_results.curve(trial.key, (0.5, 0.1), (0.8, 0.9))
     ]
     text = plain(
         written(
             result_store.read_results(
-                handmade_results.folder(tmp_path / "results", rows, curves, told)
+                handmade_results.folder(tmp_path / "results", rows, curves, predictions)
             ),
             tmp_path,
         )
@@ -267,9 +272,9 @@ def test_copies_across_subsets_are_warned_of_everywhere(tmp_path: Path):
         )
     ]
     results = result_store.read_results(handmade_results.folder(tmp_path / "results", rows))
-    told = "validation and test images have an exact copy in another subset (4)"
-    assert told in plain(written(results, tmp_path)).split("Comparison")[0]
-    assert any(told in warning.text for warning in ReportContext(results).warnings)
+    warning_text = "validation and test images have an exact copy in another subset (4)"
+    assert warning_text in plain(written(results, tmp_path)).split("Comparison")[0]
+    assert any(warning_text in warning.text for warning in ReportContext(results).warnings)
 
 
 def test_trial_failed_before_images_spoils_no_comparison(tmp_path: Path):
@@ -302,9 +307,9 @@ def test_page_fetches_nothing(text: str):
 def test_policy_allows_only_own_script_and_style(text: str):
     elements = Elements(text)
     policy = next(
-        str(its["content"])
-        for its, _ in elements.named("meta")
-        if its.get("http-equiv") == "Content-Security-Policy"
+        str(attributes["content"])
+        for attributes, _ in elements.named("meta")
+        if attributes.get("http-equiv") == "Content-Security-Policy"
     )
     assert policy.startswith("default-src 'none'")
     assert "unsafe" not in policy
@@ -314,9 +319,9 @@ def test_policy_allows_only_own_script_and_style(text: str):
         digest = base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode()
         assert f"{kind} 'sha256-{digest}'" in policy
     assert not [
-        its
-        for _, its, _ in elements.found
-        if "style" in its or any(name.startswith("on") for name in its)
+        attributes
+        for _, attributes, _ in elements.found
+        if "style" in attributes or any(name.startswith("on") for name in attributes)
     ]
 
 
@@ -393,7 +398,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     )
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip(
-            "chromium and chromedriver aren't installed (Debian: apt install chromium chromium-driver)"
+            "chromium and chromedriver are missing (Debian: apt install chromium chromium-driver)"
         )
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
@@ -434,22 +439,26 @@ def press(browser: Any, selector: str, *keys: str) -> None:
 def column(browser: Any, header: str) -> list[str]:
     """The visible cells of a column of the comparison table."""
     return browser.execute_script(
-        """const heads = [...document.querySelectorAll("#comparison th button")].map(button => button.textContent);
-        return [...document.querySelectorAll("#comparison tbody tr")].filter(row => row.offsetParent)
-          .map(row => row.querySelectorAll("td[data-sort]")[heads.indexOf(arguments[0])].textContent);""",
+        """const buttons = [...document.querySelectorAll("#comparison th button")];
+        const index = buttons.map(button => button.textContent).indexOf(arguments[0]);
+        const rows = [...document.querySelectorAll("#comparison tbody tr")];
+        return rows.filter(row => row.offsetParent)
+          .map(row => row.querySelectorAll("td[data-sort]")[index].textContent);""",
         header,
     )
 
 
 def states(browser: Any) -> list[str]:
     return browser.execute_script(
-        'return [...document.querySelectorAll("#comparison tbody tr")].map(row => row.dataset.state)'
+        "return [...document.querySelectorAll('#comparison tbody tr')]"
+        ".map(row => row.dataset.state)"
     )
 
 
 def curves(browser: Any) -> int:
     return browser.execute_script(
-        'return [...document.querySelectorAll(".line")].filter(e => getComputedStyle(e).display != "none").length'
+        "return [...document.querySelectorAll('.line')]"
+        ".filter(line => getComputedStyle(line).display != 'none').length"
     )
 
 
@@ -509,7 +518,10 @@ def test_curves_are_hidden_by_value_and_by_trial(browser: Any):
 
 @pytest.mark.nightly
 def test_training_curves_are_shown_on_demand(browser: Any):
-    visible = 'return [...document.querySelectorAll(".training")].filter(e => getComputedStyle(e).display != "none").length'
+    visible = (
+        "return [...document.querySelectorAll('.training')]"
+        ".filter(line => getComputedStyle(line).display != 'none').length"
+    )
     assert browser.execute_script(visible) == 0
     press(browser, "#training", " ")
     assert browser.execute_script(visible) == 24
@@ -548,7 +560,10 @@ def test_arrow_keys_read_values(results: Results, browser: Any):
 
 @pytest.mark.nightly
 def test_chosen_matrix_replaces_the_shown_one(results: Results, browser: Any):
-    shown = 'return [...document.querySelectorAll("[data-matrix]")].filter(e => e.offsetParent).map(e => e.dataset.matrix)'
+    shown = (
+        "return [...document.querySelectorAll('[data-matrix]')]"
+        ".filter(figure => figure.offsetParent).map(figure => figure.dataset.matrix)"
+    )
     (first,) = browser.execute_script(shown)
     press(browser, "#matrix", "\ue015")
     (second,) = browser.execute_script(shown)
