@@ -14,8 +14,6 @@ from bioimg.experiment_files import load_experiment_file
 from bioimg.experiment_settings import apply_settings
 from support import PROJECT
 
-pytestmark = pytest.mark.nightly
-
 QUICK = {"weights": "TEXTURES_V2", "batch_size": 64, "epochs": 1, "local": True, "report": False}
 
 
@@ -29,6 +27,7 @@ def demo():
     return load_experiment_file(PROJECT / "experiments", "demo")[0]
 
 
+@pytest.mark.ray
 def test_import_loads_nothing_heavy_and_takes_under_50_ms():
     code = (
         "import sys, time; start = time.perf_counter(); import bioimg; "
@@ -153,6 +152,7 @@ def test_settings_mean_what_flags_mean(settings, flags):
     assert apply_settings(demo(), settings) == from_flags
 
 
+@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")
 def test_comparison_runs_in_a_jupyter_kernel(tmp_path):
     cells = [

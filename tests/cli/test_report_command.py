@@ -58,6 +58,7 @@ def results(tmp_path: Path) -> Path:
 # which files are written
 
 
+@pytest.mark.ray
 def test_default_report_is_four_files_without_heavy_imports(results: Path) -> None:
     command = [sys.executable, "-c", REPORT_PROGRAM, str(results)]
     process = subprocess.run(command, capture_output=True, text=True)
