@@ -1,4 +1,4 @@
-"""What makes two runs one experiment: the same images in the same parts, the same weights. All else is refused, not mixed."""
+"""Two runs are one experiment if images, subsets and weights are the same. Others are refused."""
 
 import dataclasses
 import json
@@ -62,15 +62,15 @@ def begin(folder, images: ImageSet, *trials: TrialConfig) -> pd.DataFrame:
 
 
 def refusal(folder, images: ImageSet, *trials: TrialConfig) -> str:
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         begin(folder, images, *trials)
-    return str(told.value)
+    return str(error.value)
 
 
 # images in other parts
 
 
-def test_the_same_images_under_names_that_change_the_split_are_refused(tmp_path):
+def test_renamed_images_that_change_subset_are_refused(tmp_path):
     trial = toys.trial()
     held = begin(tmp_path, IMAGES, trial)
     before, now = toys.dataset(trial, IMAGES).split, toys.dataset(trial, SHUFFLED).split
@@ -97,7 +97,7 @@ def test_the_same_images_under_names_that_change_the_split_are_refused(tmp_path)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "images.parquet"), held)
 
 
-def test_other_groups_that_change_a_grouped_split_are_refused(tmp_path):
+def test_changed_groups_of_grouped_split_are_refused(tmp_path):
     trial = toys.trial(split="grouped")
     begin(tmp_path, IN_GROUPS, trial)
     regrouped = dataclasses.replace(
@@ -108,7 +108,7 @@ def test_other_groups_that_change_a_grouped_split_are_refused(tmp_path):
     assert "in another group (class-0/10.png was p1, is p3; class-0/11.png was p2, is p4; " in error
 
 
-def test_names_and_groups_by_which_predictions_are_compared_stay_too(tmp_path):
+def test_changed_names_and_groups_are_refused(tmp_path):
     trial = toys.trial()
     begin(tmp_path, IMAGES, trial)
     renamed = dataclasses.replace(IMAGES, paths=tuple(f"all/{path}" for path in IMAGES.paths))
@@ -120,13 +120,13 @@ def test_names_and_groups_by_which_predictions_are_compared_stay_too(tmp_path):
     )
 
 
-def test_exact_copies_may_change_their_places(tmp_path):
+def test_exact_copies_may_change_order(tmp_path):
     copies = dataclasses.replace(IMAGES, digests=(IMAGES.digests[1], *IMAGES.digests[1:]))
     begin(tmp_path, copies, toys.trial())
     assert len(begin(tmp_path, copies, toys.trial(seed=1))) == len(IMAGES)
 
 
-def test_a_fold_is_compared_with_the_same_fold_only(tmp_path):
+def test_fold_is_compared_with_same_fold_only(tmp_path):
     folds = [toys.trial(folds=3, fold=fold) for fold in range(3)]
     begin(tmp_path, IMAGES, *folds[:2])
     begin(tmp_path, IMAGES, *folds[1:])
@@ -138,7 +138,7 @@ def test_a_fold_is_compared_with_the_same_fold_only(tmp_path):
     )
 
 
-def test_images_of_other_ways_of_splitting_stay_on_record(tmp_path):
+def test_assignments_of_other_splits_stay_on_record(tmp_path):
     first = begin(tmp_path, IMAGES, toys.trial())
     both = begin(tmp_path, IMAGES, toys.trial(folds=3), toys.trial(folds=3, fold=1))
     pd.testing.assert_frame_equal(both[both["folds"] == 0], first)
@@ -148,7 +148,7 @@ def test_images_of_other_ways_of_splitting_stay_on_record(tmp_path):
 # other images
 
 
-def test_other_images_are_counted_and_named(tmp_path):
+def test_changed_images_are_counted_and_named(tmp_path):
     begin(tmp_path, IMAGES, toys.trial())
     paths, digests, labels = list(IMAGES.paths), list(IMAGES.digests), IMAGES.labels.copy()
     digests[3] = "retouched"
@@ -157,12 +157,13 @@ def test_other_images_are_counted_and_named(tmp_path):
     changed = dataclasses.replace(IMAGES, paths=tuple(paths), digests=tuple(digests), labels=labels)
     error = refusal(tmp_path, changed, toys.trial(folds=5))
     assert (
-        "the runs whose results it holds: 1 with other pixels (class-0/3.png), 1 new (class-0/new.png), "
-        "1 gone (class-0/10.png), 1 with another label (class-0/12.png was class-0, is class-2). Restore "
+        "the runs whose results it holds: 1 with other pixels (class-0/3.png), 1 new "
+        "(class-0/new.png), 1 gone (class-0/10.png), 1 with another label (class-0/12.png was "
+        "class-0, is class-2). Restore "
     ) in error
 
 
-def test_where_it_is_not_known_which_images_there_were_the_fingerprint_tells(tmp_path):
+def test_missing_image_record_falls_back_to_fingerprint(tmp_path):
     begin(tmp_path, IMAGES, toys.trial())
     (tmp_path / "images.parquet").unlink()
     other = dataclasses.replace(IMAGES, digests=("other", *IMAGES.digests[1:]))
@@ -173,7 +174,7 @@ def test_where_it_is_not_known_which_images_there_were_the_fingerprint_tells(tmp
     )
 
 
-def test_a_damaged_record_of_images_is_told_and_written_anew(tmp_path, caplog):
+def test_damaged_image_record_is_reported_and_rewritten(tmp_path, caplog):
     held = begin(tmp_path, IMAGES, toys.trial())
     content = (tmp_path / "images.parquet").read_bytes()
     (tmp_path / "images.parquet").write_bytes(content[:-20])
@@ -182,7 +183,7 @@ def test_a_damaged_record_of_images_is_told_and_written_anew(tmp_path, caplog):
     assert "images.parquet is damaged" in caplog.text
 
 
-def test_a_run_on_moved_images_ends_before_anything_is_written(tmp_path, capsys):
+def test_run_on_moved_images_writes_nothing(tmp_path, capsys):
     folder = write_class_folders(tmp_path / "images", a=20, b=20)
     for number, path in enumerate(sorted(folder.rglob("*.png"))):
         Image.fromarray(
@@ -203,7 +204,7 @@ def test_a_run_on_moved_images_ends_before_anything_is_written(tmp_path, capsys)
     assert len(read_results(tmp_path / "out").trials) == 1
 
 
-def test_sixteen_bit_images_may_be_seen_at_other_sizes_and_in_folds_in_one_experiment(tmp_path):
+def test_sixteen_bit_images_join_at_other_sizes_and_folds(tmp_path):
     base = TrialConfig(data=str(write_grey_tiff_folder(tmp_path / "tiles")), image_size=16)
     trials = [base, dataclasses.replace(base, image_size=24), dataclasses.replace(base, folds=3)]
     held = [
@@ -249,7 +250,7 @@ def interrupted(tmp_path) -> TrialConfig:
     return trial
 
 
-def test_a_trial_does_not_go_on_with_other_weights_of_the_same_name(tmp_path, interrupted):
+def test_trial_with_changed_weights_does_not_resume(tmp_path, interrupted):
     write_weights(tmp_path / "mine.pth", 2)
     where = place(tmp_path / "out")
     assert (
@@ -270,7 +271,7 @@ def test_a_trial_does_not_go_on_with_other_weights_of_the_same_name(tmp_path, in
     ), "with the earlier ones back it resumes"
 
 
-def test_a_longer_trial_does_not_take_over_a_head_for_other_weights(tmp_path, interrupted):
+def test_longer_trial_with_changed_weights_does_not_inherit(tmp_path, interrupted):
     run_trial(
         interrupted, toys.dataset(interrupted, IMAGES), place(tmp_path / "out"), lambda epoch: None
     )
@@ -282,7 +283,7 @@ def test_a_longer_trial_does_not_take_over_a_head_for_other_weights(tmp_path, in
     assert "but these aren't the weights that these results were started with" in row["error"]
 
 
-def test_random_weights_have_no_digest_and_others_have_that_of_what_was_read_not_of_what_was_trained(
+def test_weights_digest_is_of_weights_before_training(
     tmp_path,
 ):
     write_weights(tmp_path / "mine.pth", 1)
@@ -304,9 +305,7 @@ def test_random_weights_have_no_digest_and_others_have_that_of_what_was_read_not
 
 
 @pytest.mark.nightly
-def test_a_run_on_weights_that_changed_under_their_name_ends_before_anything_is_trained(
-    tmp_path, capsys
-):
+def test_run_with_changed_weights_trains_nothing(tmp_path, capsys):
     file, out = tmp_path / "mine.pth", tmp_path / "out"
     folder = write_class_folders(tmp_path / "images", a=20, b=20)
     common = [
@@ -334,17 +333,17 @@ def test_a_run_on_weights_that_changed_under_their_name_ends_before_anything_is_
     assert run_grid_program(*common, file, "--seed", "0", "1") == 2
     error = " ".join(capsys.readouterr().err.split())
     assert (
-        f"the value of `weights` is '{file}', but these aren't the weights that these results were started with"
-        in error
+        f"the value of `weights` is '{file}', but these aren't the weights that these results were "
+        "started with" in error
     )
     assert (
-        f"and was {known[f'resnext_tiny {file}'][:16]}. Restore the earlier weights under that name, give the"
-        in error
+        f"and was {known[f'resnext_tiny {file}'][:16]}. Restore the earlier weights under that "
+        "name, give the" in error
     )
     assert (out / "experiment.json").read_bytes() == before
 
 
-def test_one_name_for_two_weights_is_said_below_the_table(tmp_path):
+def test_one_name_for_two_weights_is_noted_below_table(tmp_path):
     results = read_results(simulated_results.write(tmp_path))
     one, two = (
         results.trials.assign(
@@ -374,7 +373,7 @@ def described(earlier: dict, *, trained: bool = True, **changes) -> dict:
     return json.loads(json.dumps(provenance.complete_manifest(begun, earlier, trained=trained)))
 
 
-def test_each_run_that_trained_is_on_record_with_what_it_changed():
+def test_each_run_is_recorded_with_its_changes():
     first = described({})
     same = described(first)
     other = described(same, early_stopping=EarlyStopping(metric="val_loss"))
@@ -393,13 +392,13 @@ def test_each_run_that_trained_is_on_record_with_what_it_changed():
     assert other["weights"] == {"toy mine.pth": "1234"}
 
 
-def test_a_run_that_trained_nothing_leaves_the_record_as_it_was():
+def test_run_without_training_leaves_record_unchanged():
     first = described({})
     again = described({**first, "versions": {"torch": "1.0"}}, trained=False, early_stopping=None)
     assert again == {**first, "versions": {"torch": "1.0"}}
 
 
-def test_the_same_command_again_adds_no_run_and_another_seed_adds_one(tmp_path):
+def test_repeated_command_adds_no_run_to_record(tmp_path):
     folder = write_class_folders(tmp_path / "images", a=20, b=20)
     common = [
         "--data",

@@ -18,7 +18,9 @@ from bioimg.storage import disk_cache
 def keep(name: str, size: int = 1_000_000, used: int = 0) -> None:
     """An entry that another process left, last used some seconds after 1970."""
     left = "from bioimg.storage import disk_cache; import sys; from pathlib import Path\n" + (
-        "disk_cache.get_or_create(sys.argv[1], lambda f: (f / 'x').write_bytes(bytes(int(sys.argv[2]))), about='what it is')"
+        "content = bytes(int(sys.argv[2]))\n"
+        "write = lambda folder: (folder / 'x').write_bytes(content)\n"
+        "disk_cache.get_or_create(sys.argv[1], write, about='what it is')"
     )
     subprocess.run([sys.executable, "-c", left, name, str(size)], check=True)
     os.utime(disk_cache.cache_folder() / "locks" / name.replace("/", "-"), (used, used))
@@ -35,7 +37,7 @@ def said(**options: bool) -> str:
 
 
 @pytest.mark.ray
-def test_what_was_not_used_for_longest_is_removed_when_there_is_too_much(monkeypatch):
+def test_full_cache_removes_least_recently_used(monkeypatch):
     for number, name in enumerate(("images/a", "features/b", "set-c")):
         keep(name, used=[2, 1, 3][number])
     monkeypatch.setenv("BIOIMG_CACHE_GB", "0.0035")
@@ -46,7 +48,7 @@ def test_what_was_not_used_for_longest_is_removed_when_there_is_too_much(monkeyp
 
 
 @pytest.mark.ray
-def test_what_a_process_uses_is_not_removed(monkeypatch):
+def test_entry_in_use_is_not_removed(monkeypatch):
     keep("images/a", used=1)
     keep("images/b", used=2)
     assert disk_cache.acquire_entry("images/a").is_dir()
@@ -55,7 +57,7 @@ def test_what_a_process_uses_is_not_removed(monkeypatch):
     assert names() == ["images/a"]
 
 
-def test_entries_that_others_write_and_remove_meanwhile_disturb_nobody():
+def test_eviction_tolerates_concurrent_writers():
     place, ended = (
         disk_cache.cache_folder() / "images" / ".being-written" / "entry" / "deep",
         threading.Event(),
@@ -78,11 +80,14 @@ def test_entries_that_others_write_and_remove_meanwhile_disturb_nobody():
 
 
 @pytest.mark.ray
-def test_what_a_killed_process_used_can_be_removed():
-    held = "from bioimg.storage import disk_cache; disk_cache.acquire_entry('images/a'); print('held', flush=True); input()"
+def test_entry_of_killed_process_can_be_removed():
+    program = (
+        "from bioimg.storage import disk_cache\n"
+        "disk_cache.acquire_entry('images/a'); print('acquired', flush=True); input()"
+    )
     keep("images/a")
     user = subprocess.Popen(
-        [sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     with user:
         assert user.stdout is not None
@@ -94,7 +99,7 @@ def test_what_a_killed_process_used_can_be_removed():
     assert names() == []
 
 
-def test_the_cache_may_take_half_of_what_the_disk_has_for_it(monkeypatch):
+def test_cache_takes_half_of_free_space(monkeypatch):
     free = shutil.disk_usage(disk_cache.cache_folder()).free
     assert disk_cache.max_cache_bytes(10**9) == pytest.approx((free + 10**9) / 2, rel=0.05)
     monkeypatch.setenv("BIOIMG_CACHE_GB", "2.5")
@@ -106,7 +111,7 @@ def test_the_cache_may_take_half_of_what_the_disk_has_for_it(monkeypatch):
         disk_cache.max_cache_bytes(100)
 
 
-def test_what_a_killed_process_left_half_written_goes_after_a_day():
+def test_unfinished_entry_is_removed_after_a_day():
     old, new = (disk_cache.cache_folder() / "images" / name for name in (".old", ".new"))
     for left in (old, new):
         left.mkdir(parents=True)
@@ -118,13 +123,13 @@ def test_what_a_killed_process_left_half_written_goes_after_a_day():
     assert new.exists()
 
 
-def test_a_cache_that_is_not_there_yet_is_empty(tmp_path, monkeypatch):
+def test_missing_cache_folder_is_empty(tmp_path, monkeypatch):
     monkeypatch.setenv("BIOIMG_CACHE", str(tmp_path / "none" / "yet"))
     assert said().startswith("0 entries")
 
 
 @pytest.mark.ray
-def test_the_command_lists_what_is_kept_and_how_large_it_is():
+def test_command_lists_entries_and_sizes():
     assert said().startswith(f"0 entries of 0 bytes in {disk_cache.cache_folder()}, at most ")
     keep("features/b", size=2_000_000, used=86_400 * 365)
     shown = said()
@@ -135,7 +140,7 @@ def test_the_command_lists_what_is_kept_and_how_large_it_is():
 
 
 @pytest.mark.ray
-def test_the_command_clears_all_but_what_is_in_use():
+def test_command_clears_all_but_entries_in_use():
     keep("images/a")
     keep("images/b")
     disk_cache.acquire_entry("images/a")

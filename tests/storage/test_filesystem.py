@@ -125,7 +125,7 @@ def files(request, tmp_path):
     return ObjectStorage(request.getfixturevalue(request.param)("alike"))
 
 
-def test_a_file_is_written_read_listed_moved_and_deleted_alike(files):
+def test_disk_and_object_stores_behave_alike(files):
     files.write("a/b.txt", b"one")
     files.write("a/b.txt", b"two")
     files.write("c.txt", b"")
@@ -144,7 +144,7 @@ def test_a_file_is_written_read_listed_moved_and_deleted_alike(files):
         files.read("a/d.txt")
 
 
-def test_a_name_in_an_address_keeps_the_query_at_the_end():
+def test_joined_address_keeps_query_at_end():
     assert (
         join_path("s3://lab/grid?scheme=http", "internal/ray")
         == "s3://lab/grid/internal/ray?scheme=http"
@@ -152,7 +152,7 @@ def test_a_name_in_an_address_keeps_the_query_at_the_end():
     assert join_path("results/grid", "internal/ray") == "results/grid/internal/ray"
 
 
-def test_an_address_of_no_known_storage_is_named_with_the_way_out():
+def test_unknown_address_is_refused():
     with pytest.raises(
         UserError,
         match="the value of `out` is 'ftp://lab/grid', but must be a path, s3://bucket/path",
@@ -161,16 +161,14 @@ def test_an_address_of_no_known_storage_is_named_with_the_way_out():
 
 
 @pytest.mark.nightly
-def test_a_grid_in_a_bucket_of_google_is_the_one_on_disk(tmp_path, google):
+def test_grid_in_google_bucket_equals_disk(tmp_path, google):
     for out in (tmp_path / "grid", google("grid")):
         assert run_grid_program(*QUICK_FLAGS, "--learning-rate", "0.01", "0.02", "--out", out) == 0
     assert_same_results(read_results(tmp_path / "grid"), read_results(google("grid")))
 
 
 @pytest.mark.nightly
-def test_a_grid_in_a_bucket_whose_server_fails_one_request_in_ten_is_the_one_on_disk(
-    tmp_path, bucket, server
-):
+def test_grid_in_failing_bucket_equals_disk(tmp_path, bucket, server):
     remote, server.rate = bucket("grid"), 0.1
     try:
         for out in (tmp_path / "grid", remote):
@@ -188,9 +186,7 @@ def test_a_grid_in_a_bucket_whose_server_fails_one_request_in_ten_is_the_one_on_
 
 
 @pytest.mark.nightly
-def test_a_bucket_that_goes_away_in_mid_run_ends_it_with_a_message_and_the_same_command_goes_on(
-    tmp_path, bucket, server, monkeypatch, capsys
-):
+def test_run_resumes_after_bucket_was_unreachable(tmp_path, bucket, server, monkeypatch, capsys):
     monkeypatch.setattr("bioimg.storage.filesystem.MAX_REQUEST_TRIES", 2)
     monkeypatch.setattr(
         "bioimg.storage.folder_lock.LEASE_LIFETIME_S", 0
@@ -217,7 +213,7 @@ def test_a_bucket_that_goes_away_in_mid_run_ends_it_with_a_message_and_the_same_
     assert_same_results(read_results(remote), read_results(tmp_path / "grid"))
 
 
-def test_a_bucket_keeps_the_bound_on_what_checkpoints_take_and_rows_say_so(bucket):
+def test_checkpoint_limit_applies_in_bucket(bucket):
     store = ResultStore(bucket("room"))
     for place, key in enumerate("abcde"):
         status, name, size = (
@@ -240,7 +236,7 @@ def test_a_bucket_keeps_the_bound_on_what_checkpoints_take_and_rows_say_so(bucke
     }
 
 
-def test_frozen_trials_in_a_bucket_share_a_backbone_and_more_epochs_go_on_from_them(bucket):
+def test_frozen_trials_in_bucket_share_backbone_and_resume(bucket):
     store, short = ResultStore(bucket("frozen")), toys.trial(freeze="features", epochs=1)
     run_trial(short, toys.dataset(short), place(store), lambda epoch: None)
     longer = dataclasses.replace(short, epochs=2)
@@ -254,7 +250,7 @@ def test_frozen_trials_in_a_bucket_share_a_backbone_and_more_epochs_go_on_from_t
 
 @pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
-def test_lanes_leave_in_a_bucket_what_they_leave_on_a_disk(tmp_path, bucket, no_ray):
+def test_lanes_in_bucket_equal_disk(tmp_path, bucket, no_ray):
     """Ray's processes get the addresses of the object store when it starts."""
     ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR")
     try:
@@ -274,7 +270,7 @@ def test_lanes_leave_in_a_bucket_what_they_leave_on_a_disk(tmp_path, bucket, no_
     assert_same_results(read_results(tmp_path / "grid"), read_results(bucket("lanes")))
 
 
-def test_a_storage_that_is_not_there_is_an_error_that_says_what_to_do(bucket, monkeypatch):
+def test_unreachable_storage_is_reported(bucket, monkeypatch):
     monkeypatch.setattr("bioimg.storage.filesystem.MAX_REQUEST_TRIES", 2)
     address = bucket("x", port=9)
     with pytest.raises(StorageError, match=r"tried 2 times.*Check the connection to the storage"):
@@ -307,9 +303,7 @@ def curves(store: ResultStore) -> list[dict]:
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
 @pytest.mark.parametrize("both", [False, True], ids=["newest", "both"])
-def test_a_damaged_checkpoint_is_told_and_the_previous_one_gives_the_same_rows(
-    damage, both, tmp_path, caplog
-):
+def test_damaged_checkpoint_falls_back_to_previous(damage, both, tmp_path, caplog):
     trial, images = toys.trial(epochs=5), toys.images()
     whole = ResultStore(tmp_path / "whole")
     run_trial(trial, toys.dataset(trial, images), place(whole), lambda epoch: None)
@@ -331,7 +325,7 @@ def test_a_damaged_checkpoint_is_told_and_the_previous_one_gives_the_same_rows(
     )
 
 
-def test_every_flipped_bit_of_a_checkpoint_is_found(tmp_path):
+def test_flipped_bits_of_checkpoint_are_detected(tmp_path):
     store, draw = interrupted(tmp_path, after=1), random.Random(0)
     under = store.checkpoint_folder(toys.trial(epochs=5).key)
     content = store.storage.read(f"{under}/resume.pt")
@@ -344,7 +338,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_found(tmp_path):
         assert not after.history
 
 
-def test_a_damaged_part_is_told_and_its_trial_runs_again_with_the_same_row(tmp_path, caplog):
+def test_damaged_part_is_reported_and_recomputed(tmp_path, caplog):
     trial, images, store = toys.trial(epochs=5), toys.images(), ResultStore(tmp_path)
     run_trial(trial, toys.dataset(trial, images), place(store), lambda epoch: None)
     epochs = curves(store)
@@ -357,7 +351,7 @@ def test_a_damaged_part_is_told_and_its_trial_runs_again_with_the_same_row(tmp_p
     assert (store.tables.trial_statuses(), curves(store)) == ({trial.key: "completed"}, epochs)
 
 
-def test_no_flipped_bit_of_a_table_passes_unseen():
+def test_flipped_bits_of_table_are_detected():
     known = schema.EPOCHS_SCHEMA
     rows = [
         {"key": "0123456789ab", "epoch": epoch, "val_loss": 1 / epoch, "val_accuracy": 0.5}
@@ -382,7 +376,7 @@ def test_no_flipped_bit_of_a_table_passes_unseen():
             checked_parquet.decode_table(content[:length], known)
 
 
-def test_other_programs_read_a_table_and_one_that_they_wrote_is_read(tmp_path):
+def test_tables_are_exchanged_with_other_programs(tmp_path):
     table = pa.Table.from_pylist([{"key": "a", "epoch": 1}], schema=schema.EPOCHS_SCHEMA)
     (tmp_path / "ours.parquet").write_bytes(checked_parquet.encode_table(table))
     pd.read_parquet(tmp_path / "ours.parquet").to_parquet(tmp_path / "theirs.parquet")
@@ -391,7 +385,7 @@ def test_other_programs_read_a_table_and_one_that_they_wrote_is_read(tmp_path):
     ).equals(table)
 
 
-def test_a_damaged_table_is_named_with_the_way_out(tmp_path):
+def test_damaged_table_is_reported(tmp_path):
     store = ResultStore(tmp_path)
     run_trial(toys.trial(), toys.dataset(toys.trial()), place(store), lambda epoch: None)
     store.tables.merge()
@@ -405,9 +399,7 @@ def test_a_damaged_table_is_named_with_the_way_out(tmp_path):
 
 @pytest.mark.parametrize("settled", [False, True])
 @pytest.mark.parametrize("table", ["trials", "epochs", "predictions"])
-def test_a_damaged_table_is_made_again_from_the_one_before_and_the_parts(
-    table, settled, tmp_path, caplog
-):
+def test_damaged_table_is_restored_from_previous_and_parts(table, settled, tmp_path, caplog):
     store, images = ResultStore(tmp_path), toys.images()
     store.write_manifest({"format": schema.FORMAT_VERSION})
     trials = [toys.trial(seed=seed) for seed in range(3)]
@@ -429,7 +421,7 @@ def test_a_damaged_table_is_made_again_from_the_one_before_and_the_parts(
         pd.testing.assert_frame_equal(getattr(mended, name), getattr(whole, name))
 
 
-def test_a_manifest_that_was_cut_off_is_told_with_the_way_out(tmp_path, capsys):
+def test_truncated_manifest_is_reported(tmp_path, capsys):
     command = [*QUICK_FLAGS, "--out", tmp_path / "grid"]
     assert run_grid_program(*command) == 0
     path = tmp_path / "grid" / "experiment.json"
@@ -461,7 +453,8 @@ def test_results_of_another_format_are_not_resumed(tmp_path, version, capsys, mo
     assert run_grid_program(*QUICK_FLAGS, "--out", tmp_path / "grid") == 2
     error = capsys.readouterr().err
     assert re.search(
-        rf"the `format` of .*experiment\.json is {version}, but must be 2: .* Use that version \(9\.0, ",
+        rf"the `format` of .*experiment\.json is {version}, but must be 2: .* "
+        r"Use that version \(9\.0, ",
         error,
     )
     assert {
@@ -469,7 +462,7 @@ def test_results_of_another_format_are_not_resumed(tmp_path, version, capsys, mo
     } == before
 
 
-def test_a_row_that_replaces_another_keeps_its_part_until_both_tables_have_it(tmp_path, caplog):
+def test_replacing_row_keeps_part_until_tables_have_it(tmp_path, caplog):
     """As when a stopped trial is finished: the table before the last merge doesn't have that."""
     store, key = ResultStore(tmp_path), toys.trial().key
     for status in ("stopped", "completed"):
@@ -487,7 +480,7 @@ def test_a_row_that_replaces_another_keeps_its_part_until_both_tables_have_it(tm
 
 
 @pytest.mark.parametrize("settled", [False, True])
-def test_rows_are_in_the_order_of_the_grid_whatever_order_trials_ended_in(tmp_path, settled):
+def test_rows_are_in_grid_order(tmp_path, settled):
     """And however the tables were brought up to date in between."""
     store, keys = ResultStore(tmp_path), ["a", "b", "c"]
     for key in reversed(keys):
@@ -503,7 +496,7 @@ def test_rows_are_in_the_order_of_the_grid_whatever_order_trials_ended_in(tmp_pa
 
 
 @pytest.mark.nightly
-def test_a_trial_that_failed_in_another_grid_does_not_fail_this_one(tmp_path, capsys):
+def test_failed_trial_of_other_grid_is_ignored(tmp_path, capsys):
     assert (
         run_grid_program(
             *QUICK_FLAGS, "--learning-rate", "1e30", "0.01", "--out", tmp_path / "grid"
@@ -521,7 +514,7 @@ def test_a_trial_that_failed_in_another_grid_does_not_fail_this_one(tmp_path, ca
 
 
 @pytest.mark.nightly
-def test_a_full_disk_ends_the_run_with_a_message_and_leaves_the_table_whole(tmp_path, capsys):
+def test_full_disk_leaves_tables_whole(tmp_path, capsys):
     command = [*QUICK_FLAGS, "--learning-rate", "0.01", "0.02", "--out", tmp_path / "grid"]
     assert run_grid_program(*command) == 0
     table = (tmp_path / "grid" / "trials.parquet").read_bytes()

@@ -40,7 +40,7 @@ def leased(monkeypatch):
 
 
 @pytest.mark.ray
-def test_the_second_run_is_told_who_holds_the_folder_until_that_process_is_killed(tmp_path):
+def test_lock_names_holder_until_it_is_killed(tmp_path):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
@@ -56,7 +56,7 @@ def test_the_second_run_is_told_who_holds_the_folder_until_that_process_is_kille
 
 
 @pytest.mark.nightly
-def test_of_two_programs_into_one_folder_the_second_says_so_and_stops(tmp_path):
+def test_second_program_in_one_folder_stops(tmp_path):
     command = [
         sys.executable,
         str(GRID_PROGRAM),
@@ -77,7 +77,7 @@ def test_of_two_programs_into_one_folder_the_second_says_so_and_stops(tmp_path):
     assert "Traceback" not in second.stderr
 
 
-def test_a_worker_that_outlives_its_run_writes_nothing_into_that_of_the_next(tmp_path):
+def test_worker_of_ended_session_writes_nothing(tmp_path):
     trial = toys.trial(epochs=3)
     first = ResultStore(tmp_path)
     first.open_for_writing(simulated_results.description(trial, {}, toys.images().classes))
@@ -98,7 +98,7 @@ def test_a_worker_that_outlives_its_run_writes_nothing_into_that_of_the_next(tmp
     assert not first.tables.trial_rows("trials", trial.key)
 
 
-def test_a_folder_that_takes_no_file_is_told_when_it_is_to_be_locked_and_when_ray_is_to_write_there(
+def test_unwritable_folder_is_reported_by_lock_and_ray_log(
     tmp_path,
 ):
     (tmp_path / "file").touch()
@@ -126,7 +126,7 @@ LocalStorage(Path(sys.argv[1])).write("checkpoints/a/resume.pt", bytes(1000))
 
 
 @pytest.mark.ray
-def test_what_a_process_left_that_was_killed_while_it_wrote_goes_when_the_folder_is_held_again(
+def test_stale_temporary_is_deleted_by_next_lock(
     tmp_path,
 ):
     assert (
@@ -138,9 +138,7 @@ def test_what_a_process_left_that_was_killed_while_it_wrote_goes_when_the_folder
     assert not left.exists()
 
 
-def test_a_file_that_a_living_process_is_writing_stays_and_one_of_another_host_does_not(
-    tmp_path, monkeypatch
-):
+def test_temporary_of_living_process_stays(tmp_path, monkeypatch):
     def swept(host: str) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(socket, "gethostname", lambda: host)
@@ -159,14 +157,14 @@ def test_a_file_that_a_living_process_is_writing_stays_and_one_of_another_host_d
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_released_folder_can_be_taken_again(tmp_path):
+def test_released_folder_can_be_locked_again(tmp_path):
     FolderLock(LocalStorage(tmp_path)).release()
     FolderLock(LocalStorage(tmp_path)).release()
     assert not (tmp_path / "internal" / "running.json").exists()
 
 
 @pytest.mark.usefixtures("leased")
-def test_a_lease_in_an_object_store_holds_until_it_is_no_longer_renewed(tmp_path, monkeypatch):
+def test_lease_holds_until_it_expires(tmp_path, monkeypatch):
     first = FolderLock(LocalStorage(tmp_path))
     with pytest.raises(
         UserError, match=rf"process {os.getpid()} on .* its claim ends 90 s after its last renewal"
@@ -178,7 +176,7 @@ def test_a_lease_in_an_object_store_holds_until_it_is_no_longer_renewed(tmp_path
 
 
 @pytest.mark.usefixtures("leased")
-def test_a_lease_is_renewed_while_it_is_held(tmp_path, monkeypatch):
+def test_held_lease_is_renewed(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_lock, "LEASE_RENEWAL_S", 0.01)
     held, written = (
         FolderLock(LocalStorage(tmp_path)),
@@ -190,9 +188,7 @@ def test_a_lease_is_renewed_while_it_is_held(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("leased")
-def test_a_lease_that_is_released_while_it_is_being_renewed_does_not_come_back(
-    tmp_path, monkeypatch
-):
+def test_lease_released_during_renewal_does_not_return(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_lock, "LEASE_RENEWAL_S", 0)
     begun, deleted = threading.Event(), threading.Event()
 

@@ -24,7 +24,7 @@ A, B = TrialConfig(weights=V1), TrialConfig(weights=V2)
 
 
 def two(path: Path, wrong_a: list[int], wrong_b: list[int], **more: object) -> result_store.Results:
-    """Two trials that differ in which of 600 test images they get wrong; B has the lower validation loss."""
+    """Return two trials that get different ones of 600 test images wrong. B has the lower loss."""
     groups = more.pop("groups", None)
     rows = [
         trial(A, test_accuracy=1 - len(wrong_a) / 600, best_val_loss=0.3),
@@ -34,12 +34,12 @@ def two(path: Path, wrong_a: list[int], wrong_b: list[int], **more: object) -> r
     return result_store.read_results(folder(path, rows, images=images))
 
 
-def test_wilson_gives_the_textbook_interval() -> None:
+def test_wilson_interval_matches_textbook() -> None:
     assert statistics.wilson_interval(572, 600) == pytest.approx((0.9334, 0.9675), abs=1e-4)
     assert np.isnan(statistics.wilson_interval(0, 0)).all()
 
 
-def test_wilson_for_columns_equals_wilson_for_numbers_and_keeps_nulls() -> None:
+def test_wilson_columns_equal_single_intervals_and_keep_nulls() -> None:
     table = statistics.wilson_columns(
         pd.Series([572 / 600, None, 0.5]), pd.Series([600.0, 600.0, 0.0])
     )
@@ -47,7 +47,7 @@ def test_wilson_for_columns_equals_wilson_for_numbers_and_keeps_nulls() -> None:
     assert table.loc[1:].isna().all(axis=None)
 
 
-def test_mcnemar_counts_only_images_on_which_two_trials_disagree(tmp_path: Path) -> None:
+def test_mcnemar_counts_only_disagreements(tmp_path: Path) -> None:
     results = two(tmp_path, wrong_a=list(range(30)), wrong_b=list(range(20, 36)))
     row = statistics.compare_pairs(results, B.key).iloc[0]
     assert row["p_mcnemar"] == pytest.approx(binomtest(20, 26).pvalue)
@@ -55,7 +55,7 @@ def test_mcnemar_counts_only_images_on_which_two_trials_disagree(tmp_path: Path)
     assert row["test"] == "exact McNemar"
 
 
-def test_the_reports_v2_against_v1_cannot_be_claimed(tmp_path: Path) -> None:
+def test_small_difference_of_2023_report_does_not_hold(tmp_path: Path) -> None:
     results = result_store.read_results(report_2023(tmp_path))
     pairs = statistics.compare_pairs(results)
     pair = pairs[pairs["accuracy_a"].eq(0.94) & pairs["accuracy_b"].eq(0.953)].iloc[0]
@@ -66,7 +66,7 @@ def test_the_reports_v2_against_v1_cannot_be_claimed(tmp_path: Path) -> None:
     )
 
 
-def test_the_reports_frozen_against_trained_can_be_claimed(tmp_path: Path) -> None:
+def test_large_difference_of_2023_report_holds(tmp_path: Path) -> None:
     results = result_store.read_results(report_2023(tmp_path))
     pairs = statistics.compare_pairs(results, statistics.best_configuration(results))
     frozen = pairs[pairs["accuracy_a"].eq(0.875)].iloc[0]
@@ -74,12 +74,12 @@ def test_the_reports_frozen_against_trained_can_be_claimed(tmp_path: Path) -> No
     assert ": worse by 7.8 points [4.7, 11.1], p < 0.001" in frozen["claim"]
 
 
-def test_an_interval_is_told_in_the_direction_of_its_words(tmp_path: Path) -> None:
+def test_interval_has_direction_of_its_verdict(tmp_path: Path) -> None:
     claim = statistics.compare_pairs(two(tmp_path, list(range(60)), []), A.key).iloc[0]["claim"]
     assert ": better by 10.0 points [7." in claim
 
 
-def test_holm_multiplies_the_smallest_p_by_the_number_of_pairs_and_the_next_by_one_less(
+def test_holm_multiplies_smallest_p_by_number_of_pairs(
     tmp_path: Path,
 ) -> None:
     pairs = statistics.compare_pairs(result_store.read_results(report_2023(tmp_path)))
@@ -91,8 +91,8 @@ def test_holm_multiplies_the_smallest_p_by_the_number_of_pairs_and_the_next_by_o
     assert (pairs["p_holm"] >= pairs["p"]).all()
 
 
-def test_a_difference_of_single_images_that_sits_in_one_slide_does_not_hold(tmp_path: Path) -> None:
-    """20 images differ, all of one slide: McNemar takes them for 20 pieces of evidence, but they are one."""
+def test_difference_within_one_slide_does_not_hold(tmp_path: Path) -> None:
+    """The 20 images that differ are of one slide: one piece of evidence, not 20 as for McNemar."""
     slides = [f"slide{image // 60}" for image in range(600)]
     alone = two(tmp_path / "images", list(range(20)), [])
     grouped = two(tmp_path / "slides", list(range(20)), [], groups=slides)
@@ -108,7 +108,7 @@ def test_a_difference_of_single_images_that_sits_in_one_slide_does_not_hold(tmp_
     ("change", "word"),
     [({"data_fingerprint": "other"}, "data"), ({"split": "grouped"}, "split")],
 )
-def test_rows_of_another_data_set_split_or_test_set_are_refused(
+def test_other_data_split_or_test_set_is_not_compared(
     tmp_path: Path, change: dict, word: str
 ) -> None:
     results = two(tmp_path, list(range(60)), [], **change)
@@ -118,13 +118,13 @@ def test_rows_of_another_data_set_split_or_test_set_are_refused(
     assert statistics.best_and_indistinguishable(results) == [B.key]
 
 
-def test_without_predictions_another_number_of_test_images_is_refused(tmp_path: Path) -> None:
+def test_other_number_of_test_images_is_not_compared(tmp_path: Path) -> None:
     results = two(tmp_path, list(range(60)), [], test_images=500)
     bare = dataclasses.replace(results, predictions=results.predictions.iloc[:0])
     assert statistics.compare_pairs(bare)["claim"][0] == "not compared: they differ in test images"
 
 
-def test_equally_many_but_other_test_images_are_refused(tmp_path: Path) -> None:
+def test_other_test_images_are_not_compared(tmp_path: Path) -> None:
     results = two(tmp_path, [], [])
     other = results.predictions["key"].eq(B.key)
     results.predictions.loc[other, "image"] = "other/" + results.predictions.loc[other, "image"]
@@ -133,7 +133,7 @@ def test_equally_many_but_other_test_images_are_refused(tmp_path: Path) -> None:
     )
 
 
-def test_validation_chooses_the_best_even_if_another_tests_better(tmp_path: Path) -> None:
+def test_best_is_chosen_by_validation_not_test(tmp_path: Path) -> None:
     results = two(tmp_path, wrong_a=[], wrong_b=list(range(100)))
     assert statistics.best_configuration(results) == B.key
     assert statistics.compare_pairs(results, B.key)["claim"][0].startswith(
@@ -154,14 +154,14 @@ def repeats(path: Path, **losses: list[float | None]) -> result_store.Results:
     return result_store.read_results(folder(path, rows))
 
 
-def test_a_recipe_that_ended_in_the_easy_fold_alone_is_not_the_best(tmp_path: Path) -> None:
+def test_recipe_completed_in_one_fold_is_not_best(tmp_path: Path) -> None:
     stopped = repeats(tmp_path / "stopped", a=[0.1, None, None], b=[0.15, 0.4, 0.4], folds=[1])
     assert statistics.best_configuration(stopped) == dataclasses.replace(B, folds=5).key
     never_run = repeats(tmp_path / "never", a=[0.1], b=[0.15, 0.4, 0.4], folds=[1])
     assert statistics.best_configuration(never_run) == dataclasses.replace(B, folds=5).key
 
 
-def test_a_recipe_of_which_only_the_lucky_seed_ended_is_not_the_best(tmp_path: Path) -> None:
+def test_recipe_with_stopped_seeds_is_not_best(tmp_path: Path) -> None:
     assert (
         statistics.best_configuration(
             repeats(tmp_path / "stopped", a=[0.1, None, None], b=[0.2, 0.3, 0.2])
@@ -174,7 +174,7 @@ def test_a_recipe_of_which_only_the_lucky_seed_ended_is_not_the_best(tmp_path: P
     ), "no seed of it was lost"
 
 
-def test_those_that_cannot_be_told_from_the_best_tie_with_it(tmp_path: Path) -> None:
+def test_indistinguishable_recipes_tie_with_best(tmp_path: Path) -> None:
     results = result_store.read_results(report_2023(tmp_path))
     ties = results.trials.set_index("key").loc[statistics.best_and_indistinguishable(results)]
     assert ties["freeze"].unique().tolist() == ["none"]
@@ -182,7 +182,7 @@ def test_those_that_cannot_be_told_from_the_best_tie_with_it(tmp_path: Path) -> 
     assert ties["test_accuracy"].iloc[0] == 0.953
 
 
-def test_stopped_and_failed_trials_are_compared_with_nothing(tmp_path: Path) -> None:
+def test_stopped_and_failed_trials_are_not_compared(tmp_path: Path) -> None:
     rows = [
         trial(A, test_accuracy=0.9, best_val_loss=0.3),
         trial(B, status="stopped", best_val_loss=0.1),
@@ -193,14 +193,14 @@ def test_stopped_and_failed_trials_are_compared_with_nothing(tmp_path: Path) -> 
     assert statistics.best_and_indistinguishable(results) == [A.key]
 
 
-def test_without_a_completed_trial_nothing_is_best(tmp_path: Path) -> None:
+def test_no_completed_trial_means_no_best(tmp_path: Path) -> None:
     results = result_store.read_results(folder(tmp_path, [trial(A, status="failed", error="boom")]))
     assert statistics.best_configuration(results) is None
     assert statistics.best_and_indistinguishable(results) == []
     assert statistics.compare_pairs(results).empty
 
 
-def test_seeds_are_repeats_of_one_configuration_averaged_image_by_image(tmp_path: Path) -> None:
+def test_seeds_are_averaged_image_by_image(tmp_path: Path) -> None:
     seeds = [TrialConfig(weights=weights, seed=seed) for weights in (V1, V2) for seed in (0, 1)]
     wrong = [[0, 1, 2, 3], [0, 1, 4, 5], [6], [6]]
     rows = [
@@ -245,7 +245,7 @@ def false_claims(
     n: int,
     **more: Any,
 ) -> int:
-    """In how many of 20 experiments with equally good recipes some difference "holds"; 1 is expected."""
+    """Count false differences in 20 experiments with equally good recipes; 1 is expected."""
     random = np.random.default_rng(0)
     return sum(
         statistics.compare_pairs(recipes(path / str(number), draw(random), n, **more))["holds"]
@@ -260,10 +260,10 @@ def missed(random: np.random.Generator, chance: np.ndarray) -> list[int]:
 
 
 @pytest.mark.nightly
-def test_recipes_that_do_better_on_some_slides_and_worse_on_others_are_seldom_told_apart(
+def test_slide_noise_rarely_gives_false_differences(
     tmp_path: Path,
 ) -> None:
-    """6 recipes whose accuracy varies by 15 points from slide to slide, at random: on new slides none is better."""
+    """The accuracy of 6 recipes varies by 15 points from slide to slide, at random."""
 
     def draw(random: np.random.Generator) -> dict[TrialConfig, list[int]]:
         each = {
@@ -280,9 +280,7 @@ def test_recipes_that_do_better_on_some_slides_and_worse_on_others_are_seldom_to
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("field", ["seed", "fold"])
-def test_recipes_that_differ_only_by_the_luck_of_their_runs_are_seldom_told_apart(
-    field: str, tmp_path: Path
-) -> None:
+def test_seed_noise_rarely_gives_false_differences(field: str, tmp_path: Path) -> None:
     def draw(random: np.random.Generator) -> dict[TrialConfig, list[int]]:
         folds = 3 if field == "fold" else 0
         configs = [
@@ -299,7 +297,7 @@ def test_recipes_that_differ_only_by_the_luck_of_their_runs_are_seldom_told_apar
 
 
 @pytest.mark.parametrize("field", ["seed", "fold"])
-def test_a_difference_that_every_run_shows_holds(field: str, tmp_path: Path) -> None:
+def test_difference_in_every_run_holds(field: str, tmp_path: Path) -> None:
     random, folds = np.random.default_rng(0), 5 if field == "fold" else 0
     chances = {V1: np.full(200, 0.4), V2: np.full(200, 0.1)}
     wrong = {
@@ -315,7 +313,7 @@ def test_a_difference_that_every_run_shows_holds(field: str, tmp_path: Path) -> 
     assert pair["low"] < pair["difference"] < pair["high"] < 0
 
 
-def test_the_variance_over_groups_is_statsmodels_cluster_robust_one() -> None:
+def test_image_variance_matches_statsmodels_cluster_robust() -> None:
     random = np.random.default_rng(0)
     units = pd.Series(random.integers(0, 9, 100))
     differences = pd.Series(random.normal(0.1, 1, 100) + units / 5)
@@ -328,7 +326,7 @@ def test_the_variance_over_groups_is_statsmodels_cluster_robust_one() -> None:
     assert t_test(differences.mean(), variance, 9)[2] == pytest.approx(robust.pvalues.iloc[0])
 
 
-def test_the_variance_of_runs_is_that_of_the_t_test_also_for_unequal_numbers() -> None:
+def test_run_variance_matches_t_test() -> None:
     a, b = [0.9, 0.92, 0.87], [0.85, 0.88]
     variance = run_variance(a, b)
     assert variance
@@ -336,8 +334,8 @@ def test_the_variance_of_runs_is_that_of_the_t_test_also_for_unequal_numbers() -
     assert run_variance([0.9], [0.8]) is None
 
 
-def test_the_t_over_folds_is_nadeau_and_bengios(tmp_path: Path) -> None:
-    """Five folds of 100 test and 300 training images; the variance of their mean is (1/5 + 100/300) times theirs."""
+def test_fold_test_matches_nadeau_and_bengio(tmp_path: Path) -> None:
+    """With 5 folds of 100 test and 300 training images, the factor is 1/5 + 100/300."""
     counts = {V1: [10, 12, 9, 14, 11], V2: [5, 8, 6, 6, 9]}
     wrong = {
         TrialConfig(weights=w, folds=5, fold=f): [*range(n)]
@@ -350,7 +348,7 @@ def test_the_t_over_folds_is_nadeau_and_bengios(tmp_path: Path) -> None:
     assert pair["p"] == pytest.approx(2 * t.sf(abs(expected), 4))
 
 
-def test_folds_of_other_sizes_in_another_order_give_the_same_p(tmp_path: Path) -> None:
+def test_fold_order_and_size_do_not_change_p(tmp_path: Path) -> None:
     found = []
     for number, sizes in enumerate([(20, 90, 60), (90, 20, 60)]):
         rows, images = [], []
@@ -373,7 +371,7 @@ def test_folds_of_other_sizes_in_another_order_give_the_same_p(tmp_path: Path) -
     assert found[0] == pytest.approx(found[1])
 
 
-def test_where_every_image_shows_the_same_difference_the_claim_has_no_interval(
+def test_equal_difference_in_every_image_has_no_interval(
     tmp_path: Path,
 ) -> None:
     wrong = {
@@ -385,7 +383,7 @@ def test_where_every_image_shows_the_same_difference_the_claim_has_no_interval(
     assert "worse by 100.0 points, p < 0.001 (" in claim
 
 
-def test_where_groups_are_known_the_wider_interval_is_given(tmp_path: Path) -> None:
+def test_known_groups_give_wider_interval(tmp_path: Path) -> None:
     """20 images that differ, of one slide: as single images they are many, as slides one of ten."""
     slides = [f"slide{image // 60}" for image in range(600)]
     alone = statistics.compare_pairs(two(tmp_path / "images", list(range(20)), [])).iloc[0]
@@ -395,7 +393,7 @@ def test_where_groups_are_known_the_wider_interval_is_given(tmp_path: Path) -> N
     assert grouped["low"] < alone["low"] < alone["high"] < 0 < grouped["high"]
 
 
-def test_two_images_are_no_proof_however_alike_the_runs(tmp_path: Path) -> None:
+def test_two_images_never_prove_difference(tmp_path: Path) -> None:
     wrong = {
         TrialConfig(weights=w, seed=seed): [0, 1] if w == V1 else []
         for w in (V1, V2)
@@ -406,14 +404,14 @@ def test_two_images_are_no_proof_however_alike_the_runs(tmp_path: Path) -> None:
     assert pair["holds"] is False
 
 
-def test_mcnemars_interval_agrees_with_its_verdict(tmp_path: Path) -> None:
+def test_mcnemar_interval_agrees_with_verdict(tmp_path: Path) -> None:
     """Five images against none of 100 aren't enough (p = 0.06), and the interval includes 0."""
     pair = statistics.compare_pairs(recipes(tmp_path, {A: [], B: [*range(5)]}, 100)).iloc[0]
     assert pair["p"] == pytest.approx(0.0625)
     assert pair["low"] < 0 < pair["difference"] < pair["high"]
 
 
-def test_runs_that_early_stopping_spared_are_not_held_against_all_runs(tmp_path: Path) -> None:
+def test_unevenly_stopped_recipes_are_not_compared(tmp_path: Path) -> None:
     results = repeats(tmp_path, a=[0.1, None, None], b=[0.2, 0.3, 0.2])
     trials = results.trials.assign(
         test_accuracy=np.where(results.trials["status"].eq("completed"), 0.9, np.nan)
@@ -431,7 +429,7 @@ def grid(path: Path, accuracy: dict[tuple[str, int], float]) -> result_store.Res
     return result_store.read_results(folder(path, rows))
 
 
-def test_effects_of_an_additive_grid_are_found(tmp_path: Path) -> None:
+def test_effects_of_additive_grid_are_recovered(tmp_path: Path) -> None:
     cells = {
         (w, b): 0.8 + 0.05 * (w == V2) - 0.01 * (b == 64) - 0.03 * (b == 128)
         for w in (V1, V2)
@@ -446,7 +444,7 @@ def test_effects_of_an_additive_grid_are_found(tmp_path: Path) -> None:
     assert table.loc[("weights", V2), "n"] == 3
 
 
-def test_an_interaction_is_what_both_add_to_their_sum_and_one_run_per_cell_gives_it_no_interval(
+def test_interaction_of_single_runs_has_no_interval(
     tmp_path: Path,
 ) -> None:
     cells = {(w, b): 0.8 + 0.07 * (w == V2 and b == 64) for w in (V1, V2) for b in (32, 64)}
@@ -456,8 +454,8 @@ def test_an_interaction_is_what_both_add_to_their_sum_and_one_run_per_cell_gives
     assert table.loc["weights", "low"] < 0.035 < table.loc["weights", "high"]
 
 
-def test_effects_take_in_that_other_test_images_could_have_been_drawn(tmp_path: Path) -> None:
-    """An additive grid on 20 images leaves nothing unexplained; its effects are those of one image all the same."""
+def test_effect_intervals_include_image_sampling(tmp_path: Path) -> None:
+    """An additive grid leaves nothing unexplained, yet its effects are those of 20 images."""
     wrong = {
         TrialConfig(weights=w, batch_size=b): [*range(4 - (w == V2) - (b == 64))]
         for w in (V1, V2)
@@ -469,14 +467,14 @@ def test_effects_take_in_that_other_test_images_could_have_been_drawn(tmp_path: 
     assert table.loc["weights", "p"] > 0.05
 
 
-def test_effects_that_completed_trials_cannot_separate_are_null(tmp_path: Path) -> None:
+def test_inseparable_effects_are_null(tmp_path: Path) -> None:
     table = statistics.estimate_effects(grid(tmp_path, {(V1, 32): 0.8, (V2, 64): 0.9}))
     assert table["axis"].tolist() == ["weights", "batch_size"]
     assert table["effect"].isna().all()
 
 
 def scored(path: Path, n: int = 300, groups: int = 30) -> result_store.Results:
-    """Noisy predictions of three classes, with ties in their probabilities and one class that is seldom."""
+    """Return noisy predictions of three classes, one of them rare, with ties of probabilities."""
     random = np.random.default_rng(3)
     labels = random.choice(3, n, p=[0.6, 0.35, 0.05])
     logits = random.normal(size=(n, 3)).round(1) + 1.5 * np.eye(3)[labels]
@@ -497,7 +495,7 @@ def scored(path: Path, n: int = 300, groups: int = 30) -> result_store.Results:
     )
 
 
-def test_weighted_scores_are_scikit_learns(tmp_path: Path) -> None:
+def test_weighted_metrics_match_scikit_learn(tmp_path: Path) -> None:
     rows = metrics.trial_predictions(scored(tmp_path), A.key)
     weights = np.random.default_rng(0).integers(0, 4, size=(5, len(rows))).astype(float)
     label, prediction = rows["label"].to_numpy(), rows["prediction"].to_numpy()
@@ -515,7 +513,7 @@ def test_weighted_scores_are_scikit_learns(tmp_path: Path) -> None:
         assert area == pytest.approx(np.mean(areas))
 
 
-def test_weights_of_one_give_the_scores_themselves(tmp_path: Path) -> None:
+def test_unit_weights_give_plain_metrics(tmp_path: Path) -> None:
     results = scored(tmp_path)
     rows = metrics.trial_predictions(results, A.key)
     table = statistics.bootstrap_metrics(results, A.key, resamples=200)
@@ -527,7 +525,7 @@ def test_weights_of_one_give_the_scores_themselves(tmp_path: Path) -> None:
     assert np.isnan(error["low"]), "resamples of a calibration error are biased"
 
 
-def test_intervals_over_groups_are_wider_where_groups_agree_inside(tmp_path: Path) -> None:
+def test_group_bootstrap_widens_intervals_of_similar_images(tmp_path: Path) -> None:
     """Whole slides are right or wrong: 10 slides tell less than 600 images."""
     wrong = [image for image in range(600) if image // 60 in (2, 5)]
     alone = result_store.read_results(
@@ -548,7 +546,7 @@ def test_intervals_over_groups_are_wider_where_groups_agree_inside(tmp_path: Pat
     assert widths[1] > 3 * widths[0]
 
 
-def test_resamples_draw_whole_groups_and_are_reproducible() -> None:
+def test_bootstrap_draws_whole_groups_reproducibly() -> None:
     draws = GroupBootstrap.from_groups(pd.Series(["x", "x", "y", None, None]), resample_count=50)
     weights = np.concatenate(list(draws.draw_weights()))
     assert weights.shape == (50, 5)
@@ -557,15 +555,15 @@ def test_resamples_draw_whole_groups_and_are_reproducible() -> None:
     assert (weights == np.concatenate(list(draws.draw_weights()))).all()
 
 
-def test_where_every_resample_gives_the_same_there_is_no_interval(tmp_path: Path) -> None:
+def test_constant_resamples_have_no_interval(tmp_path: Path) -> None:
     """9 of 9 images right doesn't mean that all images of the world are."""
     table = statistics.bootstrap_metrics(recipes(tmp_path, {A: []}, 9), A.key)
     assert table["value"][:2].tolist() == [1.0, 1.0]
     assert table[["low", "high"]].isna().all(axis=None)
 
 
-def test_calibration_of_a_sure_and_mostly_right_trial(tmp_path: Path) -> None:
-    """All 600 predictions claim 90 %, 540 are right: calibrated; with 300 right, off by 40 points."""
+def test_calibration_error_of_confident_predictions(tmp_path: Path) -> None:
+    """Of 600 predictions with confidence 90 %, 540 are right, or 300: an error of 40 points."""
     for wrong, error in ((60, 0.0), (300, 0.4)):
         results = two(tmp_path / str(wrong), list(range(wrong)), [])
         table = statistics.calibration_table(results, A.key)
@@ -573,7 +571,7 @@ def test_calibration_of_a_sure_and_mostly_right_trial(tmp_path: Path) -> None:
         assert table.attrs["ece"] == pytest.approx(error, abs=1e-6)
 
 
-def test_per_class_scores_are_of_counts_and_null_where_nothing_is_there(tmp_path: Path) -> None:
+def test_class_metrics_match_counts_and_keep_nulls(tmp_path: Path) -> None:
     images = predictions(A.key, wrong=[0, 6, 12], n=60, classes=6)
     results = result_store.read_results(
         folder(tmp_path, [trial(A)], images=images, classes=[*"abcdef", "none of these"])
@@ -586,7 +584,7 @@ def test_per_class_scores_are_of_counts_and_null_where_nothing_is_there(tmp_path
     assert statistics.confusion_counts(results, A.key)[0].tolist() == [7, 3, 0, 0, 0, 0, 0]
 
 
-def test_a_trial_without_predictions_has_no_scores(tmp_path: Path) -> None:
+def test_trial_without_predictions_has_no_metrics(tmp_path: Path) -> None:
     results = result_store.read_results(folder(tmp_path, [trial(A)]))
     with pytest.raises(
         UserError, match=f"the trial `{A.key}` has no predictions for the test images"
@@ -594,7 +592,7 @@ def test_a_trial_without_predictions_has_no_scores(tmp_path: Path) -> None:
         statistics.bootstrap_metrics(results, A.key)
 
 
-def test_curves_tell_over_fitting_and_instability(tmp_path: Path) -> None:
+def test_curves_show_overfitting_and_instability(tmp_path: Path) -> None:
     rising = curve("a", [1.0, 0.4, 0.5, 0.6, 0.7, 0.8], [0.5, 0.9, 0.8, 0.9, 0.8, 0.9])
     calm = curve("b", [1.0, 0.9, 0.8, 0.7, 0.6, 0.5], [0.5, 0.6, 0.7, 0.71, 0.72, 0.73], train=0.75)
     table = statistics.diagnose_curves(pd.DataFrame(rising + calm)).set_index("key")
@@ -607,7 +605,7 @@ def test_curves_tell_over_fitting_and_instability(tmp_path: Path) -> None:
     assert table.loc["b", "reading"] == "validation loss fell until epoch 6 of 6"
 
 
-def test_curves_without_a_loss_say_so() -> None:
+def test_curves_without_loss_are_reported() -> None:
     table = statistics.diagnose_curves(pd.DataFrame(curve("a", [np.nan] * 4, [0.5] * 4)))
     assert table["reading"][0] == "no validation loss was recorded"
     assert statistics.diagnose_curves(
@@ -615,12 +613,13 @@ def test_curves_without_a_loss_say_so() -> None:
     ).empty
 
 
-def test_images_of_one_group_tell_nothing_about_others(tmp_path: Path) -> None:
+def test_single_test_group_is_not_compared(tmp_path: Path) -> None:
     results = two(tmp_path, wrong_a=list(range(60)), wrong_b=[], groups=["slide-1"] * 600)
     row = statistics.compare_pairs(results, B.key).iloc[0]
     assert (
         row["claim"]
-        == "not compared: all test images are of one group, so nothing can be said about other groups"
+        == "not compared: all test images are of one group, so nothing can be said about other "
+        "groups"
     )
     assert row[["low", "high", "p", "p_holm", "holds"]].isna().all()
     scored = statistics.bootstrap_metrics(results, A.key)
