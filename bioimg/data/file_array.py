@@ -1,7 +1,7 @@
-"""Pixels that stay on disk: sets larger than memory."""
+"""Pixels that stay on disk, for sets larger than memory."""
 
-import os
-import resource
+import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +13,20 @@ import psutil
 from bioimg.errors import UserError
 
 MAX_MEMORY_SHARE = 0.25
-"""Share of the available memory that a set may take: it is there twice on its way to the workers, and models need room."""
+"""Share of the available memory that a set may take.
+
+There are two copies of it on its way to the workers, and models need room.
+"""
 CGROUP_FOLDER = Path("/sys/fs/cgroup")
+CGROUP_FILES = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+"""Files of the memory limit and of the memory in use, in control groups of version 2 and 1."""
 
 
 class PixelArray(Protocol):
-    """What an array and `FilePixels` have in common."""
+    """What an array and `FileArray` have in common."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -33,20 +41,26 @@ class PixelArray(Protocol):
 class FileArray:
     """An array [N, ...] in a file. Each access reads the requested rows and nothing else.
 
-    Not a `np.memmap`: rows read are not added to the process's resident memory, a limit on address space does not matter,
-    and pickling sends the file's name, so that every process reads the file itself.
+    Unlike with `np.memmap`, rows that were read don't count as resident memory of the process, and
+    a limit on its address space doesn't matter. Pickling stores the file's name, so that every
+    process reads the file itself.
     """
 
     def __init__(self, file: Path, shape: tuple[int, ...], dtype: str) -> None:
-        self.file, self.shape, self.dtype = Path(file), tuple(shape), np.dtype(dtype)
+        self.file = Path(file)
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(dtype)
         try:
-            self._descriptor = os.open(self.file, os.O_RDONLY)
+            self._open_file = self.file.open("rb", buffering=0)
         except OSError as error:
             raise UserError(
-                f"the decoded images in {self.file} can't be opened here: {error.strerror}. They are too large to be sent "
-                "to other machines; set the environment variable BIOIMG_CACHE to a folder that all machines share."
+                f"the decoded images in {self.file} can't be opened here: {error.strerror}. They "
+                "are too large to be sent to other machines. Set the environment variable "
+                "BIOIMG_CACHE to a folder that all machines share."
             ) from error
-        weakref.finalize(self, os.close, self._descriptor)
+        # threads share the position in the file
+        self._position_lock = threading.Lock()
+        weakref.finalize(self, self._open_file.close)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -56,49 +70,67 @@ class FileArray:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """Rows by number, numbers, slice or mask, as from an array."""
-        rows = np.arange(len(self))[index]
-        picked = np.empty((rows.size, *self.shape[1:]), self.dtype)
-        size = picked[:1].nbytes or self.nbytes
-        for place, row in enumerate(rows.ravel().tolist()):
-            if os.preadv(self._descriptor, [picked[place]], row * size) != size:
-                raise OSError(f"{self.file} is truncated")
-        return picked.reshape(*rows.shape, *self.shape[1:])
+        """Read rows by number, numbers, slice or mask, as from an array."""
+        numbers = np.arange(len(self))[index]
+        rows = np.empty((numbers.size, *self.shape[1:]), self.dtype)
+        for position, number in enumerate(numbers.ravel().tolist()):
+            self._read_row(number, rows[position : position + 1])
+        return rows.reshape(*numbers.shape, *self.shape[1:])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FileArray, (self.file, self.shape, self.dtype.str)
 
+    def close(self) -> None:
+        """Close the file, which Windows requires before it is replaced."""
+        self._open_file.close()
+
+    def _read_row(self, number: int, target: np.ndarray) -> None:
+        with self._position_lock:
+            self._open_file.seek(number * target.nbytes)
+            byte_count = self._open_file.readinto(target.data)
+        if byte_count != target.nbytes:
+            raise OSError(f"{self.file} is truncated")
+
 
 def open_array(file: Path, shape: tuple[int, ...], dtype: str) -> PixelArray:
-    """The array in a file: in memory if it takes at most a quarter of what is available, else left on disk."""
-    on_disk = FileArray(file, shape, dtype)
-    return (
-        np.fromfile(file, dtype).reshape(shape)
-        if on_disk.nbytes <= MAX_MEMORY_SHARE * available_memory()
-        else on_disk
-    )
+    """Open the array in a file: in memory if it takes at most a quarter of it, else on disk."""
+    array = FileArray(file, shape, dtype)
+    if array.nbytes > MAX_MEMORY_SHARE * available_memory():
+        return array
+    return np.fromfile(file, dtype).reshape(shape)
 
 
 def available_memory() -> int:
-    """Bytes that this process can still allocate: of the machine, and within the limits of the process and its container."""
-    used = psutil.Process().memory_info()
-    data, address_space = (
-        resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_DATA, resource.RLIMIT_AS)
-    )
-    limits = [psutil.virtual_memory().available, *_free_container_memory()]
-    limits += [data - used.rss] if data != resource.RLIM_INFINITY else []
-    limits += [address_space - used.vms] if address_space != resource.RLIM_INFINITY else []
+    """Return the bytes that this process can still allocate.
+
+    The machine, the container and the process itself may limit them.
+    """
+    limits = [
+        psutil.virtual_memory().available,
+        *_free_container_memory(),
+        *_free_process_memory(),
+    ]
     return max(0, min(limits))
 
 
 def _free_container_memory() -> Iterator[int]:
-    for limit, current in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
+    for limit, in_use in CGROUP_FILES:
         try:
-            yield int((CGROUP_FOLDER / limit).read_text()) - int(
-                (CGROUP_FOLDER / current).read_text()
-            )
-        except (OSError, ValueError):  # no such controller, or "max": no limit
+            limit_bytes = int((CGROUP_FOLDER / limit).read_text())
+            used_bytes = int((CGROUP_FOLDER / in_use).read_text())
+        except (OSError, ValueError):
+            # no such control group, or "max", which is no limit
             continue
+        yield limit_bytes - used_bytes
+
+
+def _free_process_memory() -> Iterator[int]:
+    if sys.platform != "linux":
+        # elsewhere psutil doesn't know the limits of processes
+        return
+    process = psutil.Process()
+    memory = process.memory_info()
+    for limit, used_bytes in ((psutil.RLIMIT_DATA, memory.rss), (psutil.RLIMIT_AS, memory.vms)):
+        soft_limit, _ = process.rlimit(limit)
+        if soft_limit != psutil.RLIM_INFINITY:
+            yield soft_limit - used_bytes

@@ -1,10 +1,9 @@
-"""Folders of images: CLASS/image or train|val|test/CLASS/image, with images at any depth below their class."""
+"""Folders of images: CLASS/image or train|val|test/CLASS/image, at any depth below the class."""
 
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 from unicodedata import normalize
 
 import numpy as np
@@ -21,83 +20,113 @@ def list_folder(folder: Path) -> ImageIndex:
     """List a folder of images. Hidden files and those that file managers leave behind are skipped.
 
     Raises:
-        UserError: there are no images, fewer than two classes, a class without images, or classes that differ only in case.
+        UserError: there are no images, fewer than two classes, a class without images, or classes
+            that differ only in case.
     """
+    # the steps of each path below the folder, as in ("train", "tumour", "slide-1.png")
     files = [path.split("/") for path in sorted(_iter_files(folder))]
-    if not any(_is_image(steps) for steps in files):
+    if not any(_is_image(steps[-1]) for steps in files):
         raise UserError(
-            f"the folder of `data`, {folder}, holds no images ({', '.join(IMAGE_SUFFIXES)}). {LAYOUT_HINT}"
+            f"No images ({', '.join(IMAGE_SUFFIXES)}) found in the folder of `data`, {folder}. "
+            f"{LAYOUT_HINT}"
         )
-    tops = sorted(entry.name for entry in _scan_visible_entries(folder) if _is_dir(entry))
-    has_parts = bool(tops) and all(name.lower() in SUBSET_BY_NAME for name in tops)
-    depth = 1 if has_parts else 0
-    inside = [steps for steps in files if _is_image(steps) and len(steps) > depth + 1]
-    labels = [steps[depth] for steps in inside]
+    top_folders = sorted(entry.name for entry in _scan_visible_entries(folder) if _is_dir(entry))
+    has_subsets = bool(top_folders)
+    for name in top_folders:
+        has_subsets = has_subsets and name.lower() in SUBSET_BY_NAME
+    class_step = 1 if has_subsets else 0
+
+    images, ignored = [], []
+    for steps in files:
+        is_in_class = len(steps) > class_step + 1
+        (images if _is_image(steps[-1]) and is_in_class else ignored).append(steps)
+    labels = [steps[class_step] for steps in images]
     classes = tuple(sorted(set(labels)))
-    _require_classes(folder, classes, () if has_parts else tops)
+    _require_classes(folder, classes)
+    if not has_subsets:
+        _require_images_in_each(folder, classes, top_folders)
+    subsets = None
+    if has_subsets:
+        subsets = np.array([SUBSET_BY_NAME[steps[0].lower()] for steps in images], np.int8)
     return ImageIndex(
         name=folder.resolve().name,
-        files=tuple(folder.joinpath(*steps) for steps in inside),
-        paths=tuple(to_valid_utf8("/".join(steps)) for steps in inside),
+        files=tuple(folder.joinpath(*steps) for steps in images),
+        paths=tuple(_join_steps(steps) for steps in images),
         labels=np.array([classes.index(label) for label in labels], np.int64),
         classes=tuple(to_valid_utf8(name) for name in classes),
-        subsets=np.array([SUBSET_BY_NAME[steps[0].lower()] for steps in inside], np.int8)
-        if has_parts
-        else None,
-        ignored_files=tuple(
-            to_valid_utf8("/".join(steps))
-            for steps in files
-            if not _is_image(steps) or len(steps) <= depth + 1
-        ),
+        subsets=subsets,
+        ignored_files=tuple(_join_steps(steps) for steps in ignored),
     )
 
 
-def list_unlabelled_images(place: Path) -> ImageIndex:
+def list_unlabelled_images(path: Path) -> ImageIndex:
     """List the images in a folder, at any depth, or a single image file. Their classes are unknown.
 
     Raises:
         UserError: there are none.
     """
-    files = (
-        [place.name] if place.is_file() else sorted(_iter_files(place)) if place.is_dir() else []
-    )
-    found = [path for path in files if _is_image([path])]
-    if not found:
+    folder = path
+    names = []
+    if path.is_file():
+        folder = path.parent
+        names = [path.name]
+    elif path.is_dir():
+        names = sorted(_iter_files(path))
+    images = [name for name in names if _is_image(name)]
+    if not images:
         raise UserError(
-            f"the value of `images` is {str(place)!r}, but must be an image or a folder of images ({', '.join(IMAGE_SUFFIXES)})."
+            f"the value of `images` is {str(path)!r}, but must be an image or a folder of images "
+            f"({', '.join(IMAGE_SUFFIXES)})."
         )
     return ImageIndex(
-        name=place.resolve().name,
-        files=tuple((place.parent if place.is_file() else place) / path for path in found),
-        paths=tuple(map(to_valid_utf8, found)),
-        labels=np.zeros(len(found), np.int64),
+        name=path.resolve().name,
+        files=tuple(folder / name for name in images),
+        paths=tuple(map(to_valid_utf8, images)),
+        labels=np.zeros(len(images), np.int64),
         classes=(),
     )
 
 
-def _is_image(steps: Sequence[str]) -> bool:
-    return Path(steps[-1]).suffix.lower() in IMAGE_SUFFIXES
-
-
 def to_valid_utf8(name: str) -> str:
-    """A file name with bytes that aren't UTF-8 replaced: it could be opened as it is, but not written into a table."""
+    """Replace the bytes of a file name that aren't UTF-8.
+
+    A file can be opened by such a name, but the name can't be written into a table.
+    """
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def _require_classes(folder: Path, classes: Sequence[str], tops: Sequence[str]) -> None:
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _join_steps(steps: Sequence[str]) -> str:
+    return to_valid_utf8("/".join(steps))
+
+
+def _require_classes(folder: Path, classes: Sequence[str]) -> None:
     if len(classes) < 2:
-        held = f"one class, {classes[0]!r}," if classes else "no class folders"
+        content = f"one class, {classes[0]!r}," if classes else "no class folders"
         raise UserError(
-            f"the folder of `data`, {folder}, holds {held} but must hold at least two classes, one folder for each. {LAYOUT_HINT}"
+            f"the folder of `data`, {folder}, holds {content} but must hold at least two classes, "
+            f"one folder for each. {LAYOUT_HINT}"
         )
-    if empty := [name for name in tops if name not in classes]:
+    counts = Counter(map(_casefold_name, classes))
+    similar = [name for name in classes if counts[_casefold_name(name)] > 1]
+    if similar:
         raise UserError(
-            f"the folder of `data`, {folder}, holds classes without images: {join_first(empty)}. Fill these folders or remove them."
+            f"the folder of `data`, {folder}, holds classes that differ only in case: "
+            f"{join_first(similar)}. Rename or merge them."
         )
-    same = Counter(_casefold_name(name) for name in classes)
-    if twins := [name for name in classes if same[_casefold_name(name)] > 1]:
+
+
+def _require_images_in_each(
+    folder: Path, classes: Sequence[str], class_folders: Sequence[str]
+) -> None:
+    empty = [name for name in class_folders if name not in classes]
+    if empty:
         raise UserError(
-            f"the folder of `data`, {folder}, holds classes that differ only in case: {join_first(twins)}. Rename or merge them."
+            f"the folder of `data`, {folder}, holds classes without images: {join_first(empty)}. "
+            "Fill these folders or remove them."
         )
 
 
@@ -105,15 +134,20 @@ def _casefold_name(name: str) -> str:
     return normalize("NFC", name).casefold().strip()
 
 
-def _iter_files(folder: Path, prefix: str = "", above: tuple[Any, ...] = ()) -> Iterator[str]:
-    """Paths of all files in a folder and below it; a link that leads back to a folder above it is not followed."""
+def _iter_files(
+    folder: Path, prefix: str = "", parents: tuple[tuple[int, int], ...] = ()
+) -> Iterator[str]:
+    """Yield the paths of all files in a folder and below it.
+
+    A link that leads back to a folder above it is not followed.
+    """
     status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:
+    identity = (status.st_dev, status.st_ino)
+    if identity in parents:
         return
     for entry in _scan_visible_entries(folder):
         if _is_dir(entry):
-            yield from _iter_files(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
+            yield from _iter_files(Path(entry.path), f"{prefix}{entry.name}/", (*parents, identity))
         else:
             yield prefix + entry.name
 
@@ -128,12 +162,13 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
 def _scan_visible_entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return [
-                e
-                for e in entries
-                if not e.name.startswith(".") and e.name.lower() not in IGNORED_NAMES
-            ]
+            return [entry for entry in entries if _is_visible(entry.name)]
     except OSError as error:
         raise UserError(
-            f"the folder {folder} in `data` can't be listed: {str(error.strerror).lower()}. Change its permissions, or move it."
+            f"the folder {folder} in `data` can't be listed: {str(error.strerror).lower()}. Change "
+            "its permissions, or move it."
         ) from error
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name.lower() not in IGNORED_NAMES

@@ -11,59 +11,66 @@ from bioimg.data.file_array import PixelArray
 TRAIN, VAL, TEST = 0, 1, 2
 SUBSETS = ("train", "val", "test")
 
+ScalingLimits = tuple[tuple[float, float], ...]
+"""The values that become 0 and 255, for red, green and blue."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ImageSet:
-    """Decoded images, all of one size, with what is known about each.
-
-    pixels:   uint8 [N, size, size, 3], RGB: an array, read-only where it is shared between processes, or, for sets larger
-              than memory, `FilePixels`, where `pixels[indices]` reads just these rows.
-    labels:   int64 [N], an index into `classes`.
-    classes:  class names in alphabetical order.
-    paths:    N names, relative to the folder, with forward slashes: stable across machines.
-    groups:   N names of what images have in common (slide, patient), or None if they are unknown.
-    parts:    int8 [N] of TRAIN, VAL, TEST as given by folders, or None.
-    digests:  N content hashes of the images as decoded, before any resizing.
-    scaling:  the values that became black and white in images of more than 8 bits, for red, green and blue; else None.
-    unreadable_skipped: number of unreadable images that were left out.
-    synthetic: drawn by a program; shown wherever results are.
-    """
+    """Decoded images, all of one size, with what is known about each."""
 
     name: str
     pixels: PixelArray
+    """uint8 [N, size, size, 3], RGB.
+
+    An array, read-only where processes share it. For sets larger than memory it is a `FileArray`,
+    where `pixels[indices]` reads just these rows.
+    """
     labels: np.ndarray
+    """int64 [N], indices into `classes`."""
     classes: tuple[str, ...]
+    """Class names in alphabetical order."""
     paths: tuple[str, ...]
+    """N names, relative to the folder, with forward slashes: the same on every machine."""
     groups: tuple[str, ...] | None = None
+    """N names of what images have in common (slide, patient), or None if they are unknown."""
     subsets: np.ndarray | None = None
+    """int8 [N] of TRAIN, VAL, TEST as given by folders, a table or a file, or None."""
     digests: tuple[str, ...]
-    scaling_limits: tuple[tuple[float, float], ...] | None = None
+    """N content hashes of the images as decoded, before any resizing."""
+    scaling_limits: ScalingLimits | None = None
+    """The limits between which images of more than 8 bits were scaled; None for 8-bit images."""
     unreadable_skipped: int = 0
+    """Number of unreadable images that were left out."""
     synthetic: bool = False
+    """Whether a program drew the images, which is shown wherever results are."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def fingerprint(self) -> str:
-        """A hash (16 hex digits) of pixels as decoded, labels and parts. Changing a pixel changes it, moving files doesn't.
+        """A hash (16 hex digits) of pixels as decoded, labels and given subsets.
 
-        The scaling of images of more than 8 bits isn't part of it: it depends on size and split, which recipes may vary.
+        Changing a pixel changes it, moving files doesn't. The scaling of images of more than 8 bits
+        isn't part of it. It depends on size and split, which configurations may vary.
         """
         return _content_fingerprint(self._content_rows(self.subsets))
 
-    def split_fingerprint(self, parts: np.ndarray) -> str:
-        """The fingerprint of a split into `parts`, with the scaling, which depends on the training images."""
-        rows = self._content_rows(parts)
-        return _content_fingerprint(
-            rows if self.scaling_limits is None else (rows, self.scaling_limits)
-        )
+    def split_fingerprint(self, subsets: np.ndarray) -> str:
+        """Return the fingerprint of a split, with the scaling, which depends on the split."""
+        rows = self._content_rows(subsets)
+        if self.scaling_limits is None:
+            return _content_fingerprint(rows)
+        return _content_fingerprint((rows, self.scaling_limits))
 
-    def _content_rows(self, parts: np.ndarray | None) -> list[tuple[str, str, str]]:
-        names = [SUBSETS[part] for part in parts] if parts is not None else [""] * len(self)
-        return sorted(
-            zip(self.digests, (self.classes[label] for label in self.labels), names, strict=True)
-        )
+    def _content_rows(self, subsets: np.ndarray | None) -> list[tuple[str, str, str]]:
+        labels = [self.classes[label] for label in self.labels]
+        if subsets is None:
+            subset_names = [""] * len(self)
+        else:
+            subset_names = [SUBSETS[subset] for subset in subsets]
+        return sorted(zip(self.digests, labels, subset_names, strict=True))
 
 
 def _content_fingerprint(content: object) -> str:
@@ -71,13 +78,11 @@ def _content_fingerprint(content: object) -> str:
 
 
 class PixelsByPath(Mapping[str, np.ndarray]):
-    """Maps an image's path to its pixels, uint8 [size, size, 3], read on access."""
+    """Map an image's path to its pixels, uint8 [size, size, 3], read on access."""
 
     def __init__(self, images: ImageSet) -> None:
-        self._pixels, self._row_by_path = (
-            images.pixels,
-            {path: place for place, path in enumerate(images.paths)},
-        )
+        self._pixels = images.pixels
+        self._row_by_path = {path: row for row, path in enumerate(images.paths)}
 
     def __getitem__(self, path: str) -> np.ndarray:
         return self._pixels[np.array([self._row_by_path[path]])][0]
@@ -91,7 +96,10 @@ class PixelsByPath(Mapping[str, np.ndarray]):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Split:
-    """Which images train, validate and test: sorted int64 indices into an `ImageSet`, disjoint, together all of it."""
+    """Which images train, validate and test.
+
+    train, val, test: sorted int64 indices into an `ImageSet`, disjoint, together all of it.
+    """
 
     train: np.ndarray
     val: np.ndarray

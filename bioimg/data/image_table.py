@@ -1,4 +1,7 @@
-"""A table that lists images: CSV, TSV or Parquet with the columns path, label and, optionally, group and split."""
+"""A table that lists images: CSV, TSV or Parquet.
+
+Its columns are path, label and, optionally, group and split.
+"""
 
 import os
 from collections import Counter
@@ -14,79 +17,82 @@ from bioimg.text import join_first
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 COLUMN_ROLES = ("path", "label", "group", "split")
+REQUIRED_ROLES = ("path", "label")
 
 
 def list_table(file: Path, columns: str | None = None) -> ImageIndex:
-    """List the images of a table; paths are relative to its folder. `columns` renames, as in `path=file,label=diagnosis`.
+    """List the images of a table. Paths are relative to its folder.
+
+    `columns` names columns that aren't called as their roles, as in `path=file,label=diagnosis`.
 
     Raises:
-        UserError: columns, labels or files are missing, a path is listed twice, or a split isn't train, val or test.
+        UserError: columns, labels or files are missing, a path is listed twice, or a split isn't
+            train, val or test.
     """
-    rows = _read_rows(file, _column_by_role(columns))
-    labels, groups, splits = rows["label"], rows.get("group"), rows.get("split")
-    classes: tuple[str, ...] = tuple(sorted(set(labels)))
+    column_by_role = _parse_columns(columns)
+    values = _read_columns(file, column_by_role)
+    _validate_values(file, values)
+    classes: tuple[str, ...] = tuple(sorted(set(values["label"])))
     if len(classes) < 2:
         raise UserError(
-            f"the table of `data`, {file}, holds one class, {labels[0]!r}, but must hold at least two."
+            f"the table of `data`, {file}, holds one class, {values['label'][0]!r}, but must hold at least "
+            "two."
         )
-    order = sorted(range(len(labels)), key=rows["path"].__getitem__)
+    order = sorted(range(len(values["path"])), key=values["path"].__getitem__)
+    in_order = {role: [texts[row] for row in order] for role, texts in values.items()}
+    subsets = None
+    if "split" in in_order:
+        subsets = np.array([SUBSET_BY_NAME[name.lower()] for name in in_order["split"]], np.int8)
     return ImageIndex(
         name=file.stem,
-        files=tuple(file.parent / rows["path"][i] for i in order),
-        paths=tuple(rows["path"][i] for i in order),
-        labels=np.array([classes.index(labels[i]) for i in order], np.int64),
+        files=tuple(file.parent / path for path in in_order["path"]),
+        paths=tuple(in_order["path"]),
+        labels=np.array([classes.index(label) for label in in_order["label"]], np.int64),
         classes=classes,
-        groups=tuple(groups[i] for i in order) if groups else None,
-        subsets=np.array([SUBSET_BY_NAME[splits[i].lower()] for i in order], np.int8)
-        if splits
-        else None,
+        groups=tuple(in_order["group"]) if "group" in in_order else None,
+        subsets=subsets,
     )
 
 
-def _column_by_role(columns: str | None) -> dict[str, str]:
-    """The column of each meaning."""
-    pairs = [pair.partition("=")[::2] for pair in columns.split(",")] if columns else []
-    for meaning, _ in pairs:
-        if meaning.strip() not in COLUMN_ROLES:
-            raise unknown_value_error(
-                "columns",
-                meaning,
-                COLUMN_ROLES,
-                "It renames columns, as in path=file,label=diagnosis.",
-            )
-    return {meaning: meaning for meaning in COLUMN_ROLES} | {
-        meaning.strip(): name.strip() for meaning, name in pairs
-    }
+def _parse_columns(columns: str | None) -> dict[str, str]:
+    """Return the column of each role."""
+    column_by_role = {role: role for role in COLUMN_ROLES}
+    for pair in columns.split(",") if columns else ():
+        role, _, name = pair.partition("=")
+        if role.strip() not in COLUMN_ROLES:
+            hint = "It renames columns, as in path=file,label=diagnosis."
+            raise unknown_value_error("columns", role, COLUMN_ROLES, hint)
+        column_by_role[role.strip()] = name.strip()
+    return column_by_role
 
 
-def _read_rows(file: Path, names: dict[str, str]) -> dict[str, list[str]]:
+def _read_columns(file: Path, column_by_role: dict[str, str]) -> dict[str, list[str]]:
+    """Return the texts of each role that has a column."""
     table = _read_table(file)
-    for meaning, name in names.items():
-        if name not in table.column_names and (meaning in ("path", "label") or name != meaning):
-            raise unknown_value_error(
-                "columns",
-                name,
-                table.column_names,
-                f"The table {file} has no such column for the {meaning}.",
-            )
+    for role, name in column_by_role.items():
+        is_needed = role in REQUIRED_ROLES or name != role
+        if is_needed and name not in table.column_names:
+            hint = f"The table {file} has no such column for the {role}."
+            raise unknown_value_error("columns", name, table.column_names, hint)
     if not table.num_rows:
         raise UserError(f"the table of `data`, {file}, holds no rows.")
-    rows = {
-        meaning: _column_texts(table[name])
-        for meaning, name in names.items()
+    values = {
+        role: _column_texts(table[name])
+        for role, name in column_by_role.items()
         if name in table.column_names
     }
-    rows["path"] = [path.replace("\\", "/") for path in rows["path"]]
-    _validate_rows(file, rows)
-    return rows
+    values["path"] = [path.replace("\\", "/") for path in values["path"]]
+    return values
 
 
 def _read_table(file: Path) -> pa.Table:
+    suffix = file.suffix.lower()
     try:
-        if file.suffix.lower() == ".parquet":
+        if suffix == ".parquet":
             return parquet.read_table(file)
-        options = csv.ParseOptions(delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+        options = csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",")
         names = csv.open_csv(file, parse_options=options).schema.names
+        # labels such as 01 stay as they are
         texts = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
         return csv.read_csv(file, parse_options=options, convert_options=texts)
     except (pa.ArrowInvalid, OSError) as error:
@@ -99,27 +105,21 @@ def _column_texts(column: pa.ChunkedArray) -> list[str]:
     return [str(value).strip() if value is not None else "" for value in column.to_pylist()]
 
 
-def _validate_rows(file: Path, rows: dict[str, list[str]]) -> None:
-    numbered = {meaning: list(enumerate(values, start=1)) for meaning, values in rows.items()}
-    for meaning, values in numbered.items():
-        _raise_if_any(
-            file, f"rows without a {meaning}", [number for number, value in values if not value]
-        )
-    seen = Counter(os.path.normpath(path) for path in rows["path"])
-    _raise_if_any(
-        file, "paths that are listed twice", [path for path, times in seen.items() if times > 1]
-    )
-    _raise_if_any(
-        file,
-        "files that don't exist",
-        [path for path in rows["path"] if not os.path.lexists(file.parent / path)],
-    )
-    wrong = {value for value in rows.get("split", ()) if value.lower() not in SUBSET_BY_NAME}
-    _raise_if_any(file, "values of the split that aren't train, val or test", sorted(wrong))
+def _validate_values(file: Path, values: dict[str, list[str]]) -> None:
+    for role, texts in values.items():
+        empty = [number for number, text in enumerate(texts, start=1) if not text]
+        _raise_if_any(file, f"rows without a {role}", empty)
+    counts = Counter(os.path.normpath(path) for path in values["path"])
+    repeated = [path for path, count in counts.items() if count > 1]
+    _raise_if_any(file, "paths that are listed twice", repeated)
+    missing = [path for path in values["path"] if not os.path.lexists(file.parent / path)]
+    _raise_if_any(file, "files that don't exist", missing)
+    unknown = {name for name in values.get("split", ()) if name.lower() not in SUBSET_BY_NAME}
+    _raise_if_any(file, "values of the split that aren't train, val or test", sorted(unknown))
 
 
-def _raise_if_any(file: Path, what: str, offenders: list) -> None:
+def _raise_if_any(file: Path, problem: str, offenders: list) -> None:
     if offenders:
         raise UserError(
-            f"the table of `data`, {file}, holds {what}: {join_first(offenders)}. Fix it."
+            f"the table of `data`, {file}, holds {problem}: {join_first(offenders)}. Fix it."
         )

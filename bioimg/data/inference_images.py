@@ -2,50 +2,47 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from bioimg.config import DatasetConfig
 from bioimg.data.image_folder import list_unlabelled_images
-from bioimg.data.image_set import ImageSet
-from bioimg.data.intensity_scaling import ScalingLimits, apply_limits
+from bioimg.data.image_set import ImageSet, ScalingLimits
+from bioimg.data.intensity_scaling import apply_limits
 from bioimg.data.load import make_image_set
 from bioimg.data.pixel_cache import DecodedSet, DecodeOptions, ProgressCallback, read_images
 from bioimg.errors import UserError
 
 
 def load_unlabelled_images(
-    place: Path,
+    path: Path,
     config: DatasetConfig,
     limits: ScalingLimits | None,
     progress: ProgressCallback | None = None,
 ) -> tuple[ImageSet, dict[str, str]]:
-    """The images that can be read, without labels and classes; and why others can't, by path.
+    """Load the images that can be read, without labels and classes.
 
-    limits: those between which the trial's images of more than 8 bits were scaled (`ImageSet.scaling`).
+    `limits` are `ImageSet.scaling_limits` of the images that the model was trained on. Also return
+    why other images can't be read, by path.
 
     Raises:
-        UserError: there are no images, none can be read, or they differ in depth from each other or from the trial's.
+        UserError: there are no images, none can be read, or they differ in depth from each other or
+            from those that the model was trained on.
     """
-    listing = list_unlabelled_images(place)
-    decoding = read_images(
-        listing, DecodeOptions.from_config(config), skip_unreadable=True, progress=progress
-    )
-    _require_same_depth(place, decoding, limits)
-    readable = listing.select(decoding.readable_indices)
-    pixels = decoding.pixels if limits is None else apply_limits(decoding, limits)
-    images = make_image_set(readable, decoding, pixels, limits)
-    return images, {
-        path: fact.error
-        for path, fact in zip(listing.paths, decoding.image_infos, strict=True)
-        if fact.error
-    }
+    index = list_unlabelled_images(path)
+    options = DecodeOptions.from_config(config)
+    decoded = read_images(index, options, skip_unreadable=True, progress=progress)
+    _require_same_depth(path, decoded, limits)
+    pixels = decoded.pixels if limits is None else apply_limits(decoded, limits)
+    readable = index.select(decoded.readable_indices)
+    return make_image_set(readable, decoded, pixels, limits), decoded.errors_by_path(index.paths)
 
 
-def _require_same_depth(place: Path, decoding: DecodedSet, limits: ScalingLimits | None) -> None:
-    given, trained = (
-        str(wide)
-        for wide in (decoding.pixels.dtype, "uint8" if limits is None else "uint16 or float32")
-    )
-    if (given == "uint8") != (limits is None):
+def _require_same_depth(path: Path, decoded: DecodedSet, limits: ScalingLimits | None) -> None:
+    dtype = decoded.pixels.dtype
+    trained_on_8bit = limits is None
+    if (dtype == np.uint8) != trained_on_8bit:
+        trained_type = "uint8" if trained_on_8bit else "uint16 or float32"
         raise UserError(
-            f"the value of `images` is {str(place)!r}, which holds {given} images, but the model was trained on {trained}. "
-            "Use images like those."
+            f"the value of `images` is {str(path)!r}, which holds {dtype} images, but the model "
+            f"was trained on {trained_type}. Use images like those."
         )

@@ -1,4 +1,7 @@
-"""Load the images of trials. What can be checked without decoding an image is checked first, by `list_datasets`."""
+"""Load the images of trials.
+
+What can be checked without decoding an image is checked first, by `list_datasets`.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,8 +11,8 @@ import numpy as np
 from bioimg.config import DatasetConfig, SplitConfig, TrialConfig
 from bioimg.data.file_array import PixelArray
 from bioimg.data.image_index import ImageIndex
-from bioimg.data.image_set import TRAIN, Dataset, ImageSet
-from bioimg.data.intensity_scaling import ScalingLimits, scale_to_8bit
+from bioimg.data.image_set import TRAIN, Dataset, ImageSet, ScalingLimits
+from bioimg.data.intensity_scaling import scale_to_8bit
 from bioimg.data.pixel_cache import DecodedSet, DecodeOptions, ProgressCallback, read_images
 from bioimg.data.sources import list_images
 from bioimg.data.splitting import assign_subsets, describe_split
@@ -17,16 +20,14 @@ from bioimg.data.splitting import assign_subsets, describe_split
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ListedDataset:
-    """The images of a trial and their split, before any image is decoded.
-
-    subsets: int8 [N] of TRAIN, VAL, TEST.
-    """
+    """The images of a trial and their split, before any image is decoded."""
 
     config: DatasetConfig
     split_config: SplitConfig
     options: DecodeOptions
     index: ImageIndex
     subsets: np.ndarray
+    """[N] of TRAIN, VAL, TEST."""
 
     @property
     def train_count(self) -> int:
@@ -40,7 +41,8 @@ def list_datasets(trials: Iterable[TrialConfig]) -> dict[TrialConfig, ListedData
     Each set is listed once and each split is computed once, however many trials use them.
 
     Raises:
-        UserError: something is wrong with the folder or table, its labels, the choice of channels or the split.
+        UserError: something is wrong with the folder or table, its labels, the choice of channels
+            or the split.
     """
     indices: dict[DatasetConfig, ImageIndex] = {}
     listed: dict[tuple[DatasetConfig, SplitConfig], ListedDataset] = {}
@@ -59,10 +61,11 @@ def list_datasets(trials: Iterable[TrialConfig]) -> dict[TrialConfig, ListedData
 def load_datasets(
     listed_by_trial: Mapping[TrialConfig, ListedDataset], progress: ProgressCallback | None = None
 ) -> dict[TrialConfig, Dataset]:
-    """Load the images that were listed for each trial. `progress(done, total)` is called after each decoded image.
+    """Load the images that were listed for each trial.
 
-    Trials with the same pixels share one `ImageSet`; those that also have the same split share one `Dataset`.
-    Images that were decoded before are taken from the cache (see `bioimg.storage.disk_cache`) until a file changes.
+    Trials with the same pixels share one `ImageSet`. Those that also have the same split share one
+    `Dataset`. Images that were decoded before are taken from the cache (see
+    `bioimg.storage.disk_cache`) until a file changes.
 
     Raises:
         UserError: images can't be read (lists them), or the readable ones can't be split.
@@ -138,12 +141,15 @@ def _decode(listed: ListedDataset, progress: ProgressCallback | None) -> Decoded
 def _make_dataset(
     listed: ListedDataset, decoded: DecodedSet, images: ImageSet | None = None
 ) -> Dataset:
-    """Scale and describe decoded images. `images` are the same ones with another split, whose pixels are shared if possible."""
+    """Scale decoded images and describe their split.
+
+    `images` are the same ones as loaded for another split. They are shared if possible.
+    """
     index, subsets = listed.index, listed.subsets
     if len(decoded.readable_indices) < len(index):
         index = index.select(decoded.readable_indices)
         subsets = assign_subsets(index, listed.split_config)
-    # images of more than 8 bits are scaled by the training images, so that their pixels depend on the split
+    # pixels of more than 8 bits depend on the split, since training images determine the scaling
     if images is None or images.scaling_limits is not None:
         training_rows = np.flatnonzero(subsets == TRAIN)
         pixels, limits = scale_to_8bit(decoded, listed.config.scaling, training_rows)

@@ -1,12 +1,11 @@
-"""Decode every image of a listing once, in parallel, into one array that is cached for the next run."""
+"""Decode every image of an index once, in parallel, into one array that is cached."""
 
-import errno
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import joblib
 import numpy as np
@@ -26,12 +25,18 @@ ProgressCallback = Callable[[int, int], None]
 """Called with the number of images done and their total number."""
 
 CACHE_VERSION = 2
-"""Of the cached data: to be raised when decoding changes."""
+"""Version of the cached data. Raise it when decoding changes."""
 MAX_PIXELS = 200_000_000
+"""Largest number of pixels of one image, unless BIOIMG_MAX_PIXELS sets another."""
 CHUNK_BYTES = 2_000_000
-"""Bytes of files that a process gets at a time, but at most 64 files."""
+"""Bytes of files that a process gets at a time."""
+MAX_CHUNK_FILES = 64
 MIN_PARALLEL_BYTES = 10_000_000
-"""Bytes of files below which starting processes takes longer than decoding. (Threads don't help: Pillow holds the GIL.)"""
+"""Bytes of files below which starting processes takes longer than decoding.
+
+Threads don't help, since Pillow holds the GIL.
+"""
+PIXELS_FILE, INFOS_FILE = "pixels", "facts.json"
 
 
 class DecodeOptions(NamedTuple):
@@ -44,20 +49,20 @@ class DecodeOptions(NamedTuple):
 
     @classmethod
     def from_config(cls, config: DatasetConfig) -> "DecodeOptions":
-        """Read the options of a data set.
+        """Read the options of a data set and of the environment.
 
         Raises:
             UserError: `channels` isn't one to three numbers, or BIOIMG_MAX_PIXELS isn't a number.
         """
-        return cls(
-            config.image_size, config.resize, _parse_channels(config.channels), _parse_max_pixels()
-        )
+        channels = _parse_channels(config.channels)
+        return cls(config.image_size, config.resize, channels, _parse_max_pixels())
 
 
 class ImageInfo(NamedTuple):
-    """What is known about one image: content hash, size, kind as stored and type as decoded; or why it can't be read."""
+    """What is known about one image: either its content or why it can't be read."""
 
     digest: str = ""
+    """Hash of the pixels as decoded."""
     height: int = 0
     width: int = 0
     stored_type: str = ""
@@ -67,76 +72,98 @@ class ImageInfo(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedSet:
-    """Pixels [N, size, size, 3] of the readable images, uint8 or not yet scaled uint16 or float32; a fact for every image."""
+    """The readable images of an index, at the size of the options."""
 
     cache_key: str
     pixels: PixelArray
+    """[N, size, size, 3], uint8 or, not yet scaled, uint16 or float32."""
     image_infos: tuple[ImageInfo, ...]
+    """One for every image of the index, also for those that can't be read."""
 
     @property
     def readable_indices(self) -> np.ndarray:
-        """Which images `pixels` holds: indices into `facts`."""
-        return np.flatnonzero([not fact.error for fact in self.image_infos])
+        """Which images of the index `pixels` holds, int64 [N]."""
+        return np.flatnonzero([not info.error for info in self.image_infos])
+
+    def errors_by_path(self, paths: Sequence[str]) -> dict[str, str]:
+        """Return why images can't be read, given the paths of all images of the index."""
+        pairs = zip(paths, self.image_infos, strict=True)
+        return {path: info.error for path, info in pairs if info.error}
 
 
 def read_images(
-    listing: ImageIndex,
-    rule: DecodeOptions,
+    index: ImageIndex,
+    options: DecodeOptions,
     *,
     skip_unreadable: bool = False,
     progress: ProgressCallback | None = None,
 ) -> DecodedSet:
-    """Decode the images of a listing, or take them from the cache if no file has changed since.
+    """Decode the images of an index, or take them from the cache if no file has changed since.
 
     Raises:
-        UserError: images can't be read (with `skip_unreadable`: none can), or they differ in depth; lists them.
+        UserError: images can't be read (with `skip_unreadable`: none can), or they differ in depth;
+            lists them.
     """
-    if listing.synthetic:
+    if index.synthetic:
         from bioimg.data.phantom_source import draw_decoded_phantom
 
-        return draw_decoded_phantom(rule.image_size)
-    files = [listing.npz_file] if listing.npz_file else listing.files
-    key = disk_cache.cache_key(
-        CACHE_VERSION,
-        rule,
-        skip_unreadable,
-        [(file.absolute(), *_file_signature(file)) for file in files],
-    )
-    about = f"{listing.name} at {rule.image_size} px"
-    folder = disk_cache.get_or_create(
-        f"images/{key}",
-        lambda folder: _write_cache_entry(listing, rule, skip_unreadable, progress, folder),
-        about,
-    )
-    kept = json.loads((folder / "facts.json").read_text())
-    facts = tuple(ImageInfo(*fact) for fact in kept["facts"])
+        return draw_decoded_phantom(options.image_size)
+    files = [index.npz_file] if index.npz_file else index.files
+    signatures = [(file.absolute(), *_file_signature(file)) for file in files]
+    key = disk_cache.cache_key(CACHE_VERSION, options, skip_unreadable, signatures)
+
+    def write(folder: Path) -> None:
+        _write_cache_entry(index, options, skip_unreadable, progress, folder)
+
+    description = f"{index.name} at {options.image_size} px"
+    folder = disk_cache.get_or_create(f"images/{key}", write, description)
+    content = json.loads((folder / INFOS_FILE).read_text())
     return DecodedSet(
         cache_key=key,
-        pixels=open_array(folder / "pixels", tuple(kept["shape"]), kept["dtype"]),
-        image_infos=facts,
+        pixels=open_array(folder / PIXELS_FILE, tuple(content["shape"]), content["dtype"]),
+        image_infos=tuple(ImageInfo(*values) for values in content["facts"]),
     )
+
+
+def try_decode(file: Path, options: DecodeOptions) -> DecodedImage | Exception:
+    """Decode one image. Return the exception if it can't be read."""
+    try:
+        return decode_image(file, options.channels, options.max_pixels)
+    except Exception as error:  # decoders raise all kinds of exceptions on broken files
+        return error
+
+
+def pixel_digest(pixels: np.ndarray) -> str:
+    """Return a hash (16 hex digits) of an image as decoded."""
+    digest = xxhash.xxh3_64(f"{pixels.shape} {pixels.dtype}".encode())
+    digest.update(pixels.data)
+    return digest.hexdigest()
 
 
 def _parse_channels(value: str | None) -> tuple[int, ...]:
-    planes = [plane.strip() for plane in value.split(",")] if value is not None else []
-    if len(planes) > 3 or not all(plane.isdecimal() for plane in planes):
+    if value is None:
+        return ()
+    numbers = [number.strip() for number in value.split(",")]
+    if len(numbers) > 3 or not all(number.isdecimal() for number in numbers):
         raise UserError(
-            f"the value of `channels` is {value!r}, but must be one to three plane numbers, counted from 0, as in 2,1,0."
+            f"the value of `channels` is {value!r}, but must be one to three channel numbers, "
+            "counted from 0, as in 2,1,0."
         )
-    return tuple(map(int, planes))
+    return tuple(map(int, numbers))
 
 
 def _parse_max_pixels() -> int:
     value = os.environ.get("BIOIMG_MAX_PIXELS", str(MAX_PIXELS))
     if not value.isdecimal():
         raise UserError(
-            f"the value of the environment variable `BIOIMG_MAX_PIXELS` is {value!r}, but must be a whole number."
+            f"the value of the environment variable `BIOIMG_MAX_PIXELS` is {value!r}, but must be "
+            "a whole number."
         )
     return int(value)
 
 
 def _file_signature(file: Path) -> tuple[int, ...]:
-    """Size and times of a file, which reveal a change without reading it; () if they aren't available."""
+    """Return size and times of a file, which reveal a change; () if they aren't available."""
     try:
         status = file.stat()
     except OSError:
@@ -145,144 +172,147 @@ def _file_signature(file: Path) -> tuple[int, ...]:
 
 
 def _write_cache_entry(
-    listing: ImageIndex,
-    rule: DecodeOptions,
+    index: ImageIndex,
+    options: DecodeOptions,
     skip_unreadable: bool,
     progress: ProgressCallback | None,
     folder: Path,
 ) -> None:
-    facts: list[ImageInfo] = []
-    (folder / "pixels").touch()
-    for fact in _decode_into_file(listing, rule, folder / "pixels"):
-        facts.append(fact)
+    pixels_file = folder / PIXELS_FILE
+    pixels_file.touch()
+    infos: list[ImageInfo] = []
+    for info in _decode_into_file(index, options, pixels_file):
+        infos.append(info)
         if progress:
-            progress(len(facts), len(listing))
-    _require_readable(listing, facts, skip_unreadable)
-    dtype = _common_dtype(listing, facts)
-    shape = _drop_unreadable_rows(
-        folder / "pixels", facts, (rule.image_size, rule.image_size, 3), dtype
-    )
-    (folder / "facts.json").write_text(json.dumps({"shape": shape, "dtype": dtype, "facts": facts}))
+            progress(len(infos), len(index))
+    _require_readable(index, infos, skip_unreadable)
+    dtype = _common_dtype(index, infos)
+    image_shape = (options.image_size, options.image_size, 3)
+    shape = _drop_unreadable_rows(pixels_file, infos, image_shape, dtype)
+    content = {"shape": shape, "dtype": dtype, "facts": infos}
+    (folder / INFOS_FILE).write_text(json.dumps(content))
 
 
 def _decode_into_file(
-    listing: ImageIndex, rule: DecodeOptions, target: Path
+    index: ImageIndex, options: DecodeOptions, target: Path
 ) -> Iterator[ImageInfo]:
-    """Write the pixels of each image into its row of the file `target`, and yield the facts in order."""
-    if listing.npz_file:
-        yield from _write_rows(
-            enumerate(npz_dataset.iter_npz_images(listing.npz_file)), rule, target
-        )
+    """Write each image into its row of the file `target`. Yield the infos in order."""
+    if index.npz_file:
+        images = enumerate(npz_dataset.iter_npz_images(index.npz_file))
+        yield from _write_rows(images, options, target)
         return
-    size = sum(stamp[0] for file in listing.files if (stamp := _file_signature(file)))
-    numbered, step = (
-        list(enumerate(listing.files)),
-        max(1, min(64, CHUNK_BYTES * len(listing) // max(size, 1))),
-    )
-    chunks = [numbered[start : start + step] for start in range(0, len(numbered), step)]
-    if size < MIN_PARALLEL_BYTES:
-        yield from (fact for chunk in chunks for fact in _decode_files(chunk, rule, target))
+    sizes = [_file_signature(file)[:1] for file in index.files]
+    total_bytes = sum(size for known in sizes for size in known)
+    chunks = _chunk_files(index.files, total_bytes)
+    if total_bytes < MIN_PARALLEL_BYTES:
+        for chunk in chunks:
+            yield from _decode_files(chunk, options, target)
         return
-    jobs = (joblib.delayed(_decode_files)(chunk, rule, target) for chunk in chunks)
-    for facts in joblib.Parallel(
-        n_jobs=joblib.cpu_count(), return_as="generator", idle_worker_timeout=10
-    )(jobs):
-        yield from facts  # type: ignore[misc]
+    jobs = (joblib.delayed(_decode_files)(chunk, options, target) for chunk in chunks)
+    pool = joblib.Parallel(n_jobs=joblib.cpu_count(), return_as="generator", idle_worker_timeout=10)
+    for infos in pool(jobs):
+        yield from infos  # type: ignore[misc]
+
+
+def _chunk_files(files: Sequence[Path], total_bytes: int) -> list[list[tuple[int, Path]]]:
+    """Divide files, with their row numbers, into chunks of about `CHUNK_BYTES`."""
+    files_per_chunk = CHUNK_BYTES * len(files) // max(total_bytes, 1)
+    step = max(1, min(MAX_CHUNK_FILES, files_per_chunk))
+    numbered = list(enumerate(files))
+    return [numbered[start : start + step] for start in range(0, len(numbered), step)]
 
 
 def _decode_files(
-    files: Iterable[tuple[int, Path]], rule: DecodeOptions, target: Path
+    files: Iterable[tuple[int, Path]], options: DecodeOptions, target: Path
 ) -> list[ImageInfo]:
+    images = ((row, try_decode(file, options)) for row, file in files)
     with silence_decoders():
-        return list(
-            _write_rows(((number, try_decode(file, rule)) for number, file in files), rule, target)
-        )
-
-
-def try_decode(file: Path, rule: DecodeOptions) -> DecodedImage | Exception:
-    """One image, or the exception that tells why it can't be read."""
-    try:
-        return decode_image(file, rule.channels, rule.max_pixels)
-    except Exception as error:  # decoders raise all kinds of exceptions on broken files
-        return error
+        return list(_write_rows(images, options, target))
 
 
 def _write_rows(
-    images: Iterable[tuple[int, DecodedImage | Exception]], rule: DecodeOptions, target: Path
+    images: Iterable[tuple[int, DecodedImage | Exception]], options: DecodeOptions, target: Path
 ) -> Iterator[ImageInfo]:
-    with target.open("r+b", buffering=0) as rows:
-        for number, image in images:
+    # each process has the file open for itself, at its own position
+    with target.open("r+b") as file:
+        for row, image in images:
             if isinstance(image, Exception):
                 yield ImageInfo(error=_error_reason(image))
-                continue
-            pixels = np.ascontiguousarray(resize_square(image.pixels, rule.image_size, rule.resize))
-            if os.pwrite(rows.fileno(), pixels.data, number * pixels.nbytes) != pixels.nbytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            height, width = image.pixels.shape[:2]
-            yield ImageInfo(
-                pixel_digest(image.pixels), height, width, image.stored_type, str(pixels.dtype)
-            )
+            else:
+                square = resize_square(image.pixels, options.image_size, options.resize)
+                _write_row(file, row, np.ascontiguousarray(square))
+                yield _describe_image(image)
 
 
-def pixel_digest(pixels: np.ndarray) -> str:
-    """The content hash of an image as decoded."""
-    digest = xxhash.xxh3_64(f"{pixels.shape} {pixels.dtype}".encode())
-    digest.update(pixels.data)
-    return digest.hexdigest()
+def _write_row(file: IO[bytes], row: int, pixels: np.ndarray) -> None:
+    file.seek(row * pixels.nbytes)
+    file.write(pixels.data)
+
+
+def _describe_image(image: DecodedImage) -> ImageInfo:
+    height, width = image.pixels.shape[:2]
+    digest = pixel_digest(image.pixels)
+    return ImageInfo(digest, height, width, image.stored_type, str(image.pixels.dtype))
 
 
 def _drop_unreadable_rows(
-    file: Path, facts: list[ImageInfo], shape: tuple[int, ...], dtype: str
+    file: Path, infos: list[ImageInfo], image_shape: tuple[int, ...], dtype: str
 ) -> tuple[int, ...]:
-    """Remove the rows of unreadable images."""
-    readable = [row for row, fact in enumerate(facts) if not fact.error]
-    if len(readable) < len(facts):
-        rows, closed = FileArray(file, (len(facts), *shape), dtype), file.with_suffix(".closed")
-        with closed.open("wb") as target:
+    """Remove the rows of unreadable images. Return the shape of the array."""
+    readable = [row for row, info in enumerate(infos) if not info.error]
+    if len(readable) < len(infos):
+        rows = FileArray(file, (len(infos), *image_shape), dtype)
+        compact_file = file.with_suffix(".compact")
+        with compact_file.open("wb") as target:
             target.writelines(rows[row].data for row in readable)
-        closed.replace(file)
-    return len(readable), *shape
+        rows.close()
+        compact_file.replace(file)
+    return len(readable), *image_shape
 
 
 def _error_reason(error: Exception) -> str:
-    """The first line of a decoder's message, without the address of its file object."""
+    """Return the first line of a decoder's message, without the address of its file object."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return str(error).splitlines()[0].split(" <_io")[0] if str(error) else type(error).__name__
+    message = str(error)
+    if not message:
+        return type(error).__name__
+    return message.splitlines()[0].split(" <_io")[0]
 
 
-def _require_readable(listing: ImageIndex, facts: list[ImageInfo], skip: bool) -> None:
-    broken = [
-        f"{path} ({fact.error})"
-        for path, fact in zip(listing.paths, facts, strict=True)
-        if fact.error
-    ]
-    if broken and len(broken) == len(facts):
-        raise UserError(
-            f"{len(broken)} of {len(listing)} images in {listing.name!r} can't be read: {join_first(broken)}. "
-            "Fix them, or use other images."
-        )
-    if broken and not skip:
+def _require_readable(index: ImageIndex, infos: list[ImageInfo], skip_unreadable: bool) -> None:
+    pairs = zip(index.paths, infos, strict=True)
+    broken = [f"{path} ({info.error})" for path, info in pairs if info.error]
+    if not broken:
+        return
+    problem = (
+        f"{len(broken)} of {len(index)} images in {index.name!r} can't be read: "
+        f"{join_first(broken)}."
+    )
+    if len(broken) == len(index):
+        raise UserError(f"{problem} Fix them, or use other images.")
+    if not skip_unreadable:
         them = "it" if len(broken) == 1 else "them"
-        every = "`bioimg data --json` lists them all. " if len(broken) > 10 else ""
+        full_list = " `bioimg data --json` lists them all." if len(broken) > 10 else ""
         raise UserError(
-            f"{len(broken)} of {len(listing)} images in {listing.name!r} can't be read: {join_first(broken)}. {every}"
-            f"Fix or remove {them}, or leave {them} out with --skip-unreadable."
+            f"{problem}{full_list} Fix or remove {them}, or leave {them} out with "
+            "--skip-unreadable."
         )
 
 
-def _common_dtype(listing: ImageIndex, facts: list[ImageInfo]) -> str:
-    paths: dict[str, list[str]] = {}
-    for path, fact in zip(listing.paths, facts, strict=True):
-        if not fact.error:
-            paths.setdefault(fact.dtype, []).append(path)
-    if len(paths) > 1:
-        held = "; ".join(
-            f"{len(some)} of {dtype}: {', '.join(some[:3])}" for dtype, some in paths.items()
-        )
+def _common_dtype(index: ImageIndex, infos: list[ImageInfo]) -> str:
+    paths_by_dtype: dict[str, list[str]] = {}
+    for path, info in zip(index.paths, infos, strict=True):
+        if not info.error:
+            paths_by_dtype.setdefault(info.dtype, []).append(path)
+    if len(paths_by_dtype) > 1:
+        depths = []
+        for dtype, paths in paths_by_dtype.items():
+            depths.append(f"{len(paths)} of {dtype}: {', '.join(paths[:3])}")
         raise UserError(
-            f"the images in {listing.name!r} have different depths, so that their brightness can't be compared: {held}. "
-            "Save all with the same depth and the same black and white levels (in Fiji: Image > Adjust > Brightness/Contrast, "
-            "Set, then Image > Type), or leave out those of one depth: `data` may be a table (path,label) of the others."
+            f"the images in {index.name!r} have different depths, so that their brightness can't "
+            f"be compared: {'; '.join(depths)}. Save all with the same depth and the same black "
+            "and white levels (in Fiji: Image > Adjust > Brightness/Contrast, Set, then Image > "
+            "Type), or leave out those of one depth: `data` may be a table (path,label) of the others."
         )
-    return next(iter(paths))
+    return next(iter(paths_by_dtype))

@@ -3,6 +3,7 @@
 import dataclasses
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,82 +20,105 @@ KATHER_6_CLASS_COUNT = 6
 """kather2016-6: the first six of the eight classes, without adipose tissue and background."""
 
 
-def list_kather2016(name: str, where: str) -> ImageIndex:
-    """Kather et al. 2016 (DOI 10.5281/zenodo.53169, CC BY 4.0): 625 tiles for each of eight classes, grouped by slide.
+class MedMnistSet(NamedTuple):
+    """Where a set of MedMNIST is, and the names of its classes."""
 
-    `where` is the URL of a mirror or the path of the zip; if empty, Zenodo is used.
+    url: str
+    md5: str
+    class_names: tuple[str, ...]
+
+
+def list_kather2016(name: str, location: str) -> ImageIndex:
+    """List the tiles of Kather et al. 2016 (DOI 10.5281/zenodo.53169, CC BY 4.0), grouped by slide.
+
+    There are 625 tiles of each of eight classes. `location` is the URL of a mirror or the path of
+    the zip; if empty, Zenodo is used.
 
     Raises:
         UserError: it can't be downloaded, or isn't the archive.
     """
-    folder = disk_cache.get_or_create(
-        f"kather2016-{KATHER_MD5}",
-        lambda folder: _extract_zip(_locate_kather_zip(where or KATHER_URL), folder),
-        "Kather et al. 2016",
-    )
-    tops = [path for path in folder.iterdir() if path.is_dir()]
-    listing = add_groups(KATHER_SLIDE_PATTERN, list_folder(tops[0] if len(tops) == 1 else folder))
+
+    def write(folder: Path) -> None:
+        extract_zip(_locate_kather_zip(location or KATHER_URL), folder)
+
+    folder = disk_cache.get_or_create(f"kather2016-{KATHER_MD5}", write, "Kather et al. 2016")
+    top_folders = [path for path in folder.iterdir() if path.is_dir()]
+    class_parent = top_folders[0] if len(top_folders) == 1 else folder
+    index = add_groups(KATHER_SLIDE_PATTERN, list_folder(class_parent))
     if name == "kather2016-6":
-        kept = listing.select(np.flatnonzero(listing.labels < KATHER_6_CLASS_COUNT))
-        listing = dataclasses.replace(kept, classes=listing.classes[:KATHER_6_CLASS_COUNT])
-    return dataclasses.replace(listing, name=name)
+        rows = np.flatnonzero(index.labels < KATHER_6_CLASS_COUNT)
+        classes = index.classes[:KATHER_6_CLASS_COUNT]
+        index = dataclasses.replace(index.select(rows), classes=classes)
+    return dataclasses.replace(index, name=name)
 
 
 def list_medmnist(name: str) -> ImageIndex:
-    """A set of MedMNIST by name, such as pathmnist or pathmnist_128, from the URL that its package gives.
+    """List a set of MedMNIST by name, such as pathmnist or pathmnist_128.
+
+    It is downloaded from the URL that the package medmnist gives.
 
     Raises:
-        UserError: the package isn't installed, the download fails, or there is no such set of 2D images with one label each.
+        UserError: the package isn't installed, the download fails, or there is no such set of 2D
+            images with one label each.
     """
+    from bioimg.data.download import download_file  # imports requests, which takes 0.25 s
+
+    sets = _medmnist_sets(name)
+    if name not in sets:
+        known = [f"medmnist:{known}" for known in sets]
+        raise unknown_value_error("data", f"medmnist:{name}", known)
+    chosen = sets[name]
+    file = download_file(chosen.url, chosen.md5, f"{name}.npz", by_hand="FILE.npz")
+    return list_npz(file, chosen.class_names)
+
+
+def extract_zip(file: Path, folder: Path) -> None:
+    """Extract all files of an archive."""
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(folder)
+
+
+def _medmnist_sets(name: str) -> dict[str, MedMnistSet]:
+    """Return all sets of 2D images with one label each, by name and size, as in pathmnist_128."""
     try:
         from medmnist.info import INFO  # type: ignore[import-not-found]  # an extra
     except ImportError as error:
         raise UserError(
-            f"the value of `data` is 'medmnist:{name}', which needs the package medmnist. Install it with "
-            "`pip install '.[medmnist]'`."
+            f"the value of `data` is 'medmnist:{name}', which needs the package medmnist. Install "
+            "it with `pip install '.[medmnist]'`."
         ) from error
-    sets = {
-        flag + url.removeprefix("url"): (
-            about[url],
-            about[url.replace("url", "MD5")],
-            about["label"],
-        )
-        for flag, about in INFO.items()
-        if "3D" not in about["python_class"] and "multi-label" not in about["task"]
-        for url in about
-        if url.startswith("url")
-    }
-    if name not in sets:
-        raise unknown_value_error(
-            "data", f"medmnist:{name}", [f"medmnist:{known}" for known in sets]
-        )
-    from bioimg.data.download import download_file
-
-    url, md5, labels = sets[name]
-    file = download_file(url, md5, f"{name}.npz", by_hand="FILE.npz")
-    return list_npz(file, tuple(labels[str(number)] for number in range(len(labels))))
+    sets = {}
+    for flag, facts in INFO.items():
+        if "3D" in facts["python_class"] or "multi-label" in facts["task"]:
+            continue
+        labels = facts["label"]
+        class_names = tuple(labels[str(number)] for number in range(len(labels)))
+        for field in facts:
+            # the fields url_64 and MD5_64 belong to the size 64, url and MD5 to the size 28
+            if field.startswith("url"):
+                size = field.removeprefix("url")
+                sets[flag + size] = MedMnistSet(facts[field], facts[f"MD5{size}"], class_names)
+    return sets
 
 
-def _locate_kather_zip(where: str) -> Path:
+def _locate_kather_zip(location: str) -> Path:
     import pooch  # imports requests, which takes 0.25 s
 
     from bioimg.data.download import download_file
 
-    local = Path(where.removeprefix("file://")).expanduser()
-    if "://" in where and not where.startswith("file://"):
-        return download_file(where, KATHER_MD5, "kather2016.zip", by_hand="kather2016:FILE.zip")
-    if not local.is_file():
+    if "://" in location and not location.startswith("file://"):
+        by_hand = "kather2016:FILE.zip"
+        return download_file(location, KATHER_MD5, "kather2016.zip", by_hand=by_hand)
+    file = Path(location.removeprefix("file://")).expanduser()
+    if not file.is_file():
         raise UserError(
-            f"the value of `data` is 'kather2016:{where}', but must name the zip from {KATHER_URL}: no such file."
+            f"the value of `data` is 'kather2016:{location}', but must name the zip from "
+            f"{KATHER_URL}: no such file."
         )
-    if (md5 := pooch.file_hash(str(local), alg="md5")) != KATHER_MD5:
+    md5 = pooch.file_hash(str(file), alg="md5")
+    if md5 != KATHER_MD5:
         raise UserError(
-            f"the value of `data` is 'kather2016:{where}', but isn't the archive: its md5 is {md5}, not {KATHER_MD5}. "
-            f"Download it again from {KATHER_URL}."
+            f"the value of `data` is 'kather2016:{location}', but isn't the archive: its md5 is "
+            f"{md5}, not {KATHER_MD5}. Download it again from {KATHER_URL}."
         )
-    return local
-
-
-def _extract_zip(file: Path, folder: Path) -> None:
-    with zipfile.ZipFile(file) as archive:
-        archive.extractall(folder)
+    return file

@@ -1,4 +1,4 @@
-"""What a value of `data` means. Nothing is decoded here, so that mistakes show at once."""
+"""Find the images that a value of `data` means, without decoding any."""
 
 from pathlib import Path
 
@@ -12,41 +12,46 @@ from bioimg.data.public_datasets import list_kather2016, list_medmnist
 from bioimg.errors import UserError, suggest_closest
 
 NAMED_DATASETS = ("phantom", "kather2016", "kather2016-6", "medmnist:NAME")
+NPZ_SUFFIX = ".npz"
 
 
 def list_images(config: DatasetConfig) -> ImageIndex:
     """List the images of `config.data` with their labels, subsets and groups, without decoding any.
 
     Raises:
-        UserError: there is no such set, or something is wrong with it.
+        UserError: the set doesn't exist, or something is wrong with it.
     """
-    return add_groups(config.group_pattern, _list_ungrouped(config))
+    return add_groups(config.group_pattern, _list_source(config))
 
 
-def _list_ungrouped(config: DatasetConfig) -> ImageIndex:
-    name, _, rest = config.data.partition(":")
-    if name == "phantom":
-        return list_phantom()
-    if name in ("kather2016", "kather2016-6"):
-        return list_kather2016(name, rest)
-    if name == "medmnist":
-        return list_medmnist(rest)
-    place = Path(config.data).expanduser()
-    if place.is_dir():
-        return list_folder(place)
-    if not place.is_file():
-        raise _unknown_data_error(config.data)
-    if place.suffix.lower() in TABLE_SUFFIXES:
-        return list_table(place, config.columns)
-    if place.suffix.lower() == ".npz":
-        return list_npz(place)
+def _list_source(config: DatasetConfig) -> ImageIndex:
+    name, _, location = config.data.partition(":")
+    match name:
+        case "phantom":
+            return list_phantom()
+        case "kather2016" | "kather2016-6":
+            return list_kather2016(name, location)
+        case "medmnist":
+            return list_medmnist(location)
+    path = Path(config.data).expanduser()
+    if path.is_dir():
+        return list_folder(path)
+    if path.is_file():
+        return _list_file(path, config)
     raise UserError(
-        f"the value of `data` is {config.data!r}, but a file must be one of: {', '.join((*TABLE_SUFFIXES, '.npz'))}. {LAYOUT_HINT}"
+        f"the value of `data` is {config.data!r}, but there is no such folder or file, and it "
+        f"isn't one of the named sets: {', '.join(NAMED_DATASETS)}."
+        f"{suggest_closest(config.data, NAMED_DATASETS)} {LAYOUT_HINT}"
     )
 
 
-def _unknown_data_error(data: str) -> UserError:
-    return UserError(
-        f"the value of `data` is {data!r}, but there is no such folder or file, and it isn't one of the named sets: "
-        f"{', '.join(NAMED_DATASETS)}.{suggest_closest(data, NAMED_DATASETS)} {LAYOUT_HINT}"
+def _list_file(file: Path, config: DatasetConfig) -> ImageIndex:
+    suffix = file.suffix.lower()
+    if suffix in TABLE_SUFFIXES:
+        return list_table(file, config.columns)
+    if suffix == NPZ_SUFFIX:
+        return list_npz(file)
+    raise UserError(
+        f"the value of `data` is {config.data!r}, but a file must be one of: "
+        f"{', '.join((*TABLE_SUFFIXES, NPZ_SUFFIX))}. {LAYOUT_HINT}"
     )

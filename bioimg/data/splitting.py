@@ -1,4 +1,7 @@
-"""Which images train, validate and test: the same for all seeds of a trial, so that they compare on the same test images."""
+"""Assign images to train, val and test.
+
+The split is the same for all seeds of a trial, so that they compare on the same test images.
+"""
 
 from typing import Protocol
 
@@ -17,7 +20,7 @@ MIN_CLASS_IMAGES = 7
 
 
 class HasLabels(Protocol):
-    """What a split depends on: an `ImageSet` or a `Listing`."""
+    """What a split depends on: an `ImageIndex` or an `ImageSet`."""
 
     @property
     def paths(self) -> tuple[str, ...]: ...
@@ -32,7 +35,7 @@ class HasLabels(Protocol):
 
 
 def assign_subsets(images: HasLabels, config: SplitConfig) -> np.ndarray:
-    """Assign each image to a subset. Returns int8 [N] of TRAIN, VAL, TEST.
+    """Assign each image to a subset. Return an integer array [N] of TRAIN, VAL, TEST.
 
     Raises:
         UserError: the images don't allow it; lists the classes, groups or subsets that are missing.
@@ -56,7 +59,7 @@ def split_images(images: ImageSet, config: SplitConfig) -> Split:
 
 
 def describe_split(images: ImageSet, subsets: np.ndarray) -> Split:
-    """Return the split of images into `subsets`, int8 [N], with what the images' groups and contents say about it."""
+    """Return the split into `subsets`, [N] of TRAIN, VAL, TEST, with what leaks across it."""
     copied = _is_in_several_subsets(images.digests, subsets)
     leaks_groups = None
     if images.groups is not None:
@@ -72,26 +75,27 @@ def describe_split(images: ImageSet, subsets: np.ndarray) -> Split:
 
 
 def split_warnings(dataset: Dataset, split_method: str) -> list[str]:
-    """Return sentences for the console: what makes results on this split too good, or uncertain."""
+    """Return sentences that say what makes results on this split too good or uncertain."""
     images, split = dataset.images, dataset.split
     texts = []
     if split.leaks_groups:
         texts.append(
-            f"images of one group are in more than one part, since `split` is {split_method!r}: results are too good for "
-            "new groups. Use --split grouped."
+            f"images of one group are in more than one subset, since `split` is {split_method!r}: "
+            "results are too good for new groups. Use --split grouped."
         )
     if images.groups is not None:
         test_groups = {images.groups[image] for image in split.test}
         if len(test_groups) < MIN_TEST_GROUPS:
             texts.append(
-                f"the test images come from few groups ({len(test_groups)}): with fewer than {MIN_TEST_GROUPS}, intervals "
-                "and differences say little about new groups."
+                f"the test images come from few groups ({len(test_groups)}): with fewer than "
+                f"{MIN_TEST_GROUPS}, intervals and differences say little about new groups."
             )
     if split.duplicate_count:
         have = "has" if split.duplicate_count == 1 else "have"
         texts.append(
-            f"{split.duplicate_count} of the {len(split.val) + len(split.test)} validation and test images {have} an exact "
-            "copy in another part: results are too good. Remove copies; `bioimg data` lists them."
+            f"{split.duplicate_count} of the {len(split.val) + len(split.test)} validation and "
+            f"test images {have} an exact copy in another subset: results are too good. Remove "
+            "copies; `bioimg data` lists them."
         )
     if images.unreadable_skipped:
         were = "image was" if images.unreadable_skipped == 1 else "images were"
@@ -100,101 +104,117 @@ def split_warnings(dataset: Dataset, split_method: str) -> list[str]:
 
 
 def _split_stratified(images: HasLabels, config: SplitConfig) -> np.ndarray:
-    counts = np.bincount(images.labels, minlength=len(images.classes))
-    fewest = config.folds or MIN_CLASS_IMAGES
-    if few := [
-        f"{name} ({n})" for name, n in zip(images.classes, counts, strict=True) if n < fewest
-    ]:
-        raise UserError(
-            f"the value of `split` is 'stratified', which needs at least {fewest} images of each class; there are too few of: "
-            f"{join_first(few)}. Add images, or remove these classes from `data`."
-        )
+    _require_class_sizes(images, config.folds or MIN_CLASS_IMAGES)
     if config.folds:
         return _split_stratified_folds(images.labels, config)
-    from sklearn.model_selection import (
-        train_test_split,  # takes a second, and decoding processes don't need it
-    )
+    # takes a second to import, and decoding processes don't need it
+    from sklearn.model_selection import train_test_split
 
-    held_out = round(SUBSET_FRACTIONS[TEST] * len(images.labels))
+    count = len(images.labels)
+    held_out = round(SUBSET_FRACTIONS[TEST] * count)
     rest, test = train_test_split(
-        np.arange(len(images.labels)), test_size=held_out, stratify=images.labels, random_state=0
+        np.arange(count), test_size=held_out, stratify=images.labels, random_state=0
     )
     _, val = train_test_split(
         rest, test_size=held_out, stratify=images.labels[rest], random_state=0
     )
-    part = np.full(len(images.labels), TRAIN)
-    part[val], part[test] = VAL, TEST
-    return part
+    subsets = np.full(count, TRAIN)
+    subsets[val] = VAL
+    subsets[test] = TEST
+    return subsets
+
+
+def _require_class_sizes(images: HasLabels, minimum: int) -> None:
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    small = [
+        f"{name} ({count})"
+        for name, count in zip(images.classes, counts, strict=True)
+        if count < minimum
+    ]
+    if small:
+        raise UserError(
+            f"the value of `split` is 'stratified', which needs at least {minimum} images of each "
+            f"class; there are too few of: {join_first(small)}. Add images, or remove these "
+            "classes from `data`."
+        )
 
 
 def _split_stratified_folds(labels: np.ndarray, config: SplitConfig) -> np.ndarray:
-    """One fold tests, the next one validates, the rest train."""
+    """Let one fold test and the next one validate; the rest train."""
     from sklearn.model_selection import StratifiedKFold
 
-    cutter = StratifiedKFold(config.folds, shuffle=True, random_state=0)
-    folds = [held_out for _, held_out in cutter.split(labels, labels)]
-    part = np.full(len(labels), TRAIN)
-    part[folds[config.fold]] = TEST
-    part[folds[(config.fold + 1) % config.folds]] = VAL
-    return part
+    splitter = StratifiedKFold(config.folds, shuffle=True, random_state=0)
+    folds = [held_out for _, held_out in splitter.split(labels, labels)]
+    subsets = np.full(len(labels), TRAIN)
+    subsets[folds[config.fold]] = TEST
+    subsets[folds[(config.fold + 1) % config.folds]] = VAL
+    return subsets
 
 
 def _split_by_folder(images: HasLabels) -> np.ndarray:
-    way_out = "Use --split stratified or grouped, or give `data` such parts."
+    way_out = "Use --split stratified or grouped, or give `data` such subsets."
     if images.subsets is None:
         raise UserError(
-            f"the value of `split` is 'folder', but `data` has no parts train, val and test. {way_out}"
+            "the value of `split` is 'folder', but `data` has no subsets train, val and test. "
+            f"{way_out}"
         )
-    if missing := [name for part, name in enumerate(SUBSETS) if part not in images.subsets]:
+    missing = [name for subset, name in enumerate(SUBSETS) if subset not in images.subsets]
+    if missing:
         raise UserError(
-            f"the value of `split` is 'folder', but `data` has no images in: {', '.join(missing)}. {way_out}"
+            f"the value of `split` is 'folder', but `data` has no images in: {', '.join(missing)}. "
+            f"{way_out}"
         )
     trained = np.unique(images.labels[images.subsets == TRAIN])
-    if unseen := [name for label, name in enumerate(images.classes) if label not in trained]:
+    untrained = [name for label, name in enumerate(images.classes) if label not in trained]
+    if untrained:
         raise UserError(
-            f"the value of `split` is 'folder', but classes have no image in train: {join_first(unseen)}. {way_out}"
+            "the value of `split` is 'folder', but classes have no image in train: "
+            f"{join_first(untrained)}. {way_out}"
         )
     return images.subsets
 
 
 def _split_grouped(images: HasLabels, config: SplitConfig) -> np.ndarray:
-    groups = _group_indices(images)
-    part = assign_groups(images.labels, groups, SUBSET_FRACTIONS, config.folds, config.fold)
-    if part is None:
+    groups = _group_numbers(images)
+    subsets = assign_groups(images.labels, groups, SUBSET_FRACTIONS, config.folds, config.fold)
+    if subsets is None:
         raise _grouped_split_error(images, groups, config.folds)
-    return part
+    return subsets
 
 
-def _group_indices(images: HasLabels) -> np.ndarray:
+def _group_numbers(images: HasLabels) -> np.ndarray:
     if images.groups is None:
         raise UserError(
-            "the value of `split` is 'grouped', but no groups are known. Use --group-pattern to find them in the "
-            "images' paths, as in --group-pattern 'HE-(\\d+)'."
+            "the value of `split` is 'grouped', but no groups are known. Use --group-pattern to "
+            "find them in the images' paths, as in --group-pattern 'HE-(\\d+)'."
         )
-    groups = np.unique(images.groups, return_inverse=True)[1]
-    if groups.max() < 2:
+    names, numbers = np.unique(images.groups, return_inverse=True)
+    if len(names) < len(SUBSETS):
         raise UserError(
-            "the value of `split` is 'grouped', which needs at least three groups; there are only these: "
-            f"{', '.join(sorted(set(images.groups)))}; {describe_largest_group(images.groups, images.paths)}. "
+            "the value of `split` is 'grouped', which needs at least three groups; there are only "
+            f"these: {', '.join(names)}; {describe_largest_group(images.groups, images.paths)}. "
             "Check `group_pattern`, or use --split stratified."
         )
-    return groups
+    return numbers
 
 
 def _grouped_split_error(images: HasLabels, groups: np.ndarray, folds: int) -> UserError:
-    counts = [
-        len(np.unique(groups[images.labels == label])) for label in range(len(images.classes))
-    ]
-    held = ", ".join(f"{name} ({n})" for name, n in zip(images.classes, counts, strict=True))
+    counts = []
+    for label, name in enumerate(images.classes):
+        group_count = len(np.unique(groups[images.labels == label]))
+        counts.append(f"{name} ({group_count})")
+    everywhere = "in train, val and test of every fold" if folds else "in train, val and test"
+    fewer_folds = "use fewer --folds, " if folds else ""
     return UserError(
-        f"the value of `split` is 'grouped', which needs every class in train, val and test{' of every fold' if folds else ''} "
-        f"with no group in two of them; these groups don't allow it. Groups with images of each class: {held}. Add groups, "
-        f"{'use fewer --folds, ' if folds else ''}or use --split stratified, whose results are then too good for new groups."
+        f"the value of `split` is 'grouped', which needs every class {everywhere} with no group in "
+        "two of them; these groups don't allow it. Groups with images of each class: "
+        f"{', '.join(counts)}. Add groups, {fewer_folds}or use --split stratified, whose results "
+        "are then too good for new groups."
     )
 
 
 def _is_in_several_subsets(names: tuple[str, ...], subsets: np.ndarray) -> np.ndarray:
-    """bool [N]: whether the image's name (a group or a digest) is in more than one subset."""
+    """Return bool [N], True if an image's name (a group or a digest) is in several subsets."""
     subsets_by_name: dict[str, set[int]] = {}
     for name, subset in zip(names, subsets.tolist(), strict=True):
         subsets_by_name.setdefault(name, set()).add(subset)

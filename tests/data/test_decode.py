@@ -137,10 +137,10 @@ def test_channels_reorder_the_bands_of_any_format(tmp_path):
 
 def test_many_planes_without_channels_are_refused_and_the_error_says_how(tmp_path):
     with pytest.raises(
-        ValueError, match="4 planes; choose those for red, green and blue, as in --channels 0,1,2"
+        ValueError, match="4 channels; choose those for red, green and blue, as in --channels 0,1,2"
     ):
         decode_image(stack(tmp_path))
-    with pytest.raises(ValueError, match="4 planes, numbered from 0, but `channels` names 4"):
+    with pytest.raises(ValueError, match="4 channels, numbered from 0, but `channels` names 4"):
         decode_image(stack(tmp_path), (4,))
 
 
@@ -148,9 +148,9 @@ def test_many_planes_without_channels_are_refused_and_the_error_says_how(tmp_pat
 def test_channels_that_are_no_planes_are_refused(tmp_path, channels):
     with pytest.raises(
         UserError,
-        match=f"the value of `channels` is '{channels}', but must be one to three plane numbers",
+        match=f"the value of `channels` is '{channels}', but must be one to three channel numbers",
     ):
-        load_dataset(DatasetConfig(data=str(tmp_path), channels=channels))
+        load_dataset(DatasetConfig(data=str(write_tiff_folder(tmp_path)), channels=channels))
 
 
 def test_thumbnails_and_pyramids_are_passed_over(tmp_path):

@@ -1,6 +1,7 @@
 """From files to one array of pixels."""
 
 import dataclasses
+import errno
 import os
 
 import numpy as np
@@ -129,10 +130,12 @@ def test_decoding_in_processes_gives_the_same_set_and_names_the_same_files(tmp_p
         load_dataset(dataclasses.replace(config, skip_unreadable=False))
 
 
-def test_a_full_disk_is_said_and_not_taken_for_unreadable_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "pwrite", lambda file, content, offset: 0)
-    with pytest.raises(
-        UserError,
-        match=r"the cache folder .* can't be written: No space left on device\. Free some space",
-    ):
-        load_dataset(DatasetConfig(data=str(write_image_folder(tmp_path)), skip_unreadable=True))
+def test_full_disk_is_not_taken_for_unreadable_images(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pixel_cache, "_write_row", fail)
+    message = r"the cache folder .* can't be written: No space left on device\. Free some space"
+    config = DatasetConfig(data=str(write_image_folder(tmp_path)), skip_unreadable=True)
+    with pytest.raises(UserError, match=message):
+        load_dataset(config)

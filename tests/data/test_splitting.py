@@ -132,7 +132,7 @@ def test_a_folder_split_is_what_the_folders_say():
 @pytest.mark.parametrize(
     ("labels", "parts", "text"),
     [
-        ([0, 1], None, "`data` has no parts train, val and test"),
+        ([0, 1], None, "`data` has no subsets train, val and test"),
         ([0, 1, 1], [TRAIN, TRAIN, TEST], "`data` has no images in: val"),
         ([0, 1, 1], [TRAIN, VAL, TEST], "classes have no image in train: b"),
     ],

@@ -222,7 +222,7 @@ def test_a_bad_value_is_named_with_its_rule_and_the_way_out(
 @pytest.mark.parametrize(
     ("counts", "text"),
     [
-        ({}, "holds no images"),
+        ({}, "found in the folder of `data`"),
         ({"only": 20}, "holds one class, 'only', but must hold at least two classes"),
         ({"many": 20, "few": 3}, "few (3)"),
     ],

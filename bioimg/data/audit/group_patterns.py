@@ -7,6 +7,7 @@ from typing import NamedTuple
 from bioimg.data.image_index import ImageIndex, add_groups, describe_largest_group
 from bioimg.errors import UserError
 
+MIN_GROUPS = 3
 NUMBERED_WORD = re.compile(r"([A-Za-z]+)([-_ ]?)(?=\d)")
 POSITION_WORDS = {
     "row",
@@ -38,40 +39,41 @@ class PatternGuess(NamedTuple):
     largest_group: str
 
 
-def guess_group_patterns(listing: ImageIndex) -> list[PatternGuess]:
-    """Patterns that find three or more groups of two or more images on average, the fewest groups first.
+def guess_group_patterns(index: ImageIndex) -> list[PatternGuess]:
+    """Find patterns that make three or more groups of two or more images on average.
 
-    Candidates are folders below the classes, words with a number in every name (as in HE-03), and what precedes a separator.
+    Candidates are folders below the classes, words with a number in every name (as in HE-03), and
+    what precedes a separator. Of several patterns that make the same groups, the first is
+    returned; patterns that only separate the classes are not. The fewest groups come first.
     """
-    found: dict[tuple[int, ...], PatternGuess] = {}
-    classes = _canonical_partition([listing.classes[label] for label in listing.labels])
-    for pattern in _candidate_patterns(listing.paths):
+    guesses: dict[tuple[int, ...], PatternGuess] = {}
+    class_partition = _number_by_first_use(index.classes[label] for label in index.labels)
+    for pattern in _candidate_patterns(index.paths):
         try:
-            names = list(add_groups(pattern, listing).groups or ())
+            groups = add_groups(pattern, index).groups or ()
         except UserError:  # it doesn't match every path
             continue
-        partition = _canonical_partition(names)
-        if 3 <= len(set(names)) <= len(listing) // 2 and partition != classes:
-            found.setdefault(
-                partition,
-                PatternGuess(
-                    pattern, len(set(names)), describe_largest_group(names, listing.paths)
-                ),
-            )
-    return sorted(found.values(), key=lambda one: one.group_count)
+        partition = _number_by_first_use(groups)
+        count = len(set(groups))
+        has_useful_size = MIN_GROUPS <= count <= len(index) // 2
+        if has_useful_size and partition != class_partition and partition not in guesses:
+            largest = describe_largest_group(groups, index.paths)
+            guesses[partition] = PatternGuess(pattern, count, largest)
+    return sorted(guesses.values(), key=lambda guess: guess.group_count)
 
 
 def _candidate_patterns(paths: tuple[str, ...]) -> Iterator[str]:
     yield "parent"
-    words = [set(NUMBERED_WORD.findall(path.rsplit("/", 1)[-1])) for path in paths]
-    for word, separator in sorted(set.intersection(*words)):
+    words_by_name = [set(NUMBERED_WORD.findall(path.rsplit("/", 1)[-1])) for path in paths]
+    for word, separator in sorted(set.intersection(*words_by_name)):
         if word.lower() not in POSITION_WORDS:
             yield rf"{word}{separator}(\d+)"
-            yield rf"([^/]*{word}{separator}\d+)"  # if slides of several patients have the same numbers
+            # for slides of several patients that have the same numbers
+            yield rf"([^/]*{word}{separator}\d+)"
     yield from PREFIX_PATTERNS
 
 
-def _canonical_partition(names: Iterable[str]) -> tuple[int, ...]:
-    """Which images are grouped together, whatever the groups' names."""
-    order: dict[str, int] = {}
-    return tuple(order.setdefault(name, len(order)) for name in names)
+def _number_by_first_use(names: Iterable[str]) -> tuple[int, ...]:
+    """Replace each name by the order of its first use: equal results mean equal groups."""
+    numbers: dict[str, int] = {}
+    return tuple(numbers.setdefault(name, len(numbers)) for name in names)

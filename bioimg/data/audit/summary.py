@@ -1,9 +1,8 @@
-"""Facts about a set of images before anything is trained on it: what `bioimg data` shows."""
+"""Inspect a set of images before anything is trained on it, for `bioimg data`."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,8 +15,8 @@ from bioimg.data.image_index import ImageIndex
 from bioimg.data.image_set import SUBSETS, TRAIN, ImageSet
 from bioimg.data.intensity_scaling import scale_to_8bit
 from bioimg.data.load import make_image_set
-from bioimg.data.pixel_cache import DecodeOptions, ImageInfo, ProgressCallback, read_images
-from bioimg.data.sources import list_images
+from bioimg.data.pixel_cache import DecodedSet, DecodeOptions, ProgressCallback, read_images
+from bioimg.data.sources import NPZ_SUFFIX, list_images
 from bioimg.data.splitting import assign_subsets, describe_split
 from bioimg.errors import UserError
 
@@ -26,29 +25,22 @@ CountsByName = dict[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class SplitPreview:
-    """What a split would contain or, in `error`, why it isn't possible.
+    """What a split would contain or, in `error`, why it isn't possible."""
 
-    leaks_groups, duplicates: as in `Split`. near_duplicates: validation and test images that look like one in another part.
-    """
-
-    images: dict[str, CountsByName] = dataclasses.field(default_factory=dict)
+    images: dict[str, CountsByName] = field(default_factory=dict)
+    """Number of images of each class in each subset."""
     leaks_groups: bool | None = None
+    """As in `Split`."""
     duplicates: int | None = None
+    """Number of validation and test images with an exact copy in another subset."""
     near_duplicates: int | None = None
+    """Number of validation and test images that look like one in another subset."""
     error: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """A set of images in numbers and names. Files that can't be read are only in `unreadable`.
-
-    imbalance:       size of the largest class divided by that of the smallest.
-    sizes, stored, formats: number of images of each, the most frequent first.
-    guessed_patterns: values of `group_pattern` that would make groups.
-    duplicates:      sets of paths whose decoded pixels are the same.
-    near_duplicates: pairs of paths that look the same.
-    splits:          by the value of `split`.
-    """
+    """A set of images in numbers and names. Files that can't be read are only in `unreadable`."""
 
     name: str
     synthetic: bool
@@ -56,17 +48,25 @@ class Audit:
     images: int
     classes: CountsByName
     imbalance: float
+    """Size of the largest class divided by that of the smallest."""
     sizes: CountsByName
+    """Number of images of each size, the most frequent first. The next two fields are alike."""
     stored: CountsByName
     formats: CountsByName
     scaling: Sequence[tuple[float, float]] | None
+    """The limits between which images of more than 8 bits are scaled."""
     groups: CountsByName | None
     guessed_patterns: list[PatternGuess]
+    """Values of `group_pattern` that would make groups."""
     unreadable: dict[str, str]
+    """Why files can't be read, by path."""
     ignored: list[str]
     duplicates: list[list[str]]
+    """Sets of paths whose decoded pixels are the same."""
     near_duplicates: list[tuple[str, str]]
+    """Pairs of paths that look the same."""
     splits: dict[str, SplitPreview]
+    """By the value of `split`."""
 
 
 def audit_images(
@@ -77,47 +77,15 @@ def audit_images(
     Raises:
         UserError: there are no images, there is only one class, or no image can be read.
     """
-    listing = list_images(config)
-    decoding = read_images(
-        listing, DecodeOptions.from_config(config), skip_unreadable=True, progress=progress
-    )
-    readable = listing.select(decoding.readable_indices)
-    pixels, limits = scale_to_8bit(decoding, config.scaling, _training_indices(readable))
-    images = make_image_set(readable, decoding, pixels, limits)
-    facts = [decoding.image_infos[i] for i in decoding.readable_indices]
-    return _build_audit(
-        images, **_file_statistics(listing, readable, facts, decoding.image_infos)
-    ), images
-
-
-def _training_indices(listing: ImageIndex) -> np.ndarray:
-    try:
-        return np.flatnonzero(assign_subsets(listing, SplitConfig()) == TRAIN)
-    except UserError:  # reported with the splits
-        return np.arange(len(listing))
-
-
-def _file_statistics(
-    listing: ImageIndex, readable: ImageIndex, facts: list[ImageInfo], every: Sequence[ImageInfo]
-) -> dict[str, Any]:
-    return {
-        "sizes": _count_values(f"{fact.width} x {fact.height}" for fact in facts),
-        "stored": _count_values(fact.stored_type for fact in facts),
-        "formats": _count_values(PurePosixPath(path).suffix.lower() for path in readable.paths)
-        if readable.files
-        else {".npz": len(facts)},
-        "guessed_patterns": guess_group_patterns(readable) if readable.groups is None else [],
-        "unreadable": {
-            path: fact.error for path, fact in zip(listing.paths, every, strict=True) if fact.error
-        },
-        "ignored": list(listing.ignored_files),
-    }
-
-
-def _build_audit(images: ImageSet, **about_files: Any) -> Audit:
+    index = list_images(config)
+    options = DecodeOptions.from_config(config)
+    decoded = read_images(index, options, skip_unreadable=True, progress=progress)
+    readable = index.select(decoded.readable_indices)
+    pixels, limits = scale_to_8bit(decoded, config.scaling, _training_rows(readable))
+    images = make_image_set(readable, decoded, pixels, limits)
     counts = np.bincount(images.labels, minlength=len(images.classes))
     pairs = find_near_duplicates(images)
-    return Audit(
+    audit = Audit(
         name=images.name,
         synthetic=images.synthetic,
         fingerprint=images.fingerprint,
@@ -125,12 +93,36 @@ def _build_audit(images: ImageSet, **about_files: Any) -> Audit:
         classes=dict(zip(images.classes, counts.tolist(), strict=True)),
         imbalance=float(counts.max() / max(counts.min(), 1)),
         scaling=images.scaling_limits,
-        groups=_count_values(images.groups) if images.groups is not None else None,
+        groups=None if images.groups is None else _count_values(images.groups),
+        guessed_patterns=[] if images.groups else guess_group_patterns(readable),
+        unreadable=decoded.errors_by_path(index.paths),
+        ignored=list(index.ignored_files),
         duplicates=_find_copies(images),
         near_duplicates=[(images.paths[a], images.paths[b]) for a, b in pairs],
         splits=_preview_splits(images, pairs),
-        **about_files,
+        **_file_counts(readable, decoded),
     )
+    return audit, images
+
+
+def _training_rows(index: ImageIndex) -> np.ndarray:
+    try:
+        return np.flatnonzero(assign_subsets(index, SplitConfig()) == TRAIN)
+    except UserError:  # reported with the splits
+        return np.arange(len(index))
+
+
+def _file_counts(readable: ImageIndex, decoded: DecodedSet) -> dict[str, Any]:
+    infos = [decoded.image_infos[row] for row in decoded.readable_indices]
+    if readable.files:
+        formats = _count_values(PurePosixPath(path).suffix.lower() for path in readable.paths)
+    else:
+        formats = {NPZ_SUFFIX: len(infos)}
+    return {
+        "sizes": _count_values(f"{info.width} x {info.height}" for info in infos),
+        "stored": _count_values(info.stored_type for info in infos),
+        "formats": formats,
+    }
 
 
 def _count_values(values: Iterable[str]) -> CountsByName:
@@ -138,19 +130,19 @@ def _count_values(values: Iterable[str]) -> CountsByName:
 
 
 def _find_copies(images: ImageSet) -> list[list[str]]:
-    paths: dict[str, list[str]] = {}
+    paths_by_digest: dict[str, list[str]] = {}
     for path, digest in zip(images.paths, images.digests, strict=True):
-        paths.setdefault(digest, []).append(path)
-    return [same for same in paths.values() if len(same) > 1]
+        paths_by_digest.setdefault(digest, []).append(path)
+    return [paths for paths in paths_by_digest.values() if len(paths) > 1]
 
 
 def _preview_splits(images: ImageSet, pairs: np.ndarray) -> dict[str, SplitPreview]:
-    possible = ["stratified"]
+    methods = ["stratified"]
     if images.groups is not None:
-        possible.append("grouped")
+        methods.append("grouped")
     if images.subsets is not None:
-        possible.append("folder")
-    return {name: _preview_split(images, SplitConfig(split=name), pairs) for name in possible}
+        methods.append("folder")
+    return {method: _preview_split(images, SplitConfig(split=method), pairs) for method in methods}
 
 
 def _preview_split(images: ImageSet, config: SplitConfig, pairs: np.ndarray) -> SplitPreview:

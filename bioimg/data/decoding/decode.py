@@ -15,7 +15,10 @@ from bioimg.data.decoding.channels import RawChannels, apply_orientation, check_
 from bioimg.data.decoding.tiff import TIFF_SIGNATURES, decode_tiff
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+HEADER_BYTES = 26
+"""Bytes at the start of a file that reveal its format and, in a PNG, its depth and colour type."""
 ORIENTATION_TAG = 274
+UPRIGHT = 1
 HIGH_BIT_MODES = {
     "I;16": np.uint16,
     "I;16L": np.uint16,
@@ -24,13 +27,16 @@ HIGH_BIT_MODES = {
     "F": np.float32,
 }
 """Pillow's modes of more than 8 bits."""
+GREY_MODES = ("1", "L", "LA", "La")
 
 
 class DecodedImage(NamedTuple):
-    """pixels [height, width, 3] in RGB, uint8, uint16 or float32; `stored` is how the file stores them, as in "16-bit grey"."""
+    """An image in RGB."""
 
     pixels: np.ndarray
+    """[height, width, 3] of uint8, uint16 or float32."""
     stored_type: str
+    """How the file stores it, as in "16-bit grey"."""
 
 
 def decode_image(
@@ -38,81 +44,81 @@ def decode_image(
 ) -> DecodedImage:
     """Decode a file by its content, whatever its name, and apply its orientation tag.
 
-    `channels` are the planes to use as red, green and blue; without them, the file must be grey or colour. Transparency is
-    dropped.
+    `channels` are those to use as red, green and blue. Without them, the file must be grey or
+    colour. Transparency is dropped.
 
     Raises:
-        ValueError, OSError or others from decoders: the file is broken, larger than `max_pixels`, or needs `channels`.
+        ValueError, OSError or others from decoders: the file is broken, larger than `max_pixels`,
+            or needs `channels`.
     """
-    if path.exists() and not path.is_file():  # opening a pipe would block
+    # opening a pipe would block
+    if path.exists() and not path.is_file():
         raise ValueError("not a file")
     with path.open("rb") as file:
-        start = file.read(26)
-        if not start:
+        header = file.read(HEADER_BYTES)
+        if not header:
             raise ValueError("an empty file")
         file.seek(0)
-        planes = (
-            decode_tiff(file, max_pixels)
-            if start[:4] in TIFF_SIGNATURES
-            else _decode_with_pillow(file, start, max_pixels)
-        )
-    return DecodedImage(np.ascontiguousarray(to_rgb(planes, channels)), planes.stored_type)
+        if header[:4] in TIFF_SIGNATURES:
+            raw = decode_tiff(file, max_pixels)
+        else:
+            raw = _decode_with_pillow(file, header, max_pixels)
+    return DecodedImage(np.ascontiguousarray(to_rgb(raw, channels)), raw.stored_type)
 
 
 @contextmanager
 def silence_decoders() -> Iterator[None]:
-    """Report problems with files by exceptions only: no warnings, no log, no limit but `max_pixels`.
+    """Report problems with files by exceptions only, without warnings, log or Pillow's own limit.
 
     These are settings of the whole process, so they are restored afterwards.
     """
-    log, limit = logging.getLogger("tifffile"), Image.MAX_IMAGE_PIXELS
-    level = log.level
+    logger = logging.getLogger("tifffile")
+    level, max_pixels = logger.level, Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
-    log.setLevel(logging.CRITICAL)
+    logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        Image.MAX_IMAGE_PIXELS = limit
-        log.setLevel(level)
+        Image.MAX_IMAGE_PIXELS = max_pixels
+        logger.setLevel(level)
 
 
-def _decode_with_pillow(file: BinaryIO, start: bytes, max_pixels: int | None) -> RawChannels:
+def _decode_with_pillow(file: BinaryIO, header: bytes, max_pixels: int | None) -> RawChannels:
     with Image.open(file) as image:
         check_pixel_count(image.width, image.height, max_pixels)
-        if (
-            getattr(image, "n_frames", 1) > 1 and image.format != "MPO"
-        ):  # in MPO the first one is the image
-            raise ValueError(f"{getattr(image, 'n_frames', 1)} frames, where one image is expected")
+        frames = getattr(image, "n_frames", 1)
+        # in MPO the first frame is the image
+        if frames > 1 and image.format != "MPO":
+            raise ValueError(f"{frames} frames, where one image is expected")
         image.load()
-        pixels, stored = (
-            _decode_high_bit_png(file) if _is_high_bit_png(start) else _pillow_to_array(image)
-        )
-        return RawChannels(
-            apply_orientation(pixels, image.getexif().get(ORIENTATION_TAG, 1)),
-            is_rgb=pixels.ndim == 3,
-            stored_type=stored,
-        )
+        orientation = image.getexif().get(ORIENTATION_TAG, UPRIGHT)
+        if _is_high_bit_png(header):
+            pixels, stored_type = _decode_high_bit_png(file)
+        else:
+            pixels, stored_type = _pillow_to_array(image)
+    return RawChannels(apply_orientation(pixels, orientation), pixels.ndim == 3, stored_type)
 
 
 def _pillow_to_array(image: Image.Image) -> tuple[np.ndarray, str]:
     if image.mode in HIGH_BIT_MODES:
         pixels = np.asarray(image).astype(HIGH_BIT_MODES[image.mode])
         return pixels, f"{pixels.dtype.itemsize * 8}-bit grey"
-    grey = image.mode in ("1", "L", "LA", "La")
-    mode = "L" if grey else "RGB"
-    plain = image if image.mode == mode else image.convert(mode)
-    return np.asarray(plain), f"8-bit {'grey' if grey else image.mode}"
+    is_grey = image.mode in GREY_MODES
+    mode = "L" if is_grey else "RGB"
+    converted = image if image.mode == mode else image.convert(mode)
+    return np.asarray(converted), f"8-bit {'grey' if is_grey else image.mode}"
 
 
-def _is_high_bit_png(start: bytes) -> bool:
-    """Whether it is a 16-bit PNG with more than one band: Pillow would keep only the upper 8 bits."""
-    return start[:8] == PNG_SIGNATURE and start[24] == 16 and start[25] != 0
+def _is_high_bit_png(header: bytes) -> bool:
+    """Return True for a 16-bit PNG of several channels. Pillow would keep only 8 bits of it."""
+    depth_and_colour = header[24:26]
+    return header[:8] == PNG_SIGNATURE and depth_and_colour[0] == 16 and depth_and_colour[1] != 0
 
 
 def _decode_high_bit_png(file: BinaryIO) -> tuple[np.ndarray, str]:
     file.seek(0)
     pixels = imagecodecs.png_decode(file.read())
-    return (
-        (pixels[..., :3], "16-bit RGB") if pixels.shape[2] > 2 else (pixels[..., 0], "16-bit grey")
-    )
+    if pixels.shape[2] > 2:
+        return pixels[..., :3], "16-bit RGB"
+    return pixels[..., 0], "16-bit grey"

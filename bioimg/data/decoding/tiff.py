@@ -1,4 +1,4 @@
-"""TIFF as microscopes and scanners write it: any compression, depth and order of planes."""
+"""TIFF as microscopes and scanners write it: any compression, depth and order of channels."""
 
 from collections.abc import Sequence
 from typing import Any, BinaryIO
@@ -10,101 +10,102 @@ from PIL import Image
 from bioimg.data.decoding.channels import RawChannels, apply_orientation, check_pixel_count
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-UPRIGHT_ORIENTATION = 1
+UPRIGHT = 1
+GREY_KINDS = ("MINISBLACK", "MINISWHITE")
+JPEG_COMPRESSIONS = ("JPEG", "OJPEG")
 
 
 def decode_tiff(file: BinaryIO, max_pixels: int | None = None) -> RawChannels:
-    """The planes of the one image in a file; reduced copies (thumbnails, pyramids) are skipped.
+    """Return the channels of the one image in a file.
+
+    Reduced copies (thumbnails, pyramids) are skipped.
 
     Raises:
-        ValueError: it holds several images, or colours that can't be converted to RGB without a profile.
+        ValueError: it holds several images, or colours that can't be converted to RGB without a
+            profile.
     """
     with tifffile.TiffFile(file) as tiff:
-        image = tiff.pages[0] if len(tiff.pages) == 1 else _single_series(tiff)
-        page: Any = tiff.pages[0] if len(tiff.pages) == 1 else image.keyframe
+        page: Any
+        if len(tiff.pages) == 1:
+            image = page = tiff.pages[0]
+            data_pages: Sequence[Any] = [page]
+        else:
+            image = _single_series(tiff)
+            page = image.keyframe
+            data_pages = image.pages or ()
         check_pixel_count(page.imagewidth, page.imagelength, max_pixels)
-        _check_not_truncated(tiff, [page] if image is page else image.pages or ())
+        _check_not_truncated(tiff, data_pages)
         pixels = _channels_last(image.asarray(maxworkers=1), image.axes)
         tag = page.tags.get("Orientation")
-        return _to_channels(
-            apply_orientation(pixels, int(tag.value) if tag else UPRIGHT_ORIENTATION), page
-        )
+        upright = apply_orientation(pixels, int(tag.value) if tag else UPRIGHT)
+        return _to_channels(upright, page)
 
 
 def _check_not_truncated(tiff: tifffile.TiffFile, pages: Sequence[Any]) -> None:
     """Refuse a truncated file: some codecs silently fill in what is missing."""
     for page in pages:
-        segments = (
-            zip(page.dataoffsets, page.databytecounts, strict=True) if page is not None else ()
-        )
-        if any(offset + size > tiff.filehandle.size for offset, size in segments):
-            raise ValueError("the file is truncated")
+        if page is None:
+            continue
+        for offset, byte_count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if offset + byte_count > tiff.filehandle.size:
+                raise ValueError("the file is truncated")
 
 
 def _single_series(tiff: tifffile.TiffFile) -> Any:
-    series = [one for one in tiff.series if not one.keyframe.is_reduced]
-    if not series:
+    images = [series for series in tiff.series if not series.keyframe.is_reduced]
+    if not images:
         raise ValueError("it contains no image")
-    if len(series) > 1:
-        shapes = " and ".join(str(one.shape) for one in series[:3])
+    if len(images) > 1:
+        shapes = " and ".join(str(series.shape) for series in images[:3])
         raise ValueError(
-            f"{len(series)} images of shapes {shapes}, where one is expected (a whole slide? cut it into tiles)"
+            f"{len(images)} images of shapes {shapes}, where one is expected (a whole slide? cut "
+            "it into tiles)"
         )
-    return series[0]
+    return images[0]
 
 
 def _channels_last(pixels: np.ndarray, axes: str) -> np.ndarray:
-    """[height, width] or [height, width, planes], from axes such as YX, YXS, CYX or TZCYX."""
+    """Return [height, width] or [height, width, channels] from axes such as YX, CYX or TZCYX."""
     pixels = np.moveaxis(pixels, [axes.index("Y"), axes.index("X")], [0, 1])
     height, width = pixels.shape[:2]
-    return (
-        pixels.reshape(height, width)
-        if pixels.size == height * width
-        else pixels.reshape(height, width, -1)
-    )
+    if pixels.size == height * width:
+        return pixels.reshape(height, width)
+    return pixels.reshape(height, width, -1)
 
 
 def _to_channels(pixels: np.ndarray, page: Any) -> RawChannels:
     kind, depth = page.photometric.name, page.bitspersample
-    samples = pixels.shape[2] if pixels.ndim == 3 else 1
-    if kind in ("MINISBLACK", "MINISWHITE"):
-        if samples == 2 and page.extrasamples:  # the second one is transparency
+    count = pixels.shape[2] if pixels.ndim == 3 else 1
+    if kind in GREY_KINDS:
+        # of grey and transparency, only grey is used
+        if count == 2 and page.extrasamples:
             pixels = pixels[..., 0]
-        return RawChannels(
-            _expand_low_depth(pixels, depth, kind == "MINISWHITE"),
-            False,
-            f"{depth}-bit {_grey_type_text(pixels)}",
-        )
+        grey = _expand_low_depth(pixels, depth, white_is_zero=kind == "MINISWHITE")
+        content = "grey" if pixels.ndim == 2 else f"planes x {count}"
+        return RawChannels(grey, False, f"{depth}-bit {content}")
     if kind == "PALETTE":
         return RawChannels(_apply_palette(pixels, page.colormap), True, f"{depth}-bit palette")
-    if kind == "SEPARATED" and samples == 4 and pixels.dtype == np.uint8:
+    if kind == "SEPARATED" and count == 4 and pixels.dtype == np.uint8:
         inks = Image.fromarray(np.ascontiguousarray(pixels), "CMYK")
         return RawChannels(np.asarray(inks.convert("RGB")), True, f"{depth}-bit CMYK")
-    if kind == "RGB" or (
-        kind == "YCBCR" and page.compression.name in ("JPEG", "OJPEG")
-    ):  # decoded to RGB
-        return RawChannels(
-            pixels[..., :3] if samples == 4 else pixels, samples in (3, 4), f"{depth}-bit RGB"
-        )
+    # tifffile decodes the colours of JPEG to RGB
+    is_jpeg = kind == "YCBCR" and page.compression.name in JPEG_COMPRESSIONS
+    if kind == "RGB" or is_jpeg:
+        colours = pixels[..., :3] if count == 4 else pixels
+        return RawChannels(colours, count in (3, 4), f"{depth}-bit RGB")
     raise ValueError(f"{depth}-bit {kind} colours, which can't be read; save it as RGB")
 
 
-def _grey_type_text(pixels: np.ndarray) -> str:
-    return "grey" if pixels.ndim == 2 else f"planes x {pixels.shape[2]}"
-
-
-def _expand_low_depth(pixels: np.ndarray, depth: int, white_is_zero: bool) -> np.ndarray:
-    """Spread depths of less than 8 bits over 0 to 255; make black zero."""
+def _expand_low_depth(pixels: np.ndarray, depth: int, *, white_is_zero: bool) -> np.ndarray:
+    """Spread depths of less than 8 bits over 0 to 255 and make black zero."""
     if depth < 8:
         pixels = (pixels.astype(np.uint16) * 255 // (2**depth - 1)).astype(np.uint8)
-    return (
-        np.iinfo(pixels.dtype).max - pixels
-        if white_is_zero and pixels.dtype.kind == "u"
-        else pixels
-    )
+    if white_is_zero and pixels.dtype.kind == "u":
+        return np.iinfo(pixels.dtype).max - pixels
+    return pixels
 
 
 def _apply_palette(pixels: np.ndarray, colormap: np.ndarray) -> np.ndarray:
-    """Colours of 8 bits from a map [3, 2 ** depth] of 16 bits; some programs write it with 8."""
+    """Return colours of 8 bits from a map [3, 2 ** depth] of 16 bits or, in some files, of 8."""
     colours = colormap if colormap.max() < 256 else colormap >> 8
     return np.moveaxis(colours.astype(np.uint8)[:, pixels], 0, -1)
