@@ -17,7 +17,12 @@ from bioimg.experiment import EarlyStopping, Experiment
 EXPERIMENT = Experiment(
     name="demo",
     base=TrialConfig(
-        data="phantom", model="resnext_tiny", image_size=64, epochs=10, learning_rate=5e-4
+        data="phantom",
+        split="grouped",
+        model="resnext_tiny",
+        image_size=64,
+        epochs=10,
+        learning_rate=5e-4,
     ),
     axes={
         "weights": ("TEXTURES_V1", "TEXTURES_V2"),

@@ -42,7 +42,8 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
-from bioimg.data.synthetic_tissue import draw_phantom
+from bioimg.config import DatasetConfig
+from bioimg.data import load_dataset
 from bioimg.models.resnext_tiny import EMBEDDED_FOLDER, ResNeXt_Tiny_Weights, resnext_tiny
 
 IMAGE_SIZE_PX = 64
@@ -355,7 +356,7 @@ def read_tiles(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def evaluate_weights(tiles: Path | None) -> None:
     """Print the accuracy of a linear head on each data set and each weights."""
-    phantom = draw_phantom()
+    phantom = load_dataset(DatasetConfig(data="phantom", image_size=IMAGE_SIZE_PX)).images
     data_sets = {
         "phantom": (phantom.pixels, phantom.labels, None),
         "phantom by slide": (phantom.pixels, phantom.labels, phantom.groups),

@@ -66,9 +66,7 @@ class Doctor:
         return print_check_results(results, Console())
 
     def _decoded_bytes(self) -> int:
-        """Return how many bytes the images take when they are decoded. The phantom's are few."""
-        if self.data == "phantom":
-            return 0
+        """Return how many bytes the images take when they are decoded."""
         from bioimg.data.sources import list_images
 
         images = list_images(DatasetConfig(data=self.data))

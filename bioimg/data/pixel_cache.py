@@ -104,10 +104,6 @@ def read_images(
         UserError: images can't be read (with `skip_unreadable`: none can), or they differ in depth;
             lists them.
     """
-    if index.synthetic:
-        from bioimg.data.phantom_source import draw_decoded_phantom
-
-        return draw_decoded_phantom(options.image_size)
     files = [index.npz_file] if index.npz_file else index.files
     signatures = [(file.absolute(), *_file_signature(file)) for file in files]
     key = disk_cache.cache_key(CACHE_VERSION, options, skip_unreadable, signatures)

@@ -1,4 +1,4 @@
-"""Public data sets by name: kather2016 and medmnist."""
+"""Data sets by name: the synthetic phantom, and the public kather2016 and medmnist."""
 
 import dataclasses
 import zipfile
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import xxhash
 
 from bioimg.data.image_folder import list_folder
 from bioimg.data.image_index import ImageIndex, add_groups
@@ -18,6 +19,9 @@ KATHER_MD5 = "0ddbebfc56344752028fda72602aaade"
 KATHER_SLIDE_PATTERN = r"HE-(\d+)"
 KATHER_6_CLASS_COUNT = 6
 """kather2016-6: the first six of the eight classes, without adipose tissue and background."""
+SYNTHETIC_ZIP = Path(__file__).with_name("synthetic_tissue.zip")
+"""Tiles drawn by `experiments/make_synthetic_tissue.py`."""
+SYNTHETIC_SLIDE_PATTERN = r"(slide-\d+)"
 
 
 class MedMnistSet(NamedTuple):
@@ -26,6 +30,18 @@ class MedMnistSet(NamedTuple):
     url: str
     md5: str
     class_names: tuple[str, ...]
+
+
+def list_synthetic_tissue() -> ImageIndex:
+    """List six hundred drawn tiles of 64 px in six classes, from ten slides, which are the groups."""
+    digest = xxhash.xxh3_64_hexdigest(SYNTHETIC_ZIP.read_bytes())
+
+    def write(folder: Path) -> None:
+        extract_zip(SYNTHETIC_ZIP, folder / "tiles")
+
+    folder = disk_cache.get_or_create(f"phantom-{digest}", write, "synthetic tissue")
+    index = add_groups(SYNTHETIC_SLIDE_PATTERN, list_folder(folder / "tiles"))
+    return dataclasses.replace(index, name="phantom", synthetic=True)
 
 
 def list_kather2016(name: str, location: str) -> ImageIndex:

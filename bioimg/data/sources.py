@@ -7,8 +7,7 @@ from bioimg.data.image_folder import LAYOUT_HINT, list_folder
 from bioimg.data.image_index import ImageIndex, add_groups
 from bioimg.data.image_table import TABLE_SUFFIXES, list_table
 from bioimg.data.npz_dataset import list_npz
-from bioimg.data.phantom_source import list_phantom
-from bioimg.data.public_datasets import list_kather2016, list_medmnist
+from bioimg.data.public_datasets import list_kather2016, list_medmnist, list_synthetic_tissue
 from bioimg.errors import UserError, suggest_closest
 
 NAMED_DATASETS = ("phantom", "kather2016", "kather2016-6", "medmnist:NAME")
@@ -28,7 +27,7 @@ def _list_source(config: DatasetConfig) -> ImageIndex:
     name, _, location = config.data.partition(":")
     match name:
         case "phantom":
-            return list_phantom()
+            return list_synthetic_tissue()
         case "kather2016" | "kather2016-6":
             return list_kather2016(name, location)
         case "medmnist":

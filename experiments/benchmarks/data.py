@@ -16,7 +16,6 @@ from benchmarks.harness import Benchmark, Outcome, Target, elapsed_seconds
 from bioimg.config import DatasetConfig
 from bioimg.data import load_dataset
 from bioimg.data.image_set import PixelsByPath
-from bioimg.data.synthetic_tissue import draw_phantom
 
 IMAGE_SIZE = 150
 ENLARGED_SIZE = 600
@@ -93,7 +92,8 @@ class DecodingBenchmark(Benchmark):
 
 def write_enlarged_images(folder: Path) -> Path:
     """Write the synthetic images as JPEG files of 600 px."""
-    for path, pixels in PixelsByPath(draw_phantom()).items():
+    synthetic = load_dataset(DatasetConfig(data="phantom", image_size=64)).images
+    for path, pixels in PixelsByPath(synthetic).items():
         file = (folder / path).with_suffix(".jpg")
         file.parent.mkdir(parents=True, exist_ok=True)
         enlarged = Image.fromarray(pixels).resize((ENLARGED_SIZE, ENLARGED_SIZE))

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bioimg.config import DatasetConfig
+from bioimg.data import load_dataset
 from bioimg.data.image_set import PixelsByPath
-from bioimg.data.synthetic_tissue import draw_phantom
 
 SUBSET_SHARES = {"train": 2, "val": 1, "test": 2}
 """Shares of each class."""
@@ -17,7 +18,8 @@ def given_or_synthetic(folder: Path | None, scratch: Path, size: int) -> Path:
     """Return the given folder; without one, write the synthetic images to `scratch`."""
     if folder:
         return folder
-    for path, pixels in PixelsByPath(draw_phantom(image_size=size)).items():
+    synthetic = load_dataset(DatasetConfig(data="phantom", image_size=size)).images
+    for path, pixels in PixelsByPath(synthetic).items():
         file = (scratch / path).with_suffix(".png")
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(file)

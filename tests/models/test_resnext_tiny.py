@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from bioimg.data.synthetic_tissue import draw_phantom
+from bioimg.config import DatasetConfig
+from bioimg.data import load_dataset
 from bioimg.models.resnext_tiny import EMBEDDED_FOLDER, ResNeXt_Tiny_Weights, resnext_tiny
 from support import PROJECT
 
@@ -79,7 +80,8 @@ def accuracy(model: nn.Module, images: torch.Tensor, labels: np.ndarray) -> floa
 @pytest.mark.nightly
 def test_embedded_weights_beat_random_ones():
     torch.manual_seed(0)
-    phantom, preprocess = draw_phantom(), ResNeXt_Tiny_Weights.DEFAULT.transforms()
+    phantom = load_dataset(DatasetConfig(data="phantom", image_size=64)).images
+    preprocess = ResNeXt_Tiny_Weights.DEFAULT.transforms()
     images = preprocess(torch.tensor(phantom.pixels).permute(0, 3, 1, 2))
     none, v1, v2 = (
         accuracy(resnext_tiny(weights=w), images, phantom.labels)
