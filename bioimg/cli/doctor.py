@@ -87,7 +87,7 @@ class Doctor:
 
 
 def _shared_cache_folder(image_bytes: int) -> str | None:
-    """Return the folder for this many bytes of decoded images, or None if they are sent to the nodes.
+    """Return the folder for this many bytes of decoded images, or None if nodes receive them.
 
     Raises:
         UserError: the folder can't be written.

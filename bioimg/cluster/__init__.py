@@ -9,7 +9,7 @@ How one epoch travels, and in which files:
     a process of Tune        an actor                     workers of Ray Train
     submit(trial)  ------->  queue             ------->   next_trial()
     next_report()  <-------  reports of a key  <-------   report_epoch(epoch)
-    acknowledge(), stop_trial(reason)  ----->  decisions  ----->  ... returns the reason to stop, or None
+    acknowledge(), stop_trial(reason)  ----->  decisions  ----->  ... returns why to stop, or None
 
     coordinator_client how every process calls the coordinator
     lane_pool          starts lanes while trials wait and devices are free, and replaces lost ones

@@ -1,9 +1,9 @@
-"""The coordinator: an actor in which trials wait for a lane, and reports of the lanes wait for Tune.
+"""The coordinator: an actor in which trials wait for a lane, and reports of lanes wait for Tune.
 
     Tune trial               coordinator                  lane
     submit(trial)  ------->  queue             ------->   next_trial()
     next_report()  <-------  reports of a key  <-------   report_epoch(epoch)
-    acknowledge(), stop_trial(reason)  ----->  decisions  ----->  ... returns the reason to stop, or None
+    acknowledge(), stop_trial(reason)  ----->  decisions  ----->  ... returns why to stop, or None
 
 It runs on asyncio: a call waits, without polling, until it can be answered. A caller may die at any
 moment, so a report stays until it is acknowledged, and a lane that was given up is refused.
@@ -106,7 +106,7 @@ class Coordinator:
     async def report_epoch(self, lane: int, epoch: dict[str, Any], wait: bool) -> StopReason | None:
         """Pass an epoch on to Tune and return why the trial must stop, or None.
 
-        With `wait`, Tune's decision on this epoch is awaited. Otherwise the answer is what is known.
+        With `wait`, wait for Tune's decision on this epoch. Otherwise return what is known by now.
         """
         job = self._assigned_job(lane)
         mailbox = self._mailboxes[job.key]

@@ -23,7 +23,7 @@ class CoordinatorLostError(UserError):
 
 
 class CoordinatorClient:
-    """Call the coordinator from any process. Each method does what `Coordinator`'s of this name does.
+    """Call the coordinator from any process: a method for each one of `Coordinator`.
 
     Every method can raise:
         CoordinatorLostError: the coordinator is lost.
@@ -56,7 +56,7 @@ class CoordinatorClient:
     def all_raised_same_error(
         self, lane: int, rank: int, workers: int, error: str, timeout: float
     ) -> bool:
-        """Record a worker's error and return True if all workers of its lane raised the same one."""
+        """Record a worker's error and return True if all workers of its lane raised the same."""
         answer = self._actor.all_raised_same_error.remote(lane, rank, workers, error, timeout)
         return self._get(answer)
 
@@ -79,8 +79,8 @@ class CoordinatorClient:
     def state(self, timeout: float) -> CoordinatorState:
         """Return how many trials are left, and how many lanes in a row were lost while idle.
 
-        A coordinator that doesn't answer within `timeout` seconds hangs. It is killed, so that all
-        calls that wait for it fail.
+        A coordinator that doesn't answer within `timeout` seconds is killed, so that all calls
+        that wait for it fail.
         """
         return self._get(self._actor.state.remote(), timeout)
 
@@ -94,8 +94,8 @@ class CoordinatorClient:
                 ray.kill(self._actor)
             raise CoordinatorLostError(
                 "the coordinator, the process between Ray Tune and the lanes, was lost: it was "
-                "killed, hangs, or its machine ran out of memory. All reported epochs are saved, so "
-                "run the same command again to resume."
+                "killed, hangs, or its machine ran out of memory. All reported epochs are saved, "
+                "so run the same command again to resume."
             ) from error
 
 

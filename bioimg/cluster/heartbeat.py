@@ -8,15 +8,15 @@ from bioimg.cluster.lane_pool import LanePool
 from bioimg.results.result_store import ResultStore
 
 MERGE_SPACING_FACTOR = 20
-"""Time between two merges, in multiples of what the last one took: large tables are merged less often."""
+"""Time between two merges, in multiples of what the last one took: large tables wait longer."""
 MIN_MERGE_SPACING_S = 2.0
 
 
 class Heartbeat:
     """Keep lanes, Tune's search and the tables in step with each other.
 
-    `beat` is called by whoever waits: by Tune's event loop while it runs, then by the program. There
-    is no thread for it, so that an error in it, such as a full disk, ends the run like any other.
+    `beat` is called by whoever waits: by Tune's event loop while it runs, then by the program. It
+    has no thread of its own, so that an error in it, such as a full disk, ends the run.
     """
 
     def __init__(

@@ -133,9 +133,9 @@ class LanePool:
     def _request_capacity(self, count: int) -> None:
         """Have an autoscaler, if there is one, add machines for this many more lanes.
 
-        A request is a placement group for which there is no room yet. Unlike `request_resources`, it
-        works even if not all requests can be met. It also ends with this program, however that ends,
-        so no machine is kept for a program that was killed.
+        A request is a placement group for which there is no room yet. Unlike `request_resources`,
+        it works even if not all requests can be met. It also ends with this program, however that
+        ends, so no machine is kept for a program that was killed.
         """
         is_met = any(
             placement_group_table(request)["state"] == "CREATED"

@@ -38,12 +38,12 @@ MAX_ATTEMPTS = 3
 So a trial that kills its worker isn't tried forever.
 """
 SAME_ERROR_TIMEOUT_S = 10.0
-"""Seconds in which all workers of a lane must raise the same error, to show that the trial causes it."""
+"""Seconds in which all workers of a lane must raise the same error for it to be the trial's."""
 MAX_REASON_LENGTH = 500
 
 
 class LaneDisconnectedError(BaseException):
-    """The lane can't continue. It derives from BaseException so that no trial is marked as failed."""
+    """The lane can't continue. A BaseException, so that no trial is marked as failed."""
 
 
 class DatasetRefs(NamedTuple):
@@ -76,8 +76,8 @@ class LaneSpec:
 def start_lane(lane: LaneSpec) -> Future[None]:
     """Start a lane and return a future, which is done when the lane has nothing left to do.
 
-    Its exception says why the lane was lost. Ray Train restarts nothing by itself: whatever is lost,
-    a worker or a machine, its trial returns to the coordinator at once.
+    Its exception says why the lane was lost. Ray Train restarts nothing by itself: whatever is
+    lost, a worker or a machine, its trial returns to the coordinator at once.
     """
     trainer = TorchTrainer(
         _run_worker,
@@ -128,7 +128,7 @@ def describe_failure(error: BaseException) -> str:
 
 
 def find_storage_error(error: BaseException) -> StorageError | None:
-    """Return the error of a lane that couldn't write results: no other lane can write them either."""
+    """Return the error of a lane that couldn't write results, as no other lane could."""
     for failure in _worker_failures(error):
         if isinstance(failure, StorageError):
             return failure

@@ -1,7 +1,7 @@
 """Everything that relies on parts of Ray that it doesn't promise to keep.
 
-Checked with Ray 2.60.0, the lowest version that pyproject.toml allows and the newest that exists.
-With another version, the tests in tests/cluster and tests/diagnostics show whether these parts hold.
+Checked with Ray 2.60.0, the lowest version that pyproject.toml allows and the newest there is.
+With another version, tests/cluster and tests/diagnostics show whether these parts still hold.
 """
 
 import subprocess
@@ -19,7 +19,7 @@ from ray.train import ControllerError
 def find_cluster_address() -> str | None:
     """Return the address of the cluster that this machine is part of or that RAY_ADDRESS names.
 
-    The public way, `ray.init("auto")`, would also join a Ray that another program started for itself.
+    The public way, `ray.init("auto")`, would also join a Ray that another program has for itself.
     """
     return canonicalize_bootstrap_address(None)  # type: ignore[arg-type]
 
@@ -53,12 +53,12 @@ def autoscaler_config() -> dict[str, Any]:
 
 
 def is_head_node(node: dict[str, Any]) -> bool:
-    """Return True if a node, an entry of `ray.nodes()`, is the head. Only this resource tells it."""
+    """Return True if a node, an entry of `ray.nodes()`, is the head. Only a resource shows it."""
     return "node:__internal_head__" in node["Resources"]
 
 
 def waited_too_long_for_devices(error: BaseException) -> bool:
-    """Return True if Ray Train gave up waiting for a lane's devices. The error's class is private."""
+    """Return True if Ray Train gave up waiting for devices. The class of its error is private."""
     if not isinstance(error, ControllerError):
         return False
     return "Timeout" in type(error.controller_failure).__name__

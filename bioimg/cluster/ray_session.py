@@ -27,8 +27,8 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     # Train: seconds between two checks of its workers. By default, 2, a dead one is noticed late
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # Train: a worker that doesn't answer for this many seconds hangs. It answers while it trains, so
-    # that a long epoch isn't taken for a hang
+    # Train: a worker that doesn't answer for this many seconds hangs. It answers while it trains,
+    # so a long epoch isn't taken for a hang
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
     # Train: one process less
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -94,9 +94,9 @@ def join_cluster() -> bool:
     except (OSError, ValueError) as error:
         if named_address:
             raise UserError(
-                f"the value of RAY_ADDRESS is {named_address!r}, but must be the address of a running "
-                f"cluster that lets you in: {error}. Check it and the cluster's token, or unset it to "
-                "use this machine."
+                f"the value of RAY_ADDRESS is {named_address!r}, but must be the address of a "
+                f"running cluster that lets you in: {error}. Check it and the cluster's token, or "
+                "unset it to use this machine."
             ) from error
         if isinstance(error, ConnectionRefusedError):
             # a cluster that was killed left its address on this machine
@@ -166,7 +166,7 @@ def create_auth_token(path: Path) -> None:
 
 @contextlib.contextmanager
 def redirect_ray_output(file: IO[str]) -> Iterator[None]:
-    """Have Ray print and log to a file. It logs events as errors that are none, as a replaced process."""
+    """Have Ray print and log to a file. It logs normal events, as a replaced process, as errors."""
     logger = logging.getLogger("ray")
     handlers = [*logger.handlers]
     logger.handlers[:] = [logging.StreamHandler(file)]
@@ -221,8 +221,8 @@ def _ray_loss_error() -> UserError | None:
         if name in ("raylet", "gcs_server"):
             return UserError(
                 f"{name}, a process of Ray's on this machine, was lost with exit code "
-                f"{process.returncode}: it was killed, or the machine ran out of memory. All reported "
-                "epochs are saved, so run the same command again to resume."
+                f"{process.returncode}: it was killed, or the machine ran out of memory. All "
+                "reported epochs are saved, so run the same command again to resume."
             )
     return None
 
@@ -254,10 +254,11 @@ def _count_local_devices() -> tuple[str, int]:
         return "CPU", os.cpu_count() or 1
     if not torch.cuda.is_available():  # Ray would start lanes on them
         raise UserError(
-            f"the number of this machine's GPUs is {gpus}, but torch {torch.__version__} can't use any. "
-            f"Most often, the driver is too old for its CUDA {torch.version.cuda}: `nvidia-smi` shows "
-            "the newest that the driver supports. Update the driver, install a torch that fits it "
-            "(https://pytorch.org/get-started), or use the CPU: CUDA_VISIBLE_DEVICES=''."
+            f"the number of this machine's GPUs is {gpus}, but torch {torch.__version__} can't use "
+            f"any. Most often, the driver is too old for its CUDA {torch.version.cuda}: "
+            "`nvidia-smi` shows the newest that the driver supports. Update the driver, install a "
+            "torch that fits it (https://pytorch.org/get-started), or use the CPU: "
+            "CUDA_VISIBLE_DEVICES=''."
         )
     return "GPU", gpus
 

@@ -41,8 +41,8 @@ def make_executor(
     can use it.
 
     Raises:
-        UserError: more workers, or lanes of workers, than there are or can be devices. Or the trials
-            differ in their workers.
+        UserError: more workers, or lanes of workers, than there are or can be devices. Or the
+            trials differ in their workers.
     """
     ray_session.configure_ray()
     is_cluster = ray_session.join_cluster()
@@ -50,8 +50,8 @@ def make_executor(
     worker_counts = {trial.workers for trial in trials}
     if len(worker_counts) > 1:
         raise UserError(
-            f"the values of `workers` are {sorted(worker_counts)}, but must be the same for all trials "
-            "of a run: they share lanes."
+            f"the values of `workers` are {sorted(worker_counts)}, but must be the same for all "
+            "trials of a run: they share lanes."
         )
     workers = worker_counts.pop()
     needed = workers * (lane_count or 1)
@@ -62,10 +62,13 @@ def make_executor(
             field += f" times `lanes` ({lane_count})"
         way_out = "Lower it, or use a larger machine or cluster."
         if is_cluster:
-            way_out += " If more machines will join this one, set --lanes to the number of lanes to wait for."
+            way_out += (
+                " If more machines will join this one, set --lanes to the number of lanes to wait "
+                "for."
+            )
         raise UserError(
-            f"the value of {field} is {needed}, but must be at most the number of devices, which is "
-            f"{device_count} ({device}). {way_out}"
+            f"the value of {field} is {needed}, but must be at most the number of devices, which "
+            f"is {device_count} ({device}). {way_out}"
         )
     return LaneExecutor(lane_count, device == "GPU", check_nodes)
 

@@ -1,4 +1,4 @@
-"""Tune's ASHA within cohorts: a trial competes only with comparable trials, also of earlier runs."""
+"""Tune's ASHA within cohorts: a trial competes only with comparable ones, also of earlier runs."""
 
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
@@ -19,8 +19,8 @@ class CohortScheduler(FIFOScheduler):
     ASHA decides but can't give its reason, which the row of a stopped trial must hold: our
     `SuccessiveHalving`, which `--local` uses alone, follows the same rule and works it out.
 
-    Tune doesn't save ASHA's rungs, so what earlier runs recorded is replayed to it first. ASHA knows
-    a trial by its key, so that one which is run again counts once.
+    Tune doesn't save ASHA's rungs, so what earlier runs recorded is replayed to it first. ASHA
+    knows a trial by its key, so that one which is run again counts once.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class CohortScheduler(FIFOScheduler):
         self._add_trial(decode_trial(trial.config))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Decide on a trial after an epoch, and tell the coordinator before Tune stops the trial."""
+        """Decide on a trial after an epoch, and inform the coordinator before Tune acts."""
         config = decode_trial(trial.config)
         reason = self._decide(config, result)
         if reason is None:

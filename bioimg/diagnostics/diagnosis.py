@@ -7,7 +7,7 @@ from typing import TypedDict
 
 GIB = 2**30
 MAX_CLOCK_SKEW_S = 5.0
-"""Seconds that clocks may differ, including the time of the call. Tables hold times of several nodes."""
+"""Seconds that clocks may differ, with the time of the call. Tables hold times of several nodes."""
 MIN_DISK_BYTES = 5 * GIB
 """Free bytes that a node needs for logs, weights and checkpoints."""
 MIN_SHM_BYTES = 1 * GIB
@@ -89,8 +89,8 @@ def _node_results(
         "weights": _weights_problem(report["missing_weights"]),
         "images": _problem_text(
             report["images_error"],
-            "Decoded, they are too large to send to the nodes: set BIOIMG_CACHE to a folder that all "
-            "share.",
+            "Decoded, they are too large to send to the nodes: set BIOIMG_CACHE to a folder that "
+            "all share.",
         ),
         "disk": _space_problem(
             "/tmp",

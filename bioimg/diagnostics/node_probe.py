@@ -1,6 +1,6 @@
 """What a node reports of itself.
 
-These functions are sent to the nodes by value, so that one without bioimg can report that it has none.
+These functions are sent to the nodes by value, so that one without bioimg can report its absence.
 So nothing of bioimg may be imported here, and what isn't in every Python only where it is used.
 """
 
@@ -26,7 +26,7 @@ def probe_node(
 
     Args:
         out: the results folder, as a URI.
-        marker: name of a file in it, and in `cache_folder`, that the asking machine has just written.
+        marker: name of a file in it, and in `cache_folder`, that was just written.
         weights: files or URLs that trials on this node will read.
         cache_folder: the folder of decoded images that this node will read, as a URI; None if they
             are sent to it.

@@ -35,8 +35,8 @@ def join_or_start_ray(address: str | None) -> None:
             ray_session.probe_address(address)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"the value of `--address` is {address!r}, but must be HOST:PORT of a running cluster's "
-                f"head (port 6379 unless you chose another): {error}. "
+                f"the value of `--address` is {address!r}, but must be HOST:PORT of a running "
+                f"cluster's head (port 6379 unless you chose another): {error}. "
                 "Check with `ray status` on the head."
             ) from error
         os.environ["RAY_ADDRESS"] = address
@@ -188,14 +188,14 @@ def _collect_answers(
     for call in pending:
         ray.cancel(call, force=True)
     no_answer = (
-        f"no answer in {timeout:.0f} s. Is it busy or gone? `ray status` lists the nodes that are up; "
-        "restart Ray there."
+        f"no answer in {timeout:.0f} s. Is it busy or gone? `ray status` lists the nodes that are "
+        "up; restart Ray there."
     )
     return [answers.get(call, no_answer) for call in calls]
 
 
 def _answer_or_error(call: "ray.ObjectRef[Any]") -> Any:
-    """Return an answer, with the difference of the clocks if it has a time, or its error as text."""
+    """Return an answer, with the clocks' difference if it has a time, or its error as text."""
     try:
         answer = ray.get(call)
     except Exception as error:  # whatever happened there is the result for that node
@@ -234,8 +234,8 @@ def _check_all_reduce(nodes: Sequence[dict[str, Any]]) -> CheckResult:
             return CheckResult(
                 "all-reduce",
                 node_names,
-                f"{backend}: {total} Each host's name must resolve to its own address (/etc/hosts), or "
-                "set GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME.",
+                f"{backend}: {total} Each host's name must resolve to its own address "
+                "(/etc/hosts), or set GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME.",
             )
     return CheckResult("all-reduce", node_names)
 

@@ -1,7 +1,7 @@
 """Trackers that a lab may run already: every epoch is also sent to MLflow or Weights & Biases.
 
-Each reads its destination from its own variables (MLFLOW_TRACKING_URI, WANDB_...). A trial is one run
-there, named by its key, with the trial's settings as its parameters.
+Each reads its destination from its own variables (MLFLOW_TRACKING_URI, WANDB_...). A trial is one
+run there, named by its key, with the trial's settings as its parameters.
 """
 
 import contextlib
@@ -40,8 +40,8 @@ def check_trackers_installed(trackers: Sequence[str]) -> None:
     for tracker in trackers:
         if importlib.util.find_spec(tracker) is None:
             raise UserError(
-                f"the value of `track` is {tracker!r}, but that package isn't installed. Install it "
-                f"with `pip install '.[{tracker}]'`, or leave out --track."
+                f"the value of `track` is {tracker!r}, but that package isn't installed. Install "
+                f"it with `pip install '.[{tracker}]'`, or leave out --track."
             )
 
 
@@ -200,6 +200,7 @@ def _explain_errors(tracker: str) -> Iterator[None]:
     except (TrackerError, OSError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(
-            f"the value of `track` is {tracker!r}, but it can't be written to: {reason}. All reported "
-            "epochs are saved, so run the same command again to resume, or leave out --track."
+            f"the value of `track` is {tracker!r}, but it can't be written to: {reason}. All "
+            "reported epochs are saved, so run the same command again to resume, or leave out "
+            "--track."
         ) from error

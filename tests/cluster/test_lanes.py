@@ -1,4 +1,4 @@
-"""The whole program on a real Ray: lanes, Tune, the board, DDP."""
+"""The whole program on a real Ray: lanes, Tune, the coordinator, DDP."""
 
 import io
 from pathlib import Path
@@ -36,7 +36,7 @@ def run(
     return run_experiment(experiment, folder, console, lanes=lanes, local=local)
 
 
-def test_lanes_side_by_side_give_the_rows_of_the_local_twin(tmp_path):
+def test_two_lanes_give_the_rows_of_local(tmp_path):
     axes = {"batch_size": (32, 64), "freeze": ("none", "features")}
     on_lanes = run(tmp_path / "lanes", lanes=2, **axes)
     assert on_lanes.trials["status"].tolist() == ["completed"] * 4
@@ -45,7 +45,7 @@ def test_lanes_side_by_side_give_the_rows_of_the_local_twin(tmp_path):
 
 
 @pytest.mark.nightly
-def test_more_epochs_on_lanes_go_on_from_shorter_trials_as_those_of_the_twin_do(tmp_path):
+def test_longer_trials_on_lanes_continue_as_with_local(tmp_path):
     axes = {
         "learning_rate": (1e-3, 1e-9, 2e-9),
         "freeze": ("none", "features"),
@@ -55,12 +55,12 @@ def test_more_epochs_on_lanes_go_on_from_shorter_trials_as_those_of_the_twin_do(
         on_lanes = run(tmp_path / "lanes", epochs=epochs, **axes)
         twin = run(tmp_path / "local", epochs=epochs, local=True, **axes)
     assert on_lanes.trials["continued_from"].notna().sum() >= 4, (
-        "frozen ones, and those that were stopped"
+        "frozen trials and stopped ones must continue"
     )
     assert_same_results(on_lanes, twin)
 
 
-def test_a_stopped_trial_frees_its_lane_at_its_rung_and_the_twin_stops_it_too(tmp_path):
+def test_stopped_trial_frees_its_lane_at_its_rung(tmp_path):
     rule = EarlyStopping(grace_period=1, reduction_factor=2)
     axes = {
         "learning_rate": (1e-3, 1e-9, 2e-9),
@@ -79,7 +79,7 @@ def test_a_stopped_trial_frees_its_lane_at_its_rung_and_the_twin_stops_it_too(tm
 
 
 @pytest.mark.nightly
-def test_a_trial_whose_patience_ends_where_it_would_be_stopped_is_completed_for_console_and_table(
+def test_patience_ending_at_a_rung_completes_the_trial(
     tmp_path,
 ):
     fixed = {
@@ -102,7 +102,7 @@ def test_a_trial_whose_patience_ends_where_it_would_be_stopped_is_completed_for_
     assert told[-1] == "completed"
 
 
-def test_no_trial_is_stopped_for_the_scores_of_another_cohort():
+def test_cohorts_do_not_affect_each_other():
     scores = [
         (size, seed, (size == 64) + seed * 7 % 20 / 20) for seed in range(20) for size in (32, 64)
     ]
@@ -114,7 +114,10 @@ def test_no_trial_is_stopped_for_the_scores_of_another_cohort():
 
 
 def decisions(scores: list[tuple[int, int, float]]) -> list[str]:
-    """The decisions on trials with a batch size, a seed and a score, one after another; batch sizes don't compete."""
+    """Return the decision on each trial, given as batch size, seed and score, one after another.
+
+    Batch sizes don't compete.
+    """
     rule = EarlyStopping(grace_period=1, compare_within=("batch_size",))
     cohorts, told = CohortScheduler(rule, [], start_coordinator(len(scores))), []
     for number, (size, seed, score) in enumerate(scores):
@@ -127,8 +130,8 @@ def decisions(scores: list[tuple[int, int, float]]) -> list[str]:
     return told
 
 
-def test_two_workers_of_a_lane_train_as_one_does(tmp_path):
-    """BatchNorm is frozen here; losses agree to 1e-4, since sums are in another order."""
+def test_two_workers_train_as_one_worker(tmp_path):
+    """BatchNorm is frozen here. Losses agree to 1e-4, since sums are in another order."""
     axes = {"freeze": ("layer4", "features"), "epochs": 2}
     one, two = (run(tmp_path / str(workers), workers=workers, **axes) for workers in (1, 2))
     for column in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
@@ -142,7 +145,7 @@ def test_two_workers_of_a_lane_train_as_one_does(tmp_path):
 
 
 @pytest.mark.nightly
-def test_running_again_does_only_what_is_missing(tmp_path):
+def test_rerun_trains_only_missing_trials(tmp_path):
     first = run(tmp_path, batch_size=(32,))
     more = run(tmp_path, batch_size=(32, 64))
     assert more.trials["batch_size"].tolist() == [32, 64]

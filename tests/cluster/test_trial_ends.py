@@ -1,4 +1,4 @@
-"""How trials end on lanes: stopped against earlier runs, finished after an interruption, failed by one worker of two."""
+"""How trials end on lanes: stopped against earlier runs, or finished after an interruption."""
 
 import io
 import signal
@@ -21,49 +21,49 @@ pytestmark = [
 
 
 @pytest.mark.nightly
-def test_trials_that_are_added_on_lanes_are_judged_against_all_earlier_ones(tmp_path):
+def test_added_trials_compete_with_earlier_runs(tmp_path):
     in_order = tuple(
         trial.learning_rate
         for trial in stopping_experiment().in_run_order(stopping_experiment().trials())
     )
     run_experiment(stopping_experiment(in_order[:3]), tmp_path / "lanes", lanes=1)
     whole = run_experiment(stopping_experiment(), tmp_path / "whole", local=True)
-    again = next(
+    retried_key = next(
         key
         for key in stopped_keys(whole)
         if key not in read_results(tmp_path / "lanes").trials["key"].tolist()
     )
     ResultStore(tmp_path / "lanes").tables.write(
-        "trials", again, [{"key": again, "status": "failed"}]
+        "trials", retried_key, [{"key": retried_key, "status": "failed"}]
     )
     added = run_experiment(
-        stopping_experiment(), tmp_path / "lanes", file := io.StringIO(), lanes=1
+        stopping_experiment(), tmp_path / "lanes", console := io.StringIO(), lanes=1
     )
     later = added.trials[
         added.trials["learning_rate"].isin(in_order[3:]) & added.trials["status"].eq("stopped")
     ]
     assert later["rung_scores"].map(len).max() >= 3
     assert (later["rung_score"] < later["rung_threshold"]).all()
-    assert file.getvalue().count(": stopped\n") == len(later), (
+    assert console.getvalue().count(": stopped\n") == len(later), (
         "one of them failed in an earlier run"
     )
     assert_same_results(added, whole)
 
 
 @pytest.mark.nightly
-def test_a_finish_on_lanes_that_is_interrupted_is_gone_on_with_by_the_same_command(
-    tmp_path, monkeypatch
-):
+def test_interrupted_finish_on_lanes_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(lane_pool, "COORDINATOR_TIMEOUT_S", 5)
     keys = tuple(
         stopped_keys(run_experiment(stopping_experiment(), tmp_path / "lanes", lanes=1))[:2]
     )
-    file = ActingConsole("epoch 3/4", tmp_path / "lanes", signal_actor(COORDINATOR, signal.SIGKILL))
+    console = ActingConsole(
+        "epoch 3/4", tmp_path / "lanes", signal_actor(COORDINATOR, signal.SIGKILL)
+    )
     with pytest.raises(
         UserError, match=r"the coordinator.*was lost.*run the same command again to resume"
     ):
-        run_experiment(stopping_experiment(), tmp_path / "lanes", file, lanes=1, finish=keys)
-    assert len(file.before), "nothing was struck"
+        run_experiment(stopping_experiment(), tmp_path / "lanes", console, lanes=1, finish=keys)
+    assert len(console.before), "nothing was disturbed"
     finished = run_experiment(stopping_experiment(), tmp_path / "lanes", lanes=1, finish=keys)
     run_experiment(stopping_experiment(), tmp_path / "local", local=True)
     assert_same_results(
@@ -72,8 +72,8 @@ def test_a_finish_on_lanes_that_is_interrupted_is_gone_on_with_by_the_same_comma
 
 
 @pytest.mark.nightly
-def test_what_one_of_two_workers_lacks_does_not_part_them(tmp_path, monkeypatch):
-    """Before, it reported to no other, and asked for the next trial while the first one waited for it."""
+def test_file_missing_for_one_worker_keeps_both_together(tmp_path, monkeypatch):
+    """A worker that failed alone must not ask for the next trial while the other waits for it."""
     monkeypatch.chdir(tmp_path)
     trials = run_experiment(
         grid_experiment(model="lonely", image_size=16, epochs=2, workers=2), tmp_path / "out"

@@ -196,7 +196,8 @@ def test_open_port_that_is_not_ray_times_out(monkeypatch):
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(
             UserError,
-            match=rf"`--address` is '{address}'.*no Ray answers there within 4 s.*copy ~/.ray/auth_token",
+            match=rf"`--address` is '{address}'.*no Ray answers there within 4 s"
+            ".*copy ~/.ray/auth_token",
         ):
             run_checks.join_or_start_ray(address)
 
@@ -315,7 +316,8 @@ def test_own_cluster_with_another_token_needs_a_way_out(head_with_token, tmp_pat
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(
         UserError,
-        match=r"part of a cluster that doesn't let you in: .*use the machine alone: RAY_ADDRESS=local",
+        match=r"part of a cluster that doesn't let you in: "
+        r".*use the machine alone: RAY_ADDRESS=local",
     ):
         ray_session.join_cluster()
     monkeypatch.setenv("RAY_ADDRESS", "local")

@@ -42,7 +42,7 @@ def run(folder: Path, **settings: object) -> None:
     )  # type: ignore[arg-type]
 
 
-def test_tensorboard_shows_the_curves_of_the_table_under_the_name_of_each_cell(tmp_path):
+def test_tensorboard_curves_equal_the_table(tmp_path):
     run(tmp_path / "out", local=True)
     epochs = read_results(tmp_path / "out").epochs
     for trial in EXPERIMENT.trials():
@@ -55,18 +55,18 @@ def test_tensorboard_shows_the_curves_of_the_table_under_the_name_of_each_cell(t
         )
 
 
-def test_weights_from_a_file_make_no_deeper_folder(tmp_path):
+def test_weights_path_makes_no_deeper_folder(tmp_path):
     trial = TrialConfig(weights="../weights/my net.pth")
-    board = TensorBoardListener(str(tmp_path), [trial], ["weights"])
+    listener = TensorBoardListener(str(tmp_path), [trial], ["weights"])
     scores = dict.fromkeys(("train_loss", "train_accuracy", "val_loss", "val_accuracy"), 0.5)
-    board.on_epoch(trial.key, {"epoch": 1, **scores})
-    board.on_trial_end(trial.key, "completed")
+    listener.on_epoch(trial.key, {"epoch": 1, **scores})
+    listener.on_trial_end(trial.key, "completed")
     assert [path.name for path in tmp_path.iterdir()] == [
         f"weights=.._weights_my_net.pth-{trial.key}"
     ]
 
 
-def test_curves_that_can_not_be_written_are_told_with_the_way_out(tmp_path):
+def test_unwritable_tensorboard_error_has_the_way_out(tmp_path):
     (tmp_path / "curves").write_text("a file where a folder should be")
     trial = TrialConfig()
     with pytest.raises(
