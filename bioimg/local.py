@@ -1,4 +1,7 @@
-"""The same experiment in this process, without Ray: the debugging twin. A breakpoint in the training loop just works."""
+"""The same experiment in this process, without Ray, for debugging.
+
+A breakpoint in the training loop just works.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,19 +16,22 @@ from bioimg.experiment import Experiment, StopReason
 from bioimg.progress.listener import ProgressListener
 from bioimg.results.result_store import ResultStore
 from bioimg.training import malloc_tuning
-from bioimg.training.trial_runner import TrialContext, run_trial
+from bioimg.training.trial_recorder import TrialContext
+from bioimg.training.trial_runner import StopCheck, run_trial
 from bioimg.training.trial_trainer import EpochMetrics
 
 
 def make_executor(trials: Iterable[TrialConfig]) -> Callable[..., None]:
-    """`run`, after checking that this process can do it.
+    """Return `run_in_process` after checking that this process can run the trials.
 
     Raises:
         UserError: a trial has more than one worker.
     """
-    if shared := next((trial for trial in trials if trial.workers > 1), None):
+    workers = max(trial.workers for trial in trials)
+    if workers > 1:
         raise UserError(
-            f"the value of `workers` is {shared.workers}, but must be 1 with --local. Leave out one of the two."
+            f"the value of `workers` is {workers}, but must be 1 with --local. Leave out one of the "
+            "two."
         )
     return run_in_process
 
@@ -35,11 +41,12 @@ def run_in_process(
     trials: Sequence[TrialConfig],
     datasets: Mapping[TrialConfig, Dataset],
     store: ResultStore,
-    watcher: ProgressListener,
+    listener: ProgressListener,
 ) -> None:
-    """Run trials one after another and leave their rows in the store. `datasets` holds the images and split of each trial.
+    """Run trials one after another and leave their rows in the store.
 
-    One thread is used, as in a lane on a CPU, so that the rows are the same as those of lanes to the last bit.
+    One thread is used, as in a lane on a CPU, so that the rows are the same as those of lanes to the
+    last bit. `datasets` holds the images and split of each trial.
 
     Raises:
         UserError: the GPU failed, so that this process can't continue.
@@ -47,25 +54,29 @@ def run_in_process(
     malloc_tuning.keep_freed_memory()
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    place = TrialContext(experiment_name=experiment.name, store=store, device=device)
+    context = TrialContext(experiment_name=experiment.name, store=store, device=device)
     rule = experiment.early_stopping
     halving = SuccessiveHalving(rule, past_trials(store, trials)) if rule else None
-
     for trial in trials:
-
-        def judge(epoch: EpochMetrics, trial: TrialConfig = trial) -> StopReason | None:
-            watcher.on_epoch(trial.key, dataclasses.asdict(epoch))
-            return (
-                halving.decide(trial, epoch.epoch, getattr(epoch, halving.metric))
-                if halving
-                else None
-            )
-
+        should_stop = _make_stop_check(trial, halving, listener)
         try:
-            watcher.on_trial_end(trial.key, run_trial(trial, datasets[trial], place, judge))
+            status = run_trial(trial, datasets[trial], context, should_stop)
         except torch.AcceleratorError as error:
             raise UserError(
-                f"the GPU failed at trial {trial.key}: {error}. Look at nvidia-smi. Every epoch that was reported is kept; "
-                "the same command goes on from here."
+                f"the GPU failed at trial {trial.key}: {error}. Look at nvidia-smi. Every epoch that "
+                "was reported is kept; the same command resumes from here."
             ) from error
+        listener.on_trial_end(trial.key, status)
         store.tables.merge()
+
+
+def _make_stop_check(
+    trial: TrialConfig, halving: SuccessiveHalving | None, listener: ProgressListener
+) -> StopCheck:
+    def should_stop(epoch: EpochMetrics) -> StopReason | None:
+        listener.on_epoch(trial.key, dataclasses.asdict(epoch))
+        if halving is None:
+            return None
+        return halving.decide(trial, epoch.epoch, getattr(epoch, halving.metric))
+
+    return should_stop

@@ -1,6 +1,9 @@
-"""The command `bioimg predict`: the winner on new images. Most imports happen when it runs, so that its help is instant."""
+"""Apply the best trial of an experiment, or another one, to new images.
 
-from collections.abc import Mapping
+Most imports happen when a function runs, so that the help of `bioimg predict` is instant.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +16,15 @@ from bioimg.errors import UserError, unknown_value_error
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bioimg.data.image_set import ImageSet
     from bioimg.results.result_store import Results, ResultStore
 
 
 def select_trial_key(results: "Results", key: str | None) -> str:
-    """The completed trial with this key; by default that of the best configuration, of its repeats the best by validation.
+    """Return the key of the completed trial to use.
+
+    By default it is a trial of the best configuration: of its repeats the one with the lowest
+    validation loss.
 
     Raises:
         UserError: that trial isn't completed, or none is.
@@ -29,70 +36,79 @@ def select_trial_key(results: "Results", key: str | None) -> str:
     best = statistics.best_configuration(results)
     if best is None:
         raise UserError(
-            "the value of `folder` must be results with a completed trial, but there is none. Run the experiment."
+            "the value of `folder` must be results with a completed trial, but there is none. Run "
+            "the experiment."
         )
-    if key is not None and key not in set(completed["key"]):
+    if key is None:
+        configurations = configuration_keys(results.trials)[completed.index]
+        repeats = completed[configurations.eq(best)]
+        return str(repeats.set_index("key")["best_val_loss"].idxmin())
+    if key not in set(completed["key"]):
         raise unknown_value_error("key", key, completed["key"], "These trials are completed.")
-    repeats = completed[configuration_keys(results.trials)[completed.index].eq(best)]
-    return key or str(repeats.set_index("key")["best_val_loss"].idxmin())
+    return key
 
 
 def format_trial(results: "Results", key: str) -> str:
-    """The model of a trial, and the settings in which it differs from others of its experiment."""
+    """Return the model of a trial and the settings in which it differs from others."""
     from bioimg.results.configurations import REPEAT_FIELDS, varying_fields
 
-    row, names = (
-        results.trials.set_index("key").loc[key],
-        ("model", "weights", "freeze", *varying_fields(results.trials), *REPEAT_FIELDS),
-    )
+    row = results.trials.set_index("key").loc[key]
+    names = ("model", "weights", "freeze", *varying_fields(results.trials), *REPEAT_FIELDS)
     return " ".join(f"{name}={row[name]}" for name in dict.fromkeys(names))
 
 
-def predict_images(folder: str, key: str, place: Path) -> "tuple[pd.DataFrame, dict[str, str]]":
-    """A row for each image that can be read, and why others can't, by path.
+def predict_images(folder: str, key: str, images: Path) -> "tuple[pd.DataFrame, dict[str, str]]":
+    """Predict the classes of an image, or of all images in a folder.
+
+    Return a row for each image that can be read, and the reason why others can't, by path.
 
     Raises:
-        UserError: as `run`.
+        UserError: the weights of the trial weren't kept, or there are no images that it can use.
     """
     import pandas as pd
     import torch
 
-    from bioimg.data.inference_images import load_unlabelled_images
     from bioimg.results.result_store import ResultStore
     from bioimg.training import checkpoints, inference
 
     store = ResultStore(folder)
     row: Mapping[str, Any] = store.tables.trial_rows("trials", key)[0]
-    trial, saved = (
-        TrialConfig.from_row(row),
-        checkpoints.load_best_model(store.storage, store.checkpoint_folder(key)),
-    )
-    scaling = saved.metadata.get("scaling")
+    trial = TrialConfig.from_row(row)
+    saved_model = checkpoints.load_best_model(store.storage, store.checkpoint_folder(key))
+    image_set, unreadable = _load_images(images, trial, saved_model.metadata.get("scaling"))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, row["precision_used"])
+    probabilities = inference.predict_probabilities(saved_model, trial, image_set, dtype, device)
+    classes = saved_model.metadata["classes"]
+    subsets = subset_by_digest(store, trial)
+    table = pd.DataFrame(probabilities, columns=[f"probability of {name}" for name in classes])
+    table.insert(0, "path", image_set.paths)
+    table.insert(1, "prediction", [classes[index] for index in probabilities.argmax(1)])
+    table.insert(2, "part", [subsets.get(digest) for digest in image_set.digests])
+    return table, unreadable
+
+
+def _load_images(
+    path: Path, trial: TrialConfig, scaling: Sequence[Sequence[float]] | None
+) -> "tuple[ImageSet, dict[str, str]]":
+    """Read images as those of a trial are read, with a progress bar; `scaling` is that of its training set."""
+    from bioimg.data.inference_images import load_unlabelled_images
+
     limits = tuple((low, high) for low, high in scaling) if scaling else None
     with Bar(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("reading images", total=None)
 
-        def show(done: int, total: int) -> None:
+        def show_progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        images, unreadable = load_unlabelled_images(place, trial.dataset_config, limits, show)
-    device, dtype = (
-        torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        getattr(torch, row["precision_used"]),
-    )
-    chances = inference.predict_probabilities(saved, trial, images, dtype, device)
-    classes = saved.metadata["classes"]
-    table = pd.DataFrame(chances, columns=[f"probability of {name}" for name in classes])
-    table.insert(0, "path", images.paths)
-    table.insert(1, "prediction", [classes[chosen] for chosen in chances.argmax(1)])
-    known = subset_by_digest(store, trial)
-    table.insert(2, "part", [known.get(digest) for digest in images.digests])
-    return table, unreadable
+        return load_unlabelled_images(path, trial.dataset_config, limits, show_progress)
 
 
 def subset_by_digest(store: "ResultStore", trial: TrialConfig) -> dict[str, str]:
-    """In which part of the experiment each of a trial's images was, by the digest of its pixels: of exact copies in several
-    parts, training comes before validation, and that before the test."""
+    """Return the subset of the experiment that each of a trial's images was in, by its pixels' digest.
+
+    Of exact copies in several subsets, training comes before validation, and that before the test.
+    """
     from bioimg.experiment import SPLIT_FIELDS
 
     rows = [
@@ -100,10 +116,10 @@ def subset_by_digest(store: "ResultStore", trial: TrialConfig) -> dict[str, str]
         for row in store.read_assignments().to_pylist()
         if all(row[name] == getattr(trial, name) for name in SPLIT_FIELDS)
     ]
-    found: dict[str, str] = {}
+    subsets: dict[str, str] = {}
     for subset in ("test", "val", "train"):
-        found |= {row["digest"]: subset for row in rows if row["subset"] == subset}
-    return found
+        subsets |= {row["digest"]: subset for row in rows if row["subset"] == subset}
+    return subsets
 
 
 def write_predictions(table: "pd.DataFrame", out: Path) -> None:

@@ -1,4 +1,7 @@
-"""Where results come from: experiment.json records what was asked, on which images, with which versions, on which machine."""
+"""Where results come from.
+
+experiment.json records what was asked, on which images, with which versions, on which machine.
+"""
 
 import dataclasses
 import datetime
@@ -19,57 +22,56 @@ from bioimg.experiment import SPLIT_FIELDS, Experiment
 from bioimg.results.schema import FORMAT_VERSION
 
 RUN_FIELDS = ("early_stopping", "versions", "commit", "hardware")
-"""What a run that resumes an experiment can change about how its trials are trained and judged."""
+"""What a session that resumes an experiment can change about how trials are trained and judged."""
 RECORDED_PACKAGES = ("bioimg", "torch", "torchvision", "ray", "numpy", "pyarrow")
 
 
 def build_manifest(
     experiment: Experiment, images: ImageSet, weights: Mapping[str, str], earlier: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The content of experiment.json while the experiment runs: what was asked last, and in `runs` what each run changed.
+    """Return the content of experiment.json while the experiment runs.
 
-    weights:  digests of the weights, by model and name.
-    earlier:  what experiment.json holds so far.
+    It holds what was asked last and, in `runs`, what each session changed.
+
+    weights: digests of the weights, by model and name.
+    earlier: what experiment.json holds so far.
     """
-    asked = json.loads(
-        json.dumps(_experiment_record(experiment, images))
-    )  # in the form in which earlier ones are read
-    run = {
-        "started": _utc_timestamp(),
-        **{
-            name: asked[name]
-            for name in RUN_FIELDS
-            if name not in earlier or asked[name] != earlier[name]
-        },
+    # through JSON, so that it can be compared with what was read
+    record = json.loads(json.dumps(_experiment_record(experiment, images)))
+    changed = {
+        name: record[name]
+        for name in RUN_FIELDS
+        if name not in earlier or record[name] != earlier[name]
     }
+    session = {"started": _utc_timestamp(), **changed}
     return {
-        **asked,
-        "created": earlier.get("created", run["started"]),
+        **record,
+        "created": earlier.get("created", session["started"]),
         "weights": {**earlier.get("weights", {}), **weights},
-        "runs": [*earlier.get("runs", []), run],
+        "runs": [*earlier.get("runs", []), session],
     }
 
 
 def complete_manifest(
-    description: Mapping[str, Any], earlier: Mapping[str, Any], *, trained: bool
+    manifest: Mapping[str, Any], earlier: Mapping[str, Any], *, trained: bool
 ) -> dict[str, Any]:
-    """The content of experiment.json at the end. A run that had nothing to train isn't recorded as a source of the results."""
-    ended = {**description, "complete": True, "finished": _utc_timestamp()}
+    """Return the content of experiment.json at the end.
+
+    A session that trained nothing isn't recorded as a source of the results.
+    """
+    completed = {**manifest, "complete": True, "finished": _utc_timestamp()}
     if trained:
-        return ended
-    untouched = {name: earlier[name] for name in RUN_FIELDS if name in earlier}
+        return completed
     return {
-        **ended,
-        **untouched,
-        "finished": earlier.get("finished") or ended["finished"],
+        **completed,
+        **{name: earlier[name] for name in RUN_FIELDS if name in earlier},
+        "finished": earlier.get("finished") or completed["finished"],
         "runs": earlier.get("runs", []),
     }
 
 
 def _experiment_record(experiment: Experiment, images: ImageSet) -> dict[str, Any]:
-    usable = (
-        torch.cuda.is_available()
-    )  # GPUs are counted without torch's CUDA, also those that it can't use
+    rule = experiment.early_stopping
     return {
         "format": FORMAT_VERSION,
         "name": experiment.name,
@@ -77,36 +79,42 @@ def _experiment_record(experiment: Experiment, images: ImageSet) -> dict[str, An
         "finished": None,
         "base": dataclasses.asdict(experiment.base),
         "axes": {name: list(values) for name, values in experiment.axes.items()},
-        "early_stopping": dataclasses.asdict(experiment.early_stopping)
-        if experiment.early_stopping
-        else None,
-        "data": {
-            "name": images.name,
-            "fingerprint": images.fingerprint,
-            "synthetic": images.synthetic,
-            "classes": list(images.classes),
-            "images": len(images),
-            "groups": len(set(images.groups)) if images.groups else None,
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
-        },
+        "early_stopping": dataclasses.asdict(rule) if rule else None,
+        "data": _data_record(images),
+        "versions": _versions_record(),
         "commit": _git_commit(),
-        "hardware": {
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "gpus": [
-                torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
-            ]
-            if usable
-            else [],
-        },
+        "hardware": _hardware_record(),
+    }
+
+
+def _data_record(images: ImageSet) -> dict[str, Any]:
+    return {
+        "name": images.name,
+        "fingerprint": images.fingerprint,
+        "synthetic": images.synthetic,
+        "classes": list(images.classes),
+        "images": len(images),
+        "groups": len(set(images.groups)) if images.groups else None,
+    }
+
+
+def _versions_record() -> dict[str, str]:
+    packages = {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES}
+    return {"python": platform.python_version(), **packages}
+
+
+def _hardware_record() -> dict[str, Any]:
+    # device_count also counts GPUs that torch can't use
+    gpu_count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return {
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(gpu_count)],
     }
 
 
 def image_assignment_rows(datasets: Mapping[TrialConfig, Dataset]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of images.parquet: the subset of each image, for each way of splitting that the trials use."""
+    """Yield the rows of images.parquet: the subset of each image, for each split of the trials."""
     datasets_by_split: dict[tuple[Any, ...], Dataset] = {}
     for trial, dataset in datasets.items():
         values = tuple(getattr(trial, name) for name in SPLIT_FIELDS)
@@ -130,20 +138,16 @@ def _utc_timestamp() -> str:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout that this package runs from, marked if files differ from it; None outside a checkout."""
-    git = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=12",
-        "--exclude=*",
-    ]
+    """Return the commit of the checkout that this package runs from; None outside a checkout.
+
+    It is marked if files differ from it.
+    """
+    folder = str(Path(__file__).parent)
+    describe = ["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        return subprocess.run(
-            git, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        process = subprocess.run(
+            ["git", "-C", folder, *describe], capture_output=True, text=True, check=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return None
+    return process.stdout.strip()

@@ -1,4 +1,7 @@
-"""An experiment from its question to its table: check all that can be checked, read the images, run what is missing."""
+"""Run an experiment from its question to its table.
+
+Check all that can be checked, read the images, run what is missing, report.
+"""
 
 import contextlib
 import dataclasses
@@ -38,44 +41,43 @@ Executor = Callable[
     ],
     None,
 ]
-"""Runs trials and leaves their rows in the store."""
+"""Run trials and leave their rows in the store."""
 
 
-def run_experiment(experiment: Experiment, settings: RunOptions, console: Console) -> int:
-    """Run an experiment and print its table. Returns the exit code: 0, or 1 if a trial failed.
+def run_experiment(experiment: Experiment, options: RunOptions, console: Console) -> int:
+    """Run an experiment and print its table. Return the exit code: 0, or 1 if a trial failed.
 
     Raises:
-        UserError: something that the user can fix; what can be checked without images is checked before any is read.
+        UserError: something that the user can fix. What can be checked without images is checked
+            before any is read.
     """
     trials = experiment.trials()
-    store = ResultStore(settings.out or default_results_folder(experiment))
+    store = ResultStore(options.out or default_results_folder(experiment))
     store.check_usable(experiment.name)
-    check_finish_keys(settings.finish or (), trials, store.tables.trial_statuses())
+    check_finish_keys(options.finish or (), trials, store.tables.trial_statuses())
+    check_trackers_installed(options.track)
     listed = data.list_datasets(trials)
     check_batch_sizes({trial: dataset.train_count for trial, dataset in listed.items()})
     earlier = store.read_manifest_or_empty()
     weights = check_models(trials, earlier.get("weights", {}))
-    check_trackers_installed(settings.track)
-    execute = choose_executor(trials, settings)
+    execute = choose_executor(trials, options)
     datasets = load_images(listed, console)
+    # images that can't be read are missing by now
     check_batch_sizes({trial: len(dataset.split.train) for trial, dataset in datasets.items()})
     print_split_warnings(datasets, console)
-
     images = datasets[trials[0]].images
-    description = {
-        **provenance.build_manifest(experiment, images, weights, earlier),
-        "keep": settings.keep,
-    }
-    store.open_for_writing(description, provenance.image_assignment_rows(datasets))
+    manifest = provenance.build_manifest(experiment, images, weights, earlier)
+    manifest["keep"] = options.keep
+    store.open_for_writing(manifest, provenance.image_assignment_rows(datasets))
     try:
-        trained = train_trials(experiment, datasets, store, execute, settings, console)
+        trained_count = train_trials(experiment, datasets, store, execute, options, console)
         store.write_manifest(
-            provenance.complete_manifest(description, earlier, trained=trained > 0)
+            provenance.complete_manifest(manifest, earlier, trained=trained_count > 0)
         )
         store.delete_ray_files()
     finally:
         store.release()
-    pixels = PixelsByPath(images) if settings.report else None
+    pixels = PixelsByPath(images) if options.report else None
     return conclude_run(store, trials, pixels, console)
 
 
@@ -89,73 +91,97 @@ def train_trials(
     datasets: Mapping[TrialConfig, Dataset],
     store: ResultStore,
     execute: Executor,
-    settings: RunOptions,
+    options: RunOptions,
     console: Console,
 ) -> int:
-    """Run the trials that are missing and those that are to be finished. Returns how many there were.
+    """Run the missing trials and those to be finished. Return how many there were.
 
     However it ends, the tables hold all rows that exist by then.
     """
-    trials, order = list(datasets), [trial.key for trial in datasets]
+    trials = list(datasets)
+    grid_order = [trial.key for trial in trials]
+    # a failed trial is tried again
     statuses = {
         key: status for key, status in store.tables.trial_statuses().items() if status != "failed"
     }
     missing = [trial for trial in trials if trial.key not in statuses]
-    if anew := count_restarted_trials(missing, store, statuses):
-        print_plain(
-            console,
-            f"{anew} of {len(missing)} trials must start from epoch 1: the state of their shorter runs was not kept "
-            "(--keep all keeps it).",
-        )
+    print_restarts(missing, store, statuses, console)
     try:
-        drawn = open_tensorboard(store, trials, experiment)
-        tracked = open_trackers(settings.track, experiment.name, trials)
-        with (
-            ProgressTable(trials, experiment.axes, statuses, console) as progress,
-            drawn as boards,
-            tracked as trackers,
-        ):
-            watcher = CombinedListener(progress, *boards, *trackers)
-            store.tables.merge_and_delete_parts(order)
-            execute(experiment, experiment.in_run_order(missing), datasets, store, watcher)
-            store.tables.merge_and_delete_parts(order)
+        with open_listeners(experiment, trials, statuses, store, options, console) as listener:
+            store.tables.merge_and_delete_parts(grid_order)
+            execute(experiment, experiment.in_run_order(missing), datasets, store, listener)
+            store.tables.merge_and_delete_parts(grid_order)
+            to_finish = select_trials_to_finish(experiment, trials, store, options.finish)
             unstopped = dataclasses.replace(experiment, early_stopping=None)
-            stopped = select_trials_to_finish(experiment, trials, store, settings.finish)
-            execute(unstopped, stopped, datasets, store, watcher)
+            execute(unstopped, to_finish, datasets, store, listener)
         checkpoints.delete_leftover_states(store, trials)
-        if settings.keep == "best":
+        if options.keep == "best":
             prune_checkpoints(store, console)
     finally:
-        store.tables.merge(order)
-    return len(missing) + len(stopped)
+        store.tables.merge(grid_order)
+    return len(missing) + len(to_finish)
+
+
+@contextlib.contextmanager
+def open_listeners(
+    experiment: Experiment,
+    trials: Sequence[TrialConfig],
+    statuses: Mapping[str, str],
+    store: ResultStore,
+    options: RunOptions,
+    console: Console,
+) -> Iterator[ProgressListener]:
+    """Yield what follows the trials: the progress table, TensorBoard and trackers."""
+    with (
+        ProgressTable(trials, experiment.axes, statuses, console) as progress,
+        open_tensorboard(store, trials, experiment) as tensorboard,
+        open_trackers(options.track, experiment.name, trials) as trackers,
+    ):
+        yield CombinedListener(progress, *tensorboard, *trackers)
+
+
+def print_restarts(
+    missing: Sequence[TrialConfig],
+    store: ResultStore,
+    statuses: Mapping[str, str],
+    console: Console,
+) -> None:
+    """Report how many trials repeat the epochs of a shorter one."""
+    restarted = count_restarted_trials(missing, store, statuses)
+    if restarted:
+        print_plain(
+            console,
+            f"{restarted} of {len(missing)} trials must start from epoch 1: the state of their "
+            "shorter runs was not kept (--keep all keeps it).",
+        )
 
 
 def prune_checkpoints(store: ResultStore, console: Console) -> None:
     """Limit what checkpoints take on disk, and report what was deleted for that."""
-    if dropped := checkpoint_pruning.limit_checkpoint_size(store):
-        unfinished = sum(
-            status in checkpoint_pruning.UNFINISHED_STATUSES
-            for status in store.tables.trial_statuses().values()
-        )
-        print_plain(
-            console,
-            f"To limit disk use, the saved state of {dropped} of {unfinished} stopped or failed trials was deleted. They "
-            "restart from epoch 1: stopped ones with --finish, failed ones with the same command.",
-        )
+    deleted = checkpoint_pruning.limit_checkpoint_size(store)
+    if not deleted:
+        return
+    statuses = store.tables.trial_statuses().values()
+    unfinished = sum(status in checkpoint_pruning.UNFINISHED_STATUSES for status in statuses)
+    print_plain(
+        console,
+        f"To limit disk use, the saved state of {deleted} of {unfinished} stopped or failed trials "
+        "was deleted. They restart from epoch 1: stopped ones with --finish, failed ones with the "
+        "same command.",
+    )
 
 
 @contextlib.contextmanager
 def open_tensorboard(
     store: ResultStore, trials: Sequence[TrialConfig], experiment: Experiment
 ) -> Iterator[list[ProgressListener]]:
-    """The writer of TensorBoard files; none in an object store, where files can't grow."""
+    """Yield the writer of TensorBoard files; none in an object store, where files can't grow."""
     if is_remote(store.location):
         yield []
-    else:
-        with contextlib.closing(
-            TensorBoardListener(f"{store.location}/tensorboard", trials, experiment.axes)
-        ) as board:
-            yield [board]
+        return
+    listener = TensorBoardListener(f"{store.location}/tensorboard", trials, experiment.axes)
+    with contextlib.closing(listener):
+        yield [listener]
 
 
 def select_trials_to_finish(
@@ -164,89 +190,86 @@ def select_trials_to_finish(
     store: ResultStore,
     keys: Sequence[str] | None,
 ) -> list[TrialConfig]:
-    """Stopped trials to train to their last epoch: those that the user names (all, if none is named or early stopping is
-    off), those that an interrupted run was finishing, and those without which a cohort would be missing from the comparison.
+    """Return the stopped trials to train to their last epoch.
+
+    These are the trials that the user names (all if none is named or early stopping is off), those
+    that an interrupted session was finishing, and those without which a cohort would be missing
+    from the comparison.
     """
-    rows, latest = (
-        {row["key"]: row for row in store.tables.all_rows("trials")},
-        store.tables.last_epochs(),
-    )
+    rows = {row["key"]: row for row in store.tables.all_rows("trials")}
+    latest_epochs = store.tables.last_epochs()
     rule = experiment.early_stopping
     ended = {trial: rows[trial.key] for trial in trials if trial.key in rows}
-    asked = [
-        trial
-        for trial, row in ended.items()
-        if row["status"] == "stopped"
-        and (
-            not rule
-            or (keys is not None and (not keys or trial.key in keys))
-            or has_later_epochs(row, latest.get(trial.key))
-        )
-    ]
-    return asked + [
-        trial
-        for trial in (unfinished_cohort_leaders(rule, ended) if rule else [])
-        if trial not in asked
-    ]
+    chosen = []
+    for trial, row in ended.items():
+        is_named = keys is not None and (not keys or trial.key in keys)
+        was_interrupted = has_later_epochs(row, latest_epochs.get(trial.key))
+        is_wanted = rule is None or is_named or was_interrupted
+        if row["status"] == "stopped" and is_wanted:
+            chosen.append(trial)
+    leaders = unfinished_cohort_leaders(rule, ended) if rule else []
+    return chosen + [trial for trial in leaders if trial not in chosen]
 
 
 def check_finish_keys(
     keys: Sequence[str], trials: Sequence[TrialConfig], statuses: Mapping[str, str]
 ) -> None:
-    """Check the keys to be finished against the trials that have ended. Completed ones are allowed, since the same command
-    resumes after an interruption.
+    """Check the keys to be finished against the trials that have ended.
+
+    Completed trials are allowed, since the same command resumes after an interruption.
 
     Raises:
         UserError: a key belongs to none of these trials, or its trial hasn't ended.
     """
     ended = [trial.key for trial in trials if trial.key in statuses]
     for key in keys:
-        if key not in ended:
-            stopped = [known for known in ended if statuses[known] == "stopped"]
-            if not stopped:
-                raise UserError(
-                    f"the value of `finish` is {key!r}, but no trial of this command has been stopped. Without a key, --finish "
-                    "takes all that will be stopped."
-                )
-            way_out = (
-                "These trials of this command are stopped; without a key, --finish takes them all."
+        if key in ended:
+            continue
+        stopped = [ended_key for ended_key in ended if statuses[ended_key] == "stopped"]
+        if not stopped:
+            raise UserError(
+                f"the value of `finish` is {key!r}, but no trial of this command has been stopped. "
+                "Without a key, --finish takes all that will be stopped."
             )
-            raise unknown_value_error("finish", key, stopped, way_out)
+        way_out = (
+            "These trials of this command are stopped; without a key, --finish takes them all."
+        )
+        raise unknown_value_error("finish", key, stopped, way_out)
 
 
 def count_restarted_trials(
     trials: Sequence[TrialConfig], store: ResultStore, statuses: Mapping[str, str]
 ) -> int:
-    """How many trials repeat the epochs of a shorter one, because its state wasn't kept."""
+    """Return how many trials repeat the epochs of a shorter one, because its state wasn't kept."""
+    count = 0
+    for trial in trials:
+        shorter_keys = [key for key in checkpoints.shorter_trial_keys(trial) if key in statuses]
+        candidates = (trial.key, *shorter_keys)
+        if shorter_keys and not any(checkpoints.has_state(store, key) for key in candidates):
+            count += 1
+    return count
 
-    def anew(trial: TrialConfig) -> bool:
-        known = [key for key in checkpoints.shorter_trial_keys(trial) if key in statuses]
-        return bool(known) and not any(
-            checkpoints.has_state(store, key) for key in (trial.key, *known)
-        )
 
-    return sum(map(anew, trials)) if statuses else 0
-
-
-def choose_executor(trials: Sequence[TrialConfig], settings: RunOptions) -> Executor:
-    """Lanes on Ray, or the twin in this process.
+def choose_executor(trials: Sequence[TrialConfig], options: RunOptions) -> Executor:
+    """Return what runs the trials: lanes on Ray, or this process.
 
     Raises:
         UserError: there aren't as many devices as a trial has workers.
     """
-    if settings.local:
+    if options.local:
         from bioimg import local
 
         return local.make_executor(trials)
     from bioimg.cluster import tune_runner
     from bioimg.diagnostics.run_checks import run_preflight_checks
 
-    return tune_runner.make_executor(trials, settings.lanes, run_preflight_checks)
+    return tune_runner.make_executor(trials, options.lanes, run_preflight_checks)
 
 
 def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> dict[str, str]:
-    """Check models, weights and freezing against torchvision, then read all weights once. Returns their digests, which must
-    equal those of earlier runs.
+    """Check models, weights and freezing, then read all weights once. Return their digests.
+
+    earlier: the digests of earlier sessions, which must be equal.
 
     Raises:
         UserError: as `bioimg.models.classifier.build_classifier`; or weights have changed.
@@ -254,10 +277,10 @@ def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> d
     for config in dict.fromkeys(trial.model_config for trial in trials):
         check_model(config)
     digests = {}
-    for trial in {(t.model, t.weights): t for t in trials}.values():
+    for trial in {(trial.model, trial.weights): trial for trial in trials}.values():
+        name = f"{trial.model} {trial.weights}"
         classifier = build_classifier(trial.model_config, classes=2)
         if trial.weights != "none":
-            name = f"{trial.model} {trial.weights}"
             digests[name] = backbone_digest(classifier)
             require_same_weights(trial.weights, digests[name], earlier.get(name))
     return digests
@@ -272,8 +295,8 @@ def check_batch_sizes(training_images: Mapping[TrialConfig, int]) -> None:
     for trial, count in training_images.items():
         if trial.batch_size > count:
             raise UserError(
-                f"the value of `batch_size` is {trial.batch_size}, but must not be larger than the training set, "
-                f"which has {count} images. Lower it."
+                f"the value of `batch_size` is {trial.batch_size}, but must not be larger than the "
+                f"training set, which has {count} images. Lower it."
             )
 
 
@@ -303,7 +326,7 @@ def conclude_run(
     images: Mapping[str, np.ndarray] | None,
     console: Console,
 ) -> int:
-    """Write the report, without the figures, and list those of these trials that failed.
+    """Write the report, and list those of these trials that failed.
 
     Without images, the table is only printed. Return the exit code: 0, or 1 if a trial failed.
     """
@@ -312,17 +335,17 @@ def conclude_run(
         print_plain(console, f"Make the report with: bioimg report {store.display_name}")
     else:
         write_report(store.display_name, images=images)
-    if taken := sum(store.storage.sizes(CHECKPOINTS_FOLDER).values()):
-        print_plain(
-            console, f"Checkpoints take {taken / 1e6:.1f} MB ({store.display_path('checkpoints')})."
-        )
-    asked = {trial.key for trial in trials}
+    checkpoint_bytes = sum(store.storage.sizes(CHECKPOINTS_FOLDER).values())
+    if checkpoint_bytes:
+        folder = store.display_path(CHECKPOINTS_FOLDER)
+        print_plain(console, f"Checkpoints take {checkpoint_bytes / 1e6:.1f} MB ({folder}).")
+    keys = {trial.key for trial in trials}
     failed = [
         row
         for row in store.tables.all_rows("trials")
-        if row["key"] in asked and row["status"] == "failed"
+        if row["key"] in keys and row["status"] == "failed"
     ]
     for row in failed:
-        more = store.display_path(f"{store.checkpoint_folder(row['key'])}/error.txt")
-        print_plain(console, f"failed: {row['key']}: {row['error']} (more in {more})", style="red")
+        path = store.display_path(f"{store.checkpoint_folder(row['key'])}/error.txt")
+        print_plain(console, f"failed: {row['key']}: {row['error']} (more in {path})", style="red")
     return int(bool(failed))
