@@ -318,7 +318,7 @@ def test_damaged_checkpoint_falls_back_to_previous(damage, both, tmp_path, caplo
             run_trial(trial, toys.dataset(trial, images), place(store), lambda epoch: None)
             == "completed"
         )
-    assert caplog.text.count("is damaged: the trial resumes from the state before it") == 1 + both
+    assert caplog.text.count("is damaged. The trial resumes from the state before it") == 1 + both
     assert curves(store) == curves(whole)
     assert store.tables.trial_rows("predictions", trial.key) == whole.tables.trial_rows(
         "predictions", trial.key
