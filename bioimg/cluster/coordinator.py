@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from bioimg.config import TrialConfig
 from bioimg.experiment import StopReason
+from bioimg.results.schema import TrialStatus
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Job:
 class TrialEnded:
     """The last report of a trial."""
 
-    status: str
+    status: TrialStatus
 
 
 class CoordinatorState(NamedTuple):
@@ -127,7 +128,7 @@ class Coordinator:
             return None
         return reason
 
-    async def end_trial(self, lane: int, status: str) -> None:
+    async def end_trial(self, lane: int, status: TrialStatus) -> None:
         """Record that a lane has ended its trial."""
         job = self._assigned_job(lane)
         del self._job_by_lane[lane]

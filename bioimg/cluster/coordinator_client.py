@@ -11,6 +11,7 @@ from bioimg.cluster.coordinator import Coordinator, CoordinatorState, Job, Trial
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.experiment import StopReason
+from bioimg.results.schema import TrialStatus
 
 MAX_WAITING_CALLS = 1000
 """Calls that may wait in the coordinator at the same time: one for each trial and worker."""
@@ -45,7 +46,7 @@ class CoordinatorClient:
         """Pass an epoch on to Tune and return why the trial must stop, or None."""
         return self._get(self._actor.report_epoch.remote(lane, epoch, wait))
 
-    def end_trial(self, lane: int, status: str) -> None:
+    def end_trial(self, lane: int, status: TrialStatus) -> None:
         """Record that a lane has ended its trial."""
         self._get(self._actor.end_trial.remote(lane, status))
 

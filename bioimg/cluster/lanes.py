@@ -27,6 +27,7 @@ from bioimg.data.image_set import Dataset, ImageSet, Split
 from bioimg.errors import StorageError
 from bioimg.experiment import StopReason
 from bioimg.results.result_store import ResultStore
+from bioimg.results.schema import TrialStatus
 from bioimg.training import malloc_tuning
 from bioimg.training.distributed import WorkerGroup
 from bioimg.training.trial_runner import TrialContext, is_trial_completed, record_failure, run_trial
@@ -179,7 +180,7 @@ def _next_job(lane: LaneSpec, workers: WorkerGroup) -> Job | None:
     return workers.broadcast(job)
 
 
-def _run_job(job: Job, context: TrialContext, lane: LaneSpec) -> str:
+def _run_job(job: Job, context: TrialContext, lane: LaneSpec) -> TrialStatus:
     """Train a trial and return its status."""
     trial = job.trial
     dataset = _get_dataset(job.key, lane)

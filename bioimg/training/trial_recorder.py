@@ -18,6 +18,7 @@ from bioimg.data.image_set import ImageSet
 from bioimg.experiment import StopReason
 from bioimg.results.epoch_summary import summarise_epochs
 from bioimg.results.result_store import ResultStore
+from bioimg.results.schema import TrialStatus
 from bioimg.training import checkpoints, precision
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
 from bioimg.training.evaluation import score_logits
@@ -172,7 +173,7 @@ class TrialRecorder:
         return [{"key": self._trial.key, **dataclasses.asdict(epoch)} for epoch in trainer.history]
 
     def _record_end(
-        self, status: str, trainer: TrialTrainer, outcome: Row, unneeded: list[str]
+        self, status: TrialStatus, trainer: TrialTrainer, outcome: Row, unneeded: list[str]
     ) -> None:
         """Write the rows of an ended trial, then delete the files that it doesn't need any more."""
         columns = {**_training_columns(trainer), **outcome}
@@ -181,7 +182,7 @@ class TrialRecorder:
             self._storage.delete(name)
 
     def _write_row(
-        self, status: str, epochs: list[Row], columns: Row, unneeded: Collection[str] = ()
+        self, status: TrialStatus, epochs: list[Row], columns: Row, unneeded: Collection[str] = ()
     ) -> None:
         """Write the trial's row and epochs. Files that will be deleted don't count in `bytes`."""
         sizes = self._storage.sizes(self._folder)

@@ -11,6 +11,7 @@ from bioimg.config import TrialConfig
 from bioimg.data.image_set import Dataset, ImageSet
 from bioimg.errors import StorageError
 from bioimg.experiment import StopReason
+from bioimg.results.schema import TrialStatus
 from bioimg.training.loop import NonFiniteLossError, train
 from bioimg.training.trial_recorder import TrialContext, TrialRecorder
 from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
@@ -25,7 +26,7 @@ of the trial's patience, it has no effect.
 
 def run_trial(
     trial: TrialConfig, dataset: Dataset, context: TrialContext, should_stop: StopCheck
-) -> str:
+) -> TrialStatus:
     """Train, test and record a trial. Return its status.
 
     It continues after the last epoch that it, or a shorter trial like it, reached.
@@ -97,7 +98,7 @@ def is_trial_completed(trial: TrialConfig, context: TrialContext) -> bool:
 
 def record_failure(
     trial: TrialConfig, images: ImageSet, context: TrialContext, error: Exception
-) -> str:
+) -> TrialStatus:
     """Record the failure of a trial that isn't tried again. Return its status."""
     TrialRecorder(trial, images, context).record_failure(error)
     return "failed"
