@@ -76,7 +76,8 @@ class MLflowListener:
 
         self._experiment_name = experiment_name
         self._settings = settings
-        self._client = MlflowClient()
+        with _explain_errors("mlflow"):
+            self._client = MlflowClient()
         self._run_ids: dict[str, str] = {}
         self._ended_keys: set[str] = set()
 
