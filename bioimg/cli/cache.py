@@ -14,7 +14,10 @@ from bioimg.text import replace_controls
 
 @dataclass(frozen=True, kw_only=True)
 class CacheCommand:
-    """Show what is kept between runs: decoded images, features, downloads. All of it can be made again."""
+    """Show what is kept between runs: decoded images, features, downloads.
+
+    All of it can be made again.
+    """
 
     clear: bool = False
     """Remove everything that no process is using"""

@@ -26,21 +26,21 @@ class Doctor:
     """HOST:PORT of the cluster's head; by default the cluster that this machine is part of, or this
     machine alone"""
     out: str = "results"
-    """results folder: every node must see it and be able to write to it"""
+    """Results folder: every node must see it and be able to write to it"""
     data: str = "phantom"
-    """images of the trials, as in grid.py: each node needs room for them in Ray's object store
+    """Images of the trials, as in grid.py: each node needs room for them in Ray's object store
     or, if they are too large for that, must see the folder of decoded images"""
     image_size: int = 150
-    """side length of images after resizing, in pixels"""
+    """Side length of images after resizing, in pixels"""
     model: tuple[str, ...] = ("resnext50_32x4d",)
-    """models of the trials"""
+    """Models of the trials"""
     weights: tuple[str, ...] = ()
-    """weights of the trials: names as in grid.py, or files. Each node must have them or be able to
+    """Weights of the trials: names as in grid.py, or files. Each node must have them or be able to
     download them"""
     workers: int = 1
-    """workers per trial: with more than one, an all-reduce across nodes is tested, as in DDP"""
+    """Workers per trial: with more than one, an all-reduce across nodes is tested, as in DDP"""
     gpu: bool = False
-    """require a GPU on every worker node (the head of a cluster needs none)"""
+    """Require a GPU on every worker node (the head of a cluster needs none)"""
 
     def run(self) -> int:
         """Ask every node and print the results. Return 0, or 1 if anything is wrong.

@@ -17,7 +17,7 @@ class ReportCommand(ReportOptions):
     """
 
     folder: Annotated[str, Positional, arg(metavar="RESULTS")]
-    """a results folder, such as results/grid or s3://bucket/grid"""
+    """Results folder, such as results/grid or s3://bucket/grid"""
 
     def run(self) -> int:
         """Write and print the report. Return the exit code.

@@ -22,9 +22,9 @@ class VerifyCommand:
     """
 
     file: Annotated[Path, Positional, arg(metavar="TABLE")]
-    """the file with the table"""
+    """File with the table"""
     results: str | None = None
-    """the results folder; by default the one that the file is in"""
+    """Results folder; by default the one that the file is in"""
 
     def run(self) -> int:
         """Print the cells that disagree. Return 1 if any does, else 0.

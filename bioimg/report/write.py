@@ -50,29 +50,29 @@ class ReportOptions:
         "xlsx",
         "docx",
     )
-    """formats of the tables"""
+    """Formats of the tables"""
     figures: bool = False
-    """draw figures for papers and slides, as PNG, SVG and PDF"""
+    """Draw figures for papers and slides, as PNG, SVG and PDF"""
     lang: Literal["en", "zh-TW"] = "en"
-    """language of headers, captions and notes"""
+    """Language of headers, captions and notes"""
     price: float | None = None
-    """price of one device-hour; adds the cost table"""
+    """Price of one device-hour; adds the cost table"""
     out: Path | None = None
-    """write everything to this folder instead"""
+    """Write everything to this folder instead"""
     rows: str | None = None
-    """a condition on settings and measures, such as 'freeze == "none" and batch_size >= 64'"""
+    """Condition on settings and measures, such as 'freeze == "none" and batch_size >= 64'"""
     columns: tuple[str, ...] = ()
-    """columns of trials.parquet and balanced_accuracy, macro_f1, auroc, ece, in this order"""
+    """Columns of trials.parquet and balanced_accuracy, macro_f1, auroc, ece, in this order"""
     sort: tuple[str, ...] = ()
-    """columns to sort by: settings in ascending order, measures with the best first"""
+    """Columns to sort by: settings in ascending order, measures with the best first"""
     group_by: tuple[str, ...] = ()
-    """settings; trials with equal values become one row with mean, deviation and number"""
+    """Settings; trials with equal values become one row with mean, deviation and number"""
     single: bool = False
-    """one row per trial, even if a configuration was repeated with other seeds or folds"""
+    """One row per trial, even if a configuration was repeated with other seeds or folds"""
     at_epoch: int | None = None
-    """make only a table of all trials, stopped ones too, as of this epoch"""
+    """Make only a table of all trials, stopped ones too, as of this epoch"""
     preset: Literal["report-2023"] | None = None
-    """make the nine tables of the report of 2023 instead"""
+    """Make the nine tables of the report of 2023 instead"""
 
     @property
     def selection(self) -> dict[str, Any]:
