@@ -1,4 +1,7 @@
-"""Compare recipes from Python, for example in a notebook. Each call means what the command line means."""
+"""Compare recipes from Python, for example in a notebook.
+
+Each call means what the same words on the command line mean.
+"""
 
 import dataclasses
 import functools
@@ -13,8 +16,8 @@ from rich.console import Console
 from bioimg.errors import unknown_value_error
 from bioimg.experiment_files import (
     DEFAULT_EXPERIMENT,
+    adapt_to_images,
     load_experiment_file,
-    name_after_images,
     packaged_experiments_folder,
 )
 from bioimg.experiment_settings import apply_settings
@@ -49,7 +52,10 @@ class ComparisonResults:
 
     @property
     def best(self) -> "pd.Series | None":
-        """The table's row of the best configuration, chosen by validation; None if no trial is completed."""
+        """The table's row of the best configuration; None if no trial is completed.
+
+        It is chosen on validation images.
+        """
         from bioimg.results import statistics
         from bioimg.results.configurations import configuration_keys
 
@@ -132,9 +138,9 @@ def compare(data: str | Path | None = None, **fields: Any) -> ComparisonResults:
     >>> bioimg.compare("images/", weights=["IMAGENET1K_V1", "none"], freeze="features", epochs=20)
     """
     experiment, _ = load_experiment_file(packaged_experiments_folder(), DEFAULT_EXPERIMENT)
-    settings = fields if data is None else {**fields, "data": data}
-    changed, options = apply_settings(experiment, settings)
-    changed = name_after_images(changed, experiment.base.data)
+    if data is not None:
+        experiment = adapt_to_images(experiment, str(data))
+    changed, options = apply_settings(experiment, fields)
     from bioimg.runner import default_results_folder, run_experiment
 
     # a notebook gets plain lines, as a log file does

@@ -1,8 +1,8 @@
 """A trial: one cell of the comparison, as a value that is checked once, when it is created.
 
 A field of `TrialConfig` has one name from the grid to the report. It is the axis of an experiment,
-the flag of the command line, the argument of `bioimg.compare`, the parameter of Ray Tune, the column
-of the table and the key that report headers translate.
+the flag of the command line, the argument of `bioimg.compare`, the parameter of Ray Tune, the
+column of the table and the key that report headers translate.
 """
 
 import dataclasses
@@ -285,7 +285,7 @@ class TrialConfig:
 
     @property
     def model_config(self) -> ModelConfig:
-        """The fields that determine the model before it is trained, except for the seed of its new head."""
+        """The fields that determine the model before training, except for its head's seed."""
         return _select_fields(ModelConfig, self)
 
     @property

@@ -1,4 +1,4 @@
-"""Early stopping without Ray: for --local, for recorded curves, and for the numbers in a stopped row."""
+"""Early stopping without Ray, for --local and for the numbers in a stopped row."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,8 +44,8 @@ class SuccessiveHalving:
     def decide(self, trial: TrialConfig, epoch: int, score: float) -> StopReason | None:
         """Return why a trial must stop after `epoch`, or None if it continues.
 
-        `score` is its metric at this epoch. A trial that reaches a rung again, because it failed and
-        started over, has passed that rung and counts there once.
+        `score` is its metric at this epoch. A trial that reaches a rung again, because it failed
+        and started over, has passed that rung and counts there once.
         """
         if self._rule.exempts(trial) or epoch not in self._rule.rungs(trial.epochs):
             return None

@@ -9,12 +9,16 @@ from bioimg.text import join_first
 class UserError(ValueError):
     """Something that the user can fix.
 
-    The text names the field, the value, the rule and the way out. Commands show it without a traceback.
+    The text names the field, the value, the rule and the way out. Commands show it without a
+    traceback.
     """
 
 
 class StorageError(UserError):
-    """A results folder can't take a file. Nothing can be recorded then, so this ends the experiment."""
+    """A results folder can't take a file.
+
+    Nothing can be recorded then, so this ends the experiment.
+    """
 
 
 class CorruptFileError(ValueError):
@@ -30,7 +34,7 @@ def suggest_closest(value: object, names: Iterable[str]) -> str:
 def unknown_value_error(
     field: str, value: object, known: Iterable[str], way_out: str = ""
 ) -> UserError:
-    """Return the error for a name that isn't among the known ones. It suggests the closest of them."""
+    """Return the error for an unknown name. It suggests the closest known one."""
     names = list(known)
     hint = suggest_closest(value, names)
     rule = f"must be one of: {join_first(names, 12)}."

@@ -32,8 +32,8 @@ class EarlyStopping:
     """Asynchronous successive halving (ASHA; Li et al. 2020, arXiv:1810.05934) within cohorts.
 
     The rungs are the epochs `grace_period * reduction_factor ** k`. At a rung, a trial continues
-    only if it is among the best 1 / `reduction_factor` of the trials of its cohort that reached this
-    rung before it.
+    only if it is among the best 1 / `reduction_factor` of the trials of its cohort that reached
+    this rung before it.
     """
 
     metric: str = config_field(
@@ -66,7 +66,7 @@ class EarlyStopping:
         return self.grace_period or max(2, epochs // 10)
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
-        """Return the epochs after which a trial can be stopped, all before its last one, `epochs`."""
+        """Return the epochs after which a trial can be stopped; its last one isn't a rung."""
         rungs = []
         rung = self.grace_epochs(epochs)
         while rung < epochs:
@@ -121,8 +121,8 @@ class Experiment:
 
         Those that cost almost nothing and run to their end come first, in the order of the grid, so
         that rows appear early and trials that share features follow each other. Then come the
-        longest, so that none of them is left alone at the end. Equally long ones are ordered by key.
-        That order is unrelated to the axes, so that a trial isn't compared only with trials of the
+        longest, so that none of them is left alone at the end. Equally long ones are ordered by
+        key. That order is unrelated to the axes, so that a trial isn't compared only with trials of the
         same value, and it doesn't change when an axis grows.
         """
         return sorted(trials, key=self._run_position)
@@ -133,7 +133,7 @@ class Experiment:
         return (False, 0, "") if is_cheap else (True, -trial.epochs, trial.key)
 
     def with_fold_axis(self, folds: int) -> "Experiment":
-        """Return the experiment with all folds of a cross-validation: `fold` becomes the last axis."""
+        """Return the experiment with all folds of a cross-validation on a last axis `fold`."""
         base = dataclasses.replace(self.base, folds=folds, fold=0)
         return dataclasses.replace(self, base=base, axes={**self.axes, "fold": tuple(range(folds))})
 
@@ -143,8 +143,8 @@ def _check_axis(name: str, values: tuple[Any, ...]) -> None:
         raise unknown_value_error("axes", name, TRIAL_FIELDS)
     if name == "data":
         raise UserError(
-            "`data` can't be an axis: recipes are compared on one set of images. Run one experiment "
-            "per set."
+            "`data` can't be an axis: recipes are compared on one set of images. Run one "
+            "experiment per set."
         )
     if len(values) != len(set(values)) or not values:
         raise UserError(

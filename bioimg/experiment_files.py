@@ -4,6 +4,7 @@ import dataclasses
 import runpy
 from pathlib import Path
 
+from bioimg.config import TrialConfig
 from bioimg.errors import UserError, suggest_closest
 from bioimg.experiment import Experiment
 
@@ -11,7 +12,10 @@ DEFAULT_EXPERIMENT = "demo"
 
 
 def packaged_experiments_folder() -> Path:
-    """Return the folder of the experiments that come with bioimg: in the package or, in a checkout, beside it."""
+    """Return the folder of the experiments that come with bioimg.
+
+    It is in an installed package, and beside the package in a checkout.
+    """
     package = Path(__file__).parent
     installed = package / "experiments"
     return installed if installed.is_dir() else package.parent / "experiments"
@@ -43,11 +47,15 @@ def load_experiment_file(folder: Path, name: str) -> tuple[Experiment, str]:
     return module["EXPERIMENT"], module["__doc__"] or ""
 
 
-def name_after_images(experiment: Experiment, data: str) -> Experiment:
-    """Name an experiment after its images unless they are its own, which are `data`."""
-    if experiment.base.data == data:
+def adapt_to_images(experiment: Experiment, data: str) -> Experiment:
+    """Return an experiment for other images than its own, named after them.
+
+    They are split as by default: how its own images are split may not be possible for others.
+    """
+    if data == experiment.base.data:
         return experiment
-    return dataclasses.replace(experiment, name=_image_set_name(experiment.base.data))
+    base = dataclasses.replace(experiment.base, data=data, split=TrialConfig().split)
+    return dataclasses.replace(experiment, name=_image_set_name(data), base=base)
 
 
 def _image_set_name(data: str) -> str:

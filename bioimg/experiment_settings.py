@@ -1,4 +1,4 @@
-"""Change an experiment by settings, whether they come from the command line or from `bioimg.compare`."""
+"""Change an experiment by settings, from the command line or from `bioimg.compare`."""
 
 import dataclasses
 import types

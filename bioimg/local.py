@@ -30,8 +30,8 @@ def make_executor(trials: Iterable[TrialConfig]) -> Callable[..., None]:
     workers = max(trial.workers for trial in trials)
     if workers > 1:
         raise UserError(
-            f"the value of `workers` is {workers}, but must be 1 with --local. Leave out one of the "
-            "two."
+            f"the value of `workers` is {workers}, but must be 1 with --local. Leave out one of "
+            "the two."
         )
     return run_in_process
 
@@ -45,8 +45,8 @@ def run_in_process(
 ) -> None:
     """Run trials one after another and leave their rows in the store.
 
-    One thread is used, as in a lane on a CPU, so that the rows are the same as those of lanes to the
-    last bit. `datasets` holds the images and split of each trial.
+    One thread is used, as in a lane on a CPU, so that the rows are the same as those of lanes to
+    the last bit. `datasets` holds the images and split of each trial.
 
     Raises:
         UserError: the GPU failed, so that this process can't continue.
@@ -63,8 +63,8 @@ def run_in_process(
             status = run_trial(trial, datasets[trial], context, should_stop)
         except torch.AcceleratorError as error:
             raise UserError(
-                f"the GPU failed at trial {trial.key}: {error}. Look at nvidia-smi. Every epoch that "
-                "was reported is kept; the same command resumes from here."
+                f"the GPU failed at trial {trial.key}: {error}. Look at nvidia-smi. Every epoch "
+                "that was reported is kept; the same command resumes from here."
             ) from error
         listener.on_trial_end(trial.key, status)
         store.tables.merge()

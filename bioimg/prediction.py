@@ -91,7 +91,7 @@ def predict_images(folder: str, key: str, images: Path) -> "tuple[pd.DataFrame, 
 def _load_images(
     path: Path, trial: TrialConfig, scaling: Sequence[Sequence[float]] | None
 ) -> "tuple[ImageSet, dict[str, str]]":
-    """Read images as those of a trial are read, with a progress bar; `scaling` is that of its training set."""
+    """Read images as those of a trial are read, with the scaling of its training set."""
     from bioimg.data.inference_images import load_unlabelled_images
 
     limits = tuple((low, high) for low, high in scaling) if scaling else None
@@ -105,7 +105,7 @@ def _load_images(
 
 
 def subset_by_digest(store: "ResultStore", trial: TrialConfig) -> dict[str, str]:
-    """Return the subset of the experiment that each of a trial's images was in, by its pixels' digest.
+    """Return the subset that each of a trial's images was in, by the digest of its pixels.
 
     Of exact copies in several subsets, training comes before validation, and that before the test.
     """

@@ -4,7 +4,10 @@ from collections.abc import Iterable
 
 
 def replace_controls(text: str) -> str:
-    """Replace control characters, such as those of escape sequences, so that a terminal can show names from the data."""
+    """Replace control characters, so that a terminal can show names from the data.
+
+    Escape sequences begin with one.
+    """
     return "".join(
         character if character.isprintable() or character == "\n" else "\ufffd"
         for character in text

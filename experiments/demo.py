@@ -1,14 +1,15 @@
 """The whole idea in a minute, without data, downloads or a GPU.
 
-    python experiments/grid.py
+    bioimg compare
 
-Asks: which of two kinds of pretrained weights, three batch sizes, and a trained or frozen backbone does best on a synthetic
-set of tissue-like tiles? (A program draws them: no number here says anything about real tissue.)
+Asks: which of two kinds of pretrained weights, three batch sizes, and a trained or frozen backbone
+does best on a synthetic set of tissue-like tiles? (A program draws them: no number here says
+anything about real tissue.)
 
-Cost: 45 s on 2 CPU cores, half of it Ray's start. Outcome: TEXTURES_V2 classifies 0.84 to 0.86 of the test images correctly,
-whether its backbone is trained or frozen, and frozen ones cost a fraction of the time; TEXTURES_V1's frozen features are worse
-(0.65 to 0.70). ASHA stops five of the six trials that train all layers, four of them after 3 of 10 epochs; `--finish` trains
-them to the end.
+Cost: 45 s on 2 CPU cores, half of it Ray's start. Outcome: TEXTURES_V2 classifies 0.84 to 0.86 of
+the test images correctly, whether its backbone is trained or frozen, and frozen ones cost a fraction
+of the time; TEXTURES_V1's frozen features are worse (0.65 to 0.70). ASHA stops five of the six
+trials that train all layers, four of them after 3 of 10 epochs; `--finish` trains them to the end.
 """
 
 from bioimg.config import TrialConfig

@@ -1,13 +1,13 @@
 """The grid of the report that this project grew out of: ResNeXt-50 on six tissue classes.
 
-    python experiments/grid.py report --data DIR
+    bioimg compare report --data DIR
 
-Asks: ImageNet weights V1 or V2, batch size 32, 64 or 128, all layers trained or the head alone? Without --data the six
-classes of Kather 2016 are downloaded from Zenodo (3,750 tiles of 150 px).
+Asks: ImageNet weights V1 or V2, batch size 32, 64 or 128, all layers trained or the head alone?
+Without --data the six classes of Kather 2016 are downloaded from Zenodo (3,750 tiles of 150 px).
 
-Cost: not measured, since it needs a GPU and ImageNet weights; the report's own nine runs took 125 minutes on one. Outcome to
-compare with: the report had 0.94 (V1, batch 128) and 0.95 (V2, batch 128) trained in full, and 0.88 and 0.86 frozen, on a split
-that leaks slides; add --split grouped --group-pattern 'HE-(\\d+)' for one that doesn't.
+Cost: not measured, since it needs a GPU and ImageNet weights; the report's own nine runs took 125
+minutes on one. Outcome to compare with: the report had 0.94 (V1, batch 128) and 0.95 (V2, batch
+128) trained in full, and 0.88 and 0.86 frozen, on a split that leaks slides; add --split grouped --group-pattern 'HE-(\\d+)' for one that doesn't.
 """
 
 from bioimg.config import TrialConfig

@@ -1,5 +1,6 @@
 """The command `bioimg compare`, which is also the program `experiments/grid.py`."""
 
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from bioimg.cli.grid_flags import parse_experiment_flags
 from bioimg.data.sources import NAMED_DATASETS
 from bioimg.experiment_files import (
     DEFAULT_EXPERIMENT,
+    adapt_to_images,
     find_experiment_files,
     load_experiment_file,
-    name_after_images,
 )
 
 
@@ -37,14 +38,16 @@ def compare_recipes(program: str, folder: Path, args: Sequence[str]) -> int:
     """
     name, flags = _split_arguments(folder, args)
     experiment, question = load_experiment_file(folder, name or DEFAULT_EXPERIMENT)
-    changed, options = parse_experiment_flags(
-        experiment,
-        flags,
+    parse = functools.partial(
+        parse_experiment_flags,
         program=f"{program} [EXPERIMENT|DATA]",
         description=f"{question}\n{_list_experiments(folder)}",
     )
-    if name is None:
-        changed = name_after_images(changed, experiment.base.data)
+    changed, options = parse(experiment, flags)
+    if name is None and changed.base.data != experiment.base.data:
+        # parsed again, since another split may have been named
+        experiment = adapt_to_images(experiment, changed.base.data)
+        changed, options = parse(experiment, flags)
     # imported late, so that --help and a mistyped value don't wait for torch
     from bioimg.runner import run_experiment
 
@@ -52,7 +55,7 @@ def compare_recipes(program: str, folder: Path, args: Sequence[str]) -> int:
 
 
 def _split_arguments(folder: Path, args: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Return the experiment's name, if one was given, and the flags. Images become the flag --data."""
+    """Return the experiment's name, if given, and the flags; images become the flag --data."""
     if not args or args[0].startswith("-"):
         return None, list(args)
     first, *flags = args

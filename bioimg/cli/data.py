@@ -38,8 +38,8 @@ class DataCommand:
     """Channels of multi-channel images to use as red, green and blue, counted from 0, as in 2,1,0;
     one is grey"""
     image_size: int = 150
-    """Side length of decoded images, in pixels; an experiment with the same size doesn't decode them
-    again"""
+    """Side length of decoded images, in pixels; an experiment with the same size doesn't decode
+    them again"""
     contact_sheet: Path | None = Path("contact-sheet.png")
     """File for an overview with a few images of each class; None for no file"""
     json: bool = False

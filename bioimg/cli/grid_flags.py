@@ -1,4 +1,4 @@
-"""The command line of an experiment, made from the dataclasses: one flag per field; several values make an axis."""
+"""The command line of an experiment, made from the dataclasses: one flag per field."""
 
 import dataclasses
 import typing
@@ -49,7 +49,7 @@ def _flags_dataclass(experiment: Experiment) -> type:
     groups = (
         _flag_group(
             "Trial",
-            "Each setting takes several values, which make an axis: every combination is a row of the table.",
+            "Several values of a setting make an axis: every combination is a row of the table.",
             trial_flags,
         ),
         _flag_group(
@@ -74,7 +74,7 @@ def _flag_group(title: str, description: str, flags: list[Flag]) -> Flag:
 
 
 def _trial_flag(field: dataclasses.Field[Any], experiment: Experiment) -> Flag:
-    """Return the flag of a field that can be an axis; only a switch has one value for all trials."""
+    """Return the flag of a field that can be an axis; a switch has one value for all trials."""
     value = getattr(experiment.base, field.name)
     if field.type is bool:
         return _single_flag(field, experiment.base)
@@ -94,7 +94,8 @@ def _single_flag(field: dataclasses.Field[Any], config: Any) -> Flag:
     choices = field.metadata["choices"]
     holds_several = typing.get_origin(_type_without_none(field)) is tuple
     if choices:
-        kind = tuple[Literal[choices], ...] if holds_several else Literal[choices]  # type: ignore[valid-type]
+        choice = Literal[choices]  # type: ignore[valid-type]
+        kind = tuple[choice, ...] if holds_several else choice
     metavar = field.metadata["metavar"]
     if metavar is None and kind is not bool:
         metavar = _value_metavar(field) + (" [...]" if holds_several else "")

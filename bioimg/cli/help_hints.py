@@ -16,7 +16,7 @@ def format_default(value: str) -> str:
 
 
 def with_plain_help(command: type[CommandT]) -> type[CommandT]:
-    """Change a command's dataclass so that its help shows neither None nor the defaults of switches."""
+    """Change a command's dataclass so that its help shows no None and no default of a switch."""
     hints = typing.get_type_hints(command, include_extras=True)
     for field in dataclasses.fields(command):  # type: ignore[arg-type]
         texts = tyro.conf.arg(

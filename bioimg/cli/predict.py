@@ -28,8 +28,8 @@ class PredictCommand:
     """Key of another completed trial; by default the one in the report's headline"""
     out: Path = Path("predictions.csv")
     """Table to write; an existing file isn't overwritten.
-    Columns: path, prediction, the subset of the experiment (train, val, test) that has the image, if
-    any, and class probabilities"""
+    Columns: path, prediction, the subset of the experiment (train, val, test) that has the image,
+    if any, and class probabilities"""
 
     def run(self) -> int:
         """Write the table. Return 0, or 1 if an image couldn't be read.
@@ -40,8 +40,8 @@ class PredictCommand:
         """
         if self.out.exists():
             raise UserError(
-                f"the value of `out` is {str(self.out)!r}, which exists. Name another with --out, or "
-                "remove it."
+                f"the value of `out` is {str(self.out)!r}, which exists. Name another with --out, "
+                "or remove it."
             )
         results = open_results(self.folder)
         key = select_trial_key(results, self.key)

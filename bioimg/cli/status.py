@@ -94,8 +94,8 @@ def seconds_left(
 ) -> float | None:
     """Estimate the seconds for the remaining epochs; None if no epoch has been timed.
 
-    As many trials are assumed to run at once as run now, and an epoch to take as long as the trial's
-    last one, or else the mean of trials with the same `freeze`, or else of all. What early stopping
+    As many trials are assumed to run at once as run now, and an epoch to take as long as the
+    trial's last one, or else the mean of trials with the same `freeze`, or else of all. What early stopping
     will save isn't known.
     """
     if not any(trial.key in latest_epochs for trial in trials):

@@ -1,4 +1,4 @@
-"""What a person sees while an experiment runs: a live table on a terminal, plain lines elsewhere."""
+"""Show a running experiment: a live table on a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,7 +20,7 @@ STATUS_STYLES = {
 RIGHT_ALIGNED_COLUMNS = ("epoch", "val accuracy", "left")
 MIN_VISIBLE_TRIALS = 3
 RESERVED_LINES = 4
-"""Lines of the terminal that the table leaves free: its header, the number of hidden trials, the prompt."""
+"""Lines of the terminal that trials leave free, for instance for the table's header."""
 
 
 def print_plain(console: Console, text: str, style: str | None = None) -> None:
@@ -32,7 +32,7 @@ def print_plain(console: Console, text: str, style: str | None = None) -> None:
 
 
 class ProgressTable:
-    """One line per trial: its settings on the axes, status, epoch, validation accuracy, time left."""
+    """Show a line per trial: settings, status, epoch, validation accuracy, time left."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class ProgressTable:
         print_plain(self._console, f"[{ended}/{len(self._lines)}] {name}: {text}")
 
     def _visible_lines(self) -> list["_TrialLine"]:
-        """Return all lines or, where they don't fit, first running trials, then waiting ones, then others."""
+        """Return all lines or, where they don't fit, running trials first, then waiting ones."""
         limit = max(MIN_VISIBLE_TRIALS, self._console.height - RESERVED_LINES)
         priority = {"running": 0, "waiting": 1}
         by_priority = sorted(

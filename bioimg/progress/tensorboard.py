@@ -1,4 +1,4 @@
-"""TensorBoard files of every trial, beside its tables: `tensorboard --logdir results/NAME/tensorboard`."""
+"""TensorBoard files of every trial: `tensorboard --logdir results/NAME/tensorboard`."""
 
 import contextlib
 import re

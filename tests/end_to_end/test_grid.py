@@ -145,10 +145,11 @@ def test_a_folder_gives_its_whole_name_and_a_file_its_stem(data, name, tmp_path,
     monkeypatch.chdir(folder)
     ran = []
     monkeypatch.setattr(
-        "bioimg.runner.run_experiment", lambda experiment, *_: ran.append(experiment.name) or 0
+        "bioimg.runner.run_experiment",
+        lambda experiment, *_: ran.append((experiment.name, experiment.base.split)) or 0,
     )
     assert run_grid_program("--data", data) == 0
-    assert ran == [name]
+    assert ran == [(name, "stratified")]
 
 
 def test_an_interrupted_grid_goes_on_and_other_commands_begin_anew(monkeypatch, capsys):
