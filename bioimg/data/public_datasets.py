@@ -33,7 +33,7 @@ class MedMnistSet(NamedTuple):
 
 
 def list_synthetic_tissue() -> ImageIndex:
-    """List six hundred drawn tiles of 64 px in six classes, from ten slides, which are the groups."""
+    """List six hundred drawn tiles of 64 px in six classes, grouped by fifty slides."""
     digest = xxhash.xxh3_64_hexdigest(SYNTHETIC_ZIP.read_bytes())
 
     def write(folder: Path) -> None:

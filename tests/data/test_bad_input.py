@@ -108,7 +108,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_an_unreadable_image_is_named_and_can_be_passed_over(tmp_path, name, caplog):
+def test_unreadable_image_is_named_and_can_be_skipped(tmp_path, name, caplog):
     write_image_folder(tmp_path)
     (tmp_path / "a" / name).write_bytes(UNREADABLE[name])
     with pytest.raises(
@@ -136,7 +136,7 @@ LINKS = {"link to nothing": missing_target, "link to itself": itself, "pipe": os
 
 
 @pytest.mark.parametrize("name", LINKS)
-def test_what_only_looks_like_a_file_is_named_and_can_be_passed_over(tmp_path, name):
+def test_special_file_is_named_and_can_be_skipped(tmp_path, name):
     write_image_folder(tmp_path)
     LINKS[name](tmp_path / "a" / f"{name}.png")
     with pytest.raises(
@@ -151,7 +151,7 @@ def test_what_only_looks_like_a_file_is_named_and_can_be_passed_over(tmp_path, n
     )
 
 
-def test_pixels_stay_with_their_images_when_some_are_passed_over(tmp_path):
+def test_skipping_keeps_pixels_with_their_images(tmp_path):
     write_image_folder(tmp_path)
     whole = load_dataset(DatasetConfig(data=str(tmp_path), image_size=8)).images
     for name in ("a/aaa.png", "a/p1_1b.png", "b/zzz.png"):
@@ -164,7 +164,7 @@ def test_pixels_stay_with_their_images_when_some_are_passed_over(tmp_path):
     np.testing.assert_array_equal(rest.labels, whole.labels)
 
 
-def test_of_many_unreadable_images_ten_are_named_and_all_are_counted(tmp_path):
+def test_ten_of_many_unreadable_images_are_named(tmp_path):
     write_image_folder(tmp_path)
     for number in range(30):
         (tmp_path / "a" / f"x{number:02}.png").write_text("text")
@@ -175,7 +175,7 @@ def test_of_many_unreadable_images_ten_are_named_and_all_are_counted(tmp_path):
         load_dataset(DatasetConfig(data=str(tmp_path)))
 
 
-def test_a_set_of_which_nothing_can_be_read_is_refused_even_so(tmp_path):
+def test_wholly_unreadable_set_is_refused_despite_skipping(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         for number in range(7):
@@ -187,14 +187,14 @@ def test_a_set_of_which_nothing_can_be_read_is_refused_even_so(tmp_path):
         load_dataset(DatasetConfig(data=str(tmp_path), skip_unreadable=True))
 
 
-def test_a_class_that_is_too_small_without_its_unreadable_images_is_refused(tmp_path):
+def test_class_too_small_after_skipping_is_refused(tmp_path):
     write_image_folder(tmp_path)
     (tmp_path / "a" / "p0_0.png").write_text("text")
     with pytest.raises(UserError, match=r"too few of: a \(6\)"):
         load_dataset(DatasetConfig(data=str(tmp_path), skip_unreadable=True))
 
 
-def test_the_limit_on_pixels_can_be_set(tmp_path, monkeypatch):
+def test_pixel_limit_can_be_set(tmp_path, monkeypatch):
     write_image_folder(tmp_path)
     monkeypatch.setenv("BIOIMG_MAX_PIXELS", "100")
     with pytest.raises(
@@ -234,7 +234,7 @@ def open_folder(monkeypatch):
     shutil.rmtree(folder)
 
 
-def test_a_file_without_permission_is_named(open_folder):
+def test_file_without_permission_is_named(open_folder):
     data = write_image_folder(open_folder / "set")
     (data / "a" / "p0_0.png").chmod(0)
     with (
@@ -244,7 +244,7 @@ def test_a_file_without_permission_is_named(open_folder):
         load_dataset(DatasetConfig(data=str(data)))
 
 
-def test_a_folder_without_permission_is_named(open_folder):
+def test_folder_without_permission_is_named(open_folder):
     data = write_image_folder(open_folder / "set")
     (data / "a").chmod(0)
     with (
@@ -257,7 +257,7 @@ def test_a_folder_without_permission_is_named(open_folder):
     (data / "a").chmod(0o755)
 
 
-def test_a_cache_without_permission_is_named(open_folder):
+def test_cache_without_permission_is_named(open_folder):
     data = write_image_folder(open_folder / "set")
     (open_folder / "cache").chmod(0o555)
     with (
@@ -287,14 +287,14 @@ HARMLESS_NAMES = [
 
 
 @pytest.mark.parametrize("name", HARMLESS_NAMES)
-def test_a_strange_name_does_no_harm(tmp_path, name):
+def test_image_with_strange_name_is_read(tmp_path, name):
     write_image_folder(tmp_path)
     write_noise_image(tmp_path / "x.png", seed=1)
     (tmp_path / "x.png").rename(tmp_path / "a" / name)
     assert f"a/{name}" in load_dataset(DatasetConfig(data=str(tmp_path), image_size=8)).images.paths
 
 
-def test_a_name_that_is_not_utf_8_does_no_harm(tmp_path):
+def test_image_with_name_beyond_utf_8_is_read(tmp_path):
     write_image_folder(tmp_path)
     write_noise_image(tmp_path / "x.png", seed=1)
     (tmp_path / "x.png").rename(tmp_path / "a" / os.fsdecode(b"caf\xe9.png"))
@@ -317,7 +317,7 @@ HARMLESS_FILES = [
 
 
 @pytest.mark.parametrize("name", HARMLESS_FILES)
-def test_a_file_that_is_no_image_does_no_harm(tmp_path, name):
+def test_file_that_is_no_image_is_ignored(tmp_path, name):
     write_image_folder(tmp_path)
     (tmp_path / "a" / name).write_bytes(b"Bud1 something")
     (tmp_path / name).write_bytes(b"Bud1 something")
@@ -329,7 +329,7 @@ SIZES = [(1, 1), (1, 3000), (3000, 1), (7, 9)]
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("resize", ["resize", "crop", "pad"])
-def test_an_extreme_size_does_no_harm(tmp_path, size, resize):
+def test_image_of_extreme_size_is_read(tmp_path, size, resize):
     write_image_folder(tmp_path)
     write_noise_image(tmp_path / "a" / "extreme.png", size=size)
     assert load_dataset(
@@ -347,7 +347,7 @@ def test_linked_class_folders_are_followed_once(tmp_path):
     assert len(load_dataset(DatasetConfig(data=str(tmp_path / "set"), image_size=8)).images) == 14
 
 
-def test_a_folder_named_like_an_image_is_a_folder(tmp_path):
+def test_folder_named_like_an_image_is_searched(tmp_path):
     write_image_folder(tmp_path)
     write_noise_image(tmp_path / "a" / "scan.png" / "x.png")
     assert (
@@ -365,7 +365,7 @@ def test_a_folder_named_like_an_image_is_a_folder(tmp_path):
         (("x", "y", "empty"), "holds classes without images: empty"),
     ],
 )
-def test_class_folders_that_can_not_be_meant_so_are_refused(tmp_path, classes, text):
+def test_ambiguous_class_folders_are_refused(tmp_path, classes, text):
     for name in classes:
         (tmp_path / name).mkdir()
         if name != "empty":
@@ -385,7 +385,7 @@ def test_class_folders_that_can_not_be_meant_so_are_refused(tmp_path, classes, t
         b"path,label\n a/p0_0.png , x \nb/p0_0.png,y\n\n",
     ],
 )
-def test_a_table_as_spreadsheets_write_it_is_read(tmp_path, content):
+def test_table_written_by_spreadsheet_is_read(tmp_path, content):
     from bioimg.data import list_images
 
     write_image_folder(tmp_path)
@@ -400,13 +400,13 @@ def test_a_table_as_spreadsheets_write_it_is_read(tmp_path, content):
     [b"\xff\xfep\0a\0t\0h\0", b"path,label\na,\xe9\n", b"\0\0\0", b"PAR1 not at all PAR1"],
 )
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_a_table_that_can_not_be_read_is_named(tmp_path, suffix, content):
+def test_unreadable_table_is_named(tmp_path, suffix, content):
     (tmp_path / f"set.{suffix}").write_bytes(content)
     with pytest.raises(UserError, match=f"set.{suffix}"):
         load_dataset(DatasetConfig(data=str(tmp_path / f"set.{suffix}")))
 
 
-def test_the_campaign_is_large_enough():
+def test_bad_input_campaign_has_enough_cases():
     assert (
         len(UNREADABLE) + len(LINKS) + len(HARMLESS_NAMES) + len(HARMLESS_FILES) + len(SIZES) >= 60
     )

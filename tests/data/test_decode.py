@@ -47,13 +47,13 @@ def test_other_depths_become_float32(tmp_path, dtype):
     np.testing.assert_array_equal(pixels[..., 0], RAMP // 80)
 
 
-def test_big_endian_is_read_as_well(tmp_path):
+def test_big_endian_tiff_is_read(tmp_path):
     np.testing.assert_array_equal(
         decode_image(write_tiff(tmp_path / "x.tif", RAMP, byteorder=">")).pixels[..., 1], RAMP
     )
 
 
-def test_black_is_zero_also_where_the_file_has_white_as_zero(tmp_path):
+def test_white_as_zero_is_inverted(tmp_path):
     pixels = decode_image(
         write_tiff(tmp_path / "x.tif", np.zeros((4, 4), np.uint8), photometric="miniswhite")
     ).pixels
@@ -71,7 +71,7 @@ def test_one_bit_images_are_black_and_white(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("mode", ["P", "RGBA", "LA"])
-def test_palettes_are_looked_up_and_transparency_is_dropped(tmp_path, suffix, mode):
+def test_palette_is_applied_and_transparency_dropped(tmp_path, suffix, mode):
     source = Image.fromarray(
         np.random.default_rng(0).integers(0, 4, (8, 8, 3), np.uint8) * 80
     ).convert(mode)
@@ -87,7 +87,7 @@ def test_cmyk_becomes_rgb(tmp_path, suffix):
     )
 
 
-def test_planar_colour_is_colour(tmp_path):
+def test_planar_colour_is_read_as_colour(tmp_path):
     colour = np.arange(3 * 20 * 30, dtype=np.uint8).reshape(3, 20, 30)
     path = write_tiff(tmp_path / "x.tif", colour, photometric="rgb", planarconfig="separate")
     np.testing.assert_array_equal(decode_image(path).pixels, np.moveaxis(colour, 0, -1))
@@ -95,7 +95,7 @@ def test_planar_colour_is_colour(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_each_of_the_eight_orientations_is_undone(tmp_path, orientation, suffix):
+def test_each_of_eight_orientations_is_undone(tmp_path, orientation, suffix):
     source = Image.fromarray(np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3))
     exif = source.getexif()
     exif[274] = orientation
@@ -124,18 +124,18 @@ def stack(tmp_path, axes="CYX", **options):
 
 
 @pytest.mark.parametrize("options", [{}, {"imagej": True}, {"ome": True}])
-def test_channels_say_which_planes_are_red_green_and_blue(tmp_path, options):
+def test_channels_select_red_green_and_blue(tmp_path, options):
     assert decode_image(stack(tmp_path, **options), (2, 0, 3)).pixels[5, 5].tolist() == [20, 0, 30]
     assert decode_image(stack(tmp_path, **options), (2,)).pixels[5, 5].tolist() == [20, 20, 20]
     assert decode_image(stack(tmp_path, **options), (2, 1)).pixels[5, 5].tolist() == [20, 10, 0]
 
 
-def test_channels_reorder_the_bands_of_any_format(tmp_path):
+def test_channels_are_reordered_in_any_format(tmp_path):
     path = save(tmp_path / "x.png", Image.new("RGB", (4, 4), (1, 2, 3)))
     assert decode_image(path, (2, 1, 0)).pixels[0, 0].tolist() == [3, 2, 1]
 
 
-def test_many_planes_without_channels_are_refused_and_the_error_says_how(tmp_path):
+def test_many_channels_without_choice_are_refused(tmp_path):
     with pytest.raises(
         ValueError, match="4 channels; choose those for red, green and blue, as in --channels 0,1,2"
     ):
@@ -145,7 +145,7 @@ def test_many_planes_without_channels_are_refused_and_the_error_says_how(tmp_pat
 
 
 @pytest.mark.parametrize("channels", ["", "a", "0,1,2,3", "-1", "0,,1"])
-def test_channels_that_are_no_planes_are_refused(tmp_path, channels):
+def test_invalid_channels_are_refused(tmp_path, channels):
     with pytest.raises(
         UserError,
         match=f"the value of `channels` is '{channels}', but must be one to three channel numbers",
@@ -153,7 +153,7 @@ def test_channels_that_are_no_planes_are_refused(tmp_path, channels):
         load_dataset(DatasetConfig(data=str(write_tiff_folder(tmp_path)), channels=channels))
 
 
-def test_thumbnails_and_pyramids_are_passed_over(tmp_path):
+def test_thumbnails_and_pyramids_are_skipped(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     with tifffile.TiffWriter(tmp_path / "x.tif") as writer:
         writer.write(pixels, photometric="rgb")
@@ -175,7 +175,7 @@ def test_several_images_in_one_file_are_refused(tmp_path):
         decode_image(tmp_path / "x.webp")
 
 
-def test_colours_without_a_way_to_rgb_are_refused(tmp_path):
+def test_colours_without_conversion_to_rgb_are_refused(tmp_path):
     write_tiff(tmp_path / "x.tif", np.zeros((8, 8, 3), np.uint8), photometric="cielab")
     with pytest.raises(ValueError, match="8-bit CIELAB colours"):
         decode_image(tmp_path / "x.tif")
@@ -188,7 +188,7 @@ def test_colours_without_a_way_to_rgb_are_refused(tmp_path):
         lambda p: save(p, Image.new("L", (100, 100)), format="PNG"),
     ],
 )
-def test_an_image_beyond_the_limit_on_pixels_is_refused_before_it_is_unpacked(tmp_path, write):
+def test_image_beyond_pixel_limit_is_not_unpacked(tmp_path, write):
     write(tmp_path / "x")
     assert decode_image(tmp_path / "x", max_pixels=10_000).pixels.shape == (100, 100, 3)
     with pytest.raises(
@@ -198,7 +198,7 @@ def test_an_image_beyond_the_limit_on_pixels_is_refused_before_it_is_unpacked(tm
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_an_image_becomes_square_by_the_rule_asked_for(dtype):
+def test_image_becomes_square_by_chosen_method(dtype):
     image = np.zeros((10, 20, 3), dtype)
     image[:, 5:15] = 200  # the middle square
     assert np.unique(resize_square(image, 10, "crop")).tolist() == [200]
@@ -211,7 +211,7 @@ def test_an_image_becomes_square_by_the_rule_asked_for(dtype):
 
 
 @pytest.mark.parametrize(("dtype", "scale"), [(np.uint16, 1), (np.float32, 1e-3)])
-def test_wide_images_are_scaled_by_percentiles_of_the_training_images(tmp_path, dtype, scale):
+def test_high_bit_images_are_scaled_by_training_percentiles(tmp_path, dtype, scale):
     dataset = load_dataset(
         DatasetConfig(data=str(write_tiff_folder(tmp_path, scale, dtype)), image_size=16)
     )
@@ -224,7 +224,7 @@ def test_wide_images_are_scaled_by_percentiles_of_the_training_images(tmp_path, 
     )
 
 
-def test_scaling_by_range_takes_the_whole_range_of_the_depth(tmp_path):
+def test_scaling_by_range_uses_whole_range(tmp_path):
     images = load_dataset(
         DatasetConfig(data=str(write_tiff_folder(tmp_path)), image_size=16, scaling="range")
     ).images
@@ -232,7 +232,7 @@ def test_scaling_by_range_takes_the_whole_range_of_the_depth(tmp_path):
     assert images.pixels.max() <= 16
 
 
-def test_scaling_is_part_of_the_fingerprint_of_the_split_and_not_of_that_of_the_data(tmp_path):
+def test_scaling_changes_fingerprint_of_split_only(tmp_path):
     write_tiff_folder(tmp_path)
     trials = [
         TrialConfig(data=str(tmp_path), image_size=size, scaling=rule, folds=folds)
@@ -250,7 +250,7 @@ def test_scaling_is_part_of_the_fingerprint_of_the_split_and_not_of_that_of_the_
     assert len({dataset.split.fingerprint for dataset in datasets}) == 4
 
 
-def test_what_is_not_finite_is_black_and_says_nothing_about_the_range(tmp_path):
+def test_non_finite_pixels_are_black_and_ignored(tmp_path):
     folder = write_tiff_folder(tmp_path, 1e-3, np.float32)
     holes = tifffile.imread(folder / "a" / "0.tif")
     holes[0, 0], holes[0, 1] = np.nan, np.inf

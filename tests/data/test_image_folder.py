@@ -8,7 +8,7 @@ from bioimg.errors import UserError
 from support.image_folders import find_images, write_image_folder, write_noise_image
 
 
-def test_each_folder_is_a_class_and_paths_are_relative(tmp_path):
+def test_each_folder_is_a_class_with_relative_paths(tmp_path):
     listing = find_images(write_image_folder(tmp_path / "set", count=2))
     assert listing.name == "set"
     assert listing.classes == ("a", "b")
@@ -17,7 +17,7 @@ def test_each_folder_is_a_class_and_paths_are_relative(tmp_path):
     assert listing.subsets is None
 
 
-def test_train_val_and_test_folders_are_parts(tmp_path):
+def test_train_val_and_test_folders_are_subsets(tmp_path):
     for part in ("train", "val", "test"):
         write_image_folder(tmp_path / part, count=1)
     listing = find_images(tmp_path)
@@ -29,13 +29,13 @@ def test_train_val_and_test_folders_are_parts(tmp_path):
     }
 
 
-def test_images_in_folders_below_a_class_belong_to_it(tmp_path):
+def test_images_in_subfolders_belong_to_their_class(tmp_path):
     write_image_folder(tmp_path, count=1)
     write_noise_image(tmp_path / "a" / "patient1" / "x.png")
     assert "a/patient1/x.png" in find_images(tmp_path).paths
 
 
-def test_hidden_files_and_the_litter_of_file_managers_are_passed_over(tmp_path):
+def test_hidden_and_file_manager_files_are_skipped(tmp_path):
     write_image_folder(tmp_path, count=1)
     for name in (".hidden.png", "Thumbs.db", "notes.txt", "._p0.png"):
         (tmp_path / "a" / name).write_text("no image")
@@ -43,7 +43,7 @@ def test_hidden_files_and_the_litter_of_file_managers_are_passed_over(tmp_path):
     assert len(find_images(tmp_path)) == 2
 
 
-def test_a_link_back_to_a_folder_above_is_not_followed(tmp_path):
+def test_link_to_parent_folder_is_not_followed(tmp_path):
     write_image_folder(tmp_path, count=1)
     (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
     assert len(find_images(tmp_path)) == 2
@@ -69,7 +69,7 @@ def test_a_link_back_to_a_folder_above_is_not_followed(tmp_path):
         ),
     ],
 )
-def test_what_is_no_set_of_classes_is_refused(tmp_path, build, text):
+def test_folder_without_valid_classes_is_refused(tmp_path, build, text):
     build(tmp_path / "set")
     with pytest.raises(UserError, match=text) as caught:
         find_images(tmp_path / "set")
@@ -77,7 +77,7 @@ def test_what_is_no_set_of_classes_is_refused(tmp_path, build, text):
     assert "set" in str(caught.value)
 
 
-def test_groups_are_what_the_pattern_finds_in_the_path(tmp_path):
+def test_group_pattern_finds_groups_in_paths(tmp_path):
     assert find_images(write_image_folder(tmp_path, count=2), group_pattern=r"p(\d)_").groups == (
         "0",
         "1",
@@ -95,12 +95,12 @@ def test_groups_are_what_the_pattern_finds_in_the_path(tmp_path):
         ("p0_(.)", "isn't in: a/p1_1.png, b/p1_1.png"),
     ],
 )
-def test_a_group_pattern_that_does_not_work_is_refused(tmp_path, pattern, text):
+def test_invalid_group_pattern_is_refused(tmp_path, pattern, text):
     with pytest.raises(UserError, match=text):
         find_images(write_image_folder(tmp_path, count=2), group_pattern=pattern)
 
 
-def test_a_class_with_too_few_images_is_named_before_anything_is_decoded(tmp_path):
+def test_too_small_class_is_named_before_decoding(tmp_path):
     write_image_folder(tmp_path)
     (tmp_path / "rare").mkdir()
     (tmp_path / "rare" / "x.png").write_text("not even an image")

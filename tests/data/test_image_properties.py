@@ -56,55 +56,55 @@ trials = st.builds(
 
 @many
 @given(grouped(), trials)
-def test_a_split_holds_each_image_once_and_each_class_everywhere_or_is_refused(images, trial):
+def test_split_is_a_partition_with_all_classes(images, trial):
     try:
-        cut = split_images(images, trial)
+        split = split_images(images, trial)
     except UserError:
         return
-    parts = (cut.train, cut.val, cut.test)
-    assert sorted(np.concatenate(parts)) == list(range(len(images.labels)))
-    assert all(len(set(images.labels[part])) == len(images.classes) for part in parts)
+    subsets = (split.train, split.val, split.test)
+    assert sorted(np.concatenate(subsets)) == list(range(len(images.labels)))
+    assert all(len(set(images.labels[subset])) == len(images.classes) for subset in subsets)
     shared = [
         {images.groups[i] for i in a} & {images.groups[i] for i in b}
-        for a, b in zip(parts, (*parts[1:], parts[0]), strict=True)
+        for a, b in zip(subsets, (*subsets[1:], subsets[0]), strict=True)
     ]
-    assert cut.leaks_groups == any(shared)
+    assert split.leaks_groups == any(shared)
     if trial.split == "grouped":
-        assert not cut.leaks_groups
+        assert not split.leaks_groups
 
 
 @many
 @given(grouped(), trials)
-def test_a_split_is_the_same_whatever_the_groups_are_called(images, trial):
+def test_split_does_not_depend_on_group_names(images, trial):
     images = labelled_images(images.labels, tuple(group.zfill(3) for group in images.groups))
     renamed = labelled_images(images.labels, tuple(f"patient {group}" for group in images.groups))
     try:
-        cut = split_images(images, trial)
+        split = split_images(images, trial)
     except UserError:
         return
-    assert cut.test.tolist() == split_images(renamed, trial).test.tolist()
+    assert split.test.tolist() == split_images(renamed, trial).test.tolist()
 
 
 @many
 @given(st.lists(st.integers(0, 3), min_size=20, max_size=60), st.data())
-def test_duplicates_are_the_images_outside_training_that_have_a_twin_elsewhere(digests, data):
+def test_duplicates_are_held_out_images_with_copies(digests, data):
     labels = np.arange(len(digests)) % 2
     images = labelled_images(
         labels, digests=tuple(f"{d if d else 100 + i}" for i, d in enumerate(digests))
     )
-    cut = split_images(images, SplitConfig())
-    where = {i: name for name in ("train", "val", "test") for i in getattr(cut, name).tolist()}
+    split = split_images(images, SplitConfig())
+    where = {i: name for name in ("train", "val", "test") for i in getattr(split, name).tolist()}
     twins = [
         i
         for i in where
         if any(where[i] != where[j] and images.digests[i] == images.digests[j] for j in where)
     ]
-    assert cut.duplicate_count == sum(where[i] != "train" for i in twins)
+    assert split.duplicate_count == sum(where[i] != "train" for i in twins)
 
 
 @many
 @given(st.data())
-def test_the_fingerprint_does_not_depend_on_order_and_changes_with_any_label_or_digest(data):
+def test_fingerprint_ignores_order_and_reveals_changes(data):
     labels = data.draw(
         st.lists(st.integers(0, 1), min_size=4, max_size=12).filter(
             lambda some: len(set(some)) == 2
@@ -139,7 +139,7 @@ shapes = st.tuples(st.integers(1, 24), st.integers(1, 24))
     st.sampled_from([None, "lzw", "deflate", "packbits", "zstd"]),
     st.booleans(),
 )
-def test_any_tiff_comes_back_as_it_was_written(data, depth, shape, compression, colour):
+def test_any_tiff_is_read_as_written(data, depth, shape, compression, colour):
     elements = {"allow_nan": False} if depth is np.float32 else {}
     pixels = data.draw(
         arrays.arrays(
@@ -160,7 +160,7 @@ def test_any_tiff_comes_back_as_it_was_written(data, depth, shape, compression, 
 
 @many
 @given(st.data(), shapes, st.sampled_from([".png", ".bmp", ".webp"]))
-def test_any_lossless_image_comes_back_as_it_was_written(data, shape, suffix):
+def test_any_lossless_image_is_read_as_written(data, shape, suffix):
     pixels = data.draw(arrays.arrays(np.uint8, (*shape, 3)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"x{suffix}"
@@ -175,7 +175,7 @@ def test_any_lossless_image_comes_back_as_it_was_written(data, shape, suffix):
         [b"", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"BM", b"\xff\xd8\xff", b"RIFF"]
     ),
 )
-def test_any_bytes_are_an_image_or_an_error_that_says_why(content, start):
+def test_any_bytes_give_an_image_or_a_reason(content, start):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.png"
         path.write_bytes(start + content)
@@ -189,7 +189,7 @@ def test_any_bytes_are_an_image_or_an_error_that_says_why(content, start):
 
 @many
 @given(st.data(), depths, shapes, st.integers(1, 24), st.sampled_from(["resize", "crop", "pad"]))
-def test_a_fitted_image_is_square_and_no_brighter_or_darker(data, depth, shape, size, rule):
+def test_resized_image_is_square_and_equally_bright(data, depth, shape, size, rule):
     pixels = data.draw(arrays.arrays(depth, (*shape, 3), elements=st.integers(0, 255)))
     fit = resize_square(pixels, size, rule)
     assert (fit.shape, fit.dtype) == ((size, size, 3), depth)
@@ -199,7 +199,7 @@ def test_a_fitted_image_is_square_and_no_brighter_or_darker(data, depth, shape, 
 
 @many
 @given(st.data(), st.integers(1, 9))
-def test_rows_on_disk_are_those_in_memory(data, count):
+def test_file_array_equals_array_in_memory(data, count):
     array = np.arange(count * 6, dtype=np.uint16).reshape(count, 2, 3)
     index = data.draw(
         arrays.basic_indices((count,), allow_newaxis=False, allow_ellipsis=False)
@@ -218,14 +218,14 @@ def test_rows_on_disk_are_those_in_memory(data, count):
     st.lists(names, min_size=7, max_size=9, unique=True),
     st.booleans(),
 )
-def test_any_folder_is_a_set_or_an_error_that_says_why(classes, files, with_parts):
+def test_any_folder_gives_a_set_or_a_reason(classes, files, with_parts):
     with tempfile.TemporaryDirectory() as folder:
-        for part in ("train", "val", "test") if with_parts else ("",):
+        for subset in ("train", "val", "test") if with_parts else ("",):
             for name in classes:
-                (Path(folder) / part / name).mkdir(parents=True, exist_ok=True)
+                (Path(folder) / subset / name).mkdir(parents=True, exist_ok=True)
                 for file in files:
                     Image.new("RGB", (4, 4), (len(file), 0, 0)).save(
-                        Path(folder) / part / name / f"{file}.png"
+                        Path(folder) / subset / name / f"{file}.png"
                     )
         try:
             images = load_dataset(DatasetConfig(data=folder, image_size=8)).images

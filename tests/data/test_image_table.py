@@ -35,7 +35,7 @@ def table(folder, rows, header="path,label,group,split", name="set.csv"):
 ROWS = ["img/2.png,b,q,val", "img/1.png,a,p,train", "deep/3.tif,07,p,test"]
 
 
-def test_a_table_gives_paths_labels_groups_and_parts_in_the_order_of_paths(tmp_path):
+def test_table_gives_all_columns_in_path_order(tmp_path):
     listing = find_images(table(tmp_path, ROWS))
     assert (listing.name, listing.paths) == ("set", ("deep/3.tif", "img/1.png", "img/2.png"))
     assert listing.classes == ("07", "a", "b")
@@ -44,7 +44,7 @@ def test_a_table_gives_paths_labels_groups_and_parts_in_the_order_of_paths(tmp_p
     assert [SUBSETS[part] for part in listing.subsets] == ["test", "train", "val"]
 
 
-def test_parquet_and_tsv_say_the_same_as_csv(tmp_path):
+def test_parquet_and_tsv_equal_csv(tmp_path):
     listing = find_images(table(tmp_path, ROWS))
     columns = dict(
         zip(
@@ -74,19 +74,19 @@ def test_labels_may_be_numbers_in_parquet(tmp_path):
     assert find_images(tmp_path / "set.parquet").classes == ("0", "1")
 
 
-def test_group_and_split_are_not_needed(tmp_path):
+def test_group_and_split_columns_are_optional(tmp_path):
     listing = find_images(table(tmp_path, ["1.png,a", "2.png,b"], header="path,label"))
     assert listing.groups is None
     assert listing.subsets is None
 
 
-def test_columns_can_have_other_names(tmp_path):
+def test_columns_can_be_renamed(tmp_path):
     file = table(tmp_path, ["1.png,a,x", "2.png,b,y"], header="file,diagnosis,patient")
     listing = find_images(file, columns="path=file, label=diagnosis, group=patient")
     assert (listing.classes, listing.groups) == (("a", "b"), ("x", "y"))
 
 
-def test_a_pattern_takes_the_place_of_the_column_of_groups(tmp_path):
+def test_group_pattern_replaces_group_column(tmp_path):
     assert find_images(table(tmp_path, ROWS), group_pattern=r"(\d)").groups == ("3", "1", "2")
 
 
@@ -112,7 +112,7 @@ def test_a_pattern_takes_the_place_of_the_column_of_groups(tmp_path):
         ("path,label\n1.png,a,b,c\n", "can't be read"),
     ],
 )
-def test_a_table_that_does_not_hold_is_refused(tmp_path, text, error):
+def test_invalid_table_is_refused(tmp_path, text, error):
     for name in "12":
         write_noise_image(tmp_path / f"{name}.png")
     (tmp_path / "set.csv").write_text(text)
@@ -121,7 +121,7 @@ def test_a_table_that_does_not_hold_is_refused(tmp_path, text, error):
     assert "set.csv" in str(caught.value)
 
 
-def test_a_column_that_nobody_asked_for_is_refused(tmp_path):
+def test_unknown_column_role_is_refused(tmp_path):
     with pytest.raises(
         UserError,
         match=r"the value of `columns` is 'pat', but must be one of: path, .* Did you mean 'path'?",
@@ -141,7 +141,7 @@ def test_many_offenders_are_cut_to_ten_and_counted(tmp_path):
 
 @pytest.mark.parametrize("shape", [(9, 9), (9, 9, 3)])
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_a_medmnist_file_is_read_with_its_own_split(tmp_path, shape, save):
+def test_medmnist_file_is_read_with_its_split(tmp_path, shape, save):
     content = medmnist_arrays(shape=shape)
     save(tmp_path / "toy.npz", **content)
     config = DatasetConfig(data=str(tmp_path / "toy.npz"), image_size=9)
@@ -154,7 +154,7 @@ def test_a_medmnist_file_is_read_with_its_own_split(tmp_path, shape, save):
     assert dataset.split.val.tolist() == list(range(20, 40))
 
 
-def test_more_than_8_bits_in_an_npz_are_scaled_as_in_files(tmp_path):
+def test_16_bit_npz_is_scaled_as_files_are(tmp_path):
     np.savez(tmp_path / "toy.npz", **medmnist_arrays(dtype=np.uint16))
     images = load_dataset(DatasetConfig(data=str(tmp_path / "toy.npz"), image_size=9)).images
     assert images.pixels.dtype == np.uint8
@@ -186,7 +186,7 @@ def test_more_than_8_bits_in_an_npz_are_scaled_as_in_files(tmp_path):
         (lambda c: c.update(train_images=np.asfortranarray(c["train_images"])), "Fortran"),
     ],
 )
-def test_an_npz_that_is_no_medmnist_file_is_refused(tmp_path, change, error):
+def test_npz_in_other_layout_is_refused(tmp_path, change, error):
     content = medmnist_arrays()
     change(content)
     np.savez(tmp_path / "toy.npz", **content)
@@ -194,7 +194,7 @@ def test_an_npz_that_is_no_medmnist_file_is_refused(tmp_path, change, error):
         find_images(tmp_path / "toy.npz")
 
 
-def test_a_damaged_npz_is_refused(tmp_path):
+def test_damaged_npz_is_refused(tmp_path):
     (tmp_path / "text.npz").write_text("text")
     np.savez_compressed(tmp_path / "toy.npz", **medmnist_arrays(count=200))
     whole = bytearray((tmp_path / "toy.npz").read_bytes())
@@ -231,7 +231,7 @@ def kather_zip(tmp_path, monkeypatch):
     return tmp_path / "kather.zip"
 
 
-def test_kather2016_comes_from_a_zip_that_is_already_here_with_its_slides(kather_zip):
+def test_kather2016_is_read_from_local_zip_with_slides(kather_zip):
     listing = find_images(f"kather2016:{kather_zip}")
     assert (listing.name, len(listing.classes), len(listing)) == ("kather2016", 8, 56)
     assert sorted(set(listing.groups)) == ["01", "02", "03"]
@@ -239,13 +239,13 @@ def test_kather2016_comes_from_a_zip_that_is_already_here_with_its_slides(kather
     assert len(find_images("kather2016")) == 56  # from the cache
 
 
-def test_kather2016_6_leaves_fat_and_background_out(kather_zip):
+def test_kather2016_6_excludes_fat_and_background(kather_zip):
     listing = find_images(f"kather2016-6:{kather_zip}")
     assert listing.classes == ("01_TUMOR", "02_STROMA", "03_C", "04_D", "05_E", "06_F")
     assert len(listing) == len(listing.files) == 42
 
 
-def test_a_zip_that_is_not_the_archive_is_refused(kather_zip, tmp_path):
+def test_zip_with_other_checksum_is_refused(kather_zip, tmp_path):
     with zipfile.ZipFile(kather_zip, "a") as archive:
         archive.writestr("more", "x")
     with pytest.raises(
@@ -294,7 +294,7 @@ def server():
         thread.join()
 
 
-def test_a_download_that_was_cut_off_goes_on_where_it_was(kather_zip, server, monkeypatch):
+def test_interrupted_download_resumes(kather_zip, server, monkeypatch):
     monkeypatch.setattr(download, "BLOCK_BYTES", 500)
     server.content, server.limit = kather_zip.read_bytes(), 2000
     with pytest.raises(
@@ -306,7 +306,7 @@ def test_a_download_that_was_cut_off_goes_on_where_it_was(kather_zip, server, mo
     assert server.ranges == [None, "bytes=2000-"]
 
 
-def test_of_two_who_want_the_same_set_one_downloads_it(kather_zip, server):
+def test_concurrent_downloads_fetch_once(kather_zip, server):
     server.content, server.second = kather_zip.read_bytes(), threading.Event()
     asked = (f"kather2016:{server.address}",) * 2
     with ThreadPool(2) as pool:
@@ -314,7 +314,7 @@ def test_of_two_who_want_the_same_set_one_downloads_it(kather_zip, server):
     assert server.ranges == [None]
 
 
-def test_a_download_with_another_content_is_refused_and_not_kept(kather_zip, server):
+def test_download_with_other_content_is_refused(kather_zip, server):
     server.content = kather_zip.read_bytes() + b"x"
     with pytest.raises(UserError, match="can't be downloaded: MD5 hash"):
         find_images(f"kather2016:{server.address}")
@@ -322,9 +322,7 @@ def test_a_download_with_another_content_is_refused_and_not_kept(kather_zip, ser
     assert len(find_images(f"kather2016:{server.address}")) == 56
 
 
-def test_a_medmnist_set_is_fetched_by_name_with_the_names_of_its_classes(
-    tmp_path, server, monkeypatch
-):
+def test_medmnist_set_is_downloaded_with_class_names(tmp_path, server, monkeypatch):
     np.savez(tmp_path / "toy.npz", **medmnist_arrays())
     server.content = (tmp_path / "toy.npz").read_bytes()
     about = {
@@ -350,7 +348,7 @@ def test_a_medmnist_set_is_fetched_by_name_with_the_names_of_its_classes(
         find_images("medmnist:toy")
 
 
-def test_a_missing_package_for_medmnist_says_how_to_install_it(monkeypatch):
+def test_missing_medmnist_package_gives_install_hint(monkeypatch):
     monkeypatch.setitem(sys.modules, "medmnist.info", None)
     with pytest.raises(
         UserError,
@@ -359,7 +357,7 @@ def test_a_missing_package_for_medmnist_says_how_to_install_it(monkeypatch):
         find_images("medmnist:pathmnist")
 
 
-def test_a_name_that_is_nearly_one_gets_a_hint(tmp_path, monkeypatch):
+def test_misspelt_set_name_gives_a_hint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         UserError,
@@ -368,7 +366,7 @@ def test_a_name_that_is_nearly_one_gets_a_hint(tmp_path, monkeypatch):
         find_images("kater2016")
 
 
-def test_the_folder_that_holds_an_image_can_name_its_group(tmp_path):
+def test_parent_folder_can_name_the_group(tmp_path):
     for label in "ab":
         for patient in ("p1", "p2", "p3"):
             write_noise_image(tmp_path / label / patient / "x.png")

@@ -30,13 +30,13 @@ def config():
     return DatasetConfig(data=str(SET), image_size=32)
 
 
-def test_the_tiles_are_six_classes_of_seventy(config):
+def test_tiles_are_six_classes_of_seventy(config):
     images = load_dataset(config).images
     assert np.bincount(images.labels).tolist() == [70] * 6
     assert images.pixels.shape == (420, 32, 32, 3)
 
 
-def test_ten_slides_are_found_with_the_pattern_and_guessed_without(config):
+def test_ten_slides_are_found_and_guessed(config):
     plain, _ = audit_images(config)
     assert [(guess.pattern, guess.group_count) for guess in plain.guessed_patterns] == [(SLIDE, 10)]
     grouped, _ = audit_images(DatasetConfig(data=str(SET), image_size=32, group_pattern=SLIDE))
@@ -46,13 +46,17 @@ def test_ten_slides_are_found_with_the_pattern_and_guessed_without(config):
     assert (plain.duplicates, plain.near_duplicates) == ([], [])
 
 
-def test_no_slide_is_in_two_parts_of_any_grouped_fold():
+def test_grouped_folds_keep_slides_apart():
     base = TrialConfig(data=str(SET), image_size=32, split="grouped", group_pattern=SLIDE)
     trials = [base, *Experiment(name="x", base=base).with_fold_axis(5).trials()]
     datasets = load_datasets(list_datasets(trials))
     assert len({id(dataset.images) for dataset in datasets.values()}) == 1
     for trial in trials:
-        images, cut = datasets[trial].images, datasets[trial].split
-        slides = [{images.groups[i] for i in part} for part in (cut.train, cut.val, cut.test)]
+        images, split = datasets[trial].images, datasets[trial].split
+        slides = [
+            {images.groups[i] for i in subset} for subset in (split.train, split.val, split.test)
+        ]
         assert sum(map(len, slides)) == 10
-        assert all(len(set(images.labels[part])) == 6 for part in (cut.train, cut.val, cut.test))
+        assert all(
+            len(set(images.labels[subset])) == 6 for subset in (split.train, split.val, split.test)
+        )

@@ -16,7 +16,7 @@ from bioimg.errors import UserError
 from support.image_folders import write_image_folder, write_noise_image
 
 
-def test_every_image_is_decoded_to_the_size_asked_for(tmp_path):
+def test_images_are_decoded_to_chosen_size(tmp_path):
     images = load_dataset(
         DatasetConfig(data=str(write_image_folder(tmp_path)), image_size=8)
     ).images
@@ -27,7 +27,7 @@ def test_every_image_is_decoded_to_the_size_asked_for(tmp_path):
     assert not images.synthetic
 
 
-def test_an_image_of_the_right_size_is_left_as_it_is(tmp_path):
+def test_image_of_right_size_is_unchanged(tmp_path):
     write_image_folder(tmp_path)
     write_noise_image(tmp_path / "a" / "square.png", size=(8, 8))
     images = load_dataset(DatasetConfig(data=str(tmp_path), image_size=8)).images
@@ -46,13 +46,13 @@ def test_colour_and_grey_of_every_format_become_rgb(tmp_path, suffix, mode):
 
 
 @pytest.mark.parametrize("compression", [None, "lzw", "deflate", "packbits", "jpeg", "zstd"])
-def test_tiff_is_read_whatever_its_compression(tmp_path, compression):
+def test_tiff_of_every_compression_is_read(tmp_path, compression):
     smooth = np.tile(np.arange(32, dtype=np.uint8)[:, None, None] * 4, (1, 32, 3))
     tifffile.imwrite(tmp_path / "x.tif", smooth, compression=compression, photometric="rgb")
     np.testing.assert_allclose(decode_image(tmp_path / "x.tif").pixels.astype(int), smooth, atol=4)
 
 
-def test_a_wrongly_named_image_is_read_by_its_content(tmp_path):
+def test_wrongly_named_image_is_read_by_content(tmp_path):
     write_noise_image(tmp_path / "x.png")
     tifffile.imwrite(tmp_path / "y.png", np.zeros((4, 4, 3), np.uint8), compression="lzw")
     (tmp_path / "x.png").rename(tmp_path / "x.jpg")
@@ -60,7 +60,7 @@ def test_a_wrongly_named_image_is_read_by_its_content(tmp_path):
     assert decode_image(tmp_path / "y.png").pixels.shape == (4, 4, 3)
 
 
-def test_the_exif_orientation_is_honoured(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
     image = Image.new("RGB", (20, 10))
     exif = image.getexif()
     exif[274] = 6  # a quarter turn
@@ -68,7 +68,7 @@ def test_the_exif_orientation_is_honoured(tmp_path):
     assert decode_image(tmp_path / "x.jpg").pixels.shape == (20, 10, 3)
 
 
-def test_a_truncated_image_is_named_in_the_error_and_so_are_the_others(tmp_path):
+def test_all_truncated_images_are_named(tmp_path):
     write_image_folder(tmp_path)
     broken = tmp_path / "a" / "p0_0.png"
     broken.write_bytes(broken.read_bytes()[:60])
@@ -81,15 +81,15 @@ def test_a_truncated_image_is_named_in_the_error_and_so_are_the_others(tmp_path)
 
 
 def test_progress_counts_every_image(tmp_path):
-    seen = []
+    counts = []
     load_dataset(
         DatasetConfig(data=str(write_image_folder(tmp_path))),
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total: counts.append((done, total)),
     )
-    assert seen == [(done, 14) for done in range(1, 15)]
+    assert counts == [(done, 14) for done in range(1, 15)]
 
 
-def test_the_fingerprint_knows_pixels_labels_and_parts_but_not_the_folder(tmp_path):
+def test_fingerprint_covers_pixels_labels_and_subsets(tmp_path):
     images = load_dataset(DatasetConfig(data=str(write_image_folder(tmp_path / "one")))).images
     (tmp_path / "one").rename(tmp_path / "two")
     assert (
@@ -110,22 +110,22 @@ def test_the_fingerprint_knows_pixels_labels_and_parts_but_not_the_folder(tmp_pa
 
 
 @pytest.mark.ray
-def test_decoding_in_processes_gives_the_same_set_and_names_the_same_files(tmp_path, monkeypatch):
+def test_decoding_in_processes_gives_the_same_set(tmp_path, monkeypatch):
     config = DatasetConfig(
         data=str(write_image_folder(tmp_path / "set", count=40)), image_size=8, skip_unreadable=True
     )
     (tmp_path / "set" / "a" / "p0_0.png").write_text("text")
-    alone, seen = load_dataset(config).images, []
+    alone, counts = load_dataset(config).images, []
     monkeypatch.setenv("BIOIMG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(pixel_cache, "MIN_PARALLEL_BYTES", 0)
     monkeypatch.setattr(pixel_cache, "CHUNK_BYTES", 3000)
     together = load_dataset(
         config,
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda done, total: counts.append((done, total)),
     ).images
     np.testing.assert_array_equal(together.pixels, alone.pixels)
     assert (together.fingerprint, together.unreadable_skipped) == (alone.fingerprint, 1)
-    assert seen == [(done, 80) for done in range(1, 81)]
+    assert counts == [(done, 80) for done in range(1, 81)]
     with pytest.raises(UserError, match=r"1 of 80 images in '[^']+' can't be read: a/p0_0\.png \("):
         load_dataset(dataclasses.replace(config, skip_unreadable=False))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bioimg.config import DatasetConfig, SplitConfig, TrialConfig
-from bioimg.data import file_array, list_datasets, load_dataset, load_datasets, pixel_cache
+from bioimg.data import file_array, list_datasets, load, load_dataset, load_datasets, pixel_cache
 from bioimg.data.file_array import FileArray
 from bioimg.errors import UserError
 from bioimg.storage import disk_cache
@@ -36,7 +36,7 @@ def kept():
     return list((disk_cache.cache_folder() / "images").iterdir())
 
 
-def test_a_second_start_reads_no_image(tmp_path, decoded):
+def test_second_start_decodes_no_image(tmp_path, decoded):
     config = DatasetConfig(data=str(write_image_folder(tmp_path)), image_size=8)
     first = load_dataset(config).images
     assert len(decoded) == 14
@@ -50,7 +50,7 @@ def test_a_second_start_reads_no_image(tmp_path, decoded):
     )
 
 
-def test_neither_does_another_split_or_batch_size(tmp_path, decoded):
+def test_other_split_or_batch_size_decodes_no_image(tmp_path, decoded):
     data = str(write_image_folder(tmp_path))
     for trial in (
         TrialConfig(data=data),
@@ -62,14 +62,14 @@ def test_neither_does_another_split_or_batch_size(tmp_path, decoded):
 
 
 @pytest.mark.parametrize("fields", [{"image_size": 9}, {"resize": "pad"}, {"channels": "0"}])
-def test_other_pixels_are_decoded_anew(tmp_path, decoded, fields):
+def test_other_decode_options_decode_again(tmp_path, decoded, fields):
     data = str(write_image_folder(tmp_path))
     load_dataset(DatasetConfig(data=data, **{"image_size": 8} | fields))
     load_dataset(DatasetConfig(data=data, image_size=8))
     assert len(decoded) == 28
 
 
-def test_a_changed_file_is_noticed_even_at_the_same_size_and_time(tmp_path):
+def test_changed_file_of_same_size_and_time_is_noticed(tmp_path):
     config = DatasetConfig(data=str(write_image_folder(tmp_path, suffix=".bmp")), image_size=8)
     before = load_dataset(config).images
     file = tmp_path / "a" / "p0_0.bmp"
@@ -80,7 +80,7 @@ def test_a_changed_file_is_noticed_even_at_the_same_size_and_time(tmp_path):
     assert load_dataset(config).images.fingerprint != before.fingerprint
 
 
-def test_nothing_is_kept_of_a_set_that_can_not_be_read(tmp_path):
+def test_unreadable_set_leaves_no_cache_entry(tmp_path):
     write_image_folder(tmp_path)
     (tmp_path / "a" / "p0_0.png").write_text("x")
     with pytest.raises(UserError):
@@ -88,7 +88,7 @@ def test_nothing_is_kept_of_a_set_that_can_not_be_read(tmp_path):
     assert kept() == []
 
 
-def test_a_decoding_that_is_cut_off_leaves_nothing_behind(tmp_path):
+def test_interrupted_decoding_leaves_no_cache_entry(tmp_path):
     def stop(done, total):
         raise KeyboardInterrupt
 
@@ -99,7 +99,7 @@ def test_a_decoding_that_is_cut_off_leaves_nothing_behind(tmp_path):
     assert len(load_dataset(config).images) == 14
 
 
-def test_two_starts_at_once_give_one_entry(tmp_path):
+def test_concurrent_starts_make_one_cache_entry(tmp_path):
     config = DatasetConfig(data=str(write_image_folder(tmp_path)))
     both = threading.Barrier(2)
     threads = [
@@ -117,7 +117,7 @@ def test_two_starts_at_once_give_one_entry(tmp_path):
     assert len(load_dataset(config).images) == 14
 
 
-def test_a_cache_that_can_not_be_written_is_named(tmp_path, monkeypatch):
+def test_unwritable_cache_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("BIOIMG_CACHE", str(tmp_path / "file"))
     with pytest.raises(
@@ -127,7 +127,7 @@ def test_a_cache_that_can_not_be_written_is_named(tmp_path, monkeypatch):
         load_dataset(DatasetConfig(data=str(write_image_folder(tmp_path / "set"))))
 
 
-def test_trials_that_see_the_same_pixels_share_one_set(tmp_path):
+def test_trials_with_the_same_pixels_share_images(tmp_path):
     data = str(write_image_folder(tmp_path / "narrow"))
     trials = [
         TrialConfig(data=data, image_size=size, folds=3, fold=fold)
@@ -140,7 +140,30 @@ def test_trials_that_see_the_same_pixels_share_one_set(tmp_path):
     assert found[trials[0]].images.pixels.shape[1] == 8
 
 
-def test_folds_of_wide_images_are_scaled_by_their_own_training_images(tmp_path):
+def test_set_is_listed_once_and_each_split_computed_once(tmp_path, monkeypatch):
+    calls = []
+
+    def count_calls(name):
+        function = getattr(load, name)
+
+        def counted(*args):
+            calls.append(name)
+            return function(*args)
+
+        monkeypatch.setattr(load, name, counted)
+
+    count_calls("list_images")
+    count_calls("assign_subsets")
+    data = str(write_image_folder(tmp_path))
+    folds = [TrialConfig(data=data, image_size=8, folds=3, fold=fold) for fold in range(3)]
+    seeds = [TrialConfig(data=data, image_size=8, seed=seed) for seed in range(3)]
+    datasets = load_datasets(list_datasets([*folds, *seeds]))
+    assert calls.count("list_images") == 1
+    assert calls.count("assign_subsets") == len(folds) + 1
+    assert datasets[seeds[0]] is datasets[seeds[1]]
+
+
+def test_folds_of_16_bit_images_are_scaled_separately(tmp_path):
     data = str(write_tiff_folder(tmp_path))
     trials = [TrialConfig(data=data, image_size=16, folds=3, fold=fold) for fold in range(3)]
     found = load_datasets(
@@ -155,7 +178,7 @@ def no_memory(monkeypatch):
 
 
 @pytest.mark.parametrize("make", [write_image_folder, write_tiff_folder])
-def test_a_set_larger_than_memory_is_the_same_set(tmp_path, monkeypatch, make):
+def test_set_larger_than_memory_has_the_same_content(tmp_path, monkeypatch, make):
     config = DatasetConfig(data=str(make(tmp_path)), image_size=16)
     images = load_dataset(config).images
     monkeypatch.setattr(file_array, "available_memory", lambda: 1000)
@@ -178,7 +201,7 @@ def test_a_set_larger_than_memory_is_the_same_set(tmp_path, monkeypatch, make):
         np.array([], int),
     ],
 )
-def test_rows_are_read_from_disk_as_from_an_array(tmp_path, index):
+def test_file_array_is_indexed_as_an_array(tmp_path, index):
     array = np.random.default_rng(0).integers(0, 9, (12, 4, 4, 3)).astype(np.uint16)
     array.tofile(tmp_path / "pixels")
     on_disk = FileArray(tmp_path / "pixels", array.shape, "uint16")
@@ -186,7 +209,7 @@ def test_rows_are_read_from_disk_as_from_an_array(tmp_path, index):
     assert (len(on_disk), on_disk.nbytes, on_disk.dtype) == (12, array.nbytes, array.dtype)
 
 
-def test_a_row_that_is_not_there_is_an_error(tmp_path):
+def test_missing_row_of_file_array_is_an_error(tmp_path):
     np.zeros((2, 4), np.uint8).tofile(tmp_path / "pixels")
     on_disk = FileArray(tmp_path / "pixels", (3, 4), "uint8")
     with pytest.raises(IndexError):
@@ -195,7 +218,7 @@ def test_a_row_that_is_not_there_is_an_error(tmp_path):
         on_disk[2]
 
 
-def test_what_is_sent_to_another_process_is_the_name_of_the_file(tmp_path):
+def test_pickled_file_array_holds_only_the_file_name(tmp_path):
     array = np.arange(40_000, dtype=np.uint8).reshape(4, -1)
     array.tofile(tmp_path / "pixels")
     sent = pickle.dumps(FileArray(tmp_path / "pixels", array.shape, "uint8"))
@@ -208,7 +231,7 @@ def test_what_is_sent_to_another_process_is_the_name_of_the_file(tmp_path):
         pickle.loads(sent)
 
 
-def test_limits_of_the_process_and_of_its_container_count(tmp_path, monkeypatch):
+def test_available_memory_respects_process_and_container_limits(tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("2000\n")
     monkeypatch.setattr(file_array, "CGROUP_FOLDER", tmp_path)
@@ -236,7 +259,7 @@ print(type(images.pixels).__name__, top)
 
 
 @pytest.mark.nightly
-def test_a_set_three_times_the_memory_limit_is_read_batch_by_batch(tmp_path):
+def test_set_beyond_memory_limit_is_read_in_batches(tmp_path):
     for label in "ab":
         for number in range(600):
             write_noise_image(tmp_path / label / f"{number}.png", seed=number, size=(8, 8))
@@ -278,7 +301,7 @@ print(status, type(kept).__name__, kept.nbytes // limit, process.memory_info().r
 
 
 @pytest.mark.nightly
-def test_training_on_a_set_three_times_the_memory_limit_stays_within_it(tmp_path):
+def test_training_on_set_beyond_memory_limit_stays_within(tmp_path):
     for label in "ab":
         for number in range(800):
             write_noise_image(

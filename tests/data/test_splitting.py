@@ -24,21 +24,21 @@ def per_class(images, indices):
     return np.bincount(images.labels[indices], minlength=len(images.classes)).tolist()
 
 
-def test_every_image_is_in_one_part():
-    cut = split_images(labelled_images(np.arange(100) % 3), SplitConfig())
-    assert sorted(np.concatenate([cut.train, cut.val, cut.test])) == list(range(100))
-    assert cut.leaks_groups is None
+def test_every_image_is_in_one_subset():
+    split = split_images(labelled_images(np.arange(100) % 3), SplitConfig())
+    assert sorted(np.concatenate([split.train, split.val, split.test])) == list(range(100))
+    assert split.leaks_groups is None
 
 
-def test_a_stratified_split_holds_68_16_16_percent_of_each_class():
+def test_stratified_split_holds_68_16_16_percent_per_class():
     images = labelled_images(np.repeat(range(6), 625))
-    cut = split_images(images, SplitConfig())
-    assert per_class(images, cut.train) == [425] * 6
-    assert per_class(images, cut.val) == per_class(images, cut.test) == [100] * 6
+    split = split_images(images, SplitConfig())
+    assert per_class(images, split.train) == [425] * 6
+    assert per_class(images, split.val) == per_class(images, split.test) == [100] * 6
 
 
 @pytest.mark.ray
-def test_the_split_is_the_same_for_every_seed_and_process():
+def test_split_is_the_same_in_every_process():
     images = labelled_images(np.arange(60) % 2)
     here = split_images(images, SplitConfig()).test.tolist()
     code = (
@@ -59,17 +59,17 @@ def test_the_split_is_the_same_for_every_seed_and_process():
     assert out.stdout.strip() == str(here)
 
 
-def test_the_smallest_class_that_can_be_split_is_in_every_part():
+def test_smallest_allowed_class_is_in_every_subset():
     images = labelled_images([0] * 200 + [1] * 7)
-    cut = split_images(images, SplitConfig())
-    assert all(per_class(images, part)[1] >= 1 for part in (cut.train, cut.val, cut.test))
+    split = split_images(images, SplitConfig())
+    assert all(per_class(images, subset)[1] >= 1 for subset in (split.train, split.val, split.test))
     with pytest.raises(
         UserError, match=r"at least 7 images of each class; there are too few of: b \(6\)"
     ):
         split_images(labelled_images([0] * 200 + [1] * 6), SplitConfig())
 
 
-def test_a_stratified_split_says_that_it_leaks_groups():
+def test_stratified_split_reports_leaked_groups():
     groups = tuple(str(number % 10) for number in range(100))
     assert (
         split_images(labelled_images(np.arange(100) % 2, groups), SplitConfig()).leaks_groups
@@ -83,25 +83,27 @@ def test_a_stratified_split_says_that_it_leaks_groups():
     )
 
 
-def test_a_grouped_split_keeps_each_group_in_one_part_and_classes_near_balance():
+def test_grouped_split_keeps_groups_together_and_balanced():
     rng = np.random.default_rng(0)
     groups = tuple(str(g) for g in rng.integers(0, 30, 900))
     images = labelled_images(rng.integers(0, 3, 900), groups)
-    cut = split_images(images, SplitConfig(split="grouped"))
-    names = [{groups[i] for i in part} for part in (cut.train, cut.val, cut.test)]
+    split = split_images(images, SplitConfig(split="grouped"))
+    names = [{groups[i] for i in subset} for subset in (split.train, split.val, split.test)]
     assert sum(map(len, names)) == len(set(groups))
-    assert cut.leaks_groups is False
-    for part, share in ((cut.train, 0.68), (cut.val, 0.16), (cut.test, 0.16)):
+    assert split.leaks_groups is False
+    for subset, share in ((split.train, 0.68), (split.val, 0.16), (split.test, 0.16)):
         np.testing.assert_allclose(
-            np.array(per_class(images, part)) / np.bincount(images.labels), share, atol=0.06
+            np.array(per_class(images, subset)) / np.bincount(images.labels), share, atol=0.06
         )
 
 
-def test_a_grouped_split_finds_the_only_way_that_holds_every_class():
+def test_grouped_split_finds_the_only_possible_assignment():
     groups = ("x", "y", "z", "u", "v") * 2
     images = labelled_images([0] * 5 + [1, 1, 1, 0, 0], groups)
-    cut = split_images(images, SplitConfig(split="grouped"))
-    assert all(min(per_class(images, part)) >= 1 for part in (cut.train, cut.val, cut.test))
+    split = split_images(images, SplitConfig(split="grouped"))
+    assert all(
+        min(per_class(images, subset)) >= 1 for subset in (split.train, split.val, split.test)
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,57 +120,61 @@ def test_a_grouped_split_finds_the_only_way_that_holds_every_class():
         ),
     ],
 )
-def test_groups_that_can_not_be_split_are_refused(images, text):
+def test_unsplittable_groups_are_refused(images, text):
     with pytest.raises(UserError, match=text):
         split_images(images, SplitConfig(split="grouped"))
 
 
-def test_a_folder_split_is_what_the_folders_say():
-    parts = np.array([TRAIN, VAL, TEST, TRAIN], np.int8)
-    cut = split_images(labelled_images([0, 1, 0, 1], subsets=parts), SplitConfig(split="folder"))
-    assert (cut.train.tolist(), cut.val.tolist(), cut.test.tolist()) == ([0, 3], [1], [2])
+def test_folder_split_follows_the_folders():
+    subsets = np.array([TRAIN, VAL, TEST, TRAIN], np.int8)
+    split = split_images(
+        labelled_images([0, 1, 0, 1], subsets=subsets), SplitConfig(split="folder")
+    )
+    assert (split.train.tolist(), split.val.tolist(), split.test.tolist()) == ([0, 3], [1], [2])
 
 
 @pytest.mark.parametrize(
-    ("labels", "parts", "text"),
+    ("labels", "subsets", "text"),
     [
         ([0, 1], None, "`data` has no subsets train, val and test"),
         ([0, 1, 1], [TRAIN, TRAIN, TEST], "`data` has no images in: val"),
         ([0, 1, 1], [TRAIN, VAL, TEST], "classes have no image in train: b"),
     ],
 )
-def test_folders_that_are_no_split_are_refused(labels, parts, text):
-    parts = None if parts is None else np.array(parts, np.int8)
+def test_incomplete_subset_folders_are_refused(labels, subsets, text):
+    subsets = None if subsets is None else np.array(subsets, np.int8)
     with pytest.raises(UserError, match=text):
-        split_images(labelled_images(labels, subsets=parts), SplitConfig(split="folder"))
+        split_images(labelled_images(labels, subsets=subsets), SplitConfig(split="folder"))
 
 
 FOLDS = [SplitConfig(folds=5, fold=fold) for fold in range(5)]
 
 
-def test_each_fold_tests_once_and_validates_once():
+def test_each_fold_tests_and_validates_once():
     images = labelled_images(np.arange(100) % 4)
-    cuts = [split_images(images, trial) for trial in FOLDS]
-    assert sorted(np.concatenate([cut.test for cut in cuts])) == list(range(100))
-    assert sorted(np.concatenate([cut.val for cut in cuts])) == list(range(100))
-    for cut in cuts:
-        assert sorted(np.concatenate([cut.train, cut.val, cut.test])) == list(range(100))
-        assert per_class(images, cut.test) == [5] * 4
+    splits = [split_images(images, trial) for trial in FOLDS]
+    assert sorted(np.concatenate([split.test for split in splits])) == list(range(100))
+    assert sorted(np.concatenate([split.val for split in splits])) == list(range(100))
+    for split in splits:
+        assert sorted(np.concatenate([split.train, split.val, split.test])) == list(range(100))
+        assert per_class(images, split.test) == [5] * 4
 
 
-def test_grouped_folds_keep_groups_apart_and_every_class_everywhere():
+def test_grouped_folds_keep_groups_apart():
     rng = np.random.default_rng(1)
     groups = tuple(str(g) for g in rng.integers(0, 10, 300))
     images = labelled_images(rng.integers(0, 3, 300), groups)
-    cuts = [split_images(images, dataclasses.replace(trial, split="grouped")) for trial in FOLDS]
-    assert sorted(np.concatenate([cut.test for cut in cuts])) == list(range(300))
+    splits = [split_images(images, dataclasses.replace(trial, split="grouped")) for trial in FOLDS]
+    assert sorted(np.concatenate([split.test for split in splits])) == list(range(300))
     assert all(
-        min(per_class(images, part)) > 0 for cut in cuts for part in (cut.train, cut.val, cut.test)
+        min(per_class(images, subset)) > 0
+        for split in splits
+        for subset in (split.train, split.val, split.test)
     )
-    assert not any(cut.leaks_groups for cut in cuts)
+    assert not any(split.leaks_groups for split in splits)
 
 
-def test_folds_that_can_not_hold_every_class_are_refused():
+def test_folds_without_every_class_are_refused():
     with pytest.raises(
         UserError, match=r"needs at least 5 images of each class; there are too few of: b \(4\)"
     ):
@@ -195,12 +201,12 @@ def test_folds_that_can_not_hold_every_class_are_refused():
         ({"folds": 5, "split": "folder"}, "`folds` must be 0 with `split` 'folder'"),
     ],
 )
-def test_folds_that_make_no_sense_are_refused(fields, text):
+def test_invalid_folds_are_refused(fields, text):
     with pytest.raises(UserError, match=text):
         TrialConfig(**fields)
 
 
-def test_an_experiment_over_folds_asks_every_cell_once_for_each_fold():
+def test_experiment_over_folds_has_every_trial_per_fold():
     trials = (
         Experiment(name="x", base=TrialConfig(), axes={"batch_size": (8, 16)})
         .with_fold_axis(5)
@@ -212,13 +218,13 @@ def test_an_experiment_over_folds_asks_every_cell_once_for_each_fold():
     assert len({trial.key for trial in trials}) == 10
 
 
-def test_copies_of_an_image_in_two_parts_are_counted():
+def test_copies_across_subsets_are_counted():
     clean = labelled_images([0, 1] * 30)
-    cut = split_images(clean, SplitConfig())
-    assert cut.duplicate_count == 0
+    split = split_images(clean, SplitConfig())
+    assert split.duplicate_count == 0
     digests = list(clean.digests)
-    digests[cut.test[0]] = digests[cut.train[0]]  # one test image has a copy in train
-    digests[cut.val[0]] = digests[cut.val[1]]  # within one part: no leak
+    digests[split.test[0]] = digests[split.train[0]]  # one test image has a copy in train
+    digests[split.val[0]] = digests[split.val[1]]  # within one subset: no leak
     leaky = dataclasses.replace(clean, digests=tuple(digests))
     assert split_images(leaky, SplitConfig()).duplicate_count == 1
     assert any(
@@ -227,7 +233,7 @@ def test_copies_of_an_image_in_two_parts_are_counted():
     )
 
 
-def test_warnings_say_what_makes_results_too_good():
+def test_warnings_name_leaks_and_skipped_images():
     grouped = labelled_images(
         [0, 1] * 300,
         groups=tuple(f"slide {image // 2 % 50}" for image in range(600)),
@@ -245,19 +251,19 @@ def test_warnings_say_what_makes_results_too_good():
 
 
 @pytest.mark.parametrize(("groups", "tested"), [(24, 4), (50, None)])
-def test_few_groups_among_the_test_images_are_warned_of_in_the_words_of_the_report(groups, tested):
+def test_few_test_groups_give_the_warning_of_the_report(groups, tested):
     images = labelled_images(
         [0, 1] * 300, groups=tuple(f"slide {image // 2 % groups}" for image in range(600))
     )
-    said = [f"WARNING: {told}" for told in warnings_of(images, "grouped")]
-    assert said == (
+    warnings = [f"WARNING: {text}" for text in warnings_of(images, "grouped")]
+    assert warnings == (
         [translate("warning.few_groups", "en", groups=tested, fewest=MIN_TEST_GROUPS)]
         if tested
         else []
     )
 
 
-def test_the_fingerprint_of_a_split_knows_which_image_went_where():
+def test_split_fingerprint_depends_on_assignment():
     images = labelled_images([0, 1] * 30)
     prints = {split_images(images, trial).fingerprint for trial in (SplitConfig(), *FOLDS)}
     assert len(prints) == 6

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bioimg.config import DatasetConfig, SplitConfig
-from bioimg.data import ImageSet, load_dataset
+from bioimg.data import ImageSet, load_dataset, split_warnings
 from bioimg.data.public_datasets import SYNTHETIC_ZIP
 
 CONFIG = DatasetConfig(data="phantom", image_size=64)
@@ -47,16 +47,16 @@ def test_another_seed_draws_other_tiles_of_the_same_names():
     assert not any(np.array_equal(first[path], second[path]) for path in first)
 
 
-def test_each_slide_has_ten_tiles_of_every_class(images: ImageSet):
+def test_each_slide_has_two_tiles_of_every_class(images: ImageSet):
     assert images.groups is not None
     slides, number = np.unique(images.groups, return_inverse=True)
-    assert list(slides) == [f"slide-{n:02}" for n in range(1, 11)]
-    assert (np.histogram2d(number, images.labels, bins=(10, 6))[0] == 10).all()
+    assert list(slides) == [f"slide-{n:02}" for n in range(1, 51)]
+    assert (np.histogram2d(number, images.labels, bins=(50, 6))[0] == 2).all()
 
 
 def test_path_names_class_slide_and_number(images: ImageSet):
     assert images.paths[0] == "debris-like/slide-01_001.png"
-    assert images.paths[-1] == "tumour-like/slide-10_010.png"
+    assert images.paths[-1] == "tumour-like/slide-50_002.png"
     assert len(set(images.paths)) == len(set(images.digests)) == 600
     assert images.groups is not None
     for path, label, group in zip(images.paths, images.labels, images.groups, strict=True):
@@ -76,10 +76,15 @@ def test_slides_are_kept_together_by_a_grouped_split():
     assert load_dataset(CONFIG).split.leaks_groups is True
 
 
+def test_grouped_split_gives_no_warning():
+    dataset = load_dataset(CONFIG, SplitConfig(split="grouped"))
+    assert split_warnings(dataset, "grouped") == []
+
+
 def test_tiles_of_one_slide_share_their_stain(images: ImageSet):
     colours = images.pixels.mean((1, 2))
     _, slide = np.unique(images.groups, return_inverse=True)
-    within = np.mean([colours[slide == number].var(axis=0) for number in range(10)])
+    within = np.mean([colours[slide == number].var(axis=0) for number in range(50)])
     assert within < 0.8 * colours.var(axis=0).mean()
 
 

@@ -14,20 +14,22 @@ from support.handmade_results import curve, folder, predictions, trial
 from support.image_folders import write_image_folder, write_noise_image
 
 
-def test_a_page_made_later_shows_the_images_that_are_still_where_and_what_they_were(
+def test_later_report_shows_unchanged_images_only(
     tmp_path: Path,
 ) -> None:
     config = TrialConfig(data=str(write_image_folder(tmp_path / "tiles")), image_size=8)
     dataset = load_dataset(config.dataset_config)
     images = dataset.images
-    told = predictions(config.key, wrong=range(3), n=3, classes=2)
-    told = [{**row, "image": path} for row, path in zip(told, images.paths, strict=False)]
+    rows_of_predictions = predictions(config.key, wrong=range(3), n=3, classes=2)
+    rows_of_predictions = [
+        {**row, "image": path} for row, path in zip(rows_of_predictions, images.paths, strict=False)
+    ]
     rows = [trial(config, best_val_loss=0.1, test_accuracy=0.0, train_seconds=9.0)]
     path = folder(
         tmp_path / "results",
         rows,
         curve(config.key, (0.5, 0.1), (0.8, 0.9)),
-        told,
+        rows_of_predictions,
         classes=images.classes,
     )
     pq.write_table(

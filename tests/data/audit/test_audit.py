@@ -54,7 +54,7 @@ def messy(tmp_path):
     return folder
 
 
-def test_an_audit_counts_what_is_there(messy):
+def test_audit_counts_images_sizes_and_formats(messy):
     found = audited(messy)
     assert (found.name, found.images, found.synthetic) == ("messy", 27, False)
     assert found.classes == {"a": 11, "b": 16}
@@ -66,7 +66,7 @@ def test_an_audit_counts_what_is_there(messy):
     assert found.ignored == ["b/notes.txt"]
 
 
-def test_copies_and_images_that_look_alike_are_named(messy):
+def test_copies_and_near_duplicates_are_named(messy):
     found = audited(messy)
     assert found.duplicates == [["a/copy_slide1_99.png", "a/slide1_1.png"]]
     assert found.near_duplicates == [("b/slide2_2.png", "b/slide2_50.jpg")]
@@ -77,7 +77,7 @@ def test_copies_and_images_that_look_alike_are_named(messy):
     )
 
 
-def test_splits_are_shown_with_what_leaks_in_them(messy):
+def test_split_previews_show_leaks(messy):
     stratified = audited(messy, group_pattern=r"slide(\d)").splits["stratified"]
     assert sum(sum(part.values()) for part in stratified.images.values()) == 27
     assert stratified.leaks_groups is True
@@ -85,7 +85,7 @@ def test_splits_are_shown_with_what_leaks_in_them(messy):
     assert stratified.near_duplicates in (0, 1)
 
 
-def test_a_split_that_can_not_be_made_says_why(tmp_path):
+def test_impossible_split_gives_the_reason(tmp_path):
     for part in ("train", "val"):
         write_image_folder(tmp_path / part, count=2)
     found = audited(tmp_path)
@@ -94,7 +94,7 @@ def test_a_split_that_can_not_be_made_says_why(tmp_path):
     assert found.splits["folder"].images == {}
 
 
-def test_depths_and_scaling_are_shown(tmp_path):
+def test_audit_shows_depths_and_scaling(tmp_path):
     found = audited(write_tiff_folder(tmp_path))
     assert found.stored == {"16-bit grey": 20}
     assert all(100 <= low < high <= 4000 for low, high in found.scaling)
@@ -104,14 +104,14 @@ def test_depths_and_scaling_are_shown(tmp_path):
     )
 
 
-def test_an_npz_is_audited_as_well(tmp_path):
+def test_npz_file_is_audited(tmp_path):
     np.savez(tmp_path / "toy.npz", **medmnist_arrays())
     found = audited(tmp_path / "toy.npz")
     assert (found.sizes, found.formats) == ({"9 x 9": 60}, {".npz": 60})
     assert found.splits["folder"].images["train"] == {"0": 10, "1": 10}
 
 
-def test_changed_images_look_alike_and_others_do_not(tmp_path):
+def test_altered_copies_look_alike_and_others_do_not(tmp_path):
     for number in range(10):
         (tmp_path / "b").mkdir(exist_ok=True)
         with Image.open(smooth(tmp_path / "a" / f"{number}.png", seed=number)) as original:
@@ -132,7 +132,7 @@ def test_changed_images_look_alike_and_others_do_not(tmp_path):
         ([f"p{n % 6}/{n}" for n in range(24)], "parent", 6),
     ],
 )
-def test_patterns_of_groups_are_guessed_from_names(tmp_path, names, pattern, groups):
+def test_group_patterns_are_guessed_from_names(tmp_path, names, pattern, groups):
     for number, name in enumerate(names):
         write_noise_image(tmp_path / "ab"[number % 2] / f"{name}.png")
     found = guess_group_patterns(list_images(DatasetConfig(data=str(tmp_path))))
@@ -143,7 +143,7 @@ def test_patterns_of_groups_are_guessed_from_names(tmp_path, names, pattern, gro
     )
 
 
-def test_a_pattern_that_mixes_up_patients_shows_it_and_the_one_that_does_not_is_offered_too(
+def test_pattern_guesses_show_mixed_up_patients(
     tmp_path,
 ):
     for number in range(24):
@@ -161,13 +161,13 @@ def test_a_pattern_that_mixes_up_patients_shows_it_and_the_one_that_does_not_is_
     assert found[r"([^/]*slide\d+)"][0] == 6
 
 
-def test_numbers_that_only_count_make_no_groups(tmp_path):
+def test_running_numbers_make_no_groups(tmp_path):
     for number in range(20):
         write_noise_image(tmp_path / "ab"[number % 2] / f"img_{number}_row_{number % 3}.png")
     assert guess_group_patterns(list_images(DatasetConfig(data=str(tmp_path)))) == []
 
 
-def test_the_contact_sheet_has_a_row_for_each_class(messy):
+def test_contact_sheet_has_a_row_per_class(messy):
     _, images = audit_images(DatasetConfig(data=str(messy), image_size=32))
     sheet = np.asarray(draw_contact_sheet(images))
     assert sheet.shape[:2] == (2 * 128, 8 * 102 + 6)
@@ -182,7 +182,7 @@ def command(*args):
     return console.file.getvalue()
 
 
-def test_the_command_tells_people(messy, tmp_path):
+def test_data_command_prints_audit(messy, tmp_path):
     text = command(messy, "--contact-sheet", tmp_path / "out" / "sheet.png")
     for expected in (
         "messy: 27 images in 2 classes",
@@ -199,17 +199,17 @@ def test_the_command_tells_people(messy, tmp_path):
         assert sheet.size == (822, 256)
 
 
-def test_the_command_tells_programs(messy, capsys):
+def test_data_command_prints_json(messy, capsys):
     assert (
         command(messy, "--json", "--contact-sheet", "None", "--group-pattern", r"slide(\d+)") == ""
     )
-    told = json.loads(capsys.readouterr().out)
-    assert told["groups"] == {"0": 7, "1": 8, "2": 7, "3": 5}
-    assert told["splits"]["stratified"]["leaks_groups"] is True
-    assert told["contact_sheet"] == ""
+    content = json.loads(capsys.readouterr().out)
+    assert content["groups"] == {"0": 7, "1": 8, "2": 7, "3": 5}
+    assert content["splits"]["stratified"]["leaks_groups"] is True
+    assert content["contact_sheet"] == ""
 
 
-def test_a_contact_sheet_that_can_not_be_written_is_an_error(messy, tmp_path):
+def test_unwritable_contact_sheet_is_an_error(messy, tmp_path):
     with pytest.raises(
         UserError,
         match=r"the value of `contact_sheet` is .*sheet.unknown', which can't be written: unknown file",
@@ -217,6 +217,6 @@ def test_a_contact_sheet_that_can_not_be_written_is_an_error(messy, tmp_path):
         command(messy, "--contact-sheet", tmp_path / "sheet.unknown")
 
 
-def test_nothing_to_look_at_is_an_error(tmp_path):
+def test_empty_folder_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"No images .* found"):
         audited(tmp_path)
