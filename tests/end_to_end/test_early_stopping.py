@@ -260,10 +260,13 @@ def test_when_a_trial_runs_again_nothing_of_its_earlier_end_is_left_for_a_merge_
         for trial in trials:
             store.tables.write("trials", trial.key, [{"key": trial.key, "status": "completed"}])
             store.tables.merge()
+        if len(seen) == 2:
+            raise UserError("the rows have no scores that could be shown")
 
     monkeypatch.setattr(ResultStore, "open_for_writing", left_by_an_earlier_run)
     monkeypatch.setattr(runner, "choose_executor", lambda *_: execute)
-    run(tmp_path / "out", asked, finish=())
+    with pytest.raises(UserError, match="no scores"):
+        run(tmp_path / "out", asked, finish=())
     assert seen == [([failed], []), ([stopped], [])]
     assert set(store.tables.trial_statuses().values()) == {"completed"}
 
