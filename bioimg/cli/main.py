@@ -95,6 +95,7 @@ def _run_subcommand(args: Sequence[str]) -> int:
         prog="bioimg",
         description="Which transfer-learning recipe works best on these images?",
         args=list(args),
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
     return command.run()
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import Positional, arg
 
 from bioimg.config import TrialConfig
 from bioimg.experiment import Experiment
@@ -35,7 +35,7 @@ class StatusCommand:
 
     folder: Annotated[str, Positional, arg(metavar="RESULTS")]
     """Results folder, such as results/grid or s3://bucket/grid"""
-    watch: FlagCreatePairsOff[bool] = False
+    watch: bool = False
     """Refresh every two seconds until the session ends"""
 
     def run(self) -> int:
