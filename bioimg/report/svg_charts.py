@@ -1,6 +1,6 @@
 """The geometry of the page's charts, in SVG units. Their look is in the style sheet."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +50,16 @@ class LinearScale:
 
     def ticks(self, limit: int) -> list[float]:
         """Return at most `limit` values in the range, in steps of 1, 2 or 5 times a power of 10."""
-        power = 10.0 ** np.floor(np.log10(self.span / limit))
-        step = next(power * m for m in (1, 2, 5, 10, 20) if self.span / (power * m) <= limit)
+        smallest_step = self.span / limit
+        power = 10.0 ** np.floor(np.log10(smallest_step))
+        steps = power * np.array([1, 2, 5, 10, 20])
+        step = steps[self.span / steps <= limit][0]
+        # the margins keep a multiple that rounding has moved just outside the range
         first = np.ceil(self.low / step - 1e-9)
         multiples = np.arange(first, self.high / step + 1e-9)
-        return [round(float(step * multiple), 10) + 0.0 for multiple in multiples]
+        values = step * multiples
+        # adding zero removes the sign of -0.0
+        return [round(float(value), 10) + 0.0 for value in values]
 
 
 def curve_panels(report: ReportContext) -> list[dict[str, Any]]:
@@ -67,11 +72,11 @@ def curve_panels(report: ReportContext) -> list[dict[str, Any]]:
         return []
     last_epoch = max(2, int(drawn["epochs"].max()))
     epoch_scale = LinearScale(1, last_epoch, LEFT_MARGIN + 6, CHART_WIDTH - RIGHT_MARGIN)
-    return [
-        curve_panel(report, title, trials, metric, epoch_scale)
-        for title, trials in report.titled_panels(drawn)
-        for metric in CURVE_METRICS
-    ]
+    panels = []
+    for title, trials in report.titled_panels(drawn):
+        for metric in CURVE_METRICS:
+            panels.append(curve_panel(report, title, trials, metric, epoch_scale))
+    return panels
 
 
 def curve_panel(
@@ -79,17 +84,22 @@ def curve_panel(
 ) -> dict[str, Any]:
     """Lay out one panel: its ticks (position and text) and its lines."""
     value_scale = metric_scale(report.results.epochs, metric)
-    epoch_ticks = [tick for tick in epoch_scale.ticks(MAX_EPOCH_TICKS) if tick == int(tick)]
-    value_ticks = value_scale.ticks(MAX_METRIC_TICKS)
+    epoch_ticks = []
+    for epoch in epoch_scale.ticks(MAX_EPOCH_TICKS):
+        if epoch.is_integer():
+            epoch_ticks.append((epoch_scale(epoch), f"{epoch:.0f}"))
+    value_ticks = []
+    for value in value_scale.ticks(MAX_METRIC_TICKS):
+        value_ticks.append((value_scale(value), format_metric(value, metric)))
+    lines = []
+    for _, trial in trials.iterrows():
+        lines.append(trial_curve(report, trial, metric, epoch_scale, value_scale))
     return {
         "title": title,
         "metric": metric,
-        "epoch_ticks": [(epoch_scale(tick), f"{tick:.0f}") for tick in epoch_ticks],
-        "value_ticks": [(value_scale(tick), format_metric(tick, metric)) for tick in value_ticks],
-        "lines": [
-            trial_curve(report, trial, metric, epoch_scale, value_scale)
-            for _, trial in trials.iterrows()
-        ],
+        "epoch_ticks": epoch_ticks,
+        "value_ticks": value_ticks,
+        "lines": lines,
     }
 
 
@@ -104,9 +114,11 @@ def metric_scale(epochs: pd.DataFrame, metric: str) -> LinearScale:
     low = 0.0
     high = 1.0
     if len(values) and metric == "accuracy":
-        low = min(0.9, float(np.floor(10 * values.min()) / 10))
+        tenth_below = np.floor(10 * values.min()) / 10
+        low = min(0.9, float(tenth_below))
     elif len(values):
-        high = 1.05 * float(min(values.max(), 4 * values.median()))
+        highest_shown = min(values.max(), 4 * values.median())
+        high = 1.05 * float(highest_shown)
     return LinearScale(low, high or 1.0, CHART_HEIGHT - BOTTOM_MARGIN, TOP_MARGIN)
 
 
@@ -119,27 +131,42 @@ def trial_curve(
 ) -> dict[str, Any]:
     """Lay out one trial: two polylines, and the points of the selected epoch and an early end."""
     rows = report.epoch_rows(trial)
-    values = rows[f"val_{metric}"]
-    xs = [epoch_scale(epoch) for epoch in rows["epoch"]]
-    ys = [value_scale(value) for value in values.clip(upper=value_scale.high)]
-    training = rows[f"train_{metric}"].clip(upper=value_scale.high)
-    training_ys = [value_scale(value) for value in training]
-    points = list(zip(xs, ys, strict=True))
+    validation = curve_points(rows, f"val_{metric}", epoch_scale, value_scale)
+    training = curve_points(rows, f"train_{metric}", epoch_scale, value_scale)
     selected = np.flatnonzero(rows["epoch"] == trial["best_val_loss_epoch"])
-    readable = [
-        (x, y, int(epoch), format_metric(value, metric, extra_decimals=1))
-        for x, y, epoch, value in zip(xs, ys, rows["epoch"], values, strict=True)
-        if not np.isnan(value)
-    ]
     return {
         "key": trial["key"],
         "css_classes": line_css_classes(report.encoding, trial),
-        "validation": polyline_points(points),
-        "training": polyline_points(zip(xs, training_ys, strict=True)),
-        "selected": points[selected[0]] if len(selected) else None,
-        "ended": points[-1] if trial["status"] != "completed" else None,
-        "points": readable,
+        "validation": polyline_points(validation),
+        "training": polyline_points(training),
+        "selected": validation[selected[0]] if len(selected) else None,
+        "ended": validation[-1] if trial["status"] != "completed" else None,
+        "points": readable_points(rows, metric, validation),
     }
+
+
+def curve_points(
+    rows: pd.DataFrame, column: str, epoch_scale: LinearScale, value_scale: LinearScale
+) -> list[tuple[float, float]]:
+    """Return the positions of a column's values. Those above the panel lie on its upper edge."""
+    values = rows[column].clip(upper=value_scale.high)
+    points = []
+    for epoch, value in zip(rows["epoch"], values, strict=True):
+        points.append((epoch_scale(epoch), value_scale(value)))
+    return points
+
+
+def readable_points(
+    rows: pd.DataFrame, metric: str, points: Sequence[tuple[float, float]]
+) -> list[tuple[float, float, int, str]]:
+    """Return position, epoch and text of each known validation value."""
+    values = rows[f"val_{metric}"]
+    readable = []
+    for (x, y), epoch, value in zip(points, rows["epoch"], values, strict=True):
+        if not np.isnan(value):
+            text = format_metric(value, metric, extra_decimals=1)
+            readable.append((x, y, int(epoch), text))
+    return readable
 
 
 def line_css_classes(encoding: VisualEncoding, trial: pd.Series) -> str:
@@ -167,7 +194,8 @@ def format_metric(value: float, metric: str, extra_decimals: int = 0) -> str:
     """Format a value of an axis, or, with an extra decimal, one that is read from a curve."""
     if metric == "accuracy":
         return f"{100 * value:.{extra_decimals}f} %"
-    return f"{value:.{1 + 2 * extra_decimals}f}"
+    decimals = 1 + 2 * extra_decimals
+    return f"{value:.{decimals}f}"
 
 
 def interval_marks(

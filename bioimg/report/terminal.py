@@ -28,7 +28,8 @@ def print_report(results: Results, tables: Sequence[Table], console: Console | N
     """Print the first table (all tables of a preset) and what can be claimed from the results."""
     console = console or Console(highlight=False)
     is_preset = tables[0].name == "table-1"
-    for table in tables if is_preset else tables[:1]:
+    printed = tables if is_preset else tables[:1]
+    for table in printed:
         _print_table(table, console)
     if is_preset or tables[0].name == "comparison":
         _print_conclusions(results, console)
@@ -38,6 +39,22 @@ def _print_table(table: Table, console: Console) -> None:
     cells = table.cells()[:MAX_PRINTED_ROWS]
     widths = _column_widths(table.headers, cells)
     positions = _columns_that_fit(table, widths, console.width)
+    console.print(_make_grid(table, cells, widths, positions))
+    omissions = _omission_text(table, positions)
+    if omissions:
+        console.print(Text(f"Not shown here: {omissions}."), style="dim")
+    for notice in table.notices:
+        style = "yellow bold" if notice.is_warning else "dim"
+        console.print(Text(f"- {notice}"), style=style)
+
+
+def _make_grid(
+    table: Table,
+    cells: Sequence[Sequence[str]],
+    widths: Sequence[int],
+    positions: Sequence[int],
+) -> Grid:
+    """Lay out the columns at these positions. Text is on the left and may be folded."""
     grid = Grid(
         title=Text(table.caption),
         title_justify="left",
@@ -46,19 +63,15 @@ def _print_table(table: Table, console: Console) -> None:
         pad_edge=False,
     )
     for position in positions:
-        left = table.columns[position].is_left_aligned
+        is_left_aligned = table.columns[position].is_left_aligned
+        justify = "left" if is_left_aligned else "right"
         header = fill(table.headers[position], widths[position], break_long_words=False)
-        justify = "left" if left else "right"
-        grid.add_column(Text(header), justify=justify, overflow="fold", no_wrap=not left)
+        grid.add_column(Text(header), justify=justify, overflow="fold", no_wrap=not is_left_aligned)
     for row in cells:
-        grid.add_row(*(Text(row[position]) for position in positions))
-    console.print(grid)
-    omissions = [*_omitted_rows(table), *_omitted_columns(table, positions)]
-    if omissions:
-        console.print(Text(f"Not shown here: {'; '.join(omissions)}."), style="dim")
-    for notice in table.notices:
-        style = "yellow bold" if notice.is_warning else "dim"
-        console.print(Text(f"- {notice}"), style=style)
+        # a Text, since a string in square brackets would be read as markup
+        texts = [Text(row[position]) for position in positions]
+        grid.add_row(*texts)
+    return grid
 
 
 def _column_widths(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
@@ -67,7 +80,8 @@ def _column_widths(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> li
     for position, header in enumerate(headers):
         widest_cell = max((display_width(row[position]) for row in cells), default=1)
         widest_word = max(map(display_width, header.split()), default=1)
-        widths.append(max(widest_word, min(MAX_TEXT_CHARACTERS, widest_cell)))
+        folded_width = min(MAX_TEXT_CHARACTERS, widest_cell)
+        widths.append(max(widest_word, folded_width))
     return widths
 
 
@@ -92,14 +106,16 @@ def _total_width(positions: Sequence[int], widths: Sequence[int]) -> int:
     return sum(widths[position] + COLUMN_GAP for position in positions)
 
 
-def _omitted_rows(table: Table) -> list[str]:
-    count = len(table.values) - MAX_PRINTED_ROWS
-    return [f"more rows: {count}"] if count > 0 else []
-
-
-def _omitted_columns(table: Table, positions: Sequence[int]) -> list[str]:
+def _omission_text(table: Table, positions: Sequence[int]) -> str:
+    """Say how many rows and which columns aren't printed. Empty if all are."""
+    omissions = []
+    more_rows = len(table.values) - MAX_PRINTED_ROWS
+    if more_rows > 0:
+        omissions.append(f"more rows: {more_rows}")
     omitted = [name for n, name in enumerate(table.headers) if n not in positions]
-    return [f"the columns {', '.join(omitted)}"] if omitted else []
+    if omitted:
+        omissions.append(f"the columns {', '.join(omitted)}")
+    return "; ".join(omissions)
 
 
 def _print_conclusions(results: Results, console: Console) -> None:
@@ -116,5 +132,6 @@ def _print_lines(title: str, lines: Sequence[str], console: Console) -> None:
     console.print(Text(title), style="bold")
     for line in lines[:MAX_PRINTED_ROWS]:
         console.print(Text(f"- {line}"))
-    if len(lines) > MAX_PRINTED_ROWS:
-        console.print(Text(f"- and {len(lines) - MAX_PRINTED_ROWS} more"), style="dim")
+    more_lines = len(lines) - MAX_PRINTED_ROWS
+    if more_lines > 0:
+        console.print(Text(f"- and {more_lines} more"), style="dim")

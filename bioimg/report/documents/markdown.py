@@ -5,14 +5,17 @@ Names are plain text: nothing in them becomes HTML, a link, emphasis or a cell b
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bioimg.report.table_model import Column, ParsedTable, Table
 
+# an underscore between letters or digits is no emphasis, so it needs no backslash
 SPECIAL_PATTERN = re.compile(r"([\\`*\[\]|~$#!{}])|(?<![^\W_])_|_(?![^\W_])")
+# Markdown allows a backslash before any ASCII punctuation
 ESCAPE_PATTERN = re.compile(r"\\([!-/:-@\[-`{-~])")
 CELL_PATTERN = re.compile(r"((?:\\.|[^|\\])*)(?:\||$)")
+# the row below the headers, such as |:---|---:|
 DELIMITER_ROW_PATTERN = re.compile(r"\s*\|?(\s*:?-+:?\s*\|)*\s*:?-+:?\s*\|?\s*")
 
 
@@ -23,24 +26,31 @@ def write_table(table: Table, path: Path) -> None:
 
 def render_markdown(table: Table) -> str:
     """Return the caption, the table and the notes."""
-    headers = [escape_markdown(header) for header in table.headers]
-    delimiters = ["---" if column.is_left_aligned else "---:" for column in table.columns]
-    rows = [_escape_row(table.columns, row) for row in table.cells()]
-    table_lines = [_format_row(row) for row in (headers, delimiters, *rows)]
-    note_lines = [f"- {escape_markdown(note)}" for note in table.notes]
-    caption = f"**{escape_markdown(table.caption)}**"
-    return "\n".join([caption, "", *table_lines, "", *note_lines, ""])
+    lines = [f"**{escape_markdown(table.caption)}**", ""]
+    lines.append(_format_row(map(escape_markdown, table.headers)))
+    lines.append(_format_row(map(_delimiter, table.columns)))
+    for row in table.cells():
+        lines.append(_format_row(_escape_row(table.columns, row)))
+    lines.append("")
+    for note in table.notes:
+        lines.append(f"- {escape_markdown(note)}")
+    return "\n".join(lines) + "\n"
+
+
+def _delimiter(column: Column) -> str:
+    return "---" if column.is_left_aligned else "---:"
 
 
 def _escape_row(columns: Sequence[Column], row: Sequence[str]) -> list[str]:
     """Escape the text of a row. A number stays as it is: its brackets are no link."""
     cells = []
     for column, cell in zip(columns, row, strict=True):
-        cells.append(escape_markdown(cell) if column.kind == "text" else cell)
+        is_text = column.kind == "text"
+        cells.append(escape_markdown(cell) if is_text else cell)
     return cells
 
 
-def _format_row(cells: Sequence[str]) -> str:
+def _format_row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -69,17 +79,21 @@ def _parse_table(lines: Sequence[str], delimiter_row: int) -> ParsedTable:
             break
         rows.append(_parse_cells(line))
     headers = _parse_cells(lines[delimiter_row - 1])
-    return ParsedTable(headers, rows, f"the table at line {delimiter_row}", "\n".join(lines))
+    location = f"the table at line {delimiter_row}"
+    text = "\n".join(lines)
+    return ParsedTable(headers, rows, location, text)
 
 
 def _parse_cells(line: str) -> list[str]:
     """Return the texts between borders, which are bars without a backslash before them."""
-    # the pattern also matches the empty text after the last border
-    cells = CELL_PATTERN.findall(line.strip().removeprefix("|"))[:-1]
+    line = line.strip().removeprefix("|")
+    # the last match is the empty text after the last border
+    *cells, _ = CELL_PATTERN.findall(line)
     return [_unescape_markdown(cell.strip()) for cell in cells]
 
 
 def _unescape_markdown(text: str) -> str:
     if text.startswith("**") and text.endswith("**") and len(text) > 4:
         text = text[2:-2]
-    return html.unescape(ESCAPE_PATTERN.sub(r"\1", text))
+    text = ESCAPE_PATTERN.sub(r"\1", text)
+    return html.unescape(text)

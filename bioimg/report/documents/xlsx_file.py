@@ -34,12 +34,14 @@ def write_table(table: Table, path: Path) -> None:
     sheet = book.active
     assert isinstance(sheet, Worksheet)
     sheet.title = table.name[:MAX_SHEET_NAME_CHARACTERS]
-    _set_text(sheet.cell(1, 1), table.caption).font = Font(bold=True, size=13)
+    caption = _set_text(sheet.cell(1, 1), table.caption)
+    caption.font = Font(bold=True, size=13)
     _write_headers(sheet, table)
     _write_rows(sheet, table)
     first_note_row = _last_row(table) + 2
     for row, note in enumerate(table.notes, start=first_note_row):
-        _set_text(sheet.cell(row, 1), note).font = Font(italic=True, color="FF555555")
+        cell = _set_text(sheet.cell(row, 1), note)
+        cell.font = Font(italic=True, color="FF555555")
     _set_column_widths(sheet, table)
     _format_sheet(sheet, table)
     book.save(path)
@@ -70,11 +72,17 @@ def _fill_cell(cell: Cell | MergedCell, text: str, column: Column, record: dict[
     assert isinstance(cell, Cell)
     if _is_number(column, record):
         cell.value = float(record[column.name]) * display_factor(column.kind)
-        cell.number_format = "0." + "0" * column.decimals if column.decimals else "0"
+        cell.number_format = _number_format(column.decimals)
         return
     _set_text(cell, text)
     if not column.is_left_aligned:
         cell.alignment = RIGHT_ALIGNMENT
+
+
+def _number_format(decimals: int) -> str:
+    if decimals == 0:
+        return "0"
+    return "0." + "0" * decimals
 
 
 def _is_number(column: Column, record: dict[str, Any]) -> bool:
@@ -82,8 +90,9 @@ def _is_number(column: Column, record: dict[str, Any]) -> bool:
     value = record.get(column.name)
     if not column.is_single_number or isinstance(value, str) or is_missing(value):
         return False
-    extra_values = [record.get(f"{column.name}_{part}") for part in ("sd", "epoch")]
-    return all(map(is_missing, extra_values))
+    deviation = record.get(f"{column.name}_sd")
+    epoch = record.get(f"{column.name}_epoch")
+    return is_missing(deviation) and is_missing(epoch)
 
 
 def _set_text(cell: Cell | MergedCell, text: str) -> Cell:
@@ -99,10 +108,11 @@ def _set_column_widths(sheet: Worksheet, table: Table) -> None:
     """Fit each column to its longest text. A header may take two lines, broken between words."""
     cells = table.cells()
     for position, name in enumerate(table.headers):
-        texts = [*name.split(), *(row[position] for row in cells)]
-        widths = [display_width(name) // 2, *map(display_width, texts)]
-        column = get_column_letter(position + 1)
-        sheet.column_dimensions[column].width = min(MAX_COLUMN_WIDTH, max(widths) + 3)
+        widths = [display_width(name) // 2]
+        widths += map(display_width, name.split())
+        widths += [display_width(row[position]) for row in cells]
+        dimension = sheet.column_dimensions[get_column_letter(position + 1)]
+        dimension.width = min(MAX_COLUMN_WIDTH, max(widths) + 3)
 
 
 def _format_sheet(sheet: Worksheet, table: Table) -> None:
@@ -124,16 +134,19 @@ def _format_sheet(sheet: Worksheet, table: Table) -> None:
 def read_tables(path: Path) -> list[ParsedTable]:
     """Read the table of every sheet of an Excel file."""
     book = load_workbook(path, data_only=True)
-    tables = [_read_sheet(sheet) for sheet in book.worksheets]
+    tables = map(_read_sheet, book.worksheets)
     return [table for table in tables if table.headers]
 
 
 def _read_sheet(sheet: Worksheet) -> ParsedTable:
     """Read from the first row with more than one filled cell to the next row with fewer."""
     rows = []
+    texts = []
     for values in sheet.iter_rows(values_only=True):
-        rows.append([_cell_text(value) for value in values])
-    text = "\n".join("\n".join(row) for row in rows)
+        row = [_cell_text(value) for value in values]
+        rows.append(row)
+        texts.extend(row)
+    text = "\n".join(texts)
     location = f"the sheet {sheet.title!r}"
     start = _find_row(rows, 0, in_table=True)
     end = _find_row(rows, start, in_table=False)
@@ -145,7 +158,7 @@ def _read_sheet(sheet: Worksheet) -> ParsedTable:
 def _find_row(rows: Sequence[Sequence[str]], start: int, in_table: bool) -> int:
     """Return the index of the next row that is in a table (or isn't), or the number of rows."""
     for number in range(start, len(rows)):
-        filled_cells = sum(bool(cell) for cell in rows[number])
+        filled_cells = sum(map(bool, rows[number]))
         if (filled_cells > 1) == in_table:
             return number
     return len(rows)
@@ -154,4 +167,6 @@ def _find_row(rows: Sequence[Sequence[str]], start: int, in_table: bool) -> int:
 def _cell_text(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.15g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    return str(value)
