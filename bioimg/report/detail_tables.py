@@ -40,17 +40,21 @@ def varying_settings(results: Results) -> list[str]:
     """Return the fields in which this folder's trials differ; the usual ones for a single trial."""
     trials = results.trials
     settings = varying_fields(trials) or list(DEFAULT_SETTINGS)
+    if not has_repeats(trials):
+        return settings
     repeats = [name for name in REPEAT_FIELDS if trials[name].nunique() > 1]
-    return [*settings, *repeats] if has_repeats(trials) else settings
+    return [*settings, *repeats]
 
 
 def per_class_table(results: Results, lang: str = "en") -> Table:
     """Build a table of recall, precision, F1 and images of each class, for each tested trial."""
     rows = [pd.DataFrame(columns=["key", "class", *CLASS_METRICS])]
     for key in tested_keys(results):
-        rows.append(statistics.class_metrics(results, key).assign(key=key))
+        metrics = statistics.class_metrics(results, key)
+        rows.append(metrics.assign(key=key))
     values = _with_settings(results, _concatenate(rows))
-    recall, support = values["recall"].astype(float), values["support"].astype(float)
+    recall = values["recall"].astype(float)
+    support = values["support"].astype(float)
     interval = statistics.wilson_columns(recall, support)
     values = values.assign(recall_low=interval["low"], recall_high=interval["high"])
     decimals = column_decimals(interval["low"], interval["high"])
@@ -85,8 +89,8 @@ def score_table(results: Results, lang: str = "en") -> Table:
     values = _with_settings(results, bootstrapped_scores(results))
     shown = [trial_column(name, values) for name in SCORE_COLUMNS]
     has_groups = results.predictions["group"].notna().any()
-    units = translate("unit.groups" if has_groups else "unit.images", lang)
-    note = make_notice("note.scores", lang, units=units)
+    unit_key = "unit.groups" if has_groups else "unit.images"
+    note = make_notice("note.scores", lang, units=translate(unit_key, lang))
     return _trial_table("scores", results, values, shown, lang, note)
 
 
@@ -124,7 +128,8 @@ def best_differences_table(results: Results, lang: str = "en") -> Table:
 
 def _pairs_table(name: str, results: Results, pairs: pd.DataFrame, lang: str) -> Table:
     labels = configuration_labels(results, lang)
-    values = pairs.rename(columns={"low": "difference_low", "high": "difference_high"}).assign(
+    values = pairs.rename(columns={"low": "difference_low", "high": "difference_high"})
+    values = values.assign(
         key_a=pairs["a"],
         key_b=pairs["b"],
         a=pairs["a"].map(labels),
@@ -141,11 +146,13 @@ def _pairs_table(name: str, results: Results, pairs: pd.DataFrame, lang: str) ->
         Column(name="p_holm", kind="p"),
         Column(name="claim"),
     ]
+    image_counts = format_list(pairs["n"].dropna().unique())
+    tests = format_list(pairs["test"].dropna().unique())
     note = make_notice(
         "note.differences",
         lang,
-        n=format_list(pairs["n"].dropna().unique()) or "0",
-        tests=format_list(pairs["test"].dropna().unique()) or "–",
+        n=image_counts or "0",
+        tests=tests or "–",
         pairs=int(pairs["p"].notna().sum()),
     )
     return _make_table(name, results, values, shown, lang, note)
@@ -179,10 +186,14 @@ def epoch_table(results: Results, lang: str = "en", epoch: int | None = None) ->
     """
     trials = results.trials[results.trials["status"].ne("failed")]
     epochs = results.epochs[results.epochs["key"].isin(trials["key"])]
-    epoch = _last_common_epoch(epochs) if epoch is None else _require_reached(epoch, epochs)
+    if epoch is None:
+        epoch = _last_common_epoch(epochs)
+    else:
+        _check_reached(epoch, epochs)
     rows = epochs.loc[epochs["epoch"].eq(epoch), ["key", "val_accuracy", "val_loss"]]
     values = _with_settings(results, rows)
-    accuracy, images = values["val_accuracy"].astype(float), values["val_images"].astype(float)
+    accuracy = values["val_accuracy"].astype(float)
+    images = values["val_images"].astype(float)
     interval = statistics.wilson_columns(accuracy, images)
     values = values.assign(val_accuracy_low=interval["low"], val_accuracy_high=interval["high"])
     values = values.sort_values("val_accuracy", ascending=False, kind="stable", ignore_index=True)
@@ -203,14 +214,15 @@ def _last_common_epoch(epochs: pd.DataFrame) -> int:
     return int(reached.min()) if len(reached) else 0
 
 
-def _require_reached(epoch: int, epochs: pd.DataFrame) -> int:
-    if len(epochs) and not 1 <= epoch <= epochs["epoch"].max():
+def _check_reached(epoch: int, epochs: pd.DataFrame) -> None:
+    if epochs.empty:
+        return
+    last = epochs["epoch"].max()
+    if not 1 <= epoch <= last:
         raise UserError(
             f"the value of `at_epoch` is {epoch}, but must be an epoch that some trial reached: "
-            f"1 to {epochs['epoch'].max()}. Leave it out to use the last one that all trials "
-            "reached."
+            f"1 to {last}. Leave it out to use the last one that all trials reached."
         )
-    return epoch
 
 
 def cost_table(results: Results, lang: str = "en", price: float | None = None) -> Table:
@@ -224,10 +236,12 @@ def cost_table(results: Results, lang: str = "en", price: float | None = None) -
         price: price of one device-hour; without it there is no such column.
     """
     values = _trial_costs(results.trials, price)
-    total = _total_costs(values).assign(status=translate("status.total", lang))
+    total = _total_costs(values)
+    total = total.assign(status=translate("status.total", lang))
     values = pd.concat([values, total], ignore_index=True)
+    times = [Column(name=name, kind="seconds") for name in TIME_COLUMNS]
     shown = [
-        *(Column(name=name, kind="seconds") for name in TIME_COLUMNS),
+        *times,
         Column(name="epochs_run", kind="count"),
         Column(name="epochs_stopped", kind="count"),
         Column(name="seconds_stopped", kind="seconds"),
@@ -243,17 +257,18 @@ def cost_table(results: Results, lang: str = "en", price: float | None = None) -
 def _trial_costs(trials: pd.DataFrame, price: float | None) -> pd.DataFrame:
     """Add each trial's device time, its price, and the epochs that it was spared."""
     device_seconds = trials["train_seconds"] * trials["workers"]
-    unrun_epochs = (trials["epochs"] - trials["epochs_run"]).where(
-        trials["status"].eq("stopped"), 0
-    )
-    seconds_per_epoch = trials["train_seconds"] / trials["epochs_run"].where(
-        trials["epochs_run"].gt(0)
-    )
+    is_stopped = trials["status"].eq("stopped")
+    epochs_run = trials["epochs_run"]
+    epochs_stopped = (trials["epochs"] - epochs_run).where(is_stopped, 0)
+    # null instead of infinite for a trial that ran no epoch
+    seconds_per_epoch = trials["train_seconds"] / epochs_run.where(epochs_run.gt(0))
+    seconds_stopped = epochs_stopped * seconds_per_epoch
+    has_cached_features = trials["features"].eq("cached")
     return trials.assign(
         device_seconds=device_seconds,
-        epochs_stopped=unrun_epochs,
-        seconds_stopped=(unrun_epochs * seconds_per_epoch).where(unrun_epochs.gt(0)),
-        epochs_cached=trials["epochs_run"].where(trials["features"].eq("cached"), 0),
+        epochs_stopped=epochs_stopped,
+        seconds_stopped=seconds_stopped.where(epochs_stopped.gt(0)),
+        epochs_cached=epochs_run.where(has_cached_features, 0),
         price=None if price is None else device_seconds / SECONDS_PER_HOUR * price,
     )
 
@@ -277,9 +292,11 @@ def sum_without_shared_epochs(trials: pd.DataFrame, columns: Sequence[str]) -> p
     """Sum columns over trials. Epochs that one trial continued from another count once."""
     amounts = trials[list(columns)].astype(float).set_axis(trials["key"])
     continued = trials.dropna(subset=["continued_from"])
+    longer = amounts.loc[continued["key"]]
+    # under the keys of the longer trials, so that the two tables have the same rows
     shorter = amounts.reindex(continued["continued_from"]).set_axis(continued["key"])
     # a longer trial that was stopped may have less than the shorter one it continued from
-    shared = np.minimum(amounts.loc[continued["key"]], shorter)
+    shared = np.minimum(longer, shorter)
     return amounts.sum(min_count=1) - shared.sum()
 
 
@@ -295,7 +312,8 @@ def _with_settings(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
     Precision as a score is renamed, since `precision` is also a setting.
     """
     rows = rows.rename(columns={"precision": "precision_score"})
-    settings = results.trials.drop(columns=rows.columns.drop("key"), errors="ignore")
+    own_columns = rows.columns.drop("key")
+    settings = results.trials.drop(columns=own_columns, errors="ignore")
     return rows.merge(settings, on="key", how="left").reset_index(drop=True)
 
 
@@ -377,13 +395,14 @@ def build_detail_tables(
         price: price of one device-hour, for the cost table.
     """
     status = results.trials["status"]
-    names = set(TABLE_BUILDERS)
+    names = list(TABLE_BUILDERS)
     if not status.eq("stopped").any():
         names.remove("at-epoch")
     if status.eq("completed").sum() > MAX_TRIALS_FOR_ALL_PAIRS:
         names.remove("differences")
     tables = []
-    for name in TABLE_BUILDERS:
-        if name in names:
-            tables.append(build_detail_table(name, results, lang, price))
-    return [table for table in tables if len(table.values)]
+    for name in names:
+        table = build_detail_table(name, results, lang, price)
+        if len(table.values):
+            tables.append(table)
+    return tables

@@ -19,8 +19,10 @@ def interval_decimals(halfwidth: float, default: int = 1) -> int:
     """
     if not 1e-9 < halfwidth < math.inf:
         return default
-    second_digit = 1 - math.floor(math.log10(halfwidth))
-    return min(MAX_DECIMALS, max(0, second_digit))
+    # 12 has its first digit at 10^1, 0.034 at 10^-2
+    first_digit = math.floor(math.log10(halfwidth))
+    decimals = 1 - first_digit
+    return min(MAX_DECIMALS, max(0, decimals))
 
 
 def column_decimals(low: pd.Series, high: pd.Series) -> int:
@@ -30,8 +32,10 @@ def column_decimals(low: pd.Series, high: pd.Series) -> int:
         low: lower ends, as fractions.
         high: upper ends, as fractions.
     """
-    median_width = (high - low).astype(float).median()
-    return interval_decimals(50 * float(median_width))
+    widths = (high - low).astype(float)
+    # half of the width, in per cent
+    halfwidth = 50 * float(widths.median())
+    return interval_decimals(halfwidth)
 
 
 def format_fixed(value: float, decimals: int) -> str:
@@ -65,7 +69,9 @@ def format_p_value(p: float | None) -> str:
     """Format a p-value with two significant digits, or as `< 0.001`."""
     if p is None or pd.isna(p):
         return MISSING_TEXT
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.2g}"
 
 
 def format_clock(seconds: float) -> str:
@@ -83,8 +89,10 @@ def format_duration(seconds: float) -> str:
         return MISSING_TEXT
     if seconds < 59.95:
         return f"{seconds:.1f} s"
-    unit = "h" if round(seconds) >= 3600 else "min"
-    return f"{format_clock(seconds)} {unit}"
+    clock = format_clock(seconds)
+    if round(seconds) >= 3600:
+        return f"{clock} h"
+    return f"{clock} min"
 
 
 def format_time(timestamp: str | None) -> str:

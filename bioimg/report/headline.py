@@ -37,13 +37,16 @@ def draw_conclusions(results: Results) -> Conclusions:
         headline = "No trial was completed: nothing can be compared."
         return Conclusions(headline, not_compared=tuple(unfinished))
     labels = configuration_labels(results)
+    # null where the two can't be compared
     holds = best.pairs["holds"]
-    not_comparable = list(_not_comparable_lines(best.pairs[holds.isna()], labels))
+    distinguishable = best.pairs[holds.eq(True)]
+    not_distinguishable = best.pairs[holds.eq(False)]
+    not_comparable = best.pairs[holds.isna()]
     return Conclusions(
         headline=_headline_text(best, labels[best.key]),
-        distinguishable=_claim_lines(best.pairs[holds.eq(True)], labels),
-        not_distinguishable=_claim_lines(best.pairs[holds.eq(False)], labels),
-        not_compared=(*not_comparable, *unfinished),
+        distinguishable=_claim_lines(distinguishable, labels),
+        not_distinguishable=_claim_lines(not_distinguishable, labels),
+        not_compared=(*_not_comparable_lines(not_comparable, labels), *unfinished),
     )
 
 
@@ -55,20 +58,23 @@ def _claim_lines(pairs: pd.DataFrame, labels: Mapping[str, str]) -> tuple[str, .
 def _not_comparable_lines(pairs: pd.DataFrame, labels: Mapping[str, str]) -> Iterator[str]:
     """Yield each reason once, with the configurations it applies to."""
     for reason, rows in pairs.groupby("claim", sort=False):
-        names = [labels[key] for key in rows["a"]]
-        unnamed_count = len(names) - MAX_NAMED_CONFIGURATIONS
-        parts = names[:MAX_NAMED_CONFIGURATIONS]
+        named = rows["a"].head(MAX_NAMED_CONFIGURATIONS)
+        parts = [labels[key] for key in named]
+        unnamed_count = len(rows) - len(named)
         if unnamed_count > 0:
             parts.append(f"and {unnamed_count} more")
-        yield f"{'; '.join(parts)}: {reason}"
+        names = "; ".join(parts)
+        yield f"{names}: {reason}"
 
 
 def _headline_text(best: BestConfiguration, label: str) -> str:
     low, high = best.interval
     interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
     accuracy = f"{100 * best.accuracy:.1f} % {interval} of {best.images} test images"
-    runs = f" (mean of {len(best.runs)} runs)" if len(best.runs) > 1 else ""
-    return f"Validation chose {label}: {accuracy}{runs}; {_comparison_summary(best)}."
+    if len(best.runs) > 1:
+        accuracy += f" (mean of {len(best.runs)} runs)"
+    summary = _comparison_summary(best)
+    return f"Validation chose {label}: {accuracy}; {summary}."
 
 
 def _comparison_summary(best: BestConfiguration) -> str:
@@ -84,9 +90,9 @@ def _comparison_summary(best: BestConfiguration) -> str:
 
 def _unfinished_lines(trials: pd.DataFrame) -> Iterator[str]:
     """Yield how many trials were stopped, and how many failed."""
-    plural = "s" if len(trials) > 1 else ""
+    noun = "trials" if len(trials) > 1 else "trial"
     reasons = {"stopped": "stopped early: no test accuracy", "failed": "failed"}
     for status, reason in reasons.items():
         count = int(trials["status"].eq(status).sum())
         if count:
-            yield f"{count} of {len(trials)} trial{plural} {reason}; not ranked"
+            yield f"{count} of {len(trials)} {noun} {reason}; not ranked"

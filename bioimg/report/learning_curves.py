@@ -1,7 +1,5 @@
 """Curves over epochs: training and validation of one trial, and validation of all trials."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -42,15 +40,18 @@ def trial_curves_figure(report: ReportContext, trial: pd.Series) -> Figure:
     figure, ((loss, accuracy),) = new_figure(1, 2, 3.6, 2.7)
     for axes, metric in ((loss, "loss"), (accuracy, "accuracy")):
         for subset, style in (("train", TRAIN_STYLE), ("val", VAL_STYLE)):
+            values = rows[f"{subset}_{metric}"]
             label = report.text(f"figure.{subset}")
-            axes.plot(rows["epoch"], rows[f"{subset}_{metric}"], markersize=3, label=label, **style)
+            axes.plot(rows["epoch"], values, markersize=3, label=label, **style)
         set_epoch_axis(axes, report, trial["epochs"])
         axes.set_title(report.text(f"measure.{metric}"))
         mark_selected_epoch(axes, report, trial, f"val_{metric}")
         hatch_missing_epochs(axes, report, trial)
     set_axis_limits(report, loss, accuracy)
     accuracy.legend(loc="lower right", frameon=True, framealpha=1, edgecolor="none")
-    return add_title(figure, f"{report.trial_label(trial)} ({status_text(report, trial)})")
+    label = report.trial_label(trial)
+    status = status_text(report, trial)
+    return add_title(figure, f"{label} ({status})")
 
 
 def status_text(report: ReportContext, trial: pd.Series) -> str:
@@ -79,9 +80,10 @@ def hatch_missing_epochs(axes: Axes, report: ReportContext, trial: pd.Series) ->
         return
     start = report.epoch_rows(trial)["epoch"].max() + 0.5
     end = trial["epochs"] + 0.5
+    middle = (start + end) / 2
     axes.axvspan(start, end, facecolor="none", edgecolor="#cccccc", hatch="///", linewidth=0)
     axes.text(
-        (start + end) / 2,
+        middle,
         0.5,
         report.text(f"figure.{trial['status']}"),
         transform=axes.get_xaxis_transform(),
@@ -126,10 +128,12 @@ def draw_validation_curve(axes: Axes, report: ReportContext, trial: pd.Series, c
     A bar crosses the end of a trial that did not complete.
     """
     rows = report.epoch_rows(trial)
-    style = line_style(*report.encoding.style_indices(trial))
+    colour, line = report.encoding.style_indices(trial)
+    style = line_style(colour, line)
+    # about ten markers a line, since one at each of many epochs would hide it
+    marker_step = max(1, len(rows) // 10)
+    axes.plot(rows["epoch"], rows[column], markevery=marker_step, markersize=3.5, **style)
     selected = rows[rows["epoch"] == trial["best_val_loss_epoch"]]
-    marked: dict[str, Any] = {"markevery": max(1, len(rows) // 10), "markersize": 3.5}
-    axes.plot(rows["epoch"], rows[column], **marked, **style)
     axes.plot(selected["epoch"], selected[column], markersize=SELECTED_MARK["markersize"], **style)
     if trial["status"] != "completed":
         last = rows.iloc[-1:]
@@ -143,9 +147,11 @@ def set_axis_limits(report: ReportContext, loss: Axes, accuracy: Axes) -> None:
     """
     epochs = report.results.epochs
     highest_loss = epochs[["train_loss", "val_loss"]].max().max()
-    loss.set_ylim(0, 1.05 * min(highest_loss, 4 * epochs["val_loss"].median()))
+    highest_shown = min(highest_loss, 4 * epochs["val_loss"].median())
+    loss.set_ylim(0, 1.05 * highest_shown)
     lowest_accuracy = epochs[["train_accuracy", "val_accuracy"]].min().min()
-    accuracy.set_ylim(np.floor(10 * lowest_accuracy) / 10, 1.01)
+    tenth_below = np.floor(10 * lowest_accuracy) / 10
+    accuracy.set_ylim(tenth_below, 1.01)
     set_percent_axis(accuracy)
 
 

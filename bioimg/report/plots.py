@@ -1,5 +1,6 @@
 """Figures of the outcome: effects, accuracy against time, confusion, calibration, mistakes."""
 
+import math
 import textwrap
 
 import numpy as np
@@ -38,10 +39,11 @@ def effects_figure(report: ReportContext, effects: pd.DataFrame) -> Figure:
     """
     effects = effects.iloc[:MAX_EFFECTS][::-1]
     figure, ((axes,),) = new_figure(1, 1, 7.2, 0.32 * len(effects) + 0.7)
+    labels = []
     for height, (_, row) in enumerate(effects.iterrows()):
         draw_effect(axes, height, row)
+        labels.append(report.effect_label(row))
     axes.axvline(0, color="black", linewidth=0.8)
-    labels = [report.effect_label(row) for _, row in effects.iterrows()]
     axes.set_yticks(range(len(effects)), labels)
     axes.set(ylim=(-0.6, len(effects) - 0.4), xlabel=report.text("figure.effect"))
     axes.grid(axis="y", visible=False)
@@ -51,10 +53,14 @@ def effects_figure(report: ReportContext, effects: pd.DataFrame) -> Figure:
 
 def draw_effect(axes: Axes, height: int, row: pd.Series) -> None:
     """Draw one effect with its 95 % interval. An interaction is a grey diamond."""
+    colour = PALETTE[0]
+    marker = "o"
+    size = 6
     is_interaction = ":" in row["axis"]
-    colour = GREY if is_interaction else PALETTE[0]
-    marker = "D" if is_interaction else "o"
-    size = 5 if is_interaction else 6
+    if is_interaction:
+        colour = GREY
+        marker = "D"
+        size = 5
     axes.hlines(height, row["low"], row["high"], color=colour, linewidth=1.6)
     axes.plot(row["effect"], height, marker, color=colour, markersize=size)
 
@@ -78,7 +84,8 @@ def accuracy_against_time_figure(report: ReportContext) -> Figure:
     set_time_axis(first, drawn["train_seconds"])
     set_percent_axis(first)
     draw_legend(figure, report)
-    return add_title(figure, "; ".join(accuracy_notes(report)), 8, weight="normal")
+    title = "; ".join(accuracy_notes(report))
+    return add_title(figure, title, 8, weight="normal")
 
 
 def set_time_axis(axes: Axes, seconds: pd.Series) -> None:
@@ -93,8 +100,10 @@ def set_time_axis(axes: Axes, seconds: pd.Series) -> None:
 def draw_measured_trial(axes: Axes, report: ReportContext, trial: pd.Series) -> None:
     """Draw one trial with the interval of its accuracy."""
     images = int(trial["test_images"])
-    low, high = statistics.wilson_interval(round(trial["test_accuracy"] * images), images)
-    style = line_style(*report.encoding.style_indices(trial))
+    correct = round(trial["test_accuracy"] * images)
+    low, high = statistics.wilson_interval(correct, images)
+    colour, line = report.encoding.style_indices(trial)
+    style = line_style(colour, line)
     style["linestyle"] = "none"
     axes.vlines(trial["train_seconds"], low, high, color=style["color"], linewidth=1)
     axes.plot(trial["train_seconds"], trial["test_accuracy"], markersize=8, **style)
@@ -110,8 +119,9 @@ def accuracy_notes(report: ReportContext) -> list[str]:
         stopped = statuses.eq("stopped").sum()
         failed = statuses.eq("failed").sum()
         notes.append(report.text("figure.not_shown", stopped=stopped, failed=failed))
-    if len(measured) > MAX_POINTS:
-        notes.append(report.text("measure.left_out", left_out=len(measured) - MAX_POINTS))
+    left_out = len(measured) - MAX_POINTS
+    if left_out > 0:
+        notes.append(report.text("measure.left_out", left_out=left_out))
     return notes
 
 
@@ -119,12 +129,15 @@ def confusion_figure(report: ReportContext, trial: pd.Series) -> Figure:
     """Draw the counts of test images by label and prediction, shaded by the share of the label."""
     counts = statistics.confusion_counts(report.results, trial["key"])
     label_counts = counts.sum(axis=1)
-    shares = counts / np.maximum(label_counts, 1)[:, np.newaxis]
+    # a label without test images has a row of zeros
+    divisors = np.maximum(label_counts, 1)
+    shares = counts / divisors[:, np.newaxis]
     side = max(3.2, 1.6 + 0.45 * len(counts))
     figure, ((axes,),) = new_figure(1, 1, side + 1, side)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for label, prediction in np.argwhere(counts):
-        colour = "white" if shares[label, prediction] > DARK_SHARE else "black"
+        is_dark = shares[label, prediction] > DARK_SHARE
+        colour = "white" if is_dark else "black"
         text = counts[label, prediction]
         axes.text(prediction, label, text, ha="center", va="center", fontsize=8, color=colour)
     ticks = range(len(counts))
@@ -136,23 +149,27 @@ def confusion_figure(report: ReportContext, trial: pd.Series) -> Figure:
     bar = figure.colorbar(image, shrink=0.8, format=PercentFormatter(1, symbol=" %"))
     bar.set_label(report.text("figure.share"), fontsize=8)
     bar.outline.set_visible(False)  # type: ignore[operator]
-    accuracy = f"{report.text('measure.test_accuracy')} {100 * trial['test_accuracy']:.1f} %"
-    return add_title(figure, f"{report.trial_label(trial)}: {accuracy}")
+    measure = report.text("measure.test_accuracy")
+    percentage = 100 * trial["test_accuracy"]
+    return add_title(figure, f"{report.trial_label(trial)}: {measure} {percentage:.1f} %")
 
 
 def calibration_figure(report: ReportContext) -> Figure:
     """Draw how often predictions of a given confidence are correct, for the best trials."""
     drawn = report.tested_trials.head(MAX_PANELS)
     columns = min(CALIBRATION_COLUMNS, len(drawn))
-    rows = -(-len(drawn) // columns)
+    rows = math.ceil(len(drawn) / columns)
     figure, grid = new_figure(rows, columns, 2.8, 2.8, sharex=True, sharey=True)
     for axes, (_, trial) in zip(grid.flat, drawn.iterrows(), strict=False):
         draw_reliability(axes, report, trial)
-    for axes in grid.flat[len(drawn) :]:
+    unused = grid.flat[len(drawn) :]
+    for axes in unused:
         axes.set_visible(False)
-    for axes in grid[-1]:
+    bottom_row = grid[-1]
+    for axes in bottom_row:
         axes.set_xlabel(report.text("figure.confidence"))
-    for axes in grid[:, 0]:
+    left_column = grid[:, 0]
+    for axes in left_column:
         axes.set_ylabel(report.text("figure.share_correct"))
     return figure
 
@@ -164,20 +181,22 @@ def draw_reliability(axes: Axes, report: ReportContext, trial: pd.Series) -> Non
     x = bins["confidence"]
     y = bins["accuracy"]
     area = 15 + 300 * bins["n"] / bins["n"].sum()
+    # perfect calibration is the diagonal
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=LINE_PATTERNS[1])
     axes.plot(x, y, color=PALETTE[0], linewidth=1)
     axes.scatter(x, y, s=area, color=PALETTE[0], edgecolor="white", zorder=3)
     error = report.text("figure.calibration_error", ece=table.attrs["ece"])
     axes.text(1.02, 0.03, error, ha="right", fontsize=7.5)
     axes.set(xlim=(0, 1.04), ylim=(0, 1.04), aspect="equal")
-    axes.set_title(wrap_text(report.trial_label(trial), 2.4, 8), fontsize=8)
+    title = wrap_text(report.trial_label(trial), 2.4, 8)
+    axes.set_title(title, fontsize=8)
 
 
 def mistakes_figure(report: ReportContext, trial: pd.Series) -> Figure:
     """Draw the most confident wrong predictions on test images."""
     mistakes = report.wrong_predictions(trial)
     drawn = mistakes.head(MAX_MISTAKES)
-    rows = -(-len(drawn) // MISTAKE_COLUMNS)
+    rows = math.ceil(len(drawn) / MISTAKE_COLUMNS)
     figure, grid = new_figure(rows, MISTAKE_COLUMNS, 1.7, 2.0)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -190,18 +209,24 @@ def mistakes_figure(report: ReportContext, trial: pd.Series) -> Figure:
 
 def draw_mistake(axes: Axes, report: ReportContext, mistake: pd.Series) -> None:
     """Draw one image with its label and prediction, or its path if the image isn't available."""
+    label = report.classes[mistake["label"]]
+    prediction = report.classes[mistake["prediction"]]
     title = report.text(
         "figure.mistake",
-        label=shorten_name(report.classes[mistake["label"]], 16),
-        prediction=shorten_name(report.classes[mistake["prediction"]], 16),
+        label=shorten_name(label, 16),
+        prediction=shorten_name(prediction, 16),
         probability=100 * mistake["probability"],
     )
     axes.set_title(title, fontsize=7.5)
-    pixels = (report.images or {}).get(mistake["image"])
+    images = report.images or {}
+    path = mistake["image"]
+    pixels = images.get(path)
     if pixels is not None:
         axes.imshow(pixels)
         return
-    axes.imshow(np.full((1, 1, 3), 232, np.uint8))
-    path = textwrap.fill(shorten_name(mistake["image"], 60), 18)
-    text = f"{report.text('figure.image_not_found')}\n\n{path}"
+    grey_pixel = np.full((1, 1, 3), 232, np.uint8)
+    axes.imshow(grey_pixel)
+    message = report.text("figure.image_not_found")
+    short_path = textwrap.fill(shorten_name(path, 60), 18)
+    text = f"{message}\n\n{short_path}"
     axes.text(0, 0, text, ha="center", va="center", fontsize=6, color=GREY)

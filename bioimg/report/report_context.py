@@ -50,7 +50,8 @@ class ReportContext:
     @cached_property
     def classes(self) -> list[str]:
         """The names of the classes, shortened."""
-        return [shorten_name(name) for name in self.results.manifest["data"]["classes"]]
+        names = self.results.manifest["data"]["classes"]
+        return [shorten_name(name) for name in names]
 
     @cached_property
     def ranked_trials(self) -> pd.DataFrame:
@@ -58,16 +59,18 @@ class ReportContext:
 
         The test set ranks nothing.
         """
-        have_epochs = self.trials["key"].isin(self.results.epochs["key"])
-        trials = self.trials[have_epochs]
+        has_epochs = self.trials["key"].isin(self.results.epochs["key"])
+        trials = self.trials[has_epochs]
         trials = trials.assign(unfinished=trials["status"] != "completed")
         return trials.sort_values(["unfinished", "best_val_loss"], kind="stable")
 
     @cached_property
     def tested_trials(self) -> pd.DataFrame:
         """The ranked trials that were completed and have test predictions."""
-        tested = self.ranked_trials["key"].isin(self._all_test_predictions["key"])
-        return self.ranked_trials[tested & (self.ranked_trials["status"] == "completed")]
+        trials = self.ranked_trials
+        is_tested = trials["key"].isin(self._all_test_predictions["key"])
+        is_completed = trials["status"] == "completed"
+        return trials[is_tested & is_completed]
 
     @cached_property
     def measured_trials(self) -> pd.DataFrame:
@@ -90,7 +93,8 @@ class ReportContext:
 
     def _panel_title(self, panel: pd.DataFrame) -> str:
         first = panel.iloc[0]
-        return ", ".join(self.field_label(first, field) for field in self.encoding.panel_fields)
+        labels = [self.field_label(first, field) for field in self.encoding.panel_fields]
+        return ", ".join(labels)
 
     def field_label(self, trial: pd.Series, field: str) -> str:
         """Return a field with its value: `batch 32`."""
@@ -121,11 +125,12 @@ class ReportContext:
             second = setting_label(fields[1], levels[1], self.lang)
             return self.text("effect.together", first=first, second=second)
         field = fields[0]
+        reference = shorten_name(row["reference"])
         return self.text(
             "effect.instead",
             axis=setting_name(field, self.lang),
             level=setting_value(field, levels[0], self.lang),
-            reference=setting_value(field, shorten_name(row["reference"]), self.lang),
+            reference=setting_value(field, reference, self.lang),
         )
 
     def epoch_rows(self, trial: pd.Series) -> pd.DataFrame:
@@ -142,7 +147,9 @@ class ReportContext:
         """Return a trial's test predictions, with the `probability` of the predicted class."""
         rows = self._all_test_predictions
         rows = rows[rows["key"] == trial["key"]]
-        return rows.assign(probability=[float(max(row)) for row in rows["probabilities"]])
+        # the predicted class is the most probable one
+        highest = [float(max(row)) for row in rows["probabilities"]]
+        return rows.assign(probability=highest)
 
     def wrong_predictions(self, trial: pd.Series) -> pd.DataFrame:
         """Return the test images that a trial got wrong, the most confident mistakes first.
@@ -156,10 +163,10 @@ class ReportContext:
         mistake_counts = mistakes["image"].value_counts()
         wrong = self.test_predictions(trial).query("label != prediction")
         wrong = wrong.sort_values("probability", ascending=False, kind="stable")
-        return wrong.assign(
-            others=mistake_counts.reindex(wrong["image"]).to_numpy() - 1,
-            trials=test_counts.reindex(wrong["image"]).to_numpy() - 1,
-        )
+        # both counts include the trial itself
+        other_tests = test_counts.reindex(wrong["image"]) - 1
+        other_mistakes = mistake_counts.reindex(wrong["image"]) - 1
+        return wrong.assign(others=other_mistakes.to_numpy(), trials=other_tests.to_numpy())
 
     @cached_property
     def is_synthetic(self) -> bool:
@@ -175,9 +182,11 @@ class ReportContext:
     def source_line(self) -> str:
         """The experiment, the data and the digest of the results, on one line."""
         manifest = self.results.manifest
-        data = f"{column_header('data', self.lang)} {shorten_name(manifest['data']['name'])}"
+        experiment = shorten_name(manifest["name"])
+        header = column_header("data", self.lang)
+        data = shorten_name(manifest["data"]["name"])
         source = self.text("note.source", fingerprint=results_digest(self.results))
-        return f"{shorten_name(manifest['name'])} · {data} · {source}"
+        return f"{experiment} · {header} {data} · {source}"
 
 
 def shorten_name(text: object, max_characters: int = 28) -> str:
@@ -186,7 +195,9 @@ def shorten_name(text: object, max_characters: int = 28) -> str:
     A long one loses its middle.
     """
     line = " ".join(str(text).split())
-    line = "".join(character if character.isprintable() else "\ufffd" for character in line)
+    for character in set(line):
+        if not character.isprintable():
+            line = line.replace(character, "\ufffd")
     if len(line) <= max_characters:
         return line
     start = max_characters * 2 // 3

@@ -44,11 +44,14 @@ def compose_notes(
 
 def comparison_warnings(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[Notice]:
     """Yield what makes these numbers or their comparison unreliable, the worst first."""
-    if results.manifest["data"].get("synthetic") or shown["synthetic"].eq(True).any():
+    manifest = results.manifest
+    has_synthetic_trials = shown["synthetic"].eq(True).any()
+    if manifest["data"].get("synthetic") or has_synthetic_trials:
         yield make_notice("warning.synthetic", lang)
-    if not results.manifest.get("complete", True):
+    if not manifest.get("complete", True):
         yield make_notice("warning.incomplete", lang, ended=len(results.trials))
-    if mixed := incomparable_columns(shown):
+    mixed = incomparable_columns(shown)
+    if mixed:
         yield make_notice("warning.mixed", lang, what=", ".join(mixed))
     lengths = sorted(shown["epochs"].unique())
     if len(lengths) > 1:
@@ -60,19 +63,21 @@ def comparison_warnings(results: Results, shown: pd.DataFrame, lang: str) -> Ite
         groups = format_list(few)
         yield make_notice("warning.few_groups", lang, groups=groups, fewest=MIN_TEST_GROUPS)
     for name in ("duplicate_images_across_splits", "unreadable_skipped"):
-        if name in shown and shown[name].max() > 0:
-            yield make_notice(f"warning.{name}", lang, n=int(shown[name].max()))
+        count = shown[name].max() if name in shown else 0
+        if count > 0:
+            yield make_notice(f"warning.{name}", lang, n=int(count))
 
 
 def incomparable_columns(trials: pd.DataFrame) -> list[str]:
     """Return the columns that must be equal in all completed trials, but aren't."""
     completed = trials[trials["status"].eq("completed")]
+    required = list(COMPARABILITY_COLUMNS)
     has_folds = trials["fold"].nunique() > 1
-    names = []
-    for name in COMPARABILITY_COLUMNS:
-        may_differ = has_folds and name == "test_images"  # folds need not be of one size
-        if not may_differ and completed[name].nunique(dropna=False) > 1:
-            names.append(name)
+    if has_folds:
+        # folds need not be of one size
+        required.remove("test_images")
+    value_counts = completed[required].nunique(dropna=False)
+    names = value_counts.index[value_counts > 1].tolist()
     if _has_ambiguous_weights(completed):
         names.append("weights_digest")
     return names
@@ -85,10 +90,13 @@ def test_group_counts(results: Results, trials: pd.DataFrame) -> list[int]:
     """
     rows = results.predictions
     of_trials = rows["key"].isin(trials["key"])
-    rows = rows[of_trials & rows["subset"].eq("test") & rows["group"].notna()]
+    is_test = rows["subset"].eq("test")
+    has_group = rows["group"].notna()
+    rows = rows[of_trials & is_test & has_group]
     # the folds of a configuration add up
-    configuration_of = dict(zip(trials["key"], configuration_keys(trials), strict=True))
-    counts = rows.groupby(rows["key"].map(configuration_of))["group"].nunique()
+    configuration_by_trial = dict(zip(trials["key"], configuration_keys(trials), strict=True))
+    configurations = rows["key"].map(configuration_by_trial)
+    counts = rows.groupby(configurations)["group"].nunique()
     return sorted(counts.unique().tolist())
 
 
@@ -107,21 +115,24 @@ def _data_notes(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[No
     yield make_notice(
         "note.images", lang, **counts, data=data["name"], fingerprint=data["fingerprint"]
     )
-    yield make_notice("note.split", lang, split=format_list(shown["split"].unique()))
+    splits = format_list(shown["split"].unique())
+    yield make_notice("note.split", lang, split=splits)
     has_groups = data.get("groups") is not None
     if has_groups:
         yield make_notice("note.independent", lang)
     elif len(shown) and shown["split_leaks_groups"].isna().all():
         yield make_notice("note.unknown_groups", lang)
-    if group_counts := test_group_counts(results, shown):
+    group_counts = test_group_counts(results, shown)
+    if group_counts:
         yield make_notice("note.tested_groups", lang, groups=format_list(group_counts))
 
 
 def _stopping_notes(results: Results, shown: pd.DataFrame, lang: str) -> Iterator[Notice]:
-    counts = shown["status"].value_counts()
-    stopped, failed = int(counts.get("stopped", 0)), int(counts.get("failed", 0))
-    if results.manifest.get("early_stopping"):
-        yield _early_stopping_note(results.manifest["early_stopping"], shown, stopped, lang)
+    stopped = int(shown["status"].eq("stopped").sum())
+    failed = int(shown["status"].eq("failed").sum())
+    rule = results.manifest.get("early_stopping")
+    if rule:
+        yield _early_stopping_note(rule, shown, stopped, lang)
     elif stopped:
         yield make_notice("note.stopped_before", lang, stopped=stopped, trials=len(shown))
     else:
@@ -129,7 +140,8 @@ def _stopping_notes(results: Results, shown: pd.DataFrame, lang: str) -> Iterato
     if failed:
         yield make_notice("note.failed", lang, failed=failed, trials=len(shown))
     is_repeated = configuration_keys(shown).duplicated().any()
-    if shown["status"].eq("completed").any() and not is_repeated:
+    has_completed = shown["status"].eq("completed").any()
+    if has_completed and not is_repeated:
         yield make_notice("note.one_run", lang)
 
 
@@ -152,6 +164,8 @@ def _early_stopping_note(rule: dict, shown: pd.DataFrame, stopped: int, lang: st
 
 def format_list(values: Iterable[object], limit: int = 8) -> str:
     """Join a few values with commas; of many, show only the first ones."""
-    texts = [str(value) for value in values]
-    end = ", …" if len(texts) > limit else ""
-    return ", ".join(texts[:limit]) + end
+    texts = list(map(str, values))
+    text = ", ".join(texts[:limit])
+    if len(texts) > limit:
+        text += ", …"
+    return text
