@@ -49,7 +49,8 @@ class SuccessiveHalving:
         """
         if self._rule.exempts(trial) or epoch not in self._rule.rungs(trial.epochs):
             return None
-        rung_scores = self._scores_by_rung[(*self._rule.cohort_key(trial), epoch)]
+        rung = (*self._rule.cohort_key(trial), epoch)
+        rung_scores = self._scores_by_rung[rung]
         if trial.key in rung_scores:
             return None
         # a loss is negated, so that more is better
@@ -59,7 +60,8 @@ class SuccessiveHalving:
         rung_scores[trial.key] = signed_score
         threshold = -np.inf
         if earlier_scores:
-            threshold = np.percentile(earlier_scores, 100 * (1 - 1 / self._rule.reduction_factor))
+            stopped_percentage = 100 * (1 - 1 / self._rule.reduction_factor)
+            threshold = np.percentile(earlier_scores, stopped_percentage)
         if signed_score >= threshold:
             return None
         return StopReason(
@@ -78,18 +80,18 @@ def past_trials(store: ResultStore, to_run: Iterable[TrialConfig]) -> list[PastT
     is judged again.
     """
     waiting = {trial.key: trial for trial in to_run}
-    ended = {
-        row["key"]: TrialConfig.from_row(row)
-        for row in store.tables.all_rows("trials")
-        if row["key"] not in waiting
-    }
+    trial_rows = store.tables.all_rows("trials")
     epochs: defaultdict[str, list[Row]] = defaultdict(list)
     for row in store.tables.all_rows("epochs"):
         epochs[row["key"]].append(row)
-    return [
-        *(PastTrial(trial, epochs[key]) for key, trial in ended.items()),
-        *(PastTrial(trial, epochs[key][:-1]) for key, trial in waiting.items()),
-    ]
+    past = []
+    for row in trial_rows:
+        key = row["key"]
+        if key not in waiting:
+            past.append(PastTrial(TrialConfig.from_row(row), epochs[key]))
+    for key, trial in waiting.items():
+        past.append(PastTrial(trial, epochs[key][:-1]))
+    return past
 
 
 def unfinished_cohort_leaders(
@@ -104,10 +106,12 @@ def unfinished_cohort_leaders(
         cohorts[rule.cohort_key(trial)].append(trial)
     leaders = []
     for members in cohorts.values():
+        statuses = {ended[trial]["status"] for trial in members}
+        if "stopped" not in statuses or "completed" in statuses:
+            continue
         stopped = [trial for trial in members if ended[trial]["status"] == "stopped"]
-        has_completed = any(ended[trial]["status"] == "completed" for trial in members)
-        if stopped and not has_completed:
-            leaders.append(max(stopped, key=lambda trial: _rung_rank(rule, ended[trial])))
+        leader = max(stopped, key=lambda trial: _rung_rank(rule, ended[trial]))
+        leaders.append(leader)
     return leaders
 
 

@@ -26,27 +26,19 @@ def apply_settings(experiment: Experiment, settings: Settings) -> tuple[Experime
         UserError: there is no such setting, or a value has another type or breaks its field's rule.
     """
     _check_names(settings)
-    trial_values = {
-        name: values
-        for name, value in _select_settings(TrialConfig, settings).items()
-        if (values := _as_tuple(value))
-    }
-    for field in dataclasses.fields(TrialConfig):
-        for value in trial_values.get(field.name, ()):
-            _check_type(field.name, value, field.type)
+    trial_values = _trial_values(settings)
     options = RunOptions(**_typed_settings(RunOptions, settings))
     rule = _change_early_stopping(experiment, _typed_settings(EarlyStopping, settings))
+    if not options.early_stopping:
+        rule = None
     changed = _change_trials(experiment, trial_values)
-    changed = dataclasses.replace(changed, early_stopping=rule if options.early_stopping else None)
-    return changed, options
+    return dataclasses.replace(changed, early_stopping=rule), options
 
 
 def _check_names(settings: Settings) -> None:
-    known = [
-        field.name
-        for config in (TrialConfig, EarlyStopping, RunOptions)
-        for field in dataclasses.fields(config)
-    ]
+    known = []
+    for config in (TrialConfig, EarlyStopping, RunOptions):
+        known += _field_names(config)
     for name in settings:
         if name not in known:
             raise UserError(
@@ -55,29 +47,40 @@ def _check_names(settings: Settings) -> None:
             )
 
 
-def _select_settings(config: type, settings: Settings) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(config)]
-    return {name: settings[name] for name in names if name in settings}
+def _field_names(config: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(config)]
+
+
+def _trial_values(settings: Settings) -> dict[str, tuple[Any, ...]]:
+    """Return the values of each field of a trial that the settings give at least one value."""
+    trial_values = {}
+    for field in dataclasses.fields(TrialConfig):
+        values = _as_tuple(settings.get(field.name, ()))
+        for value in values:
+            _check_type(field.name, value, field.type)
+        if values:
+            trial_values[field.name] = values
+    return trial_values
 
 
 def _typed_settings(config: type, settings: Settings) -> dict[str, Any]:
     """Return the settings of a config; a field that holds several values also takes one."""
     typed = {}
-    selected = _select_settings(config, settings)
     for field in dataclasses.fields(config):
-        if field.name not in selected:
+        if field.name not in settings:
             continue
-        value = selected[field.name]
+        value = settings[field.name]
         holds_several = tuple in _types_of(field.type) and value is not None
-        typed[field.name] = _as_tuple(value) if holds_several else _as_plain(value)
-        _check_type(field.name, typed[field.name], field.type)
+        typed_value = _as_tuple(value) if holds_several else _as_plain(value)
+        _check_type(field.name, typed_value, field.type)
+        typed[field.name] = typed_value
     return typed
 
 
 def _as_tuple(value: object) -> tuple[Any, ...]:
     """Return the values of an axis; a text is one value."""
     if isinstance(value, Iterable) and not isinstance(value, str | PurePath):
-        return tuple(_as_plain(item) for item in value)
+        return tuple(map(_as_plain, value))
     return (_as_plain(value),)
 
 
@@ -106,18 +109,23 @@ def _check_type(name: str, value: object, annotation: Any) -> None:
     # a bool is an int for Python, but seed=True is a mistake
     is_misplaced_bool = isinstance(value, bool) and bool not in allowed
     if is_misplaced_bool or not isinstance(value, tuple(allowed)):
-        names = " or ".join(kind.__name__.replace("NoneType", "None") for kind in allowed)
+        names = " or ".join(kind.__name__ for kind in allowed).replace("NoneType", "None")
         raise UserError(f"the value of `{name}` is {value!r}, but must be of type {names}.")
 
 
 def _change_trials(experiment: Experiment, values: Mapping[str, tuple[Any, ...]]) -> Experiment:
-    given_axes = {name: axis for name, axis in values.items() if len(axis) > 1}
-    given_base = {name: axis[0] for name, axis in values.items() if len(axis) == 1}
-    axes = {name: axis for name, axis in experiment.axes.items() if name not in given_base}
-    axes |= given_axes
+    axes = dict(experiment.axes)
+    base_values = {}
+    for name, axis in values.items():
+        if len(axis) == 1:
+            axes.pop(name, None)
+            base_values[name] = axis[0]
+        else:
+            axes[name] = axis
     # the base trial lies on every axis
-    first_on_axes = {name: axis[0] for name, axis in axes.items()}
-    base = dataclasses.replace(experiment.base, **{**given_base, **first_on_axes})
+    for name, axis in axes.items():
+        base_values[name] = axis[0]
+    base = dataclasses.replace(experiment.base, **base_values)
     changed = dataclasses.replace(experiment, base=base, axes=axes)
     names_folds = "fold" in values or "fold" in axes or base.fold > 0
     if base.folds and not names_folds:

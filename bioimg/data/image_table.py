@@ -34,30 +34,45 @@ def list_table(file: Path, columns: str | None = None) -> ImageIndex:
     _validate_values(file, values)
     classes: tuple[str, ...] = tuple(sorted(set(values["label"])))
     if len(classes) < 2:
+        only_class = values["label"][0]
         raise UserError(
-            f"the table of `data`, {file}, holds one class, {values['label'][0]!r}, but must hold at least "
-            "two."
+            f"the table of `data`, {file}, holds one class, {only_class!r}, but must hold at "
+            "least two."
         )
-    order = sorted(range(len(values["path"])), key=values["path"].__getitem__)
-    in_order = {role: [texts[row] for row in order] for role, texts in values.items()}
+    _sort_by_path(values)
+    paths = tuple(values["path"])
+    labels = [classes.index(label) for label in values["label"]]
+    groups = None
+    if "group" in values:
+        groups = tuple(values["group"])
     subsets = None
-    if "split" in in_order:
-        subsets = np.array([SUBSET_BY_NAME[name.lower()] for name in in_order["split"]], np.int8)
+    if "split" in values:
+        subset_numbers = [SUBSET_BY_NAME[name.lower()] for name in values["split"]]
+        subsets = np.array(subset_numbers, np.int8)
     return ImageIndex(
         name=file.stem,
-        files=tuple(file.parent / path for path in in_order["path"]),
-        paths=tuple(in_order["path"]),
-        labels=np.array([classes.index(label) for label in in_order["label"]], np.int64),
+        files=tuple(map(file.parent.joinpath, paths)),
+        paths=paths,
+        labels=np.array(labels, np.int64),
         classes=classes,
-        groups=tuple(in_order["group"]) if "group" in in_order else None,
+        groups=groups,
         subsets=subsets,
     )
+
+
+def _sort_by_path(values: dict[str, list[str]]) -> None:
+    paths = values["path"]
+    order = sorted(range(len(paths)), key=paths.__getitem__)
+    for role, texts in values.items():
+        values[role] = [texts[row] for row in order]
 
 
 def _parse_columns(columns: str | None) -> dict[str, str]:
     """Return the column of each role."""
     column_by_role = {role: role for role in COLUMN_ROLES}
-    for pair in columns.split(",") if columns else ():
+    if not columns:
+        return column_by_role
+    for pair in columns.split(","):
         role, _, name = pair.partition("=")
         if role.strip() not in COLUMN_ROLES:
             hint = "It renames columns, as in path=file,label=diagnosis."
@@ -76,11 +91,11 @@ def _read_columns(file: Path, column_by_role: dict[str, str]) -> dict[str, list[
             raise unknown_value_error("columns", name, table.column_names, hint)
     if not table.num_rows:
         raise UserError(f"the table of `data`, {file}, holds no rows.")
-    values = {
-        role: _column_texts(table[name])
-        for role, name in column_by_role.items()
-        if name in table.column_names
-    }
+    values = {}
+    for role, name in column_by_role.items():
+        if name in table.column_names:
+            values[role] = _column_texts(table[name])
+    # tables written on Windows
     values["path"] = [path.replace("\\", "/") for path in values["path"]]
     return values
 
@@ -90,26 +105,30 @@ def _read_table(file: Path) -> pa.Table:
     try:
         if suffix == ".parquet":
             return parquet.read_table(file)
-        options = csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",")
+        delimiter = "\t" if suffix == ".tsv" else ","
+        options = csv.ParseOptions(delimiter=delimiter)
         names = csv.open_csv(file, parse_options=options).schema.names
         # labels such as 01 stay as they are
         texts = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
         return csv.read_csv(file, parse_options=options, convert_options=texts)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(
-            f"the table of `data`, {file}, can't be read: {str(error).splitlines()[0]}. Fix it."
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the table of `data`, {file}, can't be read: {reason}. Fix it.") from error
 
 
 def _column_texts(column: pa.ChunkedArray) -> list[str]:
-    return [str(value).strip() if value is not None else "" for value in column.to_pylist()]
+    texts = []
+    for value in column.to_pylist():
+        text = "" if value is None else str(value)
+        texts.append(text.strip())
+    return texts
 
 
 def _validate_values(file: Path, values: dict[str, list[str]]) -> None:
     for role, texts in values.items():
-        empty = [number for number, text in enumerate(texts, start=1) if not text]
-        _raise_if_any(file, f"rows without a {role}", empty)
-    counts = Counter(os.path.normpath(path) for path in values["path"])
+        empty_rows = [number for number, text in enumerate(texts, start=1) if not text]
+        _raise_if_any(file, f"rows without a {role}", empty_rows)
+    counts = Counter(map(os.path.normpath, values["path"]))
     repeated = [path for path, count in counts.items() if count > 1]
     _raise_if_any(file, "paths that are listed twice", repeated)
     missing = [path for path in values["path"] if not os.path.lexists(file.parent / path)]

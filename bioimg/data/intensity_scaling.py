@@ -60,11 +60,17 @@ def apply_limits(decoded: DecodedSet, limits: ScalingLimits) -> PixelArray:
 
 def _compute_limits(pixels: PixelArray, rule: str, training_rows: np.ndarray) -> ScalingLimits:
     if rule == "range":
-        return (UINT16_RANGE if pixels.dtype == np.uint16 else FLOAT_RANGE,) * 3
-    pixel_count = len(training_rows) * int(np.prod(pixels.shape[1:3]))
+        channel_limits = UINT16_RANGE if pixels.dtype == np.uint16 else FLOAT_RANGE
+        return (channel_limits,) * 3
+    height, width = pixels.shape[1:3]
+    pixel_count = len(training_rows) * height * width
     step = max(1, pixel_count // MAX_SAMPLE_PIXELS)
-    samples = [pixels[rows].reshape(-1, 3)[::step] for rows in _iter_chunks(training_rows)]
+    samples = []
+    for rows in _iter_chunks(training_rows):
+        colours = pixels[rows].reshape(-1, 3)
+        samples.append(colours[::step])
     sample = np.concatenate(samples)
+    # infinite values would become limits
     if sample.dtype.kind == "f":
         sample = np.where(np.isfinite(sample), sample, np.nan)
     low, high = np.nanpercentile(sample, LIMIT_PERCENTILES, axis=0)
@@ -73,12 +79,14 @@ def _compute_limits(pixels: PixelArray, rule: str, training_rows: np.ndarray) ->
 
 def _write_8bit(pixels: PixelArray, limits: ScalingLimits, folder: Path) -> None:
     low, high = np.array(limits, np.float32).T
+    # a channel of one value has no width to divide by
     width = np.where(high > low, high - low, 1)
     with (folder / "pixels").open("wb") as file:
         for rows in _iter_chunks(np.arange(len(pixels))):
             shares = (pixels[rows].astype(np.float32) - low) / width
             finite = np.nan_to_num(shares, nan=0, posinf=1, neginf=0)
-            file.write(np.rint(finite.clip(0, 1) * 255).astype(np.uint8).data)
+            scaled = np.rint(finite.clip(0, 1) * 255)
+            file.write(scaled.astype(np.uint8).data)
     (folder / "limits.json").write_text(json.dumps(limits))
 
 

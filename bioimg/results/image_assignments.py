@@ -43,17 +43,20 @@ def merge_assignments(before: pa.Table, after: pa.Table) -> pa.Table:
     """Return the new rows, and the earlier rows of other splits before them."""
     replaced = set(_split_keys(after))
     is_kept = [split not in replaced for split in _split_keys(before)]
-    return pa.concat_tables([before.filter(pa.array(is_kept, pa.bool_())), after])
+    kept = before.filter(pa.array(is_kept, pa.bool_()))
+    return pa.concat_tables([kept, after])
 
 
 def _split_keys(table: pa.Table) -> Iterator[SplitKey]:
-    return zip(*(table[name].to_pylist() for name in SPLIT_FIELDS), strict=True)
+    columns = [table[name].to_pylist() for name in SPLIT_FIELDS]
+    return zip(*columns, strict=True)
 
 
 def _rows_by_split(table: pa.Table, classes: Sequence[str]) -> dict[SplitKey, pd.DataFrame]:
     rows = table.to_pandas().fillna({"group_pattern": "", "group": ""})
     rows["label"] = [classes[label] for label in rows["label"]]
-    return dict(iter(rows.groupby(list(SPLIT_FIELDS), sort=False)))  # type: ignore[arg-type]
+    rows_by_split = rows.groupby(list(SPLIT_FIELDS), sort=False)
+    return dict(iter(rows_by_split))  # type: ignore[arg-type]
 
 
 def _find_row_differences(before: pd.DataFrame, after: pd.DataFrame, split: SplitKey) -> list[str]:
@@ -73,12 +76,14 @@ def _have_equal_rows(before: pd.DataFrame, after: pd.DataFrame) -> bool:
 
 def _content_differences(before: pd.DataFrame, after: pd.DataFrame) -> Iterator[str]:
     pairs = _pair_changed_images(before, after, "label")
-    gone = set(pairs.loc[pairs["_merge"] == "left_only", "image_before"])
-    added = set(pairs.loc[pairs["_merge"] == "right_only", "image"])
+    is_gone = pairs["_merge"].eq("left_only")
+    is_added = pairs["_merge"].eq("right_only")
+    gone = set(pairs.loc[is_gone, "image_before"])
+    added = set(pairs.loc[is_added, "image"])
     yield from _describe_images(gone & added, "with other pixels")
     yield from _describe_images(added - gone, "new")
     yield from _describe_images(gone - added, "gone")
-    relabelled = pairs[pairs["_merge"] == "both"]
+    relabelled = pairs[pairs["_merge"].eq("both")]
     yield from _describe_changes(relabelled, "label", "with another label")
 
 
@@ -86,9 +91,9 @@ def _assignment_differences(
     before: pd.DataFrame, after: pd.DataFrame, split: SplitKey
 ) -> Iterator[str]:
     named_values = zip(SPLIT_FIELDS, split, strict=True)
-    settings = " ".join(f"{name}={value}" for name, value in named_values if value)
+    settings = [f"{name}={value}" for name, value in named_values if value]
     for column, change in (
-        ("subset", f"in another subset with {settings}"),
+        ("subset", f"in another subset with {' '.join(settings)}"),
         ("group", "in another group"),
         ("image", "under another name"),
     ):
@@ -102,13 +107,13 @@ def _pair_changed_images(before: pd.DataFrame, after: pd.DataFrame, column: str)
     Exact copies of an image share a digest, so rows are matched by digest and value first: if the
     same copies exist in both runs, none has changed, whatever their order.
     """
-    is_matched = _count_copies(before, column).isin(_count_copies(after, column))
-    is_matched_after = _count_copies(after, column).isin(_count_copies(before, column))
-    changed = before[~is_matched]
-    changed_after = after[~is_matched_after]
+    copies_before = _identify_copies(before, column)
+    copies_after = _identify_copies(after, column)
+    changed_before = before[~copies_before.isin(copies_after)]
+    changed_after = after[~copies_after.isin(copies_before)]
     # what remains is paired by digest alone, copy by copy
-    return changed.assign(copy=changed.groupby("digest").cumcount()).merge(
-        changed_after.assign(copy=changed_after.groupby("digest").cumcount()),
+    return _number_copies(changed_before, ["digest"]).merge(
+        _number_copies(changed_after, ["digest"]),
         on=["digest", "copy"],
         how="outer",
         suffixes=("_before", ""),
@@ -116,16 +121,21 @@ def _pair_changed_images(before: pd.DataFrame, after: pd.DataFrame, column: str)
     )
 
 
-def _count_copies(rows: pd.DataFrame, column: str) -> pd.MultiIndex:
+def _identify_copies(rows: pd.DataFrame, column: str) -> pd.MultiIndex:
     """Return (digest, value, number among the rows with both) of each row."""
     identity = ["digest", column]
-    copy = rows.groupby(identity).cumcount()
-    return pd.MultiIndex.from_frame(rows[identity].assign(copy=copy))
+    return pd.MultiIndex.from_frame(_number_copies(rows[identity], identity))
+
+
+def _number_copies(rows: pd.DataFrame, identity: list[str]) -> pd.DataFrame:
+    """Add the column `copy`, the number of each row among those with the same identity."""
+    return rows.assign(copy=rows.groupby(identity).cumcount())
 
 
 def _describe_images(names: set[str], state: str) -> Iterator[str]:
     if names:
-        yield f"{len(names)} {state} ({_join_examples(sorted(names), ', ')})"
+        examples = _join_examples(sorted(names), ", ")
+        yield f"{len(names)} {state} ({examples})"
 
 
 def _describe_changes(pairs: pd.DataFrame, column: str, change: str) -> Iterator[str]:
@@ -133,9 +143,12 @@ def _describe_changes(pairs: pd.DataFrame, column: str, change: str) -> Iterator
         return
     texts = []
     for row in pairs.sort_values("image").to_dict("records"):
-        text = f"{row['image']} was {row[f'{column}_before'] or 'none'}"
+        value_before = row[f"{column}_before"] or "none"
+        text = f"{row['image']} was {value_before}"
+        # the image's own name is its new value
         if column != "image":
-            text += f", is {row[column] or 'none'}"
+            value = row[column] or "none"
+            text += f", is {value}"
         texts.append(text)
     yield f"{len(texts)} {change} ({_join_examples(texts, '; ')})"
 

@@ -34,12 +34,15 @@ def cell_matches(cell: str, column: Column, record: Mapping[str, Any]) -> bool:
         upper_limit, _ = _parse_number(printed[-1])
         return value < upper_limit
     true_values = _shown_numbers(column, record)
-    return len(printed) <= len(true_values) and all(map(_is_rounding, printed, true_values))
+    if len(printed) > len(true_values):
+        return False
+    return all(map(_is_rounding, printed, true_values))
 
 
 def same_text(cell: str, value: object) -> bool:
     """Return True if a cell holds this text, ignoring case."""
-    return normalise_text(cell) == normalise_text("" if is_missing(value) else value)
+    expected = "" if is_missing(value) else value
+    return normalise_text(cell) == normalise_text(expected)
 
 
 def resolve_setting(cell: str, values: Iterable[object]) -> str:
@@ -47,13 +50,17 @@ def resolve_setting(cell: str, values: Iterable[object]) -> str:
 
     `V1` refers to `IMAGENET1K_V1`, and `32.0` to `32`.
     """
-    names = list(dict.fromkeys(normalise_text(value) for value in values))
+    names = dict.fromkeys(map(normalise_text, values))
     text = "" if is_blank(cell) else normalise_text(cell)
-    for candidate in (text, FREEZE_SYNONYMS.get(text, text), text.removesuffix(".0")):
+    synonym = FREEZE_SYNONYMS.get(text, text)
+    whole_number = text.removesuffix(".0")
+    for candidate in (text, synonym, whole_number):
         if candidate in names:
             return candidate
     matches = [name for name in names if name.endswith(f"_{text}")]
-    return matches[0] if len(matches) == 1 else text
+    if len(matches) == 1:
+        return matches[0]
+    return text
 
 
 def normalise_text(value: object) -> str:
@@ -65,9 +72,13 @@ def normalise_text(value: object) -> str:
 
 def _shown_numbers(column: Column, record: Mapping[str, Any]) -> list[float]:
     """Return the numbers of a cell, in order and in the unit shown."""
-    names = [column.name, *(f"{column.name}_{part}" for part in ("sd", "low", "high", "epoch"))]
-    known_values = [record[name] for name in names if not is_missing(record.get(name))]
-    numbers = [float(value) * display_factor(column.kind) for value in known_values]
+    factor = display_factor(column.kind)
+    numbers = []
+    for suffix in ("", "_sd", "_low", "_high", "_epoch"):
+        value: Any = record.get(column.name + suffix)
+        if not is_missing(value):
+            numbers.append(float(value) * factor)
+    # beside a loss stand its epoch and the last one, as in "0.41 (3/10)"
     if column.kind == "loss" and not is_missing(record.get(f"{column.name}_epoch")):
         numbers.append(float(record["epochs_run"]))
     return numbers
@@ -75,7 +86,8 @@ def _shown_numbers(column: Column, record: Mapping[str, Any]) -> list[float]:
 
 def _is_rounding(printed: str, value: float) -> bool:
     number, unit = _parse_number(printed)
-    return abs(number - value) <= unit / 2 + 1e-9 * max(1.0, abs(value))
+    float_error = 1e-9 * max(1.0, abs(value))
+    return abs(number - value) <= unit / 2 + float_error
 
 
 def _parse_number(printed: str) -> tuple[float, float]:
@@ -87,5 +99,6 @@ def _parse_number(printed: str) -> tuple[float, float]:
             seconds = 60 * seconds + int(part)
         return float(seconds), 1.0
     mantissa, _, exponent = text.lower().partition("e")
-    decimals = len(mantissa.partition(".")[2]) - int(exponent or 0)
+    _, _, fraction = mantissa.partition(".")
+    decimals = len(fraction) - int(exponent or 0)
     return float(text), 10.0**-decimals

@@ -2,8 +2,10 @@
 
 import dataclasses
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,18 +84,20 @@ def verify_file(path: Path, results: Results) -> VerificationResult:
         UserError: there is no such file, it can't be read, or no table in it has a known column.
     """
     tables = [table for table in documents.read_tables(path) if table.rows]
-    verifications = [_verify_table(table, results) for table in tables]
-    compared_cells = sum(verification.compared_cells for verification in verifications)
+    compared_cells = 0
+    mismatches: list[Mismatch] = []
+    unknown_headers: list[str] = []
+    for table in tables:
+        verification = _verify_table(table, results)
+        compared_cells += verification.compared_cells
+        mismatches.extend(verification.mismatches)
+        unknown_headers.extend(verification.unknown_headers)
     if not compared_cells:
         headers = ", ".join(column_header(name, "en") for name in EXAMPLE_COLUMNS)
         raise UserError(
             f"the file {path} contains no table with bioimg's headers, such as {headers}. "
             "Use these headers."
         )
-    mismatches, unknown_headers = [], []
-    for verification in verifications:
-        mismatches.extend(verification.mismatches)
-        unknown_headers.extend(verification.unknown_headers)
     return VerificationResult(
         mismatches=tuple(mismatches),
         compared_cells=compared_cells,
@@ -142,12 +146,11 @@ def _reference_tables(table: ParsedTable, results: Results) -> Iterator[Table]:
 def _detect_language(headers: Sequence[str]) -> str:
     """Return the language in which most of these headers are known."""
     shown = set(map(_normalise_header, headers))
-
-    def count_known(lang: str) -> int:
-        known = [_normalise_header(column_header(name, lang)) for name in translated_columns()]
-        return sum(header in shown for header in known)
-
-    return max(LANGUAGES, key=count_known)
+    known_counts = dict.fromkeys(LANGUAGES, 0)
+    for lang, name in product(LANGUAGES, translated_columns()):
+        if _normalise_header(column_header(name, lang)) in shown:
+            known_counts[lang] += 1
+    return max(LANGUAGES, key=lambda lang: known_counts[lang])
 
 
 def _comparison_tables(table: ParsedTable, results: Results, lang: str) -> Iterator[Table]:
@@ -160,17 +163,18 @@ def _comparison_tables(table: ParsedTable, results: Results, lang: str) -> Itera
     yield all_trials
 
     # with fewer trials, another one may be the best
-    keys = _ReferenceRows(all_trials, _match_columns(table, all_trials)).trial_keys(table)
-    trials = results.trials[results.trials["key"].isin(keys)]
-    selection = dataclasses.replace(results, trials=trials)
+    reference_rows = _ReferenceRows(all_trials, _match_columns(table, all_trials))
+    is_in_file = results.trials["key"].isin(reference_rows.trial_keys(table))
+    selection = dataclasses.replace(results, trials=results.trials[is_in_file])
     selected = build_comparison(selection, columns=columns, single=True, lang=lang)
     yield _with_all_columns(selected, settings)
 
     if _has_column(table, "runs"):
         shown_settings = [name for name in settings if _has_column(table, name)]
-        grouped = build_comparison(results, group_by=shown_settings, lang=lang)
-        yield _with_all_columns(grouped, shown_settings)
-        yield _with_all_columns(build_comparison(results, lang=lang), shown_settings)
+        grouped_as_shown = build_comparison(results, group_by=shown_settings, lang=lang)
+        yield _with_all_columns(grouped_as_shown, shown_settings)
+        grouped_by_default = build_comparison(results, lang=lang)
+        yield _with_all_columns(grouped_by_default, shown_settings)
 
 
 def _with_all_columns(table: Table, identities: Sequence[str]) -> Table:
@@ -178,7 +182,8 @@ def _with_all_columns(table: Table, identities: Sequence[str]) -> Table:
     columns = []
     for name in translated_columns():
         if name in table.values:
-            columns.append(trial_column(name, table.values, name in identities))
+            column = trial_column(name, table.values, name in identities)
+            columns.append(column)
     return dataclasses.replace(table, columns=tuple(columns))
 
 
@@ -199,6 +204,10 @@ def _compare_with_reference(table: ParsedTable, reference: Table) -> Verificatio
     return VerificationResult(tuple(mismatches), compared_cells, tuple(unknown_headers))
 
 
+_RecordsByIdentity = defaultdict[tuple[str, ...], list[dict[str, Any]]]
+"""Records by their normalised settings."""
+
+
 class _ReferenceRows:
     """The rows of a reference table, found by their settings."""
 
@@ -212,10 +221,11 @@ class _ReferenceRows:
         for column, _ in self._identities:
             values = reference.values[column.name].unique()
             self._known_settings[column.name] = list(map(_normalise_setting, values))
-        self._records_by_identity: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+        self._records_by_identity: _RecordsByIdentity = defaultdict(list)
         for record in self._records:
-            identity = tuple(_normalise_setting(record[name]) for name in self._known_settings)
-            self._records_by_identity.setdefault(identity, []).append(record)
+            settings = [record[name] for name in self._known_settings]
+            identity = tuple(map(_normalise_setting, settings))
+            self._records_by_identity[identity].append(record)
 
     def trial_keys(self, table: ParsedTable) -> set[str]:
         """Return the keys of the trials that a file's rows refer to."""
@@ -231,20 +241,23 @@ class _ReferenceRows:
         mismatches = []
         for column, position in self._differing_columns(row, record):
             header = self._headers[column.name]
-            found, expected = _cell_text(row, position), format_cell(column, record)
+            found = _cell_text(row, position)
+            expected = format_cell(column, record)
             mismatches.append(Mismatch(location, row_name, header, found, expected))
         return mismatches
 
     def _find_record(self, row: Sequence[str]) -> dict[str, Any]:
         """Return the record with the settings of a row, or else the one with fewest differences."""
-        candidates = self._records_by_identity.get(self._row_identity(row)) or self._records
+        identity = self._row_identity(row)
+        candidates = self._records_by_identity.get(identity, self._records)
         return min(candidates, key=lambda record: len(self._differing_columns(row, record)))
 
     def _row_identity(self, row: Sequence[str]) -> tuple[str, ...]:
         settings = []
         for column, position in self._identities:
-            known = self._known_settings[column.name]
-            settings.append(resolve_setting(_cell_text(row, position), known))
+            cell = _cell_text(row, position)
+            setting = resolve_setting(cell, self._known_settings[column.name])
+            settings.append(setting)
         return tuple(settings)
 
     def _differing_columns(
@@ -253,7 +266,8 @@ class _ReferenceRows:
         """Return the columns in which a row disagrees with a record, settings first."""
         differing = []
         for match, setting in zip(self._identities, self._row_identity(row), strict=True):
-            if setting != _normalise_setting(record[match.column.name]):
+            expected = _normalise_setting(record[match.column.name])
+            if setting != expected:
                 differing.append(match)
         for match in self._measures:
             cell = _cell_text(row, match.position)

@@ -25,10 +25,12 @@ def decode_tiff(file: BinaryIO, max_pixels: int | None = None) -> RawChannels:
             profile.
     """
     with tifffile.TiffFile(file) as tiff:
-        page: Any
+        image: Any
+        data_pages: Sequence[Any]
         if len(tiff.pages) == 1:
-            image = page = tiff.pages[0]
-            data_pages: Sequence[Any] = [page]
+            image = tiff.pages[0]
+            page = image
+            data_pages = [page]
         else:
             image = _single_series(tiff)
             page = image.keyframe
@@ -37,7 +39,8 @@ def decode_tiff(file: BinaryIO, max_pixels: int | None = None) -> RawChannels:
         _check_not_truncated(tiff, data_pages)
         pixels = _channels_last(image.asarray(maxworkers=1), image.axes)
         tag = page.tags.get("Orientation")
-        upright = apply_orientation(pixels, int(tag.value) if tag else UPRIGHT)
+        orientation = int(tag.value) if tag else UPRIGHT
+        upright = apply_orientation(pixels, orientation)
         return _to_channels(upright, page)
 
 
@@ -46,7 +49,8 @@ def _check_not_truncated(tiff: tifffile.TiffFile, pages: Sequence[Any]) -> None:
     for page in pages:
         if page is None:
             continue
-        for offset, byte_count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        segments = zip(page.dataoffsets, page.databytecounts, strict=True)
+        for offset, byte_count in segments:
             if offset + byte_count > tiff.filehandle.size:
                 raise ValueError("the file is truncated")
 
@@ -66,7 +70,8 @@ def _single_series(tiff: tifffile.TiffFile) -> Any:
 
 def _channels_last(pixels: np.ndarray, axes: str) -> np.ndarray:
     """Return [height, width] or [height, width, channels] from axes such as YX, CYX or TZCYX."""
-    pixels = np.moveaxis(pixels, [axes.index("Y"), axes.index("X")], [0, 1])
+    image_axes = [axes.index("Y"), axes.index("X")]
+    pixels = np.moveaxis(pixels, image_axes, [0, 1])
     height, width = pixels.shape[:2]
     if pixels.size == height * width:
         return pixels.reshape(height, width)
@@ -74,7 +79,8 @@ def _channels_last(pixels: np.ndarray, axes: str) -> np.ndarray:
 
 
 def _to_channels(pixels: np.ndarray, page: Any) -> RawChannels:
-    kind, depth = page.photometric.name, page.bitspersample
+    kind = page.photometric.name
+    depth = page.bitspersample
     count = pixels.shape[2] if pixels.ndim == 3 else 1
     if kind in GREY_KINDS:
         # of grey and transparency, only grey is used
@@ -84,13 +90,16 @@ def _to_channels(pixels: np.ndarray, page: Any) -> RawChannels:
         content = "grey" if pixels.ndim == 2 else f"planes x {count}"
         return RawChannels(grey, False, f"{depth}-bit {content}")
     if kind == "PALETTE":
-        return RawChannels(_apply_palette(pixels, page.colormap), True, f"{depth}-bit palette")
+        colours = _apply_palette(pixels, page.colormap)
+        return RawChannels(colours, True, f"{depth}-bit palette")
     if kind == "SEPARATED" and count == 4 and pixels.dtype == np.uint8:
         inks = Image.fromarray(np.ascontiguousarray(pixels), "CMYK")
-        return RawChannels(np.asarray(inks.convert("RGB")), True, f"{depth}-bit CMYK")
+        colours = np.asarray(inks.convert("RGB"))
+        return RawChannels(colours, True, f"{depth}-bit CMYK")
     # tifffile decodes the colours of JPEG to RGB
     is_jpeg = kind == "YCBCR" and page.compression.name in JPEG_COMPRESSIONS
     if kind == "RGB" or is_jpeg:
+        # the fourth channel is transparency
         colours = pixels[..., :3] if count == 4 else pixels
         return RawChannels(colours, count in (3, 4), f"{depth}-bit RGB")
     raise ValueError(f"{depth}-bit {kind} colours, which can't be read; save it as RGB")
@@ -99,7 +108,9 @@ def _to_channels(pixels: np.ndarray, page: Any) -> RawChannels:
 def _expand_low_depth(pixels: np.ndarray, depth: int, *, white_is_zero: bool) -> np.ndarray:
     """Spread depths of less than 8 bits over 0 to 255 and make black zero."""
     if depth < 8:
-        pixels = (pixels.astype(np.uint16) * 255 // (2**depth - 1)).astype(np.uint8)
+        largest = 2**depth - 1
+        spread = pixels.astype(np.uint16) * 255 // largest
+        pixels = spread.astype(np.uint8)
     if white_is_zero and pixels.dtype.kind == "u":
         return np.iinfo(pixels.dtype).max - pixels
     return pixels
@@ -108,4 +119,5 @@ def _expand_low_depth(pixels: np.ndarray, depth: int, *, white_is_zero: bool) ->
 def _apply_palette(pixels: np.ndarray, colormap: np.ndarray) -> np.ndarray:
     """Return colours of 8 bits from a map [3, 2 ** depth] of 16 bits or, in some files, of 8."""
     colours = colormap if colormap.max() < 256 else colormap >> 8
-    return np.moveaxis(colours.astype(np.uint8)[:, pixels], 0, -1)
+    channels_first = colours.astype(np.uint8)[:, pixels]
+    return np.moveaxis(channels_first, 0, -1)

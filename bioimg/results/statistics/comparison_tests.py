@@ -14,8 +14,9 @@ Holm's correction (1979) is over the pairs of one call. README.md in this folder
 which test is used when.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import combinations
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,22 @@ SIGNIFICANCE_LEVEL = 0.05
 MATCHING_COLUMNS = {"data_fingerprint": "data", "split": "split", "group_pattern": "group pattern"}
 """Columns in which configurations must agree to be compared, and their names in claims."""
 COMPARISON_COLUMNS = (
-    *("a", "b", "n", "runs_a", "runs_b", "accuracy_a", "accuracy_b", "difference", "low", "high"),
-    *("test", "p_mcnemar", "p", "p_holm", "holds", "claim"),
+    "a",
+    "b",
+    "n",
+    "runs_a",
+    "runs_b",
+    "accuracy_a",
+    "accuracy_b",
+    "difference",
+    "low",
+    "high",
+    "test",
+    "p_mcnemar",
+    "p",
+    "p_holm",
+    "holds",
+    "claim",
 )
 ONE_GROUP_REASON = "all test images are of one group, so nothing can be said about other groups"
 UNEVEN_STOPPING_REASON = (
@@ -66,7 +81,8 @@ def best_configuration(results: Results) -> str | None:
     The test set isn't used. None if no trial was completed.
     """
     trials = _with_configuration(results)
-    completed = trials[trials["status"].eq("completed") & trials["best_val_loss"].notna()]
+    is_completed = trials["status"].eq("completed")
+    completed = trials[is_completed & trials["best_val_loss"].notna()]
     repeats = completed.groupby("configuration", sort=False)
     candidates = pd.DataFrame(
         {
@@ -77,8 +93,11 @@ def best_configuration(results: Results) -> str | None:
     )
     candidates["share"] = candidates["runs"] / trials.groupby("configuration").size()
     for column in ("folds", "share"):
-        candidates = candidates[candidates[column].eq(candidates[column].max())]
-    return None if candidates.empty else str(candidates["loss"].idxmin())
+        largest = candidates[column].max()
+        candidates = candidates[candidates[column].eq(largest)]
+    if candidates.empty:
+        return None
+    return str(candidates["loss"].idxmin())
 
 
 def compare_pairs(results: Results, against: str | None = None) -> pd.DataFrame:
@@ -129,17 +148,24 @@ class _PairedComparisons:
         trials = _with_configuration(results)
         is_stopped = trials["status"].eq("stopped")
         self._stopped_shares = is_stopped.groupby(trials["configuration"]).mean()
-        measured = trials[trials["status"].eq("completed") & trials["test_accuracy"].notna()]
+
+        is_completed = trials["status"].eq("completed")
+        measured = trials[is_completed & trials["test_accuracy"].notna()]
         first = measured.drop_duplicates("configuration").set_index("configuration")
         columns = [*MATCHING_COLUMNS, "epochs", "test_images"]
         self.first_rows: dict[str, dict[str, Any]] = first[columns].to_dict("index")  # type: ignore
         self.keys = list(self.first_rows)
-        groups = measured.groupby("configuration", sort=False)
-        sizes = groups[["test_images", "train_images"]].mean()
+
+        repeats = measured.groupby("configuration", sort=False)
+        sizes = repeats[["test_images", "train_images"]].mean()
         ratios = sizes["test_images"] / sizes["train_images"]
         self._test_train_ratios: dict[str, float] = ratios.to_dict()  # type: ignore
-        self._run_accuracies = {str(key): runs.to_list() for key, runs in groups["test_accuracy"]}
-        predictions = results.predictions[results.predictions["subset"].eq("test")]
+        self._run_accuracies: dict[str, list[float]] = {}
+        for key, accuracies in repeats["test_accuracy"]:
+            self._run_accuracies[str(key)] = accuracies.to_list()
+
+        is_test = results.predictions["subset"].eq("test")
+        predictions = results.predictions[is_test]
         joined = predictions.merge(measured[["key", "configuration", "fold"]], on="key")
         self._images: dict[str, pd.DataFrame] = {}
         for key, rows in joined.groupby("configuration", sort=False):
@@ -149,7 +175,9 @@ class _PairedComparisons:
         """Say why two configurations can't be compared; return an empty text if they can."""
         differing = []
         for column, word in MATCHING_COLUMNS.items():
-            if not _equal_or_both_missing(self.first_rows[a][column], self.first_rows[b][column]):
+            value_a = self.first_rows[a][column]
+            value_b = self.first_rows[b][column]
+            if not _equal_or_both_missing(value_a, value_b):
                 differing.append(word)
         if differing:
             return f"they differ in {' and '.join(differing)}"
@@ -226,7 +254,8 @@ class _PairedComparisons:
         units = self._images[key]["unit"]
         variance = image_variance(difference / len(difference), units)
         grouped = _t_test_columns(difference, variance, units.nunique()) | {"test": GROUPS_TEST}
-        larger_p = max(grouped, single, key=lambda columns: columns["p"])
+        larger_p = max(grouped, single, key=itemgetter("p"))
+        # the t-test may have no interval (null), which fmin and fmax ignore
         return larger_p | {
             "low": float(np.fmin(grouped["low"], single["low"])),
             "high": float(np.fmax(grouped["high"], single["high"])),
@@ -234,18 +263,23 @@ class _PairedComparisons:
         }
 
     def _compare_unpaired(self, a: str, b: str) -> dict[str, Any]:
+        accuracy_a = self._mean_accuracy(a)
+        accuracy_b = self._mean_accuracy(b)
+        # both were tested on equally many images, or else they aren't compared
         n = int(self.first_rows[a]["test_images"])
-        correct = [
-            round(self._mean_accuracy(key) * self.first_rows[key]["test_images"]) for key in (a, b)
-        ]
-        low, high = confint_proportions_2indep(correct[0], n, correct[1], n, method="newcomb")
-        is_equal = correct[0] == correct[1]
+        correct_a = round(accuracy_a * n)
+        correct_b = round(accuracy_b * n)
+        low, high = confint_proportions_2indep(correct_a, n, correct_b, n, method="newcomb")
+        p = 1.0
+        # the test is undefined if both are right on all images or on none
+        if correct_a != correct_b:
+            p = float(proportions_ztest([correct_a, correct_b], [n, n])[1])
         return {
-            "difference": self._mean_accuracy(a) - self._mean_accuracy(b),
+            "difference": accuracy_a - accuracy_b,
             "low": low,
             "high": high,
             "test": PROPORTIONS_TEST,
-            "p": 1.0 if is_equal else float(proportions_ztest(correct, [n, n])[1]),
+            "p": p,
             "p_mcnemar": np.nan,
         }
 
@@ -266,7 +300,8 @@ def _correctness_by_image(rows: pd.DataFrame) -> pd.DataFrame:
     The columns are `correct`, the mean over repeats, `group` (or null), `fold`, and `unit`: the
     group, or else the image itself.
     """
-    rows = rows.assign(correct=rows["label"].eq(rows["prediction"]).astype(float))
+    is_correct = rows["label"].eq(rows["prediction"])
+    rows = rows.assign(correct=is_correct.astype(float))
     images = rows.groupby("image").agg(
         correct=("correct", "mean"), group=("group", "first"), fold=("fold", "first")
     )
@@ -288,14 +323,19 @@ def _mcnemar_columns(correct_a: pd.Series, correct_b: pd.Series) -> dict[str, An
     n = len(correct_a)
     only_a = int((correct_a > correct_b).sum())
     only_b = int((correct_a < correct_b).sum())
-    p = float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)  # type: ignore[attr-defined]
+    # images that both or neither got right don't matter to the test
+    disagreements = [[0, only_a], [only_b, 0]]
+    p = float(mcnemar(disagreements, exact=True).pvalue)  # type: ignore[attr-defined]
+
     share_a = (only_a + 1) / (n + 2)
     share_b = (only_b + 1) / (n + 2)
-    error = np.sqrt((share_a + share_b - (share_a - share_b) ** 2) / (n + 2))
-    half_width = float(norm.ppf((1 + CONFIDENCE_LEVEL) / 2) * error)
+    difference = share_a - share_b
+    error = np.sqrt((share_a + share_b - difference**2) / (n + 2))
+    quantile = norm.ppf((1 + CONFIDENCE_LEVEL) / 2)
+    half_width = float(quantile * error)
     return {
-        "low": share_a - share_b - half_width,
-        "high": share_a - share_b + half_width,
+        "low": difference - half_width,
+        "high": difference + half_width,
         "test": MCNEMAR_TEST,
         "p": p,
         "p_mcnemar": p,
@@ -309,11 +349,12 @@ def _add_verdicts(table: pd.DataFrame, comparisons: _PairedComparisons) -> pd.Da
     p_holm = pd.Series(np.nan, index=table.index)
     if is_tested.any():
         p_holm[is_tested] = multipletests(p[is_tested], method="holm")[1]
+    is_significant = p_holm.lt(SIGNIFICANCE_LEVEL)
     table = table.assign(
         p=p,
         p_mcnemar=table["p_mcnemar"].astype(float),
         p_holm=p_holm,
-        holds=p_holm.lt(SIGNIFICANCE_LEVEL).astype(object).where(is_tested, None),
+        holds=is_significant.astype(object).where(is_tested, None),
     )
     return table.assign(claim=list(_verdict_texts(table, comparisons)))
 
@@ -323,33 +364,43 @@ def _verdict_texts(table: pd.DataFrame, comparisons: _PairedComparisons) -> Iter
         reason = comparisons.why_not_comparable(row["a"], row["b"])
         if reason:
             yield f"not compared: {reason}"
-        else:
-            epochs = (comparisons.first_rows[row[side]]["epochs"] for side in "ab")
-            yield _verdict_text(row, _epochs_note(epochs))
+            continue
+        epochs_a = comparisons.first_rows[row["a"]]["epochs"]
+        epochs_b = comparisons.first_rows[row["b"]]["epochs"]
+        yield _verdict_text(row, _epochs_note(epochs_a, epochs_b))
 
 
 def _verdict_text(row: dict, epochs_note: str) -> str:
-    accuracies = f"{100 * row['accuracy_a']:.1f} % and {100 * row['accuracy_b']:.1f} %"
-    shares = f"{accuracies} of {row['n']} images{epochs_note}"
-    p = f"{_format_p('p', row['p'])} ({_format_p('Holm', row['p_holm'])})"
+    percent_a = 100 * row["accuracy_a"]
+    percent_b = 100 * row["accuracy_b"]
+    shares = f"{percent_a:.1f} % and {percent_b:.1f} % of {row['n']} images{epochs_note}"
+    p = _format_p("p", row["p"])
+    p_holm = _format_p("Holm", row["p_holm"])
     if not row["holds"]:
         cause = ""
         if row["p_mcnemar"] < SIGNIFICANCE_LEVEL <= row["p"]:
             cause = " (a difference over single images, but not over groups)"
-        return f"{shares}: not distinguishable, {p}{cause}"
-    is_better = row["difference"] > 0
-    verdict = "better" if is_better else "worse"
-    sign = 1 if is_better else -1
-    low, high = sorted((100 * sign * row["low"], 100 * sign * row["high"]))
+        return f"{shares}: not distinguishable, {p} ({p_holm}){cause}"
+
+    points = 100 * row["difference"]
+    low = 100 * row["low"]
+    high = 100 * row["high"]
+    verdict = "better"
+    if points < 0:
+        # "worse by" states how much lower a is, as a positive number
+        points, low, high = -points, -high, -low
+        verdict = "worse"
     interval = "" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]"
-    points = 100 * abs(row["difference"])
-    return f"{shares}: {verdict} by {points:.1f} points{interval}, {p}"
+    return f"{shares}: {verdict} by {points:.1f} points{interval}, {p} ({p_holm})"
 
 
 def _format_p(name: str, p: float) -> str:
-    return f"{name} < 0.001" if p < 0.001 else f"{name} = {p:.2g}"
+    if p < 0.001:
+        return f"{name} < 0.001"
+    return f"{name} = {p:.2g}"
 
 
-def _epochs_note(epochs: Iterable[int]) -> str:
-    a, b = epochs
-    return f" (after {a} and {b} epochs)" if a != b else ""
+def _epochs_note(epochs_a: int, epochs_b: int) -> str:
+    if epochs_a == epochs_b:
+        return ""
+    return f" (after {epochs_a} and {epochs_b} epochs)"

@@ -1,7 +1,7 @@
 """The effect of each axis on the test accuracy: least squares over completed trials."""
 
 import warnings
-from itertools import combinations
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -39,13 +39,16 @@ def estimate_effects(results: Results) -> pd.DataFrame:
     separate from others is null, and such an interaction is left out.
     """
     trials = results.trials
-    completed = trials[trials["status"].eq("completed") & trials["test_accuracy"].notna()]
+    is_completed = trials["status"].eq("completed")
+    completed = trials[is_completed & trials["test_accuracy"].notna()]
     terms: Terms = {}
     for axis in varying_fields(completed):
         if completed[axis].nunique(dropna=False) <= MAX_LEVELS:
             terms[axis] = _level_indicators(completed[axis])
     shares = _accuracy_contributions(results.predictions, completed["key"])
-    rows = _estimate_terms(completed, shares, terms, list(terms)) if terms else []
+    rows: list[dict[str, object]] = []
+    if terms:
+        rows += _estimate_terms(completed, shares, terms, list(terms))
     # each interaction in a model of its own: a grid is too small for all at once
     for a, b in combinations(terms, 2):
         name = f"{a}:{b}"
@@ -66,7 +69,9 @@ def _level_indicators(values: pd.Series) -> pd.DataFrame:
 
 def _interaction_indicators(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """Return the products of the indicators, without combinations that no trial has."""
-    products = {f"{x} and {y}": a[x] * b[y] for x in a for y in b}
+    products = {}
+    for level_a, level_b in product(a, b):
+        products[f"{level_a} and {level_b}"] = a[level_a] * b[level_b]
     table = pd.DataFrame(products, index=a.index)
     table = table.loc[:, table.any()]
     table.attrs["reference"] = "the sum of both effects"
@@ -79,12 +84,14 @@ def _accuracy_contributions(predictions: pd.DataFrame, keys: pd.Series) -> pd.Da
     The index is the unit (the group, else the image) and the image. The table is empty if a trial
     has no predictions.
     """
-    rows = predictions[predictions["subset"].eq("test") & predictions["key"].isin(keys)]
+    is_test = predictions["subset"].eq("test")
+    rows = predictions[is_test & predictions["key"].isin(keys)]
     if rows["key"].nunique() < len(keys):
         return pd.DataFrame()
     is_correct = rows["label"].eq(rows["prediction"])
-    share = is_correct / rows.groupby("key")["key"].transform("size")
-    rows = rows.assign(share=share, unit=rows["group"].fillna(rows["image"]))
+    image_count = rows.groupby("key")["key"].transform("size")
+    unit = rows["group"].fillna(rows["image"])
+    rows = rows.assign(share=is_correct / image_count, unit=unit)
     table = rows.pivot_table(
         index=["unit", "image"], columns="key", values="share", aggfunc="sum", fill_value=0.0
     )
@@ -137,9 +144,10 @@ def _fit_model(completed: pd.DataFrame, shares: pd.DataFrame, terms: Terms) -> _
     inverse = np.linalg.pinv(design)
     # if the columns are independent, the inverse gives each coefficient back
     recovered = np.isclose(inverse @ design, np.eye(design.shape[1]))
+    is_estimable = np.all(recovered, axis=1)
     test_train_ratio = completed["test_images"].mean() / completed["train_images"].mean()
     factor = nadeau_bengio_factor(completed["fold"], test_train_ratio)
-    return _Fit(regression, inverse, np.all(recovered, axis=1), factor, shares)
+    return _Fit(regression, inverse, is_estimable, factor, shares)
 
 
 def _estimate_effect(fit: _Fit, coefficient: int) -> dict[str, object]:
@@ -149,7 +157,8 @@ def _estimate_effect(fit: _Fit, coefficient: int) -> dict[str, object]:
     units = len(fit.shares.index.unique("unit")) if len(fit.shares) else 0
     if regression.df_resid < 1 or units == 1:
         return {"effect": effect}
-    variance = Variance(float(regression.bse[coefficient]) ** 2, regression.df_resid)
+    error = float(regression.bse[coefficient])
+    variance = Variance(error**2, regression.df_resid)
     variance *= fit.variance_factor
     if units:
         # the effect is a weighted sum of accuracies, so it is a sum over images, too

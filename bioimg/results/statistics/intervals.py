@@ -16,9 +16,8 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     """Return the 95 % interval of a share of n independent images (Wilson 1927); null if n is 0."""
     if n == 0:
         return float("nan"), float("nan")
-    low, high = np.asarray(
-        proportion_confint(correct, n, alpha=1 - CONFIDENCE_LEVEL, method="wilson"), float
-    )
+    limits = proportion_confint(correct, n, alpha=1 - CONFIDENCE_LEVEL, method="wilson")
+    low, high = np.asarray(limits, float)
     return float(low), float(high)
 
 
@@ -30,18 +29,20 @@ def wilson_columns(share: pd.Series, n: pd.Series) -> pd.DataFrame:
     table = pd.DataFrame({"low": np.nan, "high": np.nan}, index=share.index)
     known = share.notna() & n.gt(0)
     if known.any():
-        correct = (share[known] * n[known]).round()
-        table.loc[known] = np.column_stack(
-            proportion_confint(correct, n[known], alpha=1 - CONFIDENCE_LEVEL, method="wilson")
-        )
+        known_n = n[known]
+        correct = (share[known] * known_n).round()
+        limits = proportion_confint(correct, known_n, alpha=1 - CONFIDENCE_LEVEL, method="wilson")
+        table.loc[known] = np.column_stack(limits)
     return table
 
 
 def percentile_interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the 95 % percentile interval over the first axis, without samples that are null."""
     empty = np.isnan(samples).all(axis=0)
-    limits = [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2]
-    low, high = np.nanquantile(np.where(empty, 0, samples), limits, axis=0)
+    filled = np.where(empty, 0, samples)  # NumPy warns of columns that are all null
+    lower_limit = (1 - CONFIDENCE_LEVEL) / 2
+    upper_limit = (1 + CONFIDENCE_LEVEL) / 2
+    low, high = np.nanquantile(filled, [lower_limit, upper_limit], axis=0)
     return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
 
 
@@ -63,18 +64,21 @@ class GroupBootstrap:
     @classmethod
     def from_groups(cls, groups: pd.Series, resample_count: int = 2000) -> "GroupBootstrap":
         """Return a bootstrap of images with these groups; null: the image stands alone."""
-        alone = pd.Series([f"\0{position}" for position in range(len(groups))], index=groups.index)
+        # no group has a name that begins with a null character
+        unique_names = [f"\0{position}" for position in range(len(groups))]
+        alone = pd.Series(unique_names, index=groups.index)
         names = groups.astype(object).where(groups.notna(), alone)
         return cls(pd.factorize(names)[0], resample_count)
 
     def draw_weights(self) -> Iterator[np.ndarray]:
         """Yield how often each image was drawn, in chunks: float64 [resamples, images]."""
         generator = np.random.default_rng(self.seed)
-        groups = int(self.units.max()) + 1
+        group_count = int(self.units.max()) + 1
+        probabilities = np.full(group_count, 1 / group_count)
         chunk = max(1, MAX_CHUNK_NUMBERS // len(self.units))
         for start in range(0, self.resample_count, chunk):
             size = min(chunk, self.resample_count - start)
-            counts = generator.multinomial(groups, np.full(groups, 1 / groups), size=size)
+            counts = generator.multinomial(group_count, probabilities, size=size)
             yield counts[:, self.units].astype(float)
 
     def interval(

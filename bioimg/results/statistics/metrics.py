@@ -80,11 +80,14 @@ def calibration_table(
     n = np.bincount(bin_numbers, minlength=bins)
     edges = np.linspace(0, 1, bins + 1)
     table = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "n": n})
-    with np.errstate(invalid="ignore"):
-        table["confidence"] = np.bincount(bin_numbers, confidence, minlength=bins) / n
-        table["accuracy"] = np.bincount(bin_numbers, is_correct, minlength=bins) / n
+    confidence_sum = np.bincount(bin_numbers, confidence, minlength=bins)
+    correct_count = np.bincount(bin_numbers, is_correct, minlength=bins)
+    with np.errstate(invalid="ignore"):  # 0 / 0 in empty bins
+        table["confidence"] = confidence_sum / n
+        table["accuracy"] = correct_count / n
     distance = (table["accuracy"] - table["confidence"]).abs()
-    table.attrs["ece"] = float((table["n"] * distance).sum() / n.sum())
+    total_distance = (table["n"] * distance).sum()
+    table.attrs["ece"] = float(total_distance / n.sum())
     return table
 
 
@@ -103,12 +106,15 @@ def bootstrap_metrics(
     bootstrap = GroupBootstrap.from_groups(rows["group"], resamples)
     low, high = bootstrap.interval(partial(_weighted_metrics, rows=rows))
     has_width = low < high
+    low = np.where(has_width, low, np.nan)
+    high = np.where(has_width, high, np.nan)
+    calibration = calibration_table(results, key, subset)
     return pd.DataFrame(
         {
             "metric": METRIC_NAMES,
-            "value": _metric_values(rows, calibration_table(results, key, subset)),
-            "low": [*np.where(has_width, low, np.nan), np.nan],
-            "high": [*np.where(has_width, high, np.nan), np.nan],
+            "value": _metric_values(rows, calibration),
+            "low": [*low, np.nan],
+            "high": [*high, np.nan],
         }
     )
 
@@ -149,13 +155,15 @@ def _weighted_metrics(weights: np.ndarray, rows: pd.DataFrame) -> np.ndarray:
     is_prediction = prediction[:, None] == classes
     labelled = weights @ is_label.astype(float)
     predicted = weights @ is_prediction.astype(float)
-    correct = weights @ (is_label & (label == prediction)[:, None]).astype(float)
+    correct = weights @ (is_label & is_prediction).astype(float)
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = correct / labelled
         f1 = np.where(labelled > 0, 2 * correct / (labelled + predicted), np.nan)
         areas = [_weighted_auroc(weights, is_label[:, c], probabilities[:, c]) for c in classes]
-    metrics = (recall, f1, np.column_stack(areas))
-    return np.column_stack([_mean_over_classes(values) for values in metrics])
+    auroc = np.column_stack(areas)
+    return np.column_stack(
+        [_mean_over_classes(recall), _mean_over_classes(f1), _mean_over_classes(auroc)]
+    )
 
 
 def _weighted_auroc(weights: np.ndarray, positive: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -164,30 +172,36 @@ def _weighted_auroc(weights: np.ndarray, positive: np.ndarray, score: np.ndarray
     It is the share of pairs of a positive and a negative image in which the positive one has the
     higher score. Ties count half.
     """
+    # images with the same score share a rank; sorted by rank, each rank is one slice
     rank = np.unique(score, return_inverse=True)[1]
     order = np.argsort(rank, kind="stable")
     first_of_rank = np.flatnonzero(np.diff(rank[order], prepend=-1))
 
     def sum_by_rank(images: np.ndarray) -> np.ndarray:
-        return np.add.reduceat((weights * images)[:, order], first_of_rank, axis=1)
+        sorted_weights = (weights * images)[:, order]
+        return np.add.reduceat(sorted_weights, first_of_rank, axis=1)
 
     positives = sum_by_rank(positive)
     negatives = sum_by_rank(~positive)
     negatives_below = np.cumsum(negatives, axis=1) - negatives
-    ordered_pairs = (positives * (negatives_below + negatives / 2)).sum(axis=1)
-    return ordered_pairs / (positives.sum(axis=1) * negatives.sum(axis=1))
+    ordered_pairs = positives * (negatives_below + negatives / 2)
+    all_pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    return ordered_pairs.sum(axis=1) / all_pairs
 
 
 def _mean_over_classes(values: np.ndarray) -> np.ndarray:
     """Average over the classes that have a value; null if none has, as with one class only."""
     known = ~np.isnan(values)
+    total = np.where(known, values, 0).sum(axis=1)
     with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0).sum(axis=1) / known.sum(axis=1)
+        return total / known.sum(axis=1)
 
 
 def _confidence_bins(confidence: np.ndarray, bins: int) -> np.ndarray:
     """Return each image's bin. Bins are open below and closed above, as in Guo et al."""
-    return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    numbers = np.ceil(confidence * bins).astype(int) - 1
+    # a confidence of 0 belongs to the first bin, too
+    return np.clip(numbers, 0, bins - 1)
 
 
 def _probability_matrix(rows: pd.DataFrame) -> np.ndarray:
@@ -199,4 +213,5 @@ def _confidence_and_correctness(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndar
     """Return each image's probability of the predicted class, and 1 if it is correct, else 0."""
     prediction = rows["prediction"].to_numpy()
     confidence = _probability_matrix(rows)[np.arange(len(rows)), prediction]
-    return confidence, rows["label"].eq(rows["prediction"]).to_numpy().astype(float)
+    is_correct = rows["label"].to_numpy() == prediction
+    return confidence, is_correct.astype(float)

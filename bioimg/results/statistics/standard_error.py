@@ -30,8 +30,9 @@ class Variance:
         total = self.value + other.value
         if total == 0:
             return Variance(0.0, min(self.degrees_of_freedom, other.degrees_of_freedom))
-        spread = self.value**2 / self.degrees_of_freedom + other.value**2 / other.degrees_of_freedom
-        return Variance(total, total**2 / spread)
+        own_spread = self.value**2 / self.degrees_of_freedom
+        other_spread = other.value**2 / other.degrees_of_freedom
+        return Variance(total, total**2 / (own_spread + other_spread))
 
     def __mul__(self, factor: float) -> "Variance":
         """Multiply the variance; the degrees of freedom stay."""
@@ -45,9 +46,12 @@ def image_variance(contributions: pd.Series, units: pd.Series) -> Variance:
     units: [images], their groups, or the images themselves. Units are independent and of any size;
     there must be two or more.
     """
-    residuals = (contributions - contributions.mean()).groupby(units).sum()
+    deviations = contributions - contributions.mean()
+    residuals = deviations.groupby(units).sum()
+    squares = float((residuals**2).sum())
     count = len(residuals)
-    return Variance(float((residuals**2).sum()) * count / (count - 1), count - 1)
+    # the mean is estimated from the same units, which count / (count - 1) corrects
+    return Variance(squares * count / (count - 1), count - 1)
 
 
 def run_variance(*accuracies: Sequence[float]) -> Variance | None:
@@ -56,12 +60,19 @@ def run_variance(*accuracies: Sequence[float]) -> Variance | None:
     The spread of the configurations is pooled, as in Student's t-test, so that it applies to one
     with a single run, too. None if nothing was repeated.
     """
-    degrees_of_freedom = sum(len(runs) - 1 for runs in accuracies)
+    degrees_of_freedom = 0
+    squares = 0.0
+    inverse_counts = 0.0
+    for runs in accuracies:
+        count = len(runs)
+        degrees_of_freedom += count - 1
+        squares += count * float(np.var(runs))
+        inverse_counts += 1 / count
     if degrees_of_freedom == 0:
         return None
-    squares = sum(len(runs) * float(np.var(runs)) for runs in accuracies)
     pooled = squares / degrees_of_freedom
-    return Variance(pooled * sum(1 / len(runs) for runs in accuracies), degrees_of_freedom)
+    # a mean of `count` runs has the variance pooled / count
+    return Variance(pooled * inverse_counts, degrees_of_freedom)
 
 
 def nadeau_bengio_factor(folds: pd.Series, test_train_ratio: float) -> float:
@@ -72,7 +83,9 @@ def nadeau_bengio_factor(folds: pd.Series, test_train_ratio: float) -> float:
     test_train_ratio: test images of a fold per training image.
     """
     count = folds.nunique()
-    return 1 + count * test_train_ratio if count > 1 else 1.0
+    if count < 2:
+        return 1.0
+    return 1 + count * test_train_ratio
 
 
 def t_test(mean: float, variance: Variance, units: int) -> tuple[float, float, float]:
@@ -86,7 +99,9 @@ def t_test(mean: float, variance: Variance, units: int) -> tuple[float, float, f
         p = 1.0 if is_zero else min(1.0, 2 * 0.5**units)
         return float("nan"), float("nan"), p
     error = float(np.sqrt(variance.value))
-    quantile = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, variance.degrees_of_freedom))
+    degrees_of_freedom = variance.degrees_of_freedom
+    quantile = float(stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, degrees_of_freedom))
     half_width = quantile * error
-    p = float(2 * stats.t.sf(abs(mean) / error, variance.degrees_of_freedom))
+    upper_tail = stats.t.sf(abs(mean) / error, degrees_of_freedom)
+    p = float(2 * upper_tail)
     return mean - half_width, mean + half_width, p
