@@ -93,7 +93,7 @@ def test_token_of_the_environment_prevents_a_new_one(variables, tmp_path, monkey
 @pytest.mark.parametrize("name", [WORKER, CONTROLLER, TUNE_TRIAL])
 def test_killed_process_costs_only_time(shared_ray, tmp_path, name, capsys):
     experiment = grid_experiment(
-        stop=EarlyStopping(grace_period=2, reduction_factor=2), epochs=6, seed=(0, 1)
+        EarlyStopping(grace_period=2, reduction_factor=2), epochs=6, seed=(0, 1)
     )
     console = ActingConsole("epoch 2/6", tmp_path / "disturbed", signal_actor(name, signal.SIGKILL))
     results = run_experiment(experiment, tmp_path / "disturbed", console, lanes=1)
