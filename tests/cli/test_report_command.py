@@ -17,7 +17,7 @@ from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.report import detail_tables, documents
 from bioimg.report.write import TABLE_FORMATS, TABLE_NAMES
-from support.handmade_results import V1, V2, folder, report_2023, trial
+from support.example_results import V1, V2, trial_row, write_report_2023, write_results
 
 DEFAULT_FILES = {"report.html", "comparison.csv", "comparison.xlsx", "comparison.docx"}
 NINE_RUNS_TABLES = ("comparison", "differences", "differences-best", "effects", "cost")
@@ -52,7 +52,7 @@ def printed_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    return report_2023(tmp_path / "report-2023")
+    return write_report_2023(tmp_path / "report-2023")
 
 
 # which files are written
@@ -260,8 +260,8 @@ def test_report_without_a_completed_trial_says_so(
 ) -> None:
     error = "CUDA [bold]out[/bold] of memory"
     configs = [TrialConfig(weights=weights) for weights in (V1, V2)]
-    rows = [trial(config, status=status, error=error, epochs_run=3) for config in configs]
-    path = folder(tmp_path / "results", rows)
+    rows = [trial_row(config, status=status, error=error, epochs_run=3) for config in configs]
+    path = write_results(tmp_path / "results", rows)
     assert report(path) == 0
     output = printed_line(capsys)
     assert "No trial was completed: nothing can be compared." in output
@@ -272,7 +272,7 @@ def test_report_without_a_completed_trial_says_so(
 
 
 def test_report_without_trials_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report(folder(tmp_path / "results", [])) == 0
+    assert report(write_results(tmp_path / "results", [])) == 0
     assert "No trial was completed: nothing can be compared." in printed_line(capsys)
 
 
@@ -282,8 +282,8 @@ def test_one_thing_is_never_in_the_plural(
 ) -> None:
     measures = {"best_val_loss": 0.1, "test_accuracy": 0.9, "train_seconds": 9.0}
     counts = {"unreadable_skipped": 1, "duplicate_images_across_splits": 1}
-    row = trial(TrialConfig(), status=status, error="lost", **counts, **measures)
-    path = folder(tmp_path / "results", [row], complete=False)
+    row = trial_row(TrialConfig(), status=status, error="lost", **counts, **measures)
+    path = write_results(tmp_path / "results", [row], complete=False)
     report(path, "--format", "md")
     texts = [capsys.readouterr().out]
     for name in ("comparison.md", "report.html"):
@@ -298,7 +298,7 @@ def test_ten_thousand_rows_fit_every_format(tmp_path: Path) -> None:
     rows = []
     for n in range(10_000):
         config = TrialConfig(batch_size=n % 100 + 1, seed=n // 1000, epochs=n // 100 % 10 + 1)
-        rows.append(trial(config, test_accuracy=0.9, best_val_loss=0.1 + n))
-    path = folder(tmp_path / "results", rows)
+        rows.append(trial_row(config, test_accuracy=0.9, best_val_loss=0.1 + n))
+    path = write_results(tmp_path / "results", rows)
     assert report(path, "--single", "--format", *TABLE_FORMATS) == 0
     assert len(pd.read_parquet(path / "report" / "selection.parquet")) == 10_000

@@ -14,7 +14,7 @@ from bioimg.cli import main
 from bioimg.cli.status import read_status, seconds_left
 from bioimg.config import TrialConfig
 from bioimg.results.result_store import ResultStore
-from support import simulated_results
+from support import example_results
 
 BASE = TrialConfig(data="kather", epochs=10)
 AXES = {"seed": (0, 1, 2, 3)}
@@ -32,7 +32,7 @@ EPOCH = {
 def store(tmp_path):
     """A run in progress: the first trial has ended, the second failed, the third is after epoch 4, the fourth waits."""
     store = ResultStore(tmp_path / "grid")
-    store.open_for_writing(simulated_results.description(BASE, AXES, ("a", "b")))
+    store.open_for_writing(example_results.describe_experiment(BASE, AXES, ("a", "b")))
     for trial, status, epochs in zip(
         TRIALS, ("completed", "failed", None), (10, 1, 4), strict=False
     ):

@@ -10,7 +10,7 @@ from bioimg.config import TrialConfig
 from bioimg.data import load_dataset
 from bioimg.provenance import image_assignment_rows
 from bioimg.results import schema
-from support.handmade_results import curve, folder, predictions, trial
+from support.example_results import epoch_rows, prediction_rows, trial_row, write_results
 from support.image_folders import write_image_folder, write_noise_image
 
 
@@ -20,15 +20,15 @@ def test_later_report_shows_unchanged_images_only(
     config = TrialConfig(data=str(write_image_folder(tmp_path / "tiles")), image_size=8)
     dataset = load_dataset(config.dataset_config)
     images = dataset.images
-    rows_of_predictions = predictions(config.key, wrong=range(3), n=3, classes=2)
+    rows_of_predictions = prediction_rows(config.key, wrong=range(3), n=3, classes=2)
     rows_of_predictions = [
         {**row, "image": path} for row, path in zip(rows_of_predictions, images.paths, strict=False)
     ]
-    rows = [trial(config, best_val_loss=0.1, test_accuracy=0.0, train_seconds=9.0)]
-    path = folder(
+    rows = [trial_row(config, best_val_loss=0.1, test_accuracy=0.0, train_seconds=9.0)]
+    path = write_results(
         tmp_path / "results",
         rows,
-        curve(config.key, (0.5, 0.1), (0.8, 0.9)),
+        epoch_rows(config.key, (0.5, 0.1), (0.8, 0.9)),
         rows_of_predictions,
         classes=images.classes,
     )

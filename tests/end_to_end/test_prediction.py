@@ -21,7 +21,7 @@ from bioimg.experiment import SPLIT_FIELDS, Experiment
 from bioimg.prediction import select_trial_key, subset_by_digest
 from bioimg.results.result_store import Results, ResultStore, read_results
 from bioimg.run_options import RunOptions
-from support import simulated_results
+from support import example_results
 
 CLASSES = ("gland", "stroma", "tumour")
 
@@ -143,7 +143,7 @@ def test_an_image_with_copies_is_in_the_part_in_which_it_was_trained_on(tmp_path
         for part in copies
     ]
     store = ResultStore(tmp_path / "grid")
-    store.open_for_writing(simulated_results.description(trial, {}, ("x",)), rows)
+    store.open_for_writing(example_results.describe_experiment(trial, {}, ("x",)), rows)
     store.release()
     assert subset_by_digest(store, trial) == {"a": "train", "b": "val", "c": "test"}
 

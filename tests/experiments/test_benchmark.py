@@ -36,7 +36,7 @@ from bioimg.experiment import EarlyStopping
 from bioimg.results.result_store import read_results
 from bioimg.training.batches import Batch
 from bioimg.training.trial_trainer import TrialTrainer
-from support import simulated_results
+from support import example_results
 
 
 @pytest.fixture
@@ -344,11 +344,11 @@ def test_replay_is_scored_by_what_is_left():
 
 def test_curves_are_read_from_complete_results_only(tmp_path):
     folder = tmp_path / "frozen"
-    axes = {**simulated_results.AXES, "freeze": ("features",)}
-    simulated_results.write(folder, axes=axes)
+    axes = {**example_results.SIMULATED_AXES, "freeze": ("features",)}
+    example_results.write_simulated_results(folder, axes=axes)
     curves = read_curves(folder)
     assert len({curve.trial.key for curve in curves}) == 6
-    assert {len(curve.seconds) for curve in curves} == {simulated_results.EPOCHS}
+    assert {len(curve.seconds) for curve in curves} == {example_results.EPOCHS}
     part = EarlyStoppingBenchmark(results=folder, orders=3, grace=(1,), reduction=(2,))
     assert [row[""] for row in part.run().rows] == ["cohorts", "plain ASHA"]
 

@@ -29,21 +29,21 @@ from bioimg.results import result_store
 from bioimg.results.result_store import Results
 from bioimg.results.statistics import wilson_interval
 from bioimg.verify.cell_matching import cell_matches
-from support.handmade_results import (
+from support.example_results import (
     NINE_RUNS,
     V1,
     V2,
-    curve,
-    folder,
-    predictions,
-    report_2023,
-    trial,
+    epoch_rows,
+    prediction_rows,
+    trial_row,
+    write_report_2023,
+    write_results,
 )
 
 
 @pytest.fixture
 def nine(tmp_path: Path) -> Results:
-    return result_store.read_results(report_2023(tmp_path / "report-2023"))
+    return result_store.read_results(write_report_2023(tmp_path / "report-2023"))
 
 
 def column_of(table: Table, name: str) -> list[str]:
@@ -126,7 +126,7 @@ def test_table_1_comes_from_the_model(nine: Results) -> None:
 
 def test_preset_without_its_epochs_shows_other_lengths(tmp_path: Path) -> None:
     grid = [
-        trial(
+        trial_row(
             TrialConfig(weights=w, batch_size=b, freeze=f, epochs=7),
             test_accuracy=0.9,
             best_val_loss=0.1,
@@ -135,7 +135,7 @@ def test_preset_without_its_epochs_shows_other_lengths(tmp_path: Path) -> None:
         for b in (32, 64, 128)
         for f in ("none", "features")
     ]
-    tables = report_2023_tables(result_store.read_results(folder(tmp_path, grid)))
+    tables = report_2023_tables(result_store.read_results(write_results(tmp_path, grid)))
     assert [len(table.values) for table in tables[1:]] == [1, 1, 1, 1, 1, 1, 2, 4]
     assert tables[2].notes[0].startswith("No trial ran for 35 epochs as in the report of 2023")
 
@@ -210,16 +210,18 @@ def test_comparing_text_with_numbers_is_refused(nine: Results) -> None:
 
 def test_sorting_puts_best_first_and_uncompleted_last(tmp_path: Path) -> None:
     rows = [
-        trial(TrialConfig(batch_size=1), status="failed", error="CUDA out of memory"),
-        trial(TrialConfig(batch_size=2), status="stopped", epochs_run=4, best_val_accuracy=0.99),
-        trial(
+        trial_row(TrialConfig(batch_size=1), status="failed", error="CUDA out of memory"),
+        trial_row(
+            TrialConfig(batch_size=2), status="stopped", epochs_run=4, best_val_accuracy=0.99
+        ),
+        trial_row(
             TrialConfig(batch_size=3), test_accuracy=0.8, best_val_accuracy=0.8, best_val_loss=0.3
         ),
-        trial(
+        trial_row(
             TrialConfig(batch_size=4), test_accuracy=0.9, best_val_accuracy=0.9, best_val_loss=0.4
         ),
     ]
-    results = result_store.read_results(folder(tmp_path, rows))
+    results = result_store.read_results(write_results(tmp_path, rows))
     assert column_of(build_comparison(results, sort=["best_val_accuracy"]), "batch_size") == [
         "4",
         "3",
@@ -260,9 +262,11 @@ def seeds(tmp_path: Path) -> Results:
                 "train_seconds": 60.0,
             }
             rows.append(
-                trial(config, **(ended if accuracy else {"status": "failed", "error": "killed"}))
+                trial_row(
+                    config, **(ended if accuracy else {"status": "failed", "error": "killed"})
+                )
             )
-    return result_store.read_results(folder(tmp_path / "seeds", rows))
+    return result_store.read_results(write_results(tmp_path / "seeds", rows))
 
 
 def test_seeds_become_one_row_with_deviation(seeds: Results) -> None:
@@ -278,7 +282,7 @@ def test_folds_are_weighted_by_their_images(tmp_path: Path) -> None:
     """80 of 101 images are right, 79 %, although the mean of three folds is 89 %."""
     right = {10: 10, 80: 60, 11: 10}
     rows = [
-        trial(
+        trial_row(
             TrialConfig(folds=3, fold=fold),
             test_accuracy=hits / n,
             test_images=n,
@@ -286,7 +290,7 @@ def test_folds_are_weighted_by_their_images(tmp_path: Path) -> None:
         )
         for fold, (n, hits) in enumerate(right.items())
     ]
-    table = build_comparison(result_store.read_results(folder(tmp_path, rows)))
+    table = build_comparison(result_store.read_results(write_results(tmp_path, rows)))
     assert table.values["test_accuracy"][0] == pytest.approx(80 / 101)
     assert (
         table.values["test_accuracy_low"][0],
@@ -311,8 +315,8 @@ def test_group_by_averages_trials_with_equal_settings(nine: Results) -> None:
 
 
 def test_group_without_completed_trial_has_no_mean(tmp_path: Path) -> None:
-    rows = [trial(TrialConfig(seed=seed), status="failed", error="x") for seed in (0, 1)]
-    table = build_comparison(result_store.read_results(folder(tmp_path, rows)))
+    rows = [trial_row(TrialConfig(seed=seed), status="failed", error="x") for seed in (0, 1)]
+    table = build_comparison(result_store.read_results(write_results(tmp_path, rows)))
     assert column_of(table, "test_accuracy") == ["–"]
     assert column_of(table, "status") == ["2 failed"]
 
@@ -333,9 +337,9 @@ def test_fewer_test_images_give_fewer_decimals(tmp_path: Path) -> None:
         (600, "95.0 [93.0, 96.5]"),
         (60000, "95.00 [94.82, 95.17]"),
     ):
-        rows = [trial(TrialConfig(), test_accuracy=0.95, test_images=n)]
+        rows = [trial_row(TrialConfig(), test_accuracy=0.95, test_images=n)]
         assert column_of(
-            build_comparison(result_store.read_results(folder(tmp_path / str(n), rows))),
+            build_comparison(result_store.read_results(write_results(tmp_path / str(n), rows))),
             "test_accuracy",
         ) == [text]
 
@@ -387,8 +391,8 @@ def test_notes_state_images_selection_and_split(nine: Results) -> None:
 
 def test_notes_state_early_stopping_rule_and_count(tmp_path: Path) -> None:
     rows = [
-        trial(TrialConfig(), test_accuracy=0.9),
-        trial(TrialConfig(batch_size=64), status="stopped", epochs_run=4),
+        trial_row(TrialConfig(), test_accuracy=0.9),
+        trial_row(TrialConfig(batch_size=64), status="stopped", epochs_run=4),
     ]
     rule = {
         "metric": "val_accuracy",
@@ -397,7 +401,7 @@ def test_notes_state_early_stopping_rule_and_count(tmp_path: Path) -> None:
         "compare_within": ["freeze"],
     }
     notes = build_comparison(
-        result_store.read_results(folder(tmp_path, rows, early_stopping=rule))
+        result_store.read_results(write_results(tmp_path, rows, early_stopping=rule))
     ).notes
     assert any(
         "ASHA on val_accuracy, from epoch 2" in note and "1 of 2 trials stopped" in note
@@ -408,14 +412,14 @@ def test_notes_state_early_stopping_rule_and_count(tmp_path: Path) -> None:
 def test_stopping_metric_comes_from_the_rows(
     tmp_path: Path,
 ) -> None:
-    stopped = trial(
+    stopped = trial_row(
         TrialConfig(batch_size=64),
         status="stopped",
         epochs_run=4,
         rung_metric="val_loss",
         rung_score=0.9,
     )
-    rows = [trial(TrialConfig(), test_accuracy=0.9), stopped]
+    rows = [trial_row(TrialConfig(), test_accuracy=0.9), stopped]
     rule = {
         "metric": "val_accuracy",
         "grace_period": 2,
@@ -423,11 +427,11 @@ def test_stopping_metric_comes_from_the_rows(
         "compare_within": ["freeze"],
     }
     notes = build_comparison(
-        result_store.read_results(folder(tmp_path / "other", rows, early_stopping=rule))
+        result_store.read_results(write_results(tmp_path / "other", rows, early_stopping=rule))
     ).notes
     assert any("ASHA on val_loss, from epoch 2" in note for note in notes)
     notes = build_comparison(
-        result_store.read_results(folder(tmp_path / "none", rows, early_stopping=None))
+        result_store.read_results(write_results(tmp_path / "none", rows, early_stopping=None))
     ).notes
     assert any("1 of 2 trials were stopped early in an earlier run" in note for note in notes)
     assert not any("No early stopping" in note for note in notes)
@@ -437,11 +441,13 @@ def test_mixed_synthetic_and_unfinished_data_are_warned_of(
     tmp_path: Path,
 ) -> None:
     rows = [
-        trial(TrialConfig(), test_accuracy=0.9),
-        trial(TrialConfig(seed=1), data_fingerprint="else", synthetic=True),
+        trial_row(TrialConfig(), test_accuracy=0.9),
+        trial_row(TrialConfig(seed=1), data_fingerprint="else", synthetic=True),
     ]
     notes = "\n".join(
-        build_comparison(result_store.read_results(folder(tmp_path, rows, complete=False))).notes
+        build_comparison(
+            result_store.read_results(write_results(tmp_path, rows, complete=False))
+        ).notes
     )
     assert "WARNING: rows differ in data_fingerprint" in notes
     assert "SYNTHETIC IMAGES" in notes
@@ -450,18 +456,20 @@ def test_mixed_synthetic_and_unfinished_data_are_warned_of(
 
 def test_notes_count_copies_and_unreadable_images(tmp_path: Path) -> None:
     rows = [
-        trial(
+        trial_row(
             TrialConfig(), test_accuracy=0.9, duplicate_images_across_splits=3, unreadable_skipped=2
         )
     ]
-    notes = "\n".join(build_comparison(result_store.read_results(folder(tmp_path, rows))).notes)
+    notes = "\n".join(
+        build_comparison(result_store.read_results(write_results(tmp_path, rows))).notes
+    )
     assert "validation and test images have an exact copy in another subset (3)" in notes
     assert "Unreadable images left out: 2." in notes
 
 
 def test_unequal_folds_are_not_mixed_data(tmp_path: Path) -> None:
     rows = [
-        trial(
+        trial_row(
             TrialConfig(folds=3, fold=fold),
             test_accuracy=0.9 + fold / 100,
             best_val_loss=0.1,
@@ -469,7 +477,7 @@ def test_unequal_folds_are_not_mixed_data(tmp_path: Path) -> None:
         )
         for fold in range(3)
     ]
-    table = build_comparison(result_store.read_results(folder(tmp_path, rows)))
+    table = build_comparison(result_store.read_results(write_results(tmp_path, rows)))
     assert column_of(table, "test_accuracy") == ["91.0 ± 1.0"]
     assert (
         "91.0 % [87.3, 93.8] of 303 test images (mean of 3 runs)"
@@ -482,9 +490,9 @@ def test_shared_reason_not_to_compare_appears_once(tmp_path: Path) -> None:
     trials = [TrialConfig(batch_size=size) for size in (8, 16, 32, 64, 128)]
     rows, images = [], []
     for number, config in enumerate(trials):
-        rows.append(trial(config, best_val_loss=number / 100, test_accuracy=0.9))
-        images += predictions(config.key, [0], n=20, groups=["slide-1"] * 20)
-    results = result_store.read_results(folder(tmp_path, rows, images=images))
+        rows.append(trial_row(config, best_val_loss=number / 100, test_accuracy=0.9))
+        images += prediction_rows(config.key, [0], n=20, groups=["slide-1"] * 20)
+    results = result_store.read_results(write_results(tmp_path, rows, images=images))
     reason = (
         "not compared: all test images are of one group, so nothing can be said about other groups"
     )
@@ -496,9 +504,9 @@ def test_failed_row_keeps_image_counts_whole(
     tmp_path: Path,
 ) -> None:
     rows = [
-        trial(TrialConfig(weights=V1), test_accuracy=0.90, best_val_loss=0.2),
-        trial(TrialConfig(weights=V2), test_accuracy=0.95, best_val_loss=0.1),
-        trial(
+        trial_row(TrialConfig(weights=V1), test_accuracy=0.90, best_val_loss=0.2),
+        trial_row(TrialConfig(weights=V2), test_accuracy=0.95, best_val_loss=0.1),
+        trial_row(
             TrialConfig(batch_size=64),
             status="failed",
             error="x",
@@ -506,7 +514,7 @@ def test_failed_row_keeps_image_counts_whole(
             epochs_run=None,
         ),
     ]
-    results = result_store.read_results(folder(tmp_path, rows))
+    results = result_store.read_results(write_results(tmp_path, rows))
     conclusions = draw_conclusions(results)
     assert "of 600 test images" in conclusions.headline
     assert "90.0 % and 95.0 % of 600 images" in conclusions.distinguishable[0]
@@ -556,12 +564,12 @@ def two(tmp_path: Path) -> Results:
     """A completed trial with predictions and curves, and a stopped one."""
     a, b = TrialConfig(batch_size=32, workers=2), TrialConfig(batch_size=64)
     rows = [
-        trial(a, test_accuracy=0.95, best_val_loss=0.1, train_seconds=100.0, features="cached"),
-        trial(b, status="stopped", epochs_run=10, train_seconds=20.0),
+        trial_row(a, test_accuracy=0.95, best_val_loss=0.1, train_seconds=100.0, features="cached"),
+        trial_row(b, status="stopped", epochs_run=10, train_seconds=20.0),
     ]
-    curves = curve(a.key, [0.3, 0.1, 0.2], [0.7, 0.9, 0.9])
+    curves = epoch_rows(a.key, [0.3, 0.1, 0.2], [0.7, 0.9, 0.9])
     return result_store.read_results(
-        folder(tmp_path / "two", rows, curves, predictions(a.key, range(0, 180, 6)))
+        write_results(tmp_path / "two", rows, curves, prediction_rows(a.key, range(0, 180, 6)))
     )
 
 
@@ -599,11 +607,13 @@ def test_cost_table_counts_devices_epochs_and_price(two: Results) -> None:
 def test_epochs_shared_by_two_trials_cost_once(tmp_path: Path) -> None:
     short, long = TrialConfig(epochs=10), TrialConfig(epochs=20)
     rows = [
-        trial(short, train_seconds=100.0),
-        trial(long, train_seconds=200.0, continued_from=short.key),
+        trial_row(short, train_seconds=100.0),
+        trial_row(long, train_seconds=200.0, continued_from=short.key),
     ]
     total = (
-        detail_tables.cost_table(result_store.read_results(folder(tmp_path, rows)), price=3.6)
+        detail_tables.cost_table(
+            result_store.read_results(write_results(tmp_path, rows)), price=3.6
+        )
         .values.set_index("status")
         .loc["total"]
     )
@@ -622,7 +632,9 @@ def test_shared_epochs_of_a_stopped_trial_cost_once(
     }
     table = detail_tables.cost_table(
         result_store.read_results(
-            folder(tmp_path, [trial(short, train_seconds=100.0), trial(long, **stopped)])
+            write_results(
+                tmp_path, [trial_row(short, train_seconds=100.0), trial_row(long, **stopped)]
+            )
         )
     )
     total = table.values.set_index("status").loc["total"]
@@ -633,7 +645,7 @@ def test_notes_state_that_losses_are_weighted(tmp_path: Path) -> None:
     for weights, expected in (("none", False), ("balanced", True)):
         table = build_comparison(
             result_store.read_results(
-                folder(tmp_path / weights, [trial(TrialConfig(class_weights=weights))])
+                write_results(tmp_path / weights, [trial_row(TrialConfig(class_weights=weights))])
             )
         )
         assert any("the training loss is weighted" in note for note in table.notes) is expected
@@ -659,9 +671,9 @@ def test_rung_scores_can_be_shown_and_sorted_by(
         "stopped_at_rung": 2,
         "rung_scores": [0.91234, 0.5],
     }
-    rows = [trial(TrialConfig(), test_accuracy=0.9), trial(TrialConfig(seed=1), **stopped)]
+    rows = [trial_row(TrialConfig(), test_accuracy=0.9), trial_row(TrialConfig(seed=1), **stopped)]
     table = build_comparison(
-        result_store.read_results(folder(tmp_path, rows)),
+        result_store.read_results(write_results(tmp_path, rows)),
         columns=["status", "rung_scores"],
         sort=["rung_scores"],
         single=True,
@@ -680,14 +692,16 @@ def stopped_and_completed(path: Path) -> Results:
     """One trial of 4 epochs that was stopped after 2, and one that failed after 1."""
     full, short, failed = (TrialConfig(epochs=4, batch_size=size) for size in (16, 32, 64))
     rows = [
-        trial(full, test_accuracy=0.9),
-        trial(short, status="stopped", epochs_run=2),
-        trial(failed, status="failed"),
+        trial_row(full, test_accuracy=0.9),
+        trial_row(short, status="stopped", epochs_run=2),
+        trial_row(failed, status="failed"),
     ]
-    epochs = curve(full.key, [4, 3, 2, 1], [0.1, 0.2, 0.8, 0.9]) + curve(
+    epochs = epoch_rows(full.key, [4, 3, 2, 1], [0.1, 0.2, 0.8, 0.9]) + epoch_rows(
         short.key, [2, 1], [0.3, 0.4]
     )
-    return result_store.read_results(folder(path, rows, [*epochs, *curve(failed.key, [9], [0.0])]))
+    return result_store.read_results(
+        write_results(path, rows, [*epochs, *epoch_rows(failed.key, [9], [0.0])])
+    )
 
 
 def test_epoch_table_ranks_stopped_with_completed_trials(
@@ -718,12 +732,12 @@ def test_few_test_groups_are_counted_and_warned_of(
     tmp_path: Path, groups: int, warned: bool
 ) -> None:
     config = TrialConfig()
-    images = predictions(
+    images = prediction_rows(
         config.key, [1], groups=[f"slide-{image % groups}" for image in range(600)]
     )
-    rows = [trial(config, test_accuracy=599 / 600)]
+    rows = [trial_row(config, test_accuracy=599 / 600)]
     results = result_store.read_results(
-        folder(tmp_path, rows, images=images, data={**DATA, "image_size": 150, "groups": 9})
+        write_results(tmp_path, rows, images=images, data={**DATA, "image_size": 150, "groups": 9})
     )
     notes = build_comparison(results).notes
     assert any(f"Independent groups among the test images: {groups}." in note for note in notes)
@@ -753,10 +767,10 @@ DATA = {
 def test_headline_gives_the_mean_over_runs(tmp_path: Path) -> None:
     best = [TrialConfig(weights=V2, seed=seed) for seed in (0, 1)]
     rows = [
-        trial(c, test_accuracy=a, best_val_loss=0.1)
+        trial_row(c, test_accuracy=a, best_val_loss=0.1)
         for c, a in zip(best, (0.90, 0.80), strict=True)
     ]
-    rows.append(trial(TrialConfig(weights=V1), test_accuracy=0.85, best_val_loss=0.2))
-    headline = draw_conclusions(result_store.read_results(folder(tmp_path, rows))).headline
+    rows.append(trial_row(TrialConfig(weights=V1), test_accuracy=0.85, best_val_loss=0.2))
+    headline = draw_conclusions(result_store.read_results(write_results(tmp_path, rows))).headline
     assert "85.0 % [" in headline
     assert "(mean of 2 runs); the only one compared with it is not distinguishable." in headline

@@ -18,7 +18,7 @@ from bioimg.report import figures, learning_curves, plot_style, plots
 from bioimg.report.report_context import ReportContext
 from bioimg.results import result_store
 from bioimg.results.result_store import Results
-from support import simulated_results
+from support import example_results
 
 ONE = {"freeze": ("features",)}
 SMALL = {"weights": ("IMAGENET1K_V1", "IMAGENET1K_V2"), "freeze": ("features",)}
@@ -35,14 +35,16 @@ HOSTILE = (
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return result_store.read_results(
-        simulated_results.write(tmp_path_factory.mktemp("results") / "grid")
+        example_results.write_simulated_results(tmp_path_factory.mktemp("results") / "grid")
     )
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return result_store.read_results(
-        simulated_results.write(tmp_path_factory.mktemp("results") / "small", axes=SMALL)
+        example_results.write_simulated_results(
+            tmp_path_factory.mktemp("results") / "small", axes=SMALL
+        )
     )
 
 
@@ -222,7 +224,7 @@ def test_most_confident_mistake_comes_first(results: Results):
 
 
 def test_figures_warn_of_synthetic_images_and_leaks(tmp_path: Path):
-    folder = simulated_results.write(tmp_path / "phantom", axes=ONE, synthetic=True)
+    folder = example_results.write_simulated_results(tmp_path / "phantom", axes=ONE, synthetic=True)
     file = figures.write_figures(result_store.read_results(folder), tmp_path / "figures", ("svg",))[
         0
     ]
@@ -233,7 +235,9 @@ def test_figures_warn_of_synthetic_images_and_leaks(tmp_path: Path):
 
 def test_hostile_names_stay_text_in_svg(tmp_path: Path):
     results = result_store.read_results(
-        simulated_results.write(tmp_path / "hostile", axes=ONE, classes=HOSTILE, name="<b>&amp;$")
+        example_results.write_simulated_results(
+            tmp_path / "hostile", axes=ONE, classes=HOSTILE, name="<b>&amp;$"
+        )
     )
     for file in figures.write_figures(results, tmp_path / "figures", ("svg",)):
         tags = {element.tag.split("}")[-1] for element in ET.parse(file).iter()}

@@ -20,7 +20,7 @@ from bioimg.report import html_page, html_sections
 from bioimg.report.report_context import ReportContext
 from bioimg.results import result_store
 from bioimg.results.result_store import Results
-from support import handmade_results, simulated_results
+from support import example_results
 from support.html_elements import Elements
 
 SMALL = {"weights": ("IMAGENET1K_V1", "IMAGENET1K_V2"), "freeze": ("features",)}
@@ -42,7 +42,7 @@ HOSTILE = (
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return result_store.read_results(
-        simulated_results.write(tmp_path_factory.mktemp("results") / "grid")
+        example_results.write_simulated_results(tmp_path_factory.mktemp("results") / "grid")
     )
 
 
@@ -66,7 +66,7 @@ def text(
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("results") / "hostile"
     return result_store.read_results(
-        simulated_results.write(
+        example_results.write_simulated_results(
             folder, axes=SMALL, classes=HOSTILE, name=HOSTILE[1], image=HOSTILE[0]
         )
     )
@@ -97,7 +97,7 @@ def tied(folder: Path, cells: dict[tuple[str, str], tuple[float, float]]) -> Res
     """
     axes = {"weights": ("IMAGENET1K_V2",), "freeze": ("none", "features")}
     results = result_store.read_results(
-        simulated_results.write(folder, axes=axes | {"batch_size": (128,)})
+        example_results.write_simulated_results(folder, axes=axes | {"batch_size": (128,)})
     )
     values = [
         cells[cell]
@@ -137,7 +137,9 @@ def test_leaking_split_is_warned_of_above_table(text: str):
 def test_synthetic_images_are_named_in_headline(tmp_path: Path):
     text = written(
         result_store.read_results(
-            simulated_results.write(tmp_path / "phantom", axes=SMALL, synthetic=True)
+            example_results.write_simulated_results(
+                tmp_path / "phantom", axes=SMALL, synthetic=True
+            )
         ),
         tmp_path,
     )
@@ -148,7 +150,9 @@ def test_synthetic_images_are_named_in_headline(tmp_path: Path):
 def test_running_experiment_is_called_incomplete(tmp_path: Path):
     text = written(
         result_store.read_results(
-            simulated_results.write(tmp_path / "running", axes=SMALL, complete=False)
+            example_results.write_simulated_results(
+                tmp_path / "running", axes=SMALL, complete=False
+            )
         ),
         tmp_path,
     )
@@ -207,16 +211,18 @@ def test_incomparable_recipes_are_neither_tied_nor_different(
     predictions = [
         row
         for trial in trials
-        for row in handmade_results.predictions(trial.key, range(9), n=60, groups=groups)
+        for row in example_results.prediction_rows(trial.key, range(9), n=60, groups=groups)
     ]
     measured = {"best_val_loss": 0.1, "test_accuracy": 0.85, "train_seconds": 9.0}
-    rows = [handmade_results.trial(trial, **measured) for trial in trials]
+    rows = [example_results.trial_row(trial, **measured) for trial in trials]
     curves = [
-        row for trial in trials for row in handmade_results.curve(trial.key, (0.5, 0.1), (0.8, 0.9))
+        row
+        for trial in trials
+        for row in example_results.epoch_rows(trial.key, (0.5, 0.1), (0.8, 0.9))
     ]
     text = written(
         result_store.read_results(
-            handmade_results.folder(tmp_path / "results", rows, curves, predictions)
+            example_results.write_results(tmp_path / "results", rows, curves, predictions)
         ),
         tmp_path,
     )
@@ -228,7 +234,9 @@ def test_incomparable_recipes_are_neither_tied_nor_different(
 
 def test_repeats_are_one_row_with_spread(tmp_path: Path):
     text = written(
-        result_store.read_results(simulated_results.write(tmp_path / "seeds", axes=REPEATED)),
+        result_store.read_results(
+            example_results.write_simulated_results(tmp_path / "seeds", axes=REPEATED)
+        ),
         tmp_path,
     )
     assert len(rows(text)) == 2
@@ -243,18 +251,21 @@ def test_folds_are_pooled_over_all_images(tmp_path: Path):
     predictions, measured = [], {"best_val_loss": 0.1, "test_accuracy": 0.85, "train_seconds": 9.0}
     for trial in trials:
         wrong = [0, 1, 2] if trial.batch_size == 16 else [0]
-        rows = handmade_results.predictions(trial.key, wrong, n=20 + trial.fold)
+        rows = example_results.prediction_rows(trial.key, wrong, n=20 + trial.fold)
         predictions += [row | {"image": f"{trial.fold}/{row['image']}"} for row in rows]
     rows = [
-        handmade_results.trial(trial, test_images=20 + trial.fold, **measured) for trial in trials
+        example_results.trial_row(trial, test_images=20 + trial.fold, **measured)
+        for trial in trials
     ]
     curves = [
-        row for trial in trials for row in handmade_results.curve(trial.key, (0.5, 0.1), (0.8, 0.9))
+        row
+        for trial in trials
+        for row in example_results.epoch_rows(trial.key, (0.5, 0.1), (0.8, 0.9))
     ]
     text = plain(
         written(
             result_store.read_results(
-                handmade_results.folder(tmp_path / "results", rows, curves, predictions)
+                example_results.write_results(tmp_path / "results", rows, curves, predictions)
             ),
             tmp_path,
         )
@@ -267,11 +278,11 @@ def test_folds_are_pooled_over_all_images(tmp_path: Path):
 
 def test_copies_across_subsets_are_warned_of_everywhere(tmp_path: Path):
     rows = [
-        handmade_results.trial(
+        example_results.trial_row(
             TrialConfig(), best_val_loss=0.1, test_accuracy=0.85, duplicate_images_across_splits=4
         )
     ]
-    results = result_store.read_results(handmade_results.folder(tmp_path / "results", rows))
+    results = result_store.read_results(example_results.write_results(tmp_path / "results", rows))
     warning_text = "validation and test images have an exact copy in another subset (4)"
     assert warning_text in plain(written(results, tmp_path)).split("Comparison")[0]
     assert any(warning_text in warning.text for warning in ReportContext(results).warnings)
@@ -279,8 +290,8 @@ def test_copies_across_subsets_are_warned_of_everywhere(tmp_path: Path):
 
 def test_trial_failed_before_images_spoils_no_comparison(tmp_path: Path):
     rows = [
-        handmade_results.trial(TrialConfig(), best_val_loss=0.1, test_accuracy=0.85),
-        handmade_results.trial(
+        example_results.trial_row(TrialConfig(), best_val_loss=0.1, test_accuracy=0.85),
+        example_results.trial_row(
             TrialConfig(batch_size=16),
             status="failed",
             error="x",
@@ -289,7 +300,8 @@ def test_trial_failed_before_images_spoils_no_comparison(tmp_path: Path):
         ),
     ]
     assert "must not be compared" not in written(
-        result_store.read_results(handmade_results.folder(tmp_path / "results", rows)), tmp_path
+        result_store.read_results(example_results.write_results(tmp_path / "results", rows)),
+        tmp_path,
     )
 
 
@@ -363,7 +375,7 @@ def test_missing_provenance_is_a_dash(results: Results, tmp_path: Path):
 
 
 def test_results_without_curves_or_predictions_give_a_page(tmp_path: Path):
-    results = result_store.read_results(handmade_results.report_2023(tmp_path / "2023"))
+    results = result_store.read_results(example_results.write_report_2023(tmp_path / "2023"))
     text = written(results, tmp_path)
     assert len(rows(text)) == len(results.trials) == 9
     assert "for different numbers of epochs" in plain(text)

@@ -7,7 +7,7 @@ import pytest
 from bioimg.cli.report import ReportCommand
 from bioimg.cli.verify import VerifyCommand
 from bioimg.config import TrialConfig
-from support.handmade_results import V2, curve, folder, predictions, trial
+from support.example_results import V2, epoch_rows, prediction_rows, trial_row, write_results
 
 WEIGHTS_FILE = "/home/me/mine.pth"
 
@@ -19,11 +19,11 @@ def make_report(path: Path, *weights: str) -> Path:
         config = TrialConfig(data="tiles", epochs=2, weights=name)
         accuracy = 1 - rank / 100
         rows.append(
-            trial(config, best_val_loss=rank / 10, test_accuracy=accuracy, train_seconds=9.0)
+            trial_row(config, best_val_loss=rank / 10, test_accuracy=accuracy, train_seconds=9.0)
         )
-        epochs += curve(config.key, (0.5, rank / 10), (0.8, 0.9))
-        images += predictions(config.key, wrong=range(6 * rank))
-    results = folder(path / "results", rows, epochs, images, axes={"weights": list(weights)})
+        epochs += epoch_rows(config.key, (0.5, rank / 10), (0.8, 0.9))
+        images += prediction_rows(config.key, wrong=range(6 * rank))
+    results = write_results(path / "results", rows, epochs, images, axes={"weights": list(weights)})
     ReportCommand(folder=str(results), tables=("all",), format=("md", "csv")).run()
     return results / "report"
 

@@ -22,7 +22,7 @@ from bioimg.models.resnext_tiny import resnext_tiny
 from bioimg.report.table_notes import compose_notes
 from bioimg.results.result_store import ResultStore, read_results
 from bioimg.training.trial_runner import TrialContext, run_trial
-from support import simulated_results, toys
+from support import example_results, toys
 from support.experiments import QUICK_FLAGS, run_grid_program
 from support.image_folders import write_class_folders, write_grey_tiff_folder
 
@@ -50,7 +50,7 @@ def begin(folder, images: ImageSet, *trials: TrialConfig) -> pd.DataFrame:
     """Start a run in a folder and leave it; returns what images.parquet then holds."""
     store, description = (
         ResultStore(folder),
-        simulated_results.description(trials[0], {}, images.classes),
+        example_results.describe_experiment(trials[0], {}, images.classes),
     )
     description["data"]["fingerprint"] = images.fingerprint
     store.open_for_writing(
@@ -344,7 +344,7 @@ def test_run_with_changed_weights_trains_nothing(tmp_path, capsys):
 
 
 def test_one_name_for_two_weights_is_noted_below_table(tmp_path):
-    results = read_results(simulated_results.write(tmp_path))
+    results = read_results(example_results.write_simulated_results(tmp_path))
     one, two = (
         results.trials.assign(
             weights_digest=[digests[weights] for weights in results.trials["weights"]]

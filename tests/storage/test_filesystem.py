@@ -32,7 +32,7 @@ from bioimg.storage.filesystem import LocalStorage, ObjectStorage, join_path
 from bioimg.training import checkpoint_pruning, checkpoints
 from bioimg.training.loop import train
 from bioimg.training.trial_runner import TrialContext, run_trial
-from support import simulated_results, toys
+from support import example_results, toys
 from support.consoles import ActingConsole
 from support.experiments import QUICK_FLAGS, run_grid_program
 from support.results import assert_no_epoch_repeated, assert_same_results
@@ -434,7 +434,7 @@ def test_truncated_manifest_is_reported(tmp_path, capsys):
 
 @pytest.mark.parametrize("version", [1, 7])
 def test_results_of_another_format_are_not_resumed(tmp_path, version, capsys, monkeypatch):
-    simulated_results.write(tmp_path / "grid")
+    example_results.write_simulated_results(tmp_path / "grid")
     path = tmp_path / "grid" / "experiment.json"
     path.write_text(
         json.dumps(

@@ -18,7 +18,7 @@ from bioimg.storage.filesystem import Content, LocalStorage
 from bioimg.storage.folder_lock import FolderLock
 from bioimg.training.trial_runner import TrialContext, run_trial
 from bioimg.training.trial_trainer import EpochMetrics
-from support import simulated_results, toys
+from support import example_results, toys
 from support.experiments import GRID_PROGRAM, QUICK_FLAGS
 
 HOLD = """
@@ -80,7 +80,7 @@ def test_second_program_in_one_folder_stops(tmp_path):
 def test_worker_of_ended_session_writes_nothing(tmp_path):
     trial = toys.trial(epochs=3)
     first = ResultStore(tmp_path)
-    first.open_for_writing(simulated_results.description(trial, {}, toys.images().classes))
+    first.open_for_writing(example_results.describe_experiment(trial, {}, toys.images().classes))
     where = TrialContext(
         experiment_name="toy",
         store=ResultStore(tmp_path, first.session_id),

@@ -25,7 +25,7 @@ from bioimg.storage.filesystem import LocalStorage
 from bioimg.training import checkpoint_pruning, checkpoints
 from bioimg.training.trial_runner import TrialContext, run_trial
 from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
-from support import simulated_results, toys
+from support import example_results, toys
 from support.consoles import Interrupted, InterruptingConsole
 from support.experiments import run_experiment
 from support.results import assert_same_results
@@ -336,7 +336,7 @@ def test_states_are_ranked_by_rung_then_score():
 def make_context(folder: Path) -> TrialContext:
     store = ResultStore(folder)
     if not folder.exists():
-        store.open_for_writing(simulated_results.description(FROZEN, {}, IMAGES.classes))
+        store.open_for_writing(example_results.describe_experiment(FROZEN, {}, IMAGES.classes))
         store.release()
     return TrialContext(experiment_name="toy", store=store, device=torch.device("cpu"))
 

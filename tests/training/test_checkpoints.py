@@ -18,7 +18,7 @@ from bioimg.training import checkpoints
 from bioimg.training.loop import train
 from bioimg.training.trial_runner import TrialContext, record_failure, run_trial
 from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
-from support import simulated_results, toys
+from support import example_results, toys
 
 TRIAL = toys.trial(epochs=5)
 
@@ -31,7 +31,7 @@ def run_and_list_files(folder, keep: str, should_stop) -> tuple[set[str], int]:
     """Run a trial. Return the names of its files, and their size according to its row."""
     store = ResultStore(folder)
     store.open_for_writing(
-        {**simulated_results.description(TRIAL, {}, ("a", "b", "c")), "keep": keep}
+        {**example_results.describe_experiment(TRIAL, {}, ("a", "b", "c")), "keep": keep}
     )
     run_trial(TRIAL, toys.dataset(TRIAL), make_context(store), should_stop)
     store.release()
@@ -139,7 +139,7 @@ def test_trial_killed_before_its_row_is_not_retrained(keep, stop, tmp_path, monk
 
     store = ResultStore(tmp_path)
     store.open_for_writing(
-        {**simulated_results.description(TRIAL, {}, images.classes), "keep": keep}
+        {**example_results.describe_experiment(TRIAL, {}, images.classes), "keep": keep}
     )
     store.release()
     with monkeypatch.context() as patch, contextlib.suppress(ProcessKilled):
@@ -170,7 +170,7 @@ def test_leftover_states_of_killed_trial_are_deleted(keep, stop, tmp_path, monke
     images = toys.images()
     store = ResultStore(tmp_path)
     store.open_for_writing(
-        {**simulated_results.description(TRIAL, {}, images.classes), "keep": keep}
+        {**example_results.describe_experiment(TRIAL, {}, images.classes), "keep": keep}
     )
     store.release()
     context = make_context(store)
@@ -189,7 +189,7 @@ def test_failed_longer_trial_has_inherited_epochs(lost, tmp_path, monkeypatch):
     images = toys.images()
     store = ResultStore(tmp_path)
     store.open_for_writing(
-        {**simulated_results.description(TRIAL, {}, images.classes), "keep": "all"}
+        {**example_results.describe_experiment(TRIAL, {}, images.classes), "keep": "all"}
     )
     store.release()
     context = make_context(store)

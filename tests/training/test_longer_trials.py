@@ -18,7 +18,7 @@ from bioimg.progress.console import ProgressTable
 from bioimg.results.result_store import Results, ResultStore, read_results
 from bioimg.training import checkpoints
 from bioimg.training.trial_trainer import TrialTrainer
-from support import simulated_results, toys
+from support import example_results, toys
 from support.experiments import grid_experiment, run_experiment
 from support.results import assert_same_results
 
@@ -41,7 +41,7 @@ def run(folder: Path, experiment: Experiment, keep: str = "best", finish: bool =
     """Run what is missing, as `grid.py --local` does."""
     trials = experiment.trials()
     store = ResultStore(folder)
-    description = simulated_results.description(experiment.base, {}, IMAGES.classes)
+    description = example_results.describe_experiment(experiment.base, {}, IMAGES.classes)
     store.open_for_writing({**description, "name": "longer", "keep": keep})
     statuses = store.tables.trial_statuses()
     listener = ProgressTable(trials, experiment.axes, {}, Console(file=io.StringIO()))
@@ -288,7 +288,7 @@ def test_lane_finishes_stopped_trials_without_state(shared_ray, tmp_path):
 
 
 def test_older_table_without_origin_reads_as_null(tmp_path):
-    simulated_results.write(tmp_path)
+    example_results.write_simulated_results(tmp_path)
     for name in ("trials", "internal/previous/trials"):
         path = tmp_path / f"{name}.parquet"
         if path.exists():

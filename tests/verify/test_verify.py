@@ -16,7 +16,15 @@ from bioimg.report.presets import report_2023_tables
 from bioimg.results import result_store
 from bioimg.results.result_store import Results
 from bioimg.verify.verify import VerificationResult, verify_file
-from support.handmade_results import V1, V2, curve, folder, predictions, report_2023, trial
+from support.example_results import (
+    V1,
+    V2,
+    epoch_rows,
+    prediction_rows,
+    trial_row,
+    write_report_2023,
+    write_results,
+)
 
 TABLE_9 = (
     ("weights", "batch", "frozen", "best val loss (epoch)", "test acc. (%)", "best val acc. (%)"),
@@ -39,7 +47,7 @@ ERRORS = {
 
 @pytest.fixture
 def nine(tmp_path: Path) -> Results:
-    return result_store.read_results(report_2023(tmp_path / "report-2023"))
+    return result_store.read_results(write_report_2023(tmp_path / "report-2023"))
 
 
 def find_mismatches(path: Path, results: Results) -> set[tuple[int, str, str, str]]:
@@ -184,19 +192,19 @@ def grid(tmp_path: Path) -> Results:
         config = TrialConfig(weights=weights, batch_size=batch, seed=seed)
         wrong = list(range(n * 11, n * 20))
         if n == 7:
-            rows.append(trial(config, status="stopped", epochs_run=6, train_seconds=9.0))
+            rows.append(trial_row(config, status="stopped", epochs_run=6, train_seconds=9.0))
             continue
         rows.append(
-            trial(
+            trial_row(
                 config,
                 test_accuracy=1 - len(wrong) / 600,
                 best_val_loss=0.1 * (n + 1),
                 train_seconds=70.0,
             )
         )
-        images += predictions(config.key, wrong)
-        epochs += curve(config.key, [0.5, 0.1, 0.3], [0.7, 0.9, 0.8 + n / 100])
-    return result_store.read_results(folder(tmp_path / "grid", rows, epochs, images))
+        images += prediction_rows(config.key, wrong)
+        epochs += epoch_rows(config.key, [0.5, 0.1, 0.3], [0.7, 0.9, 0.8 + n / 100])
+    return result_store.read_results(write_results(tmp_path / "grid", rows, epochs, images))
 
 
 @pytest.mark.parametrize("form", ["md", "xlsx"])

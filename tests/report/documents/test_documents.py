@@ -26,7 +26,7 @@ from bioimg.report.documents import csv_file, html_file, latex, markdown
 from bioimg.report.notices import Notice
 from bioimg.report.table_model import Column, Table, sanitise_text
 from bioimg.results import result_store
-from support.handmade_results import folder, predictions, report_2023, trial
+from support.example_results import prediction_rows, trial_row, write_report_2023, write_results
 
 NASTY = {
     "a formula": '=HYPERLINK("http://evil.example","click")',
@@ -253,7 +253,7 @@ def test_latex_compiles_with_any_name(tmp_path: Path, name: str) -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("lang", ["en", "zh-TW"])
 def test_latex_compiles_as_float_and_longtable(tmp_path: Path, lang: str) -> None:
-    results = result_store.read_results(report_2023(tmp_path / "results"))
+    results = result_store.read_results(write_report_2023(tmp_path / "results"))
     long = detail_tables.best_differences_table(
         result_store.read_results(many(tmp_path / "many", 60)), lang
     )
@@ -268,10 +268,10 @@ def test_latex_compiles_as_float_and_longtable(tmp_path: Path, lang: str) -> Non
 
 def many(path: Path, count: int) -> Path:
     rows = [
-        trial(TrialConfig(batch_size=n + 1), test_accuracy=0.9, best_val_loss=0.1 + n)
+        trial_row(TrialConfig(batch_size=n + 1), test_accuracy=0.9, best_val_loss=0.1 + n)
         for n in range(count)
     ]
-    return folder(path, rows)
+    return write_results(path, rows)
 
 
 @pytest.mark.nightly
@@ -305,7 +305,7 @@ def test_libreoffice_opens_written_files(tmp_path: Path, form: str) -> None:
 
 def test_excel_numbers_are_shown_rounded_but_whole(tmp_path: Path) -> None:
     documents.write_table(
-        build_comparison(result_store.read_results(report_2023(tmp_path / "results"))),
+        build_comparison(result_store.read_results(write_report_2023(tmp_path / "results"))),
         tmp_path,
         ["xlsx"],
     )
@@ -324,9 +324,9 @@ def test_results_without_completed_trials_make_a_table(
     rows = (
         []
         if status == "empty"
-        else [trial(TrialConfig(), status="failed", error="=cmd|'/C calc'!A0 <b>")]
+        else [trial_row(TrialConfig(), status="failed", error="=cmd|'/C calc'!A0 <b>")]
     )
-    results = result_store.read_results(folder(tmp_path / "results", rows))
+    results = result_store.read_results(write_results(tmp_path / "results", rows))
     documents.write_table(build_comparison(results), tmp_path, [form])
     assert (tmp_path / f"comparison.{form}").stat().st_size > 100
     if form in READABLE and rows:
@@ -338,10 +338,10 @@ def test_class_names_survive_in_headers(tmp_path: Path) -> None:
     config = TrialConfig()
     classes = list(NASTY.values())[:6]
     results = result_store.read_results(
-        folder(
+        write_results(
             tmp_path / "results",
-            [trial(config, test_accuracy=1.0, best_val_loss=0.1)],
-            images=predictions(config.key),
+            [trial_row(config, test_accuracy=1.0, best_val_loss=0.1)],
+            images=prediction_rows(config.key),
             classes=classes,
         )
     )

@@ -18,7 +18,15 @@ from bioimg.results import result_store, statistics
 from bioimg.results.statistics import metrics
 from bioimg.results.statistics.intervals import GroupBootstrap
 from bioimg.results.statistics.standard_error import image_variance, run_variance, t_test
-from support.handmade_results import V1, V2, curve, folder, predictions, report_2023, trial
+from support.example_results import (
+    V1,
+    V2,
+    epoch_rows,
+    prediction_rows,
+    trial_row,
+    write_report_2023,
+    write_results,
+)
 
 A, B = TrialConfig(weights=V1), TrialConfig(weights=V2)
 
@@ -27,11 +35,13 @@ def two(path: Path, wrong_a: list[int], wrong_b: list[int], **more: object) -> r
     """Return two trials that get different ones of 600 test images wrong. B has the lower loss."""
     groups = more.pop("groups", None)
     rows = [
-        trial(A, test_accuracy=1 - len(wrong_a) / 600, best_val_loss=0.3),
-        trial(B, test_accuracy=1 - len(wrong_b) / 600, best_val_loss=0.2, **more),
+        trial_row(A, test_accuracy=1 - len(wrong_a) / 600, best_val_loss=0.3),
+        trial_row(B, test_accuracy=1 - len(wrong_b) / 600, best_val_loss=0.2, **more),
     ]
-    images = predictions(A.key, wrong_a, groups=groups) + predictions(B.key, wrong_b, groups=groups)  # type: ignore[arg-type]
-    return result_store.read_results(folder(path, rows, images=images))
+    images = prediction_rows(A.key, wrong_a, groups=groups) + prediction_rows(
+        B.key, wrong_b, groups=groups
+    )  # type: ignore[arg-type]
+    return result_store.read_results(write_results(path, rows, images=images))
 
 
 def test_wilson_interval_matches_textbook() -> None:
@@ -56,7 +66,7 @@ def test_mcnemar_counts_only_disagreements(tmp_path: Path) -> None:
 
 
 def test_small_difference_of_2023_report_does_not_hold(tmp_path: Path) -> None:
-    results = result_store.read_results(report_2023(tmp_path))
+    results = result_store.read_results(write_report_2023(tmp_path))
     pairs = statistics.compare_pairs(results)
     pair = pairs[pairs["accuracy_a"].eq(0.94) & pairs["accuracy_b"].eq(0.953)].iloc[0]
     assert pair["p"] == pytest.approx(0.304, abs=1e-3)
@@ -67,7 +77,7 @@ def test_small_difference_of_2023_report_does_not_hold(tmp_path: Path) -> None:
 
 
 def test_large_difference_of_2023_report_holds(tmp_path: Path) -> None:
-    results = result_store.read_results(report_2023(tmp_path))
+    results = result_store.read_results(write_report_2023(tmp_path))
     pairs = statistics.compare_pairs(results, statistics.best_configuration(results))
     frozen = pairs[pairs["accuracy_a"].eq(0.875)].iloc[0]
     assert frozen["holds"] is True
@@ -82,7 +92,7 @@ def test_interval_has_direction_of_its_verdict(tmp_path: Path) -> None:
 def test_holm_multiplies_smallest_p_by_number_of_pairs(
     tmp_path: Path,
 ) -> None:
-    pairs = statistics.compare_pairs(result_store.read_results(report_2023(tmp_path)))
+    pairs = statistics.compare_pairs(result_store.read_results(write_report_2023(tmp_path)))
     assert len(pairs) == 36
     assert pairs["p_holm"].min() == pytest.approx(36 * pairs["p"].min())
     assert pairs["p_holm"].nsmallest(2).iloc[1] == pytest.approx(
@@ -149,9 +159,11 @@ def repeats(path: Path, **losses: list[float | None]) -> result_store.Results:
             varied = {"folds": 5, "fold": number} if losses.get("folds") else {"seed": number}
             config = dataclasses.replace(recipe, **varied)
             rows.append(
-                trial(config, best_val_loss=loss or 0.0, status="completed" if loss else "stopped")
+                trial_row(
+                    config, best_val_loss=loss or 0.0, status="completed" if loss else "stopped"
+                )
             )
-    return result_store.read_results(folder(path, rows))
+    return result_store.read_results(write_results(path, rows))
 
 
 def test_recipe_completed_in_one_fold_is_not_best(tmp_path: Path) -> None:
@@ -175,7 +187,7 @@ def test_recipe_with_stopped_seeds_is_not_best(tmp_path: Path) -> None:
 
 
 def test_indistinguishable_recipes_tie_with_best(tmp_path: Path) -> None:
-    results = result_store.read_results(report_2023(tmp_path))
+    results = result_store.read_results(write_report_2023(tmp_path))
     ties = results.trials.set_index("key").loc[statistics.best_and_indistinguishable(results)]
     assert ties["freeze"].unique().tolist() == ["none"]
     assert len(ties) == 6
@@ -184,17 +196,19 @@ def test_indistinguishable_recipes_tie_with_best(tmp_path: Path) -> None:
 
 def test_stopped_and_failed_trials_are_not_compared(tmp_path: Path) -> None:
     rows = [
-        trial(A, test_accuracy=0.9, best_val_loss=0.3),
-        trial(B, status="stopped", best_val_loss=0.1),
+        trial_row(A, test_accuracy=0.9, best_val_loss=0.3),
+        trial_row(B, status="stopped", best_val_loss=0.1),
     ]
-    results = result_store.read_results(folder(tmp_path, rows))
+    results = result_store.read_results(write_results(tmp_path, rows))
     assert statistics.best_configuration(results) == A.key
     assert statistics.compare_pairs(results).empty
     assert statistics.best_and_indistinguishable(results) == [A.key]
 
 
 def test_no_completed_trial_means_no_best(tmp_path: Path) -> None:
-    results = result_store.read_results(folder(tmp_path, [trial(A, status="failed", error="boom")]))
+    results = result_store.read_results(
+        write_results(tmp_path, [trial_row(A, status="failed", error="boom")])
+    )
     assert statistics.best_configuration(results) is None
     assert statistics.best_and_indistinguishable(results) == []
     assert statistics.compare_pairs(results).empty
@@ -204,12 +218,12 @@ def test_seeds_are_averaged_image_by_image(tmp_path: Path) -> None:
     seeds = [TrialConfig(weights=weights, seed=seed) for weights in (V1, V2) for seed in (0, 1)]
     wrong = [[0, 1, 2, 3], [0, 1, 4, 5], [6], [6]]
     rows = [
-        trial(c, test_accuracy=1 - len(w) / 600, best_val_loss=0.1)
+        trial_row(c, test_accuracy=1 - len(w) / 600, best_val_loss=0.1)
         for c, w in zip(seeds, wrong, strict=True)
     ]
-    images = [row for c, w in zip(seeds, wrong, strict=True) for row in predictions(c.key, w)]
+    images = [row for c, w in zip(seeds, wrong, strict=True) for row in prediction_rows(c.key, w)]
     pair = statistics.compare_pairs(
-        result_store.read_results(folder(tmp_path, rows, images=images))
+        result_store.read_results(write_results(tmp_path, rows, images=images))
     )
     assert pair[["a", "b", "runs_a", "runs_b"]].to_numpy().tolist() == [
         [seeds[0].key, seeds[2].key, 2, 2]
@@ -226,7 +240,7 @@ def recipes(
     rows, images = [], []
     for config, missed in wrong.items():
         rows.append(
-            trial(
+            trial_row(
                 config,
                 test_accuracy=1 - len(missed) / n,
                 best_val_loss=0.1,
@@ -234,9 +248,9 @@ def recipes(
                 test_images=n,
             )
         )
-        names = predictions(config.key, missed, n=n, groups=groups)
+        names = prediction_rows(config.key, missed, n=n, groups=groups)
         images += [{**row, "image": f"{config.fold}/{row['image']}"} for row in names]
-    return result_store.read_results(folder(path, rows, images=images))
+    return result_store.read_results(write_results(path, rows, images=images))
 
 
 def false_claims(
@@ -360,13 +374,15 @@ def test_fold_order_and_size_do_not_change_p(tmp_path: Path) -> None:
                 )
                 size = {"test_images": n, "train_images": 170 - n}
                 rows.append(
-                    trial(config, test_accuracy=1 - len(wrong) / n, best_val_loss=0.1, **size)
+                    trial_row(config, test_accuracy=1 - len(wrong) / n, best_val_loss=0.1, **size)
                 )
                 images += [
                     {**row, "image": f"{n}/{row['image']}"}
-                    for row in predictions(config.key, wrong, n=n)
+                    for row in prediction_rows(config.key, wrong, n=n)
                 ]
-        results = result_store.read_results(folder(tmp_path / str(number), rows, images=images))
+        results = result_store.read_results(
+            write_results(tmp_path / str(number), rows, images=images)
+        )
         found.append(statistics.compare_pairs(results)["p"][0])
     assert found[0] == pytest.approx(found[1])
 
@@ -423,10 +439,10 @@ def test_unevenly_stopped_recipes_are_not_compared(tmp_path: Path) -> None:
 
 def grid(path: Path, accuracy: dict[tuple[str, int], float]) -> result_store.Results:
     rows = [
-        trial(TrialConfig(weights=w, batch_size=b), test_accuracy=x, best_val_loss=1 - x)
+        trial_row(TrialConfig(weights=w, batch_size=b), test_accuracy=x, best_val_loss=1 - x)
         for (w, b), x in accuracy.items()
     ]
-    return result_store.read_results(folder(path, rows))
+    return result_store.read_results(write_results(path, rows))
 
 
 def test_effects_of_additive_grid_are_recovered(tmp_path: Path) -> None:
@@ -491,7 +507,7 @@ def scored(path: Path, n: int = 300, groups: int = 30) -> result_store.Results:
         for i, (label, p) in enumerate(zip(labels, probabilities, strict=True))
     ]
     return result_store.read_results(
-        folder(path, [trial(A, test_accuracy=0.8)], images=rows, classes=("a", "b", "c"))
+        write_results(path, [trial_row(A, test_accuracy=0.8)], images=rows, classes=("a", "b", "c"))
     )
 
 
@@ -529,14 +545,16 @@ def test_group_bootstrap_widens_intervals_of_similar_images(tmp_path: Path) -> N
     """Whole slides are right or wrong: 10 slides tell less than 600 images."""
     wrong = [image for image in range(600) if image // 60 in (2, 5)]
     alone = result_store.read_results(
-        folder(tmp_path / "a", [trial(A, test_accuracy=0.8)], images=predictions(A.key, wrong))
+        write_results(
+            tmp_path / "a", [trial_row(A, test_accuracy=0.8)], images=prediction_rows(A.key, wrong)
+        )
     )
     slides = [f"s{image // 60}" for image in range(600)]
     grouped = result_store.read_results(
-        folder(
+        write_results(
             tmp_path / "b",
-            [trial(A, test_accuracy=0.8)],
-            images=predictions(A.key, wrong, groups=slides),
+            [trial_row(A, test_accuracy=0.8)],
+            images=prediction_rows(A.key, wrong, groups=slides),
         )
     )
     widths = [
@@ -572,9 +590,9 @@ def test_calibration_error_of_confident_predictions(tmp_path: Path) -> None:
 
 
 def test_class_metrics_match_counts_and_keep_nulls(tmp_path: Path) -> None:
-    images = predictions(A.key, wrong=[0, 6, 12], n=60, classes=6)
+    images = prediction_rows(A.key, wrong=[0, 6, 12], n=60, classes=6)
     results = result_store.read_results(
-        folder(tmp_path, [trial(A)], images=images, classes=[*"abcdef", "none of these"])
+        write_results(tmp_path, [trial_row(A)], images=images, classes=[*"abcdef", "none of these"])
     )
     table = statistics.class_metrics(results, A.key).set_index("class")
     assert table.loc["a", "recall"] == 0.7
@@ -585,7 +603,7 @@ def test_class_metrics_match_counts_and_keep_nulls(tmp_path: Path) -> None:
 
 
 def test_trial_without_predictions_has_no_metrics(tmp_path: Path) -> None:
-    results = result_store.read_results(folder(tmp_path, [trial(A)]))
+    results = result_store.read_results(write_results(tmp_path, [trial_row(A)]))
     with pytest.raises(
         UserError, match=f"the trial `{A.key}` has no predictions for the test images"
     ):
@@ -593,8 +611,10 @@ def test_trial_without_predictions_has_no_metrics(tmp_path: Path) -> None:
 
 
 def test_curves_show_overfitting_and_instability(tmp_path: Path) -> None:
-    rising = curve("a", [1.0, 0.4, 0.5, 0.6, 0.7, 0.8], [0.5, 0.9, 0.8, 0.9, 0.8, 0.9])
-    calm = curve("b", [1.0, 0.9, 0.8, 0.7, 0.6, 0.5], [0.5, 0.6, 0.7, 0.71, 0.72, 0.73], train=0.75)
+    rising = epoch_rows("a", [1.0, 0.4, 0.5, 0.6, 0.7, 0.8], [0.5, 0.9, 0.8, 0.9, 0.8, 0.9])
+    calm = epoch_rows(
+        "b", [1.0, 0.9, 0.8, 0.7, 0.6, 0.5], [0.5, 0.6, 0.7, 0.71, 0.72, 0.73], train=0.75
+    )
     table = statistics.diagnose_curves(pd.DataFrame(rising + calm)).set_index("key")
     assert table.loc["a", ["last_fall", "epochs"]].tolist() == [2, 6]
     assert table.loc["a", "gap"] == pytest.approx(0.09)
@@ -606,10 +626,10 @@ def test_curves_show_overfitting_and_instability(tmp_path: Path) -> None:
 
 
 def test_curves_without_loss_are_reported() -> None:
-    table = statistics.diagnose_curves(pd.DataFrame(curve("a", [np.nan] * 4, [0.5] * 4)))
+    table = statistics.diagnose_curves(pd.DataFrame(epoch_rows("a", [np.nan] * 4, [0.5] * 4)))
     assert table["reading"][0] == "no validation loss was recorded"
     assert statistics.diagnose_curves(
-        pd.DataFrame(curve("a", [], []), columns=list(curve("a", [1], [1])[0]))
+        pd.DataFrame(epoch_rows("a", [], []), columns=list(epoch_rows("a", [1], [1])[0]))
     ).empty
 
 
