@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -14,8 +14,8 @@ import ray
 
 from bioimg.cluster import lane_pool, ray_session
 from bioimg.errors import UserError
-from bioimg.experiment import EarlyStopping
-from bioimg.results.result_store import read_results
+from bioimg.experiment import EarlyStopping, Experiment
+from bioimg.results.result_store import Results, read_results
 from support import toys
 from support.consoles import ActingConsole
 from support.experiments import DEMO_COMMAND, SMALL_FLAGS, grid_experiment, run_experiment
@@ -31,6 +31,21 @@ from support.processes import (
 from support.results import assert_no_epoch_repeated, assert_same_results, recorded_epochs
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def local_twin(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Experiment], Results]:
+    """Return a function that runs an experiment in this process, once for all tests."""
+    twins: dict[str, Results] = {}
+
+    def run(experiment: Experiment) -> Results:
+        key = repr(experiment)
+        if key not in twins:
+            folder = tmp_path_factory.mktemp("twin") / "out"
+            twins[key] = run_experiment(experiment, folder, local=True)
+        return twins[key]
+
+    return run
 
 
 def test_token_is_private_and_dashboard_local(shared_ray):
@@ -91,7 +106,7 @@ def test_token_of_the_environment_prevents_a_new_one(variables, tmp_path, monkey
 
 
 @pytest.mark.parametrize("name", [WORKER, CONTROLLER, TUNE_TRIAL])
-def test_killed_process_costs_only_time(shared_ray, tmp_path, name, capsys):
+def test_killed_process_costs_only_time(shared_ray, local_twin, tmp_path, name, capsys):
     experiment = grid_experiment(
         EarlyStopping(grace_period=2, reduction_factor=2), epochs=6, seed=(0, 1)
     )
@@ -99,7 +114,7 @@ def test_killed_process_costs_only_time(shared_ray, tmp_path, name, capsys):
     results = run_experiment(experiment, tmp_path / "disturbed", console, lanes=1)
     assert_no_epoch_repeated(console.before, results.epochs)
     assert "Traceback" not in capsys.readouterr().err, "Ray's log belongs into its file"
-    assert_same_results(results, run_experiment(experiment, tmp_path / "local", local=True))
+    assert_same_results(results, local_twin(experiment))
 
 
 @pytest.mark.nightly
@@ -115,7 +130,7 @@ def test_trial_survives_one_killed_worker_of_two(shared_ray, tmp_path, which):
 
 
 @pytest.mark.nightly
-def test_hanging_worker_is_replaced(shared_ray, tmp_path, monkeypatch):
+def test_hanging_worker_is_replaced(shared_ray, local_twin, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "3")
     experiment = grid_experiment(epochs=4)
     console = ActingConsole(
@@ -123,11 +138,11 @@ def test_hanging_worker_is_replaced(shared_ray, tmp_path, monkeypatch):
     )
     results = run_experiment(experiment, tmp_path / "disturbed", console, lanes=1)
     assert_no_epoch_repeated(console.before, results.epochs)
-    assert_same_results(results, run_experiment(experiment, tmp_path / "local", local=True))
+    assert_same_results(results, local_twin(experiment))
 
 
 @pytest.mark.nightly
-def test_hanging_controller_delays_nothing(shared_ray, tmp_path):
+def test_hanging_controller_delays_nothing(shared_ray, local_twin, tmp_path):
     experiment = grid_experiment(epochs=4, seed=(0, 1))
     console = ActingConsole(
         "epoch 2/4", tmp_path / "disturbed", signal_actor(CONTROLLER, signal.SIGSTOP)
@@ -138,14 +153,16 @@ def test_hanging_controller_delays_nothing(shared_ray, tmp_path):
         for pid in (actor_processes(CONTROLLER)[-1], *actor_processes(COORDINATOR)):
             os.kill(pid, signal.SIGKILL)
     assert_no_epoch_repeated(console.before, results.epochs)
-    assert_same_results(results, run_experiment(experiment, tmp_path / "local", local=True))
+    assert_same_results(results, local_twin(experiment))
 
 
 @pytest.mark.parametrize(
     "what",
     [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.nightly)],
 )
-def test_lost_coordinator_ends_the_run_and_rerun_resumes(shared_ray, tmp_path, monkeypatch, what):
+def test_lost_coordinator_ends_the_run_and_rerun_resumes(
+    shared_ray, local_twin, tmp_path, monkeypatch, what
+):
     monkeypatch.setattr(lane_pool, "COORDINATOR_TIMEOUT_S", 5)
     experiment = grid_experiment(epochs=4, seed=(0, 1))
     console = ActingConsole("epoch 2/4", tmp_path / "disturbed", signal_actor(COORDINATOR, what))
@@ -156,7 +173,7 @@ def test_lost_coordinator_ends_the_run_and_rerun_resumes(shared_ray, tmp_path, m
     assert not list((tmp_path / "disturbed").rglob("error.txt")), "a trial was blamed"
     results = run_experiment(experiment, tmp_path / "disturbed", lanes=1)
     assert_no_epoch_repeated(console.before, results.epochs)
-    assert_same_results(results, run_experiment(experiment, tmp_path / "local", local=True))
+    assert_same_results(results, local_twin(experiment))
 
 
 @pytest.mark.nightly

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 import shutil
 from collections.abc import Collection
@@ -133,8 +134,14 @@ def check_limit(folder: Path) -> tuple[list[str], float]:
     return kept, (most - sum(files.values())) / max(states.values())
 
 
-@pytest.mark.parametrize("best", [1, 2])
-@pytest.mark.parametrize("stopped", range(6))
+TYPICAL = [(0, 1), (2, 2), (5, 1)]
+OTHERS = [case for case in itertools.product(range(6), (1, 2)) if case not in TYPICAL]
+
+
+@pytest.mark.parametrize(
+    ("stopped", "best"),
+    [*TYPICAL, *(pytest.param(*case, marks=pytest.mark.nightly) for case in OTHERS)],
+)
 def test_grid_keeps_a_model_per_trial_and_two_states(grid, stopped, best, tmp_path, monkeypatch):
     fix_scores(grid, stopped, best, monkeypatch)
     console = io.StringIO()
