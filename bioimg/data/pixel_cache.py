@@ -309,6 +309,7 @@ def _common_dtype(index: ImageIndex, infos: list[ImageInfo]) -> str:
             f"the images in {index.name!r} have different depths, so that their brightness can't "
             f"be compared: {'; '.join(depths)}. Save all with the same depth and the same black "
             "and white levels (in Fiji: Image > Adjust > Brightness/Contrast, Set, then Image > "
-            "Type), or leave out those of one depth: `data` may be a table (path,label) of the others."
+            "Type), or leave out those of one depth: `data` may be a table (path,label) of the "
+            "others."
         )
     return next(iter(paths_by_dtype))

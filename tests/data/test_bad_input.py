@@ -1,4 +1,4 @@
-"""What folders of real labs contain. Each bad input gets one clear error that names it, or does no harm."""
+"""Bad input, as in folders of real labs, gets one clear error that names it, or does no harm."""
 
 import contextlib
 import io
@@ -111,10 +111,10 @@ UNREADABLE = {
 def test_unreadable_image_is_named_and_can_be_skipped(tmp_path, name, caplog):
     write_image_folder(tmp_path)
     (tmp_path / "a" / name).write_bytes(UNREADABLE[name])
-    with pytest.raises(
-        UserError,
-        match=rf"^1 of 15 images in '[^']+' can't be read: a/{name} \(\w.*\)\. Fix .* it, .* it out with --skip-unreadable\.$",
-    ):
+    message = (
+        rf"^1 of 15 images in '[^']+' can't be read: a/{name} \(\w.*\)\. Fix .* it, .* it out "
+    )
+    with pytest.raises(UserError, match=rf"{message}with --skip-unreadable\.$"):
         load_dataset(DatasetConfig(data=str(tmp_path), image_size=8))
     images = load_dataset(
         DatasetConfig(data=str(tmp_path), image_size=8, skip_unreadable=True)
@@ -168,10 +168,8 @@ def test_ten_of_many_unreadable_images_are_named(tmp_path):
     write_image_folder(tmp_path)
     for number in range(30):
         (tmp_path / "a" / f"x{number:02}.png").write_text("text")
-    with pytest.raises(
-        UserError,
-        match=r"^30 of 44 images .* a/x00\.png .* a/x09\.png .*, \.\.\. \(30 in all\)\. `bioimg data --json` lists them all\. ",
-    ):
+    message = r"^30 of 44 images .* a/x00\.png .* a/x09\.png .*, \.\.\. \(30 in all\)\. "
+    with pytest.raises(UserError, match=rf"{message}`bioimg data --json` lists them all\. "):
         load_dataset(DatasetConfig(data=str(tmp_path)))
 
 

@@ -95,7 +95,7 @@ def test_group_pattern_replaces_group_column(tmp_path):
     [
         (
             "file,label\n1.png,a\n",
-            "the value of `columns` is 'path', but must be one of: file, label. The table .* has no such",
+            "the value of `columns` is 'path', but must be one of: file, label. The table ",
         ),
         ("path,label,group\n1.png,a,\n2.png,b,x\n", "rows without a group: 1"),
         ("path,label\n1.png,a\n2.png,\n1.png, \n", "rows without a label: 2, 3"),
@@ -341,10 +341,8 @@ def test_medmnist_set_is_downloaded_with_class_names(tmp_path, server, monkeypat
     monkeypatch.setitem(sys.modules, "medmnist.info", info)
     listing = find_images("medmnist:toy_64")
     assert (listing.classes, listing.name, len(listing)) == (("benign", "bad"), "toy_64", 60)
-    with pytest.raises(
-        UserError,
-        match=r"'medmnist:toy', but must be one of: medmnist:toy_64. Did you mean 'medmnist:toy_64'?",
-    ):
+    message = r"'medmnist:toy', but must be one of: medmnist:toy_64. Did you mean 'medmnist:toy_64'"
+    with pytest.raises(UserError, match=message):
         find_images("medmnist:toy")
 
 
@@ -359,10 +357,8 @@ def test_missing_medmnist_package_gives_install_hint(monkeypatch):
 
 def test_misspelt_set_name_gives_a_hint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        UserError,
-        match=r"'kater2016', but there is no such folder or file.*: phantom, .* Did you mean 'kather2016'\?",
-    ):
+    message = r"'kater2016', but there is no such folder or file.*: phantom, "
+    with pytest.raises(UserError, match=rf"{message}.* Did you mean 'kather2016'\?"):
         find_images("kater2016")
 
 

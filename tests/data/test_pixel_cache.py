@@ -289,8 +289,10 @@ torch.set_num_threads(1)
 process = psutil.Process()
 base, limit = process.memory_info(), 400_000_000
 resource.setrlimit(resource.RLIMIT_AS, (base.vms + limit, -1))
-trial = TrialConfig(data=sys.argv[1], image_size=512, model="resnext_tiny", weights="none", freeze="features",
-                    augmentation="none", epochs=1, batch_size=64, precision="float32")
+trial = TrialConfig(
+    data=sys.argv[1], image_size=512, model="resnext_tiny", weights="none", freeze="features",
+    augmentation="none", epochs=1, batch_size=64, precision="float32",
+)
 datasets = load_datasets(list_datasets([trial]))
 kept = datasets[trial].images.pixels
 store = ResultStore(sys.argv[2])

@@ -112,7 +112,8 @@ def test_grouped_split_finds_the_only_possible_assignment():
         (labelled_images([0, 1] * 9), "no groups are known. Use --group-pattern"),
         (
             labelled_images([0, 1] * 9, ("x", "y") * 9),
-            r"needs at least three groups; there are only these: x, y; the largest, x, has 9 images, from 0.png to 8.png\.",
+            r"needs at least three groups; there are only these: x, y; the largest, x, has 9 "
+            r"images, from 0.png to 8.png\.",
         ),
         (
             labelled_images([0] * 9 + [1] * 9, ("x", "y", "z") * 3 + ("x",) * 9),
