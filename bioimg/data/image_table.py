@@ -34,16 +34,10 @@ def list_table(file: Path, columns: str | None = None) -> ImageIndex:
     _validate_values(file, values)
     classes: tuple[str, ...] = tuple(sorted(set(values["label"])))
     if len(classes) < 2:
-<<<<<<< HEAD
         only_class = values["label"][0]
         raise UserError(
             f"the table of `data`, {file}, holds one class, {only_class!r}, but must hold at "
             "least two."
-=======
-        label = values["label"][0]
-        raise UserError(
-            f"the table of `data`, {file}, holds one class, {label!r}, but must hold at least two."
->>>>>>> 01cbd0a (Demo: outcome on slides that are kept together; lines within 100 columns)
         )
     _sort_by_path(values)
     paths = tuple(values["path"])
