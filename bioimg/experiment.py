@@ -119,11 +119,11 @@ class Experiment:
     def in_run_order(self, trials: Iterable[TrialConfig]) -> list[TrialConfig]:
         """Return trials in the order in which they run.
 
-        Those that cost almost nothing and run to their end come first, in the order of the grid, so
-        that rows appear early and trials that share features follow each other. Then come the
+        Trials that cost almost nothing and run to their end come first, in the order of the grid.
+        So rows appear early, and trials that share features follow each other. Then come the
         longest, so that none of them is left alone at the end. Equally long ones are ordered by
-        key. That order is unrelated to the axes, so that a trial isn't compared only with trials of the
-        same value, and it doesn't change when an axis grows.
+        key. That order is unrelated to the axes, so that a trial isn't compared only with trials
+        of the same value, and it doesn't change when an axis grows.
         """
         return sorted(trials, key=self._run_position)
 

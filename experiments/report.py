@@ -5,9 +5,10 @@
 Asks: ImageNet weights V1 or V2, batch size 32, 64 or 128, all layers trained or the head alone?
 Without --data the six classes of Kather 2016 are downloaded from Zenodo (3,750 tiles of 150 px).
 
-Cost: not measured, since it needs a GPU and ImageNet weights; the report's own nine runs took 125
+Cost: not measured, since it needs a GPU and ImageNet weights. The report's own nine runs took 125
 minutes on one. Outcome to compare with: the report had 0.94 (V1, batch 128) and 0.95 (V2, batch
-128) trained in full, and 0.88 and 0.86 frozen, on a split that leaks slides; add --split grouped --group-pattern 'HE-(\\d+)' for one that doesn't.
+128) trained in full, and 0.88 and 0.86 frozen, on a split that leaks slides. Add
+--split grouped --group-pattern 'HE-(\\d+)' for one that doesn't.
 """
 
 from bioimg.config import TrialConfig

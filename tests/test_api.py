@@ -1,4 +1,4 @@
-"""bioimg from Python: the same meaning as the command line, and one object that holds the results."""
+"""bioimg from Python means the same as the command line, and returns one object of results."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The layers: imports only go down, Ray is in one folder, what must start fast imports nothing heavy."""
+"""Imports only go down, Ray is in two folders, and what must start fast is light."""
 
 import ast
 import re

@@ -182,7 +182,7 @@ def test_a_trial_that_starts_over_passes_the_rungs_that_it_has_passed_before():
 
 @pytest.fixture
 def cohorts() -> CohortScheduler:
-    """The scheduler of Tune, after an earlier run in which one trial failed after its first rung and another continued."""
+    """Make Tune's scheduler after an earlier run: one trial failed at its first rung, one continued."""
     coordinator = SimpleNamespace(stop_trial=lambda key, reason: None)
     scores = {1: 0.1, 9: 0.9}
     known = [

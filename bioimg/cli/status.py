@@ -94,9 +94,9 @@ def seconds_left(
 ) -> float | None:
     """Estimate the seconds for the remaining epochs; None if no epoch has been timed.
 
-    As many trials are assumed to run at once as run now, and an epoch to take as long as the
-    trial's last one, or else the mean of trials with the same `freeze`, or else of all. What early stopping
-    will save isn't known.
+    The estimate assumes that as many trials run at once as now. An epoch counts as long as the
+    trial's last one, or else as the mean of trials with the same `freeze`, or else of all. It
+    doesn't foresee what early stopping will save.
     """
     if not any(trial.key in latest_epochs for trial in trials):
         return None

@@ -93,8 +93,8 @@ class ReportOptions:
         """
         if not self.tables:
             raise UserError(
-                "the value of `tables` is empty, but must be `all` or names of tables. Leave it out "
-                "for the comparison."
+                "the value of `tables` is empty, but must be `all` or names of tables. Leave it "
+                "out for the comparison."
             )
         for name in self.format:
             if name not in TABLE_FORMATS:

@@ -1,4 +1,4 @@
-"""`bioimg status`: the progress of an experiment, from another terminal and from the folder alone."""
+"""`bioimg status` shows the progress of an experiment, from its folder alone."""
 
 import dataclasses
 import io
@@ -30,7 +30,10 @@ EPOCH = {
 
 @pytest.fixture
 def store(tmp_path):
-    """A run in progress: the first trial has ended, the second failed, the third is after epoch 4, the fourth waits."""
+    """Write a run in progress.
+
+    The first trial has ended, the second failed, the third is after epoch 4, the fourth waits.
+    """
     store = ResultStore(tmp_path / "grid")
     store.open_for_writing(example_results.describe_experiment(BASE, AXES, ("a", "b")))
     for trial, status, epochs in zip(
@@ -98,7 +101,8 @@ def test_results_of_another_format_are_refused(store, version, monkeypatch, caps
     assert main.main() == 2
     error = capsys.readouterr().err
     assert re.search(
-        rf"the `format` of .*experiment\.json is {version}, but must be 2: .* Use that version \(9\.0, ",
+        rf"the `format` of .*experiment\.json is {version}, but must be 2: .* "
+        r"Use that version \(9\.0, ",
         error,
     )
 
@@ -134,7 +138,8 @@ def test_the_command_changes_nothing_and_needs_neither_ray_nor_torch(store, tmp_
 
     before = files()
     code = (
-        "import sys; from bioimg.cli import main as cli; sys.argv = ['bioimg', 'status', sys.argv[1]]; code = cli.main();"
+        "import sys; from bioimg.cli.main import main;"
+        "sys.argv = ['bioimg', 'status', sys.argv[1]]; code = main();"
         "sys.exit(code or len({'ray', 'torch'} & set(sys.modules)))"
     )
     out = subprocess.run(

@@ -1,4 +1,4 @@
-"""Early stopping over the life of a results folder: what was stopped, by what, and how it is trained to its end."""
+"""Early stopping over the life of a results folder: what was stopped, and how it is finished."""
 
 import dataclasses
 import io
@@ -238,7 +238,7 @@ def test_finishing_a_trial_leaves_no_other_cohort_without_a_whole_row(tmp_path):
 def test_when_a_trial_runs_again_nothing_of_its_earlier_end_is_left_for_a_merge_to_delete(
     tmp_path, monkeypatch
 ):
-    """Lanes write while the tables are merged: what is deleted then could be what they have just written."""
+    # what is deleted after a merge could be what a lane has just written
     asked = stopping_experiment((1e-3, 1e-9))
     store, (failed, stopped) = (
         ResultStore(tmp_path / "out"),

@@ -175,7 +175,8 @@ def test_an_interrupted_grid_goes_on_and_other_commands_begin_anew(monkeypatch, 
     [
         (
             ["--data", "./tiles"],
-            "the value of `data` is './tiles', but there is no such folder or file, and it isn't one of the named sets",
+            "the value of `data` is './tiles', but there is no such folder or file, and it isn't one "
+            "of the named sets",
         ),
         (["--data", "phantm"], "Did you mean 'phantom'?"),
         (["--model", "resnext50"], "the value of `model` is 'resnext50', but must be one of"),
@@ -275,8 +276,8 @@ def test_weights_that_cannot_be_fetched_say_where_to_put_them(monkeypatch, capsy
     )
     error = capsys.readouterr().err
     assert (
-        "the value of `weights` is 'IMAGENET1K_V1', but it isn't on this machine and can't be downloaded"
-        in error
+        "the value of `weights` is 'IMAGENET1K_V1', but it isn't on this machine and can't be "
+        "downloaded" in error
     )
     assert str(tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth") in error
 
