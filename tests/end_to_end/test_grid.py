@@ -175,8 +175,8 @@ def test_an_interrupted_grid_goes_on_and_other_commands_begin_anew(monkeypatch, 
     [
         (
             ["--data", "./tiles"],
-            "the value of `data` is './tiles', but there is no such folder or file, and it isn't one "
-            "of the named sets",
+            "the value of `data` is './tiles', but there is no such folder or file, and it "
+            "isn't one of the named sets",
         ),
         (["--data", "phantm"], "Did you mean 'phantom'?"),
         (["--model", "resnext50"], "the value of `model` is 'resnext50', but must be one of"),
