@@ -492,7 +492,7 @@ def test_shared_reason_not_to_compare_appears_once(tmp_path: Path) -> None:
     for number, config in enumerate(trials):
         rows.append(trial_row(config, best_val_loss=number / 100, test_accuracy=0.9))
         images += prediction_rows(config.key, [0], n=20, groups=["slide-1"] * 20)
-    results = result_store.read_results(write_results(tmp_path, rows, images=images))
+    results = result_store.read_results(write_results(tmp_path, rows, predictions=images))
     reason = (
         "not compared: all test images are of one group, so nothing can be said about other groups"
     )
@@ -737,7 +737,9 @@ def test_few_test_groups_are_counted_and_warned_of(
     )
     rows = [trial_row(config, test_accuracy=599 / 600)]
     results = result_store.read_results(
-        write_results(tmp_path, rows, images=images, data={**DATA, "image_size": 150, "groups": 9})
+        write_results(
+            tmp_path, rows, predictions=images, data={**DATA, "image_size": 150, "groups": 9}
+        )
     )
     notes = build_comparison(results).notes
     assert any(f"Independent groups among the test images: {groups}." in note for note in notes)

@@ -341,7 +341,7 @@ def test_class_names_survive_in_headers(tmp_path: Path) -> None:
         write_results(
             tmp_path / "results",
             [trial_row(config, test_accuracy=1.0, best_val_loss=0.1)],
-            images=prediction_rows(config.key),
+            predictions=prediction_rows(config.key),
             classes=classes,
         )
     )

@@ -41,7 +41,7 @@ def two(path: Path, wrong_a: list[int], wrong_b: list[int], **more: object) -> r
     images = prediction_rows(A.key, wrong_a, groups=groups) + prediction_rows(
         B.key, wrong_b, groups=groups
     )  # type: ignore[arg-type]
-    return result_store.read_results(write_results(path, rows, images=images))
+    return result_store.read_results(write_results(path, rows, predictions=images))
 
 
 def test_wilson_interval_matches_textbook() -> None:
@@ -223,7 +223,7 @@ def test_seeds_are_averaged_image_by_image(tmp_path: Path) -> None:
     ]
     images = [row for c, w in zip(seeds, wrong, strict=True) for row in prediction_rows(c.key, w)]
     pair = statistics.compare_pairs(
-        result_store.read_results(write_results(tmp_path, rows, images=images))
+        result_store.read_results(write_results(tmp_path, rows, predictions=images))
     )
     assert pair[["a", "b", "runs_a", "runs_b"]].to_numpy().tolist() == [
         [seeds[0].key, seeds[2].key, 2, 2]
@@ -250,7 +250,7 @@ def recipes(
         )
         names = prediction_rows(config.key, missed, n=n, groups=groups)
         images += [{**row, "image": f"{config.fold}/{row['image']}"} for row in names]
-    return result_store.read_results(write_results(path, rows, images=images))
+    return result_store.read_results(write_results(path, rows, predictions=images))
 
 
 def false_claims(
@@ -381,7 +381,7 @@ def test_fold_order_and_size_do_not_change_p(tmp_path: Path) -> None:
                     for row in prediction_rows(config.key, wrong, n=n)
                 ]
         results = result_store.read_results(
-            write_results(tmp_path / str(number), rows, images=images)
+            write_results(tmp_path / str(number), rows, predictions=images)
         )
         found.append(statistics.compare_pairs(results)["p"][0])
     assert found[0] == pytest.approx(found[1])
@@ -507,7 +507,9 @@ def scored(path: Path, n: int = 300, groups: int = 30) -> result_store.Results:
         for i, (label, p) in enumerate(zip(labels, probabilities, strict=True))
     ]
     return result_store.read_results(
-        write_results(path, [trial_row(A, test_accuracy=0.8)], images=rows, classes=("a", "b", "c"))
+        write_results(
+            path, [trial_row(A, test_accuracy=0.8)], predictions=rows, classes=("a", "b", "c")
+        )
     )
 
 
@@ -546,7 +548,9 @@ def test_group_bootstrap_widens_intervals_of_similar_images(tmp_path: Path) -> N
     wrong = [image for image in range(600) if image // 60 in (2, 5)]
     alone = result_store.read_results(
         write_results(
-            tmp_path / "a", [trial_row(A, test_accuracy=0.8)], images=prediction_rows(A.key, wrong)
+            tmp_path / "a",
+            [trial_row(A, test_accuracy=0.8)],
+            predictions=prediction_rows(A.key, wrong),
         )
     )
     slides = [f"s{image // 60}" for image in range(600)]
@@ -554,7 +558,7 @@ def test_group_bootstrap_widens_intervals_of_similar_images(tmp_path: Path) -> N
         write_results(
             tmp_path / "b",
             [trial_row(A, test_accuracy=0.8)],
-            images=prediction_rows(A.key, wrong, groups=slides),
+            predictions=prediction_rows(A.key, wrong, groups=slides),
         )
     )
     widths = [
@@ -592,7 +596,9 @@ def test_calibration_error_of_confident_predictions(tmp_path: Path) -> None:
 def test_class_metrics_match_counts_and_keep_nulls(tmp_path: Path) -> None:
     images = prediction_rows(A.key, wrong=[0, 6, 12], n=60, classes=6)
     results = result_store.read_results(
-        write_results(tmp_path, [trial_row(A)], images=images, classes=[*"abcdef", "none of these"])
+        write_results(
+            tmp_path, [trial_row(A)], predictions=images, classes=[*"abcdef", "none of these"]
+        )
     )
     table = statistics.class_metrics(results, A.key).set_index("class")
     assert table.loc["a", "recall"] == 0.7
