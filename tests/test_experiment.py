@@ -182,7 +182,7 @@ def test_a_trial_that_starts_over_passes_the_rungs_that_it_has_passed_before():
 
 @pytest.fixture
 def cohorts() -> CohortScheduler:
-    """Make Tune's scheduler after an earlier run: one trial failed at its first rung, one continued."""
+    """Make Tune's scheduler after an earlier run: one trial failed at a rung, one continued."""
     coordinator = SimpleNamespace(stop_trial=lambda key, reason: None)
     scores = {1: 0.1, 9: 0.9}
     known = [
