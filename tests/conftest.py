@@ -37,8 +37,11 @@ def shared(*parts: str) -> Path:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the campaigns out unless they are asked for."""
-    if "campaign" not in config.option.markexpr:
-        items[:] = [item for item in items if item.get_closest_marker("campaign") is None]
+    if "campaign" in config.option.markexpr:
+        return
+    campaigns = [item for item in items if item.get_closest_marker("campaign")]
+    config.hook.pytest_deselected(items=campaigns)
+    items[:] = [item for item in items if item not in campaigns]
 
 
 @pytest.fixture
