@@ -31,15 +31,17 @@ def list_folder(folder: Path) -> ImageIndex:
             f"{LAYOUT_HINT}"
         )
     top_folders = sorted(entry.name for entry in _scan_visible_entries(folder) if _is_dir(entry))
-    has_subsets = bool(top_folders)
-    for name in top_folders:
-        has_subsets = has_subsets and name.lower() in SUBSET_BY_NAME
+    lower_case_names = {name.lower() for name in top_folders}
+    has_subsets = bool(top_folders) and lower_case_names <= SUBSET_BY_NAME.keys()
     class_step = 1 if has_subsets else 0
 
     images, ignored = [], []
     for steps in files:
         is_in_class = len(steps) > class_step + 1
-        (images if _is_image(steps[-1]) and is_in_class else ignored).append(steps)
+        if _is_image(steps[-1]) and is_in_class:
+            images.append(steps)
+        else:
+            ignored.append(steps)
     labels = [steps[class_step] for steps in images]
     classes = tuple(sorted(set(labels)))
     _require_classes(folder, classes)

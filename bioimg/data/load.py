@@ -100,7 +100,7 @@ def make_image_set(
     index: ImageIndex, decoded: DecodedSet, pixels: PixelArray, limits: ScalingLimits | None
 ) -> ImageSet:
     """Join the readable images of an index with their 8-bit pixels."""
-    infos = [decoded.image_infos[row] for row in decoded.readable_indices]
+    infos = decoded.readable_infos
     return ImageSet(
         name=index.name,
         pixels=pixels,

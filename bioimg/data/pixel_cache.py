@@ -85,6 +85,11 @@ class DecodedSet:
         """Which images of the index `pixels` holds, int64 [N]."""
         return np.flatnonzero([not info.error for info in self.image_infos])
 
+    @property
+    def readable_infos(self) -> tuple[ImageInfo, ...]:
+        """The infos of the images in `pixels`."""
+        return tuple(info for info in self.image_infos if not info.error)
+
     def errors_by_path(self, paths: Sequence[str]) -> dict[str, str]:
         """Return why images can't be read, given the paths of all images of the index."""
         pairs = zip(paths, self.image_infos, strict=True)
@@ -167,6 +172,12 @@ def _file_signature(file: Path) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
+def _file_size(file: Path) -> int:
+    """Return the bytes of a file; 0 if they aren't known."""
+    signature = _file_signature(file)
+    return signature[0] if signature else 0
+
+
 def _write_cache_entry(
     index: ImageIndex,
     options: DecodeOptions,
@@ -197,8 +208,7 @@ def _decode_into_file(
         images = enumerate(npz_dataset.iter_npz_images(index.npz_file))
         yield from _write_rows(images, options, target)
         return
-    sizes = [_file_signature(file)[:1] for file in index.files]
-    total_bytes = sum(size for known in sizes for size in known)
+    total_bytes = sum(map(_file_size, index.files))
     chunks = _chunk_files(index.files, total_bytes)
     if total_bytes < MIN_PARALLEL_BYTES:
         for chunk in chunks:

@@ -113,7 +113,7 @@ def _training_rows(index: ImageIndex) -> np.ndarray:
 
 
 def _file_counts(readable: ImageIndex, decoded: DecodedSet) -> dict[str, Any]:
-    infos = [decoded.image_infos[row] for row in decoded.readable_indices]
+    infos = decoded.readable_infos
     if readable.files:
         formats = _count_values(PurePosixPath(path).suffix.lower() for path in readable.paths)
     else:
