@@ -270,6 +270,7 @@ def test_lanes_in_bucket_equal_disk(tmp_path, bucket, no_ray):
     assert_same_results(read_results(tmp_path / "grid"), read_results(bucket("lanes")))
 
 
+@pytest.mark.nightly  # waits for requests that get no answer
 def test_unreachable_storage_is_reported(bucket, monkeypatch):
     monkeypatch.setattr("bioimg.storage.filesystem.MAX_REQUEST_TRIES", 2)
     address = bucket("x", port=9)

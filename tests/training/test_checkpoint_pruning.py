@@ -134,7 +134,7 @@ def check_limit(folder: Path) -> tuple[list[str], float]:
     return kept, (most - sum(files.values())) / max(states.values())
 
 
-TYPICAL = [(0, 1), (2, 2), (5, 1)]
+TYPICAL = [(2, 2)]
 OTHERS = [case for case in itertools.product(range(6), (1, 2)) if case not in TYPICAL]
 
 
