@@ -60,8 +60,8 @@ COMPARISON_COLUMNS = (
 )
 ONE_GROUP_REASON = "all test images are of one group, so nothing can be said about other groups"
 UNEVEN_STOPPING_REASON = (
-    "early stopping ended different shares of their runs, and those that it spares are the lucky "
-    "ones (see --finish)"
+    "early stopping ended different shares of their runs, and the runs that it doesn't end are "
+    "better than average (see --finish)"
 )
 ONE_IMAGE_REASON = "there is only one test image"
 MCNEMAR_TEST = "exact McNemar"
