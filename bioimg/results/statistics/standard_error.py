@@ -40,18 +40,28 @@ class Variance:
 
 
 def image_variance(contributions: pd.Series, units: pd.Series) -> Variance:
-    """Estimate the variance of a sum over images: Liang & Zeger's cluster-robust estimate (1986).
+    """Estimate the variance of a sum over images, also where units differ in size.
+
+    This is the bias-reduced cluster-robust estimate CR2 with its degrees of freedom (Bell &
+    McCaffrey 2002, Survey Methodology 28, 169-181). For units of one size it equals Liang & Zeger's
+    estimate (1986) with units - 1. A unit that holds most of the images leaves few degrees of
+    freedom, however many small units there are.
 
     contributions: [images], the terms of the sum.
-    units: [images], their groups, or the images themselves. Units are independent and of any size;
-    there must be two or more.
+    units: [images], their groups, or the images themselves. Units are independent; there must be
+    two or more.
     """
     deviations = contributions - contributions.mean()
-    residuals = deviations.groupby(units).sum()
-    squares = float((residuals**2).sum())
-    count = len(residuals)
-    # the mean is estimated from the same units, which count / (count - 1) corrects
-    return Variance(squares * count / (count - 1), count - 1)
+    by_unit = deviations.groupby(units)
+    residuals = by_unit.sum()
+    shares = by_unit.size() / len(contributions)
+    # the mean follows a large unit, which makes that unit's residual too small
+    value = float((residuals**2 / (1 - shares)).sum())
+    # trace(B)^2 / trace(B B) of the quadratic form of the estimate, whose trace is 1
+    leverages = shares**2 / (1 - shares)
+    off_diagonal = leverages.sum() ** 2 - (leverages**2).sum()
+    trace_of_square = (shares**2).sum() + off_diagonal
+    return Variance(value, float(1 / trace_of_square))
 
 
 def run_variance(*accuracies: Sequence[float]) -> Variance | None:

@@ -327,17 +327,70 @@ def test_difference_in_every_run_holds(field: str, tmp_path: Path) -> None:
     assert pair["low"] < pair["difference"] < pair["high"] < 0
 
 
-def test_image_variance_matches_statsmodels_cluster_robust() -> None:
+def test_image_variance_of_equal_units_matches_statsmodels() -> None:
     random = np.random.default_rng(0)
-    units = pd.Series(random.integers(0, 9, 100))
-    differences = pd.Series(random.normal(0.1, 1, 100) + units / 5)
-    robust = OLS(differences, np.ones(100)).fit(
+    units = pd.Series(np.arange(99) % 9)
+    differences = pd.Series(random.normal(0.1, 1, 99) + units / 5)
+    robust = OLS(differences, np.ones(99)).fit(
         cov_type="cluster", cov_kwds={"groups": units}, use_t=True
     )
-    variance = image_variance(differences / 100, units)
+    variance = image_variance(differences / 99, units)
+    # for a mean of equal units both are the estimate of Liang and Zeger
     assert variance.value == pytest.approx(robust.bse.iloc[0] ** 2)
-    assert variance.degrees_of_freedom == 8
+    assert variance.degrees_of_freedom == pytest.approx(8)
     assert t_test(differences.mean(), variance, 9)[2] == pytest.approx(robust.pvalues.iloc[0])
+
+
+def bell_mccaffrey(values: np.ndarray, units: np.ndarray) -> tuple[float, float]:
+    """Return variance and degrees of freedom of a mean from the matrices of the method's paper."""
+    n = len(values)
+    design = np.ones((n, 1))
+    bread = np.linalg.inv(design.T @ design)
+    residual_maker = np.eye(n) - design @ bread @ design.T
+    residuals = residual_maker @ values
+    variance = 0.0
+    columns = []
+    for unit in np.unique(units):
+        rows = units == unit
+        block = residual_maker[np.ix_(rows, rows)]
+        eigenvalues, vectors = np.linalg.eigh(block)
+        adjustment = vectors @ np.diag(eigenvalues**-0.5) @ vectors.T
+        weights = adjustment @ design[rows] @ bread
+        variance += float(weights[:, 0] @ residuals[rows]) ** 2
+        columns.append(residual_maker[:, rows] @ weights[:, 0])
+    products = np.array(columns) @ np.array(columns).T
+    return variance, np.trace(products) ** 2 / np.sum(products**2)
+
+
+@pytest.mark.parametrize("sizes", [(20, 3, 3, 2), (1, 1, 5, 30, 2), (7, 9), (4,) * 6])
+def test_image_variance_of_unequal_units_is_bell_and_mccaffreys(sizes: tuple[int, ...]) -> None:
+    units = np.repeat(np.arange(len(sizes)), sizes)
+    values = np.random.default_rng(0).normal(0.1, 1, len(units)) + units / 5
+    variance = image_variance(pd.Series(values) / len(values), pd.Series(units))
+    expected_value, expected_freedom = bell_mccaffrey(values, units)
+    assert variance.value == pytest.approx(expected_value)
+    assert variance.degrees_of_freedom == pytest.approx(expected_freedom)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    "sizes",
+    [(200, 10, 10, 10, 10), (300, *(10,) * 19), tuple(300 // i for i in range(1, 31)), (30,) * 10],
+)
+def test_equal_recipes_on_unequal_slides_rarely_differ(sizes: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    units = pd.Series(np.repeat(np.arange(len(sizes)), sizes))
+    false_claims = 0
+    for _ in range(300):
+        # two recipes that are equal on average, but not on each slide
+        slide_effects = random.normal(0, 1, (2, len(sizes)))[:, units]
+        difficulty = random.normal(1.2, 1, len(units))
+        correct = difficulty + slide_effects + random.logistic(0, 0.5, (2, len(units))) > 0
+        difference = pd.Series(correct[0].astype(float) - correct[1])
+        variance = image_variance(difference / len(units), units)
+        p = t_test(difference.mean(), variance, len(sizes))[2]
+        false_claims += p < 0.05
+    assert false_claims / 300 <= 0.07
 
 
 def test_run_variance_matches_t_test() -> None:
