@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 PROJECT = Path(__file__).parent.parent
 FLOORS = (
@@ -205,11 +203,6 @@ def test_the_first_lines_of_a_project_are_as_its_user_fixed_them():
     assert (
         held - {"results", "build"} - {name for name in held if name.endswith(".egg-info")} <= fixed
     )
-
-
-def test_the_cluster_file_is_one_that_ray_takes():
-    config = prepare_config(yaml.safe_load((PROJECT / "cluster.yaml").read_text()))
-    validate_config(config)
 
 
 @pytest.mark.parametrize(

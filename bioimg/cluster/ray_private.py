@@ -1,6 +1,6 @@
 """Everything that relies on parts of Ray that it doesn't promise to keep.
 
-Checked with Ray 2.60.0, the lowest version that pyproject.toml allows and the newest there is.
+Checked with Ray 2.60.0, the lowest version that pyproject.toml allows.
 With another version, tests/cluster and tests/diagnostics show whether these parts still hold.
 """
 
