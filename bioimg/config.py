@@ -14,6 +14,11 @@ from typing import Any, TypeVar
 
 from bioimg.errors import UserError, unknown_value_error
 
+EXPERIMENT_FIELDS = ("data", "score")
+"""Fields that are the same in a whole experiment: no axis, and no part of a trial's key.
+
+The data fingerprint identifies the images, and a results folder has one score.
+"""
 MIN_TEST_GROUPS = 5
 """With fewer independent groups among the test images, resampling them understates uncertainty."""
 
@@ -188,6 +193,13 @@ class TrialConfig:
         32, "Images per optimizer step, over all workers together", at_least=1
     )
     epochs: int = config_field(50, "Passes over the training images", at_least=1)
+    score: str = config_field(
+        "auto",
+        "Measure that selects epochs and recipes, stops trials and is tested: accuracy, "
+        "balanced_accuracy (the mean over classes), or auto (balanced if the largest class has "
+        "more than twice the images of the smallest)",
+        choices=("auto", "accuracy", "balanced_accuracy"),
+    )
     patience: int = config_field(
         0,
         "End a trial when its validation loss hasn't fallen for this many epochs; 0: never",
@@ -292,14 +304,14 @@ class TrialConfig:
     def key(self) -> str:
         """Twelve hex digits that identify this trial within its experiment.
 
-        They don't depend on where the images are, since the data fingerprint identifies these, nor
-        on fields at their defaults. So a field that a later version adds orphans no results.
+        They don't depend on `EXPERIMENT_FIELDS`, nor on fields at their defaults. So a field that
+        a later version adds orphans no results.
         """
-        settings = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name != "data" and getattr(self, field.name) != field.default
-        }
+        settings = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in EXPERIMENT_FIELDS and value != field.default:
+                settings[field.name] = value
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         return digest.hexdigest()[:12]
 

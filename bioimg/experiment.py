@@ -6,7 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from bioimg.config import TRIAL_FIELDS, TrialConfig, config_field, validate_fields
+from bioimg.config import (
+    EXPERIMENT_FIELDS,
+    TRIAL_FIELDS,
+    TrialConfig,
+    config_field,
+    validate_fields,
+)
 from bioimg.errors import UserError, unknown_value_error
 
 SPLIT_FIELDS = ("split", "folds", "fold", "group_pattern")
@@ -141,10 +147,10 @@ class Experiment:
 def _check_axis(name: str, values: tuple[Any, ...]) -> None:
     if name not in TRIAL_FIELDS:
         raise unknown_value_error("axes", name, TRIAL_FIELDS)
-    if name == "data":
+    if name in EXPERIMENT_FIELDS:
         raise UserError(
-            "`data` can't be an axis: recipes are compared on one set of images. Run one "
-            "experiment per set."
+            f"`{name}` can't be an axis: recipes are compared on one set of images and by one "
+            f"score. Run one experiment for each value of `{name}`."
         )
     if len(values) != len(set(values)) or not values:
         raise UserError(

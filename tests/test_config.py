@@ -77,14 +77,18 @@ OTHER = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(set(TRIAL_FIELDS) - {"data"}))
-def test_trials_that_differ_in_any_field_but_the_place_of_the_data_have_different_keys(name):
+@pytest.mark.parametrize("name", sorted(set(TRIAL_FIELDS) - {"data", "score"}))
+def test_trials_that_differ_in_any_field_but_data_and_score_have_different_keys(name):
     base = TrialConfig(folds=3 if name == "fold" else 0)
     assert dataclasses.replace(base, **{name: OTHER[name]}).key != base.key
 
 
 def test_the_key_does_not_depend_on_where_the_images_lie():
     assert TrialConfig(data="a").key == TrialConfig(data="b").key
+
+
+def test_the_key_does_not_depend_on_the_score_of_which_a_results_folder_has_one():
+    assert TrialConfig(score="accuracy").key == TrialConfig().key
 
 
 def test_a_field_at_its_default_is_not_part_of_the_key_so_that_new_fields_keep_old_rows():

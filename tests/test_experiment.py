@@ -28,6 +28,7 @@ def test_the_grid_is_every_combination_of_the_axes():
         ({"seed": ()}, "at least one value"),
         ({"folds": (3, 5)}, "the value of `folds` is (3, 5), but must be one number"),
         ({"data": ("a", "b")}, "`data` can't be an axis"),
+        ({"score": ("auto", "accuracy")}, "Run one experiment for each value of `score`"),
         ({"epochs": (1, 0)}, "the value of `epochs` is 0, but must be `epochs >= 1`"),
     ],
 )

@@ -45,7 +45,6 @@ IMAGE_COUNT_COLUMNS = {
     "final_val_accuracy": "val_images",
     "best_val_accuracy": "val_images",
     "test_accuracy": "test_images",
-    "final_test_accuracy": "test_images",
 }
 """The accuracies, each with the column that counts its images."""
 
@@ -69,7 +68,7 @@ COUNT_COLUMNS = (
     "test_images",
 )
 COLUMN_KINDS: dict[str, ColumnKind] = {
-    **dict.fromkeys((*IMAGE_COUNT_COLUMNS, *SCORE_COLUMNS), "share"),
+    **dict.fromkeys((*IMAGE_COUNT_COLUMNS, "test_score", *SCORE_COLUMNS), "share"),
     **dict.fromkeys(LOSS_COLUMNS, "loss"),
     **dict.fromkeys(TIME_COLUMNS, "seconds"),
     **dict.fromkeys(NUMBER_COLUMNS, "number"),
@@ -250,7 +249,7 @@ def _average_runs(trials: pd.DataFrame, keys: list[str], lang: str) -> pd.DataFr
 
     Accuracies are over the images of all completed trials, other measures are means over trials.
     """
-    names = (*MEASURES, *SCORE_COLUMNS, "final_test_accuracy", "wait_seconds")
+    names = (*MEASURES, *SCORE_COLUMNS, "test_score", "wait_seconds")
     measures = [name for name in names if name in trials]
     averaged = [name for name in measures if name not in IMAGE_COUNT_COLUMNS]
     groups = trials.groupby(keys, sort=False, dropna=False)

@@ -2,18 +2,15 @@
 
 import pandas as pd
 
-from bioimg.config import TRIAL_FIELDS
+from bioimg.config import EXPERIMENT_FIELDS, TRIAL_FIELDS
 
 REPEAT_FIELDS = ("seed", "fold")
 """Fields that repeat a configuration rather than change it."""
 
 
 def varying_fields(trials: pd.DataFrame) -> list[str]:
-    """Return the fields in which configurations differ, in column order.
-
-    Where the images are, `data`, isn't part of a configuration.
-    """
-    constant = (*REPEAT_FIELDS, "data")
+    """Return the fields in which configurations differ, in column order."""
+    constant = (*REPEAT_FIELDS, *EXPERIMENT_FIELDS)
     names = [name for name in TRIAL_FIELDS if name in trials and name not in constant]
     return [name for name in names if trials[name].nunique(dropna=False) > 1]
 

@@ -56,6 +56,7 @@ TRIALS_SCHEMA = pa.schema(
         pa.field("rung_threshold", pa.float64()),
         pa.field("rung_scores", pa.list_(pa.float64())),
         # what came out
+        pa.field("score_used", pa.string()),
         pa.field("final_train_loss", pa.float64()),
         pa.field("best_train_accuracy", pa.float64()),
         pa.field("best_val_loss", pa.float64()),
@@ -63,7 +64,7 @@ TRIALS_SCHEMA = pa.schema(
         pa.field("final_val_accuracy", pa.float64()),
         pa.field("best_val_accuracy", pa.float64()),
         pa.field("test_accuracy", pa.float64()),
-        pa.field("final_test_accuracy", pa.float64()),
+        pa.field("test_score", pa.float64()),
         pa.field("balanced_accuracy", pa.float64()),
         pa.field("macro_f1", pa.float64()),
         # what it cost
@@ -105,6 +106,7 @@ EPOCHS_SCHEMA = pa.schema(
         pa.field("train_accuracy", pa.float64()),
         pa.field("val_loss", pa.float64()),
         pa.field("val_accuracy", pa.float64()),
+        pa.field("val_score", pa.float64()),
         pa.field("seconds", pa.float64()),
     ]
 )

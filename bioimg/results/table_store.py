@@ -21,6 +21,12 @@ TABLE_SCHEMAS = {
     "epochs": schema.EPOCHS_SCHEMA,
     "predictions": schema.PREDICTIONS_SCHEMA,
 }
+EARLIER_SCORES: dict[str, str | pa.Scalar] = {
+    "score_used": pa.scalar("accuracy"),
+    "test_score": "test_accuracy",
+    "val_score": "val_accuracy",
+}
+"""What versions without a choice of scores mean in these columns: a value, or another column's."""
 PARTS_FOLDER = f"{INTERNAL_FOLDER}/parts"
 PREVIOUS_FOLDER = f"{INTERNAL_FOLDER}/previous"
 
@@ -108,7 +114,7 @@ class TableStore:
             UserError: Both are damaged.
         """
         try:
-            return decode_table(self._storage.read(f"{table}.parquet"), TABLE_SCHEMAS[table])
+            return _decode_rows(self._storage.read(f"{table}.parquet"), table)
         except FileNotFoundError:
             return None
         except CorruptFileError as error:
@@ -157,7 +163,7 @@ class TableStore:
     def _read_part(self, name: str) -> pa.Table | None:
         """Read a part. Return None if it doesn't exist or, with a warning, if it is damaged."""
         try:
-            return decode_table(self._storage.read(name), TABLE_SCHEMAS[name.split(".")[-2]])
+            return _decode_rows(self._storage.read(name), name.split(".")[-2])
         except FileNotFoundError:
             return None
         except CorruptFileError as error:
@@ -171,7 +177,7 @@ class TableStore:
     def _read_previous(self, table: str, damage: CorruptFileError) -> pa.Table:
         path = join_path(self._display_name, f"{table}.parquet")
         try:
-            rows = decode_table(self._storage.read(_previous_name(table)), TABLE_SCHEMAS[table])
+            rows = _decode_rows(self._storage.read(_previous_name(table)), table)
         except (FileNotFoundError, CorruptFileError):
             raise UserError(
                 f"{path} is damaged ({damage}). Replace it with a copy, or delete trials.parquet, "
@@ -185,6 +191,21 @@ class TableStore:
             damage,
         )
         return rows
+
+
+def _decode_rows(content: bytes, table: str) -> pa.Table:
+    """Return the rows in a file. Those of versions without a choice of scores get their score.
+
+    Raises:
+        CorruptFileError: the file is damaged.
+    """
+    rows = decode_table(content, TABLE_SCHEMAS[table])
+    for name, earlier in EARLIER_SCORES.items():
+        if name in rows.column_names:
+            value = rows[earlier] if isinstance(earlier, str) else earlier
+            position = rows.column_names.index(name)
+            rows = rows.set_column(position, rows.field(name), pc.fill_null(rows[name], value))
+    return rows
 
 
 def _part_name(key: str, table: str) -> str:

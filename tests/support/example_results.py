@@ -81,6 +81,7 @@ def epoch_rows(
             "train_accuracy": train,
             "val_loss": loss,
             "val_accuracy": acc,
+            "val_score": acc,
             "seconds": 2.0,
         }
         for e, (loss, acc) in enumerate(zip(val_loss, val_accuracy, strict=True), start=1)
@@ -342,7 +343,8 @@ def outcome(
         "final_val_accuracy": epochs[-1]["val_accuracy"],
         "best_val_accuracy": max(row["val_accuracy"] for row in epochs),
         "test_accuracy": sum(right) / len(right) if right else None,
-        "final_test_accuracy": sum(right) / len(right) if right else None,
+        "score_used": "accuracy",
+        "test_score": sum(right) / len(right) if right else None,
     }  # fmt: skip
     return {
         **dataclasses.asdict(trial),
