@@ -10,7 +10,7 @@ from bioimg.errors import unknown_value_error
 from bioimg.report.formatting import column_decimals
 from bioimg.report.notices import Notice, make_notice
 from bioimg.report.outcome import compare_with_best, configuration_verdicts
-from bioimg.report.row_filter import select_rows, sort_rows
+from bioimg.report.row_filter import format_condition, select_rows, sort_rows
 from bioimg.report.table_model import Column, ColumnKind, Table
 from bioimg.report.table_notes import compose_notes, format_list, results_digest
 from bioimg.report.translation import translate
@@ -130,12 +130,28 @@ def build_comparison(
             lang,
             trials=len(chosen),
             all=len(results.trials),
+            grouping=_grouping_text(group_by, lang),
+            selection=_selection_text(rows, lang),
             data=results.manifest["data"]["name"],
         ),
         notices=compose_notes(results, chosen, lang, *notes),
         results_digest=results_digest(results),
         lang=lang,
     )
+
+
+def _grouping_text(group_by: Sequence[str], lang: str) -> str:
+    """Return what the caption says of `group_by`. `bioimg verify` reads it from there."""
+    if not group_by:
+        return ""
+    return translate("caption.grouping", lang, fields=", ".join(group_by))
+
+
+def _selection_text(rows: str | None, lang: str) -> str:
+    """Return what the caption says of `rows`. `bioimg verify` reads it from there."""
+    if not rows:
+        return ""
+    return translate("caption.selection", lang, rows=format_condition(rows))
 
 
 def trial_column(name: str, values: pd.DataFrame, identity: bool = False) -> Column:

@@ -247,11 +247,12 @@ def cost_table(results: Results, lang: str = "en", price: float | None = None) -
         Column(name="seconds_stopped", kind="seconds"),
         Column(name="epochs_cached", kind="count"),
     ]
+    notes = [make_notice("note.cost", lang)]
     if price is not None:
         shown.append(Column(name="price", kind="money", decimals=2))
+        notes.append(make_notice("note.price", lang, price=price))
     shown.append(Column(name="status", identity=True))
-    note = make_notice("note.cost", lang)
-    return _trial_table("cost", results, values, shown, lang, note)
+    return _trial_table("cost", results, values, shown, lang, *notes)
 
 
 def _trial_costs(trials: pd.DataFrame, price: float | None) -> pd.DataFrame:

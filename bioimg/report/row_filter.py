@@ -43,6 +43,11 @@ def select_rows(trials: pd.DataFrame, query: str | None) -> pd.DataFrame:
         ) from None
 
 
+def format_condition(query: str) -> str:
+    """Return a valid condition on one line, in Python's own spacing and quotes."""
+    return ast.unparse(ast.parse(query.strip(), mode="eval"))
+
+
 def _check_condition(node: ast.expr, query: str, columns: Sequence[str]) -> None:
     match node:
         case ast.BoolOp():

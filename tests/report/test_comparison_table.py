@@ -776,3 +776,21 @@ def test_headline_gives_the_mean_over_runs(tmp_path: Path) -> None:
     headline = draw_conclusions(result_store.read_results(write_results(tmp_path, rows))).headline
     assert "85.0 % [" in headline
     assert "(mean of 2 runs); the only one compared with it is not distinguishable." in headline
+
+
+# the caption says which trials are shown
+
+
+def test_caption_names_condition_of_a_selection(nine: Results) -> None:
+    table = build_comparison(nine, rows='freeze=="none"  and batch_size>=64')
+    assert table.caption == (
+        "Recipes compared on kather2016 (trials: 3 of 9), "
+        "where freeze == 'none' and batch_size >= 64"
+    )
+
+
+def test_caption_names_settings_of_grouped_rows(nine: Results) -> None:
+    caption = build_comparison(nine, group_by=["weights", "freeze"]).caption
+    assert caption == (
+        "Recipes compared on kather2016 (trials: 9 of 9, one row per weights, freeze)"
+    )
