@@ -105,7 +105,9 @@ def test_token_of_the_environment_prevents_a_new_one(variables, tmp_path, monkey
     assert not (tmp_path / "auth_token").exists()
 
 
-@pytest.mark.parametrize("name", [WORKER, CONTROLLER, TUNE_TRIAL])
+@pytest.mark.parametrize(
+    "name", [WORKER, CONTROLLER, pytest.param(TUNE_TRIAL, marks=pytest.mark.nightly)]
+)
 def test_killed_process_costs_only_time(shared_ray, local_twin, tmp_path, name, capsys):
     experiment = grid_experiment(
         EarlyStopping(grace_period=2, reduction_factor=2), epochs=6, seed=(0, 1)

@@ -100,7 +100,7 @@ def offline_trackers(tmp_path, monkeypatch) -> Iterator[None]:
     [
         True,
         pytest.param(
-            False, marks=[pytest.mark.ray, pytest.mark.filterwarnings("ignore")], id="lanes"
+            False, marks=[pytest.mark.nightly, pytest.mark.filterwarnings("ignore")], id="lanes"
         ),
     ],
 )

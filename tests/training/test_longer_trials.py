@@ -260,7 +260,7 @@ def split_by_value(results: Results, field: str, values: tuple[Any, Any]) -> lis
     return parts
 
 
-@pytest.mark.ray
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore")
 def test_two_workers_continue_from_shorter_trial(shared_ray, tmp_path):
     """Patience that doesn't run out changes no number, but no shorter trial has it."""
