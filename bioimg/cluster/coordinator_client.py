@@ -85,6 +85,12 @@ class CoordinatorClient:
         """
         return self._get(self._actor.state.remote(), timeout)
 
+    def close(self) -> None:
+        """End the coordinator, which Tune's copy of this client would keep alive."""
+        # without Ray it has ended, and Ray's function would start another Ray
+        if ray.is_initialized():
+            ray.kill(self._actor)
+
     def _get(self, answer: "ray.ObjectRef[Answer]", timeout: float | None = None) -> Answer:
         try:
             return ray.get(answer, timeout=timeout)

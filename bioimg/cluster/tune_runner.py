@@ -1,5 +1,6 @@
 """Run an experiment on lanes, while Ray Tune decides which trials continue."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -105,7 +106,8 @@ class LaneExecutor:
         ):
             ray_session.start_local_ray()
             self.check_nodes(store.location)
-            self._run_trials(experiment, trials, datasets, store, listener)
+            with contextlib.closing(start_coordinator(len(trials))) as coordinator:
+                self._run_trials(experiment, trials, datasets, store, listener, coordinator)
 
     def _run_trials(
         self,
@@ -114,8 +116,8 @@ class LaneExecutor:
         datasets: Mapping[TrialConfig, Dataset],
         store: ResultStore,
         listener: ProgressListener,
+        coordinator: CoordinatorClient,
     ) -> None:
-        coordinator = start_coordinator(len(trials))
         scheduler = None
         if rule := experiment.early_stopping:
             scheduler = CohortScheduler(rule, past_trials(store, trials), coordinator)

@@ -1,5 +1,6 @@
 """The whole program on a real Ray: lanes, Tune, the coordinator, DDP."""
 
+import contextlib
 import io
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from bioimg.config import TrialConfig
 from bioimg.experiment import EarlyStopping
 from bioimg.results.result_store import Results
 from support.experiments import grid_experiment, run_experiment
+from support.processes import COORDINATOR, actor_processes, wait_until
 from support.results import assert_same_results
 
 pytestmark = [
@@ -42,6 +44,7 @@ def test_two_lanes_give_the_rows_of_local(tmp_path):
     assert on_lanes.trials["status"].tolist() == ["completed"] * 4
     assert on_lanes.trials["test_accuracy"].notna().all()
     assert_same_results(on_lanes, run(tmp_path / "local", local=True, **axes))
+    wait_until(lambda: not actor_processes(COORDINATOR), "the end of the coordinator")
 
 
 @pytest.mark.nightly
@@ -106,28 +109,34 @@ def test_cohorts_do_not_affect_each_other():
     scores = [
         (size, seed, (size == 64) + seed * 7 % 20 / 20) for seed in range(20) for size in (32, 64)
     ]
-    together, alone = decisions(scores), decisions([row for row in scores if row[0] == 32])
+    together, alone = (
+        scheduler_decisions(scores),
+        scheduler_decisions([row for row in scores if row[0] == 32]),
+    )
     assert [
         decision for (size, *_), decision in zip(scores, together, strict=True) if size == 32
     ] == alone
     assert set(alone) == {"CONTINUE", "STOP"}
 
 
-def decisions(scores: list[tuple[int, int, float]]) -> list[str]:
+def scheduler_decisions(scores: list[tuple[int, int, float]]) -> list[str]:
     """Return the decision on each trial, given as batch size, seed and score, one after another.
 
     Batch sizes don't compete.
     """
     rule = EarlyStopping(grace_period=1, compare_within=("batch_size",))
-    cohorts, told = CohortScheduler(rule, [], start_coordinator(len(scores))), []
-    for number, (size, seed, score) in enumerate(scores):
-        trial = SimpleNamespace(
-            trial_id=str(number),
-            config={"trial": encode_trial(TrialConfig(batch_size=size, seed=seed))},
-        )
-        cohorts.on_trial_add(None, trial)
-        told.append(cohorts.on_trial_result(None, trial, {"epoch": 1, "val_accuracy": score}))
-    return told
+    decisions = []
+    with contextlib.closing(start_coordinator(len(scores))) as coordinator:
+        cohorts = CohortScheduler(rule, [], coordinator)
+        for number, (size, seed, score) in enumerate(scores):
+            trial = SimpleNamespace(
+                trial_id=str(number),
+                config={"trial": encode_trial(TrialConfig(batch_size=size, seed=seed))},
+            )
+            cohorts.on_trial_add(None, trial)
+            epoch = {"epoch": 1, "val_accuracy": score}
+            decisions.append(cohorts.on_trial_result(None, trial, epoch))
+    return decisions
 
 
 def test_two_workers_train_as_one_worker(tmp_path):
