@@ -2,11 +2,7 @@
 
 Accuracies are fractions. What can't be computed is null."""
 
-from bioimg.results.statistics.comparison_tests import (
-    best_and_indistinguishable,
-    best_configuration,
-    compare_pairs,
-)
+from bioimg.results.statistics.comparison_tests import compare_pairs
 from bioimg.results.statistics.curves import diagnose_curves
 from bioimg.results.statistics.effects import estimate_effects
 from bioimg.results.statistics.intervals import GroupBootstrap, wilson_columns, wilson_interval
@@ -16,6 +12,7 @@ from bioimg.results.statistics.metrics import (
     class_metrics,
     confusion_counts,
 )
+from bioimg.results.statistics.selection import best_and_indistinguishable, best_configuration
 
 __all__ = [
     "GroupBootstrap",

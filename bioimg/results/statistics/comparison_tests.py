@@ -1,45 +1,49 @@
-"""Which differences in test accuracy hold, and the words in which they can be claimed.
+"""Which differences in the score hold, of what, and which could have been found.
 
 Configurations are compared on the same test images, with their repeats (seeds, folds) averaged
-image by image. The test depends on what was sampled:
+image by image. A difference must pass each test that applies:
 
-- One run each: the exact McNemar test. If groups are known, also a t-test over groups; the larger p
-  and the wider interval are used, since a test on single images ignores that images of one slide
-  resemble each other.
-- Seeds: a t-test whose standard error covers both images (or groups) and runs, so that it is about
-  configurations, not about single trained models.
-- Folds: a t-test over folds, corrected for overlapping training sets (Nadeau & Bengio 2003).
+- always: the exact test of signs over single images, which is McNemar's for one run each;
+- if groups are known or runs were repeated: a t-test whose variance is that of groups (else images)
+  plus that of runs;
+- with folds: a t-test over folds, corrected for overlapping training sets (Nadeau & Bengio 2003).
 
-Holm's correction (1979) is over the pairs of one call. README.md in this folder has a table of
-which test is used when.
+So the largest p and the widest interval count. Holm's correction (1979) is over the pairs of one
+call. README.md in this folder has a table of which test is used when.
 """
 
-from collections.abc import Iterator
+import functools
 from itertools import combinations
-from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
-from statsmodels.stats.contingency_tables import mcnemar
+from scipy.stats import norm, t
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import confint_proportions_2indep, proportions_ztest
+from statsmodels.stats.proportion import confint_proportions_2indep
 
-from bioimg.results.configurations import configuration_keys
 from bioimg.results.result_store import Results
-from bioimg.results.statistics.intervals import CONFIDENCE_LEVEL
+from bioimg.results.statistics.claims import claim_texts
+from bioimg.results.statistics.configuration_outcomes import (
+    ConfigurationOutcome,
+    measure_configurations,
+    pool_run_spread,
+)
+from bioimg.results.statistics.intervals import CONFIDENCE_LEVEL, mean_interval
 from bioimg.results.statistics.standard_error import (
+    POWER,
     Variance,
+    detectable_by_t,
     image_variance,
     nadeau_bengio_factor,
-    run_variance,
+    sign_flip_test,
+    t_interval,
     t_test,
 )
 
 SIGNIFICANCE_LEVEL = 0.05
-MATCHING_COLUMNS = {"data_fingerprint": "data", "split": "split", "group_pattern": "group pattern"}
-"""Columns in which configurations must agree to be compared, and their names in claims."""
+MATCHING_COLUMNS = {"data_fingerprint": "data", "split": "split", "group_pattern": "group_pattern"}
+"""Columns in which configurations must agree to be compared, and the reason if they don't."""
 COMPARISON_COLUMNS = (
     "a",
     "b",
@@ -48,6 +52,8 @@ COMPARISON_COLUMNS = (
     "runs_b",
     "accuracy_a",
     "accuracy_b",
+    "score_a",
+    "score_b",
     "difference",
     "low",
     "high",
@@ -56,15 +62,15 @@ COMPARISON_COLUMNS = (
     "p",
     "p_holm",
     "holds",
+    "verdict",
+    "reason",
+    "scope",
+    "detectable",
+    "effective_units",
     "claim",
 )
-ONE_GROUP_REASON = "all test images are of one group, so nothing can be said about other groups"
-UNEVEN_STOPPING_REASON = (
-    "early stopping ended different shares of their runs, and the runs that it doesn't end are "
-    "better than average (see --finish)"
-)
-ONE_IMAGE_REASON = "there is only one test image"
 MCNEMAR_TEST = "exact McNemar"
+SIGNS_TEST = "exact signs over images"
 PROPORTIONS_TEST = "two proportions, unpaired"
 GROUPS_TEST = "t over groups"
 FOLDS_TEST = "corrected t over folds"
@@ -72,335 +78,296 @@ IMAGES_AND_RUNS_TEST = "t over images and runs"
 GROUPS_AND_RUNS_TEST = "t over groups and runs"
 
 
-def best_configuration(results: Results) -> str | None:
-    """Return the configuration that validation chose, as the key of its first trial.
-
-    It has the lowest validation loss, averaged over repeats. Only configurations completed in the
-    most folds and, among these, with the largest share of completed repeats are eligible: repeats
-    that early stopping didn't end are better than average, and some folds are easier than others.
-    The test set isn't used. None if no trial was completed.
-    """
-    trials = _with_configuration(results)
-    is_completed = trials["status"].eq("completed")
-    completed = trials[is_completed & trials["best_val_loss"].notna()]
-    repeats = completed.groupby("configuration", sort=False)
-    candidates = pd.DataFrame(
-        {
-            "loss": repeats["best_val_loss"].mean(),
-            "folds": repeats["fold"].nunique(),
-            "runs": repeats.size(),
-        }
-    )
-    candidates["share"] = candidates["runs"] / trials.groupby("configuration").size()
-    for column in ("folds", "share"):
-        largest = candidates[column].max()
-        candidates = candidates[candidates[column].eq(largest)]
-    if candidates.empty:
-        return None
-    return str(candidates["loss"].idxmin())
-
-
 def compare_pairs(results: Results, against: str | None = None) -> pd.DataFrame:
     """Compare completed configurations in pairs: every pair, or all with one.
 
     a, b: keys of the configurations' first trials; with `against`, b is that one.
     n: test images.
-    difference, low, high: accuracy of a minus that of b, and its 95 % interval (uncorrected).
+    score_a, score_b: the scores, averaged over runs.
+    difference, low, high: score of a minus that of b, and its 95 % interval (uncorrected).
     p_mcnemar: the exact McNemar test, if both have one run each with predictions; else null.
-    p, test: the p-value used and its test, as above. Without predictions it is a test of two
-        proportions, which ignores that the images are the same.
+    p, test: the largest p-value of the tests that apply, and its test. Without predictions it is
+        a test of two proportions, which ignores that the images are the same.
     p_holm: p corrected for the number of pairs.
     holds: true if p_holm is significant; null if the two must not be compared.
+    verdict: of a against b: better, worse, tie (the test images don't show a difference), or
+        unknown (they must not be compared).
+    reason: why they must not be compared; empty if they may.
+        data, split, group_pattern: they differ in it.
+        score: they are measured by different scores.
+        test_images: they were tested on other images, or it isn't known on which.
+        uneven_stopping: early stopping ended different shares of their runs, and the runs that it
+            doesn't end are better than average.
+        one_group, one_image: all test images, or all of a class, are of one group, or are one.
+        one_run: one side has one run and the other more, so the spread of its runs is unknown.
+    scope: what a difference is one of: `recipes` if both were repeated, with seeds or folds, or
+        else `models`, the trained ones.
+    detectable: the smallest difference that has a chance of 80 % to hold, at the level of the first
+        step of Holm's correction and with the spread that was seen; 1 if none has.
+    effective_units: how many equal units (images, groups, folds) are worth as much as those that
+        were tested: the degrees of freedom of the most demanding test, plus 1.
     claim: what can be said, in words.
     """
-    comparisons = _PairedComparisons(results)
-    keys = comparisons.keys
+    outcomes = measure_configurations(results)
+    run_spread = pool_run_spread(outcomes)
     if against:
-        pairs = [(key, against) for key in keys if key != against]
+        pairs = [(key, against) for key in outcomes if key != against and against in outcomes]
     else:
-        pairs = list(combinations(keys, 2))
-    rows = [comparisons.compare(a, b) for a, b in pairs]
-    table = pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS))
-    return _add_verdicts(table, comparisons)
+        pairs = list(combinations(outcomes, 2))
+    comparisons = [_Comparison(outcomes[a], outcomes[b], run_spread) for a, b in pairs]
+    compared_count = sum(not comparison.reason for comparison in comparisons)
+    level = SIGNIFICANCE_LEVEL / max(compared_count, 1)
+    rows = [comparison.describe(level) for comparison in comparisons]
+    table = _add_verdicts(pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS)))
+    return table.assign(claim=list(claim_texts(table, outcomes)))
 
 
-def best_and_indistinguishable(results: Results, pairs: pd.DataFrame | None = None) -> list[str]:
-    """Return the best configuration by validation, then those that the test set can't tell from it.
+class _Test(NamedTuple):
+    """One test of a difference. What it can't give is NaN."""
 
-    pairs: `compare_pairs(results, best_configuration(results))`, if it is already known.
-    """
-    best = best_configuration(results)
-    if best is None:
-        return []
-    if pairs is None:
-        pairs = compare_pairs(results, best)
-    return [best, *pairs.loc[pairs["holds"].eq(False), "a"]]
-
-
-def _with_configuration(results: Results) -> pd.DataFrame:
-    return results.trials.assign(configuration=configuration_keys(results.trials))
+    name: str
+    p: float
+    low: float
+    high: float
+    units: float
+    """Effective number of units."""
+    detectable: float
 
 
-class _PairedComparisons:
-    """The completed configurations, and which test images each got right."""
+class _Comparison:
+    """Two configurations, and every test of their difference that applies."""
 
-    def __init__(self, results: Results) -> None:
-        trials = _with_configuration(results)
-        is_stopped = trials["status"].eq("stopped")
-        self._stopped_shares = is_stopped.groupby(trials["configuration"]).mean()
+    def __init__(
+        self, a: ConfigurationOutcome, b: ConfigurationOutcome, run_spread: Variance | None
+    ) -> None:
+        self.a, self.b = a, b
+        self._run_spread = run_spread
+        self.reason = self._find_reason()
 
-        is_completed = trials["status"].eq("completed")
-        measured = trials[is_completed & trials["test_accuracy"].notna()]
-        first = measured.drop_duplicates("configuration").set_index("configuration")
-        columns = [*MATCHING_COLUMNS, "epochs", "test_images"]
-        self.first_rows: dict[str, dict[str, Any]] = first[columns].to_dict("index")  # type: ignore
-        self.keys = list(self.first_rows)
+    def describe(self, level: float) -> dict[str, Any]:
+        """Return one row of `compare_pairs`, except what depends on the other pairs.
 
-        repeats = measured.groupby("configuration", sort=False)
-        sizes = repeats[["test_images", "train_images"]].mean()
-        ratios = sizes["test_images"] / sizes["train_images"]
-        self._test_train_ratios: dict[str, float] = ratios.to_dict()  # type: ignore
-        self._run_accuracies: dict[str, list[float]] = {}
-        for key, accuracies in repeats["test_accuracy"]:
-            self._run_accuracies[str(key)] = accuracies.to_list()
+        level: the level at which a difference must be found to be detectable.
+        """
+        a, b = self.a, self.b
+        is_about_recipes = (a.has_repeats and b.has_repeats) or a.fold_count > 1
+        row: dict[str, Any] = {
+            "a": a.key,
+            "b": b.key,
+            "n": a.image_count,
+            "runs_a": a.run_count,
+            "runs_b": b.run_count,
+            "accuracy_a": a.accuracy,
+            "accuracy_b": b.accuracy,
+            "score_a": a.score,
+            "score_b": b.score,
+            "reason": self.reason,
+            "scope": "recipes" if is_about_recipes else "models",
+        }
+        if self.reason:
+            return row
+        tests = self._run_tests(level)
+        deciding = max(tests, key=lambda test: test.p)
+        mcnemar = [test.p for test in tests if test.name == MCNEMAR_TEST]
+        lows = [test.low for test in tests if not np.isnan(test.low)]
+        highs = [test.high for test in tests if not np.isnan(test.high)]
+        return row | {
+            "difference": a.score - b.score,
+            "low": float(np.clip(min(lows, default=np.nan), -1, 1)),
+            "high": float(np.clip(max(highs, default=np.nan), -1, 1)),
+            "test": deciding.name,
+            "p_mcnemar": mcnemar[0] if mcnemar else np.nan,
+            "p": deciding.p,
+            "detectable": min(1.0, max(test.detectable for test in tests)),
+            "effective_units": min(test.units for test in tests),
+        }
 
-        is_test = results.predictions["subset"].eq("test")
-        predictions = results.predictions[is_test]
-        joined = predictions.merge(measured[["key", "configuration", "fold"]], on="key")
-        self._images: dict[str, pd.DataFrame] = {}
-        for key, rows in joined.groupby("configuration", sort=False):
-            self._images[str(key)] = _correctness_by_image(rows)
-
-    def why_not_comparable(self, a: str, b: str) -> str:
-        """Say why two configurations can't be compared; return an empty text if they can."""
-        differing = []
-        for column, word in MATCHING_COLUMNS.items():
-            value_a = self.first_rows[a][column]
-            value_b = self.first_rows[b][column]
-            if not _equal_or_both_missing(value_a, value_b):
-                differing.append(word)
-        if differing:
-            return f"they differ in {' and '.join(differing)}"
-        if not self._have_same_images(a, b):
-            return "they differ in test images"
-        if self._stopped_shares[a] != self._stopped_shares[b]:
-            return UNEVEN_STOPPING_REASON
-        if a in self._images and self._images[a]["unit"].nunique() == 1:
-            return ONE_GROUP_REASON if self._has_groups(a) else ONE_IMAGE_REASON
+    def _find_reason(self) -> str:
+        """Return the code of why the two can't be compared; empty if they can."""
+        a, b = self.a, self.b
+        for column, reason in MATCHING_COLUMNS.items():
+            if not _equal_or_both_missing(a.first_row[column], b.first_row[column]):
+                return reason
+        if a.score_used != b.score_used:
+            return "score"
+        if not self._have_same_images():
+            return "test_images"
+        if a.stopped_share != b.stopped_share:
+            return "uneven_stopping"
+        if a.images is not None and self._find_single_unit(a.images):
+            return "one_group" if a.has_groups else "one_image"
+        if self._has_one_run_on_one_side():
+            return "one_run"
         return ""
 
-    def compare(self, a: str, b: str) -> dict[str, Any]:
-        """Return one row of `compare_pairs`, except what depends on the other pairs."""
-        row: dict[str, Any] = {
-            "a": a,
-            "b": b,
-            "runs_a": len(self._run_accuracies[a]),
-            "runs_b": len(self._run_accuracies[b]),
-            "accuracy_a": self._mean_accuracy(a),
-            "accuracy_b": self._mean_accuracy(b),
-            "n": int(self.first_rows[a]["test_images"]),
-        }
-        if self.why_not_comparable(a, b):
-            return row
-        if a in self._images and b in self._images:
-            return row | self._compare_paired(a, b)
-        return row | self._compare_unpaired(a, b)
-
-    def _have_same_images(self, a: str, b: str) -> bool:
+    def _have_same_images(self) -> bool:
         """Check that both were tested on the same images; without predictions, on equally many."""
-        if a in self._images and b in self._images:
-            return self._images[a].index.equals(self._images[b].index)
-        return self.first_rows[a]["test_images"] == self.first_rows[b]["test_images"]
+        a, b = self.a, self.b
+        if a.images is not None and b.images is not None:
+            return a.images.index.equals(b.images.index)
+        has_folds = a.fold_count > 1 or b.fold_count > 1
+        if has_folds or a.score_used != "accuracy":
+            return False
+        return a.image_count == b.image_count
 
-    def _compare_paired(self, a: str, b: str) -> dict[str, Any]:
-        images = self._images[a]
-        correct_a = images["correct"]
-        correct_b = self._images[b]["correct"]
-        difference = correct_a - correct_b
-        columns = {
-            "n": len(images),
-            "accuracy_a": correct_a.mean(),
-            "accuracy_b": correct_b.mean(),
-            "difference": difference.mean(),
-        }
-        if images["fold"].nunique() > 1:
-            return columns | self._test_over_folds(a, difference)
-        runs = run_variance(self._run_accuracies[a], self._run_accuracies[b])
+    def _find_single_unit(self, images: pd.DataFrame) -> bool:
+        """Check whether all images, or all of a class that the score weighs, are of one unit."""
+        sampled = ["unit", "fold"] if self.a.fold_count > 1 else ["unit"]
+        counts = images.groupby("stratum")[sampled].nunique()
+        return bool(counts.lt(2).any(axis=None))
+
+    def _has_one_run_on_one_side(self) -> bool:
+        if self.a.fold_count > 1:
+            return False
+        return self.a.has_repeats != self.b.has_repeats
+
+    def _run_tests(self, level: float) -> list[_Test]:
+        if self.a.images is None or self.b.images is None:
+            return [self._test_proportions(level)]
+        tests = [self._test_signs(level)]
+        if self.a.fold_count > 1:
+            tests.append(self._test_folds(level))
+        if self.a.has_groups or (self.a.fold_count == 1 and self.a.has_repeats):
+            tests.append(self._test_units(level))
+        return tests
+
+    def _test_signs(self, level: float) -> _Test:
+        """Test single images: exactly, if each is as likely to favour either side."""
+        images = self._paired_images
+        p = sign_flip_test(images["contribution"].to_numpy())
+        name = SIGNS_TEST
+        low = high = np.nan
+        if self.a.run_count == 1 and self.b.run_count == 1:
+            low, high = _paired_interval(images)
+            if self.a.score_used == "accuracy":
+                name = MCNEMAR_TEST
+        units = _variance_of_units(images, images.index.to_series())
+        detectable = _detectable_by_signs(images, level)
+        return _Test(name, p, low, high, units.degrees_of_freedom + 1, detectable)
+
+    def _test_units(self, level: float) -> _Test:
+        """Test groups, else images, and runs."""
+        images = self._paired_images
+        variance = _variance_of_units(images, images["unit"])
+        units = variance.degrees_of_freedom + 1
+        name = GROUPS_TEST
+        runs = self._run_variance()
         if runs:
-            return columns | self._test_over_runs(a, difference, runs)
-        single = _mcnemar_columns(correct_a, correct_b)
-        if self._has_groups(a):
-            return columns | self._test_over_groups(a, difference, single)
-        return columns | single
+            variance += runs
+            name = GROUPS_AND_RUNS_TEST if self.a.has_groups else IMAGES_AND_RUNS_TEST
+        return self._test_by_t(name, images["unit"], variance, units, level)
 
-    def _test_over_folds(self, key: str, difference: pd.Series) -> dict[str, Any]:
-        folds = self._images[key]["fold"]
-        factor = nadeau_bengio_factor(folds, self._test_train_ratios[key])
-        variance = image_variance(difference / len(difference), folds) * factor
-        columns = _t_test_columns(difference, variance, folds.nunique())
-        return columns | {"test": FOLDS_TEST}
+    def _test_folds(self, level: float) -> _Test:
+        images = self._paired_images
+        factor = nadeau_bengio_factor(self.a.fold_count, self.a.test_train_ratio)
+        variance = _variance_of_units(images, images["fold"]) * factor
+        units = variance.degrees_of_freedom + 1
+        return self._test_by_t(FOLDS_TEST, images["fold"], variance, units, level)
 
-    def _test_over_runs(self, key: str, difference: pd.Series, runs: Variance) -> dict[str, Any]:
-        units = self._images[key]["unit"]
-        variance = image_variance(difference / len(difference), units) + runs
-        columns = _t_test_columns(difference, variance, units.nunique())
-        test = GROUPS_AND_RUNS_TEST if self._has_groups(key) else IMAGES_AND_RUNS_TEST
-        return columns | {"test": test}
+    def _test_by_t(
+        self, name: str, sampled: pd.Series, variance: Variance, units: float, level: float
+    ) -> _Test:
+        contributions = self._paired_images["contribution"]
+        low, high = t_interval(contributions.sum(), variance)
+        p = t_test(contributions, sampled, variance)
+        return _Test(name, p, low, high, units, detectable_by_t(variance, level))
 
-    def _test_over_groups(
-        self, key: str, difference: pd.Series, single: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Combine the test over groups with that over single images: the more cautious of both."""
-        units = self._images[key]["unit"]
-        variance = image_variance(difference / len(difference), units)
-        grouped = _t_test_columns(difference, variance, units.nunique()) | {"test": GROUPS_TEST}
-        larger_p = max(grouped, single, key=itemgetter("p"))
-        # the t-test may have no interval (null), which fmin and fmax ignore
-        return larger_p | {
-            "low": float(np.fmin(grouped["low"], single["low"])),
-            "high": float(np.fmax(grouped["high"], single["high"])),
-            "p_mcnemar": single["p"],
-        }
-
-    def _compare_unpaired(self, a: str, b: str) -> dict[str, Any]:
-        accuracy_a = self._mean_accuracy(a)
-        accuracy_b = self._mean_accuracy(b)
-        # both were tested on equally many images, or else they aren't compared
-        n = int(self.first_rows[a]["test_images"])
-        correct_a = round(accuracy_a * n)
-        correct_b = round(accuracy_b * n)
-        low, high = confint_proportions_2indep(correct_a, n, correct_b, n, method="newcomb")
-        p = 1.0
+    def _test_proportions(self, level: float) -> _Test:
+        """Test two accuracies of which only the number of images is known."""
+        n = self.a.image_count
+        correct_a = round(self.a.accuracy * n)
+        correct_b = round(self.b.accuracy * n)
+        a, b = correct_a / n, correct_b / n
+        pooled = (a + b) / 2
+        variance = Variance(2 * pooled * (1 - pooled) / n, np.inf)
+        limits = confint_proportions_2indep(
+            correct_a, n, correct_b, n, method="newcomb", alpha=1 - CONFIDENCE_LEVEL
+        )
+        low, high = (float(limit) for limit in limits)
+        runs = self._run_variance()
+        if runs:
+            variance += runs
+            low, high = t_interval(a - b, variance)
         # the test is undefined if both are right on all images or on none
-        if correct_a != correct_b:
-            p = float(proportions_ztest([correct_a, correct_b], [n, n])[1])
-        return {
-            "difference": accuracy_a - accuracy_b,
-            "low": low,
-            "high": high,
-            "test": PROPORTIONS_TEST,
-            "p": p,
-            "p_mcnemar": np.nan,
-        }
+        p = 1.0
+        if variance.value > 0:
+            p = float(2 * t.sf(abs(a - b) / np.sqrt(variance.value), variance.degrees_of_freedom))
+        return _Test(PROPORTIONS_TEST, p, low, high, n, detectable_by_t(variance, level))
 
-    def _mean_accuracy(self, key: str) -> float:
-        return float(np.mean(self._run_accuracies[key]))
+    @functools.cached_property
+    def _paired_images(self) -> pd.DataFrame:
+        """Return the images with `difference`, and with what each adds to that of the scores."""
+        assert self.a.images is not None
+        assert self.b.images is not None
+        difference = self.a.images["correct"] - self.b.images["correct"]
+        contribution = difference * self.a.images["weight"]
+        return self.a.images.assign(difference=difference, contribution=contribution)
 
-    def _has_groups(self, key: str) -> bool:
-        return key in self._images and bool(self._images[key]["group"].notna().any())
+    def _run_variance(self) -> Variance | None:
+        """Return what runs add to the variance of the difference; None if none was repeated."""
+        a, b = self.a, self.b
+        if self._run_spread is None or not (a.has_repeats and b.has_repeats):
+            return None
+        return self._run_spread * (1 / a.run_count + 1 / b.run_count)
 
 
 def _equal_or_both_missing(a: object, b: object) -> bool:
     return bool(a == b or (pd.isna(a) and pd.isna(b)))  # type: ignore[call-overload]
 
 
-def _correctness_by_image(rows: pd.DataFrame) -> pd.DataFrame:
-    """Average the repeats of one configuration by image.
+def _variance_of_units(images: pd.DataFrame, units: pd.Series) -> Variance:
+    return image_variance(images["contribution"], units, images["stratum"], images["weight"])
 
-    The columns are `correct`, the mean over repeats, `group` (or null), `fold`, and `unit`: the
-    group, or else the image itself.
+
+def _paired_interval(images: pd.DataFrame) -> tuple[float, float]:
+    """Return the 95 % interval of a difference between two runs, each right or wrong on an image.
+
+    It is that of Bonett & Price (2012): Wald's, with one image added to each of the two counts of
+    disagreement. Those of classes are combined by MOVER. It is null if a class has too few images.
     """
-    is_correct = rows["label"].eq(rows["prediction"])
-    rows = rows.assign(correct=is_correct.astype(float))
-    images = rows.groupby("image").agg(
-        correct=("correct", "mean"), group=("group", "first"), fold=("fold", "first")
-    )
-    names = pd.Series(images.index, index=images.index)
-    return images.assign(unit=images["group"].fillna(names))
-
-
-def _t_test_columns(difference: pd.Series, variance: Variance, units: int) -> dict[str, Any]:
-    low, high, p = t_test(difference.mean(), variance, units)
-    return {"low": max(low, -1.0), "high": min(high, 1.0), "p": p, "p_mcnemar": np.nan}
-
-
-def _mcnemar_columns(correct_a: pd.Series, correct_b: pd.Series) -> dict[str, Any]:
-    """Compare two runs that were right (1) or wrong (0) on each image.
-
-    The test is the exact one of McNemar (1947), the interval that of Bonett & Price (2012): Wald's,
-    with one image added to each of the two counts of disagreement.
-    """
-    n = len(correct_a)
-    only_a = int((correct_a > correct_b).sum())
-    only_b = int((correct_a < correct_b).sum())
-    # images that both or neither got right don't matter to the test
-    disagreements = [[0, only_a], [only_b, 0]]
-    p = float(mcnemar(disagreements, exact=True).pvalue)  # type: ignore[attr-defined]
-
+    strata = images.groupby("stratum")["difference"]
+    n = strata.size().to_numpy()
+    only_a = strata.agg(lambda difference: (difference > 0).sum()).to_numpy()
+    only_b = strata.agg(lambda difference: (difference < 0).sum()).to_numpy()
     share_a = (only_a + 1) / (n + 2)
     share_b = (only_b + 1) / (n + 2)
-    difference = share_a - share_b
-    error = np.sqrt((share_a + share_b - difference**2) / (n + 2))
-    quantile = norm.ppf((1 + CONFIDENCE_LEVEL) / 2)
-    half_width = float(quantile * error)
-    return {
-        "low": difference - half_width,
-        "high": difference + half_width,
-        "test": MCNEMAR_TEST,
-        "p": p,
-        "p_mcnemar": p,
-    }
+    centre = share_a - share_b
+    error = np.sqrt((share_a + share_b - centre**2) / (n + 2))
+    half_width = norm.ppf((1 + CONFIDENCE_LEVEL) / 2) * error
+    difference = (only_a - only_b) / n
+    return mean_interval(difference, centre - half_width, centre + half_width, n)
 
 
-def _add_verdicts(table: pd.DataFrame, comparisons: _PairedComparisons) -> pd.DataFrame:
-    """Add what depends on all pairs: corrected p-values, verdicts and claims."""
+def _detectable_by_signs(images: pd.DataFrame, level: float) -> float:
+    """Return the difference that the exact test of signs finds with 80 % power, about.
+
+    As many disagreements as were seen are expected, and in each class two more, as in Bonett &
+    Price's interval; but never fewer than a difference of this size needs.
+    """
+    quantiles = float(norm.isf(level / 2) + norm.ppf(POWER))
+    strata = images.assign(square=images["difference"] ** 2).groupby("stratum")
+    n = strata.size()
+    variances = (strata["square"].sum() + 2) / (n + 2) ** 2
+    expected = quantiles * np.sqrt(variances.sum()) / len(n)
+    least = quantiles**2 * (images["weight"] ** 2).sum()
+    return float(max(expected, least))
+
+
+def _add_verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """Add what depends on all pairs: corrected p-values and verdicts."""
     p = table["p"].astype(float)
     is_tested = p.notna()
     p_holm = pd.Series(np.nan, index=table.index)
     if is_tested.any():
         p_holm[is_tested] = multipletests(p[is_tested], method="holm")[1]
     is_significant = p_holm.lt(SIGNIFICANCE_LEVEL)
-    table = table.assign(
+    is_better = table["difference"].astype(float).gt(0)
+    verdict = pd.Series(np.where(is_better, "better", "worse"), table.index)
+    verdict = verdict.where(is_significant, "tie").where(is_tested, "unknown")
+    return table.assign(
         p=p,
         p_mcnemar=table["p_mcnemar"].astype(float),
         p_holm=p_holm,
         holds=is_significant.astype(object).where(is_tested, None),
+        verdict=verdict,
     )
-    return table.assign(claim=list(_verdict_texts(table, comparisons)))
-
-
-def _verdict_texts(table: pd.DataFrame, comparisons: _PairedComparisons) -> Iterator[str]:
-    for row in table.to_dict("records"):
-        reason = comparisons.why_not_comparable(row["a"], row["b"])
-        if reason:
-            yield f"not compared: {reason}"
-            continue
-        epochs_a = comparisons.first_rows[row["a"]]["epochs"]
-        epochs_b = comparisons.first_rows[row["b"]]["epochs"]
-        yield _verdict_text(row, _epochs_note(epochs_a, epochs_b))
-
-
-def _verdict_text(row: dict, epochs_note: str) -> str:
-    percent_a = 100 * row["accuracy_a"]
-    percent_b = 100 * row["accuracy_b"]
-    shares = f"{percent_a:.1f} % and {percent_b:.1f} % of {row['n']} images{epochs_note}"
-    p = _format_p("p", row["p"])
-    p_holm = _format_p("Holm", row["p_holm"])
-    if not row["holds"]:
-        cause = ""
-        if row["p_mcnemar"] < SIGNIFICANCE_LEVEL <= row["p"]:
-            cause = " (a difference over single images, but not over groups)"
-        return f"{shares}: not distinguishable, {p} ({p_holm}){cause}"
-
-    points = 100 * row["difference"]
-    low = 100 * row["low"]
-    high = 100 * row["high"]
-    verdict = "better"
-    if points < 0:
-        # "worse by" states how much lower a is, as a positive number
-        points, low, high = -points, -high, -low
-        verdict = "worse"
-    interval = "" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]"
-    return f"{shares}: {verdict} by {points:.1f} points{interval}, {p} ({p_holm})"
-
-
-def _format_p(name: str, p: float) -> str:
-    if p < 0.001:
-        return f"{name} < 0.001"
-    return f"{name} = {p:.2g}"
-
-
-def _epochs_note(epochs_a: int, epochs_b: int) -> str:
-    if epochs_a == epochs_b:
-        return ""
-    return f" (after {epochs_a} and {epochs_b} epochs)"

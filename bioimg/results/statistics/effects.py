@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 from statsmodels.regression.linear_model import OLS, RegressionResultsWrapper
 from statsmodels.tools.sm_exceptions import SingularMatrixWarning
 
@@ -15,7 +16,7 @@ from bioimg.results.statistics.standard_error import (
     Variance,
     image_variance,
     nadeau_bengio_factor,
-    t_test,
+    t_interval,
 )
 
 EFFECT_COLUMNS = ("axis", "level", "reference", "n", "effect", "low", "high", "p")
@@ -146,7 +147,7 @@ def _fit_model(completed: pd.DataFrame, shares: pd.DataFrame, terms: Terms) -> _
     recovered = np.isclose(inverse @ design, np.eye(design.shape[1]))
     is_estimable = np.all(recovered, axis=1)
     test_train_ratio = completed["test_images"].mean() / completed["train_images"].mean()
-    factor = nadeau_bengio_factor(completed["fold"], test_train_ratio)
+    factor = nadeau_bengio_factor(completed["fold"].nunique(), test_train_ratio)
     return _Fit(regression, inverse, is_estimable, factor, shares)
 
 
@@ -165,7 +166,9 @@ def _estimate_effect(fit: _Fit, coefficient: int) -> dict[str, object]:
         weights = fit.inverse[coefficient]
         contributions = pd.Series(fit.shares.to_numpy() @ weights, fit.shares.index)
         variance += image_variance(contributions, contributions.index.to_frame()["unit"])
-    low, high, p = t_test(effect, variance, units)
-    if not units and np.isnan(low):  # the p-value would be of a sign test over no units
-        p = np.nan
+    low, high = t_interval(effect, variance)
+    p = np.nan
+    if not np.isnan(low):
+        statistic = abs(effect) / np.sqrt(variance.value)
+        p = float(2 * t.sf(statistic, variance.degrees_of_freedom))
     return {"effect": effect, "low": low, "high": high, "p": p}

@@ -8,6 +8,8 @@ import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
 CONFIDENCE_LEVEL = 0.95
+MIN_CLASS_IMAGES = 10
+"""A class with fewer test images has no interval, nor has a mean over classes with such a one."""
 MAX_CHUNK_NUMBERS = 4_000_000
 """Numbers in memory at once while resampling: tens of MB, however many images there are."""
 
@@ -34,6 +36,24 @@ def wilson_columns(share: pd.Series, n: pd.Series) -> pd.DataFrame:
         limits = proportion_confint(correct, known_n, alpha=1 - CONFIDENCE_LEVEL, method="wilson")
         table.loc[known] = np.column_stack(limits)
     return table
+
+
+def mean_interval(
+    values: np.ndarray, low: np.ndarray, high: np.ndarray, image_counts: np.ndarray
+) -> tuple[float, float]:
+    """Return the interval of a mean over classes, given each class's value, limits and images.
+
+    It is MOVER's, the method of variance estimates recovery (Zou, Huang & Zhang 2009, Comput. Stat.
+    Data Anal. 53): distances from value to limit are added like standard errors. For one class the
+    limits stay as they are. For several it is null if one has fewer than MIN_CLASS_IMAGES images.
+    """
+    class_count = len(values)
+    if class_count > 1 and min(image_counts) < MIN_CLASS_IMAGES:
+        return float("nan"), float("nan")
+    mean = float(np.mean(values))
+    below = float(np.sqrt(np.sum((values - low) ** 2))) / class_count
+    above = float(np.sqrt(np.sum((high - values) ** 2))) / class_count
+    return mean - below, mean + above
 
 
 def percentile_interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,12 @@ from bioimg.errors import UserError
 from bioimg.results import result_store, statistics
 from bioimg.results.statistics import metrics
 from bioimg.results.statistics.intervals import GroupBootstrap
-from bioimg.results.statistics.standard_error import image_variance, run_variance, t_test
+from bioimg.results.statistics.standard_error import (
+    image_variance,
+    pool_run_variance,
+    sign_flip_test,
+    t_test,
+)
 from support.example_results import (
     V1,
     V2,
@@ -229,8 +234,8 @@ def test_seeds_are_averaged_image_by_image(tmp_path: Path) -> None:
         [seeds[0].key, seeds[2].key, 2, 2]
     ]
     assert pair["difference"][0] == pytest.approx(-3 / 600)
-    assert pair["test"][0] == "t over images and runs"
     assert np.isnan(pair["p_mcnemar"][0])
+    assert pair["scope"][0] == "recipes"
 
 
 def recipes(
@@ -338,7 +343,7 @@ def test_image_variance_of_equal_units_matches_statsmodels() -> None:
     # for a mean of equal units both are the estimate of Liang and Zeger
     assert variance.value == pytest.approx(robust.bse.iloc[0] ** 2)
     assert variance.degrees_of_freedom == pytest.approx(8)
-    assert t_test(differences.mean(), variance, 9)[2] == pytest.approx(robust.pvalues.iloc[0])
+    assert t_test(differences / 99, units, variance) == pytest.approx(robust.pvalues.iloc[0])
 
 
 def bell_mccaffrey(values: np.ndarray, units: np.ndarray) -> tuple[float, float]:
@@ -388,17 +393,20 @@ def test_equal_recipes_on_unequal_slides_rarely_differ(sizes: tuple[int, ...]) -
         correct = difficulty + slide_effects + random.logistic(0, 0.5, (2, len(units))) > 0
         difference = pd.Series(correct[0].astype(float) - correct[1])
         variance = image_variance(difference / len(units), units)
-        p = t_test(difference.mean(), variance, len(sizes))[2]
+        p = t_test(difference / len(units), units, variance)
         false_claims += p < 0.05
     assert false_claims / 300 <= 0.07
 
 
 def test_run_variance_matches_t_test() -> None:
+    """For two configurations the pooled spread gives the t-test of Student."""
     a, b = [0.9, 0.92, 0.87], [0.85, 0.88]
-    variance = run_variance(a, b)
-    assert variance
-    assert t_test(np.mean(a) - np.mean(b), variance, 2)[2] == pytest.approx(ttest_ind(a, b).pvalue)
-    assert run_variance([0.9], [0.8]) is None
+    spread = pool_run_variance([a, b])
+    assert spread
+    error = np.sqrt(spread.value * (1 / 3 + 1 / 2))
+    p = 2 * t.sf((np.mean(a) - np.mean(b)) / error, spread.degrees_of_freedom)
+    assert p == pytest.approx(ttest_ind(a, b).pvalue)
+    assert pool_run_variance([[0.9], [0.8]]) is None
 
 
 def test_fold_test_matches_nadeau_and_bengio(tmp_path: Path) -> None:
@@ -707,3 +715,93 @@ def test_single_test_group_is_not_compared(tmp_path: Path) -> None:
     effect = statistics.estimate_effects(results).iloc[0]
     assert effect["effect"] == pytest.approx(0.1)
     assert effect[["low", "high", "p"]].isna().all()
+
+
+def test_each_pair_has_verdict_reason_and_scope(tmp_path: Path) -> None:
+    better = statistics.compare_pairs(two(tmp_path / "a", [], list(range(60)))).iloc[0]
+    assert better[["verdict", "reason", "scope"]].tolist() == ["better", "", "models"]
+    tie = statistics.compare_pairs(two(tmp_path / "b", [0], [1])).iloc[0]
+    assert tie["verdict"] == "tie"
+    other = two(tmp_path / "c", [], [], split="grouped")
+    assert statistics.compare_pairs(other).iloc[0][["verdict", "reason"]].tolist() == [
+        "unknown",
+        "split",
+    ]
+
+
+def test_one_run_against_several_is_not_compared(tmp_path: Path) -> None:
+    wrong: dict[TrialConfig, list[int]] = {
+        TrialConfig(weights=V1, seed=seed): [*range(20)] for seed in range(5)
+    }
+    wrong |= {TrialConfig(weights=V2): []}
+    pair = statistics.compare_pairs(recipes(tmp_path, wrong, 100)).iloc[0]
+    assert pair["reason"] == "one_run"
+    assert pair["verdict"] == "unknown"
+
+
+def test_sign_flip_test_matches_all_assignments_of_signs() -> None:
+    terms = np.array([0.2, -0.1, 0.1, 0.3, 0.0, 0.1])
+    signs = np.array(np.meshgrid(*[[-1, 1]] * len(terms))).reshape(len(terms), -1)
+    sums = np.abs(terms @ signs)
+    assert sign_flip_test(terms) == pytest.approx(np.mean(sums >= abs(terms.sum()) - 1e-9))
+    assert sign_flip_test(np.repeat([1, -1], [20, 6]) / 600) == pytest.approx(
+        binomtest(20, 26).pvalue
+    )
+    assert sign_flip_test(np.zeros(3)) == 1
+
+
+def imbalanced(
+    path: Path, wrong: dict[TrialConfig, list[int]], rare: int, n: int = 600
+) -> result_store.Results:
+    """Trials of which the first `rare` of n images are of a class of their own."""
+    rows, images = [], []
+    for config, missed in wrong.items():
+        accuracy = 1 - len(missed) / n
+        rows.append(trial_row(config, test_accuracy=accuracy, test_images=n))
+        for row in prediction_rows(config.key, [], n=n, classes=2):
+            image = len(images) % n
+            label = int(image < rare)
+            prediction = 1 - label if image in missed else label
+            images.append({**row, "image": f"{image}", "label": label, "prediction": prediction})
+    results = result_store.read_results(write_results(path, rows, predictions=images))
+    trials = results.trials.assign(score_used="balanced_accuracy")
+    return dataclasses.replace(results, trials=trials)
+
+
+def test_balanced_score_prefers_recipe_that_finds_rare_class(tmp_path: Path) -> None:
+    """Always "benign" is right on 95 % of the images; its balanced accuracy is a half."""
+    never_malignant, finds_most = [*range(30)], [*range(6), *range(30, 90)]
+    results = imbalanced(tmp_path, {A: never_malignant, B: finds_most}, rare=30)
+    pair = statistics.compare_pairs(results).iloc[0]
+    assert pair["accuracy_a"] == pytest.approx(0.95)
+    assert pair["score_a"] == pytest.approx(0.5)
+    assert pair["score_b"] == pytest.approx((0.8 + 510 / 570) / 2)
+    assert pair["verdict"] == "worse"
+    assert pair["low"] < pair["difference"] < pair["high"] < 0
+
+
+def test_score_of_rare_class_has_no_interval(tmp_path: Path) -> None:
+    pair = statistics.compare_pairs(imbalanced(tmp_path, {A: [0], B: [9]}, rare=5)).iloc[0]
+    assert pair["verdict"] == "tie"
+    assert np.isnan(pair["low"])
+
+
+def test_class_with_one_image_is_not_compared(tmp_path: Path) -> None:
+    pair = statistics.compare_pairs(imbalanced(tmp_path, {A: [0], B: [9]}, rare=1)).iloc[0]
+    assert pair["reason"] == "one_image"
+
+
+def test_different_scores_are_not_compared(tmp_path: Path) -> None:
+    results = two(tmp_path, [], [])
+    scores = ["accuracy", "balanced_accuracy"]
+    results = dataclasses.replace(results, trials=results.trials.assign(score_used=scores))
+    assert statistics.compare_pairs(results)["reason"].tolist() == ["score"]
+
+
+def test_more_comparisons_and_fewer_images_detect_only_larger_differences(tmp_path: Path) -> None:
+    def detectable(n: int, count: int) -> float:
+        sizes = {TrialConfig(batch_size=size): [size % 7] for size in range(1, count + 1)}
+        pairs = statistics.compare_pairs(recipes(tmp_path / f"{n}-{count}", sizes, n))
+        return pairs["detectable"].max()
+
+    assert detectable(600, 2) < detectable(600, 6) < detectable(100, 6) < 1
