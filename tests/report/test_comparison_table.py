@@ -772,7 +772,8 @@ def test_headline_gives_the_mean_over_runs(tmp_path: Path) -> None:
         trial_row(c, test_accuracy=a, best_val_loss=0.1)
         for c, a in zip(best, (0.90, 0.80), strict=True)
     ]
-    rows.append(trial_row(TrialConfig(weights=V1), test_accuracy=0.85, best_val_loss=0.2))
+    others = [TrialConfig(weights=V1, seed=seed) for seed in (0, 1)]
+    rows += [trial_row(c, test_accuracy=0.85, best_val_loss=0.2) for c in others]
     headline = draw_conclusions(result_store.read_results(write_results(tmp_path, rows))).headline
     assert "85.0 % [" in headline
     assert "(mean of 2 runs); the only one compared with it is not distinguishable." in headline
