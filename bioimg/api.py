@@ -27,6 +27,7 @@ from bioimg.report.write import ReportOptions, write_report
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bioimg.report.analysis import Analysis
     from bioimg.results.result_store import Results
 
 
@@ -56,15 +57,11 @@ class ComparisonResults:
 
         It is chosen on validation images.
         """
-        from bioimg.results import statistics
-        from bioimg.results.configurations import configuration_keys
-
-        best_key = statistics.best_configuration(self._results)
-        if best_key is None:
+        best = self._analysis.best
+        if best is None:
             return None
-        trials = self._results.trials
-        configurations = dict(zip(trials["key"], configuration_keys(trials), strict=True))
-        is_best = self._comparison["key"].map(configurations) == best_key
+        configurations = self._comparison["key"].map(self._analysis.configuration_by_trial)
+        is_best = configurations == best.key
         return self._comparison[is_best].iloc[0]
 
     def report(self, **options: Any) -> Path | str:
@@ -104,7 +101,7 @@ class ComparisonResults:
         """Return the headline and the comparison table for a notebook."""
         from bioimg.report.headline import draw_conclusions
 
-        headline = html.escape(draw_conclusions(self._results).headline)
+        headline = html.escape(draw_conclusions(self._analysis).headline)
         return f"<p><strong>{headline}</strong></p>{self._comparison.to_html(index=False)}"
 
     @functools.cached_property
@@ -112,10 +109,16 @@ class ComparisonResults:
         return open_results(self.folder)
 
     @functools.cached_property
+    def _analysis(self) -> "Analysis":
+        from bioimg.report.analysis import Analysis
+
+        return Analysis(self._results)
+
+    @functools.cached_property
     def _comparison(self) -> "pd.DataFrame":
         from bioimg.report.comparison_table import build_comparison
 
-        table = build_comparison(self._results)
+        table = build_comparison(self._analysis)
         names = ["key"]
         for column in table.columns:
             parts = (column.name, *(f"{column.name}_{part}" for part in ("low", "high", "sd")))

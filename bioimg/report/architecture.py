@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bioimg.config import ModelConfig
-from bioimg.report.notices import make_notice
+from bioimg.report.analysis import Analysis
+from bioimg.report.checks import note
 from bioimg.report.table_model import Column, Table
-from bioimg.report.table_notes import results_digest
 from bioimg.report.translation import translate
-from bioimg.results.result_store import Results
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def architecture_table(results: Results, lang: str = "en") -> Table:
+def architecture_table(analysis: Analysis, lang: str = "en") -> Table:
     """Build a table of the stages of the experiment's model.
 
     It shows their layers, the output shape for one image and the number of parameters.
@@ -24,8 +23,8 @@ def architecture_table(results: Results, lang: str = "en") -> Table:
     Raises:
         UserError: this torchvision has no such model.
     """
-    base = results.manifest["base"]
-    classes = len(results.manifest["data"]["classes"])
+    base = analysis.manifest["base"]
+    classes = len(analysis.manifest["data"]["classes"])
     config = ModelConfig(model=base["model"], weights="none", image_size=base["image_size"])
     values = pd.DataFrame(_stage_rows(config, classes))
     shown = (
@@ -35,20 +34,15 @@ def architecture_table(results: Results, lang: str = "en") -> Table:
         Column(name="output"),
         Column(name="parameters", kind="count"),
     )
-    note = make_notice(
-        "note.architecture",
-        lang,
-        parameters=f"{values['parameters'].sum():,}",
-        size=config.image_size,
-    )
+    parameters = f"{values['parameters'].sum():,}"
     caption = translate("caption.architecture", lang, model=config.model, classes=classes)
     return Table(
         name="architecture",
         values=values,
         columns=shown,
         caption=caption,
-        notices=(note,),
-        results_digest=results_digest(results),
+        checks=(note("architecture", parameters=parameters, size=config.image_size),),
+        results_digest=analysis.digest,
         lang=lang,
     )
 

@@ -1,27 +1,19 @@
 """Build the comparison table: one row per configuration, or per trial if none is repeated."""
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
 from bioimg.config import TRIAL_FIELDS
 from bioimg.errors import unknown_value_error
+from bioimg.report.analysis import SCORE_COLUMNS, Analysis
+from bioimg.report.checks import Check, note
 from bioimg.report.formatting import column_decimals
-from bioimg.report.notices import Notice, make_notice
-from bioimg.report.outcome import compare_with_best, configuration_verdicts
 from bioimg.report.row_filter import format_condition, select_rows, sort_rows
 from bioimg.report.table_model import Column, ColumnKind, Table
-from bioimg.report.table_notes import compose_notes, format_list, results_digest
 from bioimg.report.translation import translate
 from bioimg.results import statistics
-from bioimg.results.configurations import (
-    REPEAT_FIELDS,
-    configuration_keys,
-    has_repeats,
-    varying_fields,
-)
-from bioimg.results.result_store import Results
+from bioimg.results.configurations import REPEAT_FIELDS, has_repeats, varying_fields
 
 BASIC_SETTINGS = ("weights", "batch_size", "freeze", "epochs")
 MEASURES = (
@@ -36,7 +28,6 @@ MEASURES = (
 REPORT_2023_COLUMNS = (*BASIC_SETTINGS, *MEASURES)
 """The columns of the tables in the report of 2023."""
 
-SCORE_COLUMNS = ("balanced_accuracy", "macro_f1", "auroc", "ece")
 INTERVAL_COLUMNS = ("test_accuracy", *SCORE_COLUMNS)
 """The columns that are shown with their interval."""
 
@@ -77,7 +68,7 @@ COLUMN_KINDS: dict[str, ColumnKind] = {
 
 
 def build_comparison(
-    results: Results,
+    analysis: Analysis,
     *,
     rows: str | None = None,
     columns: Sequence[str] = (),
@@ -89,7 +80,7 @@ def build_comparison(
     """Build the comparison table.
 
     Args:
-        results: the results to compare.
+        analysis: the results to compare.
         rows: a condition on the columns of trials.parquet, such as `freeze == "none"`.
         columns: columns to show, in this order. By default: the settings that vary, the measures
             of the report, `status` and `standing`.
@@ -103,23 +94,22 @@ def build_comparison(
     Raises:
         UserError: the condition isn't valid, or there is no such column or language.
     """
-    chosen = select_rows(_with_lists_as_text(results.trials), rows)
-    selection = dataclasses.replace(results, trials=chosen) if rows else results
-    keys = _require_known(group_by, TRIAL_FIELDS, "group_by") or _default_keys(results.trials)
+    chosen = select_rows(_with_lists_as_text(analysis.trials), rows)
+    keys = _require_known(group_by, TRIAL_FIELDS, "group_by") or _default_keys(analysis.trials)
     averaged = bool(group_by) or (has_repeats(chosen) and not single)
     repeats = [] if averaged else _repeat_fields(chosen)
 
-    table = _with_intervals(_with_scores(chosen, selection, columns))
+    table = _with_intervals(_with_scores(chosen, analysis, columns))
     table = _average_runs(table, keys, lang) if averaged else _with_status_text(table, lang)
     if not group_by and (not columns or "standing" in columns):
-        table = _with_standing(table, selection, lang)
+        table = _with_standing(table, analysis, lang)
     table = sort_rows(table, sort).reset_index(drop=True)
 
     default_columns = [*keys, *repeats, *MEASURES, *_trailing_columns(table, averaged)]
     shown = _require_known(columns or default_columns, table.columns, "columns")
-    notes = _column_notes(selection, shown, averaged, lang)
+    notes = _column_notes(analysis, chosen, shown, averaged)
     if chosen.empty:
-        notes.insert(0, make_notice("note.no_match", lang))
+        notes.insert(0, note("no_match"))
     identities = {*keys, *repeats}
     return Table(
         name="comparison",
@@ -129,13 +119,13 @@ def build_comparison(
             "caption.comparison",
             lang,
             trials=len(chosen),
-            all=len(results.trials),
+            all=len(analysis.trials),
             grouping=_grouping_text(group_by, lang),
             selection=_selection_text(rows, lang),
-            data=results.manifest["data"]["name"],
+            data=analysis.data_name,
         ),
-        notices=compose_notes(results, chosen, lang, *notes),
-        results_digest=results_digest(results),
+        checks=analysis.table_checks(chosen, *notes),
+        results_digest=analysis.digest,
         lang=lang,
     )
 
@@ -173,28 +163,6 @@ def trial_column(name: str, values: pd.DataFrame, identity: bool = False) -> Col
     )
 
 
-def tested_keys(results: Results) -> list[str]:
-    """Return the keys of the trials with test predictions, in the order of the table."""
-    tested = results.predictions["subset"].eq("test")
-    keys = set(results.predictions.loc[tested, "key"])
-    return [key for key in results.trials["key"] if key in keys]
-
-
-def bootstrapped_scores(results: Results) -> pd.DataFrame:
-    """Return `key`, scores, and their `_low` and `_high`, of each trial with test predictions."""
-    names = [f"{name}{part}" for name in SCORE_COLUMNS for part in ("", "_low", "_high")]
-    rows = []
-    for key in tested_keys(results):
-        metrics = statistics.bootstrap_metrics(results, key).set_index("metric")
-        row: dict[str, object] = {"key": key}
-        for name in SCORE_COLUMNS:
-            row[name] = metrics.at[name, "value"]
-            row[f"{name}_low"] = metrics.at[name, "low"]
-            row[f"{name}_high"] = metrics.at[name, "high"]
-        rows.append(row)
-    return pd.DataFrame(rows, columns=["key", *names])
-
-
 def _with_lists_as_text(trials: pd.DataFrame) -> pd.DataFrame:
     """Replace lists by text, so that they can be sorted and shown."""
 
@@ -224,11 +192,11 @@ def _require_known(names: Sequence[str], known: Iterable[str], field: str) -> li
     return list(names)
 
 
-def _with_scores(trials: pd.DataFrame, results: Results, columns: Sequence[str]) -> pd.DataFrame:
+def _with_scores(trials: pd.DataFrame, analysis: Analysis, columns: Sequence[str]) -> pd.DataFrame:
     """Add scores if any is asked for. They need the predictions, and time."""
     if set(columns) & set(SCORE_COLUMNS):
         without_scores = trials.drop(columns=list(SCORE_COLUMNS), errors="ignore")
-        return without_scores.merge(bootstrapped_scores(results), on="key", how="left")
+        return without_scores.merge(analysis.trial_scores, on="key", how="left")
     missing = [name for name in SCORE_COLUMNS if name not in trials]
     return trials.assign(**dict.fromkeys(missing))
 
@@ -325,11 +293,12 @@ def _status_counts_text(states: pd.Series, lang: str) -> str:
     return ", ".join(texts)
 
 
-def _with_standing(table: pd.DataFrame, results: Results, lang: str) -> pd.DataFrame:
+def _with_standing(table: pd.DataFrame, analysis: Analysis, lang: str) -> pd.DataFrame:
     """Add `standing`: the verdict on each completed row, compared with the best configuration."""
-    trials = results.trials
-    configuration_of = dict(zip(trials["key"], configuration_keys(trials), strict=True))
-    verdicts = table["key"].map(configuration_of).map(configuration_verdicts(results))
+    comparable = {
+        key: verdict for key, verdict in analysis.verdicts.items() if verdict != "unknown"
+    }
+    verdicts = table["key"].map(analysis.configuration_by_trial).map(comparable)
     verdicts = verdicts.where(table["state"].eq("completed"))
     texts = verdicts.map(lambda verdict: translate(f"standing.{verdict}", lang), na_action="ignore")
     return table.assign(standing=texts)
@@ -344,26 +313,18 @@ def _trailing_columns(table: pd.DataFrame, averaged: bool) -> list[str]:
 
 
 def _column_notes(
-    results: Results, shown: Sequence[str], averaged: bool, lang: str
-) -> list[Notice]:
+    analysis: Analysis, chosen: pd.DataFrame, shown: Sequence[str], averaged: bool
+) -> list[Check]:
     """Return notes on what the columns mean."""
-    trials = results.trials
-    notes = [make_notice("note.definitions", lang, interval="Wilson")]
-    if trials["class_weights"].ne("none").any():
-        notes.append(make_notice("note.weighted_loss", lang))
-    if trials["fold"].nunique() > 1:
-        notes.append(make_notice("note.selection_folds", lang))
-    else:
-        notes.append(make_notice("note.selection", lang))
+    notes = [note("definitions", interval="Wilson")]
+    if chosen["class_weights"].ne("none").any():
+        notes.append(note("weighted_loss"))
+    has_folds = chosen["fold"].nunique() > 1
+    notes.append(note("selection_folds") if has_folds else note("selection"))
     if averaged:
-        notes.append(make_notice("note.repeats", lang))
-    tests = _comparison_tests(results) if "standing" in shown else ""
-    if tests:
-        notes.append(make_notice("note.standing", lang, tests=tests))
+        notes.append(note("repeats"))
+    if "standing" in shown:
+        tests = list(analysis.best_pairs["test"].dropna().unique())
+        if tests:
+            notes.append(note("standing", tests=tests))
     return notes
-
-
-def _comparison_tests(results: Results) -> str:
-    """Return the names of the tests behind the verdicts."""
-    pairs = compare_with_best(results)
-    return "" if pairs.empty else format_list(pairs["test"].dropna().unique())

@@ -7,22 +7,15 @@ import numpy as np
 import pandas as pd
 
 from bioimg.errors import UserError
-from bioimg.report.comparison_table import (
-    SCORE_COLUMNS,
-    bootstrapped_scores,
-    tested_keys,
-    trial_column,
-)
+from bioimg.report.analysis import SCORE_COLUMNS, Analysis
+from bioimg.report.checks import Check, note
+from bioimg.report.comparison_table import trial_column
 from bioimg.report.formatting import column_decimals
 from bioimg.report.labels import configuration_labels
-from bioimg.report.notices import Notice, make_notice
-from bioimg.report.outcome import compare_with_best
 from bioimg.report.table_model import Column, Table
-from bioimg.report.table_notes import compose_notes, format_list, results_digest
 from bioimg.report.translation import translate
 from bioimg.results import statistics
-from bioimg.results.configurations import REPEAT_FIELDS, has_repeats, varying_fields
-from bioimg.results.result_store import Results
+from bioimg.results.configurations import REPEAT_FIELDS
 
 DEFAULT_SETTINGS = ("weights", "batch_size", "freeze")
 MAX_TRIALS_FOR_ALL_PAIRS = 60
@@ -32,27 +25,21 @@ INHERITED_COLUMNS = ("train_seconds", "device_seconds", "price", "epochs_run", "
 """Columns in which a trial that continued from a shorter one includes the values of that one."""
 
 TIME_COLUMNS = ("train_seconds", "wait_seconds", "features_seconds", "device_seconds")
-CLASS_METRICS = ("recall", "precision", "f1", "support")
 SECONDS_PER_HOUR = 3600
 
 
-def varying_settings(results: Results) -> list[str]:
+def varying_settings(analysis: Analysis) -> list[str]:
     """Return the fields in which this folder's trials differ; the usual ones for a single trial."""
-    trials = results.trials
-    settings = varying_fields(trials) or list(DEFAULT_SETTINGS)
-    if not has_repeats(trials):
+    settings = analysis.varying_fields or list(DEFAULT_SETTINGS)
+    if not analysis.has_repeats:
         return settings
-    repeats = [name for name in REPEAT_FIELDS if trials[name].nunique() > 1]
+    repeats = [name for name in REPEAT_FIELDS if analysis.trials[name].nunique() > 1]
     return [*settings, *repeats]
 
 
-def per_class_table(results: Results, lang: str = "en") -> Table:
+def per_class_table(analysis: Analysis, lang: str = "en") -> Table:
     """Build a table of recall, precision, F1 and images of each class, for each tested trial."""
-    rows = [pd.DataFrame(columns=["key", "class", *CLASS_METRICS])]
-    for key in tested_keys(results):
-        metrics = statistics.class_metrics(results, key)
-        rows.append(metrics.assign(key=key))
-    values = _with_settings(results, _concatenate(rows))
+    values = _with_settings(analysis, analysis.class_metrics)
     recall = values["recall"].astype(float)
     support = values["support"].astype(float)
     interval = statistics.wilson_columns(recall, support)
@@ -65,39 +52,35 @@ def per_class_table(results: Results, lang: str = "en") -> Table:
         Column(name="f1", kind="share", decimals=decimals),
         Column(name="support", kind="count"),
     ]
-    note = make_notice("note.recall", lang)
-    return _trial_table("per-class", results, values, shown, lang, note)
+    return _trial_table("per-class", analysis, values, shown, lang, note("recall"))
 
 
-def confusion_table(results: Results, lang: str = "en") -> Table:
+def confusion_table(analysis: Analysis, lang: str = "en") -> Table:
     """Build a table of test images by label (row) and prediction (column), per tested trial."""
-    classes = results.manifest["data"]["classes"]
+    classes = analysis.manifest["data"]["classes"]
     names = [f"predicted_{position}" for position in range(len(classes))]
-    rows = [pd.DataFrame(columns=["key", "label", *names])]
-    for key in tested_keys(results):
-        counts = pd.DataFrame(statistics.confusion_counts(results, key), columns=names)
-        rows.append(counts.assign(label=classes, key=key))
-    values = _with_settings(results, _concatenate(rows))
+    tables = [pd.DataFrame(columns=["key", "label", *names])]
+    for key in analysis.tested_keys:
+        counts = statistics.confusion_counts(analysis.results, key)
+        counts = pd.DataFrame(counts, columns=names)
+        tables.append(counts.assign(label=classes, key=key))
+    values = _with_settings(analysis, pd.concat(tables))
     shown = [Column(name="label", identity=True)]
     for name, title in zip(names, classes, strict=True):
         shown.append(Column(name=name, kind="count", title=title))
-    return _trial_table("confusion", results, values, shown, lang)
+    return _trial_table("confusion", analysis, values, shown, lang)
 
 
-def score_table(results: Results, lang: str = "en") -> Table:
+def score_table(analysis: Analysis, lang: str = "en") -> Table:
     """Build a table of balanced accuracy, macro F1, AUROC and calibration error of trials."""
-    values = _with_settings(results, bootstrapped_scores(results))
+    values = _with_settings(analysis, analysis.trial_scores)
     shown = [trial_column(name, values) for name in SCORE_COLUMNS]
-    has_groups = results.predictions["group"].notna().any()
-    unit_key = "unit.groups" if has_groups else "unit.images"
-    note = make_notice("note.scores", lang, units=translate(unit_key, lang))
-    return _trial_table("scores", results, values, shown, lang, note)
+    return _trial_table("scores", analysis, values, shown, lang, note("scores"))
 
 
-def effects_table(results: Results, lang: str = "en") -> Table:
+def effects_table(analysis: Analysis, lang: str = "en") -> Table:
     """Build a table of the mean effect of each axis and of the two-way interactions."""
-    values = statistics.estimate_effects(results)
-    values = values.rename(columns={"low": "effect_low", "high": "effect_high"})
+    values = analysis.effects.rename(columns={"low": "effect_low", "high": "effect_high"})
     decimals = column_decimals(values["effect_low"], values["effect_high"])
     shown = [
         Column(name="axis", identity=True),
@@ -107,27 +90,21 @@ def effects_table(results: Results, lang: str = "en") -> Table:
         Column(name="effect", kind="points", decimals=decimals, interval=True),
         Column(name="p", kind="p"),
     ]
-    note = make_notice("note.effects", lang)
-    return _make_table("effects", results, values, shown, lang, note)
+    return _make_table("effects", analysis, values, shown, lang, note("effects"))
 
 
-def differences_table(results: Results, lang: str = "en") -> Table:
+def differences_table(analysis: Analysis, lang: str = "en") -> Table:
     """Build a table of what can be claimed about every pair of completed configurations."""
-    pairs = statistics.compare_pairs(results)
-    return _pairs_table("differences", results, pairs, lang)
+    return _pairs_table("differences", analysis, analysis.all_pairs, lang)
 
 
-def best_differences_table(results: Results, lang: str = "en") -> Table:
+def best_differences_table(analysis: Analysis, lang: str = "en") -> Table:
     """Build a table of what can be claimed about each configuration against the best one."""
-    if statistics.best_configuration(results) is None:
-        pairs = statistics.compare_pairs(results)
-    else:
-        pairs = compare_with_best(results)
-    return _pairs_table("differences-best", results, pairs, lang)
+    return _pairs_table("differences-best", analysis, analysis.best_pairs, lang)
 
 
-def _pairs_table(name: str, results: Results, pairs: pd.DataFrame, lang: str) -> Table:
-    labels = configuration_labels(results, lang)
+def _pairs_table(name: str, analysis: Analysis, pairs: pd.DataFrame, lang: str) -> Table:
+    labels = configuration_labels(analysis, lang)
     values = pairs.rename(columns={"low": "difference_low", "high": "difference_high"})
     values = values.assign(
         key_a=pairs["a"],
@@ -146,22 +123,19 @@ def _pairs_table(name: str, results: Results, pairs: pd.DataFrame, lang: str) ->
         Column(name="p_holm", kind="p"),
         Column(name="claim"),
     ]
-    image_counts = format_list(pairs["n"].dropna().unique())
-    tests = format_list(pairs["test"].dropna().unique())
-    note = make_notice(
-        "note.differences",
-        lang,
-        n=image_counts or "0",
-        tests=tests or "–",
+    comparisons = note(
+        "differences",
+        n=list(pairs["n"].dropna().unique()),
+        tests=list(pairs["test"].dropna().unique()),
         pairs=int(pairs["p"].notna().sum()),
     )
-    return _make_table(name, results, values, shown, lang, note)
+    return _make_table(name, analysis, values, shown, lang, comparisons)
 
 
-def curve_diagnosis_table(results: Results, lang: str = "en") -> Table:
+def curve_diagnosis_table(analysis: Analysis, lang: str = "en") -> Table:
     """Build a table of over-fitting and instability of each trial."""
-    diagnoses = statistics.diagnose_curves(results.epochs).drop(columns="epochs")
-    values = _with_settings(results, diagnoses)
+    diagnoses = analysis.curves.drop(columns="epochs")
+    values = _with_settings(analysis, diagnoses)
     shown = [
         Column(name="last_fall", kind="epoch"),
         Column(name="gap", kind="points", decimals=1),
@@ -169,29 +143,29 @@ def curve_diagnosis_table(results: Results, lang: str = "en") -> Table:
         Column(name="oscillation", kind="points", decimals=1),
         Column(name="reading"),
     ]
-    note = make_notice("note.curves", lang)
-    return _trial_table("curves", results, values, shown, lang, note)
+    return _trial_table("curves", analysis, values, shown, lang, note("curves"))
 
 
-def epoch_table(results: Results, lang: str = "en", epoch: int | None = None) -> Table:
+def epoch_table(analysis: Analysis, lang: str = "en", epoch: int | None = None) -> Table:
     """Build a table of validation results of all trials after the same epoch.
 
     Args:
-        results: the results to show.
+        analysis: the results to show.
         lang: language of headers, caption and notes.
         epoch: by default the last epoch that all trials reached.
 
     Raises:
         UserError: no trial reached that epoch.
     """
-    trials = results.trials[results.trials["status"].ne("failed")]
-    epochs = results.epochs[results.epochs["key"].isin(trials["key"])]
+    trials = analysis.trials[analysis.trials["status"].ne("failed")]
+    epochs = analysis.results.epochs
+    epochs = epochs[epochs["key"].isin(trials["key"])]
     if epoch is None:
         epoch = _last_common_epoch(epochs)
     else:
         _check_reached(epoch, epochs)
     rows = epochs.loc[epochs["epoch"].eq(epoch), ["key", "val_accuracy", "val_loss"]]
-    values = _with_settings(results, rows)
+    values = _with_settings(analysis, rows)
     accuracy = values["val_accuracy"].astype(float)
     images = values["val_images"].astype(float)
     interval = statistics.wilson_columns(accuracy, images)
@@ -204,9 +178,8 @@ def epoch_table(results: Results, lang: str = "en", epoch: int | None = None) ->
         Column(name="epochs_run", kind="count"),
         Column(name="status"),
     ]
-    counts = {"came": len(values), "all": len(results.trials)}
-    note = make_notice("note.at_epoch", lang, epoch=epoch, **counts)
-    return _trial_table("at-epoch", results, values, shown, lang, note)
+    came = note("at_epoch", epoch=epoch, came=len(values), all=len(analysis.trials))
+    return _trial_table("at-epoch", analysis, values, shown, lang, came)
 
 
 def _last_common_epoch(epochs: pd.DataFrame) -> int:
@@ -225,17 +198,17 @@ def _check_reached(epoch: int, epochs: pd.DataFrame) -> None:
         )
 
 
-def cost_table(results: Results, lang: str = "en", price: float | None = None) -> Table:
+def cost_table(analysis: Analysis, lang: str = "en", price: float | None = None) -> Table:
     """Build a table of seconds, device-seconds, epochs and price of each trial.
 
     It also shows what early stopping and cached features saved, and ends with a total.
 
     Args:
-        results: the results to show.
+        analysis: the results to show.
         lang: language of headers, caption and notes.
         price: price of one device-hour; without it there is no such column.
     """
-    values = _trial_costs(results.trials, price)
+    values = _trial_costs(analysis.trials, price)
     total = _total_costs(values)
     total = total.assign(status=translate("status.total", lang))
     values = pd.concat([values, total], ignore_index=True)
@@ -247,12 +220,12 @@ def cost_table(results: Results, lang: str = "en", price: float | None = None) -
         Column(name="seconds_stopped", kind="seconds"),
         Column(name="epochs_cached", kind="count"),
     ]
-    notes = [make_notice("note.cost", lang)]
+    notes = [note("cost")]
     if price is not None:
         shown.append(Column(name="price", kind="money", decimals=2))
-        notes.append(make_notice("note.price", lang, price=price))
+        notes.append(note("price", price=price))
     shown.append(Column(name="status", identity=True))
-    return _trial_table("cost", results, values, shown, lang, *notes)
+    return _trial_table("cost", analysis, values, shown, lang, *notes)
 
 
 def _trial_costs(trials: pd.DataFrame, price: float | None) -> pd.DataFrame:
@@ -301,62 +274,56 @@ def sum_without_shared_epochs(trials: pd.DataFrame, columns: Sequence[str]) -> p
     return amounts.sum(min_count=1) - shared.sum()
 
 
-def _concatenate(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Concatenate the frames after the first, or return it, an empty one with all columns."""
-    first, *others = frames
-    return pd.concat(others) if others else first
-
-
-def _with_settings(results: Results, rows: pd.DataFrame) -> pd.DataFrame:
+def _with_settings(analysis: Analysis, rows: pd.DataFrame) -> pd.DataFrame:
     """Add the trial's settings to rows that have its key.
 
     Precision as a score is renamed, since `precision` is also a setting.
     """
     rows = rows.rename(columns={"precision": "precision_score"})
     own_columns = rows.columns.drop("key")
-    settings = results.trials.drop(columns=own_columns, errors="ignore")
+    settings = analysis.trials.drop(columns=own_columns, errors="ignore")
     return rows.merge(settings, on="key", how="left").reset_index(drop=True)
 
 
 def _trial_table(
     name: str,
-    results: Results,
+    analysis: Analysis,
     values: pd.DataFrame,
     columns: Sequence[Column],
     lang: str,
-    *notes: Notice,
+    *notes: Check,
 ) -> Table:
     """Make a table about trials, whose first columns are the settings that vary."""
     settings = []
-    for field in varying_settings(results):
-        column = trial_column(field, results.trials)
+    for field in varying_settings(analysis):
+        column = trial_column(field, analysis.trials)
         settings.append(dataclasses.replace(column, identity=True))
-    return _make_table(name, results, values, [*settings, *columns], lang, *notes)
+    return _make_table(name, analysis, values, [*settings, *columns], lang, *notes)
 
 
 def _make_table(
     name: str,
-    results: Results,
+    analysis: Analysis,
     values: pd.DataFrame,
     columns: Sequence[Column],
     lang: str,
-    *notes: Notice,
+    *notes: Check,
 ) -> Table:
     """Make a table with the caption and the notes of its name. An empty one says so instead."""
     if values.empty:
-        notes = (make_notice("note.empty", lang),)
+        notes = (note("empty"),)
     return Table(
         name=name,
         values=values,
         columns=tuple(columns),
-        caption=translate(f"caption.{name}", lang, data=results.manifest["data"]["name"]),
-        notices=compose_notes(results, results.trials, lang, *notes),
-        results_digest=results_digest(results),
+        caption=translate(f"caption.{name}", lang, data=analysis.data_name),
+        checks=analysis.table_checks(analysis.trials, *notes),
+        results_digest=analysis.digest,
         lang=lang,
     )
 
 
-TABLE_BUILDERS: dict[str, Callable[[Results, str], Table]] = {
+TABLE_BUILDERS: dict[str, Callable[[Analysis, str], Table]] = {
     "per-class": per_class_table,
     "confusion": confusion_table,
     "scores": score_table,
@@ -370,32 +337,32 @@ TABLE_BUILDERS: dict[str, Callable[[Results, str], Table]] = {
 
 
 def build_detail_table(
-    name: str, results: Results, lang: str = "en", price: float | None = None
+    name: str, analysis: Analysis, lang: str = "en", price: float | None = None
 ) -> Table:
     """Build the table of this name, one of `TABLE_BUILDERS`.
 
     Args:
         name: the name of the table.
-        results: the results to show.
+        analysis: the results to show.
         lang: language of headers, caption and notes.
         price: price of one device-hour, for the cost table.
     """
     if name == "cost":
-        return cost_table(results, lang, price)
-    return TABLE_BUILDERS[name](results, lang)
+        return cost_table(analysis, lang, price)
+    return TABLE_BUILDERS[name](analysis, lang)
 
 
 def build_detail_tables(
-    results: Results, lang: str = "en", price: float | None = None
+    analysis: Analysis, lang: str = "en", price: float | None = None
 ) -> list[Table]:
     """Build all detail tables that aren't empty.
 
     Args:
-        results: the results to show.
+        analysis: the results to show.
         lang: language of headers, captions and notes.
         price: price of one device-hour, for the cost table.
     """
-    status = results.trials["status"]
+    status = analysis.trials["status"]
     names = list(TABLE_BUILDERS)
     if not status.eq("stopped").any():
         names.remove("at-epoch")
@@ -403,7 +370,7 @@ def build_detail_tables(
         names.remove("differences")
     tables = []
     for name in names:
-        table = build_detail_table(name, results, lang, price)
+        table = build_detail_table(name, analysis, lang, price)
         if len(table.values):
             tables.append(table)
     return tables

@@ -8,11 +8,10 @@ from matplotlib.figure import Figure
 
 from bioimg.errors import unknown_value_error
 from bioimg.report import plots
+from bioimg.report.analysis import Analysis
 from bioimg.report.learning_curves import trial_curves_figure, validation_curves_figure
 from bioimg.report.plot_style import GREY, rc_parameters, wrap_text
 from bioimg.report.report_context import ImagesByPath, ReportContext
-from bioimg.results import statistics
-from bioimg.results.result_store import Results
 
 FIGURE_FORMATS = ("png", "svg", "pdf")
 MAX_TRIAL_FIGURES = 12
@@ -23,7 +22,7 @@ FOOT_POINTS = 6.5
 
 
 def write_figures(
-    results: Results,
+    analysis: Analysis,
     folder: Path,
     formats: Sequence[str] = FIGURE_FORMATS,
     lang: str = "en",
@@ -37,7 +36,7 @@ def write_figures(
     for name in formats:
         if name not in FIGURE_FORMATS:
             raise unknown_value_error("formats", name, FIGURE_FORMATS)
-    report = ReportContext(results, lang, images)
+    report = ReportContext(analysis, lang, images)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     with matplotlib.rc_context(rc_parameters(lang, [*report.classes, report.source_line])):
@@ -49,22 +48,22 @@ def write_figures(
 
 def draw_figures(report: ReportContext) -> Iterator[tuple[str, Figure]]:
     """Yield every figure with its name. Empty ones are left out."""
-    for _, trial in report.ranked_trials.head(MAX_TRIAL_FIGURES).iterrows():
+    for _, trial in report.analysis.ranked_trials.head(MAX_TRIAL_FIGURES).iterrows():
         yield f"curves_{trial['key']}", trial_curves_figure(report, trial)
-    if len(report.ranked_trials):
+    if len(report.analysis.ranked_trials):
         yield "validation_curves", validation_curves_figure(report)
-    for _, trial in report.tested_trials.head(MAX_TRIAL_FIGURES).iterrows():
+    for _, trial in report.analysis.tested_trials.head(MAX_TRIAL_FIGURES).iterrows():
         yield f"confusion_{trial['key']}", plots.confusion_figure(report, trial)
-    effects = statistics.estimate_effects(report.results)
+    effects = report.analysis.effects
     effects = effects[effects["effect"].notna()]
     if len(effects):
         yield "effects", plots.effects_figure(report, effects)
-    if len(report.measured_trials):
+    if len(report.analysis.measured_trials):
         yield "accuracy_against_time", plots.accuracy_against_time_figure(report)
-    if len(report.tested_trials):
+    if len(report.analysis.tested_trials):
         yield "calibration", plots.calibration_figure(report)
-        best = report.tested_trials.iloc[0]
-        if len(report.wrong_predictions(best)):
+        best = report.analysis.tested_trials.iloc[0]
+        if len(report.analysis.wrong_predictions(best["key"])):
             yield "mistakes", plots.mistakes_figure(report, best)
 
 

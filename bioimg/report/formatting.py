@@ -5,6 +5,7 @@ a dash.
 """
 
 import math
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -100,6 +101,15 @@ def format_time(timestamp: str | None) -> str:
     if not timestamp:
         return MISSING_TEXT
     return timestamp[:19].replace("T", " ")
+
+
+def format_list(values: Iterable[object], limit: int = 8) -> str:
+    """Join a few values with commas. Of many, show only the first ones; of none, a dash."""
+    texts = list(map(str, values))
+    text = ", ".join(texts[:limit])
+    if len(texts) > limit:
+        text += ", …"
+    return text or MISSING_TEXT
 
 
 def _with_minus_sign(text: str) -> str:

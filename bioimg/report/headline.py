@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from bioimg.report.analysis import Analysis
 from bioimg.report.labels import configuration_labels
-from bioimg.report.outcome import BestConfiguration, find_best_configuration
-from bioimg.results.result_store import Results
 
 MAX_NAMED_CONFIGURATIONS = 3
 """How many configurations are named for each reason not to compare them."""
@@ -29,21 +28,22 @@ class Conclusions:
     not_compared: tuple[str, ...] = ()
 
 
-def draw_conclusions(results: Results) -> Conclusions:
+def draw_conclusions(analysis: Analysis) -> Conclusions:
     """Compare every completed configuration with the best one by validation."""
-    best = find_best_configuration(results)
-    unfinished = list(_unfinished_lines(results.trials))
+    best = analysis.best
+    unfinished = list(_unfinished_lines(analysis.trials))
     if best is None:
         headline = "No trial was completed: nothing can be compared."
         return Conclusions(headline, not_compared=tuple(unfinished))
-    labels = configuration_labels(results)
+    labels = configuration_labels(analysis)
     # null where the two can't be compared
-    holds = best.pairs["holds"]
-    distinguishable = best.pairs[holds.eq(True)]
-    not_distinguishable = best.pairs[holds.eq(False)]
-    not_comparable = best.pairs[holds.isna()]
+    pairs = analysis.best_pairs
+    holds = pairs["holds"]
+    distinguishable = pairs[holds.eq(True)]
+    not_distinguishable = pairs[holds.eq(False)]
+    not_comparable = pairs[holds.isna()]
     return Conclusions(
-        headline=_headline_text(best, labels[best.key]),
+        headline=_headline_text(analysis, labels[best.key]),
         distinguishable=_claim_lines(distinguishable, labels),
         not_distinguishable=_claim_lines(not_distinguishable, labels),
         not_compared=(*_not_comparable_lines(not_comparable, labels), *unfinished),
@@ -67,25 +67,27 @@ def _not_comparable_lines(pairs: pd.DataFrame, labels: Mapping[str, str]) -> Ite
         yield f"{names}: {reason}"
 
 
-def _headline_text(best: BestConfiguration, label: str) -> str:
-    low, high = best.interval
-    interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
+def _headline_text(analysis: Analysis, label: str) -> str:
+    best = analysis.best
+    assert best is not None
+    interval = f"[{100 * best.low:.1f}, {100 * best.high:.1f}]"
     accuracy = f"{100 * best.accuracy:.1f} % {interval} of {best.images} test images"
     if len(best.runs) > 1:
         accuracy += f" (mean of {len(best.runs)} runs)"
-    summary = _comparison_summary(best)
-    return f"Validation chose {label}: {accuracy}; {summary}."
+    return f"Validation chose {label}: {accuracy}; {_comparison_summary(analysis)}."
 
 
-def _comparison_summary(best: BestConfiguration) -> str:
-    if best.pairs.empty:
+def _comparison_summary(analysis: Analysis) -> str:
+    if analysis.best_pairs.empty:
         return "no other was completed"
-    if not best.compared_count:
+    counts = analysis.verdict_counts
+    compared = counts["tie"] + counts["better"] + counts["worse"]
+    if not compared:
         return "none of the others can be compared with it"
-    if best.compared_count == 1:
-        outcome = "is not distinguishable" if best.tie_count else "differs"
+    if compared == 1:
+        outcome = "is not distinguishable" if counts["tie"] else "differs"
         return f"the only one compared with it {outcome}"
-    return f"not distinguishable from it: {best.tie_count} of {best.compared_count} others"
+    return f"not distinguishable from it: {counts['tie']} of {compared} others"
 
 
 def _unfinished_lines(trials: pd.DataFrame) -> Iterator[str]:

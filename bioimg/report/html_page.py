@@ -13,23 +13,20 @@ from markupsafe import Markup
 
 from bioimg.config import TRIAL_FIELDS
 from bioimg.report import html_sections, svg_charts
+from bioimg.report.analysis import Analysis
 from bioimg.report.detail_tables import sum_without_shared_epochs
 from bioimg.report.formatting import (
     MISSING_TEXT,
     format_duration,
+    format_list,
     format_p_value,
     format_percent,
     format_points,
     format_time,
 )
-from bioimg.report.outcome import BestConfiguration, find_best_configuration
 from bioimg.report.report_context import ImagesByPath, ReportContext
-from bioimg.report.table_notes import format_list
 from bioimg.report.translation import column_header
 from bioimg.report.visual_encoding import PALETTE
-from bioimg.results import statistics
-from bioimg.results.configurations import configuration_keys
-from bioimg.results.result_store import Results
 
 MAX_MATRICES = 12
 NOTABLE_TIME_SHARE = 0.9
@@ -37,14 +34,14 @@ NOTABLE_TIME_SHARE = 0.9
 
 
 def write_page(
-    results: Results, file: Path, lang: str = "en", images: ImagesByPath | None = None
+    analysis: Analysis, file: Path, lang: str = "en", images: ImagesByPath | None = None
 ) -> Path:
     """Write the page of these results and return its file.
 
     Raises:
         UserError: there is no such language.
     """
-    report = ReportContext(results, lang, images)
+    report = ReportContext(analysis, lang, images)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(render_page(report), encoding="utf-8")
     return file
@@ -101,62 +98,55 @@ def csp_hash(text: str) -> str:
 
 def template_values(report: ReportContext) -> dict[str, Any]:
     """Compute what the template shows."""
-    best = find_best_configuration(report.results)
-    best_group = statistics.best_and_indistinguishable(report.results, best.pairs) if best else []
+    analysis = report.analysis
     panels = svg_charts.curve_panels(report)
     legend = html_sections.legend_section(report)
-    total_time = sum_without_shared_epochs(report.trials, ["train_seconds"])["train_seconds"]
+    total_time = sum_without_shared_epochs(analysis.trials, ["train_seconds"])["train_seconds"]
     return {
         "report": report,
         "text": report.text,
-        "headline": headline_values(report, best, best_group[1:]),
-        "comparison": html_sections.comparison_section(report, best_group),
-        "differences": html_sections.difference_rows(report, best.pairs) if best else [],
-        "compared_pairs": best.compared_count if best else 0,
+        "headline": headline_values(report),
+        "comparison": html_sections.comparison_section(report),
+        "differences": html_sections.difference_rows(report) if analysis.best else [],
+        "compared_pairs": int(analysis.best_pairs["p"].notna().sum()),
         "total_seconds": float(total_time),
         "frame": svg_charts.CHART_FRAME,
         "panels": panels,
         "legend": legend,
         "script_data": html_sections.script_data(panels, legend["trials"]),
         "effects": html_sections.effect_rows(report),
-        "scores": html_sections.score_rows(report, best.key) if best else [],
+        "scores": html_sections.score_rows(report),
         "matrices": [
             html_sections.confusion_section(report, trial)
-            for _, trial in report.tested_trials.head(MAX_MATRICES).iterrows()
+            for _, trial in analysis.tested_trials.head(MAX_MATRICES).iterrows()
         ],
         "mistakes": list(html_sections.mistake_items(report)),
         "provenance": provenance_rows(report),
     }
 
 
-def headline_values(
-    report: ReportContext, best: BestConfiguration | None, ties: list[str]
-) -> dict[str, Any]:
-    """Return the outcome, and what is needed to judge it.
-
-    ties: keys of the configurations that aren't distinguishable from the best one.
-    """
-    statuses = report.trials["status"]
-    counts = {
-        "trials": len(statuses),
-        "completed": int(statuses.eq("completed").sum()),
-        "stopped": int(statuses.eq("stopped").sum()),
-        "failed": int(statuses.eq("failed").sum()),
-    }
+def headline_values(report: ReportContext) -> dict[str, Any]:
+    """Return the outcome, and what is needed to judge it."""
+    analysis = report.analysis
+    counts = {"trials": len(analysis.trials)}
+    for status in ("completed", "stopped", "failed"):
+        counts[status] = analysis.status_counts[status]
+    best = analysis.best
     if best is None:
         return {**counts, "best": None}
     seconds = total_seconds(best.runs).mean()
+    verdicts = analysis.verdict_counts
     return {
         **counts,
-        "best": report.configuration_label(best.runs.iloc[0]),
+        "best": report.configuration_label(best.first_run),
         "accuracy": best.accuracy,
-        "interval": best.interval,
+        "interval": (best.low, best.high),
         "images": best.images,
         "runs": len(best.runs),
         "has_folds": best.runs["fold"].nunique() > 1,
-        "ties": best.tie_count,
-        "differ": best.difference_count,
-        "faster": faster_alternative(report, ties, best.accuracy, seconds),
+        "ties": verdicts["tie"],
+        "differ": verdicts["better"] + verdicts["worse"],
+        "faster": faster_alternative(report, best.accuracy, seconds),
         "seconds": seconds,
     }
 
@@ -167,17 +157,19 @@ def total_seconds(trials: pd.DataFrame) -> pd.Series:
 
 
 def faster_alternative(
-    report: ReportContext, ties: list[str], accuracy: float, seconds: float
+    report: ReportContext, accuracy: float, seconds: float
 ) -> dict[str, Any] | None:
     """Return the fastest recipe that can replace the best; None if none saves a tenth of the time.
 
     A recipe with a lower accuracy isn't suggested, since a difference may exist that couldn't be
     shown.
 
-    ties: keys of the configurations that aren't distinguishable from the best one.
     accuracy, seconds: those of the best one.
     """
-    trials = report.trials.assign(configuration=configuration_keys(report.trials))
+    analysis = report.analysis
+    ties = [key for key, verdict in analysis.verdicts.items() if verdict == "tie"]
+    configurations = analysis.trials["key"].map(analysis.configuration_by_trial)
+    trials = analysis.trials.assign(configuration=configurations)
     runs = trials[trials["configuration"].isin(ties) & trials["status"].eq("completed")]
     runs = runs.assign(seconds=total_seconds(runs))
     means = runs.groupby("configuration", sort=False)[["test_accuracy", "seconds"]].mean()
@@ -196,9 +188,9 @@ def faster_alternative(
 
 def provenance_rows(report: ReportContext) -> list[tuple[str, str]]:
     """Return what a reader needs to trust the results, or to reproduce them: names with values."""
-    manifest = report.results.manifest
+    manifest = report.analysis.manifest
     base = manifest["base"]
-    varied = {*report.varying_fields, *manifest["axes"], "data"}
+    varied = {*report.analysis.varying_fields, *manifest["axes"], "data"}
     fixed = {name: base[name] for name in TRIAL_FIELDS if name in base and name not in varied}
     timestamps = (manifest.get("created"), manifest.get("finished"))
     values = {
@@ -217,7 +209,7 @@ def provenance_rows(report: ReportContext) -> list[tuple[str, str]]:
 
 def describe_images(report: ReportContext) -> str:
     """Describe the data set in one line."""
-    data = report.results.manifest["data"]
+    data = report.analysis.manifest["data"]
     groups = data.get("groups")
     return report.text(
         "provenance.images_text",
@@ -225,7 +217,7 @@ def describe_images(report: ReportContext) -> str:
         images=data["images"],
         classes=len(data["classes"]),
         groups=MISSING_TEXT if groups is None else groups,
-        image_size=report.results.manifest["base"]["image_size"],
+        image_size=report.analysis.manifest["base"]["image_size"],
     )
 
 

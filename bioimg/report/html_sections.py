@@ -10,15 +10,14 @@ import pandas as pd
 from PIL import Image
 
 from bioimg.report import svg_charts
+from bioimg.report.analysis import SCORE_COLUMNS
 from bioimg.report.comparison_table import build_comparison
 from bioimg.report.formatting import format_p_value, format_percent
-from bioimg.report.outcome import pair_verdict
 from bioimg.report.report_context import ReportContext, shorten_name
 from bioimg.report.table_model import Column
 from bioimg.report.translation import column_header, setting_name, setting_value
 from bioimg.report.visual_encoding import MAX_LINES, MAX_MISTAKES
 from bioimg.results import statistics
-from bioimg.results.configurations import configuration_keys
 
 RowMapping = Mapping[Any, Any]
 MAX_ROWS = 500
@@ -30,12 +29,9 @@ THUMBNAIL_PX = 192
 """Longest side of an image on the page, in pixels."""
 
 
-def comparison_section(report: ReportContext, best_group: Sequence[str]) -> dict[str, Any]:
-    """Return the comparison table: cells with sort keys, and the test accuracy also as a mark.
-
-    best_group: keys of the best configuration and of those not distinguishable from it.
-    """
-    table = build_comparison(report.results, lang=report.lang, sort=("best_val_loss",))
+def comparison_section(report: ReportContext) -> dict[str, Any]:
+    """Return the comparison table: cells with sort keys, and the test accuracy also as a mark."""
+    table = build_comparison(report.analysis, lang=report.lang, sort=("best_val_loss",))
     values = table.values.head(MAX_ROWS)
     positions = column_order(table.columns, values)
     columns = [
@@ -56,7 +52,7 @@ def comparison_section(report: ReportContext, best_group: Sequence[str]) -> dict
         row = {
             "key": record["key"],
             "state": record["state"],
-            "standing": badge_class(record, best_group),
+            "standing": badge_class(report, record),
             "badge": shorten_name(badge_text(report, record), MAX_BADGE_CHARACTERS),
             "cells": list(zip(shown_texts, sort_keys, strict=True)),
             "mark": mark,
@@ -106,13 +102,13 @@ def badge_text(report: ReportContext, record: RowMapping) -> str:
     return record["standing"]
 
 
-def badge_class(record: RowMapping, best_group: Sequence[str]) -> str:
+def badge_class(report: ReportContext, record: RowMapping) -> str:
     """Return the look of a row's badge: best, tie, other, or why the row isn't ranked."""
     if record["state"] != "completed":
         return record["state"]
-    if record["key"] not in best_group:
-        return "other"
-    return "best" if record["key"] == best_group[0] else "tie"
+    configuration = report.analysis.configuration_by_trial[record["key"]]
+    verdict = report.analysis.verdicts.get(configuration)
+    return verdict if verdict in ("best", "tie") else "other"
 
 
 def sort_key(value: Any) -> str:
@@ -132,21 +128,20 @@ def column_filters(
     return filters
 
 
-def difference_rows(report: ReportContext, pairs: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return each recipe against the best one, the nearest first.
-
-    pairs: comparisons with the best configuration, from `statistics.compare_pairs`.
-    """
-    pairs = pairs.sort_values("difference", ascending=False, kind="stable", na_position="last")
+def difference_rows(report: ReportContext) -> list[dict[str, Any]]:
+    """Return each recipe against the best one, the nearest first."""
+    analysis = report.analysis
+    pairs = analysis.best_pairs.sort_values(
+        "difference", ascending=False, kind="stable", na_position="last"
+    )
     pairs = pairs.head(MAX_ROWS)
-    trials = report.trials.set_index("key", drop=False)
     marks = svg_charts.interval_marks(pairs, "difference")
     rows = []
     for pair, mark in zip(pairs.to_dict("records"), marks, strict=True):
-        verdict = pair_verdict(pair)
+        verdict = analysis.verdicts[pair["a"]]
         row = {
             **pair,
-            "label": report.configuration_label(trials.loc[pair["a"]]),
+            "label": report.configuration_label(analysis.first_trials.loc[pair["a"]]),
             "verdict": verdict,
             "badge": report.text(f"verdict.{verdict}"),
             "claim": claim_text(report, pair),
@@ -166,13 +161,13 @@ def claim_text(report: ReportContext, pair: RowMapping) -> str:
         b=format_percent(pair["accuracy_b"]),
         n=pair["n"],
         p=format_p_value(pair["p_holm"]),
-        verdict=report.text(f"verdict.{pair_verdict(pair)}"),
+        verdict=report.text(f"verdict.{report.analysis.verdicts[pair['a']]}"),
     )
 
 
 def effect_rows(report: ReportContext) -> list[dict[str, Any]]:
     """Return the effect of each level of an axis, then each interaction."""
-    effects = statistics.estimate_effects(report.results)
+    effects = report.analysis.effects
     effects = effects[effects["effect"].notna()].head(MAX_ROWS)
     marks = svg_charts.interval_marks(effects, "effect")
     return [
@@ -192,11 +187,11 @@ def legend_section(report: ReportContext) -> dict[str, Any]:
     """Return the legend, which shows and hides curves by values of axes and trial by trial."""
     encoding = report.encoding
     fields = (encoding.colour_field, encoding.line_field, *encoding.panel_fields)
-    drawn = report.ranked_trials.head(MAX_LINES)
+    drawn = report.analysis.ranked_trials.head(MAX_LINES)
     return {
         "axes": [legend_axis(report, field) for field in fields if field],
         "trials": [legend_trial(report, trial) for _, trial in drawn.iterrows()],
-        "left_out": len(report.ranked_trials) - len(drawn),
+        "left_out": len(report.analysis.ranked_trials) - len(drawn),
     }
 
 
@@ -228,7 +223,7 @@ def legend_trial(report: ReportContext, trial: pd.Series) -> dict[str, Any]:
         "key": trial["key"],
         "label": report.trial_label(trial),
         "css_classes": svg_charts.line_css_classes(report.encoding, trial),
-        "values": {field: str(trial[field]) for field in report.varying_fields},
+        "values": {field: str(trial[field]) for field in report.analysis.varying_fields},
     }
 
 
@@ -251,32 +246,27 @@ def script_data(
     }
 
 
-def score_rows(report: ReportContext, best: str) -> list[dict[str, Any]]:
+def score_rows(report: ReportContext) -> list[dict[str, Any]]:
     """Return the other scores of the best recipe.
 
     Those of its only run have intervals that resample groups. Those of several runs are means, for
     which no interval is known.
     """
-    configurations = configuration_keys(report.trials).reindex(report.tested_trials.index)
-    runs = report.tested_trials[configurations.eq(best)]
-    tables = [statistics.bootstrap_metrics(report.results, key) for key in runs["key"]]
-    if not tables:
+    analysis = report.analysis
+    if analysis.best is None:
         return []
-    scores = tables[0] if len(tables) == 1 else _mean_scores(tables)
-    return [
-        {
-            "name": column_header(row["metric"], report.lang),
-            "value": row["value"],
-            "low": row["low"],
-            "high": row["high"],
-        }
-        for row in scores.to_dict("records")
-    ]
-
-
-def _mean_scores(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    means = sum(table["value"] for table in tables) / len(tables)
-    return tables[0].assign(value=means, low=np.nan, high=np.nan)
+    scores = analysis.trial_scores
+    runs = scores[scores["key"].isin(analysis.best.runs["key"])]
+    if runs.empty:
+        return []
+    rows = []
+    for name in SCORE_COLUMNS:
+        ends = [float("nan"), float("nan")]
+        if len(runs) == 1:
+            ends = [runs[f"{name}_low"].iloc[0], runs[f"{name}_high"].iloc[0]]
+        row = {"name": column_header(name, report.lang), "value": runs[name].mean()}
+        rows.append({**row, "low": ends[0], "high": ends[1]})
+    return rows
 
 
 def confusion_section(report: ReportContext, trial: pd.Series) -> dict[str, Any]:
@@ -284,10 +274,11 @@ def confusion_section(report: ReportContext, trial: pd.Series) -> dict[str, Any]
 
     A cell is a count and its shade from 0 to `SHADES`, which is its share of the label's images.
     """
-    counts = statistics.confusion_counts(report.results, trial["key"])
+    counts = statistics.confusion_counts(report.analysis.results, trial["key"])
     label_counts = np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shades = np.ceil(SHADES * (counts / label_counts)).astype(int)
-    metrics = statistics.class_metrics(report.results, trial["key"])
+    metrics = report.analysis.class_metrics
+    metrics = metrics[metrics["key"].eq(trial["key"])]
     rows = [
         {
             "name": name,
@@ -307,9 +298,9 @@ def confusion_section(report: ReportContext, trial: pd.Series) -> dict[str, Any]
 
 def mistake_items(report: ReportContext) -> Iterator[dict[str, Any]]:
     """Yield the most confident mistakes of the trial with the lowest validation loss."""
-    if report.tested_trials.empty:
+    if report.analysis.tested_trials.empty:
         return
-    mistakes = report.wrong_predictions(report.tested_trials.iloc[0])
+    mistakes = report.analysis.wrong_predictions(report.analysis.tested_trials["key"].iloc[0])
     for _, mistake in mistakes.head(MAX_MISTAKES).iterrows():
         pixels = (report.images or {}).get(mistake["image"])
         yield {

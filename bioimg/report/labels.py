@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from bioimg.report.analysis import Analysis
 from bioimg.report.translation import setting_label
-from bioimg.results.configurations import varying_fields
-from bioimg.results.result_store import Results
 
 
 def configuration_label(
@@ -27,10 +26,9 @@ def configuration_label(
     return ", ".join(labels) or shorten(trial["model"])
 
 
-def configuration_labels(results: Results, lang: str = "en") -> dict[str, str]:
-    """Return the label of each trial's configuration by the key of the trial."""
-    fields = varying_fields(results.trials)
+def configuration_labels(analysis: Analysis, lang: str = "en") -> dict[str, str]:
+    """Return the label of each configuration by its key."""
     labels = {}
-    for _, trial in results.trials.iterrows():
-        labels[str(trial["key"])] = configuration_label(trial, fields, lang)
+    for key, trial in analysis.first_trials.iterrows():
+        labels[str(key)] = configuration_label(trial, analysis.varying_fields, lang)
     return labels

@@ -36,7 +36,7 @@ def trial_curves_figure(report: ReportContext, trial: pd.Series) -> Figure:
 
     All such figures of a report have the same axes, so that they can be compared side by side.
     """
-    rows = report.epoch_rows(trial)
+    rows = report.analysis.trial_epochs(trial["key"])
     figure, ((loss, accuracy),) = new_figure(1, 2, 3.6, 2.7)
     for axes, metric in ((loss, "loss"), (accuracy, "accuracy")):
         for subset, style in (("train", TRAIN_STYLE), ("val", VAL_STYLE)):
@@ -68,7 +68,7 @@ def mark_selected_epoch(axes: Axes, report: ReportContext, trial: pd.Series, col
     epoch = int(trial["best_val_loss_epoch"])
     label = report.text("figure.selected_epoch", epoch=epoch, epochs=trial["epochs"])
     axes.axvline(epoch, color=GREY, linewidth=0.8, linestyle=LINE_PATTERNS[2], zorder=0)
-    rows = report.epoch_rows(trial)
+    rows = report.analysis.trial_epochs(trial["key"])
     selected = rows[rows["epoch"] == epoch]
     ring = {"color": "black", "fillstyle": "none", "markersize": 10}
     axes.plot(selected["epoch"], selected[column], "o", label=label, **ring)
@@ -78,7 +78,7 @@ def hatch_missing_epochs(axes: Axes, report: ReportContext, trial: pd.Series) ->
     """Hatch the epochs that a stopped or failed trial didn't run."""
     if trial["status"] == "completed":
         return
-    start = report.epoch_rows(trial)["epoch"].max() + 0.5
+    start = report.analysis.trial_epochs(trial["key"])["epoch"].max() + 0.5
     end = trial["epochs"] + 0.5
     middle = (start + end) / 2
     axes.axvspan(start, end, facecolor="none", edgecolor="#cccccc", hatch="///", linewidth=0)
@@ -98,7 +98,7 @@ def validation_curves_figure(report: ReportContext) -> Figure:
 
     Each panel shows the trials with the values in its title.
     """
-    drawn = report.ranked_trials.head(MAX_LINES)
+    drawn = report.analysis.ranked_trials.head(MAX_LINES)
     panels = report.titled_panels(drawn)
     figure, grid = new_figure(len(panels), 2, 3.8, 2.6, sharex=True, sharey="col")
     for (title, trials), row in zip(panels, grid, strict=True):
@@ -115,7 +115,7 @@ def validation_curves_figure(report: ReportContext) -> Figure:
         ENDED_MARK | {"label": report.text("figure.stopped")},
     ]
     draw_legend(figure, report, marks)
-    left_out = len(report.ranked_trials) - len(drawn)
+    left_out = len(report.analysis.ranked_trials) - len(drawn)
     if left_out:
         title = report.text("measure.left_out", left_out=left_out)
         add_title(figure, title, 8, weight="normal")
@@ -127,7 +127,7 @@ def draw_validation_curve(axes: Axes, report: ReportContext, trial: pd.Series, c
 
     A bar crosses the end of a trial that did not complete.
     """
-    rows = report.epoch_rows(trial)
+    rows = report.analysis.trial_epochs(trial["key"])
     colour, line = report.encoding.style_indices(trial)
     style = line_style(colour, line)
     # about ten markers a line, since one at each of many epochs would hide it
@@ -145,7 +145,7 @@ def set_axis_limits(report: ReportContext, loss: Axes, accuracy: Axes) -> None:
 
     The loss axis ends at 4 times the median, so that a diverging trial doesn't stretch it.
     """
-    epochs = report.results.epochs
+    epochs = report.analysis.results.epochs
     highest_loss = epochs[["train_loss", "val_loss"]].max().max()
     highest_shown = min(highest_loss, 4 * epochs["val_loss"].median())
     loss.set_ylim(0, 1.05 * highest_shown)

@@ -194,7 +194,7 @@ def legend_handles(
     if field is None:
         return []
     handles = [Line2D([], [], linestyle="none", label=setting_name(field, report.lang))]
-    for _, trial in report.trials.drop_duplicates(field).iterrows():
+    for _, trial in report.analysis.trials.drop_duplicates(field).iterrows():
         label = setting_value(field, shorten_name(trial[field]), report.lang)
         style = line_style(*report.encoding.style_indices(trial)) | neutral
         handles.append(Line2D([], [], label=label, **style))

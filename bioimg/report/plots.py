@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter, StrMethodFormatter
 
+from bioimg.report.formatting import format_list
 from bioimg.report.plot_style import (
     GREY,
     LINE_PATTERNS,
@@ -20,7 +21,6 @@ from bioimg.report.plot_style import (
     wrap_text,
 )
 from bioimg.report.report_context import ReportContext, shorten_name
-from bioimg.report.table_notes import format_list
 from bioimg.report.visual_encoding import MAX_MISTAKES, MAX_PANELS, PALETTE
 from bioimg.results import statistics
 
@@ -71,7 +71,7 @@ def _format_tick_points(value: float, position: int | None) -> str:
 
 def accuracy_against_time_figure(report: ReportContext) -> Figure:
     """Draw the test accuracy of the completed trials against their training time."""
-    drawn = report.measured_trials.head(MAX_POINTS)
+    drawn = report.analysis.measured_trials.head(MAX_POINTS)
     panels = report.titled_panels(drawn)
     figure, grid = new_figure(1, len(panels), 3.4, 3.2, sharex=True, sharey=True)
     for (title, trials), axes in zip(panels, grid[0], strict=True):
@@ -111,11 +111,11 @@ def draw_measured_trial(axes: Axes, report: ReportContext, trial: pd.Series) -> 
 
 def accuracy_notes(report: ReportContext) -> list[str]:
     """Say what the bars are, and which trials aren't shown."""
-    measured = report.measured_trials
+    measured = report.analysis.measured_trials
     images = format_list(measured["test_images"].unique())
     notes = [report.text("figure.interval", n=images)]
-    if len(measured) < len(report.trials):
-        statuses = report.trials["status"]
+    if len(measured) < len(report.analysis.trials):
+        statuses = report.analysis.trials["status"]
         stopped = statuses.eq("stopped").sum()
         failed = statuses.eq("failed").sum()
         notes.append(report.text("figure.not_shown", stopped=stopped, failed=failed))
@@ -127,7 +127,7 @@ def accuracy_notes(report: ReportContext) -> list[str]:
 
 def confusion_figure(report: ReportContext, trial: pd.Series) -> Figure:
     """Draw the counts of test images by label and prediction, shaded by the share of the label."""
-    counts = statistics.confusion_counts(report.results, trial["key"])
+    counts = statistics.confusion_counts(report.analysis.results, trial["key"])
     label_counts = counts.sum(axis=1)
     # a label without test images has a row of zeros
     divisors = np.maximum(label_counts, 1)
@@ -156,7 +156,7 @@ def confusion_figure(report: ReportContext, trial: pd.Series) -> Figure:
 
 def calibration_figure(report: ReportContext) -> Figure:
     """Draw how often predictions of a given confidence are correct, for the best trials."""
-    drawn = report.tested_trials.head(MAX_PANELS)
+    drawn = report.analysis.tested_trials.head(MAX_PANELS)
     columns = min(CALIBRATION_COLUMNS, len(drawn))
     rows = math.ceil(len(drawn) / columns)
     figure, grid = new_figure(rows, columns, 2.8, 2.8, sharex=True, sharey=True)
@@ -176,7 +176,7 @@ def calibration_figure(report: ReportContext) -> Figure:
 
 def draw_reliability(axes: Axes, report: ReportContext, trial: pd.Series) -> None:
     """Draw one panel. The area of a point grows with the number of images in its bin."""
-    table = statistics.calibration_table(report.results, trial["key"])
+    table = statistics.calibration_table(report.analysis.results, trial["key"])
     bins = table[table["n"] > 0]
     x = bins["confidence"]
     y = bins["accuracy"]
@@ -194,7 +194,7 @@ def draw_reliability(axes: Axes, report: ReportContext, trial: pd.Series) -> Non
 
 def mistakes_figure(report: ReportContext, trial: pd.Series) -> Figure:
     """Draw the most confident wrong predictions on test images."""
-    mistakes = report.wrong_predictions(trial)
+    mistakes = report.analysis.wrong_predictions(trial["key"])
     drawn = mistakes.head(MAX_MISTAKES)
     rows = math.ceil(len(drawn) / MISTAKE_COLUMNS)
     figure, grid = new_figure(rows, MISTAKE_COLUMNS, 1.7, 2.0)
@@ -202,7 +202,7 @@ def mistakes_figure(report: ReportContext, trial: pd.Series) -> Figure:
         axes.set_axis_off()
     for axes, (_, mistake) in zip(grid.flat, drawn.iterrows(), strict=False):
         draw_mistake(axes, report, mistake)
-    images = len(report.test_predictions(trial))
+    images = len(report.analysis.test_predictions(trial["key"]))
     title = report.text("figure.mistakes", n=len(drawn), wrong=len(mistakes), images=images)
     return add_title(figure, f"{title}: {report.trial_label(trial)}")
 

@@ -3,13 +3,12 @@
 import dataclasses
 from dataclasses import dataclass
 
+from bioimg.report.analysis import Analysis
 from bioimg.report.architecture import architecture_table
+from bioimg.report.checks import note
 from bioimg.report.comparison_table import REPORT_2023_COLUMNS, build_comparison
-from bioimg.report.notices import make_notice
 from bioimg.report.row_filter import select_rows
 from bioimg.report.table_model import Table
-from bioimg.report.table_notes import format_list
-from bioimg.results.result_store import Results
 
 OMITTED_COLUMNS = ("final_train_loss", "best_train_accuracy", "final_val_accuracy")
 BRIEF_COLUMNS = tuple(name for name in REPORT_2023_COLUMNS if name not in OMITTED_COLUMNS)
@@ -69,19 +68,19 @@ REPORT_2023_PRESETS = {
 }
 
 
-def report_2023_tables(results: Results, lang: str = "en") -> list[Table]:
+def report_2023_tables(analysis: Analysis, lang: str = "en") -> list[Table]:
     """Build tables 1 to 9, named `table-N`."""
-    tables = [dataclasses.replace(architecture_table(results, lang), name="table-1")]
+    tables = [dataclasses.replace(architecture_table(analysis, lang), name="table-1")]
     for number, preset in REPORT_2023_PRESETS.items():
-        table = _preset_table(results, preset, lang)
+        table = _preset_table(analysis, preset, lang)
         tables.append(dataclasses.replace(table, name=f"table-{number}"))
     return tables
 
 
-def _preset_table(results: Results, preset: TablePreset, lang: str) -> Table:
+def _preset_table(analysis: Analysis, preset: TablePreset, lang: str) -> Table:
     """Build a table from runs of the length in the report or, if there are none, of any length."""
-    if not select_rows(results.trials, preset.condition).empty:
-        return build_comparison(results, rows=preset.condition, columns=preset.columns, lang=lang)
-    table = build_comparison(results, rows=preset.rows, columns=preset.columns, lang=lang)
-    note = make_notice("note.other_epochs", lang, epochs=format_list(preset.epochs))
-    return dataclasses.replace(table, notices=(note, *table.notices))
+    if not select_rows(analysis.trials, preset.condition).empty:
+        return build_comparison(analysis, rows=preset.condition, columns=preset.columns, lang=lang)
+    table = build_comparison(analysis, rows=preset.rows, columns=preset.columns, lang=lang)
+    other_epochs = note("other_epochs", epochs=list(preset.epochs))
+    return dataclasses.replace(table, checks=(other_epochs, *table.checks))

@@ -7,9 +7,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from bioimg.report.analysis import Analysis
 from bioimg.report.labels import configuration_label
-from bioimg.report.notices import Notice
-from bioimg.report.table_notes import comparison_warnings, results_digest
 from bioimg.report.translation import (
     column_header,
     setting_label,
@@ -18,8 +17,7 @@ from bioimg.report.translation import (
     translate,
 )
 from bioimg.report.visual_encoding import VisualEncoding, choose_encoding
-from bioimg.results.configurations import REPEAT_FIELDS, varying_fields
-from bioimg.results.result_store import Results
+from bioimg.results.configurations import REPEAT_FIELDS
 
 ImagesByPath = Mapping[str, np.ndarray]
 """Path of an image, as in the predictions -> its uint8 pixels [height, width, 3]."""
@@ -27,9 +25,9 @@ ImagesByPath = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class ReportContext:
-    """Results with the language to show them in, and the images if there are any."""
+    """An analysis with the language to show them in, and the images if there are any."""
 
-    results: Results
+    analysis: Analysis
     lang: str = "en"
     images: ImagesByPath | None = None
 
@@ -37,55 +35,16 @@ class ReportContext:
         """Return a text of the catalogue in the language of the report."""
         return translate(key, self.lang, **values)
 
-    @property
-    def trials(self) -> pd.DataFrame:
-        """All trials, in the order of the grid."""
-        return self.results.trials
-
-    @cached_property
-    def varying_fields(self) -> list[str]:
-        """The fields in which configurations differ."""
-        return varying_fields(self.trials)
-
     @cached_property
     def classes(self) -> list[str]:
         """The names of the classes, shortened."""
-        names = self.results.manifest["data"]["classes"]
+        names = self.analysis.manifest["data"]["classes"]
         return [shorten_name(name) for name in names]
-
-    @cached_property
-    def ranked_trials(self) -> pd.DataFrame:
-        """Trials with epochs: completed ones first, then by the lowest validation loss.
-
-        The test set ranks nothing.
-        """
-        has_epochs = self.trials["key"].isin(self.results.epochs["key"])
-        trials = self.trials[has_epochs]
-        trials = trials.assign(unfinished=trials["status"] != "completed")
-        return trials.sort_values(["unfinished", "best_val_loss"], kind="stable")
-
-    @cached_property
-    def tested_trials(self) -> pd.DataFrame:
-        """The ranked trials that were completed and have test predictions."""
-        trials = self.ranked_trials
-        is_tested = trials["key"].isin(self._all_test_predictions["key"])
-        is_completed = trials["status"] == "completed"
-        return trials[is_tested & is_completed]
-
-    @cached_property
-    def measured_trials(self) -> pd.DataFrame:
-        """The completed trials whose test accuracy and training time are known.
-
-        Their curves and predictions may be missing.
-        """
-        completed = self.trials[self.trials["status"] == "completed"]
-        ranked = completed.sort_values("best_val_loss", kind="stable")
-        return ranked.dropna(subset=["test_accuracy", "test_images", "train_seconds"])
 
     @cached_property
     def encoding(self) -> VisualEncoding:
         """The colours, line styles and panels of the trials."""
-        return choose_encoding(self.trials, self.varying_fields)
+        return choose_encoding(self.analysis.trials, self.analysis.varying_fields)
 
     def titled_panels(self, trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         """Split trials into panels with titles, the panel of the first trial first."""
@@ -102,13 +61,13 @@ class ReportContext:
 
     def configuration_label(self, trial: pd.Series) -> str:
         """Return what distinguishes this configuration: `batch 32, trained: head only`."""
-        return configuration_label(trial, self.varying_fields, self.lang, shorten_name)
+        return configuration_label(trial, self.analysis.varying_fields, self.lang, shorten_name)
 
     def trial_label(self, trial: pd.Series) -> str:
         """Return what distinguishes this trial: the configuration and, if repeated, the repeat."""
         labels = [self.configuration_label(trial)]
         for field in REPEAT_FIELDS:
-            if field in trial and self.trials[field].nunique() > 1:
+            if field in trial and self.analysis.trials[field].nunique() > 1:
                 labels.append(self.field_label(trial, field))
         return ", ".join(labels)
 
@@ -133,59 +92,24 @@ class ReportContext:
             reference=setting_value(field, reference, self.lang),
         )
 
-    def epoch_rows(self, trial: pd.Series) -> pd.DataFrame:
-        """Return the epochs of a trial, in order."""
-        epochs = self.results.epochs
-        return epochs[epochs["key"] == trial["key"]].sort_values("epoch")
-
-    @cached_property
-    def _all_test_predictions(self) -> pd.DataFrame:
-        predictions = self.results.predictions
-        return predictions[predictions["subset"] == "test"]
-
-    def test_predictions(self, trial: pd.Series) -> pd.DataFrame:
-        """Return a trial's test predictions, with the `probability` of the predicted class."""
-        rows = self._all_test_predictions
-        rows = rows[rows["key"] == trial["key"]]
-        # the predicted class is the most probable one
-        highest = [float(max(row)) for row in rows["probabilities"]]
-        return rows.assign(probability=highest)
-
-    def wrong_predictions(self, trial: pd.Series) -> pd.DataFrame:
-        """Return the test images that a trial got wrong, the most confident mistakes first.
-
-        The column `trials` counts the other trials that tested the image, and `others` those of
-        them that got it wrong, too.
-        """
-        tests = self._all_test_predictions
-        test_counts = tests["image"].value_counts()
-        mistakes = tests[tests["label"] != tests["prediction"]]
-        mistake_counts = mistakes["image"].value_counts()
-        wrong = self.test_predictions(trial).query("label != prediction")
-        wrong = wrong.sort_values("probability", ascending=False, kind="stable")
-        # both counts include the trial itself
-        other_tests = test_counts.reindex(wrong["image"]) - 1
-        other_mistakes = mistake_counts.reindex(wrong["image"]) - 1
-        return wrong.assign(others=other_mistakes.to_numpy(), trials=other_tests.to_numpy())
-
-    @cached_property
+    @property
     def is_synthetic(self) -> bool:
         """Whether a program drew the images."""
-        return any(notice.key == "warning.synthetic" for notice in self.warnings)
+        return any(check.code == "synthetic" for check in self.analysis.checks)
 
-    @cached_property
-    def warnings(self) -> list[Notice]:
+    @property
+    def warnings(self) -> list[str]:
         """What makes a comparison of these trials unreliable, the worst first."""
-        return list(comparison_warnings(self.results, self.trials, self.lang))
+        return [check.text(self.lang) for check in self.analysis.checks]
 
     @property
     def source_line(self) -> str:
         """The experiment, the data and the digest of the results, on one line."""
-        manifest = self.results.manifest
+        manifest = self.analysis.manifest
         experiment = shorten_name(manifest["name"])
         header = column_header("data", self.lang)
-        data = shorten_name(manifest["data"]["name"])
-        source = self.text("note.source", fingerprint=results_digest(self.results))
+        data = shorten_name(self.analysis.data_name)
+        source = self.text("note.source", fingerprint=self.analysis.digest)
         return f"{experiment} · {header} {data} · {source}"
 
 

@@ -67,7 +67,7 @@ def curve_panels(report: ReportContext) -> list[dict[str, Any]]:
 
     All panels have the same scales.
     """
-    drawn = report.ranked_trials.head(MAX_LINES)
+    drawn = report.analysis.ranked_trials.head(MAX_LINES)
     if drawn.empty:
         return []
     last_epoch = max(2, int(drawn["epochs"].max()))
@@ -83,7 +83,7 @@ def curve_panel(
     report: ReportContext, title: str, trials: pd.DataFrame, metric: str, epoch_scale: LinearScale
 ) -> dict[str, Any]:
     """Lay out one panel: its ticks (position and text) and its lines."""
-    value_scale = metric_scale(report.results.epochs, metric)
+    value_scale = metric_scale(report.analysis.results.epochs, metric)
     epoch_ticks = []
     for epoch in epoch_scale.ticks(MAX_EPOCH_TICKS):
         if epoch.is_integer():
@@ -130,7 +130,7 @@ def trial_curve(
     value_scale: LinearScale,
 ) -> dict[str, Any]:
     """Lay out one trial: two polylines, and the points of the selected epoch and an early end."""
-    rows = report.epoch_rows(trial)
+    rows = report.analysis.trial_epochs(trial["key"])
     validation = curve_points(rows, f"val_{metric}", epoch_scale, value_scale)
     training = curve_points(rows, f"train_{metric}", epoch_scale, value_scale)
     selected = np.flatnonzero(rows["epoch"] == trial["best_val_loss_epoch"])

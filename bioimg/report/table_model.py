@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from bioimg.report.checks import Check
 from bioimg.report.formatting import (
     MISSING_TEXT,
     format_clock,
@@ -15,7 +16,6 @@ from bioimg.report.formatting import (
     format_number,
     format_p_value,
 )
-from bioimg.report.notices import Notice
 from bioimg.report.translation import column_header
 
 ColumnKind = Literal[
@@ -74,7 +74,7 @@ class Table:
     values: pd.DataFrame
     columns: tuple[Column, ...]
     caption: str
-    notices: tuple[Notice, ...] = ()
+    checks: tuple[Check, ...] = ()
     results_digest: str
     lang: str = "en"
 
@@ -88,8 +88,8 @@ class Table:
 
     @property
     def notes(self) -> list[str]:
-        """The texts of the notices."""
-        return [notice.text for notice in self.notices]
+        """What readers must know about the numbers: warnings, and what they mean."""
+        return [check.text(self.lang) for check in self.checks]
 
     def records(self) -> list[dict[str, Any]]:
         """Return every row as raw values by column name."""

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from bioimg.report.analysis import Analysis
 from bioimg.report.headline import draw_conclusions
 from bioimg.report.table_model import Table, display_width
-from bioimg.results.result_store import Results
 
 MAX_PRINTED_ROWS = 40
 """Rows (and claims) that are printed; the files have all of them."""
@@ -24,7 +24,9 @@ MAX_TEXT_CHARACTERS = 24
 COLUMN_GAP = 3
 
 
-def print_report(results: Results, tables: Sequence[Table], console: Console | None = None) -> None:
+def print_report(
+    analysis: Analysis, tables: Sequence[Table], console: Console | None = None
+) -> None:
     """Print the first table (all tables of a preset) and what can be claimed from the results."""
     console = console or Console(highlight=False)
     is_preset = tables[0].name == "table-1"
@@ -32,7 +34,7 @@ def print_report(results: Results, tables: Sequence[Table], console: Console | N
     for table in printed:
         _print_table(table, console)
     if is_preset or tables[0].name == "comparison":
-        _print_conclusions(results, console)
+        _print_conclusions(analysis, console)
 
 
 def _print_table(table: Table, console: Console) -> None:
@@ -43,9 +45,9 @@ def _print_table(table: Table, console: Console) -> None:
     omissions = _omission_text(table, positions)
     if omissions:
         console.print(Text(f"Not shown here: {omissions}."), style="dim")
-    for notice in table.notices:
-        style = "yellow bold" if notice.is_warning else "dim"
-        console.print(Text(f"- {notice}"), style=style)
+    for check in table.checks:
+        style = "yellow bold" if check.level == "warning" else "dim"
+        console.print(Text(f"- {check.text(table.lang)}"), style=style)
 
 
 def _make_grid(
@@ -118,8 +120,8 @@ def _omission_text(table: Table, positions: Sequence[int]) -> str:
     return "; ".join(omissions)
 
 
-def _print_conclusions(results: Results, console: Console) -> None:
-    conclusions = draw_conclusions(results)
+def _print_conclusions(analysis: Analysis, console: Console) -> None:
+    conclusions = draw_conclusions(analysis)
     console.print(Text(f"\n{conclusions.headline}"), style="bold")
     _print_lines("Holds", conclusions.distinguishable, console)
     _print_lines("Can't be claimed", conclusions.not_distinguishable, console)

@@ -13,9 +13,9 @@ from bioimg.errors import UserError, unknown_value_error
 from bioimg.report.open_results import open_results, open_unchanged_images
 
 if TYPE_CHECKING:
+    from bioimg.report.analysis import Analysis
     from bioimg.report.report_context import ImagesByPath
     from bioimg.report.table_model import Table
-    from bioimg.results.result_store import Results
 
 TABLE_FORMATS = ("md", "csv", "tex", "html", "xlsx", "docx", "parquet")
 TABLE_NAMES = (
@@ -131,12 +131,13 @@ def write_report(
         UserError: there are no results, or an option names something that doesn't exist.
     """
     from bioimg.report import documents, terminal
+    from bioimg.report.analysis import Analysis
     from bioimg.storage.filesystem import join_path
 
     options.check()
-    results = open_results(folder)
-    tables = _build_tables(options, results)
-    terminal.print_report(results, tables)
+    analysis = Analysis(open_results(folder))
+    tables = _build_tables(options, analysis)
+    terminal.print_report(analysis, tables)
     location = str(options.out or join_path(folder, "report"))
     with _output_folder(folder, options.out) as out:
         for table in tables:
@@ -146,8 +147,8 @@ def write_report(
             print(f"\nTables in {location}: {names} ({', '.join(options.format)})")
         if not options.has_own_tables:
             if images is None:
-                images = open_unchanged_images(folder, results)
-            _write_page_and_figures(options, results, out, location, images)
+                images = open_unchanged_images(folder, analysis.results)
+            _write_page_and_figures(options, analysis, out, location, images)
     return location
 
 
@@ -158,43 +159,44 @@ def print_comparison(folder: str) -> None:
         UserError: there are no results.
     """
     from bioimg.report import terminal
+    from bioimg.report.analysis import Analysis
     from bioimg.report.comparison_table import build_comparison
 
-    results = open_results(folder)
-    terminal.print_report(results, [build_comparison(results)])
+    analysis = Analysis(open_results(folder))
+    terminal.print_report(analysis, [build_comparison(analysis)])
 
 
-def _build_tables(options: ReportOptions, results: "Results") -> "list[Table]":
+def _build_tables(options: ReportOptions, analysis: "Analysis") -> "list[Table]":
     """Return the tables that were asked for; the first one is printed."""
     from bioimg.report import detail_tables, presets
     from bioimg.report.comparison_table import build_comparison
 
     if options.at_epoch is not None:
-        return [detail_tables.epoch_table(results, options.lang, options.at_epoch)]
+        return [detail_tables.epoch_table(analysis, options.lang, options.at_epoch)]
     if options.preset:
-        return presets.report_2023_tables(results, options.lang)
+        return presets.report_2023_tables(analysis, options.lang)
     if options.selection:
-        table = build_comparison(results, **options.selection, lang=options.lang)
+        table = build_comparison(analysis, **options.selection, lang=options.lang)
         return [replace(table, name="selection")]
     if "all" in options.tables:
-        comparison = build_comparison(results, lang=options.lang)
-        details = detail_tables.build_detail_tables(results, options.lang, options.price)
+        comparison = build_comparison(analysis, lang=options.lang)
+        details = detail_tables.build_detail_tables(analysis, options.lang, options.price)
         return [comparison, *details]
     tables = []
     names = [*options.tables, "cost"] if options.price is not None else options.tables
     for name in dict.fromkeys(names):
         if name == "comparison":
-            tables.append(build_comparison(results, lang=options.lang))
+            tables.append(build_comparison(analysis, lang=options.lang))
         else:
             tables.append(
-                detail_tables.build_detail_table(name, results, options.lang, options.price)
+                detail_tables.build_detail_table(name, analysis, options.lang, options.price)
             )
     return tables
 
 
 def _write_page_and_figures(
     options: ReportOptions,
-    results: "Results",
+    analysis: "Analysis",
     out: Path,
     location: str,
     images: "ImagesByPath",
@@ -203,12 +205,12 @@ def _write_page_and_figures(
     from bioimg.storage.filesystem import join_path
 
     page = out / "report.html"
-    html_page.write_page(results, page, options.lang, images)
+    html_page.write_page(analysis, page, options.lang, images)
     if options.figures:
         from bioimg.report import figures
 
         folder = out / "figures"
-        paths = figures.write_figures(results, folder, lang=options.lang, images=images)
+        paths = figures.write_figures(analysis, folder, lang=options.lang, images=images)
         print(f"{len(paths)} figures in {join_path(location, folder.name)}")
     print(f"The page to open first: {join_path(location, page.name)}")
 

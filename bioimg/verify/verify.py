@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 from bioimg.errors import UserError
 from bioimg.report import detail_tables, documents
-from bioimg.report.comparison_table import SCORE_COLUMNS, build_comparison, trial_column
+from bioimg.report.analysis import SCORE_COLUMNS, Analysis
+from bioimg.report.comparison_table import build_comparison, trial_column
 from bioimg.report.table_model import Column, ParsedTable, Table, format_cell, is_missing
-from bioimg.report.table_notes import results_digest
 from bioimg.report.translation import LANGUAGES, column_header, translated_columns
 from bioimg.results.result_store import Results
 from bioimg.verify.cell_matching import cell_matches, is_blank, normalise_text, resolve_setting
 
-TABLE_BUILDERS: dict[str, tuple[Callable[[Results, str], Table], ...]] = {
+TABLE_BUILDERS: dict[str, tuple[Callable[[Analysis, str], Table], ...]] = {
     "class": (detail_tables.per_class_table,),
     "label": (detail_tables.confusion_table,),
     "axis": (detail_tables.effects_table,),
@@ -84,11 +84,12 @@ def verify_file(path: Path, results: Results) -> VerificationResult:
         UserError: there is no such file, it can't be read, or no table in it has a known column.
     """
     tables = [table for table in documents.read_tables(path) if table.rows]
+    analysis = Analysis(results)
     compared_cells = 0
     mismatches: list[Mismatch] = []
     unknown_headers: list[str] = []
     for table in tables:
-        verification = _verify_table(table, results)
+        verification = _verify_table(table, analysis)
         compared_cells += verification.compared_cells
         mismatches.extend(verification.mismatches)
         unknown_headers.extend(verification.unknown_headers)
@@ -102,7 +103,7 @@ def verify_file(path: Path, results: Results) -> VerificationResult:
         mismatches=tuple(mismatches),
         compared_cells=compared_cells,
         unknown_headers=tuple(dict.fromkeys(unknown_headers)),
-        foreign_digest=_find_foreign_digest(tables, results_digest(results)),
+        foreign_digest=_find_foreign_digest(tables, analysis.digest),
     )
 
 
@@ -115,13 +116,13 @@ def _find_foreign_digest(tables: Sequence[ParsedTable], own_digest: str) -> str 
     return None
 
 
-def _verify_table(table: ParsedTable, results: Results) -> VerificationResult:
+def _verify_table(table: ParsedTable, analysis: Analysis) -> VerificationResult:
     """Check against the reference table that has most of its headers.
 
     Of several such tables, the one that it agrees with best counts.
     """
     verifications = []
-    for reference in _reference_tables(table, results):
+    for reference in _reference_tables(table, analysis):
         verification = _compare_with_reference(table, reference)
         verifications.append(verification)
         if not verification.unknown_headers and not verification.mismatches:
@@ -132,15 +133,15 @@ def _verify_table(table: ParsedTable, results: Results) -> VerificationResult:
     )
 
 
-def _reference_tables(table: ParsedTable, results: Results) -> Iterator[Table]:
+def _reference_tables(table: ParsedTable, analysis: Analysis) -> Iterator[Table]:
     """Yield the tables that the file might hold, in the language of its headers."""
     lang = _detect_language(table.headers)
     for name, builders in TABLE_BUILDERS.items():
         if _has_column(table, name):
             for build_table in builders:
-                yield build_table(results, lang)
+                yield build_table(analysis, lang)
             return
-    yield from _comparison_tables(table, results, lang)
+    yield from _comparison_tables(table, analysis, lang)
 
 
 def _detect_language(headers: Sequence[str]) -> str:
@@ -153,27 +154,28 @@ def _detect_language(headers: Sequence[str]) -> str:
     return max(LANGUAGES, key=lambda lang: known_counts[lang])
 
 
-def _comparison_tables(table: ParsedTable, results: Results, lang: str) -> Iterator[Table]:
+def _comparison_tables(table: ParsedTable, analysis: Analysis, lang: str) -> Iterator[Table]:
     """Yield comparisons of all trials, of those in the file, and grouped as in the file."""
-    settings = detail_tables.varying_settings(results)
+    settings = detail_tables.varying_settings(analysis)
     scores = [name for name in SCORE_COLUMNS if _has_column(table, name)]
     columns = [*settings, *scores, "standing"]
-    all_trials = build_comparison(results, columns=columns, single=True, lang=lang)
+    all_trials = build_comparison(analysis, columns=columns, single=True, lang=lang)
     all_trials = _with_all_columns(all_trials, settings)
     yield all_trials
 
     # with fewer trials, another one may be the best
+    results = analysis.results
     reference_rows = _ReferenceRows(all_trials, _match_columns(table, all_trials))
     is_in_file = results.trials["key"].isin(reference_rows.trial_keys(table))
     selection = dataclasses.replace(results, trials=results.trials[is_in_file])
-    selected = build_comparison(selection, columns=columns, single=True, lang=lang)
+    selected = build_comparison(Analysis(selection), columns=columns, single=True, lang=lang)
     yield _with_all_columns(selected, settings)
 
     if _has_column(table, "runs"):
         shown_settings = [name for name in settings if _has_column(table, name)]
-        grouped_as_shown = build_comparison(results, group_by=shown_settings, lang=lang)
+        grouped_as_shown = build_comparison(analysis, group_by=shown_settings, lang=lang)
         yield _with_all_columns(grouped_as_shown, shown_settings)
-        grouped_by_default = build_comparison(results, lang=lang)
+        grouped_by_default = build_comparison(analysis, lang=lang)
         yield _with_all_columns(grouped_by_default, shown_settings)
 
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.report import detail_tables
+from bioimg.report.analysis import Analysis
 from bioimg.report.comparison_table import REPORT_2023_COLUMNS, build_comparison
 from bioimg.report.formatting import interval_decimals
 from bioimg.report.headline import draw_conclusions
 from bioimg.report.presets import REPORT_2023_PRESETS, report_2023_tables
-from bioimg.report.report_context import ReportContext
 from bioimg.report.row_filter import select_rows
 from bioimg.report.table_model import (
     MAX_NAME_CHARACTERS,
@@ -24,9 +24,6 @@ from bioimg.report.table_model import (
     format_cell,
     sanitise_text,
 )
-from bioimg.report.table_notes import results_digest
-from bioimg.results import result_store
-from bioimg.results.result_store import Results
 from bioimg.results.statistics import wilson_interval
 from bioimg.verify.cell_matching import cell_matches
 from support.example_results import (
@@ -35,6 +32,7 @@ from support.example_results import (
     V2,
     epoch_rows,
     prediction_rows,
+    read_analysis,
     trial_row,
     write_report_2023,
     write_results,
@@ -42,8 +40,12 @@ from support.example_results import (
 
 
 @pytest.fixture
-def nine(tmp_path: Path) -> Results:
-    return result_store.read_results(write_report_2023(tmp_path / "report-2023"))
+def nine(tmp_path: Path) -> Analysis:
+    return read_analysis(write_report_2023(tmp_path / "report-2023"))
+
+
+def with_trials(analysis: Analysis, trials: pd.DataFrame) -> Analysis:
+    return Analysis(dataclasses.replace(analysis.results, trials=trials))
 
 
 def column_of(table: Table, name: str) -> list[str]:
@@ -68,7 +70,7 @@ MEASURES = (
 RUNS_BY_TABLE = {2: (0,), 3: (1,), 4: (2,), 5: (3,), 6: (4, 5), 7: (6,), 8: (7, 8)}
 
 
-def test_preset_has_the_runs_of_tables_2_to_8(nine: Results) -> None:
+def test_preset_has_the_runs_of_tables_2_to_8(nine: Analysis) -> None:
     tables = {table.name: table for table in report_2023_tables(nine)}
     for number, runs in RUNS_BY_TABLE.items():
         records = tables[f"table-{number}"].values.to_dict("records")
@@ -79,7 +81,7 @@ def test_preset_has_the_runs_of_tables_2_to_8(nine: Results) -> None:
             assert known_values == list(NINE_RUNS[run])
 
 
-def test_table_2_reads_as_in_the_report(nine: Results) -> None:
+def test_table_2_reads_as_in_the_report(nine: Analysis) -> None:
     table = report_2023_tables(nine)[1]
     assert table.cells() == [
         [
@@ -101,7 +103,7 @@ def test_table_2_reads_as_in_the_report(nine: Results) -> None:
     assert [column.name for column in table.columns] == list(REPORT_2023_COLUMNS)
 
 
-def test_table_9_has_four_rows_with_their_numbers(nine: Results) -> None:
+def test_table_9_has_four_rows_with_their_numbers(nine: Analysis) -> None:
     table = report_2023_tables(nine)[8]
     rows = {tuple(row[:3]): row[4:] for row in table.cells()}
     assert rows[V1, "128", "none"] == ["0.2720 (34/50)", "94.0 [91.8, 95.6]", "93.5"]
@@ -115,7 +117,7 @@ def test_table_9_has_four_rows_with_their_numbers(nine: Results) -> None:
     assert any("different numbers of epochs (40, 50, 100)" in note for note in table.notes)
 
 
-def test_table_1_comes_from_the_model(nine: Results) -> None:
+def test_table_1_comes_from_the_model(nine: Analysis) -> None:
     table = report_2023_tables(nine)[0]
     rows = {row[0]: row for row in table.cells()}
     assert [rows[f"layer{n}"][2] for n in (1, 2, 3, 4)] == ["3", "4", "6", "3"]
@@ -135,12 +137,12 @@ def test_preset_without_its_epochs_shows_other_lengths(tmp_path: Path) -> None:
         for b in (32, 64, 128)
         for f in ("none", "features")
     ]
-    tables = report_2023_tables(result_store.read_results(write_results(tmp_path, grid)))
+    tables = report_2023_tables(read_analysis(write_results(tmp_path, grid)))
     assert [len(table.values) for table in tables[1:]] == [1, 1, 1, 1, 1, 1, 2, 4]
     assert tables[2].notes[0].startswith("No trial ran for 35 epochs as in the report of 2023")
 
 
-def test_each_preset_table_is_one_command(nine: Results) -> None:
+def test_each_preset_table_is_one_command(nine: Analysis) -> None:
     for number, recipe in REPORT_2023_PRESETS.items():
         table = build_comparison(nine, rows=recipe.condition, columns=recipe.columns)
         assert table.cells() == report_2023_tables(nine)[number - 1].cells()
@@ -161,7 +163,7 @@ def test_each_preset_table_is_one_command(nine: Results) -> None:
         (None, 9),
     ],
 )
-def test_condition_selects_matching_rows(nine: Results, query: str | None, count: int) -> None:
+def test_condition_selects_matching_rows(nine: Analysis, query: str | None, count: int) -> None:
     assert len(select_rows(nine.trials, query)) == count
 
 
@@ -187,12 +189,12 @@ def test_condition_selects_matching_rows(nine: Results, query: str | None, count
         "(" * 500 + "epochs == 1" + ")" * 500,
     ],
 )
-def test_conditions_with_code_are_refused(nine: Results, query: str) -> None:
+def test_conditions_with_code_are_refused(nine: Analysis, query: str) -> None:
     with pytest.raises(UserError, match="the value of `rows` is"):
         select_rows(nine.trials, query)
 
 
-def test_unknown_column_is_named_with_the_closest(nine: Results) -> None:
+def test_unknown_column_is_named_with_the_closest(nine: Analysis) -> None:
     for call in (
         lambda: build_comparison(nine, rows="batchsize == 32"),
         lambda: build_comparison(nine, columns=["batchsize"]),
@@ -203,7 +205,7 @@ def test_unknown_column_is_named_with_the_closest(nine: Results) -> None:
             call()
 
 
-def test_comparing_text_with_numbers_is_refused(nine: Results) -> None:
+def test_comparing_text_with_numbers_is_refused(nine: Analysis) -> None:
     with pytest.raises(UserError, match="must compare text with text and numbers with numbers"):
         select_rows(nine.trials, "weights > 3")
 
@@ -221,7 +223,7 @@ def test_sorting_puts_best_first_and_uncompleted_last(tmp_path: Path) -> None:
             TrialConfig(batch_size=4), test_accuracy=0.9, best_val_accuracy=0.9, best_val_loss=0.4
         ),
     ]
-    results = result_store.read_results(write_results(tmp_path, rows))
+    results = read_analysis(write_results(tmp_path, rows))
     assert column_of(build_comparison(results, sort=["best_val_accuracy"]), "batch_size") == [
         "4",
         "3",
@@ -249,7 +251,7 @@ def test_sorting_puts_best_first_and_uncompleted_last(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def seeds(tmp_path: Path) -> Results:
+def seeds(tmp_path: Path) -> Analysis:
     """Two configurations of three seeds each, of which one failed."""
     rows = []
     for weights, loss, accuracies in ((V1, 0.2, (0.90, 0.92, 0.94)), (V2, 0.3, (0.95, 0.97, None))):
@@ -266,10 +268,10 @@ def seeds(tmp_path: Path) -> Results:
                     config, **(ended if accuracy else {"status": "failed", "error": "killed"})
                 )
             )
-    return result_store.read_results(write_results(tmp_path / "seeds", rows))
+    return read_analysis(write_results(tmp_path / "seeds", rows))
 
 
-def test_seeds_become_one_row_with_deviation(seeds: Results) -> None:
+def test_seeds_become_one_row_with_deviation(seeds: Analysis) -> None:
     table = build_comparison(seeds)
     assert column_of(table, "test_accuracy") == ["92.0 ± 2.0", "96.0 ± 1.4"]
     assert column_of(table, "runs") == ["3", "2"]
@@ -290,7 +292,7 @@ def test_folds_are_weighted_by_their_images(tmp_path: Path) -> None:
         )
         for fold, (n, hits) in enumerate(right.items())
     ]
-    table = build_comparison(result_store.read_results(write_results(tmp_path, rows)))
+    table = build_comparison(read_analysis(write_results(tmp_path, rows)))
     assert table.values["test_accuracy"][0] == pytest.approx(80 / 101)
     assert (
         table.values["test_accuracy_low"][0],
@@ -302,21 +304,21 @@ def test_folds_are_weighted_by_their_images(tmp_path: Path) -> None:
     assert not any("test set isn't used to select anything" in note for note in table.notes)
 
 
-def test_single_shows_every_repeat(seeds: Results) -> None:
+def test_single_shows_every_repeat(seeds: Analysis) -> None:
     table = build_comparison(seeds, single=True)
     assert column_of(table, "seed") == ["0", "1", "2", "0", "1", "2"]
     assert column_of(table, "test_accuracy")[:2] == ["90.0 [87.3, 92.2]", "92.0 [89.6, 93.9]"]
     assert column_of(table, "standing")[:3] == ["best"] * 3
 
 
-def test_group_by_averages_trials_with_equal_settings(nine: Results) -> None:
+def test_group_by_averages_trials_with_equal_settings(nine: Analysis) -> None:
     table = build_comparison(nine, group_by=["freeze"], columns=["freeze", "test_accuracy", "runs"])
     assert table.cells() == [["none", "94.2 ± 0.8", "6"], ["features", "86.5 ± 1.0", "3"]]
 
 
 def test_group_without_completed_trial_has_no_mean(tmp_path: Path) -> None:
     rows = [trial_row(TrialConfig(seed=seed), status="failed", error="x") for seed in (0, 1)]
-    table = build_comparison(result_store.read_results(write_results(tmp_path, rows)))
+    table = build_comparison(read_analysis(write_results(tmp_path, rows)))
     assert column_of(table, "test_accuracy") == ["–"]
     assert column_of(table, "status") == ["2 failed"]
 
@@ -339,7 +341,7 @@ def test_fewer_test_images_give_fewer_decimals(tmp_path: Path) -> None:
     ):
         rows = [trial_row(TrialConfig(), test_accuracy=0.95, test_images=n)]
         assert column_of(
-            build_comparison(result_store.read_results(write_results(tmp_path / str(n), rows))),
+            build_comparison(read_analysis(write_results(tmp_path / str(n), rows))),
             "test_accuracy",
         ) == [text]
 
@@ -374,7 +376,7 @@ def test_names_lose_control_characters_and_are_cut() -> None:
 # notes and headline
 
 
-def test_notes_state_images_selection_and_split(nine: Results) -> None:
+def test_notes_state_images_selection_and_split(nine: Analysis) -> None:
     notes = "\n".join(build_comparison(nine).notes)
     for sentence in (
         "n: 2550 training, 600 validation and 600 test images of kather2016 "
@@ -384,7 +386,7 @@ def test_notes_state_images_selection_and_split(nine: Results) -> None:
         "lowest validation loss",
         "No early stopping.",
         "One run each",
-        f"from results {results_digest(nine)}.",
+        f"from results {nine.digest}.",
     ):
         assert sentence in notes
 
@@ -401,7 +403,7 @@ def test_notes_state_early_stopping_rule_and_count(tmp_path: Path) -> None:
         "compare_within": ["freeze"],
     }
     notes = build_comparison(
-        result_store.read_results(write_results(tmp_path, rows, early_stopping=rule))
+        read_analysis(write_results(tmp_path, rows, early_stopping=rule))
     ).notes
     assert any(
         "ASHA on val_accuracy, from epoch 2" in note and "1 of 2 trials stopped" in note
@@ -427,11 +429,11 @@ def test_stopping_metric_comes_from_the_rows(
         "compare_within": ["freeze"],
     }
     notes = build_comparison(
-        result_store.read_results(write_results(tmp_path / "other", rows, early_stopping=rule))
+        read_analysis(write_results(tmp_path / "other", rows, early_stopping=rule))
     ).notes
     assert any("ASHA on val_loss, from epoch 2" in note for note in notes)
     notes = build_comparison(
-        result_store.read_results(write_results(tmp_path / "none", rows, early_stopping=None))
+        read_analysis(write_results(tmp_path / "none", rows, early_stopping=None))
     ).notes
     assert any("1 of 2 trials were stopped early in an earlier run" in note for note in notes)
     assert not any("No early stopping" in note for note in notes)
@@ -445,9 +447,7 @@ def test_mixed_synthetic_and_unfinished_data_are_warned_of(
         trial_row(TrialConfig(seed=1), data_fingerprint="else", synthetic=True),
     ]
     notes = "\n".join(
-        build_comparison(
-            result_store.read_results(write_results(tmp_path, rows, complete=False))
-        ).notes
+        build_comparison(read_analysis(write_results(tmp_path, rows, complete=False))).notes
     )
     assert "WARNING: rows differ in data_fingerprint" in notes
     assert "SYNTHETIC IMAGES" in notes
@@ -460,9 +460,7 @@ def test_notes_count_copies_and_unreadable_images(tmp_path: Path) -> None:
             TrialConfig(), test_accuracy=0.9, duplicate_images_across_splits=3, unreadable_skipped=2
         )
     ]
-    notes = "\n".join(
-        build_comparison(result_store.read_results(write_results(tmp_path, rows))).notes
-    )
+    notes = "\n".join(build_comparison(read_analysis(write_results(tmp_path, rows))).notes)
     assert "validation and test images have an exact copy in another subset (3)" in notes
     assert "Unreadable images left out: 2." in notes
 
@@ -477,11 +475,11 @@ def test_unequal_folds_are_not_mixed_data(tmp_path: Path) -> None:
         )
         for fold in range(3)
     ]
-    table = build_comparison(result_store.read_results(write_results(tmp_path, rows)))
+    table = build_comparison(read_analysis(write_results(tmp_path, rows)))
     assert column_of(table, "test_accuracy") == ["91.0 ± 1.0"]
     assert (
         "91.0 % [87.3, 93.8] of 303 test images (mean of 3 runs)"
-        in draw_conclusions(result_store.read_results(tmp_path)).headline
+        in draw_conclusions(read_analysis(tmp_path)).headline
     )
     assert not any("rows differ" in note for note in table.notes)
 
@@ -492,7 +490,7 @@ def test_shared_reason_not_to_compare_appears_once(tmp_path: Path) -> None:
     for number, config in enumerate(trials):
         rows.append(trial_row(config, best_val_loss=number / 100, test_accuracy=0.9))
         images += prediction_rows(config.key, [0], n=20, groups=["slide-1"] * 20)
-    results = result_store.read_results(write_results(tmp_path, rows, predictions=images))
+    results = read_analysis(write_results(tmp_path, rows, predictions=images))
     reason = (
         "not compared: all test images are of one group, so nothing can be said about other groups"
     )
@@ -514,7 +512,7 @@ def test_failed_row_keeps_image_counts_whole(
             epochs_run=None,
         ),
     ]
-    results = result_store.read_results(write_results(tmp_path, rows))
+    results = read_analysis(write_results(tmp_path, rows))
     conclusions = draw_conclusions(results)
     assert "of 600 test images" in conclusions.headline
     assert "90.0 % and 95.0 % of 600 images" in conclusions.distinguishable[0]
@@ -522,16 +520,15 @@ def test_failed_row_keeps_image_counts_whole(
 
 
 def test_digest_changes_with_numbers_not_row_order(
-    nine: Results,
+    nine: Analysis,
 ) -> None:
-    shuffled = dataclasses.replace(nine, trials=nine.trials.iloc[::-1])
-    changed = dataclasses.replace(
-        nine, trials=nine.trials.assign(test_accuracy=nine.trials["test_accuracy"] + 1e-12)
-    )
-    assert results_digest(shuffled) == results_digest(nine) != results_digest(changed)
+    trials = nine.trials
+    changed = trials.assign(test_accuracy=trials["test_accuracy"] + 1e-12)
+    assert with_trials(nine, trials.iloc[::-1]).digest == nine.digest
+    assert with_trials(nine, changed).digest != nine.digest
 
 
-def test_headers_and_notes_in_chinese(nine: Results) -> None:
+def test_headers_and_notes_in_chinese(nine: Analysis) -> None:
     table = build_comparison(nine, lang="zh-TW")
     assert table.headers[:4] == ["預訓練權重", "凍結", "批次大小", "訓練週期數"]
     assert column_of(table, "standing")[3] == "最佳"
@@ -540,7 +537,7 @@ def test_headers_and_notes_in_chinese(nine: Results) -> None:
         build_comparison(nine, lang="tlh")
 
 
-def test_headline_separates_what_can_be_claimed(nine: Results) -> None:
+def test_headline_separates_what_can_be_claimed(nine: Analysis) -> None:
     conclusions = draw_conclusions(nine)
     assert conclusions.headline == (
         "Validation chose weights IMAGENET1K_V2, trained: all layers, batch 128, epochs 40: "
@@ -560,7 +557,7 @@ def test_headline_separates_what_can_be_claimed(nine: Results) -> None:
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Results:
+def two(tmp_path: Path) -> Analysis:
     """A completed trial with predictions and curves, and a stopped one."""
     a, b = TrialConfig(batch_size=32, workers=2), TrialConfig(batch_size=64)
     rows = [
@@ -568,18 +565,18 @@ def two(tmp_path: Path) -> Results:
         trial_row(b, status="stopped", epochs_run=10, train_seconds=20.0),
     ]
     curves = epoch_rows(a.key, [0.3, 0.1, 0.2], [0.7, 0.9, 0.9])
-    return result_store.read_results(
+    return read_analysis(
         write_results(tmp_path / "two", rows, curves, prediction_rows(a.key, range(0, 180, 6)))
     )
 
 
-def test_per_class_table_has_recall_intervals(two: Results) -> None:
+def test_per_class_table_has_recall_intervals(two: Analysis) -> None:
     table = detail_tables.per_class_table(two)
     assert table.cells()[0] == ["32", "2", "tumour", "70.0 [60.4, 78.1]", "100.0", "82.4", "100"]
     assert len(table.values) == 6
 
 
-def test_confusion_table_has_a_column_per_class(two: Results) -> None:
+def test_confusion_table_has_a_column_per_class(two: Analysis) -> None:
     table = detail_tables.confusion_table(two)
     assert table.headers[2:] == [
         "label",
@@ -593,7 +590,7 @@ def test_confusion_table_has_a_column_per_class(two: Results) -> None:
     assert table.cells()[0] == ["32", "2", "tumour", "70", "30", "0", "0", "0", "0"]
 
 
-def test_cost_table_counts_devices_epochs_and_price(two: Results) -> None:
+def test_cost_table_counts_devices_epochs_and_price(two: Analysis) -> None:
     table = detail_tables.cost_table(two, price=36.0)
     shown = table.values.set_index("status")
     assert shown.loc["completed", "device_seconds"] == 200
@@ -611,9 +608,7 @@ def test_epochs_shared_by_two_trials_cost_once(tmp_path: Path) -> None:
         trial_row(long, train_seconds=200.0, continued_from=short.key),
     ]
     total = (
-        detail_tables.cost_table(
-            result_store.read_results(write_results(tmp_path, rows)), price=3.6
-        )
+        detail_tables.cost_table(read_analysis(write_results(tmp_path, rows)), price=3.6)
         .values.set_index("status")
         .loc["total"]
     )
@@ -631,7 +626,7 @@ def test_shared_epochs_of_a_stopped_trial_cost_once(
         "continued_from": short.key,
     }
     table = detail_tables.cost_table(
-        result_store.read_results(
+        read_analysis(
             write_results(
                 tmp_path, [trial_row(short, train_seconds=100.0), trial_row(long, **stopped)]
             )
@@ -644,14 +639,14 @@ def test_shared_epochs_of_a_stopped_trial_cost_once(
 def test_notes_state_that_losses_are_weighted(tmp_path: Path) -> None:
     for weights, expected in (("none", False), ("balanced", True)):
         table = build_comparison(
-            result_store.read_results(
+            read_analysis(
                 write_results(tmp_path / weights, [trial_row(TrialConfig(class_weights=weights))])
             )
         )
         assert any("the training loss is weighted" in note for note in table.notes) is expected
 
 
-def test_empty_detail_tables_are_left_out(nine: Results, two: Results) -> None:
+def test_empty_detail_tables_are_left_out(nine: Analysis, two: Analysis) -> None:
     assert {table.name for table in detail_tables.build_detail_tables(nine)} == {
         "effects",
         "differences-best",
@@ -673,7 +668,7 @@ def test_rung_scores_can_be_shown_and_sorted_by(
     }
     rows = [trial_row(TrialConfig(), test_accuracy=0.9), trial_row(TrialConfig(seed=1), **stopped)]
     table = build_comparison(
-        result_store.read_results(write_results(tmp_path, rows)),
+        read_analysis(write_results(tmp_path, rows)),
         columns=["status", "rung_scores"],
         sort=["rung_scores"],
         single=True,
@@ -681,14 +676,14 @@ def test_rung_scores_can_be_shown_and_sorted_by(
     assert column_of(table, "rung_scores") == ["–", "0.9123, 0.5"]
 
 
-def test_scores_can_be_comparison_columns(two: Results) -> None:
+def test_scores_can_be_comparison_columns(two: Analysis) -> None:
     table = build_comparison(two, columns=["batch_size", "balanced_accuracy", "auroc"])
     assert table.cells()[0][0] == "32"
     assert table.cells()[0][1].startswith("95.0 [93.")
     assert table.cells()[1][1:] == ["–", "–"]
 
 
-def stopped_and_completed(path: Path) -> Results:
+def stopped_and_completed(path: Path) -> Analysis:
     """One trial of 4 epochs that was stopped after 2, and one that failed after 1."""
     full, short, failed = (TrialConfig(epochs=4, batch_size=size) for size in (16, 32, 64))
     rows = [
@@ -699,9 +694,7 @@ def stopped_and_completed(path: Path) -> Results:
     epochs = epoch_rows(full.key, [4, 3, 2, 1], [0.1, 0.2, 0.8, 0.9]) + epoch_rows(
         short.key, [2, 1], [0.3, 0.4]
     )
-    return result_store.read_results(
-        write_results(path, rows, [*epochs, *epoch_rows(failed.key, [9], [0.0])])
-    )
+    return read_analysis(write_results(path, rows, [*epochs, *epoch_rows(failed.key, [9], [0.0])]))
 
 
 def test_epoch_table_ranks_stopped_with_completed_trials(
@@ -736,7 +729,7 @@ def test_few_test_groups_are_counted_and_warned_of(
         config.key, [1], groups=[f"slide-{image % groups}" for image in range(600)]
     )
     rows = [trial_row(config, test_accuracy=599 / 600)]
-    results = result_store.read_results(
+    results = read_analysis(
         write_results(
             tmp_path, rows, predictions=images, data={**DATA, "image_size": 150, "groups": 9}
         )
@@ -749,11 +742,7 @@ def test_few_test_groups_are_counted_and_warned_of(
         if note.startswith("WARNING: the test images come from few groups (3)")
     ]
     assert bool(few) is warned
-    assert [
-        str(notice)
-        for notice in ReportContext(results).warnings
-        if notice.key == "warning.few_groups"
-    ] == few
+    assert [check.text("en") for check in results.checks if check.code == "few_groups"] == few
 
 
 DATA = {
@@ -774,7 +763,7 @@ def test_headline_gives_the_mean_over_runs(tmp_path: Path) -> None:
     ]
     others = [TrialConfig(weights=V1, seed=seed) for seed in (0, 1)]
     rows += [trial_row(c, test_accuracy=0.85, best_val_loss=0.2) for c in others]
-    headline = draw_conclusions(result_store.read_results(write_results(tmp_path, rows))).headline
+    headline = draw_conclusions(read_analysis(write_results(tmp_path, rows))).headline
     assert "85.0 % [" in headline
     assert "(mean of 2 runs); the only one compared with it is not distinguishable." in headline
 
@@ -782,7 +771,7 @@ def test_headline_gives_the_mean_over_runs(tmp_path: Path) -> None:
 # the caption says which trials are shown
 
 
-def test_caption_names_condition_of_a_selection(nine: Results) -> None:
+def test_caption_names_condition_of_a_selection(nine: Analysis) -> None:
     table = build_comparison(nine, rows='freeze=="none"  and batch_size>=64')
     assert table.caption == (
         "Recipes compared on kather2016 (trials: 3 of 9), "
@@ -790,7 +779,7 @@ def test_caption_names_condition_of_a_selection(nine: Results) -> None:
     )
 
 
-def test_caption_names_settings_of_grouped_rows(nine: Results) -> None:
+def test_caption_names_settings_of_grouped_rows(nine: Analysis) -> None:
     caption = build_comparison(nine, group_by=["weights", "freeze"]).caption
     assert caption == (
         "Recipes compared on kather2016 (trials: 9 of 9, one row per weights, freeze)"

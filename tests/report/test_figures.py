@@ -15,9 +15,8 @@ from PIL import Image
 
 from bioimg.errors import UserError
 from bioimg.report import figures, learning_curves, plot_style, plots
+from bioimg.report.analysis import Analysis
 from bioimg.report.report_context import ReportContext
-from bioimg.results import result_store
-from bioimg.results.result_store import Results
 from support import example_results
 
 ONE = {"freeze": ("features",)}
@@ -33,15 +32,15 @@ HOSTILE = (
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return result_store.read_results(
+def results(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    return example_results.read_analysis(
         example_results.write_simulated_results(tmp_path_factory.mktemp("results") / "grid")
     )
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return result_store.read_results(
+def small(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    return example_results.read_analysis(
         example_results.write_simulated_results(
             tmp_path_factory.mktemp("results") / "small", axes=SMALL
         )
@@ -49,11 +48,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 
 @pytest.fixture(scope="module")
-def shown(results: Results) -> dict[str, Figure]:
+def shown(results: Analysis) -> dict[str, Figure]:
     return drawn(results)
 
 
-def drawn(results: Results, images: dict[str, np.ndarray] | None = None) -> dict[str, Figure]:
+def drawn(results: Analysis, images: dict[str, np.ndarray] | None = None) -> dict[str, Figure]:
     with matplotlib.rc_context(plot_style.rc_parameters("en", [])):
         return dict(figures.draw_figures(ReportContext(results, "en", images)))
 
@@ -68,26 +67,26 @@ def words(figure: Figure) -> str:
     )
 
 
-def trial(results: Results, **values: object) -> pd.Series:
+def trial(results: Analysis, **values: object) -> pd.Series:
     rows = results.trials
     for name, value in values.items():
         rows = rows[rows[name] == value]
     return rows.iloc[0]
 
 
-def only(results: Results, status: str) -> Results:
+def only(results: Analysis, status: str) -> Analysis:
     trials = results.trials[results.trials["status"] == status]
-    tables = {name: getattr(results, name) for name in ("epochs", "predictions")}
+    tables = {name: getattr(results.results, name) for name in ("epochs", "predictions")}
     kept = {name: table[table["key"].isin(trials["key"])] for name, table in tables.items()}
-    return dataclasses.replace(results, trials=trials, **kept)
+    return Analysis(dataclasses.replace(results.results, trials=trials, **kept))
 
 
 @pytest.fixture(scope="module")
-def files(small: Results, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def files(small: Analysis, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return figures.write_figures(small, tmp_path_factory.mktemp("figures") / "new")
 
 
-def test_every_figure_is_a_valid_file_in_each_format(small: Results, files: list[Path]):
+def test_every_figure_is_a_valid_file_in_each_format(small: Analysis, files: list[Path]):
     assert all(file.exists() for file in files)
     names = {file.stem for file in files}
     assert {
@@ -112,7 +111,7 @@ def test_every_figure_is_a_valid_file_in_each_format(small: Results, files: list
 
 
 @pytest.mark.nightly
-def test_same_results_give_same_bytes(small: Results, files: list[Path], tmp_path: Path):
+def test_same_results_give_same_bytes(small: Analysis, files: list[Path], tmp_path: Path):
     again = figures.write_figures(small, tmp_path, ("svg", "pdf"))
     assert {file.name: file.read_bytes() for file in again}.items() <= {
         file.name: file.read_bytes() for file in files
@@ -120,11 +119,11 @@ def test_same_results_give_same_bytes(small: Results, files: list[Path], tmp_pat
 
 
 def test_curves_show_every_epoch_and_ring_the_selected_one(
-    results: Results, shown: dict[str, Figure]
+    results: Analysis, shown: dict[str, Figure]
 ):
     row = trial(results, weights="IMAGENET1K_V2", batch_size=128, freeze="none")
     loss, accuracy = shown[f"curves_{row['key']}"].axes
-    epochs = results.epochs[results.epochs["key"] == row["key"]]
+    epochs = results.trial_epochs(row["key"])
     lines = {line.get_label(): line for line in loss.lines}
     assert lines["training"].get_ydata().tolist() == epochs["train_loss"].tolist()
     assert lines["validation"].get_ydata().tolist() == epochs["val_loss"].tolist()
@@ -136,7 +135,7 @@ def test_curves_show_every_epoch_and_ring_the_selected_one(
     assert accuracy.get_xlim()[1] == row["epochs"] + 0.5
 
 
-def test_curves_of_stopped_trial_end_where_it_stopped(results: Results, shown: dict[str, Figure]):
+def test_curves_of_stopped_trial_end_where_it_stopped(results: Analysis, shown: dict[str, Figure]):
     row = trial(results, status="stopped")
     figure = shown[f"curves_{row['key']}"]
     assert f"stopped early after {row['epochs_run']} of {row['epochs']} epochs" in words(figure)
@@ -148,7 +147,7 @@ def test_curves_of_stopped_trial_end_where_it_stopped(results: Results, shown: d
 
 
 def test_bar_ends_validation_curves_of_incomplete_trials(
-    results: Results, shown: dict[str, Figure]
+    results: Analysis, shown: dict[str, Figure]
 ):
     figure = shown["validation_curves"]
     losses = [axes for axes in figure.axes if "loss" in axes.get_title(loc="left")]
@@ -160,9 +159,9 @@ def test_bar_ends_validation_curves_of_incomplete_trials(
     assert ends == sorted(results.trials.loc[results.trials["status"] != "completed", "epochs_run"])
 
 
-def test_lines_of_a_panel_differ_in_more_than_colour(results: Results):
+def test_lines_of_a_panel_differ_in_more_than_colour(results: Analysis):
     report = ReportContext(results)
-    for _, trials in report.titled_panels(report.ranked_trials):
+    for _, trials in report.titled_panels(results.ranked_trials):
         styles = [
             plot_style.line_style(*report.encoding.style_indices(row))
             for _, row in trials.iterrows()
@@ -173,7 +172,7 @@ def test_lines_of_a_panel_differ_in_more_than_colour(results: Results):
         assert len(set(without_colour)) == len(trials)
 
 
-def test_confusion_matrix_counts_every_test_image_once(results: Results, shown: dict[str, Figure]):
+def test_confusion_matrix_counts_every_test_image_once(results: Analysis, shown: dict[str, Figure]):
     row = trial(results, weights="IMAGENET1K_V2", batch_size=64, freeze="features")
     axes = shown[f"confusion_{row['key']}"].axes[0]
     assert sum(int(text.get_text()) for text in axes.texts) == row["test_images"]
@@ -186,7 +185,7 @@ def test_accuracy_against_time_names_omitted_trials(shown: dict[str, Figure]):
 
 
 def test_accuracy_against_time_shows_best_of_many_trials(
-    results: Results, monkeypatch: pytest.MonkeyPatch
+    results: Analysis, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(plots, "MAX_POINTS", 4)
     figure = drawn(results)["accuracy_against_time"]
@@ -207,34 +206,33 @@ def test_effects_are_labelled_with_their_levels(shown: dict[str, Figure]):
     assert "weights IMAGENET1K_V2 with trained: head only" in text
 
 
-def test_mistakes_show_images_or_that_none_were_found(results: Results, shown: dict[str, Figure]):
+def test_mistakes_show_images_or_that_none_were_found(results: Analysis, shown: dict[str, Figure]):
     assert "image not found" in words(shown["mistakes"])
     pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
-    given = drawn(results, dict.fromkeys(results.predictions["image"], pixels))["mistakes"]
+    given = drawn(results, dict.fromkeys(results.results.predictions["image"], pixels))["mistakes"]
     assert "not found" not in words(given)
     assert np.array_equal(given.axes[0].images[0].get_array(), pixels)
 
 
-def test_most_confident_mistake_comes_first(results: Results):
-    report = ReportContext(results)
-    wrong = report.wrong_predictions(report.tested_trials.iloc[0])
+def test_most_confident_mistake_comes_first(results: Analysis):
+    wrong = results.wrong_predictions(results.tested_trials["key"].iloc[0])
     assert wrong["probability"].is_monotonic_decreasing
     assert (wrong["label"] != wrong["prediction"]).all()
-    assert wrong["others"].between(0, len(report.tested_trials) - 1).all()
+    assert wrong["others"].between(0, len(results.tested_trials) - 1).all()
 
 
 def test_figures_warn_of_synthetic_images_and_leaks(tmp_path: Path):
     folder = example_results.write_simulated_results(tmp_path / "phantom", axes=ONE, synthetic=True)
-    file = figures.write_figures(result_store.read_results(folder), tmp_path / "figures", ("svg",))[
-        0
-    ]
+    file = figures.write_figures(
+        example_results.read_analysis(folder), tmp_path / "figures", ("svg",)
+    )[0]
     text = file.read_text()
     assert "SYNTHETIC IMAGES" in text
     assert "the split ignores known groups" in text
 
 
 def test_hostile_names_stay_text_in_svg(tmp_path: Path):
-    results = result_store.read_results(
+    results = example_results.read_analysis(
         example_results.write_simulated_results(
             tmp_path / "hostile", axes=ONE, classes=HOSTILE, name="<b>&amp;$"
         )
@@ -244,19 +242,23 @@ def test_hostile_names_stay_text_in_svg(tmp_path: Path):
         assert tags.isdisjoint({"script", "b", "a"})
 
 
-def test_missing_chinese_font_names_package_to_install(small: Results, tmp_path: Path, monkeypatch):
+def test_missing_chinese_font_names_package_to_install(
+    small: Analysis, tmp_path: Path, monkeypatch
+):
     monkeypatch.setattr(plot_style, "CJK_FONT_FAMILIES", ("No Such Font",))
     with pytest.raises(
         UserError, match=r"no font on this machine has them.*fonts-noto-cjk.*--lang en"
     ):
         figures.write_figures(small, tmp_path, ("png",), lang="zh-TW")
-    chinese = dataclasses.replace(small, manifest={**small.manifest, "name": "比較"})
+    chinese = Analysis(
+        dataclasses.replace(small.results, manifest={**small.manifest, "name": "比較"})
+    )
     with pytest.raises(UserError, match="fonts-noto-cjk"):
         figures.write_figures(chinese, tmp_path, ("png",))
 
 
 @pytest.mark.nightly
-def test_chinese_is_drawn_with_an_installed_font(small: Results, tmp_path: Path):
+def test_chinese_is_drawn_with_an_installed_font(small: Analysis, tmp_path: Path):
     try:
         plot_style.find_cjk_family()
     except UserError:
@@ -269,21 +271,21 @@ def test_chinese_is_drawn_with_an_installed_font(small: Results, tmp_path: Path)
     )
 
 
-def test_unknown_format_or_language_is_refused(small: Results, tmp_path: Path):
+def test_unknown_format_or_language_is_refused(small: Analysis, tmp_path: Path):
     with pytest.raises(UserError, match=r"`formats` is 'jpg', but must be one of: png, svg, pdf"):
         figures.write_figures(small, tmp_path, ("jpg",))
     with pytest.raises(UserError, match=r"`lang` is 'zh', but must be one of: en, zh-TW"):
         figures.write_figures(small, tmp_path, lang="zh")
 
 
-def test_failed_trials_alone_give_only_curves(results: Results):
+def test_failed_trials_alone_give_only_curves(results: Analysis):
     assert all(
         name.startswith(("curves_", "validation_curves")) for name in drawn(only(results, "failed"))
     )
     assert drawn(only(results, "nothing")) == {}
 
 
-def test_only_best_trials_get_figures_of_their_own(results: Results, monkeypatch):
+def test_only_best_trials_get_figures_of_their_own(results: Analysis, monkeypatch):
     monkeypatch.setattr(figures, "MAX_TRIAL_FIGURES", 3)
     names = list(drawn(results))
     best = (
@@ -296,7 +298,7 @@ def test_only_best_trials_get_figures_of_their_own(results: Results, monkeypatch
     ]
 
 
-def test_validation_curves_count_omitted_trials(results: Results, monkeypatch: pytest.MonkeyPatch):
+def test_validation_curves_count_omitted_trials(results: Analysis, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(learning_curves, "MAX_LINES", 5)
     assert "7 more trials with a higher validation loss are not drawn" in words(
         drawn(results)["validation_curves"]

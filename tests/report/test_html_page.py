@@ -17,9 +17,8 @@ import pytest
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.report import html_page, html_sections
+from bioimg.report.analysis import Analysis
 from bioimg.report.report_context import ReportContext
-from bioimg.results import result_store
-from bioimg.results.result_store import Results
 from support import example_results
 from support.html_elements import Elements
 
@@ -40,39 +39,39 @@ HOSTILE = (
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return result_store.read_results(
+def results(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    return example_results.read_analysis(
         example_results.write_simulated_results(tmp_path_factory.mktemp("results") / "grid")
     )
 
 
 @pytest.fixture(scope="module")
-def pixels(results: Results) -> dict[str, np.ndarray]:
+def pixels(results: Analysis) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(0)
     return {
         name: draw.integers(0, 255, (150, 150, 3), np.uint8)
-        for name in results.predictions["image"].unique()
+        for name in results.results.predictions["image"].unique()
     }
 
 
 @pytest.fixture(scope="module")
 def text(
-    results: Results, pixels: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory
+    results: Analysis, pixels: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory
 ) -> str:
     return written(results, tmp_path_factory.mktemp("page"), images=pixels)
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Results:
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     folder = tmp_path_factory.mktemp("results") / "hostile"
-    return result_store.read_results(
+    return example_results.read_analysis(
         example_results.write_simulated_results(
             folder, axes=SMALL, classes=HOSTILE, name=HOSTILE[1], image=HOSTILE[0]
         )
     )
 
 
-def written(results: Results, folder: Path, **options: Any) -> str:
+def written(results: Analysis, folder: Path, **options: Any) -> str:
     return html_page.write_page(results, folder / "report.html", **options).read_text(
         encoding="utf-8"
     )
@@ -90,13 +89,13 @@ def rows(text: str) -> list[dict[str, str | None]]:
     ]
 
 
-def tied(folder: Path, cells: dict[tuple[str, str], tuple[float, float]]) -> Results:
+def tied(folder: Path, cells: dict[tuple[str, str], tuple[float, float]]) -> Analysis:
     """Return two recipes with these accuracies and seconds; the first has the lower loss.
 
     There are no predictions.
     """
     axes = {"weights": ("IMAGENET1K_V2",), "freeze": ("none", "features")}
-    results = result_store.read_results(
+    results = example_results.read_analysis(
         example_results.write_simulated_results(folder, axes=axes | {"batch_size": (128,)})
     )
     values = [
@@ -105,11 +104,13 @@ def tied(folder: Path, cells: dict[tuple[str, str], tuple[float, float]]) -> Res
     ]
     accuracies, seconds = zip(*values, strict=True)
     trials = results.trials.assign(test_accuracy=accuracies, train_seconds=seconds, test_images=100)
-    return dataclasses.replace(results, trials=trials, predictions=results.predictions.head(0))
+    no_predictions = results.results.predictions.head(0)
+    return Analysis(dataclasses.replace(results.results, trials=trials, predictions=no_predictions))
 
 
-def only(results: Results, status: str) -> Results:
-    return dataclasses.replace(results, trials=results.trials[results.trials["status"] == status])
+def only(results: Analysis, status: str) -> Analysis:
+    trials = results.trials[results.trials["status"] == status]
+    return Analysis(dataclasses.replace(results.results, trials=trials))
 
 
 def test_headline_names_recipe_chosen_by_validation(text: str):
@@ -136,7 +137,7 @@ def test_leaking_split_is_warned_of_above_table(text: str):
 
 def test_synthetic_images_are_named_in_headline(tmp_path: Path):
     text = written(
-        result_store.read_results(
+        example_results.read_analysis(
             example_results.write_simulated_results(
                 tmp_path / "phantom", axes=SMALL, synthetic=True
             )
@@ -149,7 +150,7 @@ def test_synthetic_images_are_named_in_headline(tmp_path: Path):
 
 def test_running_experiment_is_called_incomplete(tmp_path: Path):
     text = written(
-        result_store.read_results(
+        example_results.read_analysis(
             example_results.write_simulated_results(
                 tmp_path / "running", axes=SMALL, complete=False
             )
@@ -174,14 +175,14 @@ def test_differences_are_given_in_words(text: str):
     assert "worse by 38.5 points" in plain(text)
 
 
-def test_every_trial_with_epochs_has_curves(results: Results, text: str):
+def test_every_trial_with_epochs_has_curves(results: Analysis, text: str):
     groups = [attributes for attributes, _ in Elements(text).named("g") if "data-key" in attributes]
     assert sorted(str(group["data-key"]) for group in groups) == sorted(
         [*results.trials["key"]] * 2
     )
 
 
-def test_matrix_counts_every_test_image_once(results: Results, text: str):
+def test_matrix_counts_every_test_image_once(results: Analysis, text: str):
     first = text[text.index("data-matrix") :]
     cells = [
         content
@@ -191,7 +192,7 @@ def test_matrix_counts_every_test_image_once(results: Results, text: str):
     assert sum(int(content) for content in cells if content) == 96
 
 
-def test_missing_images_are_shown_as_paths(results: Results, text: str, tmp_path: Path):
+def test_missing_images_are_shown_as_paths(results: Analysis, text: str, tmp_path: Path):
     shown = Elements(text).named("img")
     assert len(shown) == 7
     assert all(
@@ -221,7 +222,7 @@ def test_incomparable_recipes_are_neither_tied_nor_different(
         for row in example_results.epoch_rows(trial.key, (0.5, 0.1), (0.8, 0.9))
     ]
     text = written(
-        result_store.read_results(
+        example_results.read_analysis(
             example_results.write_results(tmp_path / "results", rows, curves, predictions)
         ),
         tmp_path,
@@ -234,7 +235,7 @@ def test_incomparable_recipes_are_neither_tied_nor_different(
 
 def test_repeats_are_one_row_with_spread(tmp_path: Path):
     text = written(
-        result_store.read_results(
+        example_results.read_analysis(
             example_results.write_simulated_results(tmp_path / "seeds", axes=REPEATED)
         ),
         tmp_path,
@@ -264,7 +265,7 @@ def test_folds_are_pooled_over_all_images(tmp_path: Path):
     ]
     text = plain(
         written(
-            result_store.read_results(
+            example_results.read_analysis(
                 example_results.write_results(tmp_path / "results", rows, curves, predictions)
             ),
             tmp_path,
@@ -282,10 +283,12 @@ def test_copies_across_subsets_are_warned_of_everywhere(tmp_path: Path):
             TrialConfig(), best_val_loss=0.1, test_accuracy=0.85, duplicate_images_across_splits=4
         )
     ]
-    results = result_store.read_results(example_results.write_results(tmp_path / "results", rows))
+    results = example_results.read_analysis(
+        example_results.write_results(tmp_path / "results", rows)
+    )
     warning_text = "validation and test images have an exact copy in another subset (4)"
     assert warning_text in plain(written(results, tmp_path)).split("Comparison")[0]
-    assert any(warning_text in warning.text for warning in ReportContext(results).warnings)
+    assert any(warning_text in warning for warning in ReportContext(results).warnings)
 
 
 def test_trial_failed_before_images_spoils_no_comparison(tmp_path: Path):
@@ -300,7 +303,7 @@ def test_trial_failed_before_images_spoils_no_comparison(tmp_path: Path):
         ),
     ]
     assert "must not be compared" not in written(
-        result_store.read_results(example_results.write_results(tmp_path / "results", rows)),
+        example_results.read_analysis(example_results.write_results(tmp_path / "results", rows)),
         tmp_path,
     )
 
@@ -337,7 +340,7 @@ def test_policy_allows_only_own_script_and_style(text: str):
     ]
 
 
-def test_hostile_names_stay_text(hostile: Results, tmp_path: Path):
+def test_hostile_names_stay_text(hostile: Analysis, tmp_path: Path):
     text = written(hostile, tmp_path)
     elements = Elements(text)
     assert len(elements.named("script")) == 2
@@ -346,14 +349,14 @@ def test_hostile_names_stay_text(hostile: Results, tmp_path: Path):
     assert "<script>pwned=1</script>" in plain(text)
 
 
-def test_results_without_completed_trials_give_a_page(results: Results, tmp_path: Path):
+def test_results_without_completed_trials_give_a_page(results: Analysis, tmp_path: Path):
     text = plain(written(only(results, "failed"), tmp_path))
     assert "No trial was completed, so there is nothing to compare yet" in text
     assert "failed: OutOfMemoryError" in text
     assert "No trial was completed" in plain(written(only(results, "nothing"), tmp_path))
 
 
-def test_missing_provenance_is_a_dash(results: Results, tmp_path: Path):
+def test_missing_provenance_is_a_dash(results: Analysis, tmp_path: Path):
     experiment = {
         **results.manifest,
         "commit": None,
@@ -365,7 +368,9 @@ def test_missing_provenance_is_a_dash(results: Results, tmp_path: Path):
         for name, value in experiment["data"].items()
         if name not in ("groups", "image_size")
     }
-    text = plain(written(dataclasses.replace(results, manifest=experiment), tmp_path))
+    text = plain(
+        written(Analysis(dataclasses.replace(results.results, manifest=experiment)), tmp_path)
+    )
     assert "600 images in 6 classes, known groups: –, used at 150 × 150 px" in text
     assert "commit –" in text
     assert "group pattern –; model resnext50_32x4d" in text
@@ -375,7 +380,7 @@ def test_missing_provenance_is_a_dash(results: Results, tmp_path: Path):
 
 
 def test_results_without_curves_or_predictions_give_a_page(tmp_path: Path):
-    results = result_store.read_results(example_results.write_report_2023(tmp_path / "2023"))
+    results = example_results.read_analysis(example_results.write_report_2023(tmp_path / "2023"))
     text = written(results, tmp_path)
     assert len(rows(text)) == len(results.trials) == 9
     assert "for different numbers of epochs" in plain(text)
@@ -383,7 +388,7 @@ def test_results_without_curves_or_predictions_give_a_page(tmp_path: Path):
 
 
 def test_rows_beyond_the_limit_are_counted(
-    results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    results: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(html_sections, "MAX_ROWS", 5)
     text = written(results, tmp_path)
@@ -391,7 +396,7 @@ def test_rows_beyond_the_limit_are_counted(
     assert "The best 5 of 12 rows" in plain(text)
 
 
-def test_page_is_translated_to_traditional_chinese(results: Results, tmp_path: Path):
+def test_page_is_translated_to_traditional_chinese(results: Analysis, tmp_path: Path):
     text = written(results, tmp_path, lang="zh-TW")
     assert '<html lang="zh-TW">' in text
     assert "哪些差異成立？" in text
@@ -550,10 +555,10 @@ def test_pointer_reads_a_value(browser: Any):
 
 
 @pytest.mark.nightly
-def test_arrow_keys_read_values(results: Results, browser: Any):
+def test_arrow_keys_read_values(results: Analysis, browser: Any):
     right, down = "\ue014", "\ue015"
     press(browser, ".chart", right, right, right)
-    losses = results.epochs.merge(
+    losses = results.results.epochs.merge(
         results.trials[["key", "weights", "batch_size", "freeze"]], on="key"
     )
     readout = browser.find_element("css selector", ".readout")
@@ -571,7 +576,7 @@ def test_arrow_keys_read_values(results: Results, browser: Any):
 
 
 @pytest.mark.nightly
-def test_chosen_matrix_replaces_the_shown_one(results: Results, browser: Any):
+def test_chosen_matrix_replaces_the_shown_one(results: Analysis, browser: Any):
     shown = (
         "return [...document.querySelectorAll('[data-matrix]')]"
         ".filter(figure => figure.offsetParent).map(figure => figure.dataset.matrix)"
@@ -585,7 +590,7 @@ def test_chosen_matrix_replaces_the_shown_one(results: Results, browser: Any):
 @pytest.mark.nightly
 @pytest.mark.parametrize("width", [1280, 390, 320])
 def test_page_never_scrolls_sideways(
-    chromium: Any, hostile: Results, text: str, tmp_path: Path, width: int
+    chromium: Any, hostile: Analysis, text: str, tmp_path: Path, width: int
 ):
     (tmp_path / "grid.html").write_text(text, encoding="utf-8")
     for file in (tmp_path / "grid.html", html_page.write_page(hostile, tmp_path / "hostile.html")):
@@ -594,7 +599,7 @@ def test_page_never_scrolls_sideways(
 
 
 @pytest.mark.nightly
-def test_hostile_names_execute_nothing(chromium: Any, hostile: Results, tmp_path: Path):
+def test_hostile_names_execute_nothing(chromium: Any, hostile: Analysis, tmp_path: Path):
     opened(chromium, html_page.write_page(hostile, tmp_path / "hostile.html"))
     assert chromium.execute_script("return typeof pwned") == "undefined"
     assert chromium.get_log("browser") == []

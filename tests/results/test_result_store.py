@@ -19,7 +19,7 @@ from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.models.classifier import _pretrained_model
 from bioimg.models.resnext_tiny import resnext_tiny
-from bioimg.report.table_notes import compose_notes
+from bioimg.report.checks import find_checks
 from bioimg.results.result_store import ResultStore, read_results
 from bioimg.training.trial_runner import TrialContext, run_trial
 from support import example_results, toys
@@ -356,8 +356,8 @@ def test_one_name_for_two_weights_is_noted_below_table(tmp_path):
     )
     two.loc[two["status"].eq("completed").idxmax(), "weights_digest"] = "c"
     warning = "rows differ in weights_digest"
-    assert not any(warning in note.text for note in compose_notes(results, one, "en"))
-    assert any(warning in note.text for note in compose_notes(results, two, "en"))
+    assert not any(warning in check.text("en") for check in find_checks(results, one))
+    assert any(warning in check.text("en") for check in find_checks(results, two))
 
 
 # what experiment.json says of several runs

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from bioimg.config import TRIAL_FIELDS, TrialConfig
+from bioimg.report.analysis import Analysis
 from bioimg.results import schema
-from bioimg.results.result_store import ResultStore
+from bioimg.results.result_store import ResultStore, read_results
 from bioimg.results.table_store import TABLE_SCHEMAS
 from bioimg.storage.checked_parquet import encode_table
 
@@ -130,6 +131,11 @@ def write_results(
     store.write_manifest({**description, **manifest})
     store.release()
     return folder
+
+
+def read_analysis(folder: Path) -> Analysis:
+    """Return the analysis of a results folder."""
+    return Analysis(read_results(folder))
 
 
 V1, V2 = "IMAGENET1K_V1", "IMAGENET1K_V2"

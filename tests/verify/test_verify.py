@@ -11,6 +11,7 @@ from openpyxl import load_workbook
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.report import detail_tables, documents
+from bioimg.report.analysis import Analysis
 from bioimg.report.comparison_table import build_comparison
 from bioimg.report.presets import report_2023_tables
 from bioimg.results import result_store
@@ -177,7 +178,7 @@ def test_mismatch_reads_as_a_sentence(nine: Results, tmp_path: Path) -> None:
 def test_the_nine_tables_agree_with_their_results(
     nine: Results, tmp_path: Path, form: str, lang: str
 ) -> None:
-    for table in report_2023_tables(nine, lang)[1:]:
+    for table in report_2023_tables(Analysis(nine), lang)[1:]:
         (path,) = documents.write_table(table, tmp_path, [form])
         verification = verify_file(path, nine)
         cells = len(table.values) * len(table.columns)
@@ -212,11 +213,11 @@ def test_every_report_table_agrees_with_its_results(
     grid: Results, tmp_path: Path, form: str
 ) -> None:
     tables = [
-        build_comparison(grid),
-        build_comparison(grid, single=True),
-        build_comparison(grid, group_by=["weights"]),
+        build_comparison(Analysis(grid)),
+        build_comparison(Analysis(grid), single=True),
+        build_comparison(Analysis(grid), group_by=["weights"]),
     ]
-    for table in [*tables, *detail_tables.build_detail_tables(grid)]:
+    for table in [*tables, *detail_tables.build_detail_tables(Analysis(grid))]:
         (path,) = documents.write_table(table, tmp_path, [form])
         verification = verify_file(path, grid)
         assert verification.mismatches == (), table.name
@@ -224,7 +225,7 @@ def test_every_report_table_agrees_with_its_results(
 
 
 def test_selection_with_another_best_agrees(nine: Results, tmp_path: Path) -> None:
-    table = build_comparison(nine, rows='weights == "IMAGENET1K_V1"')
+    table = build_comparison(Analysis(nine), rows='weights == "IMAGENET1K_V1"')
     (path,) = documents.write_table(table, tmp_path, ["md"])
     assert "best" in path.read_text()
     assert verify_file(path, nine).mismatches == ()
@@ -245,7 +246,7 @@ def test_selection_with_another_best_agrees(nine: Results, tmp_path: Path) -> No
 def test_mistyped_cell_is_named(
     nine: Results, tmp_path: Path, old: str, new: str, column: str
 ) -> None:
-    (path,) = documents.write_table(build_comparison(nine), tmp_path, ["md"])
+    (path,) = documents.write_table(build_comparison(Analysis(nine)), tmp_path, ["md"])
     path.write_text(path.read_text().replace(old, new, 1))
     assert [mismatch.column for mismatch in verify_file(path, nine).mismatches] == [column]
 
@@ -258,7 +259,7 @@ def test_truncated_digits_are_no_rounding(nine: Results, tmp_path: Path) -> None
 
 
 def test_cell_edited_in_excel_is_named(nine: Results, tmp_path: Path) -> None:
-    (path,) = documents.write_table(build_comparison(nine), tmp_path, ["xlsx"])
+    (path,) = documents.write_table(build_comparison(Analysis(nine)), tmp_path, ["xlsx"])
     book = load_workbook(path)
     book.worksheets[0].cell(4, 9).value = 93.2
     book.save(path)
@@ -279,7 +280,7 @@ def test_unknown_columns_are_named_and_blanks_skipped(nine: Results, tmp_path: P
 
 
 def test_file_from_other_results_is_noticed(nine: Results, tmp_path: Path) -> None:
-    (path,) = documents.write_table(build_comparison(nine), tmp_path, ["docx"])
+    (path,) = documents.write_table(build_comparison(Analysis(nine)), tmp_path, ["docx"])
     changed = dataclasses.replace(nine, trials=nine.trials.assign(wait_seconds=1.0))
     verification = verify_file(path, changed)
     assert verification.mismatches == ()

@@ -21,12 +21,17 @@ from openpyxl import load_workbook
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.report import detail_tables, documents
+from bioimg.report.checks import note
 from bioimg.report.comparison_table import build_comparison
 from bioimg.report.documents import csv_file, html_file, latex, markdown
-from bioimg.report.notices import Notice
 from bioimg.report.table_model import Column, Table, sanitise_text
-from bioimg.results import result_store
-from support.example_results import prediction_rows, trial_row, write_report_2023, write_results
+from support.example_results import (
+    prediction_rows,
+    read_analysis,
+    trial_row,
+    write_report_2023,
+    write_results,
+)
 
 NASTY = {
     "a formula": '=HYPERLINK("http://evil.example","click")',
@@ -70,16 +75,13 @@ def a_table(name: str) -> Table:
         "recall_high": [0.6, None],
     }
     values = pd.DataFrame({**rows, "n": [3, 40], "difference": [-0.013, 0.2]})
-    notices = (
-        Notice("note.split", f"Of {sanitise_text(name)}."),
-        Notice("note.source", "Made by bioimg from results 0123456789."),
-    )
+    checks = (note("split", split=sanitise_text(name)), note("source", fingerprint="0123456789"))
     return Table(
         name="t",
         values=values,
         columns=columns,
         caption=sanitise_text(f"On {name}"),
-        notices=notices,
+        checks=checks,
         results_digest="0123456789",
     )
 
@@ -253,10 +255,8 @@ def test_latex_compiles_with_any_name(tmp_path: Path, name: str) -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("lang", ["en", "zh-TW"])
 def test_latex_compiles_as_float_and_longtable(tmp_path: Path, lang: str) -> None:
-    results = result_store.read_results(write_report_2023(tmp_path / "results"))
-    long = detail_tables.best_differences_table(
-        result_store.read_results(many(tmp_path / "many", 60)), lang
-    )
+    results = read_analysis(write_report_2023(tmp_path / "results"))
+    long = detail_tables.best_differences_table(read_analysis(many(tmp_path / "many", 60)), lang)
     assert len(long.values) > latex.ROWS_PER_PAGE
     source = "\n".join(
         latex.render_latex(table) for table in (build_comparison(results, lang=lang), long)
@@ -305,7 +305,7 @@ def test_libreoffice_opens_written_files(tmp_path: Path, form: str) -> None:
 
 def test_excel_numbers_are_shown_rounded_but_whole(tmp_path: Path) -> None:
     documents.write_table(
-        build_comparison(result_store.read_results(write_report_2023(tmp_path / "results"))),
+        build_comparison(read_analysis(write_report_2023(tmp_path / "results"))),
         tmp_path,
         ["xlsx"],
     )
@@ -326,7 +326,7 @@ def test_results_without_completed_trials_make_a_table(
         if status == "empty"
         else [trial_row(TrialConfig(), status="failed", error="=cmd|'/C calc'!A0 <b>")]
     )
-    results = result_store.read_results(write_results(tmp_path / "results", rows))
+    results = read_analysis(write_results(tmp_path / "results", rows))
     documents.write_table(build_comparison(results), tmp_path, [form])
     assert (tmp_path / f"comparison.{form}").stat().st_size > 100
     if form in READABLE and rows:
@@ -337,7 +337,7 @@ def test_results_without_completed_trials_make_a_table(
 def test_class_names_survive_in_headers(tmp_path: Path) -> None:
     config = TrialConfig()
     classes = list(NASTY.values())[:6]
-    results = result_store.read_results(
+    results = read_analysis(
         write_results(
             tmp_path / "results",
             [trial_row(config, test_accuracy=1.0, best_val_loss=0.1)],

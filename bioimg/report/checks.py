@@ -1,0 +1,167 @@
+"""Find what makes numbers or their comparison unreliable, and what readers must know of them.
+
+A `Check` is a code with values. Each output turns it into text.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pandas as pd
+
+from bioimg.config import MIN_TEST_GROUPS
+from bioimg.experiment import EarlyStopping
+from bioimg.report.formatting import format_list
+from bioimg.report.translation import translate
+from bioimg.results.configurations import configuration_keys
+from bioimg.results.result_store import Results
+
+COMPARABILITY_COLUMNS = ("data_fingerprint", "split", "group_pattern", "test_images")
+SUBSETS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that readers must know about numbers."""
+
+    code: str
+    """With the level, the key of its text, such as `warning.leak` or `note.source`."""
+    level: Literal["warning", "note"] = "note"
+    """warning: numbers or their comparison are unreliable. note: what they mean."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """What the text shows."""
+
+    def text(self, lang: str) -> str:
+        """Return the sentence for readers of a language."""
+        texts = {}
+        for name, value in self.values.items():
+            texts[name] = format_list(value) if isinstance(value, list) else value
+        return translate(f"{self.level}.{self.code}", lang, **texts)
+
+
+def warning(code: str, /, **values: object) -> Check:
+    """Return a check that says that numbers or their comparison are unreliable."""
+    return Check(code, "warning", values)
+
+
+def note(code: str, /, **values: object) -> Check:
+    """Return a check that says what numbers mean."""
+    return Check(code, "note", values)
+
+
+def find_checks(results: Results, shown: pd.DataFrame) -> Iterator[Check]:
+    """Yield what makes the numbers of these trials or their comparison unreliable, worst first."""
+    manifest = results.manifest
+    has_synthetic_trials = shown["synthetic"].eq(True).any()
+    if manifest["data"].get("synthetic") or has_synthetic_trials:
+        yield warning("synthetic")
+    if not manifest.get("complete", True):
+        yield warning("incomplete", ended=len(results.trials))
+    mixed = incomparable_columns(shown)
+    if mixed:
+        yield warning("mixed", what=mixed)
+    lengths = sorted(shown["epochs"].unique())
+    if len(lengths) > 1:
+        yield warning("epochs_differ", epochs=lengths)
+    if shown["split_leaks_groups"].eq(True).any():
+        yield warning("leak")
+    few = [count for count in test_group_counts(results, shown) if count < MIN_TEST_GROUPS]
+    if few:
+        yield warning("few_groups", groups=few, fewest=MIN_TEST_GROUPS)
+    copies = shown["duplicate_images_across_splits"].max()
+    if copies > 0:
+        yield warning("copies", n=int(copies))
+    unreadable = shown["unreadable_skipped"].max()
+    if unreadable > 0:
+        yield warning("unreadable", n=int(unreadable))
+
+
+def incomparable_columns(trials: pd.DataFrame) -> list[str]:
+    """Return the columns that must be equal in all completed trials, but aren't."""
+    completed = trials[trials["status"].eq("completed")]
+    required = list(COMPARABILITY_COLUMNS)
+    has_folds = trials["fold"].nunique() > 1
+    if has_folds:
+        # folds need not be of one size
+        required.remove("test_images")
+    value_counts = completed[required].nunique(dropna=False)
+    names = value_counts.index[value_counts > 1].tolist()
+    if _has_ambiguous_weights(completed):
+        names.append("weights_digest")
+    return names
+
+
+def test_group_counts(results: Results, trials: pd.DataFrame) -> list[int]:
+    """Return the number of known groups among the test images of these trials.
+
+    There are several numbers if configurations were tested on different images.
+    """
+    rows = results.predictions
+    of_trials = rows["key"].isin(trials["key"])
+    is_test = rows["subset"].eq("test")
+    has_group = rows["group"].notna()
+    rows = rows[of_trials & is_test & has_group]
+    # the folds of a configuration add up
+    configuration_by_trial = dict(zip(trials["key"], configuration_keys(trials), strict=True))
+    configurations = rows["key"].map(configuration_by_trial)
+    counts = rows.groupby(configurations)["group"].nunique()
+    return sorted(counts.unique().tolist())
+
+
+def _has_ambiguous_weights(trials: pd.DataFrame) -> bool:
+    """Return True if one name stands for several weights, as when machines have different files."""
+    digests = trials.groupby(["model", "weights"])["weights_digest"].nunique()
+    return bool(digests.gt(1).any())
+
+
+def data_notes(results: Results, shown: pd.DataFrame) -> Iterator[Check]:
+    """Yield which images these trials saw, and how they were divided."""
+    data = results.manifest["data"]
+    counts: dict[str, object] = {}
+    for subset in SUBSETS:
+        counts[subset] = list(shown[f"{subset}_images"].dropna().astype(int).unique())
+    yield note("images", **counts, data=data["name"], fingerprint=data["fingerprint"])
+    yield note("split", split=list(shown["split"].unique()))
+    has_groups = data.get("groups") is not None
+    if has_groups:
+        yield note("independent")
+    elif len(shown) and shown["split_leaks_groups"].isna().all():
+        yield note("unknown_groups")
+    group_counts = test_group_counts(results, shown)
+    if group_counts:
+        yield note("tested_groups", groups=group_counts)
+
+
+def stopping_notes(results: Results, shown: pd.DataFrame) -> Iterator[Check]:
+    """Yield how early stopping and failures reduced these trials, and whether any is repeated."""
+    stopped = int(shown["status"].eq("stopped").sum())
+    failed = int(shown["status"].eq("failed").sum())
+    rule = results.manifest.get("early_stopping")
+    if rule:
+        yield _early_stopping_note(rule, shown, stopped)
+    elif stopped:
+        yield note("stopped_before", stopped=stopped, trials=len(shown))
+    else:
+        yield note("no_stopping")
+    if failed:
+        yield note("failed", failed=failed, trials=len(shown))
+    is_repeated = configuration_keys(shown).duplicated().any()
+    has_completed = shown["status"].eq("completed").any()
+    if has_completed and not is_repeated:
+        yield note("one_run")
+
+
+def _early_stopping_note(rule: dict, shown: pd.DataFrame, stopped: int) -> Check:
+    early_stopping = EarlyStopping(grace_period=rule["grace_period"])
+    grace_epochs = {early_stopping.grace_epochs(epochs) for epochs in shown["epochs"]}
+    # an earlier command may have stopped trials by another metric
+    metrics = list(shown["rung_metric"].dropna().unique())
+    return note(
+        "stopping",
+        metric=metrics or rule["metric"],
+        grace_period=sorted(grace_epochs),
+        reduction_factor=rule["reduction_factor"],
+        within=list(rule["compare_within"]),
+        stopped=stopped,
+        trials=len(shown),
+    )
