@@ -8,6 +8,7 @@ Without `-m`, all others run.
 """
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 # seconds after which Ray ends a process whose cluster is gone: here one process joins many clusters
 os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = "7200"  # noqa: SIM112
+# a shell's background jobs ignore Ctrl-C, and so would the programs that tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest.register_assert_rewrite("support")
 torch.set_num_threads(1)  # as in a lane, so that sums are in the same order
 threadpool_limits(1)  # threads of BLAS that wait for a busy core cost more than they gain
