@@ -9,16 +9,24 @@ from rich.text import Text
 from tyro.conf import Positional, arg
 
 from bioimg.report.open_results import find_results_folder, open_results
+from bioimg.text import replace_controls
 
 if TYPE_CHECKING:
-    from bioimg.verify.verify import VerificationResult
+    from bioimg.verify.verify import Verification
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyCommand:
-    """Check a table against the results, and list the cells that disagree.
+    """Check a table against the results, and list what it says, hides or lacks.
 
     The table may be a .md, .tex, .csv, .docx or .xlsx file, edited by hand or not.
+
+    Errors are: numbers and words that aren't those of the results, in cells, caption and notes;
+    rows, intervals, warnings or the fingerprint of the results that are missing; hidden text.
+    Another order, fewer decimals, headers in another language and further notes are allowed.
+
+    The exit code is 0 if all agrees, 1 if there is an error, and 2 if the file or the results can't
+    be read. What wasn't compared is a note, which doesn't change the exit code.
     """
 
     file: Annotated[Path, Positional, arg(metavar="TABLE")]
@@ -27,38 +35,31 @@ class VerifyCommand:
     """Results folder; by default the one that the file is in"""
 
     def run(self) -> int:
-        """Print the cells that disagree. Return 1 if any does, else 0.
+        """Print what was found. Return 1 if there is an error, else 0.
 
         Raises:
             UserError: there is no such file, no table in it, or no results.
         """
-        from bioimg.report import documents
+        from bioimg.report.analysis import Analysis
+        from bioimg.verify.readers import require_readable
         from bioimg.verify.verify import verify_file
 
-        documents.require_readable(self.file)  # before results are looked for above it
+        require_readable(self.file)  # before results are looked for above it
         results = open_results(self.results or find_results_folder(self.file))
-        verification = verify_file(self.file, results)
+        verification = verify_file(self.file, Analysis(results))
         print_verification(self.file, verification)
-        return int(bool(verification.mismatches))
+        return int(bool(verification.errors))
 
 
 def print_verification(
-    file: Path, verification: "VerificationResult", console: Console | None = None
+    file: Path, verification: "Verification", console: Console | None = None
 ) -> None:
-    """Print every cell that disagrees, and what wasn't compared."""
+    """Print every finding on a line, errors first, and a summary."""
     console = console or Console(highlight=False)
-    for mismatch in verification.mismatches:
-        console.print(Text(str(mismatch)), style="red", soft_wrap=True)
-    if verification.unknown_headers:
-        headers = ", ".join(verification.unknown_headers)
-        message = f"Not compared, since their headers aren't known: {headers}."
-        console.print(Text(message), style="yellow")
-    if verification.foreign_digest:
-        message = (
-            f"The file says that it was made from other results ({verification.foreign_digest})."
-        )
-        console.print(Text(message), style="yellow")
-    count = len(verification.mismatches)
-    outcome = f"{count} disagree{'s' if count == 1 else ''}" if count else "all agree"
-    message = f"{file}: {verification.compared_cells} cells compared, {outcome} with the results."
+    for findings, style in ((verification.errors, "red"), (verification.notes, "yellow")):
+        for finding in findings:
+            console.print(Text(replace_controls(finding.text)), style=style, soft_wrap=True)
+    count = len(verification.errors)
+    outcome = f"{count} error{'s' if count > 1 else ''}" if count else "all agree with the results"
+    message = f"{file}: {verification.compared_cells} cells compared, {outcome}."
     console.print(Text(message), style="bold")

@@ -98,13 +98,14 @@ def sort_rows(trials: pd.DataFrame, sort: Sequence[str]) -> pd.DataFrame:
             raise unknown_value_error("sort", name, trials.columns)
     if not sort:
         return trials
-    ascending = [not _more_is_better(name) for name in sort]
+    ascending = [not more_is_better(name) for name in sort]
     ranked = trials.assign(_status=trials["state"].map(STATUS_ORDER))
     ranked = ranked.sort_values(["_status", *sort], ascending=[True, *ascending], kind="stable")
     return ranked.drop(columns="_status")
 
 
-def _more_is_better(name: str) -> bool:
+def more_is_better(name: str) -> bool:
+    """Return True if the best value of a column is its highest one."""
     if name in TRIAL_FIELDS:
         return False
     return name.endswith("accuracy") or name in ("macro_f1", "auroc", "runs")

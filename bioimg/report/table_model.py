@@ -108,16 +108,6 @@ class Table:
         return [format_cell(column, record) for column in self.columns]
 
 
-@dataclass(frozen=True)
-class ParsedTable:
-    """A table read back from a file, as text, with its location and the text around it."""
-
-    headers: list[str]
-    rows: list[list[str]]
-    location: str
-    surrounding_text: str
-
-
 @functools.lru_cache(maxsize=10_000)
 def sanitise_text(text: object) -> str:
     """Return a text from the data on one line, cut if it is very long.

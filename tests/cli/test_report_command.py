@@ -191,8 +191,9 @@ def test_verify_returns_1_for_a_wrong_cell(
 
 
 def test_verify_outside_results_needs_their_folder(tmp_path: Path, results: Path) -> None:
+    report(results, "--format", "md")
     path = tmp_path / "t.md"
-    path.write_text("| weights |\n|---|\n| V1 |\n")
+    path.write_text((results / "report" / "comparison.md").read_text())
     message = r"isn't in a results folder\. Name the results with --results"
     with pytest.raises(UserError, match=message):
         verify(path)

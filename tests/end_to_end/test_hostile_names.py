@@ -12,9 +12,9 @@ from rich.console import Console
 
 from bioimg.config import TrialConfig
 from bioimg.progress.console import ProgressTable, print_plain
-from bioimg.report import documents
 from bioimg.report.table_model import sanitise_text
 from bioimg.results.result_store import read_results
+from bioimg.verify.readers import read_document
 from support import PROJECT
 from support.experiments import GRID_PROGRAM, QUICK_FLAGS, run_grid_program
 from support.html_elements import Elements
@@ -69,9 +69,9 @@ def test_every_table_shows_hostile_names_as_they_are(results):
     assert read_results(results).manifest["data"]["classes"] == sorted(NAMES)
     expected = [sanitise_text(name).strip() for name in sorted(NAMES)]
     for form in FORMATS:
-        (table,) = documents.read_tables(results / "report" / f"per-class.{form}")
+        (table,) = read_document(results / "report" / f"per-class.{form}").tables
         column = table.headers.index("class")
-        assert [row[column].strip() for row in table.rows] == expected
+        assert [row[column].strip() for row in table.texts()] == expected
 
 
 @pytest.mark.nightly

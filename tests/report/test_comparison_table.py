@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
@@ -25,7 +23,6 @@ from bioimg.report.table_model import (
     sanitise_text,
 )
 from bioimg.results.statistics import wilson_interval
-from bioimg.verify.cell_matching import cell_matches
 from support.example_results import (
     NINE_RUNS,
     V1,
@@ -344,21 +341,6 @@ def test_fewer_test_images_give_fewer_decimals(tmp_path: Path) -> None:
             build_comparison(read_analysis(write_results(tmp_path / str(n), rows))),
             "test_accuracy",
         ) == [text]
-
-
-@given(st.floats(0, 1), st.integers(0, 2))
-def test_formatted_value_matches_its_source(value: float, decimals: int) -> None:
-    column = Column(name="test_accuracy", kind="share", decimals=decimals)
-    record = {"test_accuracy": value}
-    assert cell_matches(format_cell(column, record), column, record)
-
-
-@given(st.floats(0, 360000))
-def test_formatted_times_match_to_the_second(seconds: float) -> None:
-    column = Column(name="train_seconds", kind="seconds")
-    text = format_cell(column, {"train_seconds": seconds})
-    assert cell_matches(text, column, {"train_seconds": seconds})
-    assert not cell_matches(text, column, {"train_seconds": seconds + 2})
 
 
 def test_minus_is_no_hyphen_and_zero_unsigned() -> None:

@@ -1,12 +1,9 @@
-"""Write tables to files with their captions and notes, and read them back.
-
-Each format has a module with `write_table` and, if its files can be edited by hand, `read_tables`.
-"""
+"""Write tables to files with their captions and notes. Each format has a module."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from bioimg.config import UserError, unknown_value_error
+from bioimg.config import unknown_value_error
 from bioimg.report.documents import (
     csv_file,
     docx_file,
@@ -16,7 +13,7 @@ from bioimg.report.documents import (
     parquet,
     xlsx_file,
 )
-from bioimg.report.table_model import ParsedTable, Table
+from bioimg.report.table_model import Table
 
 WRITERS: dict[str, Callable[[Table, Path], None]] = {
     "md": markdown.write_table,
@@ -26,13 +23,6 @@ WRITERS: dict[str, Callable[[Table, Path], None]] = {
     "xlsx": xlsx_file.write_table,
     "docx": docx_file.write_table,
     "parquet": parquet.write_table,
-}
-READERS: dict[str, Callable[[Path], list[ParsedTable]]] = {
-    "md": markdown.read_tables,
-    "csv": csv_file.read_tables,
-    "tex": latex.read_tables,
-    "xlsx": xlsx_file.read_tables,
-    "docx": docx_file.read_tables,
 }
 TABLE_FORMATS = tuple(WRITERS)
 
@@ -62,39 +52,3 @@ def write_table(table: Table, folder: Path, formats: Sequence[str]) -> list[Path
         WRITERS[name](table, path)
         paths.append(path)
     return paths
-
-
-def require_readable(path: Path) -> str:
-    """Return the format of a file that can be read back.
-
-    Raises:
-        UserError: there is no such file, or it has another format.
-    """
-    name = path.suffix.removeprefix(".").lower()
-    if name not in READERS:
-        suffixes = [f".{known}" for known in READERS]
-        raise unknown_value_error("file", path.name, suffixes, "Save the table as one of these.")
-    if not path.is_file():
-        raise UserError(
-            f"the value of `file` is {str(path)!r}, but there is no such file. Name a table that "
-            "`bioimg report` made, edited or not."
-        )
-    return name
-
-
-def read_tables(path: Path) -> list[ParsedTable]:
-    """Read all tables of a file.
-
-    Raises:
-        UserError: there is no such file, it is broken, or its format can't be read back.
-    """
-    name = require_readable(path)
-    try:
-        return READERS[name](path)
-    except UserError:
-        raise
-    except Exception as error:  # the libraries raise all kinds for a broken zip, XML or encoding
-        raise UserError(
-            f"the file {path} can't be read as .{name}: {error}. Open it in its program and save "
-            "it again."
-        ) from error

@@ -1,4 +1,4 @@
-"""Write and read Word files: a table with a caption, on a page that is wide enough for it."""
+"""Write Word files: a table with a caption, on a page that is wide enough for it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 from docx.shared import Cm, Pt
 
-from bioimg.report.table_model import ParsedTable, Table, display_width
+from bioimg.report.table_model import Table, display_width
 
 MAX_PORTRAIT_COLUMNS = 6
 """The most columns of a table on a portrait page."""
@@ -109,15 +109,3 @@ def _column_widths(table: Table, cells: Sequence[Sequence[str]]) -> list[int]:
         characters.append(min(MAX_COLUMN_CHARACTERS, longest) + 2)
     page_width = LANDSCAPE_WIDTH_TWIPS if _needs_landscape(table) else PORTRAIT_WIDTH_TWIPS
     return [page_width * count // sum(characters) for count in characters]
-
-
-def read_tables(path: Path) -> list[ParsedTable]:
-    """Read every table of a Word file."""
-    page = Document(str(path))
-    text = "\n".join(paragraph.text for paragraph in page.paragraphs)
-    tables = []
-    for number, grid in enumerate(page.tables, start=1):
-        rows = [[cell.text.strip() for cell in row.cells] for row in grid.rows]
-        if rows:
-            tables.append(ParsedTable(rows[0], rows[1:], f"table {number}", text))
-    return tables

@@ -1,10 +1,9 @@
-"""Write and read LaTeX with booktabs: a float, or a longtable if it may exceed a page."""
+"""Write LaTeX with booktabs: a float, or a longtable if it may exceed a page."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from bioimg.report.table_model import ParsedTable, Table
+from bioimg.report.table_model import Table
 
 ROWS_PER_PAGE = 40
 """Rows that fit on a page; a float would silently lose the others."""
@@ -32,22 +31,6 @@ ESCAPE_BY_CHARACTER = {
     "\ufffd": "{?}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
-CHARACTER_BY_ESCAPE = {escape: character for character, escape in ESCAPE_BY_CHARACTER.items()}
-LONGEST_ESCAPES_FIRST = sorted(CHARACTER_BY_ESCAPE, key=len, reverse=True)
-ESCAPE_PATTERN = re.compile("|".join(map(re.escape, LONGEST_ESCAPES_FIRST)))
-SHORTSTACK_PATTERN = re.compile(
-    r"\\shortstack(?:\[\w\])?\{((?:\\.|[^{}\\]|\{(?:\\.|[^{}\\])*\})*)\}"
-)
-TABULAR_PATTERN = re.compile(
-    r"\\begin\{(tabular|longtable|tabularx)\*?\}(.*?)\\end\{\1\*?\}", re.DOTALL
-)
-COMMENT_PATTERN = re.compile(r"(?<!\\)((?:\\\\)*)%.*")
-CAPTION_PATTERN = re.compile(r"\\caption\{.*?\\\\\n", re.DOTALL)
-FIRST_RULE_PATTERN = re.compile(r"\\(toprule|hline)")
-RULE_PATTERN = re.compile(r"\\(toprule|midrule|bottomrule|hline|endhead|endfirsthead|endfoot)\b")
-ROW_END_PATTERN = re.compile(r"\\\\(?:\[[^\]]*\])?")
-CELL_BORDER_PATTERN = re.compile(r"(?<!\\)&")
-EMPHASIS_PATTERN = re.compile(r"\\(?:textbf|textit|emph|mathbf)\{(.*?)\}")
 MAX_LINE_CHARACTERS = 9
 """The most characters of a header on one line."""
 
@@ -140,33 +123,3 @@ def _longtable_environment(table: Table, columns: str, body: str) -> str:
 
 def _notes_text(table: Table) -> str:
     return "\\par\n".join(map(escape_latex, table.notes))
-
-
-def read_tables(path: Path) -> list[ParsedTable]:
-    """Read every tabular, tabularx and longtable of a LaTeX file."""
-    text = COMMENT_PATTERN.sub(r"\1", path.read_text(encoding="utf-8-sig"))
-    tables = []
-    for match in TABULAR_PATTERN.finditer(text):
-        line = text[: match.start()].count("\n") + 1
-        rows = _parse_rows(match[2]) or [[]]
-        tables.append(ParsedTable(rows[0], rows[1:], f"the table at line {line}", text))
-    return tables
-
-
-def _parse_rows(body: str) -> list[list[str]]:
-    """Return the cells of each row of a tabular, the header first."""
-    body = SHORTSTACK_PATTERN.sub(lambda match: match[1].replace(r"\\ ", " "), body)
-    body = CAPTION_PATTERN.sub("", body)
-    if start := FIRST_RULE_PATTERN.search(body):
-        body = body[start.start() :]  # what precedes it are column types
-    body = RULE_PATTERN.sub("", body)
-    rows = []
-    for line in map(str.strip, ROW_END_PATTERN.split(body)):
-        if line:
-            rows.append([_unescape_latex(cell) for cell in CELL_BORDER_PATTERN.split(line)])
-    return rows
-
-
-def _unescape_latex(text: str) -> str:
-    text = EMPHASIS_PATTERN.sub(r"\1", text.strip())
-    return ESCAPE_PATTERN.sub(lambda match: CHARACTER_BY_ESCAPE[match[0]], text)

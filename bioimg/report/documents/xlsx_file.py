@@ -1,10 +1,9 @@
-"""Write and read Excel files. Numbers stay numbers, shown rounded; text is never a formula."""
+"""Write Excel files. Numbers stay numbers, shown rounded; text is never a formula."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from openpyxl import Workbook, load_workbook
+from openpyxl import Workbook
 from openpyxl.cell.cell import Cell, MergedCell
 from openpyxl.styles import Alignment, Border, Font, Side
 from openpyxl.utils import get_column_letter
@@ -13,7 +12,6 @@ from openpyxl.worksheet.worksheet import Worksheet
 
 from bioimg.report.table_model import (
     Column,
-    ParsedTable,
     Table,
     display_factor,
     display_width,
@@ -129,44 +127,3 @@ def _format_sheet(sheet: Worksheet, table: Table) -> None:
     sheet.page_setup.fitToHeight = 0
     sheet.sheet_properties.pageSetUpPr = PageSetupProperties(fitToPage=True)
     sheet.print_title_rows = f"{HEADER_ROW}:{HEADER_ROW}"
-
-
-def read_tables(path: Path) -> list[ParsedTable]:
-    """Read the table of every sheet of an Excel file."""
-    book = load_workbook(path, data_only=True)
-    tables = map(_read_sheet, book.worksheets)
-    return [table for table in tables if table.headers]
-
-
-def _read_sheet(sheet: Worksheet) -> ParsedTable:
-    """Read from the first row with more than one filled cell to the next row with fewer."""
-    rows = []
-    texts = []
-    for values in sheet.iter_rows(values_only=True):
-        row = [_cell_text(value) for value in values]
-        rows.append(row)
-        texts.extend(row)
-    text = "\n".join(texts)
-    location = f"the sheet {sheet.title!r}"
-    start = _find_row(rows, 0, in_table=True)
-    end = _find_row(rows, start, in_table=False)
-    if start == end:
-        return ParsedTable([], [], location, text)
-    return ParsedTable(rows[start], rows[start + 1 : end], location, text)
-
-
-def _find_row(rows: Sequence[Sequence[str]], start: int, in_table: bool) -> int:
-    """Return the index of the next row that is in a table (or isn't), or the number of rows."""
-    for number in range(start, len(rows)):
-        filled_cells = sum(map(bool, rows[number]))
-        if (filled_cells > 1) == in_table:
-            return number
-    return len(rows)
-
-
-def _cell_text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.15g}"
-    return str(value)

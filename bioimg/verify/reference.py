@@ -1,0 +1,156 @@
+"""Find the table of the report that a table of a file claims to be."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from bioimg.report import detail_tables
+from bioimg.report.analysis import Analysis
+from bioimg.report.architecture import architecture_table
+from bioimg.report.comparison_table import build_comparison
+from bioimg.report.table_model import Column, Table
+from bioimg.report.translation import LANGUAGES
+from bioimg.results.configurations import REPEAT_FIELDS
+from bioimg.verify.headers import find_column, match_columns
+from bioimg.verify.parsed_document import ParsedTable
+from bioimg.verify.sentences import parse_sentence
+
+MIN_KNOWN_HEADERS = 2
+"""A table with fewer known headers, and without a caption of the report, isn't one of bioimg's."""
+
+VERDICT_COLUMN = "standing"
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A table of the report in every language, with the same rows and columns in each."""
+
+    tables: Sequence[Table]
+
+    @property
+    def name(self) -> str:
+        """The name of the table."""
+        return self.tables[0].name
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """How each column is shown."""
+        return self.tables[0].columns
+
+    @cached_property
+    def rows(self) -> list["ReferenceRow"]:
+        """Every row, with its values and with what is shown in each language."""
+        cells_by_language = [table.cells() for table in self.tables]
+        rows = []
+        for number, record in enumerate(self.tables[0].records()):
+            languages = [cells[number] for cells in cells_by_language]
+            shown = tuple(zip(*languages, strict=True))
+            rows.append(ReferenceRow(record, shown))
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceRow:
+    """A row of the report: its values by column name, and the texts of each column by language."""
+
+    record: Mapping[str, Any]
+    shown: Sequence[tuple[str, ...]]
+
+
+def find_references(
+    table: ParsedTable, captions: Sequence[str], paragraphs: Sequence[str], analysis: Analysis
+) -> Iterator[Reference]:
+    """Yield the tables of the report that a table may be: one, if its caption says which.
+
+    Without a caption of the report, those with most of its headers. There are none for a table
+    that isn't one of bioimg's.
+
+    Args:
+        table: the table of a file.
+        captions: the paragraphs near it, the likeliest caption first.
+        paragraphs: all paragraphs of the file.
+        analysis: the results.
+    """
+    for caption in captions:
+        for name in ("comparison", *detail_tables.TABLE_BUILDERS, "architecture"):
+            values = parse_sentence(f"caption.{name}", caption)
+            if values is not None:
+                yield _build_reference(name, values, table, paragraphs, analysis)
+                return
+    candidates = []
+    for name in ("comparison", *detail_tables.TABLE_BUILDERS):
+        reference = _build_reference(name, {}, table, paragraphs, analysis)
+        known_count = len(match_columns(reference.columns, table.headers))
+        candidates.append((known_count, reference))
+    highest_count = max(count for count, _ in candidates)
+    for known_count, reference in candidates:
+        if known_count == highest_count and known_count >= MIN_KNOWN_HEADERS:
+            yield reference
+
+
+def _build_reference(
+    name: str,
+    caption: Mapping[str, str],
+    table: ParsedTable,
+    paragraphs: Sequence[str],
+    analysis: Analysis,
+) -> Reference:
+    """Build a table of the report with the options that caption and notes name."""
+    if name == "comparison":
+        return _build_comparison(caption, table, analysis)
+    build: Callable[[str], Table]
+    if name == "architecture":
+        build = lambda lang: architecture_table(analysis, lang)  # noqa: E731
+    elif name == "at-epoch":
+        epoch = _find_number("note.at_epoch", "epoch", paragraphs)
+        whole_epoch = None if epoch is None else int(epoch)
+        build = lambda lang: detail_tables.epoch_table(analysis, lang, whole_epoch)  # noqa: E731
+    else:
+        price = _find_number("note.price", "price", paragraphs)
+        build = lambda lang: detail_tables.build_detail_table(name, analysis, lang, price)  # noqa: E731
+    return Reference([build(lang) for lang in LANGUAGES])
+
+
+def _find_number(key: str, name: str, paragraphs: Sequence[str]) -> float | None:
+    """Return the number of this name in the first paragraph that is a certain note."""
+    for paragraph in paragraphs:
+        values = parse_sentence(key, paragraph, whole=True)
+        if values is not None:
+            return float(values[name])
+    return None
+
+
+def _build_comparison(
+    caption: Mapping[str, str], table: ParsedTable, analysis: Analysis
+) -> Reference:
+    """Build the comparison with the rows and the grouping of a caption, and a file's columns.
+
+    A file that shows seeds or folds has one row for each trial.
+    """
+    rows = _caption_option("caption.selection", "rows", caption.get("selection"))
+    fields = _caption_option("caption.grouping", "fields", caption.get("grouping"))
+    group_by = fields.split(", ") if fields else []
+    single = any(find_column(name, table.headers) is not None for name in REPEAT_FIELDS)
+
+    def build(lang: str, columns: Sequence[str] = ()) -> Table:
+        return build_comparison(
+            analysis, rows=rows, group_by=group_by, single=single, columns=columns, lang=lang
+        )
+
+    default = build("en")
+    identities = [column.name for column in default.columns if column.identity]
+    available = [str(name) for name in default.values.columns]
+    shown = match_columns([Column(name=name) for name in available], table.headers)
+    columns = [*identities, *(available[number] for number in shown), VERDICT_COLUMN]
+    columns = [name for name in dict.fromkeys(columns) if name in available]
+    return Reference([build(lang, columns) for lang in LANGUAGES])
+
+
+def _caption_option(key: str, name: str, text: str | None) -> str | None:
+    """Return what a part of the caption says, up to the end of its sentence."""
+    values = parse_sentence(key, text or "")
+    if values is None:
+        return None
+    sentence, _, _ = values[name].partition(". ")
+    return sentence.strip().removesuffix(".")
