@@ -53,8 +53,7 @@ class SuccessiveHalving:
         rung_scores = self._scores_by_rung[rung]
         if trial.key in rung_scores:
             return None
-        # a loss is negated, so that more is better
-        sign = -1 if self._rule.metric == "val_loss" else 1
+        sign = metric_sign(self.metric)
         signed_score = sign * score
         earlier_scores = sorted(rung_scores.values(), reverse=True)
         rung_scores[trial.key] = signed_score
@@ -71,6 +70,11 @@ class SuccessiveHalving:
             rung_scores=tuple(sign * earlier for earlier in earlier_scores),
             rung_metric=self.metric,
         )
+
+
+def metric_sign(metric: str) -> int:
+    """Return the factor that makes more of a metric better: -1 for a loss."""
+    return -1 if metric == "val_loss" else 1
 
 
 def past_trials(store: ResultStore, to_run: Iterable[TrialConfig]) -> list[PastTrial]:
@@ -115,14 +119,10 @@ def unfinished_cohort_leaders(
     return leaders
 
 
-def _rung_rank(rule: EarlyStopping, row: Row) -> tuple[int, float]:
+def _rung_rank(rule: EarlyStopping, row: Row) -> tuple[int, bool, float]:
     """Return how far a stopped trial came; more is better.
 
-    A trial that an earlier session judged by the other metric is ranked by its value of this one.
+    Trials that an earlier session judged by another metric come after those judged by this one.
     """
-    same_metric = row["rung_metric"] == rule.metric
-    if rule.metric == "val_loss":
-        loss = row["rung_score"] if same_metric else row["best_val_loss"]
-        return row["stopped_at_rung"], -loss
-    accuracy = row["rung_score"] if same_metric else row["final_val_accuracy"]
-    return row["stopped_at_rung"], accuracy
+    metric = row["rung_metric"]
+    return row["stopped_at_rung"], metric == rule.metric, metric_sign(metric) * row["rung_score"]

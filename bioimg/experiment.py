@@ -30,7 +30,7 @@ class StopReason(NamedTuple):
     rung_score: float
     rung_threshold: float
     rung_scores: tuple[float, ...]
-    rung_metric: str = "val_accuracy"
+    rung_metric: str = "val_score"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,9 @@ class EarlyStopping:
     """
 
     metric: str = config_field(
-        "val_accuracy", "Metric compared at each rung", choices=("val_accuracy", "val_loss")
+        "val_score",
+        "Metric compared at each rung: the score (see --score) or the loss on validation images",
+        choices=("val_score", "val_loss"),
     )
     grace_period: int | None = config_field(
         None,

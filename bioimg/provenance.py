@@ -20,6 +20,7 @@ from bioimg.config import TrialConfig
 from bioimg.data.image_set import SUBSETS, Dataset, ImageSet
 from bioimg.experiment import SPLIT_FIELDS, Experiment
 from bioimg.results.schema import FORMAT_VERSION
+from bioimg.results.score import resolve_score
 
 RUN_FIELDS = ("early_stopping", "versions", "commit", "hardware")
 """What a session that resumes an experiment can change about how trials are trained and judged."""
@@ -80,6 +81,7 @@ def _experiment_record(experiment: Experiment, images: ImageSet) -> dict[str, An
         "base": dataclasses.asdict(experiment.base),
         "axes": {name: list(values) for name, values in experiment.axes.items()},
         "early_stopping": dataclasses.asdict(rule) if rule else None,
+        "score": resolve_score(experiment.base.score, images.class_counts),
         "data": _data_record(images),
         "versions": _versions_record(),
         "commit": _git_commit(),

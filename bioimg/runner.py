@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 
 from bioimg import data, provenance
 from bioimg.config import TrialConfig
-from bioimg.data.image_set import Dataset, PixelsByPath
+from bioimg.data.image_set import Dataset, ImageSet, PixelsByPath
 from bioimg.early_stopping import unfinished_cohort_leaders
 from bioimg.errors import UserError, unknown_value_error
 from bioimg.experiment import Experiment
@@ -27,6 +27,7 @@ from bioimg.progress.trackers import check_trackers_installed, open_trackers
 from bioimg.report.write import print_comparison, write_report
 from bioimg.results.epoch_summary import has_later_epochs
 from bioimg.results.result_store import CHECKPOINTS_FOLDER, ResultStore
+from bioimg.results.score import resolve_score
 from bioimg.run_options import RunOptions
 from bioimg.storage.filesystem import is_remote
 from bioimg.training import checkpoint_pruning, checkpoints
@@ -66,6 +67,7 @@ def run_experiment(experiment: Experiment, options: RunOptions, console: Console
     check_batch_sizes({trial: len(dataset.split.train) for trial, dataset in datasets.items()})
     print_split_warnings(datasets, console)
     images = datasets[trials[0]].images
+    print_balanced_score(experiment.base, images, console)
     manifest = provenance.build_manifest(experiment, images, weights, earlier)
     manifest["keep"] = options.keep
     store.open_for_writing(manifest, provenance.image_assignment_rows(datasets))
@@ -133,9 +135,9 @@ def open_listeners(
 ) -> Iterator[ProgressListener]:
     """Yield what follows the trials: the progress table, TensorBoard and trackers."""
     with (
-        ProgressTable(trials, experiment.axes, statuses, console) as progress,
+        ProgressTable(trials, experiment.axes, statuses, console, store.score_used) as progress,
         open_tensorboard(store, trials, experiment) as tensorboard,
-        open_trackers(options.track, experiment.name, trials) as trackers,
+        open_trackers(options.track, experiment.name, trials, store.score_used) as trackers,
     ):
         yield CombinedListener(progress, *tensorboard, *trackers)
 
@@ -179,7 +181,8 @@ def open_tensorboard(
     if is_remote(store.location):
         yield []
         return
-    listener = TensorBoardListener(f"{store.location}/tensorboard", trials, experiment.axes)
+    folder = f"{store.location}/tensorboard"
+    listener = TensorBoardListener(folder, trials, experiment.axes, store.score_used)
     with contextlib.closing(listener):
         yield [listener]
 
@@ -318,6 +321,19 @@ def print_split_warnings(datasets: Mapping[TrialConfig, Dataset], console: Conso
         warnings += data.split_warnings(dataset, trial.split)
     for warning in dict.fromkeys(warnings):
         print_plain(console, f"warning: {warning}", style="bold yellow")
+
+
+def print_balanced_score(trial: TrialConfig, images: ImageSet, console: Console) -> None:
+    """Report that balanced accuracy is used where the user left the choice open."""
+    counts = images.class_counts
+    if trial.score == "auto" and resolve_score(trial.score, counts) == "balanced_accuracy":
+        smallest, largest = counts.argmin(), counts.argmax()
+        print_plain(
+            console,
+            f"Recipes are compared by balanced accuracy: {images.classes[largest]} has "
+            f"{counts[largest]} images, {images.classes[smallest]} has {counts[smallest]}. "
+            "--score accuracy counts images alike.",
+        )
 
 
 def conclude_run(

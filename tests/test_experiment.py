@@ -78,7 +78,7 @@ def test_where_the_best_trial_of_a_cohort_failed_the_best_stopped_one_takes_its_
     row = {
         "status": "stopped",
         "stopped_at_rung": 4,
-        "rung_metric": "val_accuracy",
+        "rung_metric": "val_score",
         "rung_score": 0.5,
     }
     ended = {
@@ -93,22 +93,21 @@ def test_where_the_best_trial_of_a_cohort_failed_the_best_stopped_one_takes_its_
 
 
 def test_stopped_trials_that_two_runs_judged_by_two_metrics_are_ranked_by_one_of_them():
-    by_accuracy, by_loss = (TrialConfig(epochs=9, seed=seed) for seed in range(2))
+    by_score, by_loss = (TrialConfig(epochs=9, seed=seed) for seed in range(2))
     row = {"status": "stopped", "stopped_at_rung": 4}
     ended = {
-        by_accuracy: {
+        by_score: {
             **row,
-            "rung_metric": "val_accuracy",
+            "rung_metric": "val_score",
             "rung_score": 0.6,
-            "best_val_loss": 0.9,
         },
-        by_loss: {**row, "rung_metric": "val_loss", "rung_score": 0.7, "final_val_accuracy": 0.5},
+        by_loss: {**row, "rung_metric": "val_loss", "rung_score": 0.7},
     }
-    assert unfinished_cohort_leaders(EarlyStopping(metric="val_accuracy"), ended) == [by_accuracy]
+    assert unfinished_cohort_leaders(EarlyStopping(metric="val_score"), ended) == [by_score]
     assert unfinished_cohort_leaders(EarlyStopping(metric="val_loss"), ended) == [by_loss]
 
 
-@pytest.mark.parametrize("metric", ["val_accuracy", "val_loss"])
+@pytest.mark.parametrize("metric", ["val_score", "val_loss"])
 def test_the_local_rule_decides_as_the_scheduler_of_ray_does(metric):
     rule, epochs = EarlyStopping(metric=metric, grace_period=1, reduction_factor=3), 12
     ours = SuccessiveHalving(rule)
@@ -187,7 +186,7 @@ def cohorts() -> CohortScheduler:
     coordinator = SimpleNamespace(stop_trial=lambda key, reason: None)
     scores = {1: 0.1, 9: 0.9}
     known = [
-        PastTrial(TrialConfig(seed=s), [{"epoch": 1, "val_accuracy": score}])
+        PastTrial(TrialConfig(seed=s), [{"epoch": 1, "val_score": score}])
         for s, score in scores.items()
     ]
     return CohortScheduler(EarlyStopping(grace_period=1), known, coordinator)
@@ -199,7 +198,7 @@ def result(cohorts: CohortScheduler, seed: int, score: float) -> str:
         trial_id=f"tune's own {seed}", config={"trial": encode_trial(TrialConfig(seed=seed))}
     )
     cohorts.on_trial_add(None, trial)
-    return cohorts.on_trial_result(None, trial, {"epoch": 1, "val_accuracy": score})
+    return cohorts.on_trial_result(None, trial, {"epoch": 1, "val_score": score})
 
 
 def test_a_failed_trial_that_starts_over_counts_once_in_ray_s_scheduler_too(cohorts):

@@ -78,7 +78,7 @@ def read_status(store: "ResultStore", console: Console) -> StatusView:
     trials = Experiment(name=manifest["name"], base=base, axes=axes).trials()
     latest_epochs = store.tables.last_epochs()
     statuses = _read_statuses(store, trials, latest_epochs, is_running=holder is not None)
-    table = ProgressTable(trials, axes, {}, console)
+    table = ProgressTable(trials, axes, {}, console, store.score_used)
     for trial in trials:
         table.set_state(trial.key, latest_epochs.get(trial.key), statuses[trial.key])
     remaining = seconds_left(trials, statuses, latest_epochs)

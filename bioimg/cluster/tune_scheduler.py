@@ -9,7 +9,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from bioimg.cluster.coordinator_client import CoordinatorClient
 from bioimg.cluster.tune_trial import decode_trial
 from bioimg.config import TrialConfig
-from bioimg.early_stopping import PastTrial, SuccessiveHalving
+from bioimg.early_stopping import PastTrial, SuccessiveHalving, metric_sign
 from bioimg.experiment import EarlyStopping, StopReason
 
 
@@ -90,7 +90,7 @@ class CohortScheduler(FIFOScheduler):
         return ASHAScheduler(
             time_attr="epoch",
             metric=rule.metric,
-            mode="min" if rule.metric == "val_loss" else "max",
+            mode="max" if metric_sign(rule.metric) > 0 else "min",
             max_t=trial.epochs + 1,  # a trial that has reached its last epoch isn't stopped
             grace_period=min(rule.rungs(trial.epochs), default=1),
             reduction_factor=rule.reduction_factor,

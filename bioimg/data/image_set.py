@@ -49,6 +49,11 @@ class ImageSet:
         return len(self.labels)
 
     @property
+    def class_counts(self) -> np.ndarray:
+        """The number of images of each class, int64 [C]."""
+        return np.bincount(self.labels, minlength=len(self.classes))
+
+    @property
     def fingerprint(self) -> str:
         """A hash (16 hex digits) of pixels as decoded, labels and given subsets.
 

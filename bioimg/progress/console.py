@@ -17,7 +17,6 @@ STATUS_STYLES = {
     "running": "cyan",
     "waiting": "dim",
 }
-RIGHT_ALIGNED_COLUMNS = ("epoch", "val accuracy", "left")
 MIN_VISIBLE_TRIALS = 3
 RESERVED_LINES = 4
 """Lines of the terminal that trials leave free, for instance for the table's header."""
@@ -32,7 +31,7 @@ def print_plain(console: Console, text: str, style: str | None = None) -> None:
 
 
 class ProgressTable:
-    """Show a line per trial: settings, status, epoch, validation accuracy, time left."""
+    """Show a line per trial: settings, status, epoch, score on validation images, time left."""
 
     def __init__(
         self,
@@ -40,8 +39,10 @@ class ProgressTable:
         axes: Iterable[str],
         statuses: Mapping[str, str],
         console: Console,
+        score_used: str,
     ) -> None:
         self._console = console
+        self._score_name = f"val {score_used.replace('_', ' ')}"
         self._axes = list(axes)
         self._lines = {
             trial.key: _TrialLine(trial, statuses.get(trial.key, "waiting")) for trial in trials
@@ -72,7 +73,7 @@ class ProgressTable:
                 line,
                 f"epoch {line.epochs_run}/{line.trial.epochs} "
                 f"train loss {epoch['train_loss']:.4f} val loss {epoch['val_loss']:.4f} "
-                f"val accuracy {epoch['val_accuracy']:.3f}",
+                f"{self._score_name} {epoch['val_score']:.3f}",
             )
 
     def on_trial_end(self, key: str, status: str) -> None:
@@ -96,9 +97,10 @@ class ProgressTable:
     def render(self) -> RenderableType:
         """Return a table of all trials, or of as many as fit on the terminal."""
         table = Table(box=None, pad_edge=False)
-        for name in (*(self._axes or ["trial"]), "status", *RIGHT_ALIGNED_COLUMNS):
-            is_right_aligned = name in RIGHT_ALIGNED_COLUMNS
-            table.add_column(name, justify="right" if is_right_aligned else "left")
+        for name in (*(self._axes or ["trial"]), "status"):
+            table.add_column(name)
+        for name in ("epoch", self._score_name, "left"):
+            table.add_column(name, justify="right")
         visible = self._visible_lines()
         for line in visible:
             table.add_row(*line.cells(self._axes))
@@ -130,13 +132,13 @@ class _TrialLine:
         self.trial = trial
         self.status = status
         self.epochs_run = 0
-        self._accuracy = 0.0
+        self._score = 0.0
         self._epoch_seconds = 0.0
 
     def update(self, epoch: Mapping[str, Any]) -> None:
         self.status = "running"
         self.epochs_run = epoch["epoch"]
-        self._accuracy = epoch["val_accuracy"]
+        self._score = epoch["val_score"]
         self._epoch_seconds = epoch["seconds"]
 
     def cells(self, axes: list[str]) -> list[RenderableType]:
@@ -145,7 +147,7 @@ class _TrialLine:
             *(settings or [Text(self.trial.key)]),
             Text(self.status, style=STATUS_STYLES[self.status]),
             f"{self.epochs_run}/{self.trial.epochs}" if self.epochs_run else "",
-            f"{self._accuracy:.3f}" if self.epochs_run else "",
+            f"{self._score:.3f}" if self.epochs_run else "",
             self._time_left(),
         ]
 

@@ -12,9 +12,8 @@ from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # 
 from tensorboardX.summary import scalar
 
 from bioimg.config import TrialConfig
+from bioimg.progress.listener import named_metrics
 from bioimg.storage.filesystem import as_storage_error
-
-CURVE_METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
 class TensorBoardListener:
@@ -27,8 +26,11 @@ class TensorBoardListener:
         StorageError: a file can't be written.
     """
 
-    def __init__(self, folder: str, trials: Iterable[TrialConfig], axes: Iterable[str]) -> None:
+    def __init__(
+        self, folder: str, trials: Iterable[TrialConfig], axes: Iterable[str], score_used: str
+    ) -> None:
         names = list(axes)
+        self._score_used = score_used
         self._folder = Path(folder)
         self._folder_names = {trial.key: _trial_folder_name(trial, names) for trial in trials}
         self._writers: dict[str, EventsWriter] = {}
@@ -41,8 +43,8 @@ class TensorBoardListener:
                 path.mkdir(parents=True, exist_ok=True)
                 self._writers[key] = EventsWriter(str(path / "events"))
             writer = self._writers[key]
-            for name in CURVE_METRICS:
-                summary = scalar(name, epoch[name])
+            for name, value in named_metrics(epoch, self._score_used).items():
+                summary = scalar(name, value)
                 writer.write_event(
                     Event(summary=summary, step=epoch["epoch"], wall_time=time.time())
                 )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
+from bioimg.progress.listener import named_metrics
 
 if TYPE_CHECKING:
     import wandb
@@ -47,7 +48,10 @@ def check_trackers_installed(trackers: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def open_trackers(
-    trackers: Sequence[str], experiment_name: str, trials: Iterable[TrialConfig]
+    trackers: Sequence[str],
+    experiment_name: str,
+    trials: Iterable[TrialConfig],
+    score_used: str,
 ) -> Iterator[list[TrackerListener]]:
     """Yield a listener for each tracker, and close them at the end.
 
@@ -59,7 +63,7 @@ def open_trackers(
     with contextlib.ExitStack() as stack:
         listeners: list[TrackerListener] = []
         for tracker in trackers:
-            listener = listener_types[tracker](experiment_name, settings)
+            listener = listener_types[tracker](experiment_name, settings, score_used)
             listeners.append(stack.enter_context(contextlib.closing(listener)))
         yield listeners
 
@@ -71,11 +75,14 @@ class MLflowListener:
         UserError: MLflow can't be reached.
     """
 
-    def __init__(self, experiment_name: str, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, experiment_name: str, settings: Mapping[str, Mapping[str, Any]], score_used: str
+    ) -> None:
         from mlflow import MlflowClient
 
         self._experiment_name = experiment_name
         self._settings = settings
+        self._score_used = score_used
         with _explain_errors("mlflow"):
             self._client = MlflowClient()
         self._run_ids: dict[str, str] = {}
@@ -95,8 +102,7 @@ class MLflowListener:
         now = round(time.time() * 1000)
         metrics = [
             Metric(name, value, now, epoch["epoch"])
-            for name, value in epoch.items()
-            if name != "epoch"
+            for name, value in named_metrics(epoch, self._score_used).items()
         ]
         with _explain_errors("mlflow"):
             self._client.log_batch(self._run_id(key), metrics=metrics)
@@ -138,15 +144,18 @@ class WandbListener:
         UserError: it can't be reached, or there is no key for it.
     """
 
-    def __init__(self, experiment_name: str, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, experiment_name: str, settings: Mapping[str, Mapping[str, Any]], score_used: str
+    ) -> None:
         self._experiment_name = experiment_name
         self._settings = settings
+        self._score_used = score_used
         self._runs: dict[str, wandb.Run] = {}
         self._ended_keys: set[str] = set()
 
     def on_epoch(self, key: str, epoch: Mapping[str, Any]) -> None:
         """Send the metrics of an epoch."""
-        metrics = {name: value for name, value in epoch.items() if name != "epoch"}
+        metrics = named_metrics(epoch, self._score_used)
         with _explain_errors("wandb"):
             self._run(key).log(metrics, step=epoch["epoch"])
 

@@ -110,12 +110,14 @@ class ResultStore:
 
         Raises:
             UserError: Another session holds the folder, or its results are of another experiment,
-                or of the same one on other images or with images in other subsets.
+                or of the same one on other images, with images in other subsets or by another
+                score.
         """
         self.check_usable(manifest["name"])
         rows = pa.Table.from_pylist(list(assignments), schema=schema.IMAGES_SCHEMA)
         if self.storage.size(MANIFEST_FILE) is not None:
             self._check_same_images(rows, manifest["data"])
+            self._check_same_score(manifest)
         self._lock = FolderLock(self.storage)
         self.write_manifest({**manifest, "complete": False})
         if len(rows):
@@ -212,6 +214,11 @@ class ResultStore:
         """The tensors that stay once a trial has ended: of the `best` epoch, `all` or `none`."""
         return self.read_manifest_or_empty().get("keep", "best")
 
+    @functools.cached_property
+    def score_used(self) -> str:
+        """The score of the experiment: `accuracy` or `balanced_accuracy`."""
+        return recorded_score(self.read_manifest_or_empty())
+
     # Names of files
 
     def checkpoint_folder(self, key: str) -> str:
@@ -289,6 +296,17 @@ class ResultStore:
             "data fingerprint", recorded["fingerprint"], data["fingerprint"]
         )
 
+    def _check_same_score(self, manifest: Mapping[str, Any]) -> None:
+        recorded = recorded_score(self.read_manifest())
+        score = recorded_score(manifest)
+        if score != recorded:
+            raise UserError(
+                f"the value of `score` is {manifest['base']['score']!r}, which means {score} for "
+                f"these images, but must be {recorded!r}, by which the results in "
+                f"{self.display_name} were selected. Use --score {recorded}, or name another "
+                "folder with --out."
+            )
+
     def missing_files_error(self, *names: str) -> UserError:
         """Return the error for a folder to be read that lacks these files."""
         if not is_remote(self.location) and not Path(self.location).is_dir():
@@ -311,6 +329,11 @@ class ResultStore:
             f"this one can't read them. Use that version ({version}, commit {commit}), or run the "
             "experiment again into a new folder (--out)."
         )
+
+
+def recorded_score(manifest: Mapping[str, Any]) -> str:
+    """Return the score in experiment.json, which earlier versions, with accuracy alone, lack."""
+    return manifest.get("score", "accuracy")
 
 
 def read_results(location: str | Path) -> Results:

@@ -57,17 +57,21 @@ TRIALS_SCHEMA = pa.schema(
         pa.field("rung_scores", pa.list_(pa.float64())),
         # what came out
         pa.field("score_used", pa.string()),
-        pa.field("final_train_loss", pa.float64()),
-        pa.field("best_train_accuracy", pa.float64()),
         pa.field("best_val_loss", pa.float64()),
         pa.field("best_val_loss_epoch", pa.int64()),
-        pa.field("final_val_accuracy", pa.float64()),
-        pa.field("best_val_accuracy", pa.float64()),
+        pa.field("train_accuracy", pa.float64()),
+        pa.field("val_accuracy", pa.float64()),
+        pa.field("val_score", pa.float64()),
         pa.field("test_accuracy", pa.float64()),
         pa.field("test_score", pa.float64()),
         pa.field("balanced_accuracy", pa.float64()),
         pa.field("macro_f1", pa.float64()),
+        pa.field("final_train_loss", pa.float64()),
+        pa.field("final_val_accuracy", pa.float64()),
+        pa.field("best_train_accuracy", pa.float64()),
+        pa.field("best_val_accuracy", pa.float64()),
         # what it cost
+        pa.field("recipe_seconds", pa.float64()),
         pa.field("train_seconds", pa.float64()),
         pa.field("wait_seconds", pa.float64()),
         pa.field("bytes", pa.int64()),
@@ -85,8 +89,16 @@ A stopped trial says at which rung its score (its `rung_metric` there) missed th
 threshold was set by `rung_scores`, best first: the scores of the trials of its cohort that reached
 this rung before it.
 
-`train_seconds` is training and validation alone, summed over all epochs, those of earlier attempts
-included. `wait_seconds` is everything else from the moment a lane took the trial, in the last
+`score_used` is what the trial was selected, stopped and tested by: its `score`, in which `auto` has
+become `accuracy` or `balanced_accuracy`. Accuracies and scores are those of the selected epoch,
+which has the lowest validation loss (`best_val_loss`). A validation loss is the mean over images,
+or, for balanced accuracy, over the classes' means. Columns named `final` are of the last epoch,
+`best_train_accuracy` and `best_val_accuracy` the highest of any epoch.
+
+`recipe_seconds` is what the trial costs when it runs alone: `train_seconds` and `features_seconds`.
+`train_seconds` is training and validation, summed over all epochs, those of earlier attempts
+included. `features_seconds` is the computation of a frozen backbone's features, whichever trial has
+computed them. `wait_seconds` is everything else from the moment a lane took the trial, in the last
 attempt only. `started_at` is when the first batch of that attempt began, `ended_at` when the row
 was written. `bytes` is what the trial's own checkpoints take on disk. A frozen backbone is stored
 beside them, once for all trials that share it.

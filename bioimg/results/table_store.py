@@ -21,12 +21,13 @@ TABLE_SCHEMAS = {
     "epochs": schema.EPOCHS_SCHEMA,
     "predictions": schema.PREDICTIONS_SCHEMA,
 }
-EARLIER_SCORES: dict[str, str | pa.Scalar] = {
+EARLIER_COLUMNS: dict[str, str | pa.Scalar] = {
     "score_used": pa.scalar("accuracy"),
     "test_score": "test_accuracy",
     "val_score": "val_accuracy",
+    "recipe_seconds": "train_seconds",
 }
-"""What versions without a choice of scores mean in these columns: a value, or another column's."""
+"""What rows of earlier versions get in columns that they lack: a value, or another column's."""
 PARTS_FOLDER = f"{INTERNAL_FOLDER}/parts"
 PREVIOUS_FOLDER = f"{INTERNAL_FOLDER}/previous"
 
@@ -194,13 +195,13 @@ class TableStore:
 
 
 def _decode_rows(content: bytes, table: str) -> pa.Table:
-    """Return the rows in a file. Those of versions without a choice of scores get their score.
+    """Return the rows in a file, those of earlier versions with columns that they lack.
 
     Raises:
         CorruptFileError: the file is damaged.
     """
     rows = decode_table(content, TABLE_SCHEMAS[table])
-    for name, earlier in EARLIER_SCORES.items():
+    for name, earlier in EARLIER_COLUMNS.items():
         if name in rows.column_names:
             value = rows[earlier] if isinstance(earlier, str) else earlier
             position = rows.column_names.index(name)

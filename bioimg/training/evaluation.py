@@ -1,4 +1,4 @@
-"""Run a model over images without training it, and score it.
+"""Run a model over images without training it, and measure how good it is.
 
 Every image counts once, however many workers share the work.
 """
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from bioimg.results.score import Score, measure_score
 from bioimg.training.batches import Batch
 from bioimg.training.device_memory import to_device
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
@@ -26,11 +27,17 @@ BatchFunction = Callable[[Batch], torch.Tensor]
 """Compute outputs [B, W] for a batch."""
 
 
-class Score(NamedTuple):
-    """Mean cross-entropy per image, and the fraction of images that are classified correctly."""
+class Evaluation(NamedTuple):
+    """How good a model is on some images.
+
+    loss: the mean cross-entropy: over images, or over the classes' means for balanced accuracy.
+    accuracy: the fraction of images that are classified correctly.
+    score: that, or the balanced accuracy.
+    """
 
     loss: float
     accuracy: float
+    score: float
 
 
 @torch.no_grad()
@@ -60,9 +67,18 @@ def gather_outputs(
     return worker_group.sum_in_place(outputs)
 
 
-def score_logits(logits: torch.Tensor, labels: np.ndarray) -> Score:
-    """Return the loss and accuracy of logits [N, C] for labels [N]."""
+def evaluate_logits(logits: torch.Tensor, labels: np.ndarray, score_used: Score) -> Evaluation:
+    """Evaluate logits [N, C] for labels [N]. Classes without an image don't count."""
     targets = torch.from_numpy(labels).to(logits.device)
-    loss = F.cross_entropy(logits.double(), targets)
-    accuracy = (logits.argmax(1) == targets).double().mean()
-    return Score(loss.item(), accuracy.item())
+    class_weights = None
+    if score_used == "balanced_accuracy":
+        image_counts = np.bincount(labels, minlength=logits.shape[1])
+        # with these, PyTorch's weighted mean is the mean over the classes' means
+        class_weights = torch.from_numpy(1 / np.maximum(image_counts, 1)).to(logits.device)
+    loss = F.cross_entropy(logits.double(), targets, class_weights)
+    predictions = logits.argmax(1).cpu().numpy()
+    return Evaluation(
+        loss=loss.item(),
+        accuracy=measure_score(labels, predictions, "accuracy"),
+        score=measure_score(labels, predictions, score_used),
+    )

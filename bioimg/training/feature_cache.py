@@ -10,6 +10,8 @@ while others compute other blocks, so that lanes share the work.
 import contextlib
 import gc
 import math
+import struct
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -26,9 +28,11 @@ from bioimg.training.batches import Batch
 from bioimg.training.device_memory import fits_on_device, to_device
 from bioimg.training.evaluation import BatchFunction, gather_outputs
 
-FEATURES_VERSION = 4
-"""Version of the computation. Raise it when the values of features change."""
+FEATURES_VERSION = 5
+"""Version of the cache. Raise it when the values of features or the files change."""
 BLOCK_IMAGES = 128
+_SECONDS = struct.Struct("<d")
+"""What the file of a block begins with: how long it took to compute."""
 
 
 class FeatureBlock(NamedTuple):
@@ -66,7 +70,7 @@ class FeatureCache:
         size = math.prod(shape) * dtype.itemsize
         values_device = device if fits_on_device(size, device) else "cpu"
         self._values = torch.empty(shape, dtype=dtype, device=values_device)
-        self._loaded_keys: set[int] = set()
+        self._block_seconds: dict[int, float] = {}
         self._create_entry(description)
 
     def load_batch(self, batch: Batch) -> torch.Tensor:
@@ -104,6 +108,10 @@ class FeatureCache:
         gc.collect()
         disk_cache.evict_entries()
 
+    def compute_seconds(self, indices_by_view: Mapping[int, np.ndarray]) -> float:
+        """Return how long it took to compute these features, whichever process has done it."""
+        return sum(self._block_seconds[block.key] for block in _list_blocks(indices_by_view))
+
     def _create_entry(self, description: str) -> None:
         with disk_cache.explain_write_errors():
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +124,9 @@ class FeatureCache:
         with self._block_lock(block, wait=wait) as locked:
             # another process may have written the block before this one had the lock
             if locked and not self._load_block(block):
-                self._write_block(block, self._compute_block(block, compute))
+                started = time.perf_counter()
+                values = self._compute_block(block, compute).cpu()
+                self._write_block(block, values, time.perf_counter() - started)
                 self._load_block(block)
             return locked
 
@@ -139,23 +149,27 @@ class FeatureCache:
                 locked = stack.enter_context(lock)
             yield locked
 
-    def _write_block(self, block: FeatureBlock, values: torch.Tensor) -> None:
-        content = values.to(self._values.dtype).cpu().view(torch.uint8).numpy().tobytes()
+    def _write_block(self, block: FeatureBlock, values: torch.Tensor, seconds: float) -> None:
+        content = values.to(self._values.dtype).view(torch.uint8).numpy().tobytes()
+        sealed = checksums.seal(_SECONDS.pack(seconds) + content)
         with disk_cache.explain_write_errors():
-            atomic_write(self._block_file(block), checksums.seal(content), flush=False)
+            atomic_write(self._block_file(block), sealed, flush=False)
 
     def _load_block(self, block: FeatureBlock) -> bool:
         """Load a block from disk unless it is loaded. Return False if it is missing or damaged."""
-        if block.key in self._loaded_keys:
+        if block.key in self._block_seconds:
             return True
         try:
             content = checksums.unseal(self._block_file(block).read_bytes())
         except (FileNotFoundError, CorruptFileError):
             return False
-        values = torch.frombuffer(bytearray(content), dtype=self._values.dtype)
+        (seconds,) = _SECONDS.unpack_from(content)
+        values = torch.frombuffer(
+            bytearray(content), dtype=self._values.dtype, offset=_SECONDS.size
+        )
         rows = values.reshape(len(block.indices), -1).to(self._values.device)
         self._values[block.view, torch.from_numpy(block.indices)] = rows
-        self._loaded_keys.add(block.key)
+        self._block_seconds[block.key] = seconds
         return True
 
     def _block_file(self, block: FeatureBlock) -> Path:

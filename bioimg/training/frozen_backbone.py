@@ -29,16 +29,19 @@ class FrozenBackbone:
     dtype: torch.dtype
     device: torch.device
 
-    def load_features(self, split: Split) -> FeatureCache:
-        """Return the features of all images that the trial uses, after computing missing ones.
+    def load_features(self, split: Split) -> tuple[FeatureCache, float]:
+        """Load the features of all images that the trial uses, after computing missing ones.
+
+        Return them, and the seconds that their computation has taken, now or earlier.
 
         Raises:
             UserError: the cache can't be written.
         """
         key = self.feature_key()
+        images_by_view = self.images_by_view(split)
         cache = get_feature_cache(key, self._views, lambda: self._open_cache(key))
-        cache.compute_missing(self.make_batch_function, self.images_by_view(split))
-        return cache
+        cache.compute_missing(self.make_batch_function, images_by_view)
+        return cache, cache.compute_seconds(images_by_view)
 
     def feature_key(self) -> str:
         """Return a hash of everything that features depend on.

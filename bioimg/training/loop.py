@@ -62,7 +62,7 @@ def train(trainer: TrialTrainer) -> Iterator[EpochMetrics]:
 
         batch_losses = group.sum_in_place(torch.stack(losses).double()).cpu().numpy() / group.size
         _check_finite(batch_losses, epoch, trainer)
-        validation = trainer.score_images(split.val)
+        validation = trainer.evaluate(split.val)
         _check_finite(np.array([validation.loss]), epoch, trainer)
         yield trainer.add_epoch(
             EpochMetrics(
@@ -71,6 +71,7 @@ def train(trainer: TrialTrainer) -> Iterator[EpochMetrics]:
                 train_accuracy=group.sum_in_place(correct).item() / len(split.train),
                 val_loss=validation.loss,
                 val_accuracy=validation.accuracy,
+                val_score=validation.score,
                 seconds=time.perf_counter() - started,
             )
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import f1_score
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bioimg.config import TrialConfig
@@ -19,9 +19,9 @@ from bioimg.experiment import StopReason
 from bioimg.results.epoch_summary import summarise_epochs
 from bioimg.results.result_store import ResultStore
 from bioimg.results.schema import TrialStatus
+from bioimg.results.score import measure_score, resolve_score
 from bioimg.training import checkpoints, precision
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
-from bioimg.training.evaluation import score_logits
 from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
 
 Row = dict[str, Any]
@@ -148,9 +148,8 @@ class TrialRecorder:
         return checkpoints.save_stopped(trainer, self._storage, self._folder, keep)
 
     def _measure_test_set(self, trainer: TrialTrainer) -> Row:
-        """Measure the test set as the last epoch left the model and, once, at the best epoch."""
+        """Measure the test set once, at the best epoch."""
         split = trainer.split
-        final = trainer.score_images(split.test)
         trainer.restore_best()
         val_logits = trainer.predict_logits(split.val)
         test_logits = trainer.predict_logits(split.test)
@@ -161,12 +160,12 @@ class TrialRecorder:
             ]
             self._store.tables.write("predictions", self._trial.key, rows)
         labels = trainer.images.labels[split.test]
-        predicted = test_logits.argmax(1).cpu().numpy()
+        predictions = test_logits.argmax(1).cpu().numpy()
         return {
-            "test_accuracy": score_logits(test_logits, labels).accuracy,
-            "final_test_accuracy": final.accuracy,
-            "balanced_accuracy": balanced_accuracy_score(labels, predicted),
-            "macro_f1": f1_score(labels, predicted, average="macro", labels=np.unique(labels)),
+            "test_accuracy": measure_score(labels, predictions, "accuracy"),
+            "test_score": measure_score(labels, predictions, trainer.score_used),
+            "balanced_accuracy": measure_score(labels, predictions, "balanced_accuracy"),
+            "macro_f1": f1_score(labels, predictions, average="macro", labels=np.unique(labels)),
         }
 
     def _epoch_rows(self, trainer: TrialTrainer) -> list[Row]:
@@ -195,6 +194,7 @@ class TrialRecorder:
             "unreadable_skipped": self._images.unreadable_skipped,
             "device": _device_name(self._context.device),
             "status": status,
+            "score_used": resolve_score(self._trial.score, self._images.class_counts),
             **summarise_epochs(epochs),
             "bytes": sum(size for name, size in sizes.items() if name not in unneeded),
             "wait_seconds": time.perf_counter() - self._created - self._epoch_seconds,
@@ -202,6 +202,7 @@ class TrialRecorder:
             "ended_at": _utc_now(),
             **columns,
         }
+        row["recipe_seconds"] = row["train_seconds"] + (row.get("features_seconds") or 0.0)
         self._store.tables.write("epochs", self._trial.key, epochs)
         self._store.tables.write("trials", self._trial.key, [row])
 

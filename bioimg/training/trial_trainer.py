@@ -1,7 +1,6 @@
 """A trial in this process: its model, its data on the device, and its progress."""
 
 import dataclasses
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +15,11 @@ from bioimg.models.cpu_kernels import use_cpu_kernels
 from bioimg.models.feature_extractor import backbone_digest
 from bioimg.models.pretrained_weights import require_same_weights, weights_normalisation
 from bioimg.results.epoch_summary import best_epoch
+from bioimg.results.score import Score, resolve_score
 from bioimg.training import precision
 from bioimg.training.batches import Batch, InputSource
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
-from bioimg.training.evaluation import Score, gather_outputs, score_logits
+from bioimg.training.evaluation import Evaluation, evaluate_logits, gather_outputs
 from bioimg.training.feature_cache import FeatureCache, release_feature_caches
 from bioimg.training.frozen_backbone import FrozenBackbone
 from bioimg.training.image_batches import ImageBatches
@@ -32,9 +32,9 @@ from bioimg.training.optimisation import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochMetrics:
-    """The results of one epoch.
+    """The results of one epoch, as in the epochs table.
 
-    Losses are means per image. Training figures are measured while the weights change.
+    Training figures are measured while the weights change.
     """
 
     epoch: int
@@ -42,6 +42,7 @@ class EpochMetrics:
     train_accuracy: float
     val_loss: float
     val_accuracy: float
+    val_score: float
     seconds: float
 
 
@@ -49,11 +50,13 @@ class TrialTrainer:
     """The state of a trial, which `train` advances one epoch at a time.
 
     Attributes:
+        score_used: the score that the trial is measured by.
         trained_module: what the optimizer changes: the whole model, or only its head if the
             backbone is frozen. Its inputs are then features that were computed once.
         input_source: where `trained_module` gets its inputs from.
         weights_digest: identifies the tensors behind the name of the weights; None for random ones.
-        features_seconds: time to load and compute features; None if the backbone isn't frozen.
+        features_seconds: time in which as many workers compute the features, whichever trial has
+            done it; None if the backbone isn't frozen.
         best_weights: state of `trained_module` after the best epoch.
         continued_from: key of the shorter trial that trained the first epochs, if any.
     """
@@ -73,6 +76,7 @@ class TrialTrainer:
         self.device = device
         self.worker_group = worker_group
         self.dtype = precision.resolve_dtype(trial.precision, device)
+        self.score_used: Score = resolve_score(trial.score, images.class_counts)
         precision.allow_tf32(trial.tf32)
 
         self._build_model()
@@ -139,9 +143,10 @@ class TrialTrainer:
             worker_group=self.worker_group,
         )
 
-    def score_images(self, indices: np.ndarray) -> Score:
-        """Return the loss and accuracy on some images."""
-        return score_logits(self.predict_logits(indices), self.images.labels[indices])
+    def evaluate(self, indices: np.ndarray) -> Evaluation:
+        """Return how good the model is on some images."""
+        logits = self.predict_logits(indices)
+        return evaluate_logits(logits, self.images.labels[indices], self.score_used)
 
     def add_epoch(self, epoch: EpochMetrics) -> EpochMetrics:
         """Add an epoch to the history, and keep its weights if it is the best one."""
@@ -179,7 +184,11 @@ class TrialTrainer:
         self.trained_module.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_weights = state["best"]
-        self.history = [EpochMetrics(**epoch) for epoch in state["history"]]
+        self.history = []
+        for epoch in state["history"]:
+            # states of versions without a choice of scores lack it: theirs was the accuracy
+            scored = {"val_score": epoch["val_accuracy"], **epoch}
+            self.history.append(EpochMetrics(**scored))
         self.continued_from = state["continued_from"]
 
     def _build_model(self) -> None:
@@ -204,10 +213,9 @@ class TrialTrainer:
         self.input_source: InputSource
         self.features_seconds: float | None = None
         if self.trial.freeze == "features":
-            started = time.perf_counter()
             self.trained_module = self.classifier.head
-            self.input_source = self._load_features()
-            self.features_seconds = time.perf_counter() - started
+            self.input_source, seconds = self._load_features()
+            self.features_seconds = seconds / self.worker_group.size
         else:
             release_feature_caches()
             self.trained_module = self.classifier.model
@@ -216,7 +224,7 @@ class TrialTrainer:
             )
             use_cpu_kernels(self.trained_module, self.dtype)
 
-    def _load_features(self) -> FeatureCache:
+    def _load_features(self) -> tuple[FeatureCache, float]:
         backbone = FrozenBackbone(
             trial=self.trial,
             images=self.images,

@@ -134,7 +134,7 @@ def scheduler_decisions(scores: list[tuple[int, int, float]]) -> list[str]:
                 config={"trial": encode_trial(TrialConfig(batch_size=size, seed=seed))},
             )
             cohorts.on_trial_add(None, trial)
-            epoch = {"epoch": 1, "val_accuracy": score}
+            epoch = {"epoch": 1, "val_score": score}
             decisions.append(cohorts.on_trial_result(None, trial, epoch))
     return decisions
 
@@ -143,7 +143,7 @@ def test_two_workers_train_as_one_worker(tmp_path):
     """BatchNorm is frozen here. Losses agree to 1e-4, since sums are in another order."""
     axes = {"freeze": ("layer4", "features"), "epochs": 2}
     one, two = (run(tmp_path / str(workers), workers=workers, **axes) for workers in (1, 2))
-    for column in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+    for column in ("train_loss", "train_accuracy", "val_loss", "val_score"):
         assert two.epochs[column].to_numpy() == pytest.approx(
             one.epochs[column].to_numpy(), rel=1e-4
         )

@@ -68,7 +68,7 @@ def test_a_stopped_row_says_at_which_rung_against_which_scores(whole):
     order = [
         trial.key for trial in stopping_experiment().in_run_order(stopping_experiment().trials())
     ]
-    scores = whole.epochs.set_index(["epoch", "key"])["val_accuracy"]
+    scores = whole.epochs.set_index(["epoch", "key"])["val_score"]
     for row in whole.trials[whole.trials["status"] == "stopped"].to_dict("records"):
         assert row["stopped_at_rung"] == row["epochs_run"]
         at_rung = scores.loc[row["stopped_at_rung"]]

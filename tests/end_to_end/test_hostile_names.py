@@ -112,7 +112,7 @@ def test_nothing_in_hostile_names_was_executed(results):
 def test_live_table_shows_a_setting_as_written():
     trial = TrialConfig(group_pattern="HE-(..)[bold]")
     console = Console(file=io.StringIO(), width=120)
-    console.print(ProgressTable([trial], ("group_pattern",), {}, console).render())
+    console.print(ProgressTable([trial], ("group_pattern",), {}, console, "accuracy").render())
     assert "HE-(..)[bold]" in console.file.getvalue()
 
 

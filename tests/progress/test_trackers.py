@@ -59,8 +59,8 @@ def test_tensorboard_curves_equal_the_table(tmp_path):
 
 def test_weights_path_makes_no_deeper_folder(tmp_path):
     trial = TrialConfig(weights="../weights/my net.pth")
-    listener = TensorBoardListener(str(tmp_path), [trial], ["weights"])
-    scores = dict.fromkeys(("train_loss", "train_accuracy", "val_loss", "val_accuracy"), 0.5)
+    listener = TensorBoardListener(str(tmp_path), [trial], ["weights"], "accuracy")
+    scores = dict.fromkeys(("train_loss", "train_accuracy", "val_loss", "val_score"), 0.5)
     listener.on_epoch(trial.key, {"epoch": 1, **scores})
     listener.on_trial_end(trial.key, "completed")
     assert [path.name for path in tmp_path.iterdir()] == [
@@ -74,7 +74,9 @@ def test_unwritable_tensorboard_error_has_the_way_out(tmp_path):
     with pytest.raises(
         StorageError, match=r"curves.* can't be written: .* run the same command again"
     ):
-        TensorBoardListener(str(tmp_path / "curves"), [trial], []).on_epoch(trial.key, {"epoch": 1})
+        TensorBoardListener(str(tmp_path / "curves"), [trial], [], "accuracy").on_epoch(
+            trial.key, {"epoch": 1}
+        )
 
 
 def test_missing_tracker_is_named_before_anything_starts(monkeypatch):
@@ -125,9 +127,9 @@ def test_trackers_receive_every_epoch(local, tmp_path):
 @pytest.mark.usefixtures("offline_trackers")
 def test_interrupted_session_ends_its_mlflow_runs(tmp_path):
     trial = EXPERIMENT.trials()[0]
-    with trackers.open_trackers(["mlflow", "wandb"], "tracked", [trial]) as listeners:
+    with trackers.open_trackers(["mlflow", "wandb"], "tracked", [trial], "accuracy") as listeners:
         for listener in listeners:
-            listener.on_epoch(trial.key, {"epoch": 1, "val_loss": 0.5})
+            listener.on_epoch(trial.key, {"epoch": 1, "val_score": 0.5})
     client = MlflowClient()
     (experiment,) = client.search_experiments(filter_string="name = 'tracked'")
     (mlflow_run,) = client.search_runs([experiment.experiment_id])
@@ -141,6 +143,6 @@ def test_unreachable_tracker_error_has_the_way_out(tmp_path, monkeypatch):
     trial = EXPERIMENT.trials()[0]
     with (
         pytest.raises(UserError, match=r"`track` is 'mlflow'.*or leave out --track"),
-        trackers.open_trackers(["mlflow"], "tracked", [trial]),
+        trackers.open_trackers(["mlflow"], "tracked", [trial], "accuracy"),
     ):
         pass

@@ -10,7 +10,7 @@ from bioimg.results.score import (
     measure_score,
     resolve_score,
 )
-from bioimg.results.table_store import EARLIER_SCORES
+from bioimg.results.table_store import EARLIER_COLUMNS
 from bioimg.storage.checked_parquet import encode_table
 from support.example_results import epoch_rows, trial_row, write_results
 
@@ -74,7 +74,7 @@ def test_results_of_earlier_versions_are_read_as_scored_by_accuracy(tmp_path):
     for name in ("trials", "epochs"):
         path = folder / f"{name}.parquet"
         rows = pq.read_table(path)
-        new_columns = [name for name in EARLIER_SCORES if name in rows.column_names]
+        new_columns = [name for name in EARLIER_COLUMNS if name in rows.column_names]
         path.write_bytes(encode_table(rows.drop_columns([*new_columns])))
     results = read_results(folder)
     assert results.trials["score_used"].tolist() == ["accuracy", "accuracy"]

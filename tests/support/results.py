@@ -6,7 +6,15 @@ import pandas as pd
 
 from bioimg.results.result_store import Results, ResultStore
 
-TIMING = ["train_seconds", "wait_seconds", "features_seconds", "seconds", "started_at", "ended_at"]
+TIMING = [
+    "recipe_seconds",
+    "train_seconds",
+    "features_seconds",
+    "wait_seconds",
+    "seconds",
+    "started_at",
+    "ended_at",
+]
 
 
 def assert_same_results(a: Results, b: Results) -> None:

@@ -44,7 +44,8 @@ def run(folder: Path, experiment: Experiment, keep: str = "best", finish: bool =
     description = example_results.describe_experiment(experiment.base, {}, IMAGES.classes)
     store.open_for_writing({**description, "name": "longer", "keep": keep})
     statuses = store.tables.trial_statuses()
-    listener = ProgressTable(trials, experiment.axes, {}, Console(file=io.StringIO()))
+    console = Console(file=io.StringIO())
+    listener = ProgressTable(trials, experiment.axes, {}, console, "accuracy")
     datasets = {trial: toys.dataset(trial, IMAGES) for trial in trials}
     unstopped = dataclasses.replace(experiment, early_stopping=None)
     try:

@@ -194,7 +194,7 @@ def test_best_weights_have_the_lowest_validation_loss():
         "the test needs a best epoch before the last"
     )
     trainer.restore_best()
-    assert trainer.score_images(trainer.split.val).loss == min(losses)
+    assert trainer.evaluate(trainer.split.val).loss == min(losses)
 
 
 def test_non_finite_loss_ends_training_and_names_the_step():
