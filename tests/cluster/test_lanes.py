@@ -141,7 +141,7 @@ def scheduler_decisions(scores: list[tuple[int, int, float]]) -> list[str]:
 
 def test_two_workers_train_as_one_worker(tmp_path):
     """BatchNorm is frozen here. Losses agree to 1e-4, since sums are in another order."""
-    axes = {"freeze": ("layer4", "features"), "epochs": 2}
+    axes = {"freeze": ("layer4", "features"), "epochs": 2, "score": "balanced_accuracy"}
     one, two = (run(tmp_path / str(workers), workers=workers, **axes) for workers in (1, 2))
     for column in ("train_loss", "train_accuracy", "val_loss", "val_score"):
         assert two.epochs[column].to_numpy() == pytest.approx(

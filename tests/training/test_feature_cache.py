@@ -81,6 +81,13 @@ def test_features_are_computed_once_for_all_seeds_and_runs(computed_blocks):
     assert not computed_blocks
 
 
+def test_features_cost_the_same_whoever_has_computed_them():
+    first = run_in_new_process()
+    assert first.features_seconds > 0
+    other_seed = run_in_new_process(dataclasses.replace(FROZEN, seed=1))
+    assert other_seed.features_seconds == first.features_seconds
+
+
 def test_folds_share_all_features(computed_blocks):
     whole = dataclasses.replace(FROZEN, folds=3)
     run_in_new_process(whole)

@@ -31,6 +31,7 @@ from bioimg.training.batches import (
     iter_training_steps,
 )
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
+from bioimg.training.evaluation import evaluate_logits
 from bioimg.training.image_batches import apply_dihedral_views
 from bioimg.training.loop import NonFiniteLossError, train
 from bioimg.training.optimisation import scheduled_learning_rate
@@ -195,6 +196,32 @@ def test_best_weights_have_the_lowest_validation_loss():
     )
     trainer.restore_best()
     assert trainer.evaluate(trainer.split.val).loss == min(losses)
+
+
+def test_balanced_loss_and_score_are_means_over_the_classes_that_occur():
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 3], [50, 5, 2])
+    logits = torch.from_numpy(generator.normal(size=(len(labels), 4)))
+    plain = evaluate_logits(logits, labels, "accuracy")
+    balanced = evaluate_logits(logits, labels, "balanced_accuracy")
+    by_class = [
+        evaluate_logits(logits[labels == label], labels[labels == label], "accuracy")
+        for label in (0, 1, 3)
+    ]
+    assert balanced.loss == pytest.approx(np.mean([each.loss for each in by_class]))
+    assert balanced.score == pytest.approx(np.mean([each.accuracy for each in by_class]))
+    assert plain.score == plain.accuracy == balanced.accuracy != balanced.score
+
+
+def test_state_of_version_without_scores_resumes_with_accuracy():
+    trainer = toys.run(toys.trial(epochs=1))
+    list(train(trainer))
+    state = trainer.state_dict()
+    for epoch in state["history"]:
+        del epoch["val_score"]
+    resumed = toys.run(trainer.trial)
+    resumed.load_state_dict(state)
+    assert resumed.history == trainer.history
 
 
 def test_non_finite_loss_ends_training_and_names_the_step():
