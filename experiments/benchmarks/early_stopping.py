@@ -36,9 +36,9 @@ class RecordedCurve:
     val_images: int
 
     @property
-    def selected_accuracy(self) -> float:
-        """Validation accuracy at the epoch with the lowest validation loss."""
-        return float(self.metrics["val_accuracy"][self.metrics["val_loss"].argmin()])
+    def selected_score(self) -> float:
+        """Score on validation images at the epoch with the lowest validation loss."""
+        return float(self.metrics["val_score"][self.metrics["val_loss"].argmin()])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class EarlyStoppingBenchmark(Benchmark):
     """Replays early stopping on the curves of an experiment that ran with --no-early-stopping.
 
     It measures how often a trial as good as the winner survives, how much lower the best
-    survivor's validation accuracy is than the winner's (regret), whether each cohort keeps a row
+    survivor's validation score is than the winner's (regret), whether each cohort keeps a row
     at full length, and what is saved. Trials reach rungs as they do on lanes: in order of
     submission, at the recorded pace.
     """
@@ -78,8 +78,8 @@ class EarlyStoppingBenchmark(Benchmark):
         """Require that the default rule's regret is at most the winner's standard error."""
         rule = EarlyStopping()
         scores = self._mean_scores(curves, "cohorts", rule.grace_period, rule.reduction_factor)
-        best = max(curves, key=lambda curve: curve.selected_accuracy)
-        accuracy = best.selected_accuracy
+        best = max(curves, key=lambda curve: curve.selected_score)
+        accuracy = best.selected_score
         return Target(
             f"mean regret with the defaults (grace by length, reduction {rule.reduction_factor})",
             scores["mean regret"],
@@ -141,8 +141,8 @@ def score_replay(curves: Sequence[RecordedCurve], epochs_run: Sequence[int]) -> 
         spent_seconds += float(curve.seconds[:epochs].sum())
         if epochs == len(curve.seconds):
             completed.append(curve)
-    best = max(curve.selected_accuracy for curve in curves)
-    best_completed = max((curve.selected_accuracy for curve in completed), default=0.0)
+    best = max(curve.selected_score for curve in curves)
+    best_completed = max((curve.selected_score for curve in completed), default=0.0)
     all_epochs = sum(len(curve.seconds) for curve in curves)
     all_seconds = sum(float(curve.seconds.sum()) for curve in curves)
     cohorts = {curve.trial.freeze for curve in curves}
@@ -178,7 +178,7 @@ def read_curves(folder: Path) -> list[RecordedCurve]:
         epochs = epochs_by_key[row["key"]]
         curve = RecordedCurve(
             TrialConfig.from_row(row),
-            {name: epochs[name].to_numpy() for name in ("val_accuracy", "val_loss")},
+            {name: epochs[name].to_numpy() for name in ("val_score", "val_loss")},
             epochs["seconds"].to_numpy(),
             row["val_images"],
         )

@@ -295,7 +295,7 @@ def curve(
     values = np.array(accuracies, dtype=float)
     return RecordedCurve(
         TrialConfig(seed=seed, epochs=len(values), freeze=freeze),
-        {"val_accuracy": values, "val_loss": 1 - values},
+        {"val_score": values, "val_loss": 1 - values},
         np.full(len(values), pace),
         val_images=100,
     )

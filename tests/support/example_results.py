@@ -238,7 +238,7 @@ def describe_experiment(
         "base": dataclasses.asdict(base),
         "axes": {name: list(values) for name, values in axes.items()},
         "early_stopping": {
-            "metric": "val_accuracy",
+            "metric": "val_score",
             "grace_period": 2,
             "reduction_factor": 2,
             "compare_within": ["freeze"],
