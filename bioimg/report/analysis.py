@@ -220,7 +220,7 @@ class Analysis:
         names = [f"{name}{part}" for name in SCORE_COLUMNS for part in ("", "_low", "_high")]
         rows = []
         for key in self.tested_keys:
-            metrics = statistics.bootstrap_metrics(self.results, key).set_index("metric")
+            metrics = statistics.trial_metrics(self.results, key).set_index("metric")
             row: dict[str, object] = {"key": key}
             for name in SCORE_COLUMNS:
                 row[name] = metrics.at[name, "value"]

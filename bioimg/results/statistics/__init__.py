@@ -3,11 +3,16 @@
 Accuracies are fractions. What can't be computed is null."""
 
 from bioimg.results.statistics.comparison_tests import compare_pairs
+from bioimg.results.statistics.configuration_scores import (
+    configuration_scores,
+    effective_group_count,
+    majority_reference,
+    trial_metrics,
+)
 from bioimg.results.statistics.curves import diagnose_curves
 from bioimg.results.statistics.effects import estimate_effects
-from bioimg.results.statistics.intervals import GroupBootstrap, wilson_columns, wilson_interval
+from bioimg.results.statistics.intervals import wilson_columns, wilson_interval
 from bioimg.results.statistics.metrics import (
-    bootstrap_metrics,
     calibration_table,
     class_metrics,
     confusion_counts,
@@ -15,16 +20,18 @@ from bioimg.results.statistics.metrics import (
 from bioimg.results.statistics.selection import best_and_indistinguishable, best_configuration
 
 __all__ = [
-    "GroupBootstrap",
     "best_and_indistinguishable",
     "best_configuration",
-    "bootstrap_metrics",
     "calibration_table",
     "class_metrics",
     "compare_pairs",
+    "configuration_scores",
     "confusion_counts",
     "diagnose_curves",
+    "effective_group_count",
     "estimate_effects",
+    "majority_reference",
+    "trial_metrics",
     "wilson_columns",
     "wilson_interval",
 ]

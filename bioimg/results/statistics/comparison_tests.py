@@ -29,12 +29,13 @@ from bioimg.results.statistics.configuration_outcomes import (
     measure_configurations,
     pool_run_spread,
 )
-from bioimg.results.statistics.intervals import CONFIDENCE_LEVEL, mean_interval
+from bioimg.results.statistics.intervals import MIN_CLASS_IMAGES, mean_interval
 from bioimg.results.statistics.standard_error import (
+    CONFIDENCE_LEVEL,
     POWER,
+    UnitSample,
     Variance,
     detectable_by_t,
-    image_variance,
     nadeau_bengio_factor,
     sign_flip_test,
     t_interval,
@@ -150,7 +151,6 @@ class _Comparison:
         level: the level at which a difference must be found to be detectable.
         """
         a, b = self.a, self.b
-        is_about_recipes = (a.has_repeats and b.has_repeats) or a.fold_count > 1
         row: dict[str, Any] = {
             "a": a.key,
             "b": b.key,
@@ -162,7 +162,7 @@ class _Comparison:
             "score_a": a.score,
             "score_b": b.score,
             "reason": self.reason,
-            "scope": "recipes" if is_about_recipes else "models",
+            "scope": "recipes" if a.is_repeated and b.is_repeated else "models",
         }
         if self.reason:
             return row
@@ -241,9 +241,8 @@ class _Comparison:
             low, high = _paired_interval(images)
             if self.a.score_used == "accuracy":
                 name = MCNEMAR_TEST
-        units = _variance_of_units(images, images.index.to_series())
-        detectable = _detectable_by_signs(images, level)
-        return _Test(name, p, low, high, units.degrees_of_freedom + 1, detectable)
+        units = UnitSample(images.index, images["stratum"]).effective_count
+        return _Test(name, p, low, high, units, _detectable_by_signs(images, level))
 
     def _test_units(self, level: float) -> _Test:
         """Test groups, else images, and runs."""
@@ -316,7 +315,7 @@ def _equal_or_both_missing(a: object, b: object) -> bool:
 
 
 def _variance_of_units(images: pd.DataFrame, units: pd.Series) -> Variance:
-    return image_variance(images["contribution"], units, images["stratum"], images["weight"])
+    return UnitSample(units, images["stratum"]).variance(images["contribution"])
 
 
 def _paired_interval(images: pd.DataFrame) -> tuple[float, float]:
@@ -335,7 +334,9 @@ def _paired_interval(images: pd.DataFrame) -> tuple[float, float]:
     error = np.sqrt((share_a + share_b - centre**2) / (n + 2))
     half_width = norm.ppf((1 + CONFIDENCE_LEVEL) / 2) * error
     difference = (only_a - only_b) / n
-    return mean_interval(difference, centre - half_width, centre + half_width, n)
+    if len(n) > 1 and n.min() < MIN_CLASS_IMAGES:
+        return np.nan, np.nan
+    return mean_interval(difference, centre - half_width, centre + half_width)
 
 
 def _detectable_by_signs(images: pd.DataFrame, level: float) -> float:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from bioimg.results.configurations import configuration_keys
 from bioimg.results.result_store import Results
-from bioimg.results.score import image_weights
+from bioimg.results.score import Score, image_weights, measure_score
 from bioimg.results.statistics.standard_error import Variance, pool_run_variance
 
 
@@ -25,10 +25,12 @@ class ConfigurationOutcome:
     """
 
     key: str
-    score_used: str
+    score_used: Score
     runs: pd.DataFrame
     stopped_share: float
     images: pd.DataFrame | None
+    predictions: pd.DataFrame | None
+    """The predictions of all runs for their test images."""
 
     @property
     def first_row(self) -> pd.Series:
@@ -75,6 +77,11 @@ class ConfigurationOutcome:
         return self.run_count > self.fold_count
 
     @property
+    def is_repeated(self) -> bool:
+        """Check whether there are several runs or folds, so that a claim is about the recipe."""
+        return self.run_count > 1
+
+    @property
     def test_train_ratio(self) -> float:
         """Test images per training image, averaged over folds."""
         return float(self.runs["test_images"].mean() / self.runs["train_images"].mean())
@@ -91,8 +98,7 @@ def measure_configurations(results: Results) -> dict[str, ConfigurationOutcome]:
     is_test = results.predictions["subset"].eq("test")
     predictions = results.predictions[is_test]
     rows = predictions.merge(measured[["key", "configuration", "fold"]], on="key")
-    is_correct = rows["label"].eq(rows["prediction"]).astype(float)
-    rows_by_configuration = dict(list(rows.assign(correct=is_correct).groupby("configuration")))
+    rows_by_configuration = dict(list(rows.groupby("configuration")))
 
     outcomes = {}
     for configuration, runs in measured.groupby("configuration", sort=False):
@@ -123,7 +129,7 @@ def _measure_configuration(
     if score_used == "accuracy":
         run_scores = run_scores.fillna(runs["test_accuracy"])
     if predictions is not None and runs["key"].isin(predictions["key"]).all():
-        images = _average_runs(predictions, score_used)
+        images = average_runs(predictions, score_used)
         run_scores = runs["key"].map(_score_runs(predictions, score_used))
     return ConfigurationOutcome(
         key=key,
@@ -131,27 +137,30 @@ def _measure_configuration(
         runs=runs.assign(run_score=run_scores.astype(float)),
         stopped_share=stopped_share,
         images=images,
+        predictions=predictions if images is not None else None,
     )
 
 
-def _score_used(row: pd.Series) -> str:
-    """Return the score of a row; rows of results that are older than the column have accuracy."""
-    score_used = row.get("score_used")
-    return "accuracy" if score_used is None or pd.isna(score_used) else str(score_used)
+def _score_used(row: pd.Series) -> Score:
+    """Return the score of a row. Results that are older than the column have accuracy."""
+    is_balanced = row.get("score_used") == "balanced_accuracy"
+    return "balanced_accuracy" if is_balanced else "accuracy"
 
 
-def _score_runs(predictions: pd.DataFrame, score_used: str) -> dict[str, float]:
+def _score_runs(predictions: pd.DataFrame, score_used: Score) -> dict[str, float]:
     """Return the score of each trial on its own test images."""
     scores = {}
     for key, rows in predictions.groupby("key"):
-        weights = image_weights(rows["label"].to_numpy(), score_used)
-        scores[str(key)] = float(weights @ rows["correct"].to_numpy())
+        labels, predicted = rows["label"].to_numpy(), rows["prediction"].to_numpy()
+        scores[str(key)] = measure_score(labels, predicted, score_used)
     return scores
 
 
-def _average_runs(predictions: pd.DataFrame, score_used: str) -> pd.DataFrame:
-    """Average the runs of one configuration by image."""
-    images = predictions.groupby("image").agg(
+def average_runs(predictions: pd.DataFrame, score_used: Score) -> pd.DataFrame:
+    """Average the runs of one configuration by image, as in `ConfigurationOutcome.images`."""
+    is_correct = predictions["label"].eq(predictions["prediction"])
+    rows = predictions.assign(correct=is_correct.astype(float))
+    images = rows.groupby("image").agg(
         correct=("correct", "mean"),
         label=("label", "first"),
         group=("group", "first"),

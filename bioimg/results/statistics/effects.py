@@ -13,8 +13,8 @@ from statsmodels.tools.sm_exceptions import SingularMatrixWarning
 from bioimg.results.configurations import varying_fields
 from bioimg.results.result_store import Results
 from bioimg.results.statistics.standard_error import (
+    UnitSample,
     Variance,
-    image_variance,
     nadeau_bengio_factor,
     t_interval,
 )
@@ -165,7 +165,7 @@ def _estimate_effect(fit: _Fit, coefficient: int) -> dict[str, object]:
         # the effect is a weighted sum of accuracies, so it is a sum over images, too
         weights = fit.inverse[coefficient]
         contributions = pd.Series(fit.shares.to_numpy() @ weights, fit.shares.index)
-        variance += image_variance(contributions, contributions.index.to_frame()["unit"])
+        variance += UnitSample(contributions.index.get_level_values("unit")).variance(contributions)
     low, high = t_interval(effect, variance)
     p = np.nan
     if not np.isnan(low):

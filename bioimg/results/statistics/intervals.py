@@ -1,23 +1,31 @@
-"""Intervals: Wilson's for a share, and the bootstrap over groups for everything else."""
+"""95 % intervals of shares, of areas under the ROC curve, and of means of several of them.
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+Each is of an infinite number of images like those tested. Where images fall into groups, it is of
+images of other groups. What can't be estimated is NaN.
+"""
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import optimize, special, stats
 from statsmodels.stats.proportion import proportion_confint
 
-CONFIDENCE_LEVEL = 0.95
+from bioimg.results.statistics.standard_error import (
+    CONFIDENCE_LEVEL,
+    ROUNDING_TOLERANCE,
+    UnitSample,
+    Variance,
+)
+
 MIN_CLASS_IMAGES = 10
 """A class with fewer test images has no interval, nor has a mean over classes with such a one."""
-MAX_CHUNK_NUMBERS = 4_000_000
-"""Numbers in memory at once while resampling: tens of MB, however many images there are."""
+UNKNOWN = (float("nan"), float("nan"))
 
 
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of n independent images (Wilson 1927); null if n is 0."""
+def wilson_interval(correct: float, n: float) -> tuple[float, float]:
+    """Return the interval of a share of n independent images (Wilson 1927); NaN if n is 0."""
     if n == 0:
-        return float("nan"), float("nan")
+        return UNKNOWN
     limits = proportion_confint(correct, n, alpha=1 - CONFIDENCE_LEVEL, method="wilson")
     low, high = np.asarray(limits, float)
     return float(low), float(high)
@@ -38,78 +46,131 @@ def wilson_columns(share: pd.Series, n: pd.Series) -> pd.DataFrame:
     return table
 
 
-def mean_interval(
-    values: np.ndarray, low: np.ndarray, high: np.ndarray, image_counts: np.ndarray
+def share_interval(correct: ArrayLike, units: ArrayLike | None = None) -> tuple[float, float]:
+    """Return the interval of the share of images that are classified correctly.
+
+    Without groups it is Wilson's, with groups `logit_interval` of the variance between them.
+
+    correct: [images], 1 or 0, or a mean over runs.
+    units: [images], their groups, if these are known.
+    """
+    is_correct = np.asarray(correct, float)
+    n = len(is_correct)
+    if units is None:
+        return wilson_interval(float(is_correct.sum()), n)
+    sample = UnitSample(units)
+    if not n or not sample.has_spread:
+        return UNKNOWN
+    return logit_interval(float(is_correct.mean()), sample.variance(is_correct / n))
+
+
+def logit_interval(share: float, variance: Variance) -> tuple[float, float]:
+    """Return the interval of a share from its variance: Student's t on the scale of the logit.
+
+    So it lies between 0 and 1, and is longer towards a half (as for surveys: Korn & Graubard 1998,
+    Surv. Methodol. 24). If there is no spread, as when all images are right, each effective unit
+    counts as one image, which is the most cautious reading.
+    """
+    freedom = variance.degrees_of_freedom
+    if variance.value < ROUNDING_TOLERANCE**2:
+        return wilson_interval(share * (freedom + 1), freedom + 1)
+    centre = special.logit(share)
+    error = np.sqrt(variance.value) / (share * (1 - share))
+    half_width = stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, freedom) * error
+    return float(special.expit(centre - half_width)), float(special.expit(centre + half_width))
+
+
+def rank_interval(
+    area: float, contributions: np.ndarray, is_positive: np.ndarray, units: ArrayLike | None = None
 ) -> tuple[float, float]:
-    """Return the interval of a mean over classes, given each class's value, limits and images.
+    """Return the interval of an area under the ROC curve: the wider limits of two intervals.
+
+    One is that of DeLong, DeLong & Clarke-Pearson (1988), with groups that of Obuchowski (1997,
+    Biometrics 53), on the scale of the logit. It is too narrow near 1 with few positive images. So
+    the other assumes a variance for each area, as Hanley & McNeil do, and doesn't estimate it:
+    method 5 of Newcombe (2006, Stat. Med. 25), with as many images as they are worth with groups.
+
+    contributions: [images], from `metrics.rank_contributions`.
+    is_positive: [images].
+    """
+    alone = np.arange(len(is_positive))
+    sample = UnitSample(alone if units is None else units, is_positive)
+    if not sample.has_spread:
+        return UNKNOWN
+    counts = []
+    for side in (is_positive, ~is_positive):
+        side_units = alone if units is None else np.asarray(units, dtype=object)
+        counts.append(UnitSample(side_units[side]).effective_count)
+    value = float((sample.unit_sums(contributions) ** 2).sum())
+    freedom = min(counts) - 1
+    inflation = 1.0
+    if units is not None and value > 0:
+        independent = float((UnitSample(alone, is_positive).unit_sums(contributions) ** 2).sum())
+        inflation = max(1.0, value / independent)
+    image_counts = [is_positive.sum() / inflation, (~is_positive).sum() / inflation]
+    if value > ROUNDING_TOLERANCE**2:
+        estimated = logit_interval(area, Variance(value, freedom))
+    else:
+        estimated = UNKNOWN
+        if units is not None:
+            image_counts = counts
+    assumed = _newcombe_interval(area, *image_counts)
+    low = np.fmin(estimated[0], assumed[0])
+    high = np.fmax(estimated[1], assumed[1])
+    return float(low), float(high)
+
+
+def _newcombe_interval(area: float, positives: float, negatives: float) -> tuple[float, float]:
+    """Return the areas whose own variance makes this area one of the likely 95 %."""
+    quantile = stats.norm.ppf((1 + CONFIDENCE_LEVEL) / 2)
+    mean_count = (positives + negatives) / 2 - 1
+
+    def excess(candidate: float) -> float:
+        pairs = (1 - candidate) / (2 - candidate) + candidate / (1 + candidate)
+        variance = candidate * (1 - candidate) * (1 + mean_count * pairs) / (positives * negatives)
+        return float((area - candidate) ** 2 - quantile**2 * variance)
+
+    # the limit itself is a solution for an area of 0 or 1, so the search keeps off it
+    low = optimize.brentq(excess, 0, min(area, 1 - 1e-9)) if area > 0 else 0.0
+    high = optimize.brentq(excess, max(area, 1e-9), 1) if area < 1 else 1.0
+    return float(low), float(high)  # type: ignore[arg-type]
+
+
+def mean_interval(
+    values: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    correlation: np.ndarray | None = None,
+) -> tuple[float, float]:
+    """Return the interval of a mean, given each value and its limits.
 
     It is MOVER's, the method of variance estimates recovery (Zou, Huang & Zhang 2009, Comput. Stat.
-    Data Anal. 53): distances from value to limit are added like standard errors. For one class the
-    limits stay as they are. For several it is null if one has fewer than MIN_CLASS_IMAGES images.
+    Data Anal. 53): distances from value to limit are added like standard errors. The interval of
+    one value stays as it is.
+
+    correlation: float64 [values, values]; default: the values are independent.
     """
-    class_count = len(values)
-    if class_count > 1 and min(image_counts) < MIN_CLASS_IMAGES:
-        return float("nan"), float("nan")
+    if correlation is None:
+        correlation = np.eye(len(values))
     mean = float(np.mean(values))
-    below = float(np.sqrt(np.sum((values - low) ** 2))) / class_count
-    above = float(np.sqrt(np.sum((high - values) ** 2))) / class_count
-    return mean - below, mean + above
+    below = values - low
+    above = high - values
+    return (
+        mean - float(np.sqrt(below @ correlation @ below)) / len(values),
+        mean + float(np.sqrt(above @ correlation @ above)) / len(values),
+    )
 
 
-def percentile_interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 95 % percentile interval over the first axis, without samples that are null."""
-    empty = np.isnan(samples).all(axis=0)
-    filled = np.where(empty, 0, samples)  # NumPy warns of columns that are all null
-    lower_limit = (1 - CONFIDENCE_LEVEL) / 2
-    upper_limit = (1 + CONFIDENCE_LEVEL) / 2
-    low, high = np.nanquantile(filled, [lower_limit, upper_limit], axis=0)
-    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+def unit_correlation(contributions: np.ndarray, sample: UnitSample) -> np.ndarray:
+    """Return how measures of the same images vary together: float64 [measures, measures].
 
-
-@dataclass(frozen=True)
-class GroupBootstrap:
-    """The cluster bootstrap: groups (slides, patients) are drawn whole, with replacement.
-
-    Images of one group aren't independent, so drawing single images would make intervals too
-    narrow.
-
-    units: int64 [images], the group of each image, counted from 0. Every image is its own group
-    where none are known.
+    contributions: float64 [images, measures].
     """
-
-    units: np.ndarray
-    resample_count: int = 2000
-    seed: int = 0
-
-    @classmethod
-    def from_groups(cls, groups: pd.Series, resample_count: int = 2000) -> "GroupBootstrap":
-        """Return a bootstrap of images with these groups; null: the image stands alone."""
-        # no group has a name that begins with a null character
-        unique_names = [f"\0{position}" for position in range(len(groups))]
-        alone = pd.Series(unique_names, index=groups.index)
-        names = groups.astype(object).where(groups.notna(), alone)
-        return cls(pd.factorize(names)[0], resample_count)
-
-    def draw_weights(self) -> Iterator[np.ndarray]:
-        """Yield how often each image was drawn, in chunks: float64 [resamples, images]."""
-        generator = np.random.default_rng(self.seed)
-        group_count = int(self.units.max()) + 1
-        probabilities = np.full(group_count, 1 / group_count)
-        chunk = max(1, MAX_CHUNK_NUMBERS // len(self.units))
-        for start in range(0, self.resample_count, chunk):
-            size = min(chunk, self.resample_count - start)
-            counts = generator.multinomial(group_count, probabilities, size=size)
-            yield counts[:, self.units].astype(float)
-
-    def interval(
-        self, statistic: Callable[[np.ndarray], np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the 95 % percentile interval of a statistic.
-
-        `statistic` takes weights [resamples, images] and returns [resamples, ...]. The interval is
-        null if there is one unit: every resample is then the same, which says nothing about others.
-        """
-        samples = np.concatenate([statistic(weights) for weights in self.draw_weights()])
-        if self.units.max() == 0:
-            samples = np.full_like(samples, np.nan)
-        return percentile_interval(samples)
+    sums = np.column_stack([sample.unit_sums(column) for column in contributions.T])
+    products = sums.T @ sums
+    errors = np.sqrt(np.diag(products))
+    scale = np.outer(errors, errors)
+    # a measure without spread varies with no other
+    correlation = np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+    np.fill_diagonal(correlation, 1)
+    return correlation

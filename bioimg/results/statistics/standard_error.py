@@ -5,15 +5,16 @@ radiologists (Obuchowski & Rockette 1995), so both enter the standard error of a
 scores.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import fft, optimize, stats
 
-from bioimg.results.statistics.intervals import CONFIDENCE_LEVEL
-
+CONFIDENCE_LEVEL = 0.95
 ROUNDING_TOLERANCE = 1e-12
 """Differences of shares below this count as none."""
 POWER = 0.8
@@ -43,63 +44,74 @@ class Variance:
         return Variance(self.value * factor, self.degrees_of_freedom)
 
 
-def image_variance(
-    contributions: pd.Series,
-    units: pd.Series,
-    strata: pd.Series | None = None,
-    weights: pd.Series | None = None,
-) -> Variance:
-    """Estimate the variance of a sum over images, also where units differ in size.
+class UnitSample:
+    """How images fall into independent units, and into strata whose means are added.
 
-    This is the bias-reduced cluster-robust estimate CR2 with its degrees of freedom (Bell &
-    McCaffrey 2002, Survey Methodology 28, 169-181) for a sum of means, one for each stratum. For
-    one stratum and units of one size it equals Liang & Zeger's estimate (1986) with units - 1. A
-    unit that holds most of the images leaves few degrees of freedom, however many small units
-    there are.
-
-    contributions: [images], the terms of the sum.
-    units: [images], their groups, or the images themselves. Units are independent. Each stratum
-        must have images of two or more.
-    strata: [images], the classes, if the score is a mean over classes; else all images are one.
-    weights: [images], the relative standard deviations of the contributions that the degrees of
-        freedom assume, the same for all images of a stratum; default: the same for all.
+    units: [images], their groups, or the images themselves.
+    strata: [images], the classes, if a measure is a mean over classes; else all images are one.
     """
-    if strata is None:
-        strata = pd.Series(0, contributions.index)
-    unit_codes, unit_names = pd.factorize(units)
-    stratum_codes, stratum_names = pd.factorize(strata)
-    shape = (len(unit_names), len(stratum_names))
-    cells = unit_codes * shape[1] + stratum_codes
 
-    def sum_by_cell(values: np.ndarray | None) -> np.ndarray:
-        """Return sums, or counts, as float64 [units, strata]."""
-        return (
-            np.bincount(cells, values, minlength=shape[0] * shape[1]).reshape(shape).astype(float)
+    def __init__(self, units: ArrayLike, strata: ArrayLike | None = None) -> None:
+        unit_codes, unit_names = pd.factorize(np.asarray(units, dtype=object))
+        if strata is None:
+            strata = np.zeros(len(unit_codes), int)
+        self._strata, stratum_names = pd.factorize(np.asarray(strata))
+        self._shape = (len(unit_names), len(stratum_names))
+        self._cells = unit_codes * self._shape[1] + self._strata
+        self._stratum_sizes = np.bincount(self._strata)
+        self._shares = self._sum_by_cell(np.ones(len(unit_codes))) / self._stratum_sizes
+
+    @property
+    def has_spread(self) -> bool:
+        """Check that each stratum has images of two or more units."""
+        return bool((self._shares < 1).all())
+
+    def variance(self, contributions: ArrayLike) -> Variance:
+        """Estimate the variance of a sum over images, also where units differ in size.
+
+        This is the bias-reduced cluster-robust estimate CR2 with its degrees of freedom (Bell &
+        McCaffrey 2002, Survey Methodology 28, 169-181) for a sum of means, one for each stratum.
+        For one stratum and units of one size it equals Liang & Zeger's estimate (1986) with units
+        - 1. A unit that holds most of the images leaves few degrees of freedom, however many small
+        units there are.
+
+        contributions: [images], the terms of the sum. Each stratum must have spread.
+        """
+        value = float((self.unit_sums(contributions) ** 2).sum())
+        return Variance(value, self.degrees_of_freedom)
+
+    def unit_sums(self, contributions: ArrayLike) -> np.ndarray:
+        """Return what each unit adds to the sum's deviation from its expectation: [units]."""
+        terms = np.asarray(contributions, float)
+        means = np.bincount(self._strata, terms) / self._stratum_sizes
+        residuals = self._sum_by_cell(terms - means[self._strata])
+        # a stratum's mean follows a large unit, which makes that unit's residual too small
+        return (residuals / np.sqrt(1 - self._shares)).sum(axis=1)
+
+    @functools.cached_property
+    def degrees_of_freedom(self) -> float:
+        """Bell & McCaffrey's, if all images are equally uncertain and each stratum counts alike."""
+        # trace(B)^2 / trace(B B), where B = diag(leverages) - factors diag(sizes) factors'
+        sizes = 1 / self._stratum_sizes
+        factors = self._shares / np.sqrt(1 - self._shares)
+        leverages = (sizes * self._shares / (1 - self._shares)).sum(axis=1)
+        inner = factors.T @ factors
+        trace_of_square = (
+            (leverages**2).sum()
+            - 2 * (leverages * (sizes * factors**2).sum(axis=1)).sum()
+            + (sizes * inner * sizes[:, None] * inner).sum()
         )
+        return float(sizes.sum() ** 2 / trace_of_square)
 
-    means = contributions.groupby(stratum_codes).transform("mean")
-    residuals = sum_by_cell((contributions - means).to_numpy(float))
-    counts = sum_by_cell(None)
-    stratum_sizes = counts.sum(axis=0)
-    shares = counts / stratum_sizes
-    # a stratum's mean follows a large unit, which makes that unit's residual too small
-    adjusted = residuals / np.sqrt(1 - shares)
-    value = float((adjusted.sum(axis=1) ** 2).sum())
+    @property
+    def effective_count(self) -> float:
+        """How many units of equal size are worth as much; 1 without spread."""
+        return self.degrees_of_freedom + 1 if self.has_spread else 1.0
 
-    squared_weights = np.ones(shape[1])
-    if weights is not None:
-        squared_weights = (weights**2).groupby(stratum_codes).first().to_numpy(float)
-    # trace(B)^2 / trace(B B), where B = diag(leverages) - factors diag(sizes) factors'
-    sizes = squared_weights * stratum_sizes
-    factors = shares / np.sqrt(1 - shares)
-    leverages = (sizes * shares / (1 - shares)).sum(axis=1)
-    inner = factors.T @ factors
-    trace_of_square = (
-        (leverages**2).sum()
-        - 2 * (leverages * (sizes * factors**2).sum(axis=1)).sum()
-        + (sizes * inner * sizes[:, None] * inner).sum()
-    )
-    return Variance(value, float(sizes.sum() ** 2 / trace_of_square))
+    def _sum_by_cell(self, values: np.ndarray) -> np.ndarray:
+        """Return sums: float64 [units, strata]."""
+        sums = np.bincount(self._cells, values, minlength=self._shape[0] * self._shape[1])
+        return sums.reshape(self._shape)
 
 
 def pool_run_variance(repeats: Iterable[Sequence[float] | np.ndarray]) -> Variance | None:

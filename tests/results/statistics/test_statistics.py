@@ -9,16 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binomtest, t, ttest_ind
-from sklearn.metrics import f1_score, recall_score, roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from statsmodels.regression.linear_model import OLS
 
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.results import result_store, statistics
-from bioimg.results.statistics import metrics
-from bioimg.results.statistics.intervals import GroupBootstrap
 from bioimg.results.statistics.standard_error import (
-    image_variance,
+    UnitSample,
     pool_run_variance,
     sign_flip_test,
     t_test,
@@ -339,7 +337,7 @@ def test_image_variance_of_equal_units_matches_statsmodels() -> None:
     robust = OLS(differences, np.ones(99)).fit(
         cov_type="cluster", cov_kwds={"groups": units}, use_t=True
     )
-    variance = image_variance(differences / 99, units)
+    variance = UnitSample(units).variance(differences / 99)
     # for a mean of equal units both are the estimate of Liang and Zeger
     assert variance.value == pytest.approx(robust.bse.iloc[0] ** 2)
     assert variance.degrees_of_freedom == pytest.approx(8)
@@ -371,7 +369,7 @@ def bell_mccaffrey(values: np.ndarray, units: np.ndarray) -> tuple[float, float]
 def test_image_variance_of_unequal_units_is_bell_and_mccaffreys(sizes: tuple[int, ...]) -> None:
     units = np.repeat(np.arange(len(sizes)), sizes)
     values = np.random.default_rng(0).normal(0.1, 1, len(units)) + units / 5
-    variance = image_variance(pd.Series(values) / len(values), pd.Series(units))
+    variance = UnitSample(units).variance(values / len(values))
     expected_value, expected_freedom = bell_mccaffrey(values, units)
     assert variance.value == pytest.approx(expected_value)
     assert variance.degrees_of_freedom == pytest.approx(expected_freedom)
@@ -392,7 +390,7 @@ def test_equal_recipes_on_unequal_slides_rarely_differ(sizes: tuple[int, ...]) -
         difficulty = random.normal(1.2, 1, len(units))
         correct = difficulty + slide_effects + random.logistic(0, 0.5, (2, len(units))) > 0
         difference = pd.Series(correct[0].astype(float) - correct[1])
-        variance = image_variance(difference / len(units), units)
+        variance = UnitSample(units).variance(difference / len(units))
         p = t_test(difference / len(units), units, variance)
         false_claims += p < 0.05
     assert false_claims / 300 <= 0.07
@@ -574,75 +572,60 @@ def scored(path: Path, n: int = 300, groups: int = 30) -> result_store.Results:
     )
 
 
-def test_weighted_metrics_match_scikit_learn(tmp_path: Path) -> None:
-    rows = metrics.trial_predictions(scored(tmp_path), A.key)
-    weights = np.random.default_rng(0).integers(0, 4, size=(5, len(rows))).astype(float)
-    label, prediction = rows["label"].to_numpy(), rows["prediction"].to_numpy()
-    probabilities = np.stack(rows["probabilities"].to_list()).astype(float)
-    for row, (recall, f1, area) in zip(
-        weights, metrics._weighted_metrics(weights, rows), strict=True
-    ):
-        assert recall == pytest.approx(
-            recall_score(label, prediction, average="macro", sample_weight=row)
-        )
-        assert f1 == pytest.approx(f1_score(label, prediction, average="macro", sample_weight=row))
-        areas = [
-            roc_auc_score(label == c, probabilities[:, c], sample_weight=row) for c in range(3)
-        ]
-        assert area == pytest.approx(np.mean(areas))
-
-
-def test_unit_weights_give_plain_metrics(tmp_path: Path) -> None:
+def test_metrics_match_scikit_learn(tmp_path: Path) -> None:
     results = scored(tmp_path)
-    rows = metrics.trial_predictions(results, A.key)
-    table = statistics.bootstrap_metrics(results, A.key, resamples=200)
-    assert metrics._weighted_metrics(np.ones((1, len(rows))), rows)[0] == pytest.approx(
-        table["value"].to_numpy()[:3]
-    )
-    *weighed, error = table.to_dict("records")
-    assert all(row["low"] <= row["value"] <= row["high"] for row in weighed)
-    assert np.isnan(error["low"]), "resamples of a calibration error are biased"
+    rows = results.predictions
+    probabilities = np.stack(rows["probabilities"].to_list()).astype(float)
+    table = statistics.trial_metrics(results, A.key).set_index("metric")
+    expected = {
+        "accuracy": rows["label"].eq(rows["prediction"]).mean(),
+        "balanced_accuracy": balanced_accuracy_score(rows["label"], rows["prediction"]),
+        "macro_f1": f1_score(rows["label"], rows["prediction"], average="macro"),
+        "auroc": np.mean(
+            [roc_auc_score(rows["label"] == c, probabilities[:, c]) for c in range(3)]
+        ),
+    }
+    for metric, value in expected.items():
+        row = table.loc[metric]
+        assert row["value"] == pytest.approx(value)
+        assert row["low"] < row["value"] < row["high"]
+    assert np.isnan(table.loc["ece", "low"])
 
 
-def test_group_bootstrap_widens_intervals_of_similar_images(tmp_path: Path) -> None:
+def test_groups_widen_intervals_of_similar_images(tmp_path: Path) -> None:
     """Whole slides are right or wrong: 10 slides tell less than 600 images."""
     wrong = [image for image in range(600) if image // 60 in (2, 5)]
-    alone = result_store.read_results(
-        write_results(
-            tmp_path / "a",
-            [trial_row(A, test_accuracy=0.8)],
-            predictions=prediction_rows(A.key, wrong),
-        )
-    )
     slides = [f"s{image // 60}" for image in range(600)]
-    grouped = result_store.read_results(
-        write_results(
-            tmp_path / "b",
-            [trial_row(A, test_accuracy=0.8)],
-            predictions=prediction_rows(A.key, wrong, groups=slides),
+    tables = []
+    for name, groups in (("images", None), ("slides", slides)):
+        rows = prediction_rows(A.key, wrong, groups=groups)
+        trials = [trial_row(A, test_accuracy=0.8)]
+        results = result_store.read_results(
+            write_results(tmp_path / name, trials, predictions=rows)
         )
-    )
-    widths = [
-        (t["high"] - t["low"])[0]
-        for t in (statistics.bootstrap_metrics(r, A.key) for r in (alone, grouped))
-    ]
-    assert widths[1] > 3 * widths[0]
+        tables.append(statistics.trial_metrics(results, A.key).set_index("metric"))
+    alone, grouped = (table["high"] - table["low"] for table in tables)
+    measured = ["accuracy", "balanced_accuracy", "macro_f1", "auroc"]
+    assert (grouped[measured] > 3 * alone[measured]).all()
 
 
-def test_bootstrap_draws_whole_groups_reproducibly() -> None:
-    draws = GroupBootstrap.from_groups(pd.Series(["x", "x", "y", None, None]), resample_count=50)
-    weights = np.concatenate(list(draws.draw_weights()))
-    assert weights.shape == (50, 5)
-    assert (weights[:, 0] == weights[:, 1]).all()
-    assert (weights[:, 3] != weights[:, 4]).any()
-    assert (weights == np.concatenate(list(draws.draw_weights()))).all()
+def test_all_images_right_has_interval_below_one(tmp_path: Path) -> None:
+    """60 of 60 images right doesn't mean that all images of the world are."""
+    table = statistics.trial_metrics(recipes(tmp_path, {A: []}, 60), A.key).set_index("metric")
+    assert table.loc["accuracy", "low"] == pytest.approx(statistics.wilson_interval(60, 60)[0])
+    measured = table.drop("ece")
+    assert measured["value"].tolist() == pytest.approx([1] * 4)
+    assert measured["low"].between(0.7, 0.97).all()
+    assert measured["high"].tolist() == pytest.approx([1] * 4)
 
 
-def test_constant_resamples_have_no_interval(tmp_path: Path) -> None:
-    """9 of 9 images right doesn't mean that all images of the world are."""
-    table = statistics.bootstrap_metrics(recipes(tmp_path, {A: []}, 9), A.key)
-    assert table["value"][:2].tolist() == [1.0, 1.0]
-    assert table[["low", "high"]].isna().all(axis=None)
+def test_small_class_has_no_interval(tmp_path: Path) -> None:
+    """With 9 images in each of 6 classes only the accuracy of all 54 has one."""
+    results = recipes(tmp_path, {A: [0, 1, 2]}, 54)
+    table = statistics.trial_metrics(results, A.key).set_index("metric")
+    assert table["low"].notna().tolist() == [True, False, False, False, False]
+    assert statistics.class_metrics(results, A.key)["recall_low"].isna().all()
+    assert statistics.class_metrics(results, A.key)["specificity_low"].notna().all()
 
 
 def test_calibration_error_of_confident_predictions(tmp_path: Path) -> None:
@@ -674,7 +657,7 @@ def test_trial_without_predictions_has_no_metrics(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=f"the trial `{A.key}` has no predictions for the test images"
     ):
-        statistics.bootstrap_metrics(results, A.key)
+        statistics.trial_metrics(results, A.key)
 
 
 def test_curves_show_overfitting_and_instability(tmp_path: Path) -> None:
@@ -709,7 +692,7 @@ def test_single_test_group_is_not_compared(tmp_path: Path) -> None:
         "groups"
     )
     assert row[["low", "high", "p", "p_holm", "holds"]].isna().all()
-    scored = statistics.bootstrap_metrics(results, A.key)
+    scored = statistics.trial_metrics(results, A.key)
     assert scored["value"].notna().all()
     assert scored[["low", "high"]].isna().all(axis=None)
     effect = statistics.estimate_effects(results).iloc[0]
@@ -805,3 +788,59 @@ def test_more_comparisons_and_fewer_images_detect_only_larger_differences(tmp_pa
         return pairs["detectable"].max()
 
     assert detectable(600, 2) < detectable(600, 6) < detectable(100, 6) < 1
+
+
+def test_configuration_has_one_row_with_runs_in_its_interval(tmp_path: Path) -> None:
+    """Five runs that differ by some points say less than one run on as many images."""
+    wrong = {TrialConfig(weights=V1, seed=s): [*range(20 * s, 60 + 40 * s)] for s in range(5)}
+    results = recipes(tmp_path, wrong, 600)
+    row = statistics.configuration_scores(results).iloc[0]
+    assert row[["runs", "images", "scope"]].tolist() == [5, 600, "recipes"]
+    assert row["score"] == pytest.approx(1 - np.mean([60, 80, 100, 120, 140]) / 600)
+    low, high = statistics.wilson_interval(500, 600)
+    assert row["high"] - row["low"] > 1.5 * (high - low)
+    assert pd.isna(row["groups"])
+
+
+def test_interval_of_one_run_is_of_its_trained_model(tmp_path: Path) -> None:
+    row = statistics.configuration_scores(two(tmp_path, [*range(28)], [])).iloc[0]
+    assert row["scope"] == "models"
+    assert (row["low"], row["high"]) == pytest.approx(statistics.wilson_interval(572, 600))
+
+
+def test_one_slide_has_no_interval_and_one_effective_group(tmp_path: Path) -> None:
+    results = two(tmp_path, [1], [2], groups=["slide-1"] * 600)
+    row = statistics.configuration_scores(results).iloc[0]
+    assert row[["groups", "effective_groups"]].tolist() == [1, 1]
+    assert np.isnan([row["low"], row["high"], row["auroc_low"]]).all()
+
+
+def test_effective_groups_count_what_groups_weigh() -> None:
+    def count(*sizes: int) -> float:
+        return statistics.effective_group_count(pd.Series(np.repeat(np.arange(len(sizes)), sizes)))
+
+    assert count(*[30] * 10) == pytest.approx(10)
+    assert count(200, 10, 10, 10, 10) < 2.5
+    assert count(600) == 1
+
+
+def test_uneven_folds_are_pooled_over_images(tmp_path: Path) -> None:
+    rows, images = [], []
+    for fold, (n, wrong) in enumerate([(20, 10), (90, 9), (60, 0)]):
+        config = TrialConfig(weights=V1, folds=3, fold=fold)
+        rows.append(trial_row(config, test_accuracy=1 - wrong / n, test_images=n, best_val_loss=1))
+        for row in prediction_rows(config.key, [*range(wrong)], n=n):
+            images.append({**row, "image": f"{fold}/{row['image']}"})
+    results = result_store.read_results(write_results(tmp_path, rows, predictions=images))
+    row = statistics.configuration_scores(results).iloc[0]
+    assert row["score"] == pytest.approx(151 / 170)
+    low, high = statistics.wilson_interval(151, 170)
+    assert row["low"] < low
+    assert row["high"] > high
+
+
+def test_majority_reference_is_share_or_chance(tmp_path: Path) -> None:
+    results = imbalanced(tmp_path, {A: []}, rare=30)
+    assert statistics.majority_reference(results) == 0.5
+    plain = dataclasses.replace(results, trials=results.trials.drop(columns="score_used"))
+    assert statistics.majority_reference(plain) == pytest.approx(0.95)

@@ -1,0 +1,198 @@
+"""Scores of configurations and of single trials, with 95 % intervals.
+
+An interval covers what was sampled: test images (or their groups), and runs or folds where there
+are several. README.md in this folder has a table of methods.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t
+
+from bioimg.results.result_store import Results
+from bioimg.results.statistics.configuration_outcomes import (
+    ConfigurationOutcome,
+    average_runs,
+    measure_configurations,
+)
+from bioimg.results.statistics.intervals import wilson_interval
+from bioimg.results.statistics.measures import (
+    MEASURE_NAMES,
+    MeasureName,
+    MeasureParts,
+    split_measure,
+)
+from bioimg.results.statistics.metrics import calibration_error, trial_predictions
+from bioimg.results.statistics.standard_error import (
+    CONFIDENCE_LEVEL,
+    UnitSample,
+    Variance,
+    pool_run_variance,
+)
+
+CONFIGURATION_COLUMNS = (
+    "key",
+    "runs",
+    "images",
+    "scope",
+    "score_used",
+    "score",
+    "low",
+    "high",
+    "groups",
+    "effective_groups",
+)
+
+Limits = tuple[float, float]
+
+
+def configuration_scores(results: Results) -> pd.DataFrame:
+    """Measure each configuration that has completed trials, on its test images.
+
+    key: the key of its first trial.
+    runs, images: numbers of completed trials, and of test images over all folds.
+    scope: `recipes` if the interval covers the spread of runs or folds, or else `models`.
+    score_used, score, low, high: the score, averaged over runs, and its interval.
+    groups: the number of groups of the test images; null if none are known.
+    effective_groups: how many groups of equal size are worth as much.
+    accuracy, balanced_accuracy, macro_f1, auroc, each with `_low` and `_high`; ece: averaged over
+        runs. AUROC is that of one class against the rest, averaged over classes. An interval is
+        null with one group, and that of a mean over classes if a class has fewer than 10 images.
+    """
+    outcomes = measure_configurations(results)
+    configurations = [_MeasuredConfiguration(outcome) for outcome in outcomes.values()]
+    spreads = {}
+    for name in MEASURE_NAMES:
+        repeats: list[list[float]] = []
+        for configuration in configurations:
+            if name in configuration.parts:
+                repeats += configuration.parts[name].run_values
+        spreads[name] = pool_run_variance(repeats)
+    rows = [configuration.describe(spreads) for configuration in configurations]
+    names = [f"{name}{part}" for name in MEASURE_NAMES for part in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=[*CONFIGURATION_COLUMNS, *names, "ece"])
+
+
+def trial_metrics(results: Results, key: str, subset: str = "test") -> pd.DataFrame:
+    """Measure one trial: columns `metric`, `value`, `low` and `high`.
+
+    The rows are accuracy, balanced accuracy, macro F1, AUROC (one class against the rest, averaged
+    over classes) and expected calibration error, which has no interval. A class without images is
+    left out of averages. The interval of an average is null if a class has fewer than 10 images,
+    and every interval if there is one group.
+    """
+    rows = trial_predictions(results, key, subset).assign(fold=0)
+    images = average_runs(rows, "accuracy")
+    table = []
+    for name in MEASURE_NAMES:
+        parts = split_measure(name, images, rows)
+        low, high = parts.interval(_known_units(images))
+        table.append({"metric": name, "value": parts.value, "low": low, "high": high})
+    table.append({"metric": "ece", "value": calibration_error(rows)})
+    return pd.DataFrame(table, columns=["metric", "value", "low", "high"])
+
+
+def majority_reference(results: Results) -> float:
+    """Return the score of a recipe that always answers with the most frequent class.
+
+    It is that of the test images of the first configuration with predictions; null without any.
+    """
+    for outcome in measure_configurations(results).values():
+        if outcome.images is not None:
+            labels = outcome.images["label"]
+            is_most_frequent = labels.eq(labels.mode()[0])
+            return float(outcome.images.loc[is_most_frequent, "weight"].sum())
+    return float("nan")
+
+
+def effective_group_count(groups: pd.Series) -> float:
+    """Return how many groups of equal size are worth as much as these, for an accuracy.
+
+    It is Bell & McCaffrey's degrees of freedom (2002), plus 1: one slide of 200 images beside four
+    of 10 is worth little more than 1.
+
+    groups: [images], the group of each; without one, an image stands alone.
+    """
+    names = pd.Series(groups.index, groups.index).map("image {}".format)
+    return UnitSample(groups.fillna(names)).effective_count
+
+
+def _known_units(images: pd.DataFrame) -> np.ndarray | None:
+    """Return the group of each image, or the image where it has none; None if none has one."""
+    return images["unit"].to_numpy() if images["group"].notna().any() else None
+
+
+class _MeasuredConfiguration:
+    """A configuration and its measures."""
+
+    def __init__(self, outcome: ConfigurationOutcome) -> None:
+        self.outcome = outcome
+        self.parts: dict[MeasureName, MeasureParts] = {}
+        if outcome.images is not None and outcome.predictions is not None:
+            for name in MEASURE_NAMES:
+                self.parts[name] = split_measure(name, outcome.images, outcome.predictions)
+
+    def describe(self, spreads: Mapping[MeasureName, Variance | None]) -> dict[str, object]:
+        """Return one row of `configuration_scores`.
+
+        spreads: the variance of one run, for each measure.
+        """
+        outcome = self.outcome
+        row: dict[str, object] = {
+            "key": outcome.key,
+            "runs": outcome.run_count,
+            "images": outcome.image_count,
+            "scope": "recipes" if outcome.is_repeated else "models",
+            "score_used": outcome.score_used,
+            "score": outcome.score,
+            "accuracy": outcome.accuracy,
+        }
+        for name, parts in self.parts.items():
+            row[name] = parts.value
+            row[f"{name}_low"], row[f"{name}_high"] = self._interval(parts, spreads[name])
+        if outcome.images is None or outcome.predictions is None:
+            row |= self._describe_without_predictions(spreads["accuracy"])
+        else:
+            runs = outcome.predictions.groupby("key")
+            row["ece"] = float(np.mean([calibration_error(rows) for _, rows in runs]))
+        row["low"] = row.get(f"{outcome.score_used}_low")
+        row["high"] = row.get(f"{outcome.score_used}_high")
+        if outcome.images is not None and outcome.has_groups:
+            row["groups"] = outcome.images["unit"].nunique()
+            sample = UnitSample(outcome.images["unit"], outcome.images["stratum"])
+            row["effective_groups"] = sample.effective_count
+        return row
+
+    def _interval(self, parts: MeasureParts, spread: Variance | None) -> Limits:
+        """Return the interval over images or groups, and over runs or folds."""
+        outcome = self.outcome
+        low, high = parts.interval(_known_units(parts.images))
+        if outcome.fold_count > 1:
+            over_folds = parts.interval(parts.images["fold"].to_numpy())
+            low, high = min(low, over_folds[0]), max(high, over_folds[1])
+        elif outcome.has_repeats and spread:
+            low, high = _widen_by_runs(parts.value, (low, high), spread * (1 / outcome.run_count))
+        return low, high
+
+    def _describe_without_predictions(self, spread: Variance | None) -> dict[str, object]:
+        """Return an accuracy's interval if it is one of a known number of images."""
+        outcome = self.outcome
+        if outcome.fold_count > 1:
+            return {}
+        n = outcome.image_count
+        low, high = wilson_interval(outcome.accuracy * n, n)
+        if outcome.has_repeats and spread:
+            low, high = _widen_by_runs(
+                outcome.accuracy, (low, high), spread * (1 / outcome.run_count)
+            )
+        return {"accuracy_low": low, "accuracy_high": high}
+
+
+def _widen_by_runs(value: float, limits: Limits, runs: Variance) -> Limits:
+    """Add the spread of runs to an interval over images, as MOVER adds independent errors."""
+    quantile = t.ppf((1 + CONFIDENCE_LEVEL) / 2, runs.degrees_of_freedom)
+    half_width = float(quantile * np.sqrt(runs.value))
+    low = value - np.hypot(value - limits[0], half_width)
+    high = value + np.hypot(limits[1] - value, half_width)
+    return float(max(low, 0.0)), float(min(high, 1.0))
