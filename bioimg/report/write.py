@@ -132,12 +132,15 @@ def write_report(
     """
     from bioimg.report import documents, terminal
     from bioimg.report.analysis import Analysis
+    from bioimg.results.looks import record_look
     from bioimg.storage.filesystem import join_path
 
     options.check()
     analysis = Analysis(open_results(folder))
     tables = _build_tables(options, analysis)
     terminal.print_report(analysis, tables)
+    if options.at_epoch is None:  # which shows validation images only
+        record_look(folder, analysis.status_counts["completed"])
     location = str(options.out or join_path(folder, "report"))
     with _output_folder(folder, options.out) as out:
         for table in tables:
@@ -161,9 +164,11 @@ def print_comparison(folder: str) -> None:
     from bioimg.report import terminal
     from bioimg.report.analysis import Analysis
     from bioimg.report.comparison_table import build_comparison
+    from bioimg.results.looks import record_look
 
     analysis = Analysis(open_results(folder))
     terminal.print_report(analysis, [build_comparison(analysis)])
+    record_look(folder, analysis.status_counts["completed"])
 
 
 def _build_tables(options: ReportOptions, analysis: "Analysis") -> "list[Table]":

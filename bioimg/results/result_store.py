@@ -5,6 +5,7 @@ trials.parquet         the comparison table, one row per ended trial
 epochs.parquet         one row per trial and epoch
 predictions.parquet    one row per completed trial, subset (val, test) and image
 images.parquet         the subset of each image, for each split that any run used
+looks.json             when test results were shown, and how many there were (see looks.py)
 checkpoints/KEY/       best.safetensors; resume.pt while it can resume; error.txt if it failed
 checkpoints/backbones/ frozen backbones, which the models of many trials share
 tensorboard/           curves
@@ -45,6 +46,7 @@ from bioimg.storage.folder_lock import HOLDER_FILE, INTERNAL_FOLDER, FolderLock,
 
 MANIFEST_FILE = "experiment.json"
 IMAGES_FILE = "images.parquet"
+LOOKS_FILE = "looks.json"
 CHECKPOINTS_FOLDER = "checkpoints"
 RAY_FOLDER = f"{INTERNAL_FOLDER}/ray"
 RAY_LOG = f"{RAY_FOLDER}/ray.log"
