@@ -1,9 +1,11 @@
 """Over-fitting and instability, read from the learning curves."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-CURVE_COLUMNS = ("key", "epochs", "gap", "last_fall", "rise", "oscillation", "reading")
+CURVE_COLUMNS = ("key", "epochs", "gap", "last_fall", "rise", "oscillation", "findings", "reading")
 OVERFIT_MIN_RISE = 0.10
 """Over-fitting: the validation loss ends above its minimum by more than this share of it, while
 training loss still falls."""
@@ -21,6 +23,8 @@ def diagnose_curves(epochs: pd.DataFrame) -> pd.DataFrame:
     rise: how far the validation loss ends above its minimum, as a share of it.
     oscillation: root mean square change of the validation accuracy from epoch to epoch over the
         second half of the run; null with fewer than 4 epochs.
+    findings: a tuple of codes: no_loss (none was recorded), or overfitting and unstable where the
+        constants above say so.
     reading: the same in words.
     """
     rows = []
@@ -30,7 +34,7 @@ def diagnose_curves(epochs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _diagnose_curve(key: str, curve: pd.DataFrame) -> dict[str, object]:
-    row: dict[str, object] = {
+    row: dict[str, Any] = {
         "key": key,
         "epochs": len(curve),
         "gap": float(curve["train_accuracy"].iloc[-1] - curve["val_accuracy"].iloc[-1]),
@@ -40,14 +44,19 @@ def _diagnose_curve(key: str, curve: pd.DataFrame) -> dict[str, object]:
     }
     loss = curve["val_loss"].to_numpy()
     if np.isnan(loss).all():
-        return row | {"reading": "no validation loss was recorded"}
+        return row | {"findings": ("no_loss",), "reading": "no validation loss was recorded"}
     lowest = int(np.nanargmin(loss))
     row["last_fall"] = int(curve["epoch"].iloc[lowest])
     if loss[lowest] > 0:
         row["rise"] = float(loss[-1] / loss[lowest] - 1)
     train_loss = curve["train_loss"].to_numpy()
     is_still_learning = bool(train_loss[-1] < train_loss[lowest])
-    return row | {"reading": _diagnosis_text(row, is_still_learning)}
+    findings = []
+    if row["rise"] > OVERFIT_MIN_RISE and is_still_learning:
+        findings.append("overfitting")
+    if row["oscillation"] > UNSTABLE_MIN_OSCILLATION:
+        findings.append("unstable")
+    return row | {"findings": tuple(findings), "reading": _diagnosis_text(row, findings)}
 
 
 def _accuracy_oscillation(accuracy: np.ndarray) -> float:
@@ -57,12 +66,12 @@ def _accuracy_oscillation(accuracy: np.ndarray) -> float:
     return float(np.sqrt(np.mean(steps**2)))
 
 
-def _diagnosis_text(row: dict, is_still_learning: bool) -> str:
+def _diagnosis_text(row: dict, findings: list[str]) -> str:
     parts = [f"validation loss fell until epoch {row['last_fall']} of {row['epochs']}"]
-    if row["rise"] > OVERFIT_MIN_RISE and is_still_learning:
+    if "overfitting" in findings:
         percent = 100 * row["rise"]
         parts.append(f"then rose by {percent:.0f} % while training loss fell: over-fitting")
-    if row["oscillation"] > UNSTABLE_MIN_OSCILLATION:
+    if "unstable" in findings:
         points = 100 * row["oscillation"]
         parts.append(
             f"validation accuracy moves by {points:.1f} points from epoch to epoch: unstable"

@@ -1,17 +1,23 @@
-"""The effect of each axis on the test accuracy: least squares over completed trials."""
+"""The effect of each axis on the score of test images: least squares over completed trials."""
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations, product
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.stats import t
-from statsmodels.regression.linear_model import OLS, RegressionResultsWrapper
+from statsmodels.regression.linear_model import OLS
 from statsmodels.tools.sm_exceptions import SingularMatrixWarning
 
 from bioimg.results.configurations import varying_fields
 from bioimg.results.result_store import Results
+from bioimg.results.score import image_weights
+from bioimg.results.statistics.configuration_outcomes import (
+    ConfigurationOutcome,
+    measure_configurations,
+)
 from bioimg.results.statistics.standard_error import (
     UnitSample,
     Variance,
@@ -19,16 +25,24 @@ from bioimg.results.statistics.standard_error import (
     t_interval,
 )
 
-EFFECT_COLUMNS = ("axis", "level", "reference", "n", "effect", "low", "high", "p")
+EFFECT_COLUMNS = (
+    "axis",
+    "level",
+    "reference",
+    "n",
+    "effect",
+    "low",
+    "high",
+    "p",
+    "reason",
+    "missing",
+)
 MAX_LEVELS = 20
 """Axes with more levels are left out."""
 
-Terms = dict[str, pd.DataFrame]
-"""Indicators [trials, levels] by axis or interaction, with the reference level in `attrs`."""
-
 
 def estimate_effects(results: Results) -> pd.DataFrame:
-    """Estimate the mean effect of each axis and two-way interaction on the test accuracy.
+    """Estimate the mean effect of each axis and two-way interaction on the score of test images.
 
     A level's effect is its mean difference from the axis's first level, with the other axes held
     fixed, as a fraction. An interaction, `a:b`, is what both levels together add to the sum of
@@ -36,139 +50,196 @@ def estimate_effects(results: Results) -> pd.DataFrame:
 
     Intervals (Student's t) and uncorrected p-values cover what the model leaves unexplained and, if
     there are predictions, the sampling of test images (or groups). They are null if no degree of
-    freedom is left, with as many effects as trials. An effect that the completed trials can't
-    separate from others is null, and such an interaction is left out.
+    freedom is left, with as many effects as trials, and with one group.
+
+    reason: why the effect is null; empty if it isn't.
+        stopped: early stopping ended trials that the effect averages over, so only better ones are
+            left.
+        failed: of a setting that the effect averages over no trial could be completed.
+        score: trials are measured by different scores.
+        inseparable: completed trials can't separate it from others. An interaction is left out.
+    missing: the keys of the stopped or failed trials.
     """
     trials = results.trials
-    is_completed = trials["status"].eq("completed")
-    completed = trials[is_completed & trials["test_accuracy"].notna()]
-    terms: Terms = {}
-    for axis in varying_fields(completed):
-        if completed[axis].nunique(dropna=False) <= MAX_LEVELS:
-            terms[axis] = _level_indicators(completed[axis])
-    shares = _accuracy_contributions(results.predictions, completed["key"])
-    rows: list[dict[str, object]] = []
-    if terms:
-        rows += _estimate_terms(completed, shares, terms, list(terms))
+    axes = pd.DataFrame(index=trials.index)
+    for name in varying_fields(trials):
+        if trials[name].nunique(dropna=False) <= MAX_LEVELS:
+            axes[name] = trials[name].astype(str)
+    outcomes = list(measure_configurations(results).values())
+    if axes.empty or not outcomes:
+        return pd.DataFrame(columns=list(EFFECT_COLUMNS))
+
+    terms = [term for name in axes for term in _level_terms(axes[name])]
+    rows = _estimate_terms(trials, axes, outcomes, terms, terms)
     # each interaction in a model of its own: a grid is too small for all at once
-    for a, b in combinations(terms, 2):
-        name = f"{a}:{b}"
-        with_interaction = {**terms, name: _interaction_indicators(terms[a], terms[b])}
-        estimates = _estimate_terms(completed, shares, with_interaction, [name])
-        rows += [row for row in estimates if "effect" in row]
+    for a, b in combinations(axes, 2):
+        wanted = _interaction_terms(axes[a], axes[b])
+        estimates = _estimate_terms(trials, axes, outcomes, [*terms, *wanted], wanted)
+        rows += [row for row in estimates if row["reason"] != "inseparable"]
     return pd.DataFrame(rows, columns=list(EFFECT_COLUMNS))
 
 
-def _level_indicators(values: pd.Series) -> pd.DataFrame:
-    """Return a column of 0 and 1 for each level but the first, which is the reference."""
-    names = values.astype(str)
-    reference, *others = names.drop_duplicates()
-    table = pd.DataFrame({name: names.eq(name).astype(float) for name in others})
-    table.attrs["reference"] = reference
-    return table
+@dataclass(frozen=True, eq=False)
+class _Term:
+    """One column of a linear model, which is one effect.
 
-
-def _interaction_indicators(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """Return the products of the indicators, without combinations that no trial has."""
-    products = {}
-    for level_a, level_b in product(a, b):
-        products[f"{level_a} and {level_b}"] = a[level_a] * b[level_b]
-    table = pd.DataFrame(products, index=a.index)
-    table = table.loc[:, table.any()]
-    table.attrs["reference"] = "the sum of both effects"
-    return table
-
-
-def _accuracy_contributions(predictions: pd.DataFrame, keys: pd.Series) -> pd.DataFrame:
-    """Return what each test image adds to the accuracy of each trial: [images, trials].
-
-    The index is the unit (the group, else the image) and the image. The table is empty if a trial
-    has no predictions.
+    indicator: [trials], 1 at the level, else 0.
+    averaged: bool [trials], the trials of the settings that the effect averages over.
     """
-    is_test = predictions["subset"].eq("test")
-    rows = predictions[is_test & predictions["key"].isin(keys)]
-    if rows["key"].nunique() < len(keys):
-        return pd.DataFrame()
-    is_correct = rows["label"].eq(rows["prediction"])
-    image_count = rows.groupby("key")["key"].transform("size")
-    unit = rows["group"].fillna(rows["image"])
-    rows = rows.assign(share=is_correct / image_count, unit=unit)
-    table = rows.pivot_table(
-        index=["unit", "image"], columns="key", values="share", aggfunc="sum", fill_value=0.0
-    )
-    return table.reindex(columns=keys)
+
+    axis: str
+    level: str
+    reference: str
+    indicator: pd.Series
+    averaged: pd.Series
 
 
-class _Fit(NamedTuple):
-    """A least-squares fit of the test accuracies of all completed trials."""
+def _level_terms(values: pd.Series) -> list[_Term]:
+    """Return a term for each level of an axis but the first, which is the reference."""
+    reference, *levels = values.drop_duplicates()
+    terms = []
+    for level in levels:
+        is_level = values.eq(level)
+        averaged = is_level | values.eq(reference)
+        terms.append(_Term(str(values.name), level, reference, is_level.astype(float), averaged))
+    return terms
 
-    regression: RegressionResultsWrapper
-    inverse: np.ndarray
-    """[coefficients, trials], the pseudo-inverse: each coefficient's weights of the accuracies."""
-    is_estimable: np.ndarray
-    """[coefficients], false where a column is a combination of others."""
-    variance_factor: float
-    """The factor for overlapping training sets."""
-    shares: pd.DataFrame
+
+def _interaction_terms(a: pd.Series, b: pd.Series) -> list[_Term]:
+    """Return a term for each combination of levels, without those that no trial has."""
+    terms = []
+    for of_a, of_b in product(_level_terms(a), _level_terms(b)):
+        indicator = of_a.indicator * of_b.indicator
+        if indicator.any():
+            level = f"{of_a.level} and {of_b.level}"
+            averaged = of_a.averaged & of_b.averaged
+            name = f"{a.name}:{b.name}"
+            terms.append(_Term(name, level, "the sum of both effects", indicator, averaged))
+    return terms
 
 
 def _estimate_terms(
-    completed: pd.DataFrame, shares: pd.DataFrame, terms: Terms, wanted: list[str]
+    trials: pd.DataFrame,
+    axes: pd.DataFrame,
+    outcomes: Sequence[ConfigurationOutcome],
+    terms: Sequence[_Term],
+    wanted: Sequence[_Term],
 ) -> list[dict[str, object]]:
-    """Return the estimates of the wanted terms in a model of all terms."""
-    fit = _fit_model(completed, shares, terms)
+    """Return one row for each wanted term, from a model of all terms."""
+    model = _LinearModel(outcomes, terms)
     rows = []
-    coefficient = 0  # of the mean
-    for axis, indicators in terms.items():
-        for level in indicators:
-            coefficient += 1
-            if axis not in wanted:
-                continue
-            row: dict[str, object] = {
-                "axis": axis,
-                "level": level,
-                "reference": indicators.attrs["reference"],
-                "n": int(indicators[level].sum()),
-            }
-            if fit.is_estimable[coefficient]:
-                row |= _estimate_effect(fit, coefficient)
-            rows.append(row)
+    for term in wanted:
+        is_completed = trials["status"].eq("completed")
+        row: dict[str, object] = {
+            "axis": term.axis,
+            "level": term.level,
+            "reference": term.reference,
+            "n": int((term.indicator.astype(bool) & is_completed).sum()),
+            "missing": (),
+        }
+        reason, keys = _find_lost_trials(trials, axes, term.averaged)
+        if len({outcome.score_used for outcome in outcomes}) > 1:
+            row["reason"] = "score"
+        elif reason:
+            row |= {"reason": reason, "missing": keys}
+        else:
+            row |= model.estimate(terms.index(term) + 1)
+        rows.append(row)
     return rows
 
 
-def _fit_model(completed: pd.DataFrame, shares: pd.DataFrame, terms: Terms) -> _Fit:
-    mean = pd.Series(1.0, completed.index, name="mean")
-    design = pd.concat([mean, *terms.values()], axis=1).to_numpy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SingularMatrixWarning)
-        regression = OLS(completed["test_accuracy"].to_numpy(), design).fit()
-    inverse = np.linalg.pinv(design)
-    # if the columns are independent, the inverse gives each coefficient back
-    recovered = np.isclose(inverse @ design, np.eye(design.shape[1]))
-    is_estimable = np.all(recovered, axis=1)
-    test_train_ratio = completed["test_images"].mean() / completed["train_images"].mean()
-    factor = nadeau_bengio_factor(completed["fold"].nunique(), test_train_ratio)
-    return _Fit(regression, inverse, is_estimable, factor, shares)
+def _find_lost_trials(
+    trials: pd.DataFrame, axes: pd.DataFrame, averaged: pd.Series
+) -> tuple[str, tuple[str, ...]]:
+    """Return why, and the keys of which, trials are missing from an average; else nothing.
+
+    A setting of which some repeats failed still counts: that doesn't depend on how good they were.
+    """
+    status = trials["status"]
+    stopped = trials.loc[averaged & status.eq("stopped"), "key"]
+    if len(stopped):
+        return "stopped", tuple(stopped)
+    settings = axes.apply(tuple, axis=1)
+    is_known = settings.isin(settings[status.eq("completed")])
+    failed = trials.loc[averaged & status.eq("failed") & ~is_known, "key"]
+    return ("failed" if len(failed) else ""), tuple(failed)
 
 
-def _estimate_effect(fit: _Fit, coefficient: int) -> dict[str, object]:
-    """Return an effect, with an interval and a p-value where its error can be estimated."""
-    regression = fit.regression
-    effect = float(regression.params[coefficient])
-    units = len(fit.shares.index.unique("unit")) if len(fit.shares) else 0
-    if regression.df_resid < 1 or units == 1:
-        return {"effect": effect}
-    error = float(regression.bse[coefficient])
-    variance = Variance(error**2, regression.df_resid)
-    variance *= fit.variance_factor
-    if units:
-        # the effect is a weighted sum of accuracies, so it is a sum over images, too
-        weights = fit.inverse[coefficient]
-        contributions = pd.Series(fit.shares.to_numpy() @ weights, fit.shares.index)
-        variance += UnitSample(contributions.index.get_level_values("unit")).variance(contributions)
-    low, high = t_interval(effect, variance)
-    p = np.nan
-    if not np.isnan(low):
-        statistic = abs(effect) / np.sqrt(variance.value)
-        p = float(2 * t.sf(statistic, variance.degrees_of_freedom))
-    return {"effect": effect, "low": low, "high": high, "p": p}
+class _LinearModel:
+    """A least-squares fit of the scores of all completed trials."""
+
+    def __init__(self, outcomes: Sequence[ConfigurationOutcome], terms: Sequence[_Term]) -> None:
+        runs = pd.concat([outcome.runs for outcome in outcomes]).sort_index()
+        columns = [np.ones(len(runs))]
+        columns += [term.indicator.loc[runs.index].to_numpy() for term in terms]
+        design = np.column_stack(columns)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SingularMatrixWarning)
+            self._regression = OLS(runs["run_score"].to_numpy(), design).fit()
+        # each coefficient's weights of the scores: [coefficients, trials]
+        self._inverse = np.linalg.pinv(design)
+        # if the columns are independent, the inverse gives each coefficient back
+        recovered = np.isclose(self._inverse @ design, np.eye(design.shape[1]))
+        self._is_estimable = np.all(recovered, axis=1)
+        test_train_ratio = runs["test_images"].mean() / runs["train_images"].mean()
+        self._fold_factor = nadeau_bengio_factor(runs["fold"].nunique(), test_train_ratio)
+        self._images = _image_contributions(outcomes, runs["key"])
+
+    def estimate(self, coefficient: int) -> dict[str, object]:
+        """Return an effect, with an interval and a p-value where its error can be estimated."""
+        if not self._is_estimable[coefficient]:
+            return {"reason": "inseparable"}
+        effect = float(self._regression.params[coefficient])
+        variance = self._variance(coefficient)
+        if variance is None:
+            return {"effect": effect, "reason": ""}
+        low, high = t_interval(effect, variance)
+        p = np.nan
+        if not np.isnan(low):
+            statistic = abs(effect) / np.sqrt(variance.value)
+            p = float(2 * t.sf(statistic, variance.degrees_of_freedom))
+        return {"effect": effect, "low": low, "high": high, "p": p, "reason": ""}
+
+    def _variance(self, coefficient: int) -> Variance | None:
+        """Return the variance of an effect; None if it can't be estimated."""
+        freedom = self._regression.df_resid
+        if freedom < 1:
+            return None
+        error = float(self._regression.bse[coefficient])
+        variance = Variance(error**2, freedom) * self._fold_factor
+        if self._images is None:
+            return variance
+        sample = UnitSample(
+            self._images.index.get_level_values("unit"),
+            self._images.index.get_level_values("stratum"),
+        )
+        if not sample.has_spread:
+            return None
+        # the effect is a weighted sum of scores, so it is a sum over images, too
+        contributions = self._images.to_numpy() @ self._inverse[coefficient]
+        return variance + sample.variance(contributions)
+
+
+def _image_contributions(
+    outcomes: Sequence[ConfigurationOutcome], keys: pd.Series
+) -> pd.DataFrame | None:
+    """Return what each test image adds to the score of each trial: [images, trials].
+
+    The index is the unit (the group, else the image), the stratum (the class, if the score weighs
+    classes) and the image. None if a trial has no predictions.
+    """
+    tables = []
+    for outcome in outcomes:
+        if outcome.images is None or outcome.predictions is None:
+            return None
+        images = outcome.images[["unit", "stratum"]]
+        tables.append(outcome.predictions.join(images, on="image"))
+    rows = pd.concat(tables)
+    weight = rows.groupby("key")["label"].transform(
+        lambda labels: image_weights(labels.to_numpy(), outcomes[0].score_used)
+    )
+    share = weight * rows["label"].eq(rows["prediction"])
+    table = rows.assign(share=share).pivot_table(
+        index=["unit", "stratum", "image"], columns="key", values="share", fill_value=0.0
+    )
+    return table.reindex(columns=keys)

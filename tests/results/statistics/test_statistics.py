@@ -1,6 +1,7 @@
 """What the statistics claim, against libraries, hand counts and data whose truth is known."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -670,6 +671,8 @@ def test_curves_show_overfitting_and_instability(tmp_path: Path) -> None:
     assert table.loc["a", "gap"] == pytest.approx(0.09)
     assert table.loc["a", "rise"] == pytest.approx(1.0)
     assert table.loc["a", "oscillation"] == pytest.approx(0.1)
+    assert table.loc["a", "findings"] == ("overfitting", "unstable")
+    assert table.loc["b", "findings"] == ()
     assert "rose by 100 % while training loss fell: over-fitting" in table.loc["a", "reading"]
     assert "unstable" in table.loc["a", "reading"]
     assert table.loc["b", "reading"] == "validation loss fell until epoch 6 of 6"
@@ -844,3 +847,42 @@ def test_majority_reference_is_share_or_chance(tmp_path: Path) -> None:
     assert statistics.majority_reference(results) == 0.5
     plain = dataclasses.replace(results, trials=results.trials.drop(columns="score_used"))
     assert statistics.majority_reference(plain) == pytest.approx(0.95)
+
+
+def test_effect_over_stopped_trials_is_refused(tmp_path: Path) -> None:
+    """V1 with 64 was stopped: of V1 only better trials are left. 128 against 32 lost none."""
+    rows = []
+    for weights, size in itertools.product((V1, V2), (32, 64, 128)):
+        config = TrialConfig(weights=weights, batch_size=size)
+        is_stopped = (weights, size) == (V1, 64)
+        rows.append(trial_row(config, test_accuracy=None if is_stopped else 0.9, best_val_loss=0.1))
+        rows[-1]["status"] = "stopped" if is_stopped else "completed"
+    results = result_store.read_results(write_results(tmp_path, rows))
+    effects = statistics.estimate_effects(results).set_index(["axis", "level"])
+    stopped = (TrialConfig(weights=V1, batch_size=64).key,)
+    for name in (("weights", V2), ("batch_size", "64")):
+        assert effects.loc[name, "reason"] == "stopped"
+        assert effects.loc[name, "missing"] == stopped
+        assert np.isnan(effects.loc[name, "effect"])
+    assert effects.loc[("batch_size", "128"), "effect"] == pytest.approx(0)
+
+
+def test_effect_over_setting_that_failed_is_refused(tmp_path: Path) -> None:
+    rows = [
+        trial_row(TrialConfig(weights=w, seed=seed), test_accuracy=0.9, best_val_loss=0.1)
+        for w, seed in itertools.product((V1, V2), (0, 1))
+    ]
+    rows[0] |= {"status": "failed", "test_accuracy": None}
+    one_lost = result_store.read_results(write_results(tmp_path / "one", rows))
+    assert statistics.estimate_effects(one_lost)["reason"].tolist() == [""]
+    rows[1] |= {"status": "failed", "test_accuracy": None}
+    all_lost = result_store.read_results(write_results(tmp_path / "all", rows))
+    effect = statistics.estimate_effects(all_lost).iloc[0]
+    assert effect["reason"] == "failed"
+    assert effect["missing"] == (rows[0]["key"], rows[1]["key"])
+
+
+def test_effects_are_of_the_score(tmp_path: Path) -> None:
+    results = imbalanced(tmp_path, {A: [*range(30)], B: [*range(6), *range(30, 90)]}, rare=30)
+    effect = statistics.estimate_effects(results).iloc[0]
+    assert effect["effect"] == pytest.approx((0.8 + 510 / 570) / 2 - 0.5)
