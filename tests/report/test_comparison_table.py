@@ -635,7 +635,7 @@ def test_empty_detail_tables_are_left_out(nine: Analysis, two: Analysis) -> None
         "differences",
         "cost",
     }
-    of_two = {"per-class", "confusion", "scores", "curves", "at-epoch", "cost"}
+    of_two = {"effects", "per-class", "confusion", "scores", "curves", "at-epoch", "cost"}
     assert {table.name for table in detail_tables.build_detail_tables(two)} == of_two
 
 
