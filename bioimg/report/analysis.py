@@ -188,13 +188,13 @@ class Analysis:
 
     @cached_property
     def measured_trials(self) -> pd.DataFrame:
-        """The completed trials whose test accuracy and training time are known, ranked.
+        """The completed trials whose test accuracy and time are known, ranked.
 
         Their curves and predictions may be missing.
         """
         completed = self.trials[self.trials["status"] == "completed"]
         ranked = completed.sort_values("best_val_loss", kind="stable")
-        return ranked.dropna(subset=["test_accuracy", "test_images", "train_seconds"])
+        return ranked.dropna(subset=["test_accuracy", "test_images", "recipe_seconds"])
 
     def trial_epochs(self, key: str) -> pd.DataFrame:
         """Return the epochs of a trial, in order."""

@@ -16,7 +16,10 @@ from bioimg.results import statistics
 from bioimg.results.configurations import REPEAT_FIELDS, has_repeats, varying_fields
 
 BASIC_SETTINGS = ("weights", "batch_size", "freeze", "epochs")
-MEASURES = (
+MEASURES = ("train_accuracy", "best_val_loss", "val_accuracy", "test_accuracy", "recipe_seconds")
+"""The measures that are shown by default: of the selected epoch, and what the recipe costs."""
+
+REPORT_2023_MEASURES = (
     "final_train_loss",
     "best_train_accuracy",
     "best_val_loss",
@@ -25,13 +28,18 @@ MEASURES = (
     "test_accuracy",
     "train_seconds",
 )
-REPORT_2023_COLUMNS = (*BASIC_SETTINGS, *MEASURES)
+REPORT_2023_COLUMNS = (*BASIC_SETTINGS, *REPORT_2023_MEASURES)
 """The columns of the tables in the report of 2023."""
+
+BEST_ACCURACIES = {"best_train_accuracy", "best_val_accuracy"}
+"""The columns with the highest accuracy of any epoch."""
 
 INTERVAL_COLUMNS = ("test_accuracy", *SCORE_COLUMNS)
 """The columns that are shown with their interval."""
 
 IMAGE_COUNT_COLUMNS = {
+    "train_accuracy": "train_images",
+    "val_accuracy": "val_images",
     "best_train_accuracy": "train_images",
     "final_val_accuracy": "val_images",
     "best_val_accuracy": "val_images",
@@ -41,7 +49,7 @@ IMAGE_COUNT_COLUMNS = {
 
 LOSS_DECIMALS = 4
 LOSS_COLUMNS = ("final_train_loss", "best_val_loss")
-TIME_COLUMNS = ("train_seconds", "wait_seconds", "features_seconds")
+TIME_COLUMNS = ("recipe_seconds", "train_seconds", "wait_seconds", "features_seconds")
 NUMBER_COLUMNS = ("learning_rate", "weight_decay")
 COUNT_COLUMNS = (
     "best_val_loss_epoch",
@@ -59,7 +67,7 @@ COUNT_COLUMNS = (
     "test_images",
 )
 COLUMN_KINDS: dict[str, ColumnKind] = {
-    **dict.fromkeys((*IMAGE_COUNT_COLUMNS, "test_score", *SCORE_COLUMNS), "share"),
+    **dict.fromkeys((*IMAGE_COUNT_COLUMNS, "val_score", "test_score", *SCORE_COLUMNS), "share"),
     **dict.fromkeys(LOSS_COLUMNS, "loss"),
     **dict.fromkeys(TIME_COLUMNS, "seconds"),
     **dict.fromkeys(NUMBER_COLUMNS, "number"),
@@ -233,7 +241,8 @@ def _average_runs(trials: pd.DataFrame, keys: list[str], lang: str) -> pd.DataFr
 
     Accuracies are over the images of all completed trials, other measures are means over trials.
     """
-    names = (*MEASURES, *SCORE_COLUMNS, "test_score", "wait_seconds")
+    other_names = ("val_score", "test_score", "wait_seconds")
+    names = dict.fromkeys((*MEASURES, *REPORT_2023_MEASURES, *SCORE_COLUMNS, *other_names))
     measures = [name for name in names if name in trials]
     averaged = [name for name in measures if name not in IMAGE_COUNT_COLUMNS]
     groups = trials.groupby(keys, sort=False, dropna=False)
@@ -321,6 +330,8 @@ def _column_notes(
         notes.append(note("weighted_loss"))
     has_folds = chosen["fold"].nunique() > 1
     notes.append(note("selection_folds") if has_folds else note("selection"))
+    if BEST_ACCURACIES & set(shown):
+        notes.append(note("best_accuracies"))
     if averaged:
         notes.append(note("repeats"))
     if "standing" in shown:

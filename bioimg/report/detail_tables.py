@@ -248,18 +248,13 @@ def _trial_costs(trials: pd.DataFrame, price: float | None) -> pd.DataFrame:
 
 
 def _total_costs(costs: pd.DataFrame) -> pd.DataFrame:
-    """Return one row with the sums of all columns of costs."""
-    summed = [
-        *TIME_COLUMNS,
-        "seconds_stopped",
-        "price",
-        "epochs_run",
-        "epochs_stopped",
-        "epochs_cached",
-    ]
-    total = costs[summed].astype(float).sum(min_count=1)
-    total[list(INHERITED_COLUMNS)] = sum_without_shared_epochs(costs, INHERITED_COLUMNS)
-    return total.to_frame().T
+    """Return one row with the sums of columns; features, which trials share, aren't added up."""
+    own_columns = ["wait_seconds", "seconds_stopped", "epochs_stopped"]
+    sums = (
+        costs[own_columns].astype(float).sum(min_count=1),
+        sum_without_shared_epochs(costs, INHERITED_COLUMNS),
+    )
+    return pd.concat(sums).to_frame().T
 
 
 def sum_without_shared_epochs(trials: pd.DataFrame, columns: Sequence[str]) -> pd.Series:

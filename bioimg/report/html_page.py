@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 from markupsafe import Markup
 
 from bioimg.config import TRIAL_FIELDS
@@ -134,7 +133,7 @@ def headline_values(report: ReportContext) -> dict[str, Any]:
     best = analysis.best
     if best is None:
         return {**counts, "best": None}
-    seconds = total_seconds(best.runs).mean()
+    seconds = best.runs["recipe_seconds"].mean()
     verdicts = analysis.verdict_counts
     return {
         **counts,
@@ -149,11 +148,6 @@ def headline_values(report: ReportContext) -> dict[str, Any]:
         "faster": faster_alternative(report, best.accuracy, seconds),
         "seconds": seconds,
     }
-
-
-def total_seconds(trials: pd.DataFrame) -> pd.Series:
-    """Return the seconds of each trial, including those for computing its features."""
-    return trials["train_seconds"] + trials["features_seconds"].fillna(0).astype(float)
 
 
 def faster_alternative(
@@ -171,17 +165,17 @@ def faster_alternative(
     configurations = analysis.trials["key"].map(analysis.configuration_by_trial)
     trials = analysis.trials.assign(configuration=configurations)
     runs = trials[trials["configuration"].isin(ties) & trials["status"].eq("completed")]
-    runs = runs.assign(seconds=total_seconds(runs))
-    means = runs.groupby("configuration", sort=False)[["test_accuracy", "seconds"]].mean()
+    measures = ["test_accuracy", "recipe_seconds"]
+    means = runs.groupby("configuration", sort=False)[measures].mean()
     as_accurate = means["test_accuracy"] >= accuracy
-    means = means[as_accurate & (means["seconds"] < NOTABLE_TIME_SHARE * seconds)]
+    means = means[as_accurate & (means["recipe_seconds"] < NOTABLE_TIME_SHARE * seconds)]
     if means.empty:
         return None
-    key = means["seconds"].idxmin()
+    key = means["recipe_seconds"].idxmin()
     first_run = runs[runs["configuration"] == key].iloc[0]
     return {
         "recipe": report.configuration_label(first_run),
-        "seconds": means.at[key, "seconds"],
+        "seconds": means.at[key, "recipe_seconds"],
         "accuracy": means.at[key, "test_accuracy"],
     }
 

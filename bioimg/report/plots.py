@@ -78,10 +78,10 @@ def accuracy_against_time_figure(report: ReportContext) -> Figure:
         for _, trial in trials.iterrows():
             draw_measured_trial(axes, report, trial)
         axes.set_title(title)
-        axes.set_xlabel(report.text("figure.train_seconds"))
+        axes.set_xlabel(report.text("figure.recipe_seconds"))
     first = grid[0, 0]
     first.set_ylabel(report.text("measure.test_accuracy"))
-    set_time_axis(first, drawn["train_seconds"])
+    set_time_axis(first, drawn["recipe_seconds"])
     set_percent_axis(first)
     draw_legend(figure, report)
     title = "; ".join(accuracy_notes(report))
@@ -105,8 +105,8 @@ def draw_measured_trial(axes: Axes, report: ReportContext, trial: pd.Series) -> 
     colour, line = report.encoding.style_indices(trial)
     style = line_style(colour, line)
     style["linestyle"] = "none"
-    axes.vlines(trial["train_seconds"], low, high, color=style["color"], linewidth=1)
-    axes.plot(trial["train_seconds"], trial["test_accuracy"], markersize=8, **style)
+    axes.vlines(trial["recipe_seconds"], low, high, color=style["color"], linewidth=1)
+    axes.plot(trial["recipe_seconds"], trial["test_accuracy"], markersize=8, **style)
 
 
 def accuracy_notes(report: ReportContext) -> list[str]:

@@ -15,7 +15,14 @@ from bioimg.report.table_model import Table, display_width
 MAX_PRINTED_ROWS = 40
 """Rows (and claims) that are printed; the files have all of them."""
 
-PRIORITY_COLUMNS = ("test_accuracy", "standing", "status", "runs", "best_val_loss", "train_seconds")
+PRIORITY_COLUMNS = (
+    "test_accuracy",
+    "standing",
+    "status",
+    "runs",
+    "best_val_loss",
+    "recipe_seconds",
+)
 """The measures to print where the terminal is too narrow for all columns, most important first."""
 
 MAX_TEXT_CHARACTERS = 24

@@ -196,7 +196,7 @@ def test_accuracy_against_time_shows_best_of_many_trials(
         if len(line.get_xdata())
     )
     best = results.trials[results.trials["status"] == "completed"].nsmallest(4, "best_val_loss")
-    assert times == sorted(best["train_seconds"])
+    assert times == sorted(best["recipe_seconds"])
     assert "5 more trials with a higher validation loss are not drawn" in words(figure)
 
 

@@ -103,7 +103,9 @@ def tied(folder: Path, cells: dict[tuple[str, str], tuple[float, float]]) -> Ana
         for cell in zip(results.trials["weights"], results.trials["freeze"], strict=True)
     ]
     accuracies, seconds = zip(*values, strict=True)
-    trials = results.trials.assign(test_accuracy=accuracies, train_seconds=seconds, test_images=100)
+    trials = results.trials.assign(
+        test_accuracy=accuracies, recipe_seconds=seconds, test_images=100
+    )
     no_predictions = results.results.predictions.head(0)
     return Analysis(dataclasses.replace(results.results, trials=trials, predictions=no_predictions))
 
@@ -489,13 +491,13 @@ def header_button(browser: Any, name: str) -> Any:
 
 @pytest.mark.nightly
 def test_second_click_on_header_reverses_order(browser: Any):
-    button = header_button(browser, "final train loss")
+    button = header_button(browser, "train acc. (%)")
     button.click()
-    upwards = [float(cell) for cell in column(browser, "final train loss")[:9]]
+    upwards = [float(cell) for cell in column(browser, "train acc. (%)")[:9]]
     assert upwards == sorted(upwards)
     assert button.find_element("xpath", "..").get_attribute("aria-sort") == "ascending"
     button.click()
-    assert [float(cell) for cell in column(browser, "final train loss")[:9]] == sorted(
+    assert [float(cell) for cell in column(browser, "train acc. (%)")[:9]] == sorted(
         upwards, reverse=True
     )
     assert states(browser) == ["completed"] * 9 + ["stopped"] * 2 + ["failed"]
