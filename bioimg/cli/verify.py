@@ -14,6 +14,8 @@ from bioimg.text import replace_controls
 if TYPE_CHECKING:
     from bioimg.verify.verify import Verification
 
+MAX_PRINTED_FINDINGS = 50
+
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyCommand:
@@ -57,8 +59,11 @@ def print_verification(
     """Print every finding on a line, errors first, and a summary."""
     console = console or Console(highlight=False)
     for findings, style in ((verification.errors, "red"), (verification.notes, "yellow")):
-        for finding in findings:
+        for finding in findings[:MAX_PRINTED_FINDINGS]:
             console.print(Text(replace_controls(finding.text)), style=style, soft_wrap=True)
+        if len(findings) > MAX_PRINTED_FINDINGS:
+            more = len(findings) - MAX_PRINTED_FINDINGS
+            console.print(Text(f"... and {more} more"), style=style)
     count = len(verification.errors)
     outcome = f"{count} error{'s' if count > 1 else ''}" if count else "all agree with the results"
     message = f"{file}: {verification.compared_cells} cells compared, {outcome}."

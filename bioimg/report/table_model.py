@@ -81,10 +81,12 @@ class Table:
     @property
     def headers(self) -> list[str]:
         """The header of each column, in the language of the table."""
-        return [
-            sanitise_text(column.title or column_header(column.name, self.lang))
-            for column in self.columns
-        ]
+        return [sanitise_text(self._header(column)) for column in self.columns]
+
+    def _header(self, column: Column) -> str:
+        if column.title is not None:
+            return column.title
+        return column_header(column.name, self.lang)
 
     @property
     def notes(self) -> list[str]:

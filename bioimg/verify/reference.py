@@ -1,10 +1,11 @@
 """Find the table of the report that a table of a file claims to be."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from bioimg.errors import UserError
 from bioimg.report import detail_tables
 from bioimg.report.analysis import Analysis
 from bioimg.report.architecture import architecture_table
@@ -12,6 +13,7 @@ from bioimg.report.comparison_table import build_comparison
 from bioimg.report.table_model import Column, Table
 from bioimg.report.translation import LANGUAGES
 from bioimg.results.configurations import REPEAT_FIELDS
+from bioimg.verify.cell_comparison import leading_number
 from bioimg.verify.headers import find_column, match_columns
 from bioimg.verify.parsed_document import ParsedTable
 from bioimg.verify.sentences import parse_sentence
@@ -99,16 +101,16 @@ def _build_reference(
     """Build a table of the report with the options that caption and notes name."""
     if name == "comparison":
         return _build_comparison(caption, table, analysis)
-    build: Callable[[str], Table]
-    if name == "architecture":
-        build = lambda lang: architecture_table(analysis, lang)  # noqa: E731
-    elif name == "at-epoch":
-        epoch = _find_number("note.at_epoch", "epoch", paragraphs)
-        whole_epoch = None if epoch is None else int(epoch)
-        build = lambda lang: detail_tables.epoch_table(analysis, lang, whole_epoch)  # noqa: E731
-    else:
-        price = _find_number("note.price", "price", paragraphs)
-        build = lambda lang: detail_tables.build_detail_table(name, analysis, lang, price)  # noqa: E731
+    epoch = _find_number("note.at_epoch", "epoch", paragraphs)
+    price = _find_number("note.price", "price", paragraphs)
+
+    def build(lang: str) -> Table:
+        if name == "architecture":
+            return architecture_table(analysis, lang)
+        if name == "at-epoch":
+            return detail_tables.epoch_table(analysis, lang, None if epoch is None else int(epoch))
+        return detail_tables.build_detail_table(name, analysis, lang, price)
+
     return Reference([build(lang) for lang in LANGUAGES])
 
 
@@ -117,7 +119,7 @@ def _find_number(key: str, name: str, paragraphs: Sequence[str]) -> float | None
     for paragraph in paragraphs:
         values = parse_sentence(key, paragraph, whole=True)
         if values is not None:
-            return float(values[name])
+            return leading_number(values[name])
     return None
 
 
@@ -138,12 +140,19 @@ def _build_comparison(
             analysis, rows=rows, group_by=group_by, single=single, columns=columns, lang=lang
         )
 
-    default = build("en")
+    try:
+        default = build(LANGUAGES[0])
+    except UserError as error:
+        raise UserError(
+            f"the caption (… {rows or fields}) of {table.location} can't be applied: {error}"
+        ) from None
     identities = [column.name for column in default.columns if column.identity]
     available = [str(name) for name in default.values.columns]
     shown = match_columns([Column(name=name) for name in available], table.headers)
     columns = [*identities, *(available[number] for number in shown), VERDICT_COLUMN]
     columns = [name for name in dict.fromkeys(columns) if name in available]
+    if set(columns) == {column.name for column in default.columns}:
+        return Reference([default, *map(build, LANGUAGES[1:])])
     return Reference([build(lang, columns) for lang in LANGUAGES])
 
 

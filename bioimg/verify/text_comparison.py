@@ -17,6 +17,7 @@ TOKEN_PATTERN = re.compile(r"\d+(?:\.\d+)?|[A-Za-z_]+|\w|\S")
 NUMBER_PATTERN = re.compile(r"\d+(?:\.\d+)?")
 MIN_SHARED_TOKENS = 0.6
 """The least share of a sentence's words and numbers in a paragraph that is taken for its copy."""
+SENTENCE_ENDS = (". ", "。")
 MAX_QUOTED_CHARACTERS = 90
 
 
@@ -58,12 +59,14 @@ def compare_texts(
             changed_keys.add(key)
             yield finding
     document = "\n".join(map(_squeeze, paragraphs))
+    texts = {_squeeze(text) for sentence in expected for text in sentence.texts}
+    others = [paragraph for paragraph in paragraphs if _squeeze(paragraph) not in texts]
     missing = []
     for sentence in expected:
         is_there = any(_squeeze(text) in document for text in sentence.texts)
         if not is_there and sentence.key not in changed_keys:
             missing.append(sentence)
-    yield from _describe_missing(missing, paragraphs)
+    yield from _describe_missing(missing, others)
 
 
 def _compare_fingerprint(
@@ -135,10 +138,10 @@ def _describe_differences(found: dict[str, str], sentence: Sentence) -> str:
 
 def _has_value(found: str, expected: str) -> bool:
     """Return True if a text is a value, or begins with it and goes on with another sentence."""
-    if found == expected:
-        return True
+    if not found.startswith(expected):
+        return False
     rest = found.removeprefix(expected)
-    return bool(expected) and rest != found and not re.match(r"[\w,]", rest)
+    return not rest or rest.startswith(SENTENCE_ENDS)
 
 
 def _describe_missing(missing: Sequence[Sentence], paragraphs: Sequence[str]) -> Iterator[Finding]:

@@ -20,6 +20,8 @@ PLAIN_FORMATS = ("General", "@")
 WHITE_RGB = "FFFFFF"
 WHITE_THEME = 0
 SMALLEST_FONT_PT = 3
+SMALLEST_SIZE = 0.5
+"""The least width of a column in characters, and height of a row in points, that is visible."""
 
 
 def read_document(path: Path) -> ParsedDocument:
@@ -125,12 +127,12 @@ def _find_hidden_parts(sheet: Worksheet) -> Iterator[Finding]:
     rows = [
         str(number)
         for number, row in sheet.row_dimensions.items()
-        if (row.hidden or row.height == 0) and _has_content(sheet, row=number)
+        if _is_hidden(row.hidden, row.height) and _has_content(sheet, row=number)
     ]
     columns = [
         get_column_letter(number)
         for column in sheet.column_dimensions.values()
-        if column.hidden or column.width == 0
+        if _is_hidden(column.hidden, column.width)
         for number in _column_numbers(column)
         if _has_content(sheet, column=number)
     ]
@@ -141,6 +143,11 @@ def _find_hidden_parts(sheet: Worksheet) -> Iterator[Finding]:
                 f"the sheet {sheet.title!r} has hidden {kind}: {', '.join(names)}. "
                 "Show or delete them.",
             )
+
+
+def _is_hidden(hidden: bool, size: float | None) -> bool:
+    """Return True if a row or column is hidden, or so small that it might as well be."""
+    return hidden or (size is not None and size < SMALLEST_SIZE)
 
 
 def _column_numbers(dimension: ColumnDimension) -> range:
