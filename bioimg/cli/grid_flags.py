@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from bioimg.cli.help_hints import format_default
-from bioimg.config import TrialConfig
+from bioimg.config import EXPERIMENT_FIELDS, TrialConfig
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.experiment_settings import apply_settings
 from bioimg.run_options import RunOptions
@@ -83,7 +83,9 @@ def _trial_flag(field: dataclasses.Field[Any], experiment: Experiment) -> Flag:
     own_values = () if is_unset else (value,)
     default = tuple(experiment.axes.get(field.name, own_values))
     kind = _type_without_none(field)
-    metavar = f"{_value_metavar(field)} [...]"
+    metavar = _value_metavar(field)
+    if field.name not in EXPERIMENT_FIELDS:
+        metavar += " [...]"
     flag = Annotated[tuple[kind, ...], _flag_texts(field, metavar)]  # type: ignore[valid-type]
     return field.name, flag, dataclasses.field(default=default)
 
