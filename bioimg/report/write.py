@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bioimg.report.analysis import Analysis
     from bioimg.report.report_context import ImagesByPath
     from bioimg.report.table_model import Table
+    from bioimg.results.looks import Look
 
 TABLE_FORMATS = ("md", "csv", "tex", "html", "xlsx", "docx", "parquet")
 TABLE_NAMES = (
@@ -51,6 +52,8 @@ class ReportOptions:
         "docx",
     )
     """Formats of the tables"""
+    methods: bool = False
+    """Also write what was done as a methods section, with checklists of TRIPOD+AI and CLAIM"""
     figures: bool = False
     """Draw figures for papers and slides, as PNG, SVG and PDF"""
     lang: Literal["en", "zh-TW"] = "en"
@@ -139,8 +142,9 @@ def write_report(
     analysis = Analysis(open_results(folder))
     tables = _build_tables(options, analysis)
     terminal.print_report(analysis, tables)
-    if options.at_epoch is None:  # which shows validation images only
-        record_look(folder, analysis.status_counts["completed"])
+    # a table at an epoch shows validation images only
+    completed = analysis.status_counts["completed"] if options.at_epoch is None else 0
+    looks = record_look(folder, completed)
     location = str(options.out or join_path(folder, "report"))
     with _output_folder(folder, options.out) as out:
         for table in tables:
@@ -148,6 +152,9 @@ def write_report(
         if options.format:
             names = ", ".join(table.name for table in tables)
             print(f"\nTables in {location}: {names} ({', '.join(options.format)})")
+        if options.methods:
+            _write_methods(options, analysis, looks, folder, out)
+            print(f"Methods section in {join_path(location, 'methods.md')}")
         if not options.has_own_tables:
             if images is None:
                 images = open_unchanged_images(folder, analysis.results)
@@ -197,6 +204,17 @@ def _build_tables(options: ReportOptions, analysis: "Analysis") -> "list[Table]"
                 detail_tables.build_detail_table(name, analysis, options.lang, options.price)
             )
     return tables
+
+
+def _write_methods(
+    options: ReportOptions, analysis: "Analysis", looks: "list[Look]", folder: str, out: Path
+) -> None:
+    from bioimg.report.methods_files import write_methods
+    from bioimg.results.result_store import ResultStore
+
+    images = ResultStore(folder).read_assignments().to_pandas()
+    word = "docx" in options.format
+    write_methods(analysis, images, looks, out, lang=options.lang, word=word)
 
 
 def _write_page_and_figures(

@@ -1,0 +1,646 @@
+"""Write what was done as a methods section: sentences, each of which is true of these results.
+
+A sentence is a code with the values that it shows, so that a checklist can name it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from bioimg.experiment import SPLIT_FIELDS, EarlyStopping
+from bioimg.report.analysis import Analysis
+from bioimg.report.checks import SUBSETS
+from bioimg.report.formatting import (
+    format_fixed,
+    format_list,
+    format_number,
+    format_percent,
+)
+from bioimg.report.translation import column_header, read_catalogue, setting_label, translate
+from bioimg.results import statistics
+from bioimg.results.configurations import configuration_keys
+from bioimg.results.looks import Look
+from bioimg.results.result_store import recorded_score
+from bioimg.results.score import MAX_CLASS_RATIO
+from bioimg.results.statistics import comparison_tests, standard_error
+from bioimg.results.statistics.metrics import CALIBRATION_BINS
+
+SECTION_NAMES = ("images", "division", "training", "selection", "statistics", "software", "result")
+DIGEST_LENGTH = 10
+TEST_CODES = {
+    comparison_tests.MCNEMAR_TEST: "mcnemar",
+    comparison_tests.SIGNS_TEST: "signs",
+    comparison_tests.PROPORTIONS_TEST: "proportions",
+    comparison_tests.GROUPS_TEST: "groups",
+    comparison_tests.FOLDS_TEST: "folds",
+    comparison_tests.IMAGES_AND_RUNS_TEST: "images_and_runs",
+    comparison_tests.GROUPS_AND_RUNS_TEST: "groups_and_runs",
+}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A statement about what was done, with the code of its text."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A paragraph with its title."""
+
+    title: str
+    sentences: tuple[Sentence, ...]
+    separator: str
+    """What stands between two sentences."""
+
+    @property
+    def paragraph(self) -> str:
+        """The sentences as one text."""
+        return self.separator.join(sentence.text for sentence in self.sentences)
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of texts."""
+
+    caption: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Methods:
+    """What was done, for the methods and results of a paper."""
+
+    sections: tuple[Section, ...]
+    class_table: TextTable | None
+    """Images and groups of each class in each subset; None if they weren't recorded."""
+
+    def sentences(self) -> Iterator[Sentence]:
+        """Yield the sentences of all sections."""
+        for section in self.sections:
+            yield from section.sentences
+
+
+def describe_methods(
+    analysis: Analysis, images: pd.DataFrame, looks: Sequence[Look], lang: str = "en"
+) -> Methods:
+    """Describe what was done.
+
+    Args:
+        analysis: what the results show.
+        images: the rows of images.parquet; none if they weren't recorded.
+        looks: when test results were shown.
+        lang: the language of the sentences.
+    """
+    description = _Description(analysis, images, looks, lang)
+    sections = []
+    for name in SECTION_NAMES:
+        sentences = tuple(getattr(description, name)())
+        if sentences:
+            title = translate(f"methods.title_{name}", lang)
+            sections.append(Section(title, sentences, translate("methods.space", lang)))
+    return Methods(tuple(sections), description.class_table)
+
+
+@dataclass(frozen=True, eq=False)
+class _Description:
+    """The sentences of each section. One is left out where it isn't known to be true."""
+
+    analysis: Analysis
+    all_images: pd.DataFrame
+    looks: Sequence[Look]
+    lang: str
+
+    # Images
+
+    def images(self) -> Iterator[Sentence]:
+        data = self.analysis.manifest["data"]
+        yield self._say(
+            "images",
+            data=data["name"],
+            images=_count(data["images"]),
+            classes=len(data["classes"]),
+            names=self._all_of(data["classes"]),
+        )
+        if data["synthetic"]:
+            yield self._say("synthetic")
+        yield from self._describe_groups()
+        if self.class_table:
+            yield self._say("class_table")
+        yield from self._describe_exclusions()
+        yield self._say("fingerprint", fingerprint=data["fingerprint"])
+        yield self._say(
+            "resizing", how=self._either_choice("resize"), sizes=self._either(self._image_sizes())
+        )
+        for channels in self._known_values("channels"):
+            yield self._say("channels", channels=channels)
+        yield self._say("scaling", how=self._either_choice("scaling"))
+        yield self._say("normalisation")
+
+    def _describe_groups(self) -> Iterator[Sentence]:
+        groups = self.analysis.manifest["data"].get("groups")
+        if groups is None:
+            yield self._say("groups_unknown")
+            return
+        yield self._say("groups", groups=_count(groups))
+        patterns = self._known_values("group_pattern")
+        if patterns == ["parent"]:
+            yield self._say("group_parent")
+        elif patterns:
+            yield self._say("group_pattern", pattern=self._either(patterns))
+
+    def _describe_exclusions(self) -> Iterator[Sentence]:
+        unreadable = self._trials["unreadable_skipped"].max()
+        if unreadable > 0:
+            yield self._say("unreadable", n=_count(unreadable))
+        elif unreadable == 0:
+            yield self._say("unreadable_none")
+        copies = self._trials["duplicate_images_across_splits"].max()
+        if copies > 0:
+            yield self._say("copies", n=_count(copies))
+        elif copies == 0:
+            yield self._say("copies_none")
+
+    def _image_sizes(self) -> list[str]:
+        return [f"{size} × {size}" for size in self._known_values("image_size")]
+
+    @cached_property
+    def class_table(self) -> TextTable | None:
+        """Images and groups by class and, where there is one split, by subset."""
+        images = self._split_images
+        if images.empty:
+            return None
+        subsets = list(SUBSETS) if self._has_one_split else []
+        headers = [column_header("class", self.lang)]
+        headers += [translate(f"methods.subset_{subset}", self.lang) for subset in subsets]
+        headers.append(translate("methods.subset_all", self.lang))
+        rows = []
+        classes = self.analysis.manifest["data"]["classes"]
+        for label, name in enumerate(classes):
+            rows.append((name, *_image_cells(images[images["label"].eq(label)], subsets)))
+        rows.append((translate("methods.class_all", self.lang), *_image_cells(images, subsets)))
+        code = "table_groups" if images["group"].notna().any() else "table_images"
+        caption = translate(f"methods.{code}", self.lang)
+        return TextTable(caption, tuple(headers), tuple(rows))
+
+    @cached_property
+    def _splits(self) -> pd.DataFrame:
+        """The splits that the trials used."""
+        return self._trials[list(SPLIT_FIELDS)].drop_duplicates()
+
+    @property
+    def _has_one_split(self) -> bool:
+        return len(self._splits) == 1
+
+    @cached_property
+    def _split_images(self) -> pd.DataFrame:
+        """The images of the first split of the trials; each split has all images."""
+        if self.all_images.empty or self._splits.empty:
+            return self.all_images
+        fields = list(SPLIT_FIELDS)
+        # null in both tables means that no pattern was given
+        first = self._splits.head(1).fillna({"group_pattern": ""})
+        return self.all_images.fillna({"group_pattern": ""}).merge(first, on=fields)
+
+    # Division
+
+    def division(self) -> Iterator[Sentence]:
+        for split in self._known_values("split"):
+            yield self._say(f"split_{split}")
+        for folds in self._known_values("folds"):
+            if folds:
+                yield from self._describe_folds(folds)
+        counts = {subset: self._image_range(f"{subset}_images") for subset in SUBSETS}
+        if all(counts.values()):
+            code = "counts_folds" if self._has_folds else "counts"
+            yield self._say(code, **counts)
+        leaks = self._trials["split_leaks_groups"]
+        if leaks.eq(True).any():
+            yield self._say("leak")
+        elif len(leaks) and leaks.eq(False).all():
+            yield self._say("leak_none")
+        score = self._best_score
+        if score is not None and pd.notna(score["groups"]):
+            yield self._say("tested_groups", n=_count(score["groups"]))
+
+    def _describe_folds(self, folds: int) -> Iterator[Sentence]:
+        yield self._say("folds", folds=folds)
+        run = self._trials.loc[self._trials["folds"].eq(folds), "fold"].nunique()
+        if run < folds:
+            yield self._say("folds_run", run=run, folds=folds)
+
+    def _image_range(self, column: str) -> str:
+        counts = self._trials[column].dropna()
+        if counts.empty:
+            return ""
+        return _range(counts)
+
+    # Training
+
+    def training(self) -> Iterator[Sentence]:
+        yield from self._describe_recipes()
+        yield from self._describe_model()
+        yield from self._describe_optimisation()
+        yield from self._describe_repeats()
+        yield from self._describe_endings()
+
+    def _describe_recipes(self) -> Iterator[Sentence]:
+        fields = self.analysis.varying_fields
+        count = len(self.analysis.first_trials)
+        if fields:
+            names = [self._field_name(field) for field in fields]
+            yield self._say("recipes", n=count, fields=self._all_of(names))
+        elif count:
+            yield self._say("recipe")
+
+    def _describe_model(self) -> Iterator[Sentence]:
+        yield self._say("model", models=self._either(self._known_values("model")))
+        yield self._say("weights", weights=self._either(self._weights_texts()))
+        yield self._say("head")
+        yield self._say("output")
+        layers = []
+        for value in self._known_values("freeze"):
+            code = f"freeze_{value}" if value in ("none", "features") else "freeze_stage"
+            layers.append(translate(f"methods.{code}", self.lang, stage=value))
+        yield self._say("layers", layers=self._either(layers))
+        if self._known_values("freeze") != ["none"]:
+            yield self._say("frozen")
+        parameters = sorted(set(self._known_values("trained_parameters")))
+        if parameters:
+            yield self._say("parameters", n=self._either(map(_count, parameters)))
+
+    def _weights_texts(self) -> list[str]:
+        texts = []
+        for weights, trials in self._trials.groupby("weights", sort=False):
+            if weights == "none":
+                texts.append(translate("methods.weights_none", self.lang))
+                continue
+            digests = list(trials["weights_digest"].dropna().str[:DIGEST_LENGTH].unique())
+            if digests:
+                digest = ", ".join(digests)
+                texts.append(
+                    translate("methods.weights_digest", self.lang, weights=weights, digest=digest)
+                )
+            else:
+                texts.append(str(weights))
+        return texts
+
+    def _describe_optimisation(self) -> Iterator[Sentence]:
+        yield self._say("loss", loss=self._either_choice("class_weights"))
+        yield self._say(
+            "optimizer",
+            optimizer=self._either_choice("optimizer"),
+            rates=self._either_number("learning_rate"),
+            decays=self._either_number("weight_decay"),
+        )
+        yield self._say("schedule", schedule=self._either_choice("schedule"))
+        yield self._say("batch_size", sizes=self._either_number("batch_size"))
+        workers = [count for count in self._known_values("workers") if count > 1]
+        if workers:
+            yield self._say("workers", workers=self._either(workers))
+        yield self._say("sampling", sampling=self._either_choice("sampling"))
+        yield from self._describe_imbalance()
+        yield self._say("augmentation", augmentation=self._either_choice("augmentation"))
+        yield self._say("epochs", epochs=self._either_number("epochs"))
+        patience = [epochs for epochs in self._known_values("patience") if epochs]
+        if patience:
+            yield self._say("patience", epochs=self._either(patience))
+
+    def _describe_imbalance(self) -> Iterator[Sentence]:
+        means = []
+        for field in ("class_weights", "sampling"):
+            if "balanced" in self._known_values(field):
+                means.append(translate(f"methods.means_{field}", self.lang))
+        if means:
+            yield self._say("imbalance", means=self._either(means))
+        else:
+            yield self._say("imbalance_none")
+
+    def _describe_repeats(self) -> Iterator[Sentence]:
+        configurations = configuration_keys(self._trials)
+        seed_counts = self._trials.groupby(configurations)["seed"].nunique()
+        seeds = sorted(self._known_values("seed"))
+        if seed_counts.empty:
+            return
+        if seed_counts.nunique() > 1:
+            yield self._say("seeds_uneven", n=_range(seed_counts), seeds=format_list(seeds))
+        elif seed_counts.iloc[0] == 1:
+            yield self._say("seed", seeds=self._either(seeds))
+        else:
+            yield self._say("seeds", n=seed_counts.iloc[0], seeds=format_list(seeds))
+        yield self._say("seed_meaning")
+
+    def _describe_endings(self) -> Iterator[Sentence]:
+        counts = self.analysis.status_counts
+        yield self._say(
+            "endings",
+            trials=len(self._trials),
+            completed=counts["completed"],
+            stopped=counts["stopped"],
+            failed=counts["failed"],
+        )
+        if counts["stopped"] or counts["failed"]:
+            yield self._say("untested")
+        rule = self.analysis.manifest.get("early_stopping")
+        if rule:
+            yield from self._describe_early_stopping(rule)
+        elif counts["stopped"]:
+            yield self._say("stopped_before", stopped=counts["stopped"])
+        else:
+            yield self._say("no_stopping")
+        rules = [run["early_stopping"] for run in self._sessions if "early_stopping" in run]
+        if len(rules) > 1:
+            yield self._say("stopping_changed")
+
+    def _describe_early_stopping(self, rule: dict[str, Any]) -> Iterator[Sentence]:
+        known = EarlyStopping(
+            grace_period=rule["grace_period"], reduction_factor=rule["reduction_factor"]
+        )
+        rungs: set[int] = set()
+        for epochs in self._known_values("epochs"):
+            rungs.update(known.rungs(epochs))
+        if not rungs:
+            yield self._say("no_stopping")
+            return
+        yield self._say(
+            "stopping",
+            metric=translate(f"methods.metric_{rule['metric']}", self.lang),
+            factor=rule["reduction_factor"],
+            rungs=self._either(sorted(rungs)),
+        )
+        if "alpha" in rule:  # rules of earlier versions lack it
+            yield self._say("stopping_guard", alpha=format_number(rule["alpha"]))
+            if len(self._known_values("batch_size")) > 1:
+                yield self._say("stopping_steps")
+        within = [self._field_name(field) for field in rule["compare_within"]]
+        if within:
+            yield self._say("stopping_within", fields=self._all_of(within))
+        if rule.get("spare_frozen") and "features" in self._known_values("freeze"):
+            yield self._say("stopping_spared")
+
+    # Selection
+
+    def selection(self) -> Iterator[Sentence]:
+        yield self._say(f"score_{self._score}")
+        is_automatic = self.analysis.manifest["base"].get("score") == "auto"
+        if self._score == "balanced_accuracy" and is_automatic:
+            yield self._say("score_auto", ratio=MAX_CLASS_RATIO)
+        if self._completed.empty:
+            return
+        yield self._say("epoch")
+        if self._score == "balanced_accuracy":
+            yield self._say("balanced_loss")
+        yield self._say("chosen_repeats" if self.analysis.has_repeats else "chosen")
+        yield self._say("test_unused_folds" if self._has_folds else "test_unused")
+        yield from self._describe_looks()
+
+    def _describe_looks(self) -> Iterator[Sentence]:
+        if not self.looks:
+            yield self._say("looks_unknown")
+            return
+        first = self.looks[0]
+        yield self._say(
+            "looks" if len(self.looks) > 1 else "looks_once",
+            n=len(self.looks),
+            date=first.time[:10],
+            completed=first.completed,
+        )
+        completed = len(self._completed)
+        later = completed - first.completed
+        if later > 0:
+            yield self._say("looks_later", later=later, completed=completed)
+        else:
+            yield self._say("looks_none_later")
+
+    # Statistics
+
+    def statistics(self) -> Iterator[Sentence]:
+        if self._best_score is None:
+            return
+        yield from self._describe_interval(self._best_score)
+        tested = self.analysis.best_pairs[self.analysis.best_pairs["p"].notna()]
+        if len(tested):
+            yield from self._describe_tests(tested)
+        if self.analysis.tested_keys:
+            others = {"accuracy": "balanced_accuracy", "balanced_accuracy": "accuracy"}
+            other = translate(f"methods.name_{others[self._score]}", self.lang)
+            yield self._say("measures", other=other, bins=CALIBRATION_BINS)
+            yield self._say("failures")
+        if self.analysis.effects["effect"].notna().any():
+            yield self._say("effects")
+
+    def _describe_interval(self, score: pd.Series) -> Iterator[Sentence]:
+        if pd.isna(score["low"]):
+            yield self._say("interval_none")
+            return
+        level = format_percent(standard_error.CONFIDENCE_LEVEL, 0)
+        sampled = "groups" if pd.notna(score["groups"]) else "images"
+        yield self._say(f"interval_{sampled}_{self._score}", level=level)
+        if self._has_folds:
+            yield self._say("interval_folds")
+        elif score["scope"] == "recipes":
+            yield self._say("interval_runs")
+
+    def _describe_tests(self, tested: pd.DataFrame) -> Iterator[Sentence]:
+        yield self._say("compared", n=len(tested))
+        codes = [TEST_CODES[name] for name in tested["test"].unique()]
+        names = [translate(f"methods.test_{code}", self.lang) for code in codes]
+        yield self._say("tests", tests=self._either(names))
+        yield self._say(
+            "holm" if len(tested) > 1 else "holm_one",
+            n=len(tested),
+            level=format_number(comparison_tests.SIGNIFICANCE_LEVEL),
+        )
+        level = format_percent(standard_error.CONFIDENCE_LEVEL, 0)
+        yield self._say("difference_interval", level=level)
+        scopes = list(tested["scope"].unique())
+        if scopes == ["recipes"]:
+            yield self._say("scope_recipes")
+        elif scopes == ["models"]:
+            yield self._say("scope_models")
+        else:
+            yield self._say("scope_mixed")
+        detectable = tested["detectable"].min()
+        if detectable < 1:
+            yield self._say(
+                "detectable",
+                power=format_percent(standard_error.POWER, 0),
+                points=format_fixed(100 * detectable, 1),
+            )
+
+    # Software
+
+    def software(self) -> Iterator[Sentence]:
+        manifest = self.analysis.manifest
+        versions = [f"{name} {version}" for name, version in manifest["versions"].items()]
+        yield self._say("versions", versions=self._all_of(versions))
+        if manifest.get("commit"):
+            yield self._say("commit", commit=manifest["commit"])
+        if sum("versions" in run for run in self._sessions) > 1:
+            yield self._say("versions_changed")
+        devices = self._known_values("device")
+        if devices:
+            yield self._say("devices", devices=self._either(devices))
+        precisions = self._known_values("precision_used")
+        if precisions:
+            yield self._say("precision", precisions=self._either(precisions))
+        hardware = manifest.get("hardware") or {}
+        if hardware.get("machine") and hardware.get("cpus"):
+            yield self._say("hardware", machine=hardware["machine"], cpus=hardware["cpus"])
+        if not manifest.get("complete"):
+            yield self._say("incomplete")
+        elif manifest.get("created") and manifest.get("finished"):
+            start, end = manifest["created"][:10], manifest["finished"][:10]
+            yield self._say("date" if start == end else "dates", start=start, end=end)
+        if self._sessions:
+            yield self._say("sessions", n=len(self._sessions))
+
+    @property
+    def _sessions(self) -> list[dict[str, Any]]:
+        return self.analysis.manifest.get("runs", [])
+
+    # Result
+
+    def result(self) -> Iterator[Sentence]:
+        score = self._best_score
+        if score is None:
+            yield self._say("result_none")
+            return
+        best = self.analysis.best
+        assert best is not None
+        yield self._say("result_recipe", recipe=self._recipe(best.key))
+        yield self._say(
+            "result",
+            score=self._score_name,
+            value=format_percent(score["score"]),
+            n=_count(score["images"]),
+        )
+        if pd.notna(score["low"]):
+            yield self._say(
+                "result_interval",
+                level=format_percent(standard_error.CONFIDENCE_LEVEL, 0),
+                low=format_percent(score["low"]),
+                high=format_percent(score["high"]),
+            )
+        if score["runs"] > 1:
+            yield self._say("result_runs", runs=score["runs"])
+        reference = statistics.majority_reference(self.analysis.results)
+        if pd.notna(reference):
+            yield self._say("result_reference", value=format_percent(reference))
+        yield from self._describe_outcome()
+
+    def _describe_outcome(self) -> Iterator[Sentence]:
+        counts = self.analysis.verdict_counts
+        compared = counts["better"] + counts["worse"] + counts["tie"]
+        if compared:
+            yield self._say(
+                "outcome",
+                n=compared,
+                better=counts["better"],
+                worse=counts["worse"],
+                tie=counts["tie"],
+            )
+        if counts["unknown"]:
+            yield self._say("outcome_unknown", n=counts["unknown"])
+
+    @cached_property
+    def _best_score(self) -> pd.Series | None:
+        """The row of `statistics.configuration_scores` of the chosen recipe."""
+        if self.analysis.best is None:
+            return None
+        scores = statistics.configuration_scores(self.analysis.results)
+        return scores[scores["key"].eq(self.analysis.best.key)].iloc[0]
+
+    # Words
+
+    def _say(self, code: str, /, **values: object) -> Sentence:
+        return Sentence(code, translate(f"methods.{code}", self.lang, **values))
+
+    def _either_choice(self, field: str) -> str:
+        """Return the phrases for the values of a field, joined by `or`."""
+        phrases = []
+        for value in self._known_values(field):
+            phrases.append(translate(f"methods.{field}_{value}", self.lang))
+        return self._either(phrases)
+
+    def _either_number(self, field: str) -> str:
+        return self._either(map(format_number, sorted(self._known_values(field))))
+
+    def _either(self, items: Iterable[object]) -> str:
+        return self._join(items, translate("methods.or", self.lang))
+
+    def _all_of(self, items: Iterable[object]) -> str:
+        return self._join(items, translate("methods.and", self.lang))
+
+    def _join(self, items: Iterable[object], word: str) -> str:
+        texts = list(map(str, items))
+        if len(texts) < 2:
+            return "".join(texts)
+        separator = translate("methods.separator", self.lang)
+        return separator.join(texts[:-1]) + word + texts[-1]
+
+    def _field_name(self, field: str) -> str:
+        """Return what a field is called in a sentence."""
+        name = read_catalogue(self.lang).get(f"methods.field_{field}")
+        return name or column_header(field, self.lang)
+
+    def _recipe(self, key: str) -> str:
+        trial = self.analysis.first_trials.loc[key]
+        labels = []
+        for field in self.analysis.varying_fields:
+            labels.append(setting_label(field, trial[field], self.lang))
+        return ", ".join(labels) or str(trial["model"])
+
+    # What is known
+
+    @property
+    def _trials(self) -> pd.DataFrame:
+        return self.analysis.trials
+
+    @cached_property
+    def _completed(self) -> pd.DataFrame:
+        return self._trials[self._trials["status"].eq("completed")]
+
+    @property
+    def _has_folds(self) -> bool:
+        return self._trials["fold"].nunique() > 1
+
+    @property
+    def _score(self) -> str:
+        return recorded_score(self.analysis.manifest)
+
+    @property
+    def _score_name(self) -> str:
+        return translate(f"methods.name_{self._score}", self.lang)
+
+    def _known_values(self, field: str) -> list[Any]:
+        """Return the different values in a column of trials, in the order of the grid."""
+        return self._trials[field].dropna().unique().tolist()
+
+
+def _image_cells(images: pd.DataFrame, subsets: Iterable[str]) -> list[str]:
+    """Return the number of images in each subset and in all, with that of their groups."""
+    parts = [images[images["subset"].eq(subset)] for subset in subsets]
+    cells = []
+    for part in (*parts, images):
+        text = _count(len(part))
+        if images["group"].notna().any():
+            text = f"{text} ({_count(part['group'].nunique())})"
+        cells.append(text)
+    return cells
+
+
+def _range(counts: pd.Series) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return _count(low) if low == high else f"{_count(low)}–{_count(high)}"
+
+
+def _count(number: float) -> str:
+    """Format a whole number with commas between thousands."""
+    return f"{int(number):,}"
