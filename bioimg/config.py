@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from bioimg.errors import UserError, unknown_value_error
 
-EXPERIMENT_FIELDS = ("data", "score")
+EXPERIMENT_FIELDS = ("data", "images", "layout", "score")
 """Fields that are the same in a whole experiment: no axis, and no part of a trial's key.
 
 The data fingerprint identifies the images, and a results folder has one score.
@@ -32,11 +32,13 @@ def config_field(
     above: float | None = None,
     metavar: str | None = None,
     default_hint: str | None = None,
+    unkeyed: Any = None,
 ) -> Any:
     """Return a field with its help text and its rule, both of which the command line uses too.
 
     metavar:      how the help writes the value, if not by its type.
     default_hint: how the help writes the default.
+    unkeyed:      the value that isn't part of a trial's key; None for the default.
     """
     metadata = {
         "help": help,
@@ -45,6 +47,7 @@ def config_field(
         "above": above,
         "metavar": metavar,
         "default_hint": default_hint,
+        "unkeyed": default if unkeyed is None else unkeyed,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -83,6 +86,8 @@ class DatasetConfig:
 
     data: str
     columns: str | None = None
+    images: str | None = None
+    layout: str | None = None
     image_size: int = 150
     resize: str = "resize"
     channels: str | None = None
@@ -98,7 +103,7 @@ class SplitConfig:
     Fields and defaults are those of `TrialConfig`.
     """
 
-    split: str = "stratified"
+    split: str = "auto"
     folds: int = 0
     fold: int = 0
 
@@ -126,13 +131,21 @@ class TrialConfig:
     data: str = config_field(
         "phantom",
         "Folder of images (CLASS/image or train|val|test/CLASS/image), table of them (.csv, .tsv, "
-        ".parquet), MedMNIST .npz, or name of a set: phantom (built in, synthetic), kather2016, "
-        "kather2016-6, medmnist:NAME",
+        ".xlsx, .parquet), MedMNIST .npz, or name of a set: phantom (built in, synthetic), "
+        "kather2016, kather2016-6, medmnist:NAME",
     )
     columns: str | None = config_field(
         None,
         "Column names of a table that aren't path, label, group and split, as in "
-        "path=file,label=diagnosis",
+        "path=file,label=diagnosis; a path may be an id, which is a file's name without suffix",
+    )
+    images: str | None = config_field(
+        None, "Folder in which a table's images are found; by default the folder of the table"
+    )
+    layout: str | None = config_field(
+        None,
+        "What the folders of `data` mean, from the top down: `class`, `part` (train, val, test), a "
+        "word for groups, or * for nothing, as in patient/class; by default CLASS or PART/CLASS",
     )
     image_size: int = config_field(
         150, "Side length of images after resizing, in pixels", at_least=8
@@ -158,10 +171,12 @@ class TrialConfig:
         False, "Skip images that can't be read; the row gives their number"
     )
     split: str = config_field(
-        "stratified",
-        "How images are divided: stratified (68/16/16 % of each class at random), grouped (no "
-        "group in two subsets), folder (as in train|val|test folders)",
-        choices=("stratified", "grouped", "folder"),
+        "auto",
+        "How images are divided: folder (into the parts that `data` gives: train|val|test folders, "
+        "a table's or file's split), grouped (no group in two subsets), stratified (68/16/16 % of "
+        "each class at random), or auto: the first of these that `data` allows",
+        choices=("auto", "stratified", "grouped", "folder"),
+        unkeyed="stratified",
     )
     folds: int = config_field(
         0,
@@ -276,8 +291,8 @@ class TrialConfig:
             )
         if self.folds and self.split == "folder":
             raise UserError(
-                "the value of `folds` must be 0 with `split` 'folder'. Use --split stratified or "
-                "grouped."
+                f"the value of `folds` is {self.folds}, but must be 0 with `split` 'folder', which "
+                "uses the parts that `data` gives. Use --split stratified or grouped."
             )
         if self.fold >= max(self.folds, 1):
             raise UserError(
@@ -310,7 +325,7 @@ class TrialConfig:
         settings = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in EXPERIMENT_FIELDS and value != field.default:
+            if field.name not in EXPERIMENT_FIELDS and value != field.metadata["unkeyed"]:
                 settings[field.name] = value
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         return digest.hexdigest()[:12]

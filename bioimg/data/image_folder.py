@@ -1,63 +1,80 @@
-"""Folders of images: CLASS/image or train|val|test/CLASS/image, at any depth below the class."""
+"""Folders of images: find the files, and make an index of them as the layout says."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from unicodedata import normalize
+from typing import NamedTuple
 
 import numpy as np
 
-from bioimg.data.image_index import IMAGE_SUFFIXES, SUBSET_BY_NAME, ImageIndex
+from bioimg.data.distinct_names import require_distinct
+from bioimg.data.folder_layout import (
+    CLASS,
+    LAYOUT_HINT,
+    PART,
+    FolderLayout,
+    Steps,
+    decide_layout,
+    parse_layout,
+    part_of_name,
+    require_parts,
+)
+from bioimg.data.image_index import IMAGE_SUFFIXES, ImageIndex
 from bioimg.errors import UserError
 from bioimg.text import join_first
 
 IGNORED_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
-LAYOUT_HINT = "Expected: DATA/CLASS/image or DATA/train|val|test/CLASS/image."
+RESULTS_FILE = "experiment.json"
+"""A folder with this file holds results, also where it lies among the images."""
 
 
-def list_folder(folder: Path) -> ImageIndex:
-    """List a folder of images. Hidden files and those that file managers leave behind are skipped.
+class FoundFiles(NamedTuple):
+    """The files of a folder, by their steps below it: images, and all others that are visible."""
+
+    images: list[Steps]
+    others: list[Steps]
+
+
+def list_folder(
+    folder: Path, layout_text: str | None = None, *, parents_are_groups: bool = False
+) -> ImageIndex:
+    """List a folder of images.
+
+    Hidden files, those that file managers leave behind and folders of results are skipped.
+
+    layout_text:        what the folders mean, if it isn't to be decided by `decide_layout`.
+    parents_are_groups: whether the user has said that the innermost folders name groups.
 
     Raises:
-        UserError: there are no images, fewer than two classes, a class without images, or classes
-            that differ only in case.
+        UserError: there are no images, fewer than two classes, a class without images, names of
+            classes or groups that mean the same, or folders that can be understood in several ways.
     """
-    # the steps of each path below the folder, as in ("train", "tumour", "slide-1.png")
-    files = [path.split("/") for path in sorted(_iter_files(folder))]
-    if not any(_is_image(steps[-1]) for steps in files):
-        raise UserError(
-            f"No images ({', '.join(IMAGE_SUFFIXES)}) found in the folder of `data`, {folder}. "
-            f"{LAYOUT_HINT}"
-        )
-    top_folders = sorted(entry.name for entry in _scan_visible_entries(folder) if _is_dir(entry))
-    lower_case_names = {name.lower() for name in top_folders}
-    has_subsets = bool(top_folders) and lower_case_names <= SUBSET_BY_NAME.keys()
-    class_step = 1 if has_subsets else 0
-
-    images, ignored = [], []
-    for steps in files:
-        is_in_class = len(steps) > class_step + 1
-        if _is_image(steps[-1]) and is_in_class:
-            images.append(steps)
-        else:
-            ignored.append(steps)
-    labels = [steps[class_step] for steps in images]
+    found = _find_files(folder)
+    if layout_text is None:
+        layout = decide_layout(folder, found.images, parents_are_groups=parents_are_groups)
+    else:
+        layout = parse_layout(layout_text)
+    images = [steps for steps in found.images if layout.covers(steps)]
+    outside = [steps for steps in found.images if not layout.covers(steps)]
+    labels = [layout.step(steps, CLASS) for steps in images]
     classes = tuple(sorted(set(labels)))
-    _require_classes(folder, classes)
-    if not has_subsets:
-        _require_images_in_each(folder, classes, top_folders)
+    _require_classes(folder, classes, found)
+    if layout.levels[0] == CLASS:
+        _require_images_in_each(folder, classes)
     subsets = None
-    if has_subsets:
-        subsets = np.array([SUBSET_BY_NAME[steps[0].lower()] for steps in images], np.int8)
+    if PART in layout.levels:
+        require_parts(folder, images, layout)
+        subsets = np.array([part_of_name(layout.step(steps, PART)) for steps in images], np.int8)
     return ImageIndex(
         name=folder.resolve().name,
         files=tuple(folder.joinpath(*steps) for steps in images),
         paths=tuple(_join_steps(steps) for steps in images),
         labels=np.array([classes.index(label) for label in labels], np.int64),
         classes=tuple(to_valid_utf8(name) for name in classes),
+        groups=_group_names(folder, images, layout),
         subsets=subsets,
-        ignored_files=tuple(_join_steps(steps) for steps in ignored),
+        assumptions=(f"folders are read as {layout}",),
+        ignored_files=tuple(_join_steps(steps) for steps in (*outside, *found.others)),
     )
 
 
@@ -89,12 +106,51 @@ def list_unlabelled_images(path: Path) -> ImageIndex:
     )
 
 
+def list_image_paths(folder: Path) -> list[str]:
+    """Return the paths of all images in a folder and below it, relative to it, in order."""
+    return sorted(path for path in _iter_files(folder) if _is_image(path))
+
+
 def to_valid_utf8(name: str) -> str:
     """Replace the bytes of a file name that aren't UTF-8.
 
     A file can be opened by such a name, but the name can't be written into a table.
     """
     return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _find_files(folder: Path) -> FoundFiles:
+    """Find the files in a folder and below it, in the order of their paths.
+
+    Raises:
+        UserError: it holds results, or no images.
+    """
+    if (folder / RESULTS_FILE).exists():
+        raise UserError(
+            f"the folder of `data`, {folder}, holds {RESULTS_FILE}, so it is a folder of results. "
+            "Give the folder of the images, and keep results elsewhere (--out)."
+        )
+    found = FoundFiles([], [])
+    for path in sorted(_iter_files(folder)):
+        steps = tuple(path.split("/"))
+        (found.images if _is_image(steps[-1]) else found.others).append(steps)
+    if not found.images:
+        raise UserError(
+            f"No images ({', '.join(IMAGE_SUFFIXES)}) found in the folder of `data`, {folder}. "
+            f"{LAYOUT_HINT}"
+        )
+    return found
+
+
+def _group_names(
+    folder: Path, images: Sequence[Steps], layout: FolderLayout
+) -> tuple[str, ...] | None:
+    word = layout.group_word
+    if word is None:
+        return None
+    names = tuple(to_valid_utf8(layout.step(steps, word)) for steps in images)
+    require_distinct(f"the folder of `data`, {folder},", f"names of a {word}", names)
+    return names
 
 
 def _is_image(name: str) -> bool:
@@ -105,26 +161,28 @@ def _join_steps(steps: Sequence[str]) -> str:
     return to_valid_utf8("/".join(steps))
 
 
-def _require_classes(folder: Path, classes: Sequence[str]) -> None:
+def _require_classes(folder: Path, classes: Sequence[str], found: FoundFiles) -> None:
+    source = f"the folder of `data`, {folder},"
     if len(classes) < 2:
         content = f"one class, {classes[0]!r}," if classes else "no class folders"
+        deeper = folder / classes[0] if classes else folder
+        hint = LAYOUT_HINT
+        # an unpacked archive often has one folder around all others
+        if len({steps[1] for steps in found.images if len(steps) > 2}) > 1:
+            hint = f"Did you mean {deeper}? {LAYOUT_HINT}"
         raise UserError(
-            f"the folder of `data`, {folder}, holds {content} but must hold at least two classes, "
-            f"one folder for each. {LAYOUT_HINT}"
+            f"{source} holds {content} but must hold at least two classes, one folder for each. "
+            f"{hint}"
         )
-    counts = Counter(map(_casefold_name, classes))
-    similar = [name for name in classes if counts[_casefold_name(name)] > 1]
-    if similar:
-        raise UserError(
-            f"the folder of `data`, {folder}, holds classes that differ only in case: "
-            f"{join_first(similar)}. Rename or merge them."
-        )
+    require_distinct(source, "classes", classes)
 
 
-def _require_images_in_each(
-    folder: Path, classes: Sequence[str], class_folders: Sequence[str]
-) -> None:
-    empty = [name for name in class_folders if name not in classes]
+def _require_images_in_each(folder: Path, classes: Sequence[str]) -> None:
+    folders = [entry for entry in _scan_visible_entries(folder) if _is_dir(entry)]
+    empty = []
+    for entry in sorted(folders, key=lambda entry: entry.name):
+        if entry.name not in classes and not _holds_results(Path(entry.path)):
+            empty.append(entry.name)
     if empty:
         raise UserError(
             f"the folder of `data`, {folder}, holds classes without images: {join_first(empty)}. "
@@ -132,8 +190,8 @@ def _require_images_in_each(
         )
 
 
-def _casefold_name(name: str) -> str:
-    return normalize("NFC", name).casefold().strip()
+def _holds_results(folder: Path) -> bool:
+    return any(folder.rglob(RESULTS_FILE))
 
 
 def _iter_files(
@@ -141,13 +199,16 @@ def _iter_files(
 ) -> Iterator[str]:
     """Yield the paths of all files in a folder and below it.
 
-    A link that leads back to a folder above it is not followed.
+    A link that leads back to a folder above it is not followed, and results are no images.
     """
     status = folder.stat()
     identity = (status.st_dev, status.st_ino)
     if identity in parents:
         return
-    for entry in _scan_visible_entries(folder):
+    entries = _scan_visible_entries(folder)
+    if any(entry.name == RESULTS_FILE for entry in entries):
+        return
+    for entry in entries:
         if _is_dir(entry):
             yield from _iter_files(Path(entry.path), f"{prefix}{entry.name}/", (*parents, identity))
         else:

@@ -1,6 +1,7 @@
-"""A table that lists images: CSV, TSV or Parquet.
+"""A table that lists images: CSV, TSV, Excel or Parquet.
 
-Its columns are path, label and, optionally, group and split.
+Its columns are path, label and, optionally, group and split. A path may be an id: the name of a
+file without its suffix.
 """
 
 import os
@@ -8,56 +9,83 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import csv, parquet
 
-from bioimg.data.image_index import SUBSET_BY_NAME, ImageIndex
+from bioimg.data.distinct_names import require_distinct
+from bioimg.data.folder_layout import part_of_name
+from bioimg.data.image_index import ImageIndex
+from bioimg.data.image_lookup import FoundPaths, find_paths
+from bioimg.data.table_file import TextTable, read_table
 from bioimg.errors import UserError, unknown_value_error
 from bioimg.text import join_first
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 COLUMN_ROLES = ("path", "label", "group", "split")
 REQUIRED_ROLES = ("path", "label")
+VAGUE_NAMES = {"table", "labels", "label", "data", "dataset", "images", "index", "metadata"}
+"""Names of tables that say nothing of the images: their folder names the set."""
 
 
-def list_table(file: Path, columns: str | None = None) -> ImageIndex:
-    """List the images of a table. Paths are relative to its folder.
+def list_table(file: Path, columns: str | None = None, images: str | None = None) -> ImageIndex:
+    """List the images of a table.
 
-    `columns` names columns that aren't called as their roles, as in `path=file,label=diagnosis`.
+    columns: names of columns that aren't called as their roles: `path=file,label=diagnosis`.
+    images:  the folder in which the images are found; by default that of the table.
 
     Raises:
-        UserError: columns, labels or files are missing, a path is listed twice, or a split isn't
-            train, val or test.
+        UserError: columns, labels or files are missing, a path is listed twice, names of classes or
+            groups mean the same, or a split isn't train, val or test.
     """
+    source = f"the table of `data`, {file},"
+    folder = _image_folder(file, images)
     column_by_role = _parse_columns(columns)
-    values = _read_columns(file, column_by_role)
-    _validate_values(file, values)
-    classes: tuple[str, ...] = tuple(sorted(set(values["label"])))
+    table = read_table(file, _needed_columns(column_by_role))
+    values = _role_values(table, column_by_role)
+    _require_values(source, values)
+    found = find_paths(source, folder, values["path"])
+    values["path"] = found.paths
+    _require_single_listing(source, found.paths)
+    for role, kind in (("label", "labels"), ("group", "groups")):
+        require_distinct(source, kind, values.get(role, ()))
+    classes = tuple(sorted(set(values["label"])))
     if len(classes) < 2:
-        only_class = values["label"][0]
-        raise UserError(
-            f"the table of `data`, {file}, holds one class, {only_class!r}, but must hold at "
-            "least two."
-        )
+        raise UserError(f"{source} holds one class, {classes[0]!r}, but must hold at least two.")
     _sort_by_path(values)
-    paths = tuple(values["path"])
-    labels = [classes.index(label) for label in values["label"]]
-    groups = None
-    if "group" in values:
-        groups = tuple(values["group"])
     subsets = None
     if "split" in values:
-        subset_numbers = [SUBSET_BY_NAME[name.lower()] for name in values["split"]]
-        subsets = np.array(subset_numbers, np.int8)
+        subsets = _parse_parts(source, values["split"])
     return ImageIndex(
-        name=file.stem,
-        files=tuple(map(file.parent.joinpath, paths)),
-        paths=paths,
-        labels=np.array(labels, np.int64),
+        name=_set_name(file),
+        files=tuple(map(folder.joinpath, values["path"])),
+        paths=tuple(values["path"]),
+        labels=np.array([classes.index(label) for label in values["label"]], np.int64),
         classes=classes,
-        groups=groups,
+        groups=tuple(values["group"]) if "group" in values else None,
         subsets=subsets,
+        assumptions=(*table.assumptions, *_describe_search(found, folder)),
     )
+
+
+def _image_folder(file: Path, images: str | None) -> Path:
+    if images is None:
+        return file.parent
+    folder = Path(images).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"the value of `images` is {images!r}, but must be an existing folder.")
+    return folder
+
+
+def _set_name(file: Path) -> str:
+    if file.stem.lower() in VAGUE_NAMES:
+        return file.resolve().parent.name or file.stem
+    return file.stem
+
+
+def _describe_search(found: FoundPaths, folder: Path) -> list[str]:
+    if not found.searched_count:
+        return []
+    return [
+        f"{found.searched_count} of {len(found.paths)} images are found by their names below "
+        f"{folder}"
+    ]
 
 
 def _sort_by_path(values: dict[str, list[str]]) -> None:
@@ -81,64 +109,43 @@ def _parse_columns(columns: str | None) -> dict[str, str]:
     return column_by_role
 
 
-def _read_columns(file: Path, column_by_role: dict[str, str]) -> dict[str, list[str]]:
+def _needed_columns(column_by_role: dict[str, str]) -> list[str]:
+    """Return the columns that a table must have: for required roles, and those that are named."""
+    return [name for role, name in column_by_role.items() if role in REQUIRED_ROLES or name != role]
+
+
+def _role_values(table: TextTable, column_by_role: dict[str, str]) -> dict[str, list[str]]:
     """Return the texts of each role that has a column."""
-    table = _read_table(file)
-    for role, name in column_by_role.items():
-        is_needed = role in REQUIRED_ROLES or name != role
-        if is_needed and name not in table.column_names:
-            hint = f"The table {file} has no such column for the {role}."
-            raise unknown_value_error("columns", name, table.column_names, hint)
-    if not table.num_rows:
-        raise UserError(f"the table of `data`, {file}, holds no rows.")
     values = {}
     for role, name in column_by_role.items():
-        if name in table.column_names:
-            values[role] = _column_texts(table[name])
+        if name in table.header:
+            values[role] = table.column(name)
     # tables written on Windows
     values["path"] = [path.replace("\\", "/") for path in values["path"]]
     return values
 
 
-def _read_table(file: Path) -> pa.Table:
-    suffix = file.suffix.lower()
-    try:
-        if suffix == ".parquet":
-            return parquet.read_table(file)
-        delimiter = "\t" if suffix == ".tsv" else ","
-        options = csv.ParseOptions(delimiter=delimiter)
-        names = csv.open_csv(file, parse_options=options).schema.names
-        # labels such as 01 stay as they are
-        texts = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-        return csv.read_csv(file, parse_options=options, convert_options=texts)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the table of `data`, {file}, can't be read: {reason}. Fix it.") from error
-
-
-def _column_texts(column: pa.ChunkedArray) -> list[str]:
-    texts = []
-    for value in column.to_pylist():
-        text = "" if value is None else str(value)
-        texts.append(text.strip())
-    return texts
-
-
-def _validate_values(file: Path, values: dict[str, list[str]]) -> None:
+def _require_values(source: str, values: dict[str, list[str]]) -> None:
+    if not values["path"]:
+        raise UserError(f"{source} holds no rows.")
     for role, texts in values.items():
         empty_rows = [number for number, text in enumerate(texts, start=1) if not text]
-        _raise_if_any(file, f"rows without a {role}", empty_rows)
-    counts = Counter(map(os.path.normpath, values["path"]))
+        _raise_if_any(source, f"rows without a {role}", empty_rows)
+
+
+def _require_single_listing(source: str, paths: list[str]) -> None:
+    counts = Counter(map(os.path.normpath, paths))
     repeated = [path for path, count in counts.items() if count > 1]
-    _raise_if_any(file, "paths that are listed twice", repeated)
-    missing = [path for path in values["path"] if not os.path.lexists(file.parent / path)]
-    _raise_if_any(file, "files that don't exist", missing)
-    unknown = {name for name in values.get("split", ()) if name.lower() not in SUBSET_BY_NAME}
-    _raise_if_any(file, "values of the split that aren't train, val or test", sorted(unknown))
+    _raise_if_any(source, "paths that are listed twice", repeated)
 
 
-def _raise_if_any(file: Path, problem: str, offenders: list) -> None:
+def _parse_parts(source: str, names: list[str]) -> np.ndarray:
+    part_by_name = {name: part_of_name(name) for name in set(names)}
+    unknown = sorted(name for name, part in part_by_name.items() if part is None)
+    _raise_if_any(source, "values of the split that aren't train, val or test", unknown)
+    return np.array([part_by_name[name] for name in names], np.int8)
+
+
+def _raise_if_any(source: str, problem: str, offenders: list) -> None:
     if offenders:
-        raise UserError(
-            f"the table of `data`, {file}, holds {problem}: {join_first(offenders)}. Fix it."
-        )
+        raise UserError(f"{source} holds {problem}: {join_first(offenders)}. Fix it.")

@@ -9,7 +9,8 @@ import numpy as np
 import xxhash
 
 from bioimg.data.image_folder import list_folder
-from bioimg.data.image_index import ImageIndex, add_groups
+from bioimg.data.image_groups import add_groups
+from bioimg.data.image_index import ImageIndex
 from bioimg.data.npz_dataset import list_npz
 from bioimg.errors import UserError, unknown_value_error
 from bioimg.storage import disk_cache

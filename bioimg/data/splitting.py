@@ -9,7 +9,7 @@ import numpy as np
 
 from bioimg.config import MIN_TEST_GROUPS, SplitConfig
 from bioimg.data.grouped_split import assign_groups
-from bioimg.data.image_index import describe_largest_group
+from bioimg.data.image_groups import describe_largest_group
 from bioimg.data.image_set import SUBSETS, TEST, TRAIN, VAL, Dataset, ImageSet, Split
 from bioimg.errors import UserError
 from bioimg.text import join_first

@@ -184,7 +184,7 @@ def provenance_rows(report: ReportContext) -> list[tuple[str, str]]:
     """Return what a reader needs to trust the results, or to reproduce them: names with values."""
     manifest = report.analysis.manifest
     base = manifest["base"]
-    varied = {*report.analysis.varying_fields, *manifest["axes"], "data"}
+    varied = {*report.analysis.varying_fields, *manifest["axes"], "data", "images"}
     fixed = {name: base[name] for name in TRIAL_FIELDS if name in base and name not in varied}
     timestamps = (manifest.get("created"), manifest.get("finished"))
     values = {

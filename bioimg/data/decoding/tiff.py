@@ -1,7 +1,12 @@
-"""TIFF as microscopes and scanners write it: any compression, depth and order of channels."""
+"""TIFF as microscopes and scanners write it: any compression, depth and order of channels.
+
+A file of a set, as Micro-Manager and OMERO write them, describes planes that are in other files. No
+other file is ever opened: an image is what its own file holds.
+"""
 
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -24,31 +29,78 @@ def decode_tiff(file: BinaryIO, max_pixels: int | None = None) -> RawChannels:
         ValueError: it holds several images, or colours that can't be converted to RGB without a
             profile.
     """
-    with tifffile.TiffFile(file) as tiff:
-        image: Any
-        data_pages: Sequence[Any]
-        if len(tiff.pages) == 1:
-            image = tiff.pages[0]
-            page = image
-            data_pages = [page]
-        else:
-            image = _single_series(tiff)
-            page = image.keyframe
-            data_pages = image.pages or ()
+    # tifffile would collect the planes of these two from all files of their folder
+    with tifffile.TiffFile(file, is_mmstack=False, is_ndtiff=False) as tiff:
+        planes = _find_planes(tiff)
+        page = planes.keyframe
         check_pixel_count(page.imagewidth, page.imagelength, max_pixels)
-        _check_not_truncated(tiff, data_pages)
-        pixels = _channels_last(image.asarray(maxworkers=1), image.axes)
+        _check_not_truncated(tiff, planes.pages)
+        pixels = _channels_last(planes.read(), planes.axes)
         tag = page.tags.get("Orientation")
         orientation = int(tag.value) if tag else UPRIGHT
         upright = apply_orientation(pixels, orientation)
-        return _to_channels(upright, page)
+        channels = _to_channels(upright, page)
+        if planes.is_part_of_set:
+            return channels._replace(stored_type=f"{channels.stored_type}, file of a set")
+        return channels
+
+
+class _Planes(NamedTuple):
+    """The planes of one image."""
+
+    keyframe: Any
+    """The page that describes them all."""
+    pages: Sequence[Any]
+    axes: str
+    series: Any = None
+    """What reads them, if they aren't simply stacked."""
+    is_part_of_set: bool = False
+
+    def read(self) -> np.ndarray:
+        if self.series is not None:
+            return self.series.asarray(maxworkers=1)
+        return np.stack([page.asarray(maxworkers=1) for page in self.pages])
+
+
+def _find_planes(tiff: tifffile.TiffFile) -> _Planes:
+    if tiff.is_ome and _describes_other_files(tiff.ome_metadata or ""):
+        return _stack_own_pages(tiff, is_part_of_set=True)
+    if len(tiff.pages) == 1:
+        return _Planes(tiff.pages[0], [tiff.pages[0]], tiff.pages[0].axes, tiff.pages[0])
+    series = _single_series(tiff)
+    pages = series.pages or ()
+    # tifffile fills planes with zeros that the description promises and the file lacks
+    if any(page is None for page in pages):
+        return _stack_own_pages(tiff, is_part_of_set=False)
+    return _Planes(series.keyframe, pages, series.axes, series)
+
+
+def _describes_other_files(ome_xml: str) -> bool:
+    """Return True if the planes of OME-XML aren't all in the file that holds it."""
+    try:
+        root = ElementTree.fromstring(ome_xml)
+    except ElementTree.ParseError:
+        return False
+    own_id = root.get("UUID")
+    ids = {element.text for element in root.iter() if element.tag.endswith("UUID")}
+    if own_id is None:
+        return len(ids) > 1
+    return bool(ids - {own_id})
+
+
+def _stack_own_pages(tiff: tifffile.TiffFile, *, is_part_of_set: bool) -> _Planes:
+    pages: list[Any] = [page for page in tiff.pages if not page.keyframe.is_reduced]
+    if not pages:
+        raise ValueError("it contains no image")
+    shapes = dict.fromkeys(page.shape for page in pages)
+    if len(shapes) > 1:
+        raise _several_images_error(list(shapes))
+    return _Planes(pages[0], pages, f"I{pages[0].axes}", is_part_of_set=is_part_of_set)
 
 
 def _check_not_truncated(tiff: tifffile.TiffFile, pages: Sequence[Any]) -> None:
     """Refuse a truncated file: some codecs silently fill in what is missing."""
     for page in pages:
-        if page is None:
-            continue
         segments = zip(page.dataoffsets, page.databytecounts, strict=True)
         for offset, byte_count in segments:
             if offset + byte_count > tiff.filehandle.size:
@@ -60,12 +112,16 @@ def _single_series(tiff: tifffile.TiffFile) -> Any:
     if not images:
         raise ValueError("it contains no image")
     if len(images) > 1:
-        shapes = " and ".join(str(series.shape) for series in images[:3])
-        raise ValueError(
-            f"{len(images)} images of shapes {shapes}, where one is expected (a whole slide? cut "
-            "it into tiles)"
-        )
+        raise _several_images_error([series.shape for series in images])
     return images[0]
+
+
+def _several_images_error(shapes: Sequence[tuple[int, ...]]) -> ValueError:
+    first_shapes = " and ".join(map(str, shapes[:3]))
+    return ValueError(
+        f"{len(shapes)} images of shapes {first_shapes}, where one is expected (a whole slide? cut "
+        "it into tiles)"
+    )
 
 
 def _channels_last(pixels: np.ndarray, axes: str) -> np.ndarray:

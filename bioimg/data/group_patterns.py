@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from bioimg.data.image_index import ImageIndex, add_groups, describe_largest_group
+from bioimg.data.image_groups import add_groups, describe_largest_group
+from bioimg.data.image_index import ImageIndex
 from bioimg.errors import UserError
 
 MIN_GROUPS = 3
