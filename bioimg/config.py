@@ -32,13 +32,11 @@ def config_field(
     above: float | None = None,
     metavar: str | None = None,
     default_hint: str | None = None,
-    unkeyed: Any = None,
 ) -> Any:
     """Return a field with its help text and its rule, both of which the command line uses too.
 
     metavar:      how the help writes the value, if not by its type.
     default_hint: how the help writes the default.
-    unkeyed:      the value that isn't part of a trial's key; None for the default.
     """
     metadata = {
         "help": help,
@@ -47,7 +45,6 @@ def config_field(
         "above": above,
         "metavar": metavar,
         "default_hint": default_hint,
-        "unkeyed": default if unkeyed is None else unkeyed,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -103,7 +100,7 @@ class SplitConfig:
     Fields and defaults are those of `TrialConfig`.
     """
 
-    split: str = "auto"
+    split: str = "stratified"
     folds: int = 0
     fold: int = 0
 
@@ -171,12 +168,10 @@ class TrialConfig:
         False, "Skip images that can't be read; the row gives their number"
     )
     split: str = config_field(
-        "auto",
-        "How images are divided: folder (into the parts that `data` gives: train|val|test folders, "
-        "a table's or file's split), grouped (no group in two subsets), stratified (68/16/16 % of "
-        "each class at random), or auto: the first of these that `data` allows",
-        choices=("auto", "stratified", "grouped", "folder"),
-        unkeyed="stratified",
+        "stratified",
+        "How images are divided: stratified (68/16/16 % of each class at random), grouped (no "
+        "group in two subsets), folder (as in train|val|test folders)",
+        choices=("stratified", "grouped", "folder"),
     )
     folds: int = config_field(
         0,
@@ -325,7 +320,7 @@ class TrialConfig:
         settings = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in EXPERIMENT_FIELDS and value != field.metadata["unkeyed"]:
+            if field.name not in EXPERIMENT_FIELDS and value != field.default:
                 settings[field.name] = value
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         return digest.hexdigest()[:12]

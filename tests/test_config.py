@@ -2,7 +2,14 @@ import dataclasses
 
 import pytest
 
-from bioimg.config import TRIAL_FIELDS, DatasetConfig, ModelConfig, SplitConfig, TrialConfig
+from bioimg.config import (
+    EXPERIMENT_FIELDS,
+    TRIAL_FIELDS,
+    DatasetConfig,
+    ModelConfig,
+    SplitConfig,
+    TrialConfig,
+)
 from bioimg.errors import UserError, unknown_value_error
 from bioimg.results import schema
 
@@ -77,8 +84,8 @@ OTHER = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(set(TRIAL_FIELDS) - {"data", "score"}))
-def test_trials_that_differ_in_any_field_but_data_and_score_have_different_keys(name):
+@pytest.mark.parametrize("name", sorted(set(TRIAL_FIELDS) - set(EXPERIMENT_FIELDS)))
+def test_trials_that_differ_in_any_keyed_field_have_different_keys(name):
     base = TrialConfig(folds=3 if name == "fold" else 0)
     assert dataclasses.replace(base, **{name: OTHER[name]}).key != base.key
 

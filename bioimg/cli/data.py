@@ -34,6 +34,10 @@ class DataCommand:
     columns: str | None = None
     """Column names of a table that aren't path, label, group and split, as in
     path=file,label=diagnosis"""
+    images: str | None = None
+    """Folder in which a table's images are found; by default the folder of the table"""
+    layout: str | None = None
+    """What the folders of DATA mean, from the top down, as in patient/class"""
     channels: str | None = None
     """Channels of multi-channel images to use as red, green and blue, counted from 0, as in 2,1,0;
     one is grey"""
@@ -56,6 +60,8 @@ class DataCommand:
             data=self.data,
             group_pattern=self.group_pattern,
             columns=self.columns,
+            images=self.images,
+            layout=self.layout,
             channels=self.channels,
             image_size=self.image_size,
         )

@@ -61,7 +61,7 @@ def part_of_name(name: str) -> int | None:
 
 @dataclass(frozen=True)
 class FolderLayout:
-    """The meaning of each level of folders, from the top: `part`, `class`, `*` or a group's word."""
+    """The meaning of each level of folders from the top: `part`, `class`, `*` or a group's word."""
 
     levels: tuple[str, ...]
 
@@ -102,7 +102,9 @@ def parse_layout(text: str) -> FolderLayout:
     return FolderLayout(levels)
 
 
-def decide_layout(folder: Path, images: Sequence[Steps], *, parents_are_groups: bool) -> FolderLayout:
+def decide_layout(
+    folder: Path, images: Sequence[Steps], *, parents_are_groups: bool
+) -> FolderLayout:
     """Decide what the folders of a data set mean.
 
     images:             the paths of all images in the folder.

@@ -15,6 +15,7 @@ from bioimg.text import join_first
 PARENT = "parent"
 """The group pattern that takes the name of an image's folder."""
 
+
 def describe_largest_group(groups: Sequence[str], paths: Sequence[str]) -> str:
     """Describe the largest group by two of its images, the first and the last by file name.
 

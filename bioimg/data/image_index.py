@@ -6,7 +6,6 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff")
 DOCUMENT_SUFFIXES = {
     *(".txt", ".md", ".pdf", ".doc", ".docx", ".html", ".htm", ".rtf", ".log"),

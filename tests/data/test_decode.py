@@ -153,6 +153,64 @@ def test_invalid_channels_are_refused(tmp_path, channels):
         load_dataset(DatasetConfig(data=str(write_tiff_folder(tmp_path)), channels=channels))
 
 
+def write_ome_set(folder, count=3, planes=2):
+    """Write files as OMERO exports them: each one's description lists the planes of all."""
+    ids = [f"urn:uuid:{number}" for number in range(count)]
+    listed = "".join(
+        f'<TiffData FirstC="{plane}" FirstT="{number}" IFD="{plane}" PlaneCount="1">'
+        f'<UUID FileName="{number}.ome.tif">{ids[number]}</UUID></TiffData>'
+        for number in range(count)
+        for plane in range(planes)
+    )
+    for number, own_id in enumerate(ids):
+        description = (
+            '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="{own_id}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" '
+            f'Type="uint16" SizeX="16" SizeY="16" SizeC="{planes}" SizeZ="1" SizeT="{count}">'
+            f"{listed}</Pixels></Image></OME>"
+        )
+        with tifffile.TiffWriter(folder / f"{number}.ome.tif", ome=False) as writer:
+            for plane in range(planes):
+                pixels = np.full((16, 16), 100 * number + plane, np.uint16)
+                text = description if plane == 0 else None
+                writer.write(pixels, description=text, metadata=None, contiguous=False)
+
+
+@pytest.mark.parametrize("planes", [1, 2, 3])
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_file_of_a_set_holds_its_own_planes_only(tmp_path, planes, is_alone):
+    write_ome_set(tmp_path, planes=planes)
+    if is_alone:
+        for number in (0, 1):
+            (tmp_path / f"{number}.ome.tif").unlink()
+    image = decode_image(tmp_path / "2.ome.tif", tuple(range(planes)))
+    assert image.pixels[5, 5].tolist()[:planes] == [200 + plane for plane in range(planes)]
+    assert image.stored_type.endswith("file of a set")
+
+
+def test_file_of_a_set_opens_no_other_file(tmp_path, monkeypatch):
+    write_ome_set(tmp_path)
+    opened = []
+    original = tifffile.TiffFile.__init__
+
+    def record(self, file, *arguments, **settings):
+        opened.append(file)
+        original(self, file, *arguments, **settings)
+
+    monkeypatch.setattr(tifffile.TiffFile, "__init__", record)
+    decode_image(tmp_path / "1.ome.tif", (0, 1))
+    assert len(opened) == 1
+
+
+def test_planes_that_a_description_promises_and_the_file_lacks_are_not_invented(tmp_path):
+    write_ome_set(tmp_path, count=1, planes=3)
+    path = tmp_path / "0.ome.tif"
+    path.write_bytes(path.read_bytes().replace(b'SizeT="1"', b'SizeT="9"'))
+    assert decode_image(path, (0, 1, 2)).pixels[5, 5].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="3 channels, numbered from 0"):
+        decode_image(path, (3,))
+
+
 def test_thumbnails_and_pyramids_are_skipped(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     with tifffile.TiffWriter(tmp_path / "x.tif") as writer:

@@ -199,7 +199,7 @@ def test_folds_without_every_class_are_refused():
             "the value of `fold` is 5, but must be less than `folds`, which is 5",
         ),
         ({"fold": 1}, "the value of `fold` is 1, but must be less than `folds`, which is 0"),
-        ({"folds": 5, "split": "folder"}, "`folds` must be 0 with `split` 'folder'"),
+        ({"folds": 5, "split": "folder"}, "`folds` is 5, but must be 0 with `split` 'folder'"),
     ],
 )
 def test_invalid_folds_are_refused(fields, text):

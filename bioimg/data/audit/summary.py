@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from bioimg.config import DatasetConfig, SplitConfig
-from bioimg.data.group_patterns import PatternGuess, guess_group_patterns
 from bioimg.data.audit.near_duplicates import find_near_duplicates
+from bioimg.data.group_patterns import PatternGuess, guess_group_patterns
 from bioimg.data.image_index import ImageIndex
 from bioimg.data.image_set import SUBSETS, TRAIN, ImageSet
 from bioimg.data.intensity_scaling import scale_to_8bit

@@ -14,9 +14,9 @@ from bioimg.cli.data import DataCommand
 from bioimg.config import DatasetConfig
 from bioimg.data import list_images
 from bioimg.data.audit.contact_sheet import draw_contact_sheet
-from bioimg.data.audit.group_patterns import guess_group_patterns
 from bioimg.data.audit.near_duplicates import find_near_duplicates
 from bioimg.data.audit.summary import audit_images
+from bioimg.data.group_patterns import guess_group_patterns
 from bioimg.errors import UserError
 from bioimg.storage import disk_cache
 from support.image_folders import (
