@@ -45,7 +45,7 @@ def list_table(file: Path, columns: str | None = None, images: str | None = None
     _require_single_listing(source, found.paths)
     for role, kind in (("label", "labels"), ("group", "groups")):
         require_distinct(source, kind, values.get(role, ()))
-    classes = tuple(sorted(set(values["label"])))
+    classes = sorted(set(values["label"]))
     if len(classes) < 2:
         raise UserError(f"{source} holds one class, {classes[0]!r}, but must hold at least two.")
     _sort_by_path(values)
@@ -57,7 +57,7 @@ def list_table(file: Path, columns: str | None = None, images: str | None = None
         files=tuple(map(folder.joinpath, values["path"])),
         paths=tuple(values["path"]),
         labels=np.array([classes.index(label) for label in values["label"]], np.int64),
-        classes=classes,
+        classes=tuple(classes),
         groups=tuple(values["group"]) if "group" in values else None,
         subsets=subsets,
         assumptions=(*table.assumptions, *_describe_search(found, folder)),

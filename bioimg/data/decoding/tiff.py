@@ -89,7 +89,8 @@ def _describes_other_files(ome_xml: str) -> bool:
 
 
 def _stack_own_pages(tiff: tifffile.TiffFile, *, is_part_of_set: bool) -> _Planes:
-    pages: list[Any] = [page for page in tiff.pages if not page.keyframe.is_reduced]
+    all_pages: Sequence[Any] = list(tiff.pages)
+    pages = [page for page in all_pages if not page.keyframe.is_reduced]
     if not pages:
         raise ValueError("it contains no image")
     shapes = dict.fromkeys(page.shape for page in pages)
