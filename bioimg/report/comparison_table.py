@@ -326,6 +326,8 @@ def _column_notes(
 ) -> list[Check]:
     """Return notes on what the columns mean."""
     notes = [note("definitions", interval="Wilson")]
+    if chosen["score_used"].eq("balanced_accuracy").any():
+        notes.append(note("balanced_score"))
     if chosen["class_weights"].ne("none").any():
         notes.append(note("weighted_loss"))
     has_folds = chosen["fold"].nunique() > 1

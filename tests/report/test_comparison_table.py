@@ -618,6 +618,22 @@ def test_shared_epochs_of_a_stopped_trial_cost_once(
     assert total[["train_seconds", "epochs_run"]].tolist() == [100, 10]
 
 
+@pytest.mark.parametrize("score_used", ["accuracy", "balanced_accuracy"])
+def test_note_states_that_validation_loss_is_a_mean_over_classes(
+    tmp_path: Path, score_used: str
+) -> None:
+    folder = write_results(tmp_path, [trial_row(TrialConfig(), score_used=score_used)])
+    notes = build_comparison(read_analysis(folder)).notes
+    says_so = any("mean over the classes' mean losses" in note for note in notes)
+    assert says_so == (score_used == "balanced_accuracy")
+
+
+def test_note_states_what_best_accuracies_are(nine: Analysis) -> None:
+    text = "the highest of any epoch"
+    assert any(text in note for note in report_2023_tables(nine)[1].notes)
+    assert not any(text in note for note in build_comparison(nine).notes)
+
+
 def test_notes_state_that_losses_are_weighted(tmp_path: Path) -> None:
     for weights, expected in (("none", False), ("balanced", True)):
         table = build_comparison(
