@@ -30,6 +30,7 @@ def config_field(
     choices: tuple[str, ...] = (),
     at_least: float | None = None,
     above: float | None = None,
+    below: float | None = None,
     metavar: str | None = None,
     default_hint: str | None = None,
 ) -> Any:
@@ -43,6 +44,7 @@ def config_field(
         "choices": choices,
         "at_least": at_least,
         "above": above,
+        "below": below,
         "metavar": metavar,
         "default_hint": default_hint,
     }
@@ -62,7 +64,8 @@ def validate_fields(config: Any) -> None:
 
 
 def _check_value(name: str, value: Any, rule: Mapping[str, Any]) -> None:
-    choices, at_least, above = rule["choices"], rule["at_least"], rule["above"]
+    choices, at_least = rule["choices"], rule["at_least"]
+    above, below = rule["above"], rule["below"]
     values = value if isinstance(value, tuple) else (value,)
     for item in values:
         if choices and item not in choices:
@@ -72,6 +75,8 @@ def _check_value(name: str, value: Any, rule: Mapping[str, Any]) -> None:
         raise UserError(f"the value of `{name}` is {value}, but must be `{name} >= {at_least}`.")
     if above is not None and not value > above:
         raise UserError(f"the value of `{name}` is {value}, but must be `{name} > {above}`.")
+    if below is not None and not value < below:
+        raise UserError(f"the value of `{name}` is {value}, but must be `{name} < {below}`.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,26 +20,32 @@ SPLIT_FIELDS = ("split", "folds", "fold", "group_pattern")
 
 
 class StopReason(NamedTuple):
-    """Say why a trial was stopped at a rung.
-
-    Its score missed the threshold that was set by the trials that had reached the rung before it.
-    Their scores are `rung_scores`, best first.
-    """
+    """Say why a trial was stopped at a rung: the columns of its row, explained in the schema."""
 
     stopped_at_rung: int
+    rung_metric: str
     rung_score: float
-    rung_threshold: float
-    rung_scores: tuple[float, ...]
-    rung_metric: str = "val_score"
+    lost_to: str
+    lost_to_score: float
+    lost_to_epochs: int
+    lost_images: int
+    won_images: int
+    lost_p: float
+
+
+def metric_sign(metric: str) -> int:
+    """Return the factor that makes more of a metric better: -1 for a loss."""
+    return -1 if metric == "val_loss" else 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EarlyStopping:
-    """Asynchronous successive halving (ASHA; Li et al. 2020, arXiv:1810.05934) within cohorts.
+    """Asynchronous successive halving within cohorts, with a guard against chance.
 
-    The rungs are the epochs `grace_period * reduction_factor ** k`. At a rung, a trial continues
-    only if it is among the best 1 / `reduction_factor` of the trials of its cohort that reached
-    this rung before it.
+    The rungs are the epochs `grace_period * reduction_factor ** k`. At a rung, ASHA (Li et al.
+    2020, arXiv:1810.05934) would stop a trial that isn't among the best 1 / `reduction_factor` of
+    the trials of its cohort that reached this rung before it. The guard lets it continue unless the
+    validation images show, at the level `alpha`, that it is behind the best of its cohort.
     """
 
     metric: str = config_field(
@@ -49,10 +55,20 @@ class EarlyStopping:
     )
     grace_period: int | None = config_field(
         None,
-        "Epochs that every trial runs; by default a tenth of its epochs, at least 2",
+        "Epochs that every trial runs; larger batches run as many steps as the smallest that they "
+        "compete with; by default a tenth of its epochs, at least 2",
         at_least=1,
     )
-    reduction_factor: int = config_field(2, "Keep 1 in this many trials at each rung", at_least=2)
+    reduction_factor: int = config_field(
+        2, "Of this many trials at a rung, all but the best one may be stopped", at_least=2
+    )
+    alpha: float = config_field(
+        0.05,
+        "Stop a trial only if a test on its validation images says, with a p-value of at most "
+        "this, that it is behind the best of those that it competes with",
+        above=0,
+        below=1,
+    )
     compare_within: tuple[str, ...] = config_field(
         ("freeze",), "Only trials with the same values in these fields compete"
     )
@@ -73,12 +89,17 @@ class EarlyStopping:
         """Return how many epochs a trial of `epochs` epochs runs whatever its scores are."""
         return self.grace_period or max(2, epochs // 10)
 
-    def rungs(self, epochs: int) -> tuple[int, ...]:
-        """Return the epochs after which a trial can be stopped; its last one isn't a rung."""
+    def rungs(self, epochs: int, batch_ratio: float = 1.0) -> tuple[int, ...]:
+        """Return the epochs after which a trial can be stopped; its last one isn't a rung.
+
+        batch_ratio: its batch size as a multiple of the smallest one in its cohort. A larger batch
+            makes fewer steps in an epoch, so its first rungs are left out.
+        """
         rungs = []
-        rung = self.grace_epochs(epochs)
+        rung = grace_epochs = self.grace_epochs(epochs)
         while rung < epochs:
-            rungs.append(rung)
+            if rung >= grace_epochs * batch_ratio:
+                rungs.append(rung)
             rung *= self.reduction_factor
         return tuple(rungs)
 

@@ -10,7 +10,7 @@ import torch
 
 from bioimg.config import TrialConfig
 from bioimg.data.image_set import Dataset
-from bioimg.early_stopping import SuccessiveHalving, past_trials
+from bioimg.early_stopping import StoppingRule, find_images, past_trials
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment, StopReason
 from bioimg.progress.listener import ProgressListener
@@ -55,10 +55,12 @@ def run_in_process(
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     context = TrialContext(experiment_name=experiment.name, store=store, device=device)
-    rule = experiment.early_stopping
-    halving = SuccessiveHalving(rule, past_trials(store, trials)) if rule else None
+    stopping_rule = None
+    if rule := experiment.early_stopping:
+        earlier = past_trials(store, trials)
+        stopping_rule = StoppingRule(rule, trials, earlier, find_images(datasets))
     for trial in trials:
-        should_stop = _make_stop_check(trial, halving, listener)
+        should_stop = _make_stop_check(trial, stopping_rule, listener)
         try:
             status = run_trial(trial, datasets[trial], context, should_stop)
         except torch.AcceleratorError as error:
@@ -71,12 +73,11 @@ def run_in_process(
 
 
 def _make_stop_check(
-    trial: TrialConfig, halving: SuccessiveHalving | None, listener: ProgressListener
+    trial: TrialConfig, stopping_rule: StoppingRule | None, listener: ProgressListener
 ) -> StopCheck:
     def should_stop(epoch: EpochMetrics) -> StopReason | None:
-        listener.on_epoch(trial.key, dataclasses.asdict(epoch))
-        if halving is None:
-            return None
-        return halving.decide(trial, epoch.epoch, getattr(epoch, halving.metric))
+        row = dataclasses.asdict(epoch)
+        listener.on_epoch(trial.key, row)
+        return stopping_rule.decide(trial, row) if stopping_rule else None
 
     return should_stop

@@ -21,7 +21,7 @@ from bioimg.cluster.tune_scheduler import CohortScheduler
 from bioimg.cluster.tune_trial import encode_trial, relay_trial, trial_key
 from bioimg.config import TrialConfig
 from bioimg.data.image_set import Dataset
-from bioimg.early_stopping import past_trials
+from bioimg.early_stopping import find_images, past_trials
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from bioimg.progress.listener import ProgressListener
@@ -120,7 +120,9 @@ class LaneExecutor:
     ) -> None:
         scheduler = None
         if rule := experiment.early_stopping:
-            scheduler = CohortScheduler(rule, past_trials(store, trials), coordinator)
+            earlier = past_trials(store, trials)
+            images = find_images(datasets)
+            scheduler = CohortScheduler(rule, trials, earlier, images, coordinator)
         stopped_keys = scheduler.stopped_keys if scheduler else set()
         lane_spec = _make_lane_spec(experiment, trials, datasets, store, coordinator, self.gpu)
         with LanePool(

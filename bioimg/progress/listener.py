@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 def named_metrics(epoch: Mapping[str, Any], score_used: str) -> dict[str, float]:
     """Return the metrics of an epoch by their names; that of the score is the score's own."""
-    metrics = {name: value for name, value in epoch.items() if name != "epoch"}
+    metrics = dict(epoch)
+    for name in ("epoch", "val_correct"):
+        metrics.pop(name, None)
     metrics[f"val_{score_used}"] = metrics.pop("val_score")
     return metrics
 

@@ -102,7 +102,7 @@ def build_comparison(
     Raises:
         UserError: the condition isn't valid, or there is no such column or language.
     """
-    chosen = select_rows(_with_lists_as_text(analysis.trials), rows)
+    chosen = select_rows(analysis.trials, rows)
     keys = _require_known(group_by, TRIAL_FIELDS, "group_by") or _default_keys(analysis.trials)
     averaged = bool(group_by) or (has_repeats(chosen) and not single)
     repeats = [] if averaged else _repeat_fields(chosen)
@@ -169,15 +169,6 @@ def trial_column(name: str, values: pd.DataFrame, identity: bool = False) -> Col
         decimals=decimals,
         interval=has_interval and name in INTERVAL_COLUMNS,
     )
-
-
-def _with_lists_as_text(trials: pd.DataFrame) -> pd.DataFrame:
-    """Replace lists by text, so that they can be sorted and shown."""
-
-    def join_scores(scores: Iterable[float]) -> str:
-        return ", ".join(f"{score:.4g}" for score in scores)
-
-    return trials.assign(rung_scores=trials["rung_scores"].map(join_scores, na_action="ignore"))
 
 
 def _default_keys(trials: pd.DataFrame) -> list[str]:

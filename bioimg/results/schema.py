@@ -53,8 +53,12 @@ TRIALS_SCHEMA = pa.schema(
         pa.field("stopped_at_rung", pa.int64()),
         pa.field("rung_metric", pa.string()),
         pa.field("rung_score", pa.float64()),
-        pa.field("rung_threshold", pa.float64()),
-        pa.field("rung_scores", pa.list_(pa.float64())),
+        pa.field("lost_to", pa.string()),
+        pa.field("lost_to_score", pa.float64()),
+        pa.field("lost_to_epochs", pa.int64()),
+        pa.field("lost_images", pa.int64()),
+        pa.field("won_images", pa.int64()),
+        pa.field("lost_p", pa.float64()),
         # what came out
         pa.field("score_used", pa.string()),
         pa.field("best_val_loss", pa.float64()),
@@ -85,9 +89,12 @@ TRIALS_SCHEMA = pa.schema(
 has an `error`. A completed trial may have fewer epochs than it was given if it ran
 `out_of_patience`: that is part of its configuration, so it is a result like any other.
 
-A stopped trial says at which rung its score (its `rung_metric` there) missed the threshold. The
-threshold was set by `rung_scores`, best first: the scores of the trials of its cohort that reached
-this rung before it.
+A stopped trial says at which rung it lost, and to which trial (the key `lost_to`). `rung_score` and
+`lost_to_score` are the best `rung_metric` of each until then; the other trial's is that of its
+first `lost_to_epochs` epochs, in which it had made no more steps. In these best epochs, the other
+alone recognised `lost_images` of the validation images, and the stopped one alone `won_images`.
+`lost_p` is the one-sided p-value of that (see `bioimg.early_stopping`). These columns are null in
+rows of earlier versions, which stopped trials without such a test.
 
 `score_used` is what the trial was selected, stopped and tested by: its `score`, in which `auto` has
 become `accuracy` or `balanced_accuracy`. Accuracies and scores are those of the selected epoch,
@@ -119,10 +126,15 @@ EPOCHS_SCHEMA = pa.schema(
         pa.field("val_loss", pa.float64()),
         pa.field("val_accuracy", pa.float64()),
         pa.field("val_score", pa.float64()),
+        pa.field("val_correct", pa.binary()),
         pa.field("seconds", pa.float64()),
     ]
 )
-"""One row per trial and epoch. The first epoch is 1."""
+"""One row per trial and epoch. The first epoch is 1.
+
+`val_correct` says which validation images were classified correctly: a bit for each, packed as by
+`numpy.packbits`, in the order of images.parquet. It is null in rows of earlier versions.
+"""
 
 PREDICTIONS_SCHEMA = pa.schema(
     [

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from bioimg.experiment import metric_sign
 from bioimg.results.result_store import CHECKPOINTS_FOLDER, ResultStore
 from bioimg.training import checkpoints
 from bioimg.training.checkpoints import PREVIOUS_STATE_FILE, STATE_FILE
@@ -74,12 +75,8 @@ def _update_sizes(store: ResultStore, rows: list[dict[str, Any]], sizes: Mapping
 
 
 def _progress_rank(row: Mapping[str, Any]) -> tuple[int, float, str]:
-    """Return how far a trial came: a higher rank is kept longer.
-
-    A stopped trial's score was on the worse side of the threshold. So a score above it is a loss,
-    where less is better.
-    """
+    """Return how far a trial came: a higher rank is kept longer."""
     if row["status"] == "failed":
         return 0, 0.0, row["key"]
-    direction = 1 if row["rung_score"] < row["rung_threshold"] else -1
-    return row["stopped_at_rung"], direction * row["rung_score"], row["key"]
+    signed_score = metric_sign(row["rung_metric"]) * row["rung_score"]
+    return row["stopped_at_rung"], signed_score, row["key"]

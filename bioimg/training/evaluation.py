@@ -33,11 +33,13 @@ class Evaluation(NamedTuple):
     loss: the mean cross-entropy: over images, or over the classes' means for balanced accuracy.
     accuracy: the fraction of images that are classified correctly.
     score: that, or the balanced accuracy.
+    correct: bool [N], which images are classified correctly.
     """
 
     loss: float
     accuracy: float
     score: float
+    correct: np.ndarray
 
 
 @torch.no_grad()
@@ -81,4 +83,5 @@ def evaluate_logits(logits: torch.Tensor, labels: np.ndarray, score_used: Score)
         loss=loss.item(),
         accuracy=measure_score(labels, predictions, "accuracy"),
         score=measure_score(labels, predictions, score_used),
+        correct=labels == predictions,
     )

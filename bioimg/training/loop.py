@@ -72,6 +72,7 @@ def train(trainer: TrialTrainer) -> Iterator[EpochMetrics]:
                 val_loss=validation.loss,
                 val_accuracy=validation.accuracy,
                 val_score=validation.score,
+                val_correct=np.packbits(validation.correct).tobytes(),
                 seconds=time.perf_counter() - started,
             )
         )

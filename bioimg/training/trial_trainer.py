@@ -43,6 +43,7 @@ class EpochMetrics:
     val_loss: float
     val_accuracy: float
     val_score: float
+    val_correct: bytes | None
     seconds: float
 
 
@@ -186,9 +187,9 @@ class TrialTrainer:
         self.best_weights = state["best"]
         self.history = []
         for epoch in state["history"]:
-            # states of versions without a choice of scores lack it: theirs was the accuracy
-            scored = {"val_score": epoch["val_accuracy"], **epoch}
-            self.history.append(EpochMetrics(**scored))
+            # states of earlier versions lack these, and their score was the accuracy
+            later_fields = {"val_score": epoch["val_accuracy"], "val_correct": None}
+            self.history.append(EpochMetrics(**{**later_fields, **epoch}))
         self.continued_from = state["continued_from"]
 
     def _build_model(self) -> None:

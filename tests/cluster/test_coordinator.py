@@ -4,9 +4,9 @@ import pytest
 
 from bioimg.cluster.coordinator import Coordinator, TrialEnded
 from bioimg.config import TrialConfig
-from bioimg.experiment import StopReason
+from support.experiments import stop_reason
 
-STOP_REASON = StopReason(2, 0.5, 0.75, (0.9, 0.75, 0.6))
+STOP_REASON = stop_reason(2)
 
 
 async def _coordinator_with(*keys: str) -> Coordinator:

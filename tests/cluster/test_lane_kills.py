@@ -18,7 +18,13 @@ from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.results.result_store import Results, read_results
 from support import toys
 from support.consoles import ActingConsole
-from support.experiments import DEMO_COMMAND, SMALL_FLAGS, grid_experiment, run_experiment
+from support.experiments import (
+    DEMO_COMMAND,
+    LENIENT_ALPHA,
+    SMALL_FLAGS,
+    grid_experiment,
+    run_experiment,
+)
 from support.processes import (
     CONTROLLER,
     COORDINATOR,
@@ -110,7 +116,9 @@ def test_token_of_the_environment_prevents_a_new_one(variables, tmp_path, monkey
 )
 def test_killed_process_costs_only_time(shared_ray, local_twin, tmp_path, name, capsys):
     experiment = grid_experiment(
-        EarlyStopping(grace_period=2, reduction_factor=2), epochs=6, seed=(0, 1)
+        EarlyStopping(grace_period=2, reduction_factor=2, alpha=LENIENT_ALPHA),
+        epochs=6,
+        seed=(0, 1),
     )
     console = ActingConsole("epoch 2/6", tmp_path / "disturbed", signal_actor(name, signal.SIGKILL))
     results = run_experiment(experiment, tmp_path / "disturbed", console, lanes=1)

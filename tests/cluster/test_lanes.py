@@ -1,19 +1,13 @@
 """The whole program on a real Ray: lanes, Tune, the coordinator, DDP."""
 
-import contextlib
 import io
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from bioimg.cluster.coordinator_client import start_coordinator
-from bioimg.cluster.tune_scheduler import CohortScheduler
-from bioimg.cluster.tune_trial import encode_trial
-from bioimg.config import TrialConfig
 from bioimg.experiment import EarlyStopping
 from bioimg.results.result_store import Results
-from support.experiments import grid_experiment, run_experiment
+from support.experiments import LENIENT_ALPHA, grid_experiment, run_experiment
 from support.processes import COORDINATOR, actor_processes, wait_until
 from support.results import assert_same_results
 
@@ -52,7 +46,7 @@ def test_longer_trials_on_lanes_continue_as_with_local(tmp_path):
     axes = {
         "learning_rate": (1e-3, 1e-9, 2e-9),
         "freeze": ("none", "features"),
-        "stop": EarlyStopping(grace_period=1),
+        "stop": EarlyStopping(grace_period=1, alpha=LENIENT_ALPHA),
     }
     for epochs in (2, 4):
         on_lanes = run(tmp_path / "lanes", epochs=epochs, **axes)
@@ -64,7 +58,7 @@ def test_longer_trials_on_lanes_continue_as_with_local(tmp_path):
 
 
 def test_stopped_trial_frees_its_lane_at_its_rung(tmp_path):
-    rule = EarlyStopping(grace_period=1, reduction_factor=2)
+    rule = EarlyStopping(grace_period=1, reduction_factor=2, alpha=LENIENT_ALPHA)
     axes = {
         "learning_rate": (1e-3, 1e-9, 2e-9),
         "seed": (4, 7),
@@ -89,7 +83,7 @@ def test_patience_ending_at_a_rung_completes_the_trial(
         "freeze": "layer4",
         "epochs": 4,
         "patience": 1,
-        "stop": EarlyStopping(grace_period=2),
+        "stop": EarlyStopping(grace_period=2, alpha=LENIENT_ALPHA),
     }  # no BatchNorm to change
     run(tmp_path, learning_rate=(1e-2,), **fixed)
     row = run(
@@ -103,40 +97,6 @@ def test_patience_ending_at_a_rung_completes_the_trial(
     ]
     assert "stopped" in told, "it wasn't to be stopped, so this test shows nothing"
     assert told[-1] == "completed"
-
-
-def test_cohorts_do_not_affect_each_other():
-    scores = [
-        (size, seed, (size == 64) + seed * 7 % 20 / 20) for seed in range(20) for size in (32, 64)
-    ]
-    together, alone = (
-        scheduler_decisions(scores),
-        scheduler_decisions([row for row in scores if row[0] == 32]),
-    )
-    assert [
-        decision for (size, *_), decision in zip(scores, together, strict=True) if size == 32
-    ] == alone
-    assert set(alone) == {"CONTINUE", "STOP"}
-
-
-def scheduler_decisions(scores: list[tuple[int, int, float]]) -> list[str]:
-    """Return the decision on each trial, given as batch size, seed and score, one after another.
-
-    Batch sizes don't compete.
-    """
-    rule = EarlyStopping(grace_period=1, compare_within=("batch_size",))
-    decisions = []
-    with contextlib.closing(start_coordinator(len(scores))) as coordinator:
-        cohorts = CohortScheduler(rule, [], coordinator)
-        for number, (size, seed, score) in enumerate(scores):
-            trial = SimpleNamespace(
-                trial_id=str(number),
-                config={"trial": encode_trial(TrialConfig(batch_size=size, seed=seed))},
-            )
-            cohorts.on_trial_add(None, trial)
-            epoch = {"epoch": 1, "val_score": score}
-            decisions.append(cohorts.on_trial_result(None, trial, epoch))
-    return decisions
 
 
 def test_two_workers_train_as_one_worker(tmp_path):

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -16,7 +18,7 @@ from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.results.result_store import Results, ResultStore, read_results
 from bioimg.run_options import RunOptions
 from support.consoles import Interrupted, InterruptingConsole
-from support.experiments import STOPPING_RATES, stopping_experiment
+from support.experiments import LENIENT_ALPHA, STOPPING_RATES, stopping_experiment
 from support.results import assert_same_results, stopped_keys
 
 
@@ -64,23 +66,28 @@ def unstopped(tmp_path_factory) -> Results:
     )
 
 
-def test_a_stopped_row_says_at_which_rung_against_which_scores(whole):
-    order = [
-        trial.key for trial in stopping_experiment().in_run_order(stopping_experiment().trials())
-    ]
-    scores = whole.epochs.set_index(["epoch", "key"])["val_score"]
+def test_a_stopped_row_says_against_whom_it_lost_and_by_how_many_images(whole):
+    epochs = whole.epochs.set_index(["key", "epoch"]).sort_index()
+    val_images = whole.trials["val_images"][0]
+
+    def best_epoch(key: str, rung: int) -> pd.Series:
+        until_rung = epochs.loc[key].loc[:rung]
+        return until_rung.loc[until_rung["val_score"].idxmax()]
+
     for row in whole.trials[whole.trials["status"] == "stopped"].to_dict("records"):
-        assert row["stopped_at_rung"] == row["epochs_run"]
-        at_rung = scores.loc[row["stopped_at_rung"]]
-        before = [key for key in order[: order.index(row["key"])] if key in at_rung]
-        assert (
-            row["rung_score"]
-            == at_rung[row["key"]]
-            < row["rung_threshold"]
-            == at_rung[before].median()
-        )
-        assert list(row["rung_scores"]) == sorted(at_rung[before], reverse=True)
-    assert whole.trials.loc[whole.trials["status"] == "completed", "stopped_at_rung"].isna().all()
+        rung = row["stopped_at_rung"]
+        assert rung == row["epochs_run"] == row["lost_to_epochs"]
+        own, other = best_epoch(row["key"], rung), best_epoch(row["lost_to"], rung)
+        assert row["rung_score"] == own["val_score"] < other["val_score"] == row["lost_to_score"]
+        correct = {
+            name: np.unpackbits(np.frombuffer(epoch["val_correct"], np.uint8), count=val_images)
+            for name, epoch in (("own", own), ("other", other))
+        }
+        assert correct["own"].mean() == pytest.approx(own["val_score"])
+        assert row["lost_images"] == (correct["other"] > correct["own"]).sum()
+        assert row["won_images"] == (correct["own"] > correct["other"]).sum()
+        assert 0 < row["lost_p"] <= LENIENT_ALPHA
+    assert whole.trials.loc[whole.trials["status"] == "completed", "lost_to"].isna().all()
 
 
 @pytest.mark.nightly
@@ -225,6 +232,7 @@ def test_finishing_a_trial_leaves_no_other_cohort_without_a_whole_row(tmp_path):
             "status": status,
             "epochs_run": 1,
             "stopped_at_rung": 1,
+            "rung_metric": "val_score",
             "rung_score": 0.5,
         }
         store.tables.write("trials", trial.key, [row])

@@ -24,19 +24,23 @@ from benchmarks.baselines.task import Configuration, ConfigurationResult, Task, 
 from benchmarks.early_stopping import (
     EarlyStoppingBenchmark,
     RecordedCurve,
+    make_plain_rule,
     read_curves,
+    read_validation_images,
     replay_trials,
     score_replay,
+    summarise_replays,
 )
 from benchmarks.harness import Outcome, Target, publish_outcome
 from bioimg.config import TrialConfig
 from bioimg.data import load_dataset
+from bioimg.early_stopping import StoppingRule, ValidationImages
 from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping
 from bioimg.results.result_store import read_results
 from bioimg.training.batches import Batch
 from bioimg.training.trial_trainer import TrialTrainer
-from support import example_results
+from support.experiments import grid_experiment, run_experiment
 
 
 @pytest.fixture
@@ -289,72 +293,103 @@ def test_failed_baseline_leaves_the_others_results():
 
 
 def curve(
-    seed: int, accuracies: Sequence[float], *, freeze: str = "none", pace: float = 1.0
+    seed: int, right: Sequence[int], *, freeze: str = "none", pace: float = 1.0
 ) -> RecordedCurve:
-    """Return a curve with these validation accuracies, at this many seconds an epoch."""
-    values = np.array(accuracies, dtype=float)
-    return RecordedCurve(
-        TrialConfig(seed=seed, epochs=len(values), freeze=freeze),
-        {"val_score": values, "val_loss": 1 - values},
-        np.full(len(values), pace),
-        val_images=100,
-    )
+    """Return a curve of a trial that recognises the first so many of 100 validation images.
+
+    pace: seconds an epoch.
+    """
+    epochs = []
+    for number, count in enumerate(right, start=1):
+        correct = np.packbits(np.arange(100) < count).tobytes()
+        loss = 1 - count / 100
+        row = {"epoch": number, "val_score": count / 100, "val_loss": loss, "val_correct": correct}
+        epochs.append({**row, "seconds": pace})
+    return RecordedCurve(TrialConfig(seed=seed, epochs=len(right), freeze=freeze), epochs)
+
+
+def replay(curves: Sequence[RecordedCurve], rule: EarlyStopping, lanes: int) -> list[int]:
+    """Return the epochs that run with a guard."""
+    images = ValidationImages(np.full(100, 0.01), None)
+    guarded = StoppingRule(rule, [curve.trial for curve in curves], [], lambda trial: images)
+    return replay_trials(curves, guarded.decide, lanes)
+
+
+def replay_plain(curves: Sequence[RecordedCurve], rule: EarlyStopping, lanes: int) -> list[int]:
+    """Return the epochs that run without a guard."""
+    return replay_trials(curves, make_plain_rule(rule), lanes)
 
 
 def test_replay_stops_trials_in_order_of_arrival():
-    good, better = curve(0, [0.5, 0.6, 0.7, 0.8]), curve(1, [0.4, 0.5, 0.6, 0.9])
-    third = curve(2, [0.4, 0.5, 0.6, 0.9])
+    good, better = curve(0, [50, 60, 70, 80]), curve(1, [40, 50, 60, 90])
+    third = curve(2, [40, 50, 60, 90])
     rule = EarlyStopping(grace_period=2, reduction_factor=2)
     # the better one is behind at epoch 2; without competitors, the first one is never stopped
-    assert replay_trials([good, better], rule, lanes=1) == [4, 2]
-    assert replay_trials([better, good], rule, lanes=1) == [4, 4]
-    assert replay_trials([good, better, third], rule, lanes=3) == [4, 2, 2]
+    for replayed in (replay, replay_plain):
+        assert replayed([good, better], rule, lanes=1) == [4, 2]
+        assert replayed([better, good], rule, lanes=1) == [4, 4]
+        assert replayed([good, better, third], rule, lanes=3) == [4, 2, 2]
+
+
+def test_only_plain_asha_stops_what_may_be_behind_by_chance():
+    curves = [curve(0, [50, 60]), curve(1, [48, 90])]
+    assert replay_plain(curves, EarlyStopping(grace_period=1), lanes=1) == [2, 1]
+    assert replay(curves, EarlyStopping(grace_period=1), lanes=1) == [2, 2]
 
 
 def test_replay_respects_recorded_pace_and_free_lanes():
-    slow, fast = curve(0, [0.4, 0.4, 0.4], pace=10), curve(1, [0.6, 0.6, 0.6])
+    slow, fast = curve(0, [40, 40, 40], pace=10), curve(1, [60, 60, 60])
+    others = [curve(seed, [60, 60, 60]) for seed in (2, 3)]
     rule = EarlyStopping(grace_period=1, reduction_factor=2)
-    assert replay_trials([slow, fast], rule, lanes=2) == [1, 3]
-    assert replay_trials([slow, fast, fast, fast], rule, lanes=2) == [1, 3, 3, 3]
+    assert replay([slow, fast], rule, lanes=2) == [1, 3]
+    assert replay([slow, fast, *others], rule, lanes=2) == [1, 3, 3, 3]
 
 
-def test_frozen_trials_are_exempt_except_under_plain_asha():
-    frozen, trained = curve(0, [0.3, 0.3], freeze="features"), curve(1, [0.9, 0.9])
-    assert replay_trials([trained, frozen], EarlyStopping(grace_period=1), lanes=1) == [2, 2]
-    plain_rule = EarlyStopping(grace_period=1, compare_within=(), spare_frozen=False)
-    assert replay_trials([trained, frozen], plain_rule, lanes=1) == [2, 1]
+def test_frozen_trials_are_exempt_in_replays():
+    frozen, trained = curve(0, [30, 30], freeze="features"), curve(1, [90, 90])
+    assert replay([trained, frozen], EarlyStopping(grace_period=1), lanes=1) == [2, 2]
+    assert replay_plain([trained, frozen], EarlyStopping(grace_period=1), lanes=1) == [2, 2]
 
 
 def test_replay_is_scored_by_what_is_left():
-    good, best = curve(0, [0.5, 0.8]), curve(1, [0.4, 0.9], pace=3)
-    frozen = curve(2, [0.2, 0.3], freeze="features")
-    curves = [good, best, frozen]
-    assert score_replay(curves, [2, 1, 2]) == pytest.approx(
-        {
-            "winner survives": 0,
-            "mean regret": 0.1,
-            "all of freeze keep a row": 1,
-            "epochs saved": 1 / 6,
-            "time saved": 3 / 10,
-        }
-    )
-    assert score_replay(curves, [2, 2, 1])["all of freeze keep a row"] == 0
-    assert score_replay(curves, [2, 2, 1])["winner survives"] == 1
+    good, best = curve(0, [50, 80]), curve(1, [40, 90], pace=3)
+    frozen = curve(2, [20, 30], freeze="features")
+    left = score_replay([good, best, frozen], [2, 1, 2])
+    assert left == {
+        "headline": good.trial.key,
+        "winner completes": 0,
+        "regret": pytest.approx(0.1),
+        "completed": pytest.approx(2 / 3),
+        "epochs saved": pytest.approx(1 / 6),
+        "time saved": pytest.approx(3 / 10),
+    }
+    whole = score_replay([good, best, frozen], [2, 2, 2])
+    assert (whole["winner completes"], whole["regret"]) == (1, 0)
+    summary = summarise_replays([left, whole, whole, whole])
+    assert (summary["headlines"], summary["same headline"]) == (2, 0.75)
+    assert summary["regret"] == pytest.approx(0.025)
 
 
 def test_curves_are_read_from_complete_results_only(tmp_path):
-    folder = tmp_path / "frozen"
-    axes = {**example_results.SIMULATED_AXES, "freeze": ("features",)}
-    example_results.write_simulated_results(folder, axes=axes)
+    folder = tmp_path / "grid"
+    experiment = grid_experiment(seed=(0, 1), epochs=2)
+    run_experiment(experiment, folder, local=True)
     curves = read_curves(folder)
-    assert len({curve.trial.key for curve in curves}) == 6
-    assert {len(curve.seconds) for curve in curves} == {example_results.EPOCHS}
-    part = EarlyStoppingBenchmark(results=folder, orders=3, grace=(1,), reduction=(2,))
-    assert [row[""] for row in part.run().rows] == ["cohorts", "plain ASHA"]
+    assert {curve.trial for curve in curves} == set(experiment.trials())
+    assert {len(curve.epochs) for curve in curves} == {2}
+    images = read_validation_images(folder)(curves[0].trial)
+    correct = np.unpackbits(
+        np.frombuffer(curves[0].epochs[0]["val_correct"], np.uint8), count=len(images.weights)
+    )
+    assert correct @ images.weights == pytest.approx(curves[0].epochs[0]["val_score"])
+    assert images.groups is not None
+    part = EarlyStoppingBenchmark(results=folder, orders=3)
+    names = [row[""] for row in part.run().rows]
+    assert names == ["no stopping", "plain ASHA", "guarded ASHA"]
 
     stopped = read_results(folder).trials.assign(status="stopped")
     stopped.to_parquet(folder / "trials.parquet")
-    with pytest.raises(UserError, match=r"6 of 6 aren't. Run the experiment"):
+    with pytest.raises(UserError, match=r"2 of 2 aren't. Run the experiment"):
         read_curves(folder)
 
 

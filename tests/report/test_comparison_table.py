@@ -655,25 +655,6 @@ def test_empty_detail_tables_are_left_out(nine: Analysis, two: Analysis) -> None
     assert {table.name for table in detail_tables.build_detail_tables(two)} == of_two
 
 
-def test_rung_scores_can_be_shown_and_sorted_by(
-    tmp_path: Path,
-) -> None:
-    stopped = {
-        "status": "stopped",
-        "epochs_run": 2,
-        "stopped_at_rung": 2,
-        "rung_scores": [0.91234, 0.5],
-    }
-    rows = [trial_row(TrialConfig(), test_accuracy=0.9), trial_row(TrialConfig(seed=1), **stopped)]
-    table = build_comparison(
-        read_analysis(write_results(tmp_path, rows)),
-        columns=["status", "rung_scores"],
-        sort=["rung_scores"],
-        single=True,
-    )
-    assert column_of(table, "rung_scores") == ["–", "0.9123, 0.5"]
-
-
 def test_scores_can_be_comparison_columns(two: Analysis) -> None:
     table = build_comparison(two, columns=["batch_size", "balanced_accuracy", "auroc"])
     assert table.cells()[0][0] == "32"

@@ -220,7 +220,7 @@ def test_checkpoint_limit_applies_in_bucket(bucket):
             ("stopped", "resume.pt", 4) if place else ("completed", "best.safetensors", 1)
         )
         store.storage.write(f"checkpoints/{key}/{name}", bytes(size))
-        rung = {"stopped_at_rung": place, "rung_score": 0.1, "rung_threshold": 0.2}
+        rung = {"stopped_at_rung": place, "rung_metric": "val_score", "rung_score": 0.1}
         store.tables.write("trials", key, [{"key": key, "status": status, "bytes": size, **rung}])
     assert (
         checkpoint_pruning.limit_checkpoint_size(store),

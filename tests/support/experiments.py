@@ -10,7 +10,7 @@ from rich.console import Console
 from bioimg import runner
 from bioimg.cli import main
 from bioimg.config import TrialConfig
-from bioimg.experiment import EarlyStopping, Experiment
+from bioimg.experiment import EarlyStopping, Experiment, StopReason
 from bioimg.results.result_store import Results, read_results
 from bioimg.run_options import RunOptions
 from support import PROJECT, toys
@@ -43,6 +43,8 @@ BASE_TRIAL = TrialConfig(
     learning_rate=1e-3,
     precision="float32",
 )
+LENIENT_ALPHA = 0.5
+"""A level at which the few images of a test suffice to stop whatever is behind."""
 STOPPING_RATES = (1e-3, 3e-3, 1e-9, 2e-9, 3e-9)
 
 
@@ -79,7 +81,22 @@ def stopping_experiment(rates: tuple[float, ...] = STOPPING_RATES, **fields) -> 
         name="stopping",
         base=base,
         axes={"learning_rate": rates},
-        early_stopping=EarlyStopping(grace_period=1),
+        early_stopping=EarlyStopping(grace_period=1, alpha=LENIENT_ALPHA),
+    )
+
+
+def stop_reason(rung: int) -> StopReason:
+    """Return why a trial was stopped at a rung."""
+    return StopReason(
+        stopped_at_rung=rung,
+        rung_metric="val_score",
+        rung_score=0.5,
+        lost_to="0123456789ab",
+        lost_to_score=0.75,
+        lost_to_epochs=rung,
+        lost_images=9,
+        won_images=1,
+        lost_p=0.01,
     )
 
 

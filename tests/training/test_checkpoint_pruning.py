@@ -28,7 +28,7 @@ from bioimg.training.trial_runner import TrialContext, run_trial
 from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
 from support import example_results, toys
 from support.consoles import Interrupted, InterruptingConsole
-from support.experiments import run_experiment
+from support.experiments import LENIENT_ALPHA, run_experiment
 from support.results import assert_same_results
 
 IMAGES = toys.images(size=32)
@@ -52,7 +52,10 @@ def grid(tmp_path_factory) -> Experiment:
         Image.fromarray(pixels).save(folder / path)
     base = dataclasses.replace(FROZEN, data=str(folder), learning_rate=1e-3)
     return Experiment(
-        name="toy", base=base, axes=AXES, early_stopping=EarlyStopping(grace_period=2)
+        name="toy",
+        base=base,
+        axes=AXES,
+        early_stopping=EarlyStopping(grace_period=2, alpha=LENIENT_ALPHA),
     )
 
 
@@ -319,16 +322,16 @@ def test_states_are_ranked_by_rung_then_score():
         {
             "status": "stopped",
             "stopped_at_rung": rung,
+            "rung_metric": metric,
             "rung_score": score,
-            "rung_threshold": needed,
             "key": f"{rung} {score}",
         }
-        for rung, score, needed in [
-            (4, 0.6, 0.7),
-            (2, 0.6, 0.7),
-            (2, 0.8, 0.9),
-            (2, 1.5, 0.9),
-            (2, 1.2, 0.9),
+        for rung, metric, score in [
+            (4, "val_score", 0.6),
+            (2, "val_score", 0.6),
+            (2, "val_score", 0.8),
+            (2, "val_loss", 1.5),
+            (2, "val_loss", 1.2),
         ]
     ]
     assert [row["key"] for row in sorted(rows, key=checkpoint_pruning._progress_rank)] == [

@@ -11,7 +11,6 @@ import torch
 
 from bioimg.cluster import lanes
 from bioimg.cluster.coordinator import Job
-from bioimg.experiment import StopReason
 from bioimg.results.result_store import ResultStore
 from bioimg.storage.filesystem import LocalStorage
 from bioimg.training import checkpoints
@@ -19,6 +18,7 @@ from bioimg.training.loop import train
 from bioimg.training.trial_runner import TrialContext, record_failure, run_trial
 from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
 from support import example_results, toys
+from support.experiments import stop_reason
 
 TRIAL = toys.trial(epochs=5)
 
@@ -72,7 +72,7 @@ def test_kept_files_follow_keep_and_are_counted(keep, completed, stopped, tmp_pa
         run_and_list_files(
             tmp_path / "stopped",
             keep,
-            lambda epoch: StopReason(3, 0.1, 0.2, (0.2,)) if epoch.epoch == 3 else None,
+            lambda epoch: stop_reason(3) if epoch.epoch == 3 else None,
         )[0]
         == stopped
     )
@@ -122,7 +122,7 @@ def kill_before(store: ResultStore, what: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("keep", ["best", "none"])
-@pytest.mark.parametrize("stop", [None, StopReason(3, 0.1, 0.2, (0.2,))])
+@pytest.mark.parametrize("stop", [None, stop_reason(3)])
 def test_trial_killed_before_its_row_is_not_retrained(keep, stop, tmp_path, monkeypatch):
     images = toys.images()
     trained_epochs = []
@@ -165,7 +165,7 @@ def test_trial_killed_after_its_row_is_not_retrained(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("keep", ["best", "none", "all"])
-@pytest.mark.parametrize("stop", [None, StopReason(3, 0.1, 0.2, (0.2,))])
+@pytest.mark.parametrize("stop", [None, stop_reason(3)])
 def test_leftover_states_of_killed_trial_are_deleted(keep, stop, tmp_path, monkeypatch):
     images = toys.images()
     store = ResultStore(tmp_path)
@@ -217,7 +217,7 @@ def test_trial_out_of_patience_at_a_rung_is_complete(tmp_path):
     trial = toys.trial(epochs=9, patience=1, learning_rate=1e-12)
     store = ResultStore(tmp_path)
     context = make_context(store)
-    stop = StopReason(2, 0.1, 0.5, (0.6, 0.5, 0.4))
+    stop = stop_reason(2)
     run_trial(trial, toys.dataset(trial), context, lambda epoch: stop if epoch.epoch == 2 else None)
     row = store.tables.trial_rows("trials", trial.key)[0]
     assert (row["status"], row["epochs_run"], row["out_of_patience"]) == ("completed", 2, True)

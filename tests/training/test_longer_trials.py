@@ -19,13 +19,13 @@ from bioimg.results.result_store import Results, ResultStore, read_results
 from bioimg.training import checkpoints
 from bioimg.training.trial_trainer import TrialTrainer
 from support import example_results, toys
-from support.experiments import grid_experiment, run_experiment
+from support.experiments import LENIENT_ALPHA, grid_experiment, run_experiment
 from support.results import assert_same_results
 
 IMAGES = toys.images()
 RUN_OPTIONS = ("keep", "finish", "local", "lanes")
 RATES = (1e-2, 3e-2, 1e-9, 2e-9, 3e-9)
-RULE = EarlyStopping(grace_period=1)
+RULE = EarlyStopping(grace_period=1, alpha=LENIENT_ALPHA)
 ORIGIN_COLUMNS = ["continued_from", "bytes"]
 """Columns that differ from a run from scratch: the origin, and the size of states kept once."""
 
