@@ -139,6 +139,9 @@ def stopping_notes(results: Results, shown: pd.DataFrame) -> Iterator[Check]:
     rule = results.manifest.get("early_stopping")
     if rule:
         yield _early_stopping_note(rule, shown, stopped)
+        # rules of earlier versions had no guard
+        if stopped and "alpha" in rule:
+            yield note("stopping_guard", alpha=rule["alpha"])
     elif stopped:
         yield note("stopped_before", stopped=stopped, trials=len(shown))
     else:

@@ -8,7 +8,7 @@ from bioimg.config import TRIAL_FIELDS
 from bioimg.errors import unknown_value_error
 from bioimg.report.analysis import SCORE_COLUMNS, Analysis
 from bioimg.report.checks import Check, note
-from bioimg.report.formatting import column_decimals
+from bioimg.report.formatting import column_decimals, format_p_value, format_percent
 from bioimg.report.row_filter import format_condition, select_rows, sort_rows
 from bioimg.report.table_model import Column, ColumnKind, Table
 from bioimg.report.translation import translate
@@ -213,18 +213,31 @@ def _with_intervals(trials: pd.DataFrame) -> pd.DataFrame:
 
 def _with_status_text(trials: pd.DataFrame, lang: str) -> pd.DataFrame:
     """Put `status` into words; `state` keeps the original."""
-    rows = trials[["status", "epochs", "epochs_run", "error"]].to_dict("records")
+    rows = trials.to_dict("records")
     texts = [_status_text(row, lang) for row in rows]
     return trials.assign(state=trials["status"], status=texts, runs=1)
 
 
 def _status_text(row: dict, lang: str) -> str:
     if row["status"] == "stopped":
-        run = "?" if pd.isna(row["epochs_run"]) else int(row["epochs_run"])
-        return translate("status.stopped", lang, run=run, epochs=row["epochs"])
+        return _stopped_text(row, lang)
     if row["status"] == "failed":
         return translate("status.failed", lang, error=row["error"])
     return translate("status.completed", lang)
+
+
+def _stopped_text(row: dict, lang: str) -> str:
+    """Say after how many epochs a trial was stopped, how good it was, and by what it lost."""
+    run = "?" if pd.isna(row["epochs_run"]) else int(row["epochs_run"])
+    text = translate("status.stopped", lang, run=run, epochs=row["epochs"])
+    if pd.notna(row["val_score"]):
+        text += translate("status.stopped_score", lang, score=format_percent(row["val_score"]))
+    # rows of earlier versions lack it
+    if pd.notna(row["lost_p"]):
+        lost, won = int(row["lost_images"]), int(row["won_images"])
+        p = format_p_value(row["lost_p"])
+        text += translate("status.lost", lang, lost=lost, won=won, p=p)
+    return text
 
 
 def _average_runs(trials: pd.DataFrame, keys: list[str], lang: str) -> pd.DataFrame:

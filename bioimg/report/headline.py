@@ -7,6 +7,7 @@ import pandas as pd
 
 from bioimg.report.analysis import Analysis
 from bioimg.report.labels import configuration_labels
+from bioimg.report.translation import translate
 
 MAX_NAMED_CONFIGURATIONS = 3
 """How many configurations are named for each reason not to compare them."""
@@ -74,7 +75,25 @@ def _headline_text(analysis: Analysis, label: str) -> str:
     accuracy = f"{100 * best.accuracy:.1f} % {interval} of {best.images} test images"
     if len(best.runs) > 1:
         accuracy += f" (mean of {len(best.runs)} runs)"
-    return f"Validation chose {label}: {accuracy}; {_comparison_summary(analysis)}."
+    sentences = [f"Validation chose {label}: {accuracy}; {_comparison_summary(analysis)}."]
+    stopping = stopping_sentence(analysis, "en")
+    if stopping:
+        sentences.append(stopping)
+    return " ".join(sentences)
+
+
+def stopping_sentence(analysis: Analysis, lang: str) -> str | None:
+    """Say how many recipes were stopped early, which may be better; None if none was."""
+    stopped = analysis.trials[analysis.trials["status"].eq("stopped")]
+    if stopped.empty:
+        return None
+    recipes = analysis.trials["key"].map(analysis.configuration_by_trial)
+    count = recipes[stopped.index].nunique()
+    lengths = stopped["epochs_run"].dropna().astype(int)
+    fewest, most = lengths.min(), lengths.max()
+    epochs = f"{fewest}" if fewest == most else f"{fewest}–{most}"
+    code = "page.stopped_one" if count == 1 else "page.stopped_some"
+    return translate(code, lang, stopped=count, recipes=recipes.nunique(), epochs=epochs)
 
 
 def _comparison_summary(analysis: Analysis) -> str:

@@ -23,6 +23,7 @@ from bioimg.report.formatting import (
     format_points,
     format_time,
 )
+from bioimg.report.headline import stopping_sentence
 from bioimg.report.report_context import ImagesByPath, ReportContext
 from bioimg.report.translation import column_header
 from bioimg.report.visual_encoding import PALETTE
@@ -147,6 +148,7 @@ def headline_values(report: ReportContext) -> dict[str, Any]:
         "differ": verdicts["better"] + verdicts["worse"],
         "faster": faster_alternative(report, best.accuracy, seconds),
         "seconds": seconds,
+        "stopping": stopping_sentence(analysis, report.lang),
     }
 
 

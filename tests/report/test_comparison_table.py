@@ -382,11 +382,13 @@ def test_notes_state_early_stopping_rule_and_count(tmp_path: Path) -> None:
         "metric": "val_accuracy",
         "grace_period": 2,
         "reduction_factor": 2,
+        "alpha": 0.1,
         "compare_within": ["freeze"],
     }
     notes = build_comparison(
         read_analysis(write_results(tmp_path, rows, early_stopping=rule))
     ).notes
+    assert any("(one-sided exact test of signs, p ≤ 0.1)" in note for note in notes)
     assert any(
         "ASHA on val_accuracy, from epoch 2" in note and "1 of 2 trials stopped" in note
         for note in notes
@@ -517,6 +519,23 @@ def test_headers_and_notes_in_chinese(nine: Analysis) -> None:
     assert any("資料切分未考慮已知分組" in note for note in table.notes)
     with pytest.raises(UserError, match="the value of `lang` is 'tlh'"):
         build_comparison(nine, lang="tlh")
+
+
+def test_headline_says_that_recipes_were_stopped_early(tmp_path: Path) -> None:
+    completed = trial_row(TrialConfig(), test_accuracy=0.9, test_images=100, best_val_loss=0.1)
+    stopped = [
+        trial_row(TrialConfig(batch_size=64, seed=seed), status="stopped", epochs_run=4 + seed)
+        for seed in range(2)
+    ]
+    for rows, sentence in (
+        ([completed, stopped[0]], "1 of 2 recipes was stopped after 4 epochs and may be better."),
+        ([completed, *stopped], "1 of 2 recipes was stopped after 4–5 epochs and may be better."),
+    ):
+        folder = tmp_path / str(len(rows))
+        headline = draw_conclusions(read_analysis(write_results(folder, rows))).headline
+        assert headline.endswith(sentence)
+    whole = draw_conclusions(read_analysis(write_results(tmp_path / "whole", [completed])))
+    assert "may be better" not in whole.headline
 
 
 def test_headline_separates_what_can_be_claimed(nine: Analysis) -> None:

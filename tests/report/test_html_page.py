@@ -168,7 +168,8 @@ def test_stopped_and_failed_rows_come_last_and_are_marked(text: str):
     ]
     assert [row["class"] for row in rows(text)][:3] == ["best", "tie", "tie"]
     assert all("unranked" in str(row["class"]) for row in rows(text)[9:])
-    assert "stopped after 4/10" in plain(text)
+    assert "stopped after 4/10 at 84.4 %, 12 : 3 images (p 0.018)" in plain(text)
+    assert "2 of 12 recipes were stopped after 2–4 epochs and may be better." in plain(text)
     assert "failed: OutOfMemoryError" in plain(text)
 
 

@@ -241,6 +241,7 @@ def describe_experiment(
             "metric": "val_score",
             "grace_period": 2,
             "reduction_factor": 2,
+            "alpha": 0.05,
             "compare_within": ["freeze"],
         },
         "data": {
@@ -355,9 +356,19 @@ def outcome(
         "score_used": "accuracy",
         "test_score": sum(right) / len(right) if right else None,
     }  # fmt: skip
+    loss = {
+        "stopped_at_rung": len(epochs),
+        "rung_metric": "val_score",
+        "rung_score": best["val_accuracy"],
+        "lost_to": "0123456789ab",
+        "lost_images": 12,
+        "won_images": 3,
+        "lost_p": 0.0176,
+    }
     return {
         **dataclasses.asdict(trial),
         **known,
+        **(loss if stopped else {}),
         "experiment": "grid",
         "key": trial.key,
         "data_fingerprint": "91d0c2a7be34f586",

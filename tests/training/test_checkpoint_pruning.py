@@ -10,6 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -35,14 +36,14 @@ IMAGES = toys.images(size=32)
 FROZEN = toys.trial(model="resnext_tiny", image_size=32, weights="TEXTURES_V1", freeze="features")
 AXES = {
     "weights": ("TEXTURES_V1", "TEXTURES_V2"),
-    "batch_size": (12, 24, 48),
+    "learning_rate": (1e-3, 2e-3, 3e-3),
     "freeze": ("none", "features"),
 }
 
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> Experiment:
-    """Two weights, three batch sizes, frozen or not.
+    """Two weights, three learning rates, frozen or not.
 
     Trials can be stopped after the second of three epochs.
     """
@@ -50,7 +51,7 @@ def grid(tmp_path_factory) -> Experiment:
     for path, pixels in zip(IMAGES.paths, IMAGES.pixels, strict=True):
         (folder / path).parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(folder / path)
-    base = dataclasses.replace(FROZEN, data=str(folder), learning_rate=1e-3)
+    base = dataclasses.replace(FROZEN, data=str(folder))
     return Experiment(
         name="toy",
         base=base,
@@ -76,11 +77,15 @@ def fix_scores(grid: Experiment, stopped: int, best: int, patch: pytest.MonkeyPa
     rank_by_key = {trial.key: rank for rank, trial in enumerate(losers, start=1)}
 
     def add_fixed_epoch(trainer: TrialTrainer, epoch: EpochMetrics) -> EpochMetrics:
-        scores = {
-            "val_loss": 1 + abs(epoch.epoch - best),
-            "val_score": 0.5 - rank_by_key.get(trainer.trial.key, 0) / 100,
-        }
-        return add_epoch(trainer, dataclasses.replace(epoch, **scores))
+        val_images = len(trainer.split.val)
+        right = val_images // 2 - rank_by_key.get(trainer.trial.key, 0)
+        fixed_epoch = dataclasses.replace(
+            epoch,
+            val_loss=1 + abs(epoch.epoch - best),
+            val_score=right / val_images,
+            val_correct=np.packbits(np.arange(val_images) < right).tobytes(),
+        )
+        return add_epoch(trainer, fixed_epoch)
 
     patch.setattr(TrialTrainer, "add_epoch", add_fixed_epoch)
 

@@ -11,6 +11,7 @@ import torch
 
 from bioimg.cluster import lanes
 from bioimg.cluster.coordinator import Job
+from bioimg.experiment import StopReason
 from bioimg.results.result_store import ResultStore
 from bioimg.storage.filesystem import LocalStorage
 from bioimg.training import checkpoints
