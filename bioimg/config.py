@@ -33,11 +33,13 @@ def config_field(
     below: float | None = None,
     metavar: str | None = None,
     default_hint: str | None = None,
+    unkeyed: tuple[Any, ...] = (),
 ) -> Any:
     """Return a field with its help text and its rule, both of which the command line uses too.
 
     metavar:      how the help writes the value, if not by its type.
     default_hint: how the help writes the default.
+    unkeyed:      the values that aren't part of a trial's key, if not just the default.
     """
     metadata = {
         "help": help,
@@ -47,6 +49,7 @@ def config_field(
         "below": below,
         "metavar": metavar,
         "default_hint": default_hint,
+        "unkeyed": unkeyed or (default,),
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -105,7 +108,7 @@ class SplitConfig:
     Fields and defaults are those of `TrialConfig`.
     """
 
-    split: str = "stratified"
+    split: str = "auto"
     folds: int = 0
     fold: int = 0
 
@@ -173,10 +176,12 @@ class TrialConfig:
         False, "Skip images that can't be read; the row gives their number"
     )
     split: str = config_field(
-        "stratified",
+        "auto",
         "How images are divided: stratified (68/16/16 % of each class at random), grouped (no "
-        "group in two subsets), folder (as in train|val|test folders)",
-        choices=("stratified", "grouped", "folder"),
+        "group in two subsets), folder (as the train|val|test folders, table or file of `data` "
+        "give it), or auto (folder if they give parts, else stratified)",
+        choices=("auto", "stratified", "grouped", "folder"),
+        unkeyed=("auto", "stratified"),
     )
     folds: int = config_field(
         0,
@@ -325,7 +330,7 @@ class TrialConfig:
         settings = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name not in EXPERIMENT_FIELDS and value != field.default:
+            if field.name not in EXPERIMENT_FIELDS and value not in field.metadata["unkeyed"]:
                 settings[field.name] = value
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         return digest.hexdigest()[:12]

@@ -161,6 +161,15 @@ class Experiment:
         is_cheap = rule.exempts(trial) if rule else trial.freeze == "features"
         return (False, 0, "") if is_cheap else (True, -trial.epochs, trial.key)
 
+    def with_split(self, split: str) -> "Experiment":
+        """Return the experiment with this split wherever it was left to the images (`auto`)."""
+        base, axes = self.base, dict(self.axes)
+        if base.split == "auto":
+            base = dataclasses.replace(base, split=split)
+        if "split" in axes:
+            axes["split"] = tuple(split if value == "auto" else value for value in axes["split"])
+        return dataclasses.replace(self, base=base, axes=axes)
+
     def with_fold_axis(self, folds: int) -> "Experiment":
         """Return the experiment with all folds of a cross-validation on a last axis `fold`."""
         base = dataclasses.replace(self.base, folds=folds, fold=0)

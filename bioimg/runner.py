@@ -52,12 +52,13 @@ def run_experiment(experiment: Experiment, options: RunOptions, console: Console
         UserError: something that the user can fix. What can be checked without images is checked
             before any is read.
     """
-    trials = experiment.trials()
     store = ResultStore(options.out or default_results_folder(experiment))
     store.check_usable(experiment.name)
-    check_finish_keys(options.finish or (), trials, store.tables.trial_statuses())
     check_trackers_installed(options.track)
-    listed = data.list_datasets(trials)
+    experiment, listed = list_images(experiment)
+    trials = experiment.trials()
+    check_finish_keys(options.finish or (), trials, store.tables.trial_statuses())
+    print_listed_images(listed, console)
     check_batch_sizes({trial: dataset.train_count for trial, dataset in listed.items()})
     earlier = store.read_manifest_or_empty()
     weights = check_models(trials, earlier.get("weights", {}))
@@ -301,6 +302,41 @@ def check_batch_sizes(training_images: Mapping[TrialConfig, int]) -> None:
                 f"the value of `batch_size` is {trial.batch_size}, but must not be larger than the "
                 f"training set, which has {count} images. Lower it."
             )
+
+
+def list_images(
+    experiment: Experiment,
+) -> tuple[Experiment, dict[TrialConfig, data.ListedDataset]]:
+    """List and split the images of each trial.
+
+    Return the experiment with the split that is used in place of `auto`: all that is recorded and
+    shown names it.
+
+    Raises:
+        UserError: as `bioimg.data.list_datasets`; or tables of an axis give different splits.
+    """
+    listed = data.list_datasets(experiment.trials())
+    splits = {
+        dataset.split_config.split for trial, dataset in listed.items() if trial.split == "auto"
+    }
+    if not splits:
+        return experiment, listed
+    if len(splits) > 1:
+        raise UserError(
+            "the value of `split` is 'auto', but `data` gives parts to some trials only. Choose "
+            "one of --split folder, stratified, grouped."
+        )
+    resolved = experiment.with_split(splits.pop())
+    return resolved, dict(zip(resolved.trials(), listed.values(), strict=True))
+
+
+def print_listed_images(listed: Mapping[TrialConfig, data.ListedDataset], console: Console) -> None:
+    """Print what the images are, how their source was understood, and what was left out."""
+    texts: list[str] = []
+    for dataset in dict.fromkeys(listed.values()):
+        texts += data.describe_images(dataset)
+    for text in dict.fromkeys(texts):
+        print_plain(console, text)
 
 
 def load_images(

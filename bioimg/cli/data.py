@@ -113,6 +113,7 @@ def _audit_lines(audit: Audit) -> list[tuple[str, str]]:
     copies = [" = ".join(paths) for paths in audit.duplicates]
     lookalikes = [f"{first} ~ {second}" for first, second in audit.near_duplicates]
     lines = {
+        "read as": "; ".join(audit.assumptions),
         "size": _format_counts(audit.sizes),
         "stored as": _format_counts(audit.stored),
         "format": _format_counts(audit.formats),

@@ -15,6 +15,7 @@ before an image is resized, and limits for scaling are measured on training imag
 """
 
 from bioimg.data.image_set import SUBSETS, TEST, TRAIN, VAL, Dataset, ImageSet, Split
+from bioimg.data.listing_summary import describe_images
 from bioimg.data.load import ListedDataset, list_datasets, load_dataset, load_datasets
 from bioimg.data.sources import list_images
 from bioimg.data.splitting import split_images, split_warnings
@@ -28,6 +29,7 @@ __all__ = [
     "ImageSet",
     "ListedDataset",
     "Split",
+    "describe_images",
     "list_datasets",
     "list_images",
     "load_dataset",

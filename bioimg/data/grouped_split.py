@@ -66,6 +66,33 @@ def assign_groups(
     return np.select([fold_by_image == val, fold_by_image == test], [VAL, TEST], TRAIN)
 
 
+def draw_groups(labels: np.ndarray, groups: np.ndarray, share: float) -> np.ndarray | None:
+    """Return the rows of whole groups with about this share of each class, as evenly as possible.
+
+    Return None if some class can't be both among these rows and among the others.
+    """
+    possible_folds = int(
+        min(len(np.unique(groups)), np.unique(labels, return_counts=True)[1].min())
+    )
+    for fold_count in range(min(round(1 / share), possible_folds), 1, -1):
+        best_unevenness, best_rows = np.inf, None
+        for fold_by_image in _draw_folds(labels, groups, fold_count):
+            counts = _class_counts_by_fold(labels, fold_by_image, fold_count)
+            counts = counts[counts.any(axis=1)]
+            shares = counts / counts.sum(axis=1, keepdims=True)
+            is_possible = (shares > 0).all(axis=0) & (shares < 1).all(axis=0)
+            unevenness = np.where(is_possible, np.abs(shares - share).mean(axis=0), np.inf)
+            fold = int(unevenness.argmin())
+            if unevenness[fold] < best_unevenness:
+                best_unevenness = unevenness[fold]
+                best_rows = np.flatnonzero(fold_by_image == fold)
+            if best_unevenness <= ACCEPTED_UNEVENNESS:
+                break
+        if best_rows is not None:
+            return best_rows
+    return None
+
+
 def _draw_folds(labels: np.ndarray, groups: np.ndarray, folds: int) -> Iterator[np.ndarray]:
     # takes a second to import, and decoding processes don't need it
     from sklearn.model_selection import StratifiedGroupKFold

@@ -3,6 +3,7 @@
 What can be checked without decoding an image is checked first, by `list_datasets`.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from bioimg.data.image_set import TRAIN, Dataset, ImageSet, ScalingLimits
 from bioimg.data.intensity_scaling import scale_to_8bit
 from bioimg.data.pixel_cache import DecodedSet, DecodeOptions, ProgressCallback, read_images
 from bioimg.data.sources import list_images
-from bioimg.data.splitting import assign_subsets, describe_split
+from bioimg.data.splitting import assign_subsets, describe_split, resolve_split
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,6 +25,7 @@ class ListedDataset:
 
     config: DatasetConfig
     split_config: SplitConfig
+    """How the images are split: never `auto`."""
     options: DecodeOptions
     index: ImageIndex
     subsets: np.ndarray
@@ -119,6 +121,7 @@ def make_image_set(
 def _split_index(
     index: ImageIndex, config: DatasetConfig, split_config: SplitConfig
 ) -> ListedDataset:
+    split_config = dataclasses.replace(split_config, split=resolve_split(index, split_config))
     subsets = assign_subsets(index, split_config)
     return ListedDataset(
         config=config,

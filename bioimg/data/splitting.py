@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from bioimg.config import MIN_TEST_GROUPS, SplitConfig
-from bioimg.data.grouped_split import assign_groups
+from bioimg.data.grouped_split import assign_groups, draw_groups
 from bioimg.data.image_groups import describe_largest_group
 from bioimg.data.image_set import SUBSETS, TEST, TRAIN, VAL, Dataset, ImageSet, Split
 from bioimg.errors import UserError
@@ -34,13 +34,37 @@ class HasLabels(Protocol):
     def subsets(self) -> np.ndarray | None: ...
 
 
+def resolve_split(images: HasLabels, config: SplitConfig) -> str:
+    """Return the split that is used: what `auto` stands for, or the one that was asked for.
+
+    Raises:
+        UserError: `auto` stands for the given parts, which can't be cross-validated.
+    """
+    if config.split != "auto":
+        return config.split
+    if has_given_parts(images):
+        if config.folds:
+            raise UserError(
+                f"the value of `folds` is {config.folds}, but `data` gives parts (train, test, "
+                "...), which aren't mixed unless you say so: add --split stratified or grouped, or "
+                "leave out --folds."
+            )
+        return "folder"
+    return "stratified"
+
+
+def has_given_parts(images: HasLabels) -> bool:
+    """Return True if the data say which images train and which don't."""
+    return images.subsets is not None and len(np.unique(images.subsets)) > 1
+
+
 def assign_subsets(images: HasLabels, config: SplitConfig) -> np.ndarray:
     """Assign each image to a subset. Return an integer array [N] of TRAIN, VAL, TEST.
 
     Raises:
         UserError: the images don't allow it; lists the classes, groups or subsets that are missing.
     """
-    match config.split:
+    match resolve_split(images, config):
         case "grouped":
             return _split_grouped(images, config)
         case "folder":
@@ -90,6 +114,11 @@ def split_warnings(dataset: Dataset, split_method: str) -> list[str]:
                 f"the test images come from few groups ({len(test_groups)}): with fewer than "
                 f"{MIN_TEST_GROUPS}, intervals and differences say little about new groups."
             )
+    if has_given_parts(images) and split_method != "folder":
+        texts.append(
+            f"the parts that `data` gives are mixed, since `split` is {split_method!r}: results "
+            "can't be compared with others on its test images. Use --split folder."
+        )
     if split.duplicate_count:
         have = "has" if split.duplicate_count == 1 else "have"
         texts.append(
@@ -151,6 +180,11 @@ def _split_stratified_folds(labels: np.ndarray, config: SplitConfig) -> np.ndarr
     return subsets
 
 
+def draws_validation(images: HasLabels) -> bool:
+    """Return True if the given parts lack validation images, so that some of train are drawn."""
+    return images.subsets is not None and set(np.unique(images.subsets)) == {TRAIN, TEST}
+
+
 def _split_by_folder(images: HasLabels) -> np.ndarray:
     way_out = "Use --split stratified or grouped, or give `data` such subsets."
     if images.subsets is None:
@@ -158,20 +192,61 @@ def _split_by_folder(images: HasLabels) -> np.ndarray:
             "the value of `split` is 'folder', but `data` has no subsets train, val and test. "
             f"{way_out}"
         )
-    missing = [name for subset, name in enumerate(SUBSETS) if subset not in images.subsets]
+    subsets = images.subsets
+    if draws_validation(images):
+        subsets = _draw_validation(images, subsets)
+    missing = [name for subset, name in enumerate(SUBSETS) if subset not in subsets]
     if missing:
         raise UserError(
             f"the value of `split` is 'folder', but `data` has no images in: {', '.join(missing)}. "
             f"{way_out}"
         )
-    trained = np.unique(images.labels[images.subsets == TRAIN])
+    trained = np.unique(images.labels[subsets == TRAIN])
     untrained = [name for label, name in enumerate(images.classes) if label not in trained]
     if untrained:
         raise UserError(
             "the value of `split` is 'folder', but classes have no image in train: "
             f"{join_first(untrained)}. {way_out}"
         )
-    return images.subsets
+    return subsets
+
+
+def _draw_validation(images: HasLabels, subsets: np.ndarray) -> np.ndarray:
+    """Move images from train to val: whole groups if groups are known, else of each class alike."""
+    rows = np.flatnonzero(subsets == TRAIN)
+    labels = images.labels[rows]
+    share = SUBSET_FRACTIONS[VAL] / (SUBSET_FRACTIONS[TRAIN] + SUBSET_FRACTIONS[VAL])
+    if images.groups is None:
+        drawn = _draw_stratified(images, labels, share)
+    else:
+        drawn = draw_groups(labels, np.array(images.groups)[rows], share)
+        if drawn is None:
+            raise UserError(
+                "`data` gives train and test but no val, and it can't be drawn from train with "
+                "every class on both sides and no group on both. Add groups, or use --split "
+                "stratified or grouped."
+            )
+    drawn_subsets = subsets.copy()
+    drawn_subsets[rows[drawn]] = VAL
+    return drawn_subsets
+
+
+def _draw_stratified(images: HasLabels, labels: np.ndarray, share: float) -> np.ndarray:
+    from sklearn.model_selection import train_test_split
+
+    counts = np.bincount(labels, minlength=len(images.classes))
+    small = [name for name, count in zip(images.classes, counts, strict=True) if count < 2]
+    if small:
+        raise UserError(
+            "`data` gives train and test but no val, and train has too few images to draw some: "
+            f"fewer than two of {join_first(small)}. Add images, or use --split stratified or "
+            "grouped."
+        )
+    drawn_count = max(round(share * len(labels)), len(images.classes))
+    _, drawn = train_test_split(
+        np.arange(len(labels)), test_size=drawn_count, stratify=labels, random_state=0
+    )
+    return drawn
 
 
 def _split_grouped(images: HasLabels, config: SplitConfig) -> np.ndarray:

@@ -45,6 +45,8 @@ class Audit:
     name: str
     synthetic: bool
     fingerprint: str
+    assumptions: list[str]
+    """How the source was understood."""
     images: int
     classes: CountsByName
     imbalance: float
@@ -89,6 +91,7 @@ def audit_images(
         name=images.name,
         synthetic=images.synthetic,
         fingerprint=images.fingerprint,
+        assumptions=list(index.assumptions),
         images=len(images),
         classes=dict(zip(images.classes, counts.tolist(), strict=True)),
         imbalance=float(counts.max() / max(counts.min(), 1)),
