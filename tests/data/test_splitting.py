@@ -46,7 +46,7 @@ def test_split_is_the_same_in_every_process():
         "from bioimg.config import SplitConfig;"
         "from bioimg.data.splitting import assign_subsets;"
         "labels = numpy.arange(60) % 2;"
-        "images = types.SimpleNamespace(labels=labels, classes=('a', 'b'));"
+        "images = types.SimpleNamespace(labels=labels, classes=('a', 'b'), subsets=None);"
         "print(numpy.flatnonzero(assign_subsets(images, SplitConfig()) == 2).tolist())"
     )
     out = subprocess.run(
@@ -138,7 +138,7 @@ def test_folder_split_follows_the_folders():
     ("labels", "subsets", "text"),
     [
         ([0, 1], None, "`data` has no subsets train, val and test"),
-        ([0, 1, 1], [TRAIN, TRAIN, TEST], "`data` has no images in: val"),
+        ([0, 1, 1], [TRAIN, TRAIN, VAL], "`data` has no images in: test"),
         ([0, 1, 1], [TRAIN, VAL, TEST], "classes have no image in train: b"),
     ],
 )

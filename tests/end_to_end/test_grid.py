@@ -149,7 +149,7 @@ def test_a_folder_gives_its_whole_name_and_a_file_its_stem(data, name, tmp_path,
         lambda experiment, *_: ran.append((experiment.name, experiment.base.split)) or 0,
     )
     assert run_grid_program("--data", data) == 0
-    assert ran == [(name, "stratified")]
+    assert ran == [(name, "auto")]
 
 
 def test_an_interrupted_grid_goes_on_and_other_commands_begin_anew(monkeypatch, capsys):
