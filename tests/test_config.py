@@ -25,7 +25,7 @@ from bioimg.results import schema
         ({"augmentation": "dihedrall"}, "Did you mean 'dihedral'?"),
         (
             {"split": "random"},
-            "the value of `split` is 'random', but must be one of: auto, stratified, grouped, folder",
+            "the value of `split` is 'random', but must be one of: auto, stratified, grouped",
         ),
         (
             {"batch_size": 9, "workers": 2},
