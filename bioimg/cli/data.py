@@ -20,6 +20,8 @@ from bioimg.data.audit.summary import Audit, SplitPreview, audit_images
 from bioimg.errors import UserError
 from bioimg.text import join_first, replace_controls
 
+MAX_COPIES_SHOWN = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataCommand:
@@ -110,7 +112,7 @@ def print_audit(audit: Audit, console: Console) -> None:
 def _audit_lines(audit: Audit) -> list[tuple[str, str]]:
     """Return name and value of each line; those without a value are left out."""
     unreadable = [f"{path} ({reason})" for path, reason in audit.unreadable.items()]
-    copies = [" = ".join(paths) for paths in audit.duplicates]
+    copies = [_join_copies(paths) for paths in audit.duplicates]
     lookalikes = [f"{first} ~ {second}" for first, second in audit.near_duplicates]
     lines = {
         "read as": "; ".join(audit.assumptions),
@@ -129,6 +131,11 @@ def _audit_lines(audit: Audit) -> list[tuple[str, str]]:
         "them does)",
     }
     return [(name, value) for name, value in lines.items() if value]
+
+
+def _join_copies(paths: Sequence[str]) -> str:
+    shown = " = ".join(paths[:MAX_COPIES_SHOWN])
+    return shown if len(paths) <= MAX_COPIES_SHOWN else f"{shown} = ... ({len(paths)} copies)"
 
 
 def _format_groups(audit: Audit) -> str:

@@ -126,10 +126,30 @@ def split_warnings(dataset: Dataset, split_method: str) -> list[str]:
             f"test images {have} an exact copy in another subset: results are too good. Remove "
             "copies; `bioimg data` lists them."
         )
+    contradictions = find_contradictions(images)
+    if contradictions:
+        texts.append(
+            f"{len(contradictions)} images are in several classes, so no recipe is right on all of "
+            f"their copies: {join_first(contradictions, 3)}. Remove the wrong ones."
+        )
     if images.unreadable_skipped:
         were = "image was" if images.unreadable_skipped == 1 else "images were"
         texts.append(f"{images.unreadable_skipped} unreadable {were} left out.")
     return texts
+
+
+def find_contradictions(images: ImageSet) -> list[str]:
+    """Return the images whose exact copies have other labels, as `path = path`."""
+    rows_by_digest: dict[str, list[int]] = {}
+    for row, digest in enumerate(images.digests):
+        rows_by_digest.setdefault(digest, []).append(row)
+    contradictions = []
+    for rows in rows_by_digest.values():
+        first_row_by_label = {int(images.labels[row]): row for row in reversed(rows)}
+        if len(first_row_by_label) > 1:
+            paths = [images.paths[row] for row in first_row_by_label.values()]
+            contradictions.append(" = ".join(sorted(paths)))
+    return contradictions
 
 
 def _split_stratified(images: HasLabels, config: SplitConfig) -> np.ndarray:

@@ -21,19 +21,20 @@ BLOCK_IMAGES = 512
 def find_near_duplicates(images: ImageSet) -> np.ndarray:
     """Return index pairs, int64 [P, 2], of images that look the same but aren't identical.
 
-    They are found by imagehash's DCT hash.
+    They are found by imagehash's DCT hash. Of exact copies, only the first is compared.
     """
     # with bits of -1 and 1, the product of two hashes is 64 - 2 * distance
-    signs = _perceptual_hashes(images) * np.float32(2) - 1
+    _, unique_rows = np.unique(images.digests, return_index=True)
+    unique_rows.sort()
+    signs = _perceptual_hashes(images)[unique_rows] * np.float32(2) - 1
     min_product = signs.shape[1] - 2 * MAX_DISTANCE_BITS
     pairs = []
     for start in range(0, len(signs), BLOCK_IMAGES):
         products = signs[start : start + BLOCK_IMAGES] @ signs.T
         rows, columns = np.nonzero(products >= min_product)
-        for first, second in zip((rows + start).tolist(), columns.tolist(), strict=True):
-            if first < second and images.digests[first] != images.digests[second]:
-                pairs.append((first, second))
-    return np.array(pairs, np.int64).reshape(-1, 2)
+        in_order = rows + start < columns
+        pairs.append(np.stack([rows[in_order] + start, columns[in_order]], axis=1))
+    return unique_rows[np.concatenate(pairs)]
 
 
 def _perceptual_hashes(images: ImageSet) -> np.ndarray:

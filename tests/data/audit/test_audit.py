@@ -219,3 +219,12 @@ def test_unwritable_contact_sheet_is_an_error(messy, tmp_path):
 def test_empty_folder_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"No images .* found"):
         audited(tmp_path)
+
+
+def test_many_copies_of_one_image_take_one_short_line(tmp_path):
+    for number in range(60):
+        write_noise_image(tmp_path / "empty" / f"{number:02}.png", seed=0)
+    write_image_folder(tmp_path, count=10)
+    lines = command(tmp_path, "--contact-sheet", "None").splitlines()
+    (line,) = [line for line in lines if line.startswith("copies")]
+    assert "empty/01.png = empty/02.png = ... (61 copies)" in line
