@@ -266,7 +266,7 @@ def _draw_stratified(images: HasLabels, labels: np.ndarray, share: float) -> np.
     _, drawn = train_test_split(
         np.arange(len(labels)), test_size=drawn_count, stratify=labels, random_state=0
     )
-    return drawn
+    return np.asarray(drawn)
 
 
 def _split_grouped(images: HasLabels, config: SplitConfig) -> np.ndarray:
