@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -13,7 +14,14 @@ from bioimg.report.methods import Section, TextTable, describe_methods
 from bioimg.report.translation import translate
 from bioimg.results.looks import Look
 
+if TYPE_CHECKING:
+    from docx.document import Document as Page
+
 FILE_NAME = "methods"
+TABLE_POINTS = 8
+"""Size of the letters in a table of a Word file."""
+CHECKLIST_WIDTHS_CM = (1.3, 5.0, 8.9)
+"""Widths of a checklist's columns in a Word file."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +115,22 @@ def _write_word(document: MethodsDocument, path: Path) -> None:
     for table in document.checklists:
         page.add_heading(table.caption, level=2)
         page.add_paragraph(document.checklist_note)
-        _add_word_table(page, table)
+        _add_word_table(page, table, CHECKLIST_WIDTHS_CM)
     page.save(str(path))
 
 
-def _add_word_table(page, table: TextTable) -> None:
+def _add_word_table(page: "Page", table: TextTable, widths_cm: Sequence[float] = ()) -> None:
+    from docx.shared import Cm, Pt
+
     grid = page.add_table(rows=0, cols=len(table.headers), style="Table Grid")
+    if widths_cm:
+        grid.autofit = False
+    for column, width in zip(grid.columns, widths_cm, strict=False):
+        column.width = Cm(width)
     for texts in (table.headers, *table.rows):
         for cell, text in zip(grid.add_row().cells, texts, strict=True):
-            cell.text = text
+            paragraph = cell.paragraphs[0]
+            paragraph.paragraph_format.space_after = Pt(0)
+            run = paragraph.add_run(text)
+            run.font.size = Pt(TABLE_POINTS)
+            run.bold = texts is table.headers
