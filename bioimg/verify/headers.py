@@ -57,8 +57,12 @@ def is_header_row(texts: Iterable[str]) -> bool:
     filled = [text for text in texts if text]
     if any(NUMBER_PATTERN.fullmatch(text) for text in filled):
         return False
-    known_count = sum(_normalise(text) in _translated_headers() for text in filled)
-    return known_count > 1
+    return count_known_headers(filled) > 1
+
+
+def count_known_headers(texts: Iterable[str]) -> int:
+    """Return how many texts are headers of the report, in any language."""
+    return sum(_normalise(text) in _translated_headers() for text in texts)
 
 
 @functools.cache

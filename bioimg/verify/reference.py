@@ -14,21 +14,24 @@ from bioimg.report.table_model import Column, Table
 from bioimg.report.translation import LANGUAGES
 from bioimg.results.configurations import REPEAT_FIELDS
 from bioimg.verify.cell_comparison import leading_number
-from bioimg.verify.headers import find_column, match_columns
+from bioimg.verify.headers import count_known_headers, find_column, match_columns
 from bioimg.verify.parsed_document import ParsedTable
 from bioimg.verify.sentences import parse_sentence
 
 MIN_KNOWN_HEADERS = 2
 """A table with fewer known headers, and without a caption of the report, isn't one of bioimg's."""
 
-VERDICT_COLUMN = "standing"
-
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A table of the report in every language, with the same rows and columns in each."""
+    """A table of the report in every language, with the same rows and columns in each.
+
+    tables:    the table in each language.
+    best_keys: the keys of the trials of the best recipe.
+    """
 
     tables: Sequence[Table]
+    best_keys: frozenset[str]
 
     @property
     def name(self) -> str:
@@ -48,16 +51,22 @@ class Reference:
         for number, record in enumerate(self.tables[0].records()):
             languages = [cells[number] for cells in cells_by_language]
             shown = tuple(zip(*languages, strict=True))
-            rows.append(ReferenceRow(record, shown))
+            rows.append(ReferenceRow(record, shown, record.get("key") in self.best_keys))
         return rows
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceRow:
-    """A row of the report: its values by column name, and the texts of each column by language."""
+    """A row of the report.
+
+    record:  its values by column name.
+    shown:   the texts of each column, in each language.
+    is_best: whether it is that of the best recipe.
+    """
 
     record: Mapping[str, Any]
     shown: Sequence[tuple[str, ...]]
+    is_best: bool
 
 
 def find_references(
@@ -80,6 +89,8 @@ def find_references(
             if values is not None:
                 yield _build_reference(name, values, table, paragraphs, analysis)
                 return
+    if count_known_headers(table.headers) < MIN_KNOWN_HEADERS:
+        return
     candidates = []
     for name in ("comparison", *detail_tables.TABLE_BUILDERS):
         reference = _build_reference(name, {}, table, paragraphs, analysis)
@@ -87,7 +98,7 @@ def find_references(
         candidates.append((known_count, reference))
     highest_count = max(count for count, _ in candidates)
     for known_count, reference in candidates:
-        if known_count == highest_count and known_count >= MIN_KNOWN_HEADERS:
+        if known_count == highest_count:
             yield reference
 
 
@@ -111,7 +122,7 @@ def _build_reference(
             return detail_tables.epoch_table(analysis, lang, None if epoch is None else int(epoch))
         return detail_tables.build_detail_table(name, analysis, lang, price)
 
-    return Reference([build(lang) for lang in LANGUAGES])
+    return _make_reference([build(lang) for lang in LANGUAGES], analysis)
 
 
 def _find_number(key: str, name: str, paragraphs: Sequence[str]) -> float | None:
@@ -149,11 +160,15 @@ def _build_comparison(
     identities = [column.name for column in default.columns if column.identity]
     available = [str(name) for name in default.values.columns]
     shown = match_columns([Column(name=name) for name in available], table.headers)
-    columns = [*identities, *(available[number] for number in shown), VERDICT_COLUMN]
-    columns = [name for name in dict.fromkeys(columns) if name in available]
+    columns = list(dict.fromkeys([*identities, *(available[number] for number in shown)]))
     if set(columns) == {column.name for column in default.columns}:
-        return Reference([default, *map(build, LANGUAGES[1:])])
-    return Reference([build(lang, columns) for lang in LANGUAGES])
+        return _make_reference([default, *map(build, LANGUAGES[1:])], analysis)
+    return _make_reference([build(lang, columns) for lang in LANGUAGES], analysis)
+
+
+def _make_reference(tables: Sequence[Table], analysis: Analysis) -> Reference:
+    best_runs = [] if analysis.best is None else analysis.best.runs["key"]
+    return Reference(tables, frozenset(best_runs))
 
 
 def _caption_option(key: str, name: str, text: str | None) -> str | None:

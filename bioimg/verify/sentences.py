@@ -18,7 +18,10 @@ def parse_sentence(key: str, text: str, *, whole: bool = False) -> dict[str, str
     """
     normalised = normalise_text(text)
     for lang in LANGUAGES:
-        pattern = _sentence_pattern(key, lang)
+        words, pattern = _sentence_pattern(key, lang)
+        # most texts lack some word, which is found much faster than a pattern
+        if not all(word in normalised for word in words):
+            continue
         match = pattern.fullmatch(normalised) if whole else pattern.search(normalised)
         if match:
             return match.groupdict()
@@ -26,23 +29,18 @@ def parse_sentence(key: str, text: str, *, whole: bool = False) -> dict[str, str
 
 
 @functools.cache
-def _sentence_pattern(key: str, lang: str) -> re.Pattern[str]:
-    """Return a pattern of a text of the catalogue, with a group for each of its values."""
-    parts = []
-    names: set[str] = set()
+def _sentence_pattern(key: str, lang: str) -> tuple[list[str], re.Pattern[str]]:
+    """Return the words of a text of the catalogue, and its pattern with a group for each value."""
     template = normalise_text(read_catalogue(lang)[key])
-    literals_and_names = [
-        (literal, name) for literal, name, _, _ in string.Formatter().parse(template)
-    ]
-    for position, (literal, name) in enumerate(literals_and_names):
+    fields = list(string.Formatter().parse(template))
+    words: list[str] = []
+    parts: list[str] = []
+    for position, (literal, name, _, _) in enumerate(fields, start=1):
+        words += literal.split()
         parts.append(r"\s*".join(map(re.escape, literal.split(" "))))
-        if name is None:
-            continue
-        if name in names:
-            parts.append(f"(?P={name})")
-            continue
-        names.add(name)
-        is_last = position == len(literals_and_names) - 1
-        # to the end of the text; elsewhere, as little as possible
-        parts.append(f"(?P<{name}>.*)" if is_last else f"(?P<{name}>.*?)")
-    return re.compile("".join(parts))
+        if name is not None:
+            # to the end of the text; elsewhere, as little as possible
+            amount = ".*" if position == len(fields) else ".*?"
+            is_repeated = f"(?P<{name}>" in "".join(parts)
+            parts.append(f"(?P={name})" if is_repeated else f"(?P<{name}>{amount})")
+    return words, re.compile("".join(parts))

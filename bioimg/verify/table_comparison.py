@@ -7,7 +7,6 @@ from functools import cached_property
 from operator import itemgetter
 
 from bioimg.report.row_filter import more_is_better
-from bioimg.report.translation import translate
 from bioimg.verify.cell_comparison import (
     Disagreement,
     compare_cell,
@@ -17,7 +16,7 @@ from bioimg.verify.cell_comparison import (
 from bioimg.verify.findings import Finding, FindingCode, Level
 from bioimg.verify.headers import has_header, match_columns
 from bioimg.verify.parsed_document import ParsedTable
-from bioimg.verify.reference import VERDICT_COLUMN, Reference, ReferenceRow
+from bioimg.verify.reference import Reference, ReferenceRow
 from bioimg.verify.row_alignment import Alignment, RowPair, align_rows
 
 RECIPE_TABLES = ("comparison", "scores")
@@ -202,7 +201,7 @@ class TableComparison:
             values = [_value(pair, number) for pair in pairs]
             best = choose((value for value in values if value is not None), default=None)
             for pair in bold:
-                if _value(pair, number) != best and not _is_best(pair.reference):
+                if _value(pair, number) != best and not pair.reference.is_best:
                     yield self._finding(
                         "bold",
                         f"{self._row_name(pair.number)}, {self._header(number)}: "
@@ -236,7 +235,3 @@ class TableComparison:
 def _value(pair: RowPair, number: int) -> float | None:
     """Return the number that the report shows for a row."""
     return leading_number(pair.reference.shown[number][0])
-
-
-def _is_best(row: ReferenceRow) -> bool:
-    return row.record.get(VERDICT_COLUMN) == translate("standing.best", "en")

@@ -85,8 +85,10 @@ class EditedTable(ABC):
         """Replace the text of a cell."""
         self.set_at(row, self.position(name), text)
 
-    def change(self, row: int, name: str, old: str, new: str) -> None:
-        """Replace a part of a cell, which must be there."""
+    def change(
+        self, row: int, name: str, old: str, new: str | Callable[[re.Match[str]], str]
+    ) -> None:
+        """Replace a part of a cell that a pattern matches, which must be there."""
         text = self.get(row, name)
         assert re.search(old, text), f"{old!r} isn't in {text!r}"
         self.set(row, name, re.sub(old, new, text, count=1))
@@ -299,6 +301,9 @@ class EditedExcel(EditedTable):
             cell.value = float(text)
         except ValueError:
             cell.value = text or None
+            return
+        _, point, decimals = text.partition(".")
+        cell.number_format = f"0{point}{'0' * len(decimals)}"
 
     def delete_row(self, row: int) -> None:
         self.sheet.delete_rows(self.HEADER_ROW + row)

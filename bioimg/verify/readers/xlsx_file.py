@@ -39,6 +39,7 @@ def read_document(path: Path) -> ParsedDocument:
         blocks.extend(_read_blocks(sheet))
         findings.extend(_find_hidden_parts(sheet))
         findings.extend(_find_misleading_cells(sheet))
+        findings.extend(_find_conditional_formats(sheet))
         findings.extend(_find_formulas(sheet, formulas))
     return ParsedDocument(blocks, findings)
 
@@ -194,6 +195,18 @@ def _is_invisible(cell: Any) -> bool:
     if color.type == "rgb":
         return str(color.rgb).upper().endswith(WHITE_RGB)
     return color.type == "theme" and color.theme == WHITE_THEME
+
+
+def _find_conditional_formats(sheet: Worksheet) -> Iterator[Finding]:
+    """Yield the cells whose number format depends on a condition."""
+    for area in sheet.conditional_formatting:
+        styles = [rule.dxf for rule in area.rules if rule.dxf is not None]
+        if any(style.numFmt is not None for style in styles):
+            yield Finding(
+                "format",
+                f"the sheet {sheet.title!r}, cells {area.sqref}: a conditional number format may "
+                "show something else than the numbers. Remove it.",
+            )
 
 
 def _find_formulas(sheet: Worksheet, formulas: Workbook) -> Iterator[Finding]:
