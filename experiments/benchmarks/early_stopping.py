@@ -66,6 +66,8 @@ class EarlyStoppingBenchmark(Benchmark):
     """1 in this many trials is kept at a rung"""
     alpha: float = 0.05
     """level of the guard"""
+    spare_frozen: bool = True
+    """trials on a frozen backbone run in full"""
 
     def run(self) -> Outcome:
         with tempfile.TemporaryDirectory() as folder:
@@ -75,6 +77,7 @@ class EarlyStoppingBenchmark(Benchmark):
             grace_period=self.grace_period,
             reduction_factor=self.reduction_factor,
             alpha=self.alpha,
+            spare_frozen=self.spare_frozen,
         )
         trials = [curve.trial for curve in curves]
         policies: dict[str, Callable[[], Decide]] = {

@@ -1,4 +1,4 @@
-"""Over-fitting and instability, read from the learning curves."""
+"""Over-fitting, instability and unfinished training, read from the learning curves."""
 
 from typing import Any
 
@@ -12,6 +12,10 @@ training loss still falls."""
 UNSTABLE_MIN_OSCILLATION = 0.02
 """Unstable: the validation accuracy typically moves by more than this from epoch to epoch."""
 MIN_OSCILLATION_EPOCHS = 4
+IMPROVING_MIN_FALL = 2
+"""Still improving: over the last tenth of its epochs the validation loss fell by more than this
+many times its noise, the standard deviation of its steps in the second half of the run; or the last
+epoch has the lowest loss."""
 
 
 def diagnose_curves(epochs: pd.DataFrame) -> pd.DataFrame:
@@ -23,8 +27,8 @@ def diagnose_curves(epochs: pd.DataFrame) -> pd.DataFrame:
     rise: how far the validation loss ends above its minimum, as a share of it.
     oscillation: root mean square change of the validation accuracy from epoch to epoch over the
         second half of the run; null with fewer than 4 epochs.
-    findings: a tuple of codes: no_loss (none was recorded), or overfitting and unstable where the
-        constants above say so.
+    findings: a tuple of codes: no_loss (none was recorded), or still_improving, overfitting and
+        unstable where the constants above say so.
     reading: the same in words.
     """
     rows = []
@@ -52,6 +56,8 @@ def _diagnose_curve(key: str, curve: pd.DataFrame) -> dict[str, object]:
     train_loss = curve["train_loss"].to_numpy()
     is_still_learning = bool(train_loss[-1] < train_loss[lowest])
     findings = []
+    if _is_still_improving(loss):
+        findings.append("still_improving")
     if row["rise"] > OVERFIT_MIN_RISE and is_still_learning:
         findings.append("overfitting")
     if row["oscillation"] > UNSTABLE_MIN_OSCILLATION:
@@ -66,8 +72,24 @@ def _accuracy_oscillation(accuracy: np.ndarray) -> float:
     return float(np.sqrt(np.mean(steps**2)))
 
 
+def _is_still_improving(loss: np.ndarray) -> bool:
+    """Return True if a validation loss, [epochs], was still falling when it ended."""
+    if len(loss) < 2 or np.isnan(loss).any():
+        return False
+    if loss.argmin() == len(loss) - 1:
+        return True
+    late_steps = np.diff(loss[len(loss) // 2 :])
+    if len(late_steps) < 2:
+        return False
+    last_tenth = max(1, len(loss) // 10)
+    fall = loss[-1 - last_tenth] - loss[-1]
+    return bool(fall > IMPROVING_MIN_FALL * late_steps.std(ddof=1))
+
+
 def _diagnosis_text(row: dict, findings: list[str]) -> str:
     parts = [f"validation loss fell until epoch {row['last_fall']} of {row['epochs']}"]
+    if "still_improving" in findings:
+        parts.append("still improving: more epochs might help")
     if "overfitting" in findings:
         percent = 100 * row["rise"]
         parts.append(f"then rose by {percent:.0f} % while training loss fell: over-fitting")

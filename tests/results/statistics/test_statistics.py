@@ -672,10 +672,26 @@ def test_curves_show_overfitting_and_instability(tmp_path: Path) -> None:
     assert table.loc["a", "rise"] == pytest.approx(1.0)
     assert table.loc["a", "oscillation"] == pytest.approx(0.1)
     assert table.loc["a", "findings"] == ("overfitting", "unstable")
-    assert table.loc["b", "findings"] == ()
+    assert table.loc["b", "findings"] == ("still_improving",)
     assert "rose by 100 % while training loss fell: over-fitting" in table.loc["a", "reading"]
     assert "unstable" in table.loc["a", "reading"]
-    assert table.loc["b", "reading"] == "validation loss fell until epoch 6 of 6"
+    assert table.loc["b", "reading"] == (
+        "validation loss fell until epoch 6 of 6; still improving: more epochs might help"
+    )
+
+
+def test_loss_that_falls_by_more_than_its_noise_is_still_improving() -> None:
+    falling = list(np.linspace(1.0, 0.5, 20))
+    # the lowest loss was chance; the rest falls steadily, or is only noise
+    lucky = [*falling[:4], 0.4, *falling[5:]]
+    noisy = [0.5, 0.4, *[0.45, 0.5] * 9]
+    losses = {"falling": falling, "lucky": lucky, "noisy": noisy}
+    rows = []
+    for key, loss in losses.items():
+        rows += epoch_rows(key, loss, [0.5] * 20)
+    table = statistics.diagnose_curves(pd.DataFrame(rows)).set_index("key")
+    is_improving = ["still_improving" in findings for findings in table["findings"]]
+    assert is_improving == [True, True, False]
 
 
 def test_curves_without_loss_are_reported() -> None:
