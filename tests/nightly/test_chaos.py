@@ -123,5 +123,5 @@ def test_many_kills_change_nothing_with_two_workers(tmp_path):
 def test_many_kills_change_nothing_when_stopped_trials_are_finished(tmp_path):
     """Trials are stopped early, except those on a frozen backbone, and then trained to the end."""
     command = [word for word in LONG_COMMAND if word != "--no-early-stopping"]
-    command += ["--freeze", "none", "features", "--finish"]
+    command += ["--freeze", "none", "features", "--alpha", "0.5", "--finish"]
     check_campaign(tmp_path, command, [*command, "--local"], kill_count=17, seed=3)
