@@ -15,7 +15,7 @@ Answers = Mapping[str, tuple[str, ...]]
 """Codes of the sentences that answer an item, by its number. `table` is the table of classes."""
 
 NUMBERS = ("images", "groups", "groups_unknown", "table")
-DIVISION = ("split_stratified", "split_grouped", "split_folder", "folds", "folds_run")
+DIVISION = ("split_auto", "split_stratified", "split_grouped", "split_folder", "folds", "folds_run")
 COUNTS = ("counts", "counts_folds", "tested_groups")
 EXCLUSIONS = ("unreadable", "unreadable_none")
 DISJOINTNESS = ("leak", "leak_none", "groups_unknown", "copies", "copies_none")
