@@ -29,7 +29,7 @@ from support.example_results import (
     write_simulated_results,
 )
 
-BASE: dict[str, Any] = {"data": "kather2016"}
+BASE: dict[str, Any] = {"data": "kather2016", "split": "stratified"}
 MEASURED = {"test_accuracy": 0.9, "unreadable_skipped": 0, "duplicate_images_across_splits": 0}
 GROUPS = [f"slide-{image % 20}" for image in range(600)]
 
@@ -158,7 +158,6 @@ def test_early_stopping_is_described_by_its_rule(tmp_path: Path):
         "Of all trainings (12), 9 were completed, 2 stopped early and 1 failed."
     )
     assert "no_stopping" not in texts
-    assert "stopping_guard" not in texts
 
 
 def test_guard_of_early_stopping_is_described_where_the_rule_has_one(tmp_path: Path):
@@ -167,10 +166,12 @@ def test_guard_of_early_stopping_is_described_where_the_rule_has_one(tmp_path: P
         "grace_period": 3,
         "reduction_factor": 2,
         "compare_within": ["freeze"],
-        "alpha": 0.05,
     }
     row = trial_row(TrialConfig(**BASE))
-    texts = sentence_texts(describe(write_results(tmp_path, [row], early_stopping=rule)))
+    plain = write_results(tmp_path / "a", [row], early_stopping=rule)
+    assert "stopping_guard" not in sentence_texts(describe(plain))
+    guarded = write_results(tmp_path / "b", [row], early_stopping={**rule, "alpha": 0.05})
+    texts = sentence_texts(describe(guarded))
     assert "at a level of 0.05" in texts["stopping_guard"]
     assert "stopping_steps" not in texts
 
