@@ -12,15 +12,11 @@ So the largest p and the widest interval count. Holm's correction (1979) is over
 call. README.md in this folder has a table of which test is used when.
 """
 
-import functools
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, t
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import confint_proportions_2indep
 
 from bioimg.results.result_store import Results
 from bioimg.results.statistics.claims import claim_texts
@@ -29,18 +25,13 @@ from bioimg.results.statistics.configuration_outcomes import (
     measure_configurations,
     pool_run_spread,
 )
-from bioimg.results.statistics.intervals import MIN_CLASS_IMAGES, mean_interval
-from bioimg.results.statistics.standard_error import (
-    CONFIDENCE_LEVEL,
-    POWER,
-    UnitSample,
-    Variance,
-    detectable_by_t,
-    nadeau_bengio_factor,
-    sign_flip_test,
-    t_interval,
-    t_test,
+from bioimg.results.statistics.paired_tests import (
+    MCNEMAR_TEST,
+    PairedSample,
+    PairedTest,
+    compare_proportions,
 )
+from bioimg.results.statistics.standard_error import Variance
 
 SIGNIFICANCE_LEVEL = 0.05
 MATCHING_COLUMNS = {"data_fingerprint": "data", "split": "split", "group_pattern": "group_pattern"}
@@ -70,13 +61,6 @@ COMPARISON_COLUMNS = (
     "effective_units",
     "claim",
 )
-MCNEMAR_TEST = "exact McNemar"
-SIGNS_TEST = "exact signs over images"
-PROPORTIONS_TEST = "two proportions, unpaired"
-GROUPS_TEST = "t over groups"
-FOLDS_TEST = "corrected t over folds"
-IMAGES_AND_RUNS_TEST = "t over images and runs"
-GROUPS_AND_RUNS_TEST = "t over groups and runs"
 
 
 def compare_pairs(results: Results, against: str | None = None) -> pd.DataFrame:
@@ -121,18 +105,6 @@ def compare_pairs(results: Results, against: str | None = None) -> pd.DataFrame:
     rows = [comparison.describe(level) for comparison in comparisons]
     table = _add_verdicts(pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS)))
     return table.assign(claim=list(claim_texts(table, outcomes)))
-
-
-class _Test(NamedTuple):
-    """One test of a difference. What it can't give is NaN."""
-
-    name: str
-    p: float
-    low: float
-    high: float
-    units: float
-    """Effective number of units."""
-    detectable: float
 
 
 class _Comparison:
@@ -194,7 +166,7 @@ class _Comparison:
             return "test_images"
         if a.stopped_share != b.stopped_share:
             return "uneven_stopping"
-        if a.images is not None and self._find_single_unit(a.images):
+        if a.images is not None and not a.images.has_spread:
             return "one_group" if a.has_groups else "one_image"
         if self._has_one_run_on_one_side():
             return "one_run"
@@ -204,108 +176,26 @@ class _Comparison:
         """Check that both were tested on the same images; without predictions, on equally many."""
         a, b = self.a, self.b
         if a.images is not None and b.images is not None:
-            return a.images.index.equals(b.images.index)
+            return a.images.names.equals(b.images.names)
         has_folds = a.fold_count > 1 or b.fold_count > 1
         if has_folds or a.score_used != "accuracy":
             return False
         return a.image_count == b.image_count
 
-    def _find_single_unit(self, images: pd.DataFrame) -> bool:
-        """Check whether all images, or all of a class that the score weighs, are of one unit."""
-        sampled = ["unit", "fold"] if self.a.fold_count > 1 else ["unit"]
-        counts = images.groupby("stratum")[sampled].nunique()
-        return bool(counts.lt(2).any(axis=None))
-
     def _has_one_run_on_one_side(self) -> bool:
-        if self.a.fold_count > 1:
-            return False
-        return self.a.has_repeats != self.b.has_repeats
+        return self.a.fold_count == 1 and self.a.has_repeats != self.b.has_repeats
 
-    def _run_tests(self, level: float) -> list[_Test]:
+    def _run_tests(self, level: float) -> list[PairedTest]:
+        runs = self._run_variance()
         if self.a.images is None or self.b.images is None:
-            return [self._test_proportions(level)]
-        tests = [self._test_signs(level)]
-        if self.a.fold_count > 1:
-            tests.append(self._test_folds(level))
-        if self.a.has_groups or (self.a.fold_count == 1 and self.a.has_repeats):
-            tests.append(self._test_units(level))
-        return tests
-
-    def _test_signs(self, level: float) -> _Test:
-        """Test single images: exactly, if each is as likely to favour either side."""
-        images = self._paired_images
-        p = sign_flip_test(images["contribution"].to_numpy())
-        name = SIGNS_TEST
-        low = high = np.nan
-        if self.a.run_count == 1 and self.b.run_count == 1:
-            low, high = _paired_interval(images)
-            if self.a.score_used == "accuracy":
-                name = MCNEMAR_TEST
-        units = UnitSample(images.index, images["stratum"]).effective_count
-        return _Test(name, p, low, high, units, _detectable_by_signs(images, level))
-
-    def _test_units(self, level: float) -> _Test:
-        """Test groups, else images, and runs."""
-        images = self._paired_images
-        variance = _variance_of_units(images, images["unit"])
-        units = variance.degrees_of_freedom + 1
-        name = GROUPS_TEST
-        runs = self._run_variance()
-        if runs:
-            variance += runs
-            name = GROUPS_AND_RUNS_TEST if self.a.has_groups else IMAGES_AND_RUNS_TEST
-        return self._test_by_t(name, images["unit"], variance, units, level)
-
-    def _test_folds(self, level: float) -> _Test:
-        images = self._paired_images
-        factor = nadeau_bengio_factor(self.a.fold_count, self.a.test_train_ratio)
-        variance = _variance_of_units(images, images["fold"]) * factor
-        units = variance.degrees_of_freedom + 1
-        return self._test_by_t(FOLDS_TEST, images["fold"], variance, units, level)
-
-    def _test_by_t(
-        self, name: str, sampled: pd.Series, variance: Variance, units: float, level: float
-    ) -> _Test:
-        contributions = self._paired_images["contribution"]
-        low, high = t_interval(contributions.sum(), variance)
-        p = t_test(contributions, sampled, variance)
-        return _Test(name, p, low, high, units, detectable_by_t(variance, level))
-
-    def _test_proportions(self, level: float) -> _Test:
-        """Test two accuracies of which only the number of images is known."""
-        n = self.a.image_count
-        correct_a = round(self.a.accuracy * n)
-        correct_b = round(self.b.accuracy * n)
-        a, b = correct_a / n, correct_b / n
-        pooled = (a + b) / 2
-        variance = Variance(2 * pooled * (1 - pooled) / n, np.inf)
-        limits = confint_proportions_2indep(
-            correct_a, n, correct_b, n, method="newcomb", alpha=1 - CONFIDENCE_LEVEL
-        )
-        low, high = (float(limit) for limit in limits)
-        runs = self._run_variance()
-        if runs:
-            variance += runs
-            low, high = t_interval(a - b, variance)
-        # the test is undefined if both are right on all images or on none
-        p = 1.0
-        if variance.value > 0:
-            p = float(2 * t.sf(abs(a - b) / np.sqrt(variance.value), variance.degrees_of_freedom))
-        return _Test(PROPORTIONS_TEST, p, low, high, n, detectable_by_t(variance, level))
-
-    @functools.cached_property
-    def _paired_images(self) -> pd.DataFrame:
-        """Return the images with `difference`, and with what each adds to that of the scores."""
-        assert self.a.images is not None
-        assert self.b.images is not None
-        difference = self.a.images["correct"] - self.b.images["correct"]
-        contribution = difference * self.a.images["weight"]
-        return self.a.images.assign(difference=difference, contribution=contribution)
+            return [compare_proportions(self.a, self.b, runs, level)]
+        return PairedSample(self.a, self.b, runs).run_tests(level)
 
     def _run_variance(self) -> Variance | None:
         """Return what runs add to the variance of the difference; None if none was repeated."""
         a, b = self.a, self.b
-        if self._run_spread is None or not (a.has_repeats and b.has_repeats):
+        is_repeated = a.fold_count == 1 and a.has_repeats and b.has_repeats
+        if self._run_spread is None or not is_repeated:
             return None
         return self._run_spread * (1 / a.run_count + 1 / b.run_count)
 
@@ -314,53 +204,19 @@ def _equal_or_both_missing(a: object, b: object) -> bool:
     return bool(a == b or (pd.isna(a) and pd.isna(b)))  # type: ignore[call-overload]
 
 
-def _variance_of_units(images: pd.DataFrame, units: pd.Series) -> Variance:
-    return UnitSample(units, images["stratum"]).variance(images["contribution"])
-
-
-def _paired_interval(images: pd.DataFrame) -> tuple[float, float]:
-    """Return the 95 % interval of a difference between two runs, each right or wrong on an image.
-
-    It is that of Bonett & Price (2012): Wald's, with one image added to each of the two counts of
-    disagreement. Those of classes are combined by MOVER. It is null if a class has too few images.
-    """
-    strata = images.groupby("stratum")["difference"]
-    n = strata.size().to_numpy()
-    only_a = strata.agg(lambda difference: (difference > 0).sum()).to_numpy()
-    only_b = strata.agg(lambda difference: (difference < 0).sum()).to_numpy()
-    share_a = (only_a + 1) / (n + 2)
-    share_b = (only_b + 1) / (n + 2)
-    centre = share_a - share_b
-    error = np.sqrt((share_a + share_b - centre**2) / (n + 2))
-    half_width = norm.ppf((1 + CONFIDENCE_LEVEL) / 2) * error
-    difference = (only_a - only_b) / n
-    if len(n) > 1 and n.min() < MIN_CLASS_IMAGES:
-        return np.nan, np.nan
-    return mean_interval(difference, centre - half_width, centre + half_width)
-
-
-def _detectable_by_signs(images: pd.DataFrame, level: float) -> float:
-    """Return the difference that the exact test of signs finds with 80 % power, about.
-
-    As many disagreements as were seen are expected, and in each class two more, as in Bonett &
-    Price's interval; but never fewer than a difference of this size needs.
-    """
-    quantiles = float(norm.isf(level / 2) + norm.ppf(POWER))
-    strata = images.assign(square=images["difference"] ** 2).groupby("stratum")
-    n = strata.size()
-    variances = (strata["square"].sum() + 2) / (n + 2) ** 2
-    expected = quantiles * np.sqrt(variances.sum()) / len(n)
-    least = quantiles**2 * (images["weight"] ** 2).sum()
-    return float(max(expected, least))
+def holm_correction(p: pd.Series) -> pd.Series:
+    """Return p-values that are corrected for their number (Holm 1979); null ones don't count."""
+    ordered = p.dropna().sort_values()
+    remaining = np.arange(len(ordered), 0, -1)
+    corrected = (ordered * remaining).cummax().clip(upper=1)
+    return corrected.reindex(p.index)
 
 
 def _add_verdicts(table: pd.DataFrame) -> pd.DataFrame:
     """Add what depends on all pairs: corrected p-values and verdicts."""
     p = table["p"].astype(float)
     is_tested = p.notna()
-    p_holm = pd.Series(np.nan, index=table.index)
-    if is_tested.any():
-        p_holm[is_tested] = multipletests(p[is_tested], method="holm")[1]
+    p_holm = holm_correction(p)
     is_significant = p_holm.lt(SIGNIFICANCE_LEVEL)
     is_better = table["difference"].astype(float).gt(0)
     verdict = pd.Series(np.where(is_better, "better", "worse"), table.index)

@@ -1,5 +1,6 @@
 """What each configuration achieved on the test images: image by image, and run by run."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,51 @@ import pandas as pd
 from bioimg.results.configurations import configuration_keys
 from bioimg.results.result_store import Results
 from bioimg.results.score import Score, image_weights, measure_score
-from bioimg.results.statistics.standard_error import Variance, pool_run_variance
+from bioimg.results.statistics.standard_error import UnitSample, Variance, pool_run_variance
+
+
+@dataclass(frozen=True, eq=False)
+class TestedImages:
+    """The test images of one configuration, and how well its runs did on each.
+
+    names: [images], sorted.
+    correct: float64 [images], the share of runs that were right.
+    labels: int [images].
+    groups: object [images], the group, or the image where it has none; None if none is known.
+    folds: [images].
+    weights: float64 [images], what an image adds to the score if it is classified correctly.
+    strata: [images], the class if the score weighs classes, else 0.
+    """
+
+    names: pd.Index
+    correct: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray | None
+    folds: np.ndarray
+    weights: np.ndarray
+    strata: np.ndarray
+
+    @functools.cached_property
+    def by_image(self) -> UnitSample:
+        return UnitSample(np.arange(len(self.names)), self.strata)
+
+    @functools.cached_property
+    def by_unit(self) -> UnitSample:
+        """By groups, or by images where none are known."""
+        return self.by_image if self.groups is None else UnitSample(self.groups, self.strata)
+
+    @functools.cached_property
+    def by_fold(self) -> UnitSample:
+        return UnitSample(self.folds, self.strata)
+
+    @property
+    def has_spread(self) -> bool:
+        """Check that images, and those of each class that counts, are of several units and folds.
+
+        With one fold, folds don't matter.
+        """
+        has_folds = len(np.unique(self.folds)) > 1
+        return self.by_unit.has_spread and (not has_folds or self.by_fold.has_spread)
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,20 +64,18 @@ class ConfigurationOutcome:
     score_used: accuracy or balanced_accuracy.
     runs: its rows of the table of trials, with `run_score`, the score of each on its test images.
     stopped_share: which share of all its trials early stopping ended.
-    images: one row per test image, or None if a run has no predictions. `correct` is the mean over
-        runs; `unit` is the group, or else the image; `weight` is what the image adds to the score
-        if it is correct; `stratum` is the class if the score weighs classes, else 0.
+    images: the test images of all folds, or None if a run has no predictions.
+    predictions: those of all runs for them.
     """
 
     key: str
     score_used: Score
     runs: pd.DataFrame
     stopped_share: float
-    images: pd.DataFrame | None
+    images: TestedImages | None
     predictions: pd.DataFrame | None
-    """The predictions of all runs for their test images."""
 
-    @property
+    @functools.cached_property
     def first_row(self) -> pd.Series:
         """The row of its first completed trial."""
         return self.runs.iloc[0]
@@ -41,7 +84,7 @@ class ConfigurationOutcome:
     def run_count(self) -> int:
         return len(self.runs)
 
-    @property
+    @functools.cached_property
     def fold_count(self) -> int:
         """Number of folds in which a run was completed; 1 without folds."""
         return self.runs["fold"].nunique()
@@ -50,26 +93,26 @@ class ConfigurationOutcome:
     def image_count(self) -> int:
         """Number of test images, over all folds."""
         if self.images is not None:
-            return len(self.images)
+            return len(self.images.names)
         return int(self.runs.drop_duplicates("fold")["test_images"].sum())
 
     @property
     def accuracy(self) -> float:
         """The accuracy over all test images, averaged over runs."""
         if self.images is not None:
-            return float(self.images["correct"].mean())
+            return float(self.images.correct.mean())
         return float(self.runs["test_accuracy"].mean())
 
     @property
     def score(self) -> float:
         """The score over all test images, averaged over runs."""
         if self.images is not None:
-            return float((self.images["weight"] * self.images["correct"]).sum())
+            return float(self.images.weights @ self.images.correct)
         return float(self.runs["run_score"].mean())
 
     @property
     def has_groups(self) -> bool:
-        return self.images is not None and bool(self.images["group"].notna().any())
+        return self.images is not None and self.images.groups is not None
 
     @property
     def has_repeats(self) -> bool:
@@ -128,7 +171,7 @@ def _measure_configuration(
     run_scores = runs["test_score"] if "test_score" in runs else pd.Series(np.nan, runs.index)
     if score_used == "accuracy":
         run_scores = run_scores.fillna(runs["test_accuracy"])
-    if predictions is not None and runs["key"].isin(predictions["key"]).all():
+    if predictions is not None and predictions["key"].nunique() == len(runs):
         images = average_runs(predictions, score_used)
         run_scores = runs["key"].map(_score_runs(predictions, score_used))
     return ConfigurationOutcome(
@@ -156,20 +199,25 @@ def _score_runs(predictions: pd.DataFrame, score_used: Score) -> dict[str, float
     return scores
 
 
-def average_runs(predictions: pd.DataFrame, score_used: Score) -> pd.DataFrame:
-    """Average the runs of one configuration by image, as in `ConfigurationOutcome.images`."""
-    is_correct = predictions["label"].eq(predictions["prediction"])
-    rows = predictions.assign(correct=is_correct.astype(float))
-    images = rows.groupby("image").agg(
-        correct=("correct", "mean"),
-        label=("label", "first"),
-        group=("group", "first"),
-        fold=("fold", "first"),
-    )
-    names = pd.Series(images.index, index=images.index)
-    labels = images["label"].to_numpy()
-    return images.assign(
-        unit=images["group"].fillna(names),
-        weight=image_weights(labels, score_used),
-        stratum=labels if score_used == "balanced_accuracy" else 0,
+def average_runs(predictions: pd.DataFrame, score_used: Score) -> TestedImages:
+    """Average the runs of one configuration by image."""
+    names, positions = np.unique(predictions["image"].to_numpy(), return_inverse=True)
+    is_correct = predictions["label"].to_numpy() == predictions["prediction"].to_numpy()
+    correct = np.bincount(positions, is_correct) / np.bincount(positions)
+    # an image has the same label, group and fold in all runs
+    first = np.zeros(len(names), int)
+    first[positions[::-1]] = np.arange(len(positions))[::-1]
+    rows = predictions.iloc[first]
+    labels = rows["label"].to_numpy()
+    groups = None
+    if rows["group"].notna().any():
+        groups = rows["group"].fillna(rows["image"]).to_numpy(object)
+    return TestedImages(
+        names=pd.Index(names),
+        correct=correct,
+        labels=labels,
+        groups=groups,
+        folds=rows["fold"].to_numpy(),
+        weights=image_weights(labels, score_used),
+        strata=labels if score_used == "balanced_accuracy" else np.zeros(len(labels), int),
     )

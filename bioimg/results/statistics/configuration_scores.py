@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
 
 from bioimg.results.result_store import Results
 from bioimg.results.statistics.configuration_outcomes import (
@@ -25,7 +24,7 @@ from bioimg.results.statistics.measures import (
 )
 from bioimg.results.statistics.metrics import calibration_error, trial_predictions
 from bioimg.results.statistics.standard_error import (
-    CONFIDENCE_LEVEL,
+    StandardError,
     UnitSample,
     Variance,
     pool_run_variance,
@@ -87,7 +86,7 @@ def trial_metrics(results: Results, key: str, subset: str = "test") -> pd.DataFr
     table = []
     for name in MEASURE_NAMES:
         parts = split_measure(name, images, rows)
-        low, high = parts.interval(_known_units(images))
+        low, high = parts.interval(images.groups)
         table.append({"metric": name, "value": parts.value, "low": low, "high": high})
     table.append({"metric": "ece", "value": calibration_error(rows)})
     return pd.DataFrame(table, columns=["metric", "value", "low", "high"])
@@ -100,9 +99,8 @@ def majority_reference(results: Results) -> float:
     """
     for outcome in measure_configurations(results).values():
         if outcome.images is not None:
-            labels = outcome.images["label"]
-            is_most_frequent = labels.eq(labels.mode()[0])
-            return float(outcome.images.loc[is_most_frequent, "weight"].sum())
+            most_frequent = np.bincount(outcome.images.labels).argmax()
+            return float(outcome.images.weights[outcome.images.labels == most_frequent].sum())
     return float("nan")
 
 
@@ -116,11 +114,6 @@ def effective_group_count(groups: pd.Series) -> float:
     """
     names = pd.Series(groups.index, groups.index).map("image {}".format)
     return UnitSample(groups.fillna(names)).effective_count
-
-
-def _known_units(images: pd.DataFrame) -> np.ndarray | None:
-    """Return the group of each image, or the image where it has none; None if none has one."""
-    return images["unit"].to_numpy() if images["group"].notna().any() else None
 
 
 class _MeasuredConfiguration:
@@ -158,18 +151,17 @@ class _MeasuredConfiguration:
             row["ece"] = float(np.mean([calibration_error(rows) for _, rows in runs]))
         row["low"] = row.get(f"{outcome.score_used}_low")
         row["high"] = row.get(f"{outcome.score_used}_high")
-        if outcome.images is not None and outcome.has_groups:
-            row["groups"] = outcome.images["unit"].nunique()
-            sample = UnitSample(outcome.images["unit"], outcome.images["stratum"])
-            row["effective_groups"] = sample.effective_count
+        if outcome.images is not None and outcome.images.groups is not None:
+            row["groups"] = len(set(outcome.images.groups))
+            row["effective_groups"] = outcome.images.by_unit.effective_count
         return row
 
     def _interval(self, parts: MeasureParts, spread: Variance | None) -> Limits:
         """Return the interval over images or groups, and over runs or folds."""
         outcome = self.outcome
-        low, high = parts.interval(_known_units(parts.images))
+        low, high = parts.interval(parts.images.groups)
         if outcome.fold_count > 1:
-            over_folds = parts.interval(parts.images["fold"].to_numpy())
+            over_folds = parts.interval(parts.images.folds)
             low, high = min(low, over_folds[0]), max(high, over_folds[1])
         elif outcome.has_repeats and spread:
             low, high = _widen_by_runs(parts.value, (low, high), spread * (1 / outcome.run_count))
@@ -191,8 +183,7 @@ class _MeasuredConfiguration:
 
 def _widen_by_runs(value: float, limits: Limits, runs: Variance) -> Limits:
     """Add the spread of runs to an interval over images, as MOVER adds independent errors."""
-    quantile = t.ppf((1 + CONFIDENCE_LEVEL) / 2, runs.degrees_of_freedom)
-    half_width = float(quantile * np.sqrt(runs.value))
-    low = value - np.hypot(value - limits[0], half_width)
-    high = value + np.hypot(limits[1] - value, half_width)
+    margin = StandardError(runs).margin()
+    low = value - np.hypot(value - limits[0], margin)
+    high = value + np.hypot(limits[1] - value, margin)
     return float(max(low, 0.0)), float(min(high, 1.0))

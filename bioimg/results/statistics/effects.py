@@ -7,7 +7,6 @@ from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
 from statsmodels.regression.linear_model import OLS
 from statsmodels.tools.sm_exceptions import SingularMatrixWarning
 
@@ -19,10 +18,10 @@ from bioimg.results.statistics.configuration_outcomes import (
     measure_configurations,
 )
 from bioimg.results.statistics.standard_error import (
+    StandardError,
     UnitSample,
     Variance,
     nadeau_bengio_factor,
-    t_interval,
 )
 
 EFFECT_COLUMNS = (
@@ -190,25 +189,22 @@ class _LinearModel:
         if not self._is_estimable[coefficient]:
             return {"reason": "inseparable"}
         effect = float(self._regression.params[coefficient])
-        variance = self._variance(coefficient)
-        if variance is None:
+        error = self._error(coefficient)
+        if error is None or not error.has_spread:
             return {"effect": effect, "reason": ""}
-        low, high = t_interval(effect, variance)
-        p = np.nan
-        if not np.isnan(low):
-            statistic = abs(effect) / np.sqrt(variance.value)
-            p = float(2 * t.sf(statistic, variance.degrees_of_freedom))
+        low, high = error.interval(effect)
+        p = error.p_value(effect)
         return {"effect": effect, "low": low, "high": high, "p": p, "reason": ""}
 
-    def _variance(self, coefficient: int) -> Variance | None:
-        """Return the variance of an effect; None if it can't be estimated."""
+    def _error(self, coefficient: int) -> StandardError | None:
+        """Return the standard error of an effect; None if it can't be estimated."""
         freedom = self._regression.df_resid
         if freedom < 1:
             return None
-        error = float(self._regression.bse[coefficient])
-        variance = Variance(error**2, freedom) * self._fold_factor
+        unexplained = float(self._regression.bse[coefficient]) ** 2
+        variance = Variance(unexplained, freedom) * self._fold_factor
         if self._images is None:
-            return variance
+            return StandardError(variance)
         sample = UnitSample(
             self._images.index.get_level_values("unit"),
             self._images.index.get_level_values("stratum"),
@@ -217,7 +213,7 @@ class _LinearModel:
             return None
         # the effect is a weighted sum of scores, so it is a sum over images, too
         contributions = self._images.to_numpy() @ self._inverse[coefficient]
-        return variance + sample.variance(contributions)
+        return StandardError(variance, sample.variance(contributions))
 
 
 def _image_contributions(
@@ -232,8 +228,10 @@ def _image_contributions(
     for outcome in outcomes:
         if outcome.images is None or outcome.predictions is None:
             return None
-        images = outcome.images[["unit", "stratum"]]
-        tables.append(outcome.predictions.join(images, on="image"))
+        rows = outcome.predictions
+        unit = rows["group"].fillna(rows["image"])
+        is_balanced = outcome.score_used == "balanced_accuracy"
+        tables.append(rows.assign(unit=unit, stratum=rows["label"] if is_balanced else 0))
     rows = pd.concat(tables)
     weight = rows.groupby("key")["label"].transform(
         lambda labels: image_weights(labels.to_numpy(), outcomes[0].score_used)

@@ -12,7 +12,6 @@ from statsmodels.stats.proportion import proportion_confint
 
 from bioimg.results.statistics.standard_error import (
     CONFIDENCE_LEVEL,
-    ROUNDING_TOLERANCE,
     UnitSample,
     Variance,
 )
@@ -72,7 +71,7 @@ def logit_interval(share: float, variance: Variance) -> tuple[float, float]:
     counts as one image, which is the most cautious reading.
     """
     freedom = variance.degrees_of_freedom
-    if variance.value < ROUNDING_TOLERANCE**2:
+    if not variance.has_spread:
         return wilson_interval(share * (freedom + 1), freedom + 1)
     centre = special.logit(share)
     error = np.sqrt(variance.value) / (share * (1 - share))
@@ -108,8 +107,9 @@ def rank_interval(
         independent = float((UnitSample(alone, is_positive).unit_sums(contributions) ** 2).sum())
         inflation = max(1.0, value / independent)
     image_counts = [is_positive.sum() / inflation, (~is_positive).sum() / inflation]
-    if value > ROUNDING_TOLERANCE**2:
-        estimated = logit_interval(area, Variance(value, freedom))
+    variance = Variance(value, freedom)
+    if variance.has_spread:
+        estimated = logit_interval(area, variance)
     else:
         estimated = UNKNOWN
         if units is not None:

@@ -8,6 +8,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from bioimg.results.score import Score, measure_score
+from bioimg.results.statistics.configuration_outcomes import TestedImages
 from bioimg.results.statistics.intervals import (
     MIN_CLASS_IMAGES,
     UNKNOWN,
@@ -34,7 +35,7 @@ class MeasureParts:
     """[images, parts], what each image adds to each value."""
     members: np.ndarray
     """bool [images, parts], the images of each class."""
-    images: pd.DataFrame
+    images: TestedImages
     run_values: list[list[float]]
     """The measure of each run, in one list per fold."""
 
@@ -63,7 +64,7 @@ class MeasureParts:
             return rank_interval(value, contributions, members, units)
         if self.name == "macro_f1":
             return self._f1_interval(value, contributions, members, units)
-        correct = self.images["correct"].to_numpy()[members]
+        correct = self.images.correct[members]
         return share_interval(correct, None if units is None else units[members])
 
     def _f1_interval(
@@ -78,25 +79,25 @@ class MeasureParts:
         return logit_interval(f1, Variance(sample.variance(contributions).value, freedom))
 
     def _sample(self, units: np.ndarray | None) -> UnitSample:
-        known = np.arange(len(self.images)) if units is None else units
-        return UnitSample(known, self.images["label"])
+        known = np.arange(len(self.images.names)) if units is None else units
+        return UnitSample(known, self.images.labels)
 
 
 def split_measure(
-    name: MeasureName, images: pd.DataFrame, predictions: pd.DataFrame
+    name: MeasureName, images: TestedImages, predictions: pd.DataFrame
 ) -> MeasureParts:
     """Split a measure into parts.
 
-    images: one row per test image, from `average_runs`.
+    images: from `average_runs`.
     predictions: those of all runs.
     """
-    labels = images["label"].to_numpy()
+    labels = images.labels
     if name == "accuracy":
-        members = np.ones((len(images), 1), bool)
+        members = np.ones((len(labels), 1), bool)
     else:
         members = labels[:, None] == np.unique(labels)
     if name == "accuracy" or name == "balanced_accuracy":
-        contributions = members * images["correct"].to_numpy()[:, None] / members.sum(axis=0)
+        contributions = members * images.correct[:, None] / members.sum(axis=0)
         run_values = _score_each_run(name, predictions)
         values = contributions.sum(axis=0)
     else:
@@ -121,7 +122,7 @@ def _score_each_run(score: Score, predictions: pd.DataFrame) -> list[list[float]
 
 
 def _average_classes(
-    name: MeasureName, images: pd.DataFrame, predictions: pd.DataFrame, classes: np.ndarray
+    name: MeasureName, images: TestedImages, predictions: pd.DataFrame, classes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[list[float]]]:
     """Average a measure of each class over runs, and these over folds.
 
@@ -135,11 +136,11 @@ def _average_classes(
     run_values: list[list[float]] = []
     for _, rows_of_fold in predictions.groupby("fold"):
         values = np.zeros(len(classes))
-        contributions = np.zeros((len(images), len(classes)))
+        contributions = np.zeros((len(images.names), len(classes)))
         runs = [rows for _, rows in rows_of_fold.groupby("key")]
         run_values.append([])
         for rows in runs:
-            positions = images.index.get_indexer(pd.Index(rows["image"]))
+            positions = images.names.get_indexer(pd.Index(rows["image"]))
             run, added = _measure_classes(name, rows, classes)
             values += run / len(runs)
             contributions[positions] += added / len(runs)

@@ -6,21 +6,26 @@ scores.
 """
 
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import fft, optimize, stats
+from scipy import fft, optimize, special, stats
 
 CONFIDENCE_LEVEL = 0.95
 ROUNDING_TOLERANCE = 1e-12
 """Differences of shares below this count as none."""
 POWER = 0.8
 """How probable it is that the smallest detectable difference is found."""
-MIN_SIGN_FLIP_STEPS = 2**14
-"""The exact test of signs rounds contributions to this part of the sum of their sizes, or finer."""
+MIN_P = 1e-100
+"""Smaller p-values aren't told apart."""
+MIN_STEPS = 16
+"""The exact test of signs rounds sizes to this part of the smallest, if they aren't multiples."""
+MIN_TOTAL_STEPS = 4096
+"""It also rounds them to this part of their sum, or finer."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +35,85 @@ class Variance:
     value: float
     degrees_of_freedom: float
 
-    def __add__(self, other: "Variance") -> "Variance":
-        """Add independent variances, with Satterthwaite's degrees of freedom (1946)."""
-        total = self.value + other.value
-        if total == 0:
-            return Variance(0.0, min(self.degrees_of_freedom, other.degrees_of_freedom))
-        own_spread = self.value**2 / self.degrees_of_freedom
-        other_spread = other.value**2 / other.degrees_of_freedom
-        return Variance(total, total**2 / (own_spread + other_spread))
-
     def __mul__(self, factor: float) -> "Variance":
         """Multiply the variance; the degrees of freedom stay."""
         return Variance(self.value * factor, self.degrees_of_freedom)
+
+    @property
+    def has_spread(self) -> bool:
+        """Check that it isn't 0, as it is where all units are alike."""
+        return self.value > ROUNDING_TOLERANCE**2
+
+
+class StandardError:
+    """The uncertainty of an estimate from all that was sampled, each source with its own variance.
+
+    Sources are independent. The margin of their sum is the root of the sum of their squared
+    margins, each from its own t-distribution. This holds the level also where one source has few
+    degrees of freedom and is small by chance, which Satterthwaite's approximation (1946) doesn't.
+    """
+
+    def __init__(self, *variances: Variance) -> None:
+        self.variances = variances
+
+    @property
+    def has_spread(self) -> bool:
+        return any(variance.has_spread for variance in self.variances)
+
+    def margin(self, level: float = 1 - CONFIDENCE_LEVEL) -> float:
+        """Return half the width of the interval that leaves out the true value at this level."""
+        squares = 0.0
+        for variance in self.variances:
+            quantile = float(special.stdtrit(variance.degrees_of_freedom, level / 2))
+            squares += quantile**2 * variance.value
+        return math.sqrt(squares)
+
+    def interval(self, estimate: float) -> tuple[float, float]:
+        """Return the 95 % interval; NaN if there is no spread."""
+        if not self.has_spread:
+            return float("nan"), float("nan")
+        margin = self.margin()
+        return estimate - margin, estimate + margin
+
+    def p_value(self, estimate: float) -> float:
+        """Return the two-sided p-value against 0: the level whose margin is the estimate."""
+        distance = abs(estimate)
+        if len(self.variances) == 1:
+            variance = self.variances[0]
+            statistic = -distance / math.sqrt(variance.value)
+            return float(2 * special.stdtr(variance.degrees_of_freedom, statistic))
+        if self.margin(MIN_P) <= distance:
+            return MIN_P
+
+        def excess(log_level: float) -> float:
+            return self.margin(math.exp(log_level)) - distance
+
+        return math.exp(float(optimize.brentq(excess, math.log(MIN_P), 0)))  # type: ignore[arg-type]
+
+    def detectable(self, level: float) -> float:
+        """Return the smallest difference that a test at this level finds with 80 % power.
+
+        The spread is taken as known. The statistic of one source has the noncentral t-distribution
+        (Cohen 1988).
+        """
+        squares = 0.0
+        for variance in self.variances:
+            squares += _noncentrality(variance.degrees_of_freedom, level) ** 2 * variance.value
+        return math.sqrt(squares)
+
+
+@functools.lru_cache(maxsize=1024)
+def _noncentrality(degrees_of_freedom: float, level: float) -> float:
+    """Return the noncentrality at which a two-sided t-test at this level has 80 % power."""
+    critical = float(stats.t.isf(level / 2, degrees_of_freedom))
+
+    def missing_power(noncentrality: float) -> float:
+        return POWER - float(stats.nct.sf(critical, degrees_of_freedom, noncentrality))
+
+    largest = critical
+    while missing_power(largest) > 0:
+        largest *= 2
+    return float(optimize.brentq(missing_power, 0, largest))  # type: ignore[arg-type]
 
 
 class UnitSample:
@@ -108,6 +180,11 @@ class UnitSample:
         """How many units of equal size are worth as much; 1 without spread."""
         return self.degrees_of_freedom + 1 if self.has_spread else 1.0
 
+    def sign_test(self, contributions: ArrayLike) -> float:
+        """Return the p-value of `sign_flip_test` over units."""
+        units = self._cells // self._shape[1]
+        return sign_flip_test(np.bincount(units, np.asarray(contributions, float)))
+
     def _sum_by_cell(self, values: np.ndarray) -> np.ndarray:
         """Return sums: float64 [units, strata]."""
         sums = np.bincount(self._cells, values, minlength=self._shape[0] * self._shape[1])
@@ -141,39 +218,19 @@ def nadeau_bengio_factor(fold_count: int, test_train_ratio: float) -> float:
     return 1 + fold_count * test_train_ratio
 
 
-def t_interval(mean: float, variance: Variance) -> tuple[float, float]:
-    """Return the 95 % interval (low, high) of a mean; null if there is no spread to estimate."""
-    if variance.value < ROUNDING_TOLERANCE**2:
-        return float("nan"), float("nan")
-    quantile = stats.t.ppf((1 + CONFIDENCE_LEVEL) / 2, variance.degrees_of_freedom)
-    half_width = float(quantile * np.sqrt(variance.value))
-    return mean - half_width, mean + half_width
-
-
-def t_test(contributions: pd.Series, units: pd.Series, variance: Variance) -> float:
-    """Return the two-sided p-value of a sum over images against 0.
-
-    If all units are alike, there is no spread to estimate. Then p is that of the exact test of
-    signs over units.
-    """
-    if variance.value < ROUNDING_TOLERANCE**2:
-        return sign_flip_test(contributions.groupby(units).sum().to_numpy())
-    statistic = abs(contributions.sum()) / np.sqrt(variance.value)
-    return float(2 * stats.t.sf(statistic, variance.degrees_of_freedom))
-
-
 def sign_flip_test(contributions: np.ndarray) -> float:
     """Return the exact two-sided p-value of a sum whose terms are as likely positive as negative.
 
     It is the share of all assignments of signs whose sum is at least as far from 0 (Fisher's
     randomization test of pairs, 1935). For terms of one size it is the exact test of McNemar
-    (1947). Sizes are rounded to whole steps, exactly if they are multiples of the smallest.
+    (1947). Sizes are rounded to whole steps; multiples of the smallest stay exact.
     """
     terms = contributions[np.abs(contributions) > ROUNDING_TOLERANCE]
     if not len(terms):
         return 1.0
     relative = terms / np.abs(terms).min()
-    refinement = max(1, int(MIN_SIGN_FLIP_STEPS / np.abs(relative).sum()))
+    is_exact = np.allclose(relative, np.rint(relative))
+    refinement = max(1 if is_exact else MIN_STEPS, int(MIN_TOTAL_STEPS / np.abs(relative).sum()))
     steps = np.rint(relative * refinement).astype(int)
     # the distribution of the sum is a product of cosines in the frequency domain
     length = int(fft.next_fast_len(2 * int(np.abs(steps).sum()) + 1, real=True))  # type: ignore[arg-type]
@@ -188,21 +245,3 @@ def sign_flip_test(contributions: np.ndarray) -> float:
     upper_tail = float(probabilities[observed : length // 2 + 1].sum())
     # rounding in the frequency domain must not give less than the least possible p
     return min(1.0, max(2 * upper_tail, 2.0 ** (1 - len(terms))))
-
-
-def detectable_by_t(variance: Variance, level: float) -> float:
-    """Return the smallest difference that a two-sided t-test at this level finds with 80 % power.
-
-    Its statistic has the noncentral t-distribution (Cohen 1988). The variance is taken as known.
-    """
-    freedom = variance.degrees_of_freedom
-    critical = float(stats.t.isf(level / 2, freedom))
-
-    def missing_power(noncentrality: float) -> float:
-        return POWER - float(stats.nct.sf(critical, freedom, noncentrality))
-
-    largest = critical
-    while missing_power(largest) > 0:
-        largest *= 2
-    noncentrality = float(optimize.brentq(missing_power, 0, largest))  # type: ignore[arg-type]
-    return noncentrality * float(np.sqrt(variance.value))

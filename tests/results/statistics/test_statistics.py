@@ -12,15 +12,19 @@ import pytest
 from scipy.stats import binomtest, t, ttest_ind
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from statsmodels.regression.linear_model import OLS
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.results import result_store, statistics
+from bioimg.results.statistics.comparison_tests import holm_correction
 from bioimg.results.statistics.standard_error import (
+    StandardError,
     UnitSample,
+    Variance,
     pool_run_variance,
     sign_flip_test,
-    t_test,
 )
 from support.example_results import (
     V1,
@@ -342,7 +346,8 @@ def test_image_variance_of_equal_units_matches_statsmodels() -> None:
     # for a mean of equal units both are the estimate of Liang and Zeger
     assert variance.value == pytest.approx(robust.bse.iloc[0] ** 2)
     assert variance.degrees_of_freedom == pytest.approx(8)
-    assert t_test(differences / 99, units, variance) == pytest.approx(robust.pvalues.iloc[0])
+    p = StandardError(variance).p_value(differences.mean())
+    assert p == pytest.approx(robust.pvalues.iloc[0])
 
 
 def bell_mccaffrey(values: np.ndarray, units: np.ndarray) -> tuple[float, float]:
@@ -392,7 +397,7 @@ def test_equal_recipes_on_unequal_slides_rarely_differ(sizes: tuple[int, ...]) -
         correct = difficulty + slide_effects + random.logistic(0, 0.5, (2, len(units))) > 0
         difference = pd.Series(correct[0].astype(float) - correct[1])
         variance = UnitSample(units).variance(difference / len(units))
-        p = t_test(difference / len(units), units, variance)
+        p = StandardError(variance).p_value(difference.mean())
         false_claims += p < 0.05
     assert false_claims / 300 <= 0.07
 
@@ -902,3 +907,27 @@ def test_effects_are_of_the_score(tmp_path: Path) -> None:
     results = imbalanced(tmp_path, {A: [*range(30)], B: [*range(6), *range(30, 90)]}, rare=30)
     effect = statistics.estimate_effects(results).iloc[0]
     assert effect["effect"] == pytest.approx((0.8 + 510 / 570) / 2 - 0.5)
+
+
+def test_margins_of_independent_sources_are_added_as_squares() -> None:
+    images, runs = Variance(0.0004, 3.5), Variance(0.0009, 22)
+    both = StandardError(images, runs)
+    expected = np.hypot(t.isf(0.025, 3.5) * 0.02, t.isf(0.025, 22) * 0.03)
+    assert both.margin() == pytest.approx(expected)
+    assert both.p_value(expected) == pytest.approx(0.05)
+    assert StandardError(images).p_value(0.05) == pytest.approx(2 * t.sf(2.5, 3.5))
+    assert StandardError(images, Variance(0, 22)).p_value(0.05) == pytest.approx(2 * t.sf(2.5, 3.5))
+
+
+def test_holm_correction_matches_statsmodels() -> None:
+    p = pd.Series([0.04, 0.001, np.nan, 0.03, 0.9, 0.011])
+    corrected = holm_correction(p)
+    assert corrected.dropna().tolist() == pytest.approx(multipletests(p.dropna(), method="holm")[1])
+    assert np.isnan(corrected[2])
+
+
+def test_detectable_difference_matches_power_of_statsmodels() -> None:
+    """A one-sample t-test of 20 units finds this difference at this level with 80 % power."""
+    detectable = StandardError(Variance(0.02**2, 19)).detectable(0.05 / 11)
+    power = TTestPower().power(detectable / (0.02 * np.sqrt(20)), nobs=20, alpha=0.05 / 11)
+    assert power == pytest.approx(0.8, abs=1e-4)
