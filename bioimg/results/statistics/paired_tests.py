@@ -106,10 +106,9 @@ class PairedSample:
     ) -> PairedTest:
         difference = float(self._contributions.sum())
         low, high = error.interval(difference)
-        if error.has_spread:
-            p = error.p_value(difference)
-        else:  # there is nothing to estimate: all units agree, so their signs are counted
-            p = sample.sign_test(self._contributions)
+        # without spread there is nothing to estimate: all units agree, so their signs are counted
+        has_spread = error.has_spread
+        p = error.p_value(difference) if has_spread else sample.sign_test(self._contributions)
         return PairedTest(name, p, low, high, sample.effective_count, error.detectable(level))
 
     @functools.cached_property
