@@ -25,19 +25,19 @@ from bioimg.results.configurations import configuration_keys
 from bioimg.results.looks import Look
 from bioimg.results.result_store import recorded_score
 from bioimg.results.score import MAX_CLASS_RATIO
-from bioimg.results.statistics import comparison_tests, standard_error
+from bioimg.results.statistics import comparison_tests, paired_tests, standard_error
 from bioimg.results.statistics.metrics import CALIBRATION_BINS
 
 SECTION_NAMES = ("images", "division", "training", "selection", "statistics", "software", "result")
 DIGEST_LENGTH = 10
 TEST_CODES = {
-    comparison_tests.MCNEMAR_TEST: "mcnemar",
-    comparison_tests.SIGNS_TEST: "signs",
-    comparison_tests.PROPORTIONS_TEST: "proportions",
-    comparison_tests.GROUPS_TEST: "groups",
-    comparison_tests.FOLDS_TEST: "folds",
-    comparison_tests.IMAGES_AND_RUNS_TEST: "images_and_runs",
-    comparison_tests.GROUPS_AND_RUNS_TEST: "groups_and_runs",
+    paired_tests.MCNEMAR_TEST: "mcnemar",
+    paired_tests.SIGNS_TEST: "signs",
+    paired_tests.PROPORTIONS_TEST: "proportions",
+    paired_tests.GROUPS_TEST: "groups",
+    paired_tests.FOLDS_TEST: "folds",
+    paired_tests.IMAGES_AND_RUNS_TEST: "images_and_runs",
+    paired_tests.GROUPS_AND_RUNS_TEST: "groups_and_runs",
 }
 
 
