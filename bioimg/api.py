@@ -99,9 +99,10 @@ class ComparisonResults:
 
     def _repr_html_(self) -> str:
         """Return the headline and the comparison table for a notebook."""
-        from bioimg.report.headline import draw_conclusions
+        from bioimg.report.report_context import ReportContext
+        from bioimg.report.sentences import headline as make_headline
 
-        headline = html.escape(draw_conclusions(self._analysis).headline)
+        headline = html.escape(make_headline(ReportContext(self._analysis)))
         return f"<p><strong>{headline}</strong></p>{self._comparison.to_html(index=False)}"
 
     @functools.cached_property
@@ -116,14 +117,15 @@ class ComparisonResults:
 
     @functools.cached_property
     def _comparison(self) -> "pd.DataFrame":
-        from bioimg.report.comparison_table import build_comparison
+        from bioimg.report.comparison_table import REFERENCE_STATE, build_comparison
 
         table = build_comparison(self._analysis)
         names = ["key"]
         for column in table.columns:
             parts = (column.name, *(f"{column.name}_{part}" for part in ("low", "high", "sd")))
             names += [name for name in parts if name in table.values and name not in names]
-        return table.values[names].reset_index(drop=True)
+        is_recipe = table.values["state"].ne(REFERENCE_STATE)
+        return table.values.loc[is_recipe, names].reset_index(drop=True)
 
 
 def compare(data: str | Path | None = None, **fields: Any) -> ComparisonResults:

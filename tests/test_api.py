@@ -97,7 +97,7 @@ def test_unreadable_image_is_warned_of(results, tmp_path):
 def test_notebooks_show_headline_and_table(results):
     shown = results._repr_html_()
     assert "<table" in shown
-    assert "Validation chose" in shown
+    assert "Best by validation" in shown
 
 
 @pytest.mark.parametrize(

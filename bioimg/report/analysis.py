@@ -9,38 +9,85 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from bioimg.report.checks import Check, data_notes, find_checks, note, stopping_notes
+from bioimg.report.checks import (
+    Check,
+    data_notes,
+    find_checks,
+    note,
+    stopping_notes,
+    uncontrolled_columns,
+)
 from bioimg.results import statistics
-from bioimg.results.configurations import configuration_keys, has_repeats, varying_fields
+from bioimg.results.configurations import (
+    REPEAT_FIELDS,
+    configuration_keys,
+    has_repeats,
+    varying_fields,
+)
 from bioimg.results.result_store import Results
 
+Score = Literal["accuracy", "balanced_accuracy"]
+Scope = Literal["recipes", "models"]
+"""What a difference is one of: recipes, if they were repeated, or else these trained models."""
 Verdict = Literal["best", "tie", "better", "worse", "unknown"]
 """tie: not distinguishable from the best. unknown: the two must not be compared."""
 
-SCORE_COLUMNS = ("balanced_accuracy", "macro_f1", "auroc", "ece")
+MEASURES = ("test_accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece")
+"""What is measured on test images, by the names of the columns of tables."""
+TEST_COLUMNS: dict[Score, str] = {
+    "accuracy": "test_accuracy",
+    "balanced_accuracy": "balanced_accuracy",
+}
+CLASS_COLUMNS = ("key", "class", "recall", "specificity", "precision", "f1", "support")
+MAX_VALIDATION_MARGIN = 0.01
+"""How much lower the validation score of a recipe may be that is suggested for its speed."""
+NOTABLE_TIME_SHARE = 0.9
+"""A recipe is faster if it takes less than this share of the best one's time."""
 DIGEST_LENGTH = 10
 
 
 @dataclass(frozen=True, eq=False)
 class BestConfiguration:
-    """The configuration that validation chose, and its accuracy on test images."""
+    """The configuration that validation chose, and its score on test images."""
 
     key: str
     """The key of its first trial."""
     runs: pd.DataFrame
     """Its completed trials."""
-    accuracy: float
-    """The share of correct test images in all runs."""
-    images: int
-    """The number of different test images: seeds share them, folds don't."""
+    score: float
+    """Its score, averaged over runs."""
     low: float
     high: float
-    """The 95 % interval of the accuracy."""
+    """The 95 % interval of the score; null if nothing can be said."""
+    images: int
+    """The number of different test images: seeds share them, folds don't."""
 
     @property
     def first_run(self) -> pd.Series:
         """The first of its completed trials."""
         return self.runs.iloc[0]
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether it was cross-validated."""
+        return self.runs["fold"].nunique() > 1
+
+    @property
+    def seconds(self) -> float:
+        """What a run takes: training, validation and computing features."""
+        return float(self.runs["recipe_seconds"].mean())
+
+
+@dataclass(frozen=True, eq=False)
+class FasterAlternative:
+    """A recipe to consider where time matters, chosen on validation images."""
+
+    key: str
+    """The key of its first trial."""
+    seconds: float
+    """What a run takes: training, validation and computing features."""
+    margin: float
+    """By how much its validation score is lower than that of the best one; negative if higher."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +149,13 @@ class Analysis:
         return has_repeats(self.trials)
 
     @cached_property
+    def repeat_fields(self) -> list[str]:
+        """The fields in which repeats of a configuration differ; none if nothing is repeated."""
+        if not self.has_repeats:
+            return []
+        return [name for name in REPEAT_FIELDS if self.trials[name].nunique() > 1]
+
+    @cached_property
     def configuration_by_trial(self) -> dict[str, str]:
         """The key of the configuration (that of its first trial) by the key of the trial."""
         return dict(zip(self.trials["key"], configuration_keys(self.trials), strict=True))
@@ -123,10 +177,52 @@ class Analysis:
             return None
         is_of_best = self.trials["key"].map(self.configuration_by_trial).eq(key)
         runs = self.trials[is_of_best & self.trials["status"].eq("completed")]
-        accuracy = float(np.average(runs["test_accuracy"], weights=runs["test_images"]))
-        images = int(runs.drop_duplicates("fold")["test_images"].sum())
-        low, high = statistics.wilson_interval(round(accuracy * images), images)
-        return BestConfiguration(key, runs, accuracy, images, low, high)
+        measured: Any = self.configuration_scores.loc[key]
+        return BestConfiguration(
+            key=key,
+            runs=runs,
+            score=float(measured["score"]),
+            low=float(measured["low"]),
+            high=float(measured["high"]),
+            images=int(measured["images"]),
+        )
+
+    @cached_property
+    def configuration_scores(self) -> pd.DataFrame:
+        """The score and other measures of each completed configuration, by its key.
+
+        The columns are those of `statistics.configuration_scores`, with `test_accuracy` for the
+        accuracy.
+        """
+        scores = statistics.configuration_scores(self.results).set_index("key")
+        # an interval that isn't known is None
+        scores = scores.astype({"score": float, "low": float, "high": float})
+        return scores.rename(columns=_table_column)
+
+    @cached_property
+    def majority_score(self) -> float | None:
+        """The score of always answering with the most frequent class; None if it isn't known."""
+        score = statistics.majority_reference(self.results)
+        return None if np.isnan(score) else score
+
+    @cached_property
+    def score(self) -> Score:
+        """The measure by which trials were selected and are compared."""
+        recorded = self.trials["score_used"].dropna()
+        # rows of earlier versions lack it
+        return recorded.iloc[0] if len(recorded) else "accuracy"
+
+    @property
+    def test_column(self) -> str:
+        """The column of trials with the score on the test images."""
+        return TEST_COLUMNS[self.score]
+
+    @cached_property
+    def scope(self) -> Scope:
+        """What can be claimed about: recipes if the best one was repeated, or else models."""
+        if self.best is None or len(self.best.runs) == 1:
+            return "models"
+        return "recipes"
 
     @cached_property
     def best_pairs(self) -> pd.DataFrame:
@@ -150,13 +246,38 @@ class Analysis:
             return {}
         verdicts: dict[str, Verdict] = {self.best.key: "best"}
         for pair in self.best_pairs.to_dict("records"):
-            verdicts[pair["a"]] = _pair_verdict(pair)
+            verdicts[pair["a"]] = pair["verdict"]
         return verdicts
 
     @cached_property
     def verdict_counts(self) -> Counter[Verdict]:
         """The number of configurations by verdict."""
         return Counter(self.verdicts.values())
+
+    @cached_property
+    def faster_alternative(self) -> FasterAlternative | None:
+        """The fastest recipe with nearly the validation score of the best; None if none is faster.
+
+        Test images have no part in it. Only recipes that ran under the same conditions are
+        considered.
+        """
+        best = self.best
+        if best is None:
+            return None
+        completed = self.trials[self.trials["status"].eq("completed")]
+        for column in uncontrolled_columns(self.trials):
+            completed = completed[completed[column].eq(best.first_run[column])]
+        configurations = completed["key"].map(self.configuration_by_trial)
+        runs = completed.groupby(configurations, sort=False)
+        means = runs[["recipe_seconds", "val_score"]].mean()
+        margins = best.runs["val_score"].mean() - means["val_score"]
+        is_nearly_as_good = margins <= MAX_VALIDATION_MARGIN
+        is_faster = means["recipe_seconds"] < NOTABLE_TIME_SHARE * best.seconds
+        seconds = means.loc[is_nearly_as_good & is_faster, "recipe_seconds"]
+        if seconds.empty:
+            return None
+        key = str(seconds.idxmin())
+        return FasterAlternative(key, float(seconds[key]), float(margins[key]))
 
     @cached_property
     def effects(self) -> pd.DataFrame:
@@ -186,16 +307,6 @@ class Analysis:
         trials = trials.assign(other=is_other)
         return trials.sort_values(["other", "best_val_loss"], kind="stable")
 
-    @cached_property
-    def measured_trials(self) -> pd.DataFrame:
-        """The completed trials whose test accuracy and time are known, ranked.
-
-        Their curves and predictions may be missing.
-        """
-        completed = self.trials[self.trials["status"] == "completed"]
-        ranked = completed.sort_values("best_val_loss", kind="stable")
-        return ranked.dropna(subset=["test_accuracy", "test_images", "recipe_seconds"])
-
     def trial_epochs(self, key: str) -> pd.DataFrame:
         """Return the epochs of a trial, in order."""
         epochs = self.results.epochs
@@ -216,18 +327,22 @@ class Analysis:
 
     @cached_property
     def trial_scores(self) -> pd.DataFrame:
-        """Each tested trial: its `key`, `SCORE_COLUMNS`, and their `_low` and `_high`."""
-        names = [f"{name}{part}" for name in SCORE_COLUMNS for part in ("", "_low", "_high")]
-        rows = []
+        """Each tested trial by its key: `MEASURES` with their intervals.
+
+        The ends of an interval are in columns that end in `_low` and `_high`.
+        """
+        rows = {}
         for key in self.tested_keys:
-            metrics = statistics.trial_metrics(self.results, key).set_index("metric")
-            row: dict[str, object] = {"key": key}
-            for name in SCORE_COLUMNS:
-                row[name] = metrics.at[name, "value"]
-                row[f"{name}_low"] = metrics.at[name, "low"]
-                row[f"{name}_high"] = metrics.at[name, "high"]
-            rows.append(row)
-        return pd.DataFrame(rows, columns=["key", *names])
+            row = {}
+            for measured in statistics.trial_metrics(self.results, key).to_dict("records"):
+                name = measured["metric"]
+                row[name] = measured["value"]
+                row[f"{name}_low"] = measured["low"]
+                row[f"{name}_high"] = measured["high"]
+            rows[key] = row
+        scores = pd.DataFrame.from_dict(rows, orient="index").rename(columns=_table_column)
+        names = [f"{name}{part}" for name in MEASURES for part in ("", "_low", "_high")]
+        return scores.reindex(columns=names).rename_axis("key")
 
     @cached_property
     def class_metrics(self) -> pd.DataFrame:
@@ -235,9 +350,9 @@ class Analysis:
         tables = []
         for key in self.tested_keys:
             tables.append(statistics.class_metrics(self.results, key).assign(key=key))
-        if not tables:
-            return pd.DataFrame(columns=["key", "class", *CLASS_METRICS])
-        return pd.concat(tables, ignore_index=True)
+        return (
+            pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=CLASS_COLUMNS)
+        )
 
     @cached_property
     def _test_rows(self) -> pd.DataFrame:
@@ -269,15 +384,9 @@ class Analysis:
         return wrong.assign(others=other_mistakes.to_numpy(), trials=other_tests.to_numpy())
 
 
-CLASS_METRICS = ("recall", "precision", "f1", "support")
-
-
-def _pair_verdict(pair: Any) -> Verdict:
-    if pd.isna(pair["holds"]):
-        return "unknown"
-    if not pair["holds"]:
-        return "tie"
-    return "better" if pair["difference"] > 0 else "worse"
+def _table_column(name: str) -> str:
+    """Return the name that tables have for a column of a measure."""
+    return f"test_{name}" if name.startswith("accuracy") else name
 
 
 def results_digest(results: Results) -> str:

@@ -12,10 +12,17 @@ import pandas as pd
 from bioimg.config import MIN_TEST_GROUPS
 from bioimg.experiment import EarlyStopping
 from bioimg.report.formatting import format_list
-from bioimg.report.translation import translate
+from bioimg.report.translation import column_header, translate
+from bioimg.results import statistics
 from bioimg.results.configurations import configuration_keys
 from bioimg.results.result_store import Results
 
+CONDITION_COLUMNS = {
+    "device": ["model"],
+    "precision_used": ["model", "precision"],
+    "batch_norm": ["model", "freeze", "workers"],
+}
+"""How trials ran: columns that aren't settings, each with the settings that may change it."""
 COMPARABILITY_COLUMNS = ("data_fingerprint", "split", "group_pattern", "test_images")
 SUBSETS = ("train", "val", "test")
 
@@ -35,6 +42,10 @@ class Check:
         """Return the sentence for readers of a language."""
         texts = {}
         for name, value in self.values.items():
+            if name == "columns":
+                value = [column_header(column, lang) for column in value]
+            elif name == "tests":
+                value = [translate(f"test.{test}", lang) for test in value]
             texts[name] = format_list(value) if isinstance(value, list) else value
         return translate(f"{self.level}.{self.code}", lang, **texts)
 
@@ -59,15 +70,26 @@ def find_checks(results: Results, shown: pd.DataFrame) -> Iterator[Check]:
         yield warning("incomplete", ended=len(results.trials))
     mixed = incomparable_columns(shown)
     if mixed:
-        yield warning("mixed", what=mixed)
+        yield warning("mixed", columns=mixed)
     lengths = sorted(shown["epochs"].unique())
     if len(lengths) > 1:
         yield warning("epochs_differ", epochs=lengths)
+    uncontrolled = uncontrolled_columns(shown)
+    if uncontrolled:
+        yield warning("conditions", columns=uncontrolled)
     if shown["split_leaks_groups"].eq(True).any():
         yield warning("leak")
-    few = [count for count in test_group_counts(results, shown) if count < MIN_TEST_GROUPS]
-    if few:
-        yield warning("few_groups", groups=few, fewest=MIN_TEST_GROUPS)
+    groups = count_test_groups(results, shown)
+    fewest = groups["effective"].min()
+    if groups["groups"].min() == 1:
+        yield warning("one_group")
+    elif fewest < MIN_TEST_GROUPS:
+        yield warning(
+            "few_groups",
+            groups=sorted(groups["groups"].unique()),
+            effective=f"{fewest:.1f}",
+            fewest=MIN_TEST_GROUPS,
+        )
     copies = shown["duplicate_images_across_splits"].max()
     if copies > 0:
         yield warning("copies", n=int(copies))
@@ -91,21 +113,33 @@ def incomparable_columns(trials: pd.DataFrame) -> list[str]:
     return names
 
 
-def test_group_counts(results: Results, trials: pd.DataFrame) -> list[int]:
-    """Return the number of known groups among the test images of these trials.
+def uncontrolled_columns(trials: pd.DataFrame) -> list[str]:
+    """Return the conditions in which completed trials differ although no setting changes them."""
+    completed = trials[trials["status"].eq("completed")]
+    names = []
+    for column, settings in CONDITION_COLUMNS.items():
+        if completed.groupby(settings)[column].nunique().gt(1).any():
+            names.append(column)
+    return names
 
-    There are several numbers if configurations were tested on different images.
+
+def count_test_groups(results: Results, trials: pd.DataFrame) -> pd.DataFrame:
+    """Count the known groups among the test images of each configuration.
+
+    Returns:
+        The columns `groups` and `effective`, how many groups of equal size are worth as much. One
+        row per configuration, none if no groups are known.
     """
     rows = results.predictions
-    of_trials = rows["key"].isin(trials["key"])
-    is_test = rows["subset"].eq("test")
-    has_group = rows["group"].notna()
-    rows = rows[of_trials & is_test & has_group]
-    # the folds of a configuration add up
+    rows = rows[rows["key"].isin(trials["key"]) & rows["subset"].eq("test")]
+    rows = rows[rows["group"].notna()]
+    # the folds of a configuration add up, its seeds have the same images
     configuration_by_trial = dict(zip(trials["key"], configuration_keys(trials), strict=True))
     configurations = rows["key"].map(configuration_by_trial)
-    counts = rows.groupby(configurations)["group"].nunique()
-    return sorted(counts.unique().tolist())
+    images = rows.assign(configuration=configurations).drop_duplicates(["configuration", "image"])
+    groups = images.groupby("configuration")["group"]
+    effective = groups.agg(statistics.effective_group_count)
+    return pd.DataFrame({"groups": groups.nunique(), "effective": effective.astype(float)})
 
 
 def _has_ambiguous_weights(trials: pd.DataFrame) -> bool:
@@ -122,14 +156,11 @@ def data_notes(results: Results, shown: pd.DataFrame) -> Iterator[Check]:
         counts[subset] = list(shown[f"{subset}_images"].dropna().astype(int).unique())
     yield note("images", **counts, data=data["name"], fingerprint=data["fingerprint"])
     yield note("split", split=list(shown["split"].unique()))
-    has_groups = data.get("groups") is not None
-    if has_groups:
-        yield note("independent")
-    elif len(shown) and shown["split_leaks_groups"].isna().all():
+    if data.get("groups") is None and len(shown) and shown["split_leaks_groups"].isna().all():
         yield note("unknown_groups")
-    group_counts = test_group_counts(results, shown)
-    if group_counts:
-        yield note("tested_groups", groups=group_counts)
+    groups = count_test_groups(results, shown)["groups"]
+    if len(groups):
+        yield note("tested_groups", groups=sorted(groups.unique()))
 
 
 def stopping_notes(results: Results, shown: pd.DataFrame) -> Iterator[Check]:

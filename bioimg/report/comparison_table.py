@@ -6,50 +6,28 @@ import pandas as pd
 
 from bioimg.config import TRIAL_FIELDS
 from bioimg.errors import unknown_value_error
-from bioimg.report.analysis import SCORE_COLUMNS, Analysis
-from bioimg.report.checks import Check, note
+from bioimg.report.analysis import MEASURES, Analysis
+from bioimg.report.checks import Check, note, uncontrolled_columns
 from bioimg.report.formatting import column_decimals, format_p_value, format_percent
 from bioimg.report.row_filter import format_condition, select_rows, sort_rows
 from bioimg.report.table_model import Column, ColumnKind, Table
-from bioimg.report.translation import translate
-from bioimg.results import statistics
-from bioimg.results.configurations import REPEAT_FIELDS, has_repeats, varying_fields
+from bioimg.report.translation import translate, verdict_text
+from bioimg.results.configurations import has_repeats
 
 BASIC_SETTINGS = ("weights", "batch_size", "freeze", "epochs")
-MEASURES = ("train_accuracy", "best_val_loss", "val_accuracy", "test_accuracy", "recipe_seconds")
-"""The measures that are shown by default: of the selected epoch, and what the recipe costs."""
-
-REPORT_2023_MEASURES = (
-    "final_train_loss",
+LOSS_DECIMALS = 4
+SHARE_COLUMNS = (
+    *MEASURES,
+    "train_accuracy",
+    "val_accuracy",
+    "val_score",
+    "test_score",
     "best_train_accuracy",
-    "best_val_loss",
     "final_val_accuracy",
     "best_val_accuracy",
-    "test_accuracy",
-    "train_seconds",
 )
-REPORT_2023_COLUMNS = (*BASIC_SETTINGS, *REPORT_2023_MEASURES)
-"""The columns of the tables in the report of 2023."""
-
-BEST_ACCURACIES = {"best_train_accuracy", "best_val_accuracy"}
-"""The columns with the highest accuracy of any epoch."""
-
-INTERVAL_COLUMNS = ("test_accuracy", *SCORE_COLUMNS)
-"""The columns that are shown with their interval."""
-
-IMAGE_COUNT_COLUMNS = {
-    "train_accuracy": "train_images",
-    "val_accuracy": "val_images",
-    "best_train_accuracy": "train_images",
-    "final_val_accuracy": "val_images",
-    "best_val_accuracy": "val_images",
-    "test_accuracy": "test_images",
-}
-"""The accuracies, each with the column that counts its images."""
-
-LOSS_DECIMALS = 4
 LOSS_COLUMNS = ("final_train_loss", "best_val_loss")
-TIME_COLUMNS = ("recipe_seconds", "train_seconds", "wait_seconds", "features_seconds")
+TIME_COLUMNS = ("recipe_seconds", "train_seconds", "features_seconds", "wait_seconds")
 NUMBER_COLUMNS = ("learning_rate", "weight_decay")
 COUNT_COLUMNS = (
     "best_val_loss_epoch",
@@ -67,12 +45,17 @@ COUNT_COLUMNS = (
     "test_images",
 )
 COLUMN_KINDS: dict[str, ColumnKind] = {
-    **dict.fromkeys((*IMAGE_COUNT_COLUMNS, "val_score", "test_score", *SCORE_COLUMNS), "share"),
+    **dict.fromkeys(SHARE_COLUMNS, "share"),
     **dict.fromkeys(LOSS_COLUMNS, "loss"),
     **dict.fromkeys(TIME_COLUMNS, "seconds"),
     **dict.fromkeys(NUMBER_COLUMNS, "number"),
     **dict.fromkeys(COUNT_COLUMNS, "count"),
 }
+AVERAGED_COLUMNS = (*SHARE_COLUMNS, *LOSS_COLUMNS, *TIME_COLUMNS)
+"""Measures that are averaged over the runs of a row."""
+
+REFERENCE_STATE = "reference"
+"""The state of the row that shows what a recipe without any skill would score."""
 
 
 def build_comparison(
@@ -87,11 +70,14 @@ def build_comparison(
 ) -> Table:
     """Build the comparison table.
 
+    Where weights and score are shown, the last row is a reference: the score of always answering
+    with the most frequent class.
+
     Args:
         analysis: the results to compare.
         rows: a condition on the columns of trials.parquet, such as `freeze == "none"`.
         columns: columns to show, in this order. By default: the settings that vary, the measures
-            of the report, `status` and `standing`.
+            of the selected epoch, `status` and `verdict`.
         sort: columns, most important first. Completed rows always come first.
         group_by: settings. Trials with the same values become one row with the mean over the
             completed ones, their standard deviation and number. By default the repeats (seeds,
@@ -103,26 +89,29 @@ def build_comparison(
         UserError: the condition isn't valid, or there is no such column or language.
     """
     chosen = select_rows(analysis.trials, rows)
-    keys = _require_known(group_by, TRIAL_FIELDS, "group_by") or _default_keys(analysis.trials)
-    averaged = bool(group_by) or (has_repeats(chosen) and not single)
-    repeats = [] if averaged else _repeat_fields(chosen)
-
-    table = _with_intervals(_with_scores(chosen, analysis, columns))
-    table = _average_runs(table, keys, lang) if averaged else _with_status_text(table, lang)
-    if not group_by and (not columns or "standing" in columns):
-        table = _with_standing(table, analysis, lang)
+    keys = _require_known(group_by, TRIAL_FIELDS, "group_by") or _default_keys(analysis)
+    is_averaged = bool(group_by) or (has_repeats(chosen) and not single)
+    if is_averaged:
+        table = _average_runs(chosen, keys, lang)
+    else:
+        table = _with_status_text(chosen, lang)
+        keys = list(dict.fromkeys([*keys, *analysis.repeat_fields]))
+    if not group_by:
+        table = _with_verdicts(_with_scores(table, analysis), analysis, lang)
     table = sort_rows(table, sort).reset_index(drop=True)
 
-    default_columns = [*keys, *repeats, *MEASURES, *_trailing_columns(table, averaged)]
+    default_columns = [*keys, *_default_measures(table, analysis)]
     shown = _require_known(columns or default_columns, table.columns, "columns")
-    notes = _column_notes(analysis, chosen, shown, averaged)
-    if chosen.empty:
-        notes.insert(0, note("no_match"))
-    identities = {*keys, *repeats}
+    notes = _column_notes(analysis, chosen, shown, is_averaged)
+    shown_columns = []
+    for name in shown:
+        shown_columns.append(trial_column(name, table, analysis, identity=name in keys))
+    if {"weights", analysis.test_column} <= set(shown) and not group_by:
+        table = _with_reference(table, analysis, lang)
     return Table(
         name="comparison",
         values=table,
-        columns=tuple(trial_column(name, table, name in identities) for name in shown),
+        columns=tuple(shown_columns),
         caption=translate(
             "caption.comparison",
             lang,
@@ -152,36 +141,43 @@ def _selection_text(rows: str | None, lang: str) -> str:
     return translate("caption.selection", lang, rows=format_condition(rows))
 
 
-def trial_column(name: str, values: pd.DataFrame, identity: bool = False) -> Column:
-    """Return how a column of trials is shown; decimals follow the median width of its intervals."""
+def trial_column(
+    name: str, values: pd.DataFrame, analysis: Analysis, *, identity: bool = False
+) -> Column:
+    """Return how a column of trials is shown.
+
+    Shares have the decimals that the intervals of the score allow.
+    """
     is_float = pd.api.types.is_float_dtype(values[name])
     kind = COLUMN_KINDS.get(name, "number" if is_float else "text")
     has_interval = f"{name}_low" in values
     decimals = 0
     if kind == "loss":
         decimals = LOSS_DECIMALS
-    elif kind == "share" and has_interval:
-        decimals = column_decimals(values[f"{name}_low"], values[f"{name}_high"])
-    return Column(
-        name=name,
-        kind=kind,
-        identity=identity,
-        decimals=decimals,
-        interval=has_interval and name in INTERVAL_COLUMNS,
-    )
+    elif kind == "share":
+        with_interval = name if has_interval else analysis.test_column
+        decimals = column_decimals(values, with_interval)
+    return Column(name=name, kind=kind, identity=identity, decimals=decimals, interval=has_interval)
 
 
-def _default_keys(trials: pd.DataFrame) -> list[str]:
+def _default_keys(analysis: Analysis) -> list[str]:
     """Return the settings that tell rows apart, in the order of the configuration."""
-    names = {*BASIC_SETTINGS, *varying_fields(trials)}
+    names = {*BASIC_SETTINGS, *analysis.varying_fields}
     return [name for name in TRIAL_FIELDS if name in names]
 
 
-def _repeat_fields(trials: pd.DataFrame) -> list[str]:
-    """Return the fields in which repeats of a configuration differ; none if nothing is repeated."""
-    if not has_repeats(trials):
-        return []
-    return [name for name in REPEAT_FIELDS if trials[name].nunique() > 1]
+def _default_measures(table: pd.DataFrame, analysis: Analysis) -> list[str]:
+    """Return the measures that are shown by default. One that no row has is left out."""
+    measures = ["best_val_loss", "train_accuracy", "val_accuracy"]
+    if analysis.score != "accuracy":
+        measures += ["val_score", analysis.test_column]
+    measures += ["test_accuracy", "recipe_seconds", *uncontrolled_columns(analysis.trials)]
+    is_known = table.reindex(columns=measures).notna().any()
+    names = [name for name in measures if name == "test_accuracy" or is_known[name]]
+    names += ["runs"] if analysis.has_repeats else []
+    names.append("status")
+    names += ["verdict"] if "verdict" in table else []
+    return names
 
 
 def _require_known(names: Sequence[str], known: Iterable[str], field: str) -> list[str]:
@@ -189,26 +185,6 @@ def _require_known(names: Sequence[str], known: Iterable[str], field: str) -> li
         if name not in known:
             raise unknown_value_error(field, name, known)
     return list(names)
-
-
-def _with_scores(trials: pd.DataFrame, analysis: Analysis, columns: Sequence[str]) -> pd.DataFrame:
-    """Add scores if any is asked for. They need the predictions, and time."""
-    if set(columns) & set(SCORE_COLUMNS):
-        without_scores = trials.drop(columns=list(SCORE_COLUMNS), errors="ignore")
-        return without_scores.merge(analysis.trial_scores, on="key", how="left")
-    missing = [name for name in SCORE_COLUMNS if name not in trials]
-    return trials.assign(**dict.fromkeys(missing))
-
-
-def _with_intervals(trials: pd.DataFrame) -> pd.DataFrame:
-    """Add the Wilson intervals of accuracies in columns `_low` and `_high`."""
-    added = {}
-    for name, count_column in IMAGE_COUNT_COLUMNS.items():
-        shares = trials[name].astype(float)
-        interval = statistics.wilson_columns(shares, trials[count_column].astype(float))
-        added[f"{name}_low"] = interval["low"]
-        added[f"{name}_high"] = interval["high"]
-    return trials.assign(**added)
 
 
 def _with_status_text(trials: pd.DataFrame, lang: str) -> pd.DataFrame:
@@ -241,14 +217,8 @@ def _stopped_text(row: dict, lang: str) -> str:
 
 
 def _average_runs(trials: pd.DataFrame, keys: list[str], lang: str) -> pd.DataFrame:
-    """Make one row per combination of the keys' values, with `_sd` columns and `runs`.
-
-    Accuracies are over the images of all completed trials, other measures are means over trials.
-    """
-    other_names = ("val_score", "test_score", "wait_seconds")
-    names = dict.fromkeys((*MEASURES, *REPORT_2023_MEASURES, *SCORE_COLUMNS, *other_names))
-    measures = [name for name in names if name in trials]
-    averaged = [name for name in measures if name not in IMAGE_COUNT_COLUMNS]
+    """Make one row per combination of the keys' values: means, `_sd` columns and `runs`."""
+    measures = [name for name in AVERAGED_COLUMNS if name in trials]
     groups = trials.groupby(keys, sort=False, dropna=False)
     completed = trials[trials["status"].eq("completed")].astype(dict.fromkeys(measures, float))
     completed_groups = completed.groupby(keys, sort=False, dropna=False)
@@ -257,8 +227,7 @@ def _average_runs(trials: pd.DataFrame, keys: list[str], lang: str) -> pd.DataFr
         [
             groups["key"].first(),
             completed_groups.size().rename("runs"),
-            completed_groups[averaged].mean(),
-            _pooled_accuracies(completed, keys),
+            completed_groups[measures].mean(),
             completed_groups[measures].std().add_suffix("_sd"),
             status,
         ],
@@ -271,32 +240,6 @@ def _average_runs(trials: pd.DataFrame, keys: list[str], lang: str) -> pd.DataFr
     return table.assign(state=state)
 
 
-def _pooled_accuracies(completed: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Return accuracies over all images of a row's runs, with their Wilson intervals."""
-    pooled = {}
-    for name, count_column in IMAGE_COUNT_COLUMNS.items():
-        images = completed[count_column].where(completed[name].notna()).astype(float)
-        # An interval counts each image once. Seeds share their images. Folds have validation and
-        # test images of their own, but train on nearly the same ones.
-        distinct = keys if count_column == "train_images" else list(dict.fromkeys([*keys, "fold"]))
-        first_runs = ~completed.duplicated(distinct)
-        counts = pd.DataFrame(
-            {
-                "correct": completed[name] * images,
-                "all": images,
-                "different": images.where(first_runs),
-            }
-        )
-        group_columns = [completed[key] for key in keys]
-        sums = counts.groupby(group_columns, sort=False, dropna=False).sum()
-        accuracy = sums["correct"] / sums["all"]
-        interval = statistics.wilson_columns(accuracy, sums["different"])
-        pooled[name] = accuracy
-        pooled[f"{name}_low"] = interval["low"]
-        pooled[f"{name}_high"] = interval["high"]
-    return pd.DataFrame(pooled)
-
-
 def _status_counts_text(states: pd.Series, lang: str) -> str:
     counts = states.value_counts()
     texts = []
@@ -306,42 +249,76 @@ def _status_counts_text(states: pd.Series, lang: str) -> str:
     return ", ".join(texts)
 
 
-def _with_standing(table: pd.DataFrame, analysis: Analysis, lang: str) -> pd.DataFrame:
-    """Add `standing`: the verdict on each completed row, compared with the best configuration."""
-    comparable = {
-        key: verdict for key, verdict in analysis.verdicts.items() if verdict != "unknown"
+def _with_scores(table: pd.DataFrame, analysis: Analysis) -> pd.DataFrame:
+    """Add the measures of test images with their intervals.
+
+    A row of all runs of a configuration has those of the configuration, and one of a single run
+    those of the trial. For other rows no interval is known.
+    """
+    configurations = table["key"].map(analysis.configuration_by_trial)
+    scores = analysis.configuration_scores.reindex(configurations).set_index(table.index)
+    has_all_runs = scores["runs"].eq(table["runs"])
+    if not has_all_runs.all():
+        trial_scores = analysis.trial_scores.reindex(table["key"]).set_index(table.index)
+        has_one_run = table["runs"].eq(1) & table["state"].eq("completed")
+        scores = scores.where(has_all_runs, trial_scores.where(has_one_run))
+    added = {}
+    for name in MEASURES:
+        values = scores[name].astype(float)
+        added[name] = values.fillna(table[name].astype(float)) if name in table else values
+        for end in (f"{name}_low", f"{name}_high"):
+            if end in scores:
+                added[end] = scores[end].astype(float)
+    return table.assign(**added)
+
+
+def _with_verdicts(table: pd.DataFrame, analysis: Analysis, lang: str) -> pd.DataFrame:
+    """Add `verdict`: the verdict on each completed row, compared with the best configuration.
+
+    It is that of the comparison of all configurations, whichever of them are shown.
+    """
+    texts = {}
+    for key, verdict in analysis.verdicts.items():
+        texts[key] = verdict_text(verdict, analysis.scope, lang)
+    verdicts = table["key"].map(analysis.configuration_by_trial).map(texts)
+    return table.assign(verdict=verdicts.where(table["state"].eq("completed")))
+
+
+def _with_reference(table: pd.DataFrame, analysis: Analysis, lang: str) -> pd.DataFrame:
+    """Add the row of a recipe that always answers with the most frequent class.
+
+    Its name takes the place of the weights.
+    """
+    reference = analysis.majority_score
+    if reference is None:
+        return table
+    row = {
+        "weights": translate("reference.majority", lang),
+        analysis.test_column: reference,
+        "state": REFERENCE_STATE,
+        "status": translate("reference.status", lang),
     }
-    verdicts = table["key"].map(analysis.configuration_by_trial).map(comparable)
-    verdicts = verdicts.where(table["state"].eq("completed"))
-    texts = verdicts.map(lambda verdict: translate(f"standing.{verdict}", lang), na_action="ignore")
-    return table.assign(standing=texts)
-
-
-def _trailing_columns(table: pd.DataFrame, averaged: bool) -> list[str]:
-    names = ["runs"] if averaged else []
-    names.append("status")
-    if "standing" in table:
-        names.append("standing")
-    return names
+    # whole numbers stay whole beside the missing ones of the reference
+    whole_numbers = table.select_dtypes("int64").columns
+    table = table.astype(dict.fromkeys(whole_numbers, "Int64"))
+    return pd.concat([table, pd.DataFrame([row])], ignore_index=True)
 
 
 def _column_notes(
-    analysis: Analysis, chosen: pd.DataFrame, shown: Sequence[str], averaged: bool
+    analysis: Analysis, chosen: pd.DataFrame, shown: Sequence[str], is_averaged: bool
 ) -> list[Check]:
     """Return notes on what the columns mean."""
-    notes = [note("definitions", interval="Wilson")]
-    if chosen["score_used"].eq("balanced_accuracy").any():
-        notes.append(note("balanced_score"))
+    notes = [note("no_match")] if chosen.empty else []
+    notes.append(note("definitions"))
+    if analysis.score == "balanced_accuracy":
+        notes.append(note("balanced_accuracy"))
     if chosen["class_weights"].ne("none").any():
         notes.append(note("weighted_loss"))
     has_folds = chosen["fold"].nunique() > 1
     notes.append(note("selection_folds") if has_folds else note("selection"))
-    if BEST_ACCURACIES & set(shown):
-        notes.append(note("best_accuracies"))
-    if averaged:
+    if is_averaged:
         notes.append(note("repeats"))
-    if "standing" in shown:
-        tests = list(analysis.best_pairs["test"].dropna().unique())
-        if tests:
-            notes.append(note("standing", tests=tests))
+    tests = list(analysis.best_pairs["test"].dropna().unique())
+    if "verdict" in shown and tests:
+        notes.append(note("verdict", tests=tests))
     return notes

@@ -1,21 +1,20 @@
 """Build the tables beside the comparison: classes, scores, effects, differences, curves, cost."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from bioimg.errors import UserError
-from bioimg.report.analysis import SCORE_COLUMNS, Analysis
+from bioimg.report import sentences
+from bioimg.report.analysis import MEASURES, Analysis
 from bioimg.report.checks import Check, note
 from bioimg.report.comparison_table import trial_column
 from bioimg.report.formatting import column_decimals
-from bioimg.report.labels import configuration_labels
+from bioimg.report.report_context import ReportContext
 from bioimg.report.table_model import Column, Table
 from bioimg.report.translation import translate
 from bioimg.results import statistics
-from bioimg.results.configurations import REPEAT_FIELDS
 
 DEFAULT_SETTINGS = ("weights", "batch_size", "freeze")
 MAX_TRIALS_FOR_ALL_PAIRS = 60
@@ -31,23 +30,18 @@ SECONDS_PER_HOUR = 3600
 def varying_settings(analysis: Analysis) -> list[str]:
     """Return the fields in which this folder's trials differ; the usual ones for a single trial."""
     settings = analysis.varying_fields or list(DEFAULT_SETTINGS)
-    if not analysis.has_repeats:
-        return settings
-    repeats = [name for name in REPEAT_FIELDS if analysis.trials[name].nunique() > 1]
-    return [*settings, *repeats]
+    return [*settings, *analysis.repeat_fields]
 
 
 def per_class_table(analysis: Analysis, lang: str = "en") -> Table:
-    """Build a table of recall, precision, F1 and images of each class, for each tested trial."""
+    """Build a table of recall, specificity, precision, F1 and images of each class and trial."""
     values = _with_settings(analysis, analysis.class_metrics)
-    recall = values["recall"].astype(float)
-    support = values["support"].astype(float)
-    interval = statistics.wilson_columns(recall, support)
-    values = values.assign(recall_low=interval["low"], recall_high=interval["high"])
-    decimals = column_decimals(interval["low"], interval["high"])
-    shown = [
-        Column(name="class", identity=True),
-        Column(name="recall", kind="share", decimals=decimals, interval=True),
+    shown = [Column(name="class", identity=True)]
+    for name in ("recall", "specificity"):
+        decimals = column_decimals(values, name)
+        shown.append(Column(name=name, kind="share", decimals=decimals, interval=True))
+    decimals = column_decimals(values, "recall")
+    shown += [
         Column(name="precision_score", kind="share", decimals=decimals),
         Column(name="f1", kind="share", decimals=decimals),
         Column(name="support", kind="count"),
@@ -73,15 +67,18 @@ def confusion_table(analysis: Analysis, lang: str = "en") -> Table:
 
 def score_table(analysis: Analysis, lang: str = "en") -> Table:
     """Build a table of balanced accuracy, macro F1, AUROC and calibration error of trials."""
-    values = _with_settings(analysis, analysis.trial_scores)
-    shown = [trial_column(name, values) for name in SCORE_COLUMNS]
+    values = _with_settings(analysis, analysis.trial_scores.reset_index())
+    shown = []
+    for name in MEASURES:
+        decimals = column_decimals(values, name)
+        shown.append(Column(name=name, kind="share", decimals=decimals, interval=True))
     return _trial_table("scores", analysis, values, shown, lang, note("scores"))
 
 
 def effects_table(analysis: Analysis, lang: str = "en") -> Table:
     """Build a table of the mean effect of each axis and of the two-way interactions."""
     values = analysis.effects.rename(columns={"low": "effect_low", "high": "effect_high"})
-    decimals = column_decimals(values["effect_low"], values["effect_high"])
+    decimals = column_decimals(values, "effect")
     shown = [
         Column(name="axis", identity=True),
         Column(name="level", identity=True),
@@ -104,20 +101,22 @@ def best_differences_table(analysis: Analysis, lang: str = "en") -> Table:
 
 
 def _pairs_table(name: str, analysis: Analysis, pairs: pd.DataFrame, lang: str) -> Table:
-    labels = configuration_labels(analysis, lang)
+    report = ReportContext(analysis, lang)
+    claims = [sentences.claim(analysis, pair, lang) for pair in pairs.to_dict("records")]
     values = pairs.rename(columns={"low": "difference_low", "high": "difference_high"})
     values = values.assign(
         key_a=pairs["a"],
         key_b=pairs["b"],
-        a=pairs["a"].map(labels),
-        b=pairs["b"].map(labels),
+        a=pairs["a"].map(report.recipe),
+        b=pairs["b"].map(report.recipe),
+        claim=claims,
     )
-    decimals = column_decimals(pairs["low"], pairs["high"])
+    decimals = column_decimals(values, "difference")
     shown = [
         Column(name="a", identity=True),
         Column(name="b", identity=True),
-        Column(name="accuracy_a", kind="share", decimals=decimals),
-        Column(name="accuracy_b", kind="share", decimals=decimals),
+        Column(name="score_a", kind="share", decimals=decimals),
+        Column(name="score_b", kind="share", decimals=decimals),
         Column(name="difference", kind="points", decimals=decimals, interval=True),
         Column(name="p", kind="p"),
         Column(name="p_holm", kind="p"),
@@ -134,8 +133,10 @@ def _pairs_table(name: str, analysis: Analysis, pairs: pd.DataFrame, lang: str) 
 
 def curve_diagnosis_table(analysis: Analysis, lang: str = "en") -> Table:
     """Build a table of over-fitting and instability of each trial."""
-    diagnoses = analysis.curves.drop(columns="epochs")
-    values = _with_settings(analysis, diagnoses)
+    curves = analysis.curves
+    readings = [sentences.curve_reading(curve, lang) for curve in curves.to_dict("records")]
+    curves = curves.assign(reading=readings).drop(columns="epochs")
+    values = _with_settings(analysis, curves)
     shown = [
         Column(name="last_fall", kind="epoch"),
         Column(name="gap", kind="points", decimals=1),
@@ -164,16 +165,11 @@ def epoch_table(analysis: Analysis, lang: str = "en", epoch: int | None = None) 
         epoch = _last_common_epoch(epochs)
     else:
         _check_reached(epoch, epochs)
-    rows = epochs.loc[epochs["epoch"].eq(epoch), ["key", "val_accuracy", "val_loss"]]
+    rows = epochs.loc[epochs["epoch"].eq(epoch), ["key", "val_score", "val_accuracy", "val_loss"]]
     values = _with_settings(analysis, rows)
-    accuracy = values["val_accuracy"].astype(float)
-    images = values["val_images"].astype(float)
-    interval = statistics.wilson_columns(accuracy, images)
-    values = values.assign(val_accuracy_low=interval["low"], val_accuracy_high=interval["high"])
-    values = values.sort_values("val_accuracy", ascending=False, kind="stable", ignore_index=True)
-    decimals = column_decimals(interval["low"], interval["high"])
+    values = values.sort_values("val_score", ascending=False, kind="stable", ignore_index=True)
     shown = [
-        Column(name="val_accuracy", kind="share", decimals=decimals, interval=True),
+        Column(name="val_accuracy", kind="share", decimals=1),
         Column(name="val_loss", kind="loss", decimals=4),
         Column(name="epochs_run", kind="count"),
         Column(name="status"),
@@ -291,8 +287,7 @@ def _trial_table(
     """Make a table about trials, whose first columns are the settings that vary."""
     settings = []
     for field in varying_settings(analysis):
-        column = trial_column(field, analysis.trials)
-        settings.append(dataclasses.replace(column, identity=True))
+        settings.append(trial_column(field, analysis.trials, analysis, identity=True))
     return _make_table(name, analysis, values, [*settings, *columns], lang, *notes)
 
 

@@ -4,11 +4,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 from matplotlib.figure import Figure
 
 from bioimg.errors import unknown_value_error
 from bioimg.report import plots
 from bioimg.report.analysis import Analysis
+from bioimg.report.checks import uncontrolled_columns
+from bioimg.report.comparison_table import build_comparison
 from bioimg.report.learning_curves import trial_curves_figure, validation_curves_figure
 from bioimg.report.plot_style import GREY, rc_parameters, wrap_text
 from bioimg.report.report_context import ImagesByPath, ReportContext
@@ -58,13 +61,22 @@ def draw_figures(report: ReportContext) -> Iterator[tuple[str, Figure]]:
     effects = effects[effects["effect"].notna()]
     if len(effects):
         yield "effects", plots.effects_figure(report, effects)
-    if len(report.analysis.measured_trials):
-        yield "accuracy_against_time", plots.accuracy_against_time_figure(report)
+    measured = measured_trials(report.analysis)
+    if len(measured):
+        yield "score_against_time", plots.score_against_time_figure(report, measured)
     if len(report.analysis.tested_trials):
         yield "calibration", plots.calibration_figure(report)
         best = report.analysis.tested_trials.iloc[0]
         if len(report.analysis.wrong_predictions(best["key"])):
             yield "mistakes", plots.mistakes_figure(report, best)
+
+
+def measured_trials(analysis: Analysis) -> pd.DataFrame:
+    """Return the tested trials whose times can be compared, with the intervals of their scores."""
+    if uncontrolled_columns(analysis.trials):
+        return pd.DataFrame()
+    trials = build_comparison(analysis, single=True, sort=["best_val_loss"]).values
+    return trials.dropna(subset=["key", analysis.test_column, "test_images", "recipe_seconds"])
 
 
 def add_foot(report: ReportContext, figure: Figure) -> None:

@@ -26,17 +26,16 @@ def interval_decimals(halfwidth: float, default: int = 1) -> int:
     return min(MAX_DECIMALS, max(0, decimals))
 
 
-def column_decimals(low: pd.Series, high: pd.Series) -> int:
+def column_decimals(values: pd.DataFrame, name: str) -> int:
     """Return the decimals of a column of percentages, from the median width of its 95 % intervals.
 
-    Args:
-        low: lower ends, as fractions.
-        high: upper ends, as fractions.
+    The ends of the intervals are in the columns `NAME_low` and `NAME_high`, as fractions.
     """
-    widths = (high - low).astype(float)
+    if f"{name}_low" not in values:
+        return interval_decimals(math.nan)
+    widths = (values[f"{name}_high"] - values[f"{name}_low"]).astype(float)
     # half of the width, in per cent
-    halfwidth = 50 * float(widths.median())
-    return interval_decimals(halfwidth)
+    return interval_decimals(50 * float(widths.median()))
 
 
 def format_fixed(value: float, decimals: int) -> str:
@@ -59,11 +58,12 @@ def format_percent(share: float | None, decimals: int = 1) -> str:
     return f"{format_fixed(100 * share, decimals)} %"
 
 
-def format_points(difference: float | None) -> str:
-    """Format a difference of fractions in percentage points, with its sign: `+1.3`."""
+def format_points(difference: float | None, *, sign: bool = True) -> str:
+    """Format a difference of fractions in percentage points: `+1.3`, or `1.3` without a plus."""
     if difference is None or pd.isna(difference):
         return MISSING_TEXT
-    return _with_minus_sign(f"{100 * difference:+.1f}")
+    text = format_fixed(100 * difference, 1)
+    return f"+{text}" if sign and difference >= 0 else text
 
 
 def format_p_value(p: float | None) -> str:
@@ -73,6 +73,12 @@ def format_p_value(p: float | None) -> str:
     if p < 0.001:
         return "< 0.001"
     return f"{p:.2g}"
+
+
+def format_p_equation(name: str, p: float) -> str:
+    """Format a p-value with its name: `p = 0.032` or `p < 0.001`."""
+    text = format_p_value(p)
+    return f"{name} {text}" if text.startswith("<") else f"{name} = {text}"
 
 
 def format_clock(seconds: float) -> str:

@@ -8,29 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from bioimg.config import TRIAL_FIELDS
-from bioimg.report import html_sections, svg_charts
+from bioimg.report import html_sections, sentences, svg_charts
 from bioimg.report.analysis import Analysis
 from bioimg.report.detail_tables import sum_without_shared_epochs
 from bioimg.report.formatting import (
     MISSING_TEXT,
     format_duration,
     format_list,
-    format_p_value,
     format_percent,
     format_points,
     format_time,
 )
-from bioimg.report.headline import stopping_sentence
 from bioimg.report.report_context import ImagesByPath, ReportContext
 from bioimg.report.translation import column_header
 from bioimg.report.visual_encoding import PALETTE
 
 MAX_MATRICES = 12
-NOTABLE_TIME_SHARE = 0.9
-"""A recipe is called faster if it takes less than this share of the best one's time."""
 
 
 def write_page(
@@ -55,7 +51,7 @@ def render_page(report: ReportContext) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        percent=format_percent, points=format_points, duration=format_duration, p=format_p_value
+        percent=format_percent, points=format_points, duration=format_duration, code=mark_code
     )
     template = environment.from_string(read_resource("page.html"))
     return template.render(
@@ -64,6 +60,14 @@ def render_page(report: ReportContext) -> str:
         style=Markup(style),
         **template_values(report),
     )
+
+
+def mark_code(text: str) -> Markup:
+    """Escape a sentence, and mark what it has between backticks as code."""
+    parts = [escape(part) for part in text.split("`")]
+    for position in range(1, len(parts), 2):
+        parts[position] = Markup("<code>{}</code>").format(parts[position])
+    return Markup("").join(parts)
 
 
 def read_resource(name: str) -> str:
@@ -102,83 +106,28 @@ def template_values(report: ReportContext) -> dict[str, Any]:
     panels = svg_charts.curve_panels(report)
     legend = html_sections.legend_section(report)
     total_time = sum_without_shared_epochs(analysis.trials, ["train_seconds"])["train_seconds"]
+    matrices = []
+    for _, trial in analysis.tested_trials.head(MAX_MATRICES).iterrows():
+        matrices.append(html_sections.confusion_section(report, trial))
     return {
         "report": report,
+        "analysis": analysis,
         "text": report.text,
-        "headline": headline_values(report),
+        "headline": sentences.headline(report),
+        "details": sentences.headline_details(report),
+        "total_seconds": float(total_time),
         "comparison": html_sections.comparison_section(report),
         "differences": html_sections.difference_rows(report) if analysis.best else [],
         "compared_pairs": int(analysis.best_pairs["p"].notna().sum()),
-        "total_seconds": float(total_time),
         "frame": svg_charts.CHART_FRAME,
         "panels": panels,
         "legend": legend,
         "script_data": html_sections.script_data(panels, legend["trials"]),
         "effects": html_sections.effect_rows(report),
         "scores": html_sections.score_rows(report),
-        "matrices": [
-            html_sections.confusion_section(report, trial)
-            for _, trial in analysis.tested_trials.head(MAX_MATRICES).iterrows()
-        ],
+        "matrices": matrices,
         "mistakes": list(html_sections.mistake_items(report)),
         "provenance": provenance_rows(report),
-    }
-
-
-def headline_values(report: ReportContext) -> dict[str, Any]:
-    """Return the outcome, and what is needed to judge it."""
-    analysis = report.analysis
-    counts = {"trials": len(analysis.trials)}
-    for status in ("completed", "stopped", "failed"):
-        counts[status] = analysis.status_counts[status]
-    best = analysis.best
-    if best is None:
-        return {**counts, "best": None}
-    seconds = best.runs["recipe_seconds"].mean()
-    verdicts = analysis.verdict_counts
-    return {
-        **counts,
-        "best": report.configuration_label(best.first_run),
-        "accuracy": best.accuracy,
-        "interval": (best.low, best.high),
-        "images": best.images,
-        "runs": len(best.runs),
-        "has_folds": best.runs["fold"].nunique() > 1,
-        "ties": verdicts["tie"],
-        "differ": verdicts["better"] + verdicts["worse"],
-        "faster": faster_alternative(report, best.accuracy, seconds),
-        "seconds": seconds,
-        "stopping": stopping_sentence(analysis, report.lang),
-    }
-
-
-def faster_alternative(
-    report: ReportContext, accuracy: float, seconds: float
-) -> dict[str, Any] | None:
-    """Return the fastest recipe that can replace the best; None if none saves a tenth of the time.
-
-    A recipe with a lower accuracy isn't suggested, since a difference may exist that couldn't be
-    shown.
-
-    accuracy, seconds: those of the best one.
-    """
-    analysis = report.analysis
-    ties = [key for key, verdict in analysis.verdicts.items() if verdict == "tie"]
-    configurations = analysis.trials["key"].map(analysis.configuration_by_trial)
-    trials = analysis.trials.assign(configuration=configurations)
-    runs = trials[trials["configuration"].isin(ties) & trials["status"].eq("completed")]
-    measures = ["test_accuracy", "recipe_seconds"]
-    means = runs.groupby("configuration", sort=False)[measures].mean()
-    as_accurate = means["test_accuracy"] >= accuracy
-    means = means[as_accurate & (means["recipe_seconds"] < NOTABLE_TIME_SHARE * seconds)]
-    if means.empty:
-        return None
-    key = means["recipe_seconds"].idxmin()
-    first_run = runs[runs["configuration"] == key].iloc[0]
-    return {
-        "recipe": report.configuration_label(first_run),
-        "seconds": means.at[key, "recipe_seconds"],
-        "accuracy": means.at[key, "test_accuracy"],
     }
 
 

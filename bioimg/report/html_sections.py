@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from bioimg.report import svg_charts
-from bioimg.report.analysis import SCORE_COLUMNS
-from bioimg.report.comparison_table import build_comparison
-from bioimg.report.formatting import format_p_value, format_percent
+from bioimg.report import sentences, svg_charts
+from bioimg.report.analysis import MEASURES
+from bioimg.report.comparison_table import REFERENCE_STATE, build_comparison
 from bioimg.report.report_context import ReportContext, shorten_name
 from bioimg.report.table_model import Column
 from bioimg.report.translation import column_header, setting_name, setting_value
@@ -30,85 +29,63 @@ THUMBNAIL_PX = 192
 
 
 def comparison_section(report: ReportContext) -> dict[str, Any]:
-    """Return the comparison table: cells with sort keys, and the test accuracy also as a mark."""
+    """Return the comparison table: cells with sort keys, and the score also as a mark.
+
+    A badge shows status and verdict, so these have no columns.
+    """
     table = build_comparison(report.analysis, lang=report.lang, sort=("best_val_loss",))
     values = table.values.head(MAX_ROWS)
-    positions = column_order(table.columns, values)
-    columns = [
-        {
-            "name": table.columns[position].name,
-            "header": table.headers[position],
-            "identity": table.columns[position].identity,
-        }
-        for position in positions
-    ]
-    marks = svg_charts.interval_marks(
-        values, "test_accuracy", "test_accuracy_low", "test_accuracy_high", zero=False
-    )
+    score = report.analysis.test_column
+    positions = column_order(table.columns, values, score)
+    columns = []
+    for position in positions:
+        column = table.columns[position]
+        header = table.headers[position]
+        columns.append({"name": column.name, "header": header, "identity": column.identity})
+    marks = svg_charts.interval_marks(values, score, f"{score}_low", f"{score}_high", zero=False)
     rows = []
     for record, texts, mark in zip(values.to_dict("records"), table.cells(), marks, strict=False):
-        sort_keys = [sort_key(record[column["name"]]) for column in columns]
-        shown_texts = [texts[position] for position in positions]
-        row = {
-            "key": record["key"],
-            "state": record["state"],
-            "standing": badge_class(report, record),
-            "badge": shorten_name(badge_text(report, record), MAX_BADGE_CHARACTERS),
-            "cells": list(zip(shown_texts, sort_keys, strict=True)),
-            "mark": mark,
-        }
-        rows.append(row)
+        cells = []
+        for position in positions:
+            value = record[table.columns[position].name]
+            cells.append((texts[position], sort_key(value)))
+        row = {"key": record["key"], "state": record["state"], "cells": cells, "mark": mark}
+        rows.append(row | badge(report, record))
     return {
         "caption": table.caption,
         "notes": table.notes,
         "columns": columns,
+        "score": score,
         "rows": rows,
         "filters": column_filters(columns, rows),
-        "total_rows": len(table.values),
+        "total_rows": int(table.values["state"].ne(REFERENCE_STATE).sum()),
     }
 
 
-def column_order(columns: Sequence[Column], values: pd.DataFrame) -> list[int]:
-    """Return the positions of the columns to show.
-
-    Settings that vary come first, then the test accuracy, then the rest. Status and standing aren't
-    among them, since a badge shows both.
-    """
-    shown = [
-        position
-        for position, column in enumerate(columns)
-        if column.name not in ("status", "standing") and not _is_constant_setting(column, values)
-    ]
+def column_order(columns: Sequence[Column], values: pd.DataFrame, score: str) -> list[int]:
+    """Return the positions of the columns to show: settings that vary, the score, then the rest."""
+    trials = values[values["state"].ne(REFERENCE_STATE)]
+    shown = []
+    for position, column in enumerate(columns):
+        is_constant = column.identity and trials[column.name].nunique(dropna=False) == 1
+        if column.name not in ("status", "verdict") and not (is_constant and len(trials) > 1):
+            shown.append(position)
 
     def rank(position: int) -> tuple[bool, bool]:
         column = columns[position]
-        return not column.identity, column.name != "test_accuracy"
+        return not column.identity, column.name != score
 
     return sorted(shown, key=rank)
 
 
-def _is_constant_setting(column: Column, values: pd.DataFrame) -> bool:
-    if not column.identity or len(values) < 2:
-        return False
-    return values[column.name].nunique(dropna=False) == 1
-
-
-def badge_text(report: ReportContext, record: RowMapping) -> str:
-    """Return the text of a row's badge."""
+def badge(report: ReportContext, record: RowMapping) -> dict[str, str]:
+    """Return the badge of a row and its look: the verdict, or else how the trial ended."""
     if record["state"] != "completed":
-        return record["status"]
-    if pd.isna(record.get("standing")):
-        return report.text("verdict.unknown")
-    return record["standing"]
-
-
-def badge_class(report: ReportContext, record: RowMapping) -> str:
-    """Return the look of a row's badge: best, tie, other, or why the row isn't ranked."""
-    if record["state"] != "completed":
-        return record["state"]
+        text = shorten_name(record["status"], MAX_BADGE_CHARACTERS)
+        return {"badge": text, "look": record["state"]}
     configuration = report.analysis.configuration_by_trial[record["key"]]
-    verdict = report.analysis.verdicts.get(configuration)
-    return verdict if verdict in ("best", "tie") else "other"
+    verdict = report.analysis.verdicts.get(configuration, "unknown")
+    return {"badge": report.verdict(verdict), "look": verdict}
 
 
 def sort_key(value: Any) -> str:
@@ -121,8 +98,9 @@ def column_filters(
 ) -> list[dict[str, Any]]:
     """Return, for each setting with a few values, the values to choose among."""
     filters = []
+    trials = [row for row in rows if row["state"] != REFERENCE_STATE]
     for position, column in enumerate(columns):
-        texts = list(dict.fromkeys(row["cells"][position][0] for row in rows))
+        texts = list(dict.fromkeys(row["cells"][position][0] for row in trials))
         if column["identity"] and 1 < len(texts) <= MAX_FILTER_CHOICES:
             filters.append({"position": position, "header": column["header"], "choices": texts})
     return filters
@@ -130,39 +108,21 @@ def column_filters(
 
 def difference_rows(report: ReportContext) -> list[dict[str, Any]]:
     """Return each recipe against the best one, the nearest first."""
-    analysis = report.analysis
-    pairs = analysis.best_pairs.sort_values(
+    pairs = report.analysis.best_pairs.sort_values(
         "difference", ascending=False, kind="stable", na_position="last"
     )
     pairs = pairs.head(MAX_ROWS)
     marks = svg_charts.interval_marks(pairs, "difference")
     rows = []
     for pair, mark in zip(pairs.to_dict("records"), marks, strict=True):
-        verdict = analysis.verdicts[pair["a"]]
         row = {
-            **pair,
-            "label": report.configuration_label(analysis.first_trials.loc[pair["a"]]),
-            "verdict": verdict,
-            "badge": report.text(f"verdict.{verdict}"),
-            "claim": claim_text(report, pair),
+            "label": report.recipe(pair["a"]),
+            "badge": report.verdict(pair["verdict"]),
+            "claim": sentences.claim(report.analysis, pair, report.lang),
             "mark": mark,
         }
-        rows.append(row)
+        rows.append({**pair, **row})
     return rows
-
-
-def claim_text(report: ReportContext, pair: RowMapping) -> str:
-    """Return the claim of `statistics.compare_pairs`, which is in English, or its translation."""
-    if report.lang == "en":
-        return pair["claim"]
-    return report.text(
-        "page.claim_text",
-        a=format_percent(pair["accuracy_a"]),
-        b=format_percent(pair["accuracy_b"]),
-        n=pair["n"],
-        p=format_p_value(pair["p_holm"]),
-        verdict=report.text(f"verdict.{report.analysis.verdicts[pair['a']]}"),
-    )
 
 
 def effect_rows(report: ReportContext) -> list[dict[str, Any]]:
@@ -247,25 +207,16 @@ def script_data(
 
 
 def score_rows(report: ReportContext) -> list[dict[str, Any]]:
-    """Return the other scores of the best recipe.
-
-    Those of its only run have intervals that resample groups. Those of several runs are means, for
-    which no interval is known.
-    """
+    """Return what was measured of the best recipe on the test images."""
     analysis = report.analysis
-    if analysis.best is None:
+    if analysis.best is None or analysis.tested_trials.empty:
         return []
-    scores = analysis.trial_scores
-    runs = scores[scores["key"].isin(analysis.best.runs["key"])]
-    if runs.empty:
-        return []
+    measured = analysis.configuration_scores.loc[analysis.best.key]
     rows = []
-    for name in SCORE_COLUMNS:
-        ends = [float("nan"), float("nan")]
-        if len(runs) == 1:
-            ends = [runs[f"{name}_low"].iloc[0], runs[f"{name}_high"].iloc[0]]
-        row = {"name": column_header(name, report.lang), "value": runs[name].mean()}
-        rows.append({**row, "low": ends[0], "high": ends[1]})
+    for name in MEASURES:
+        row = {"name": column_header(name, report.lang), "value": measured[name]}
+        ends = {"low": measured.get(f"{name}_low"), "high": measured.get(f"{name}_high")}
+        rows.append({**row, **ends})
     return rows
 
 
@@ -297,7 +248,7 @@ def confusion_section(report: ReportContext, trial: pd.Series) -> dict[str, Any]
 
 
 def mistake_items(report: ReportContext) -> Iterator[dict[str, Any]]:
-    """Yield the most confident mistakes of the trial with the lowest validation loss."""
+    """Yield the most confident mistakes of the best recipe's first run."""
     if report.analysis.tested_trials.empty:
         return
     mistakes = report.analysis.wrong_predictions(report.analysis.tested_trials["key"].iloc[0])

@@ -20,25 +20,15 @@ from bioimg.report.formatting import (
     format_percent,
 )
 from bioimg.report.translation import column_header, read_catalogue, setting_label, translate
-from bioimg.results import statistics
 from bioimg.results.configurations import configuration_keys
 from bioimg.results.looks import Look
 from bioimg.results.result_store import recorded_score
 from bioimg.results.score import MAX_CLASS_RATIO
-from bioimg.results.statistics import comparison_tests, paired_tests, standard_error
+from bioimg.results.statistics import comparison_tests, standard_error
 from bioimg.results.statistics.metrics import CALIBRATION_BINS
 
 SECTION_NAMES = ("images", "division", "training", "selection", "statistics", "software", "result")
 DIGEST_LENGTH = 10
-TEST_CODES = {
-    paired_tests.MCNEMAR_TEST: "mcnemar",
-    paired_tests.SIGNS_TEST: "signs",
-    paired_tests.PROPORTIONS_TEST: "proportions",
-    paired_tests.GROUPS_TEST: "groups",
-    paired_tests.FOLDS_TEST: "folds",
-    paired_tests.IMAGES_AND_RUNS_TEST: "images_and_runs",
-    paired_tests.GROUPS_AND_RUNS_TEST: "groups_and_runs",
-}
 
 
 @dataclass(frozen=True)
@@ -449,7 +439,7 @@ class _Description:
 
     def _describe_tests(self, tested: pd.DataFrame) -> Iterator[Sentence]:
         yield self._say("compared", n=len(tested))
-        codes = [TEST_CODES[name] for name in tested["test"].unique()]
+        codes = tested["test"].unique()
         names = [translate(f"methods.test_{code}", self.lang) for code in codes]
         yield self._say("tests", tests=self._either(names))
         yield self._say(
@@ -530,8 +520,8 @@ class _Description:
             )
         if score["runs"] > 1:
             yield self._say("result_runs", runs=score["runs"])
-        reference = statistics.majority_reference(self.analysis.results)
-        if pd.notna(reference):
+        reference = self.analysis.majority_score
+        if reference is not None:
             yield self._say("result_reference", value=format_percent(reference))
         yield from self._describe_outcome()
 
@@ -550,12 +540,11 @@ class _Description:
             yield self._say("outcome_unknown", n=counts["unknown"])
 
     @cached_property
-    def _best_score(self) -> pd.Series | None:
-        """The row of `statistics.configuration_scores` of the chosen recipe."""
+    def _best_score(self) -> Any:
+        """The row of `Analysis.configuration_scores` of the chosen recipe."""
         if self.analysis.best is None:
             return None
-        scores = statistics.configuration_scores(self.analysis.results)
-        return scores[scores["key"].eq(self.analysis.best.key)].iloc[0]
+        return self.analysis.configuration_scores.loc[self.analysis.best.key]
 
     # Words
 

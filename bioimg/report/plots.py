@@ -69,22 +69,25 @@ def _format_tick_points(value: float, position: int | None) -> str:
     return f"{100 * value:+.0f}" if value else "0"
 
 
-def accuracy_against_time_figure(report: ReportContext) -> Figure:
-    """Draw the test accuracy of the completed trials against their training time."""
-    drawn = report.analysis.measured_trials.head(MAX_POINTS)
+def score_against_time_figure(report: ReportContext, trials: pd.DataFrame) -> Figure:
+    """Draw the score of completed trials on the test images against the time they took.
+
+    trials: rows of the comparison of single trials.
+    """
+    drawn = trials.head(MAX_POINTS)
     panels = report.titled_panels(drawn)
     figure, grid = new_figure(1, len(panels), 3.4, 3.2, sharex=True, sharey=True)
-    for (title, trials), axes in zip(panels, grid[0], strict=True):
-        for _, trial in trials.iterrows():
+    for (title, rows), axes in zip(panels, grid[0], strict=True):
+        for _, trial in rows.iterrows():
             draw_measured_trial(axes, report, trial)
         axes.set_title(title)
-        axes.set_xlabel(report.text("figure.recipe_seconds"))
+        axes.set_xlabel(report.text("figure.seconds"))
     first = grid[0, 0]
-    first.set_ylabel(report.text("measure.test_accuracy"))
+    first.set_ylabel(report.text(f"measure.{report.analysis.test_column}"))
     set_time_axis(first, drawn["recipe_seconds"])
     set_percent_axis(first)
     draw_legend(figure, report)
-    title = "; ".join(accuracy_notes(report))
+    title = "; ".join(measured_notes(report, trials))
     return add_title(figure, title, 8, weight="normal")
 
 
@@ -98,20 +101,18 @@ def set_time_axis(axes: Axes, seconds: pd.Series) -> None:
 
 
 def draw_measured_trial(axes: Axes, report: ReportContext, trial: pd.Series) -> None:
-    """Draw one trial with the interval of its accuracy."""
-    images = int(trial["test_images"])
-    correct = round(trial["test_accuracy"] * images)
-    low, high = statistics.wilson_interval(correct, images)
+    """Draw one trial with the interval of its score."""
+    name = report.analysis.test_column
     colour, line = report.encoding.style_indices(trial)
     style = line_style(colour, line)
     style["linestyle"] = "none"
-    axes.vlines(trial["recipe_seconds"], low, high, color=style["color"], linewidth=1)
-    axes.plot(trial["recipe_seconds"], trial["test_accuracy"], markersize=8, **style)
+    seconds = trial["recipe_seconds"]
+    axes.vlines(seconds, trial[f"{name}_low"], trial[f"{name}_high"], color=style["color"])
+    axes.plot(seconds, trial[name], markersize=8, **style)
 
 
-def accuracy_notes(report: ReportContext) -> list[str]:
+def measured_notes(report: ReportContext, measured: pd.DataFrame) -> list[str]:
     """Say what the bars are, and which trials aren't shown."""
-    measured = report.analysis.measured_trials
     images = format_list(measured["test_images"].unique())
     notes = [report.text("figure.interval", n=images)]
     if len(measured) < len(report.analysis.trials):

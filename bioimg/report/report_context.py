@@ -7,17 +7,16 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from bioimg.report.analysis import Analysis
-from bioimg.report.labels import configuration_label
+from bioimg.report.analysis import Analysis, Verdict
 from bioimg.report.translation import (
     column_header,
     setting_label,
     setting_name,
     setting_value,
     translate,
+    verdict_text,
 )
 from bioimg.report.visual_encoding import VisualEncoding, choose_encoding
-from bioimg.results.configurations import REPEAT_FIELDS
 
 ImagesByPath = Mapping[str, np.ndarray]
 """Path of an image, as in the predictions -> its uint8 pixels [height, width, 3]."""
@@ -59,16 +58,22 @@ class ReportContext:
         """Return a field with its value: `batch 32`."""
         return setting_label(field, shorten_name(trial[field]), self.lang)
 
-    def configuration_label(self, trial: pd.Series) -> str:
-        """Return what distinguishes this configuration: `batch 32, trained: head only`."""
-        return configuration_label(trial, self.analysis.varying_fields, self.lang, shorten_name)
+    def recipe(self, key: str) -> str:
+        """Return what distinguishes the recipe of a trial: `batch 32, trained: head only`.
+
+        Without any difference it is the name of the model.
+        """
+        trial = self.analysis.first_trials.loc[self.analysis.configuration_by_trial[key]]
+        labels = []
+        for field in self.analysis.varying_fields:
+            labels.append(setting_label(field, shorten_name(trial[field]), self.lang))
+        return ", ".join(labels) or shorten_name(trial["model"])
 
     def trial_label(self, trial: pd.Series) -> str:
-        """Return what distinguishes this trial: the configuration and, if repeated, the repeat."""
-        labels = [self.configuration_label(trial)]
-        for field in REPEAT_FIELDS:
-            if field in trial and self.analysis.trials[field].nunique() > 1:
-                labels.append(self.field_label(trial, field))
+        """Return what distinguishes a trial: its recipe and, if repeated, which repeat it is."""
+        labels = [self.recipe(trial["key"])]
+        for field in self.analysis.repeat_fields:
+            labels.append(self.field_label(trial, field))
         return ", ".join(labels)
 
     def effect_label(self, row: pd.Series) -> str:
@@ -91,6 +96,10 @@ class ReportContext:
             level=setting_value(field, levels[0], self.lang),
             reference=setting_value(field, reference, self.lang),
         )
+
+    def verdict(self, verdict: Verdict) -> str:
+        """Return a verdict in a word or two."""
+        return verdict_text(verdict, self.analysis.scope, self.lang)
 
     @property
     def is_synthetic(self) -> bool:

@@ -16,7 +16,7 @@ from bioimg.report.formatting import (
     format_number,
     format_p_value,
 )
-from bioimg.report.translation import column_header
+from bioimg.report.translation import column_header, setting_value
 
 ColumnKind = Literal[
     "text", "count", "number", "share", "points", "loss", "epoch", "seconds", "p", "money"
@@ -107,7 +107,7 @@ class Table:
         return [self._format_row(record) for record in self.records()]
 
     def _format_row(self, record: Mapping[str, Any]) -> list[str]:
-        return [format_cell(column, record) for column in self.columns]
+        return [format_cell(column, record, self.lang) for column in self.columns]
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -136,17 +136,17 @@ def display_width(text: str) -> int:
     return len(text) + wide
 
 
-def format_cell(column: Column, record: Mapping[str, Any]) -> str:
+def format_cell(column: Column, record: Mapping[str, Any], lang: str = "en") -> str:
     """Format one cell of a row: its value, and its deviation, interval or epoch where known."""
     value = record.get(column.name)
     if isinstance(value, str):
-        return sanitise_text(value)
+        return sanitise_text(setting_value(column.name, value, lang))
     if is_missing(value):
         return MISSING_TEXT
     text = format_value(value, column.kind, column.decimals)
     deviation = record.get(f"{column.name}_sd")
     if not is_missing(deviation):
-        return f"{text} ± {format_value(deviation, column.kind, column.decimals)}"
+        text += f" ± {format_value(deviation, column.kind, column.decimals)}"
     low, high = record.get(f"{column.name}_low"), record.get(f"{column.name}_high")
     if column.interval and not is_missing(low):
         low_text = format_value(low, column.kind, column.decimals)

@@ -1,23 +1,28 @@
-"""Print tables and conclusions on the console."""
+"""Print tables and what can be claimed from them on the console."""
 
 from collections.abc import Sequence
 from textwrap import fill
 
+import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from bioimg.report.analysis import Analysis
-from bioimg.report.headline import draw_conclusions
+from bioimg.report import sentences
+from bioimg.report.report_context import ReportContext
 from bioimg.report.table_model import Table, display_width
 
 MAX_PRINTED_ROWS = 40
 """Rows (and claims) that are printed; the files have all of them."""
 
+MAX_NAMED_RECIPES = 3
+"""How many recipes are named for each reason not to compare them."""
+
 PRIORITY_COLUMNS = (
     "test_accuracy",
-    "standing",
+    "balanced_accuracy",
+    "verdict",
     "status",
     "runs",
     "best_val_loss",
@@ -31,30 +36,21 @@ MAX_TEXT_CHARACTERS = 24
 COLUMN_GAP = 3
 
 
-def print_report(
-    analysis: Analysis, tables: Sequence[Table], console: Console | None = None
-) -> None:
-    """Print the first table (all tables of a preset) and what can be claimed from the results."""
+def print_table(report: ReportContext, table: Table, console: Console | None = None) -> None:
+    """Print a table as wide as the terminal and, below a comparison, what can be claimed."""
     console = console or Console(highlight=False)
-    is_preset = tables[0].name == "table-1"
-    printed = tables if is_preset else tables[:1]
-    for table in printed:
-        _print_table(table, console)
-    if is_preset or tables[0].name == "comparison":
-        _print_conclusions(analysis, console)
-
-
-def _print_table(table: Table, console: Console) -> None:
     cells = table.cells()[:MAX_PRINTED_ROWS]
     widths = _column_widths(table.headers, cells)
     positions = _columns_that_fit(table, widths, console.width)
     console.print(_make_grid(table, cells, widths, positions))
-    omissions = _omission_text(table, positions)
+    omissions = _omission_text(report, table, positions)
     if omissions:
-        console.print(Text(f"Not shown here: {omissions}."), style="dim")
+        console.print(Text(report.text("console.not_shown", what=omissions)), style="dim")
     for check in table.checks:
         style = "yellow bold" if check.level == "warning" else "dim"
         console.print(Text(f"- {check.text(table.lang)}"), style=style)
+    if table.name == "comparison":
+        _print_conclusions(report, console)
 
 
 def _make_grid(
@@ -115,32 +111,59 @@ def _total_width(positions: Sequence[int], widths: Sequence[int]) -> int:
     return sum(widths[position] + COLUMN_GAP for position in positions)
 
 
-def _omission_text(table: Table, positions: Sequence[int]) -> str:
+def _omission_text(report: ReportContext, table: Table, positions: Sequence[int]) -> str:
     """Say how many rows and which columns aren't printed. Empty if all are."""
     omissions = []
     more_rows = len(table.values) - MAX_PRINTED_ROWS
     if more_rows > 0:
-        omissions.append(f"more rows: {more_rows}")
+        omissions.append(report.text("console.more_rows", n=more_rows))
     omitted = [name for n, name in enumerate(table.headers) if n not in positions]
     if omitted:
-        omissions.append(f"the columns {', '.join(omitted)}")
+        omissions.append(report.text("console.left_out_columns", names=", ".join(omitted)))
     return "; ".join(omissions)
 
 
-def _print_conclusions(analysis: Analysis, console: Console) -> None:
-    conclusions = draw_conclusions(analysis)
-    console.print(Text(f"\n{conclusions.headline}"), style="bold")
-    _print_lines("Holds", conclusions.distinguishable, console)
-    _print_lines("Can't be claimed", conclusions.not_distinguishable, console)
-    _print_lines("Not compared", conclusions.not_compared, console)
+def _print_conclusions(report: ReportContext, console: Console) -> None:
+    console.print(Text(f"\n{sentences.headline(report)}"), style="bold")
+    for sentence in sentences.headline_details(report):
+        console.print(Text(sentence))
+    pairs = report.analysis.best_pairs
+    differences = pairs["verdict"].isin(["better", "worse"])
+    scope = report.analysis.scope
+    _print_lines(report, f"console.holds_{scope}", _claims(report, differences), console)
+    ties = pairs["verdict"].eq("tie")
+    _print_lines(report, "console.tie", _claims(report, ties), console)
+    _print_lines(report, "console.unknown", _not_compared(report), console)
 
 
-def _print_lines(title: str, lines: Sequence[str], console: Console) -> None:
+def _claims(report: ReportContext, chosen: pd.Series) -> list[str]:
+    """Return what can be claimed of each of these pairs with the best recipe."""
+    lines = []
+    for pair in report.analysis.best_pairs[chosen].to_dict("records"):
+        recipe = report.recipe(pair["a"])
+        lines.append(f"{recipe}: {sentences.claim(report.analysis, pair, report.lang)}")
+    return lines
+
+
+def _not_compared(report: ReportContext) -> list[str]:
+    """Return each reason not to compare recipes once, with those it applies to."""
+    pairs = report.analysis.best_pairs
+    lines = []
+    for reason, rows in pairs[pairs["verdict"].eq("unknown")].groupby("reason", sort=False):
+        names = [report.recipe(key) for key in rows["a"].head(MAX_NAMED_RECIPES)]
+        unnamed_count = len(rows) - len(names)
+        if unnamed_count > 0:
+            names.append(report.text("console.more", n=unnamed_count))
+        lines.append(f"{'; '.join(names)}: {report.text(f'reason.{reason}')}")
+    return lines
+
+
+def _print_lines(report: ReportContext, title: str, lines: list[str], console: Console) -> None:
     if not lines:
         return
-    console.print(Text(title), style="bold")
+    console.print(Text(report.text(title)), style="bold")
     for line in lines[:MAX_PRINTED_ROWS]:
         console.print(Text(f"- {line}"))
     more_lines = len(lines) - MAX_PRINTED_ROWS
     if more_lines > 0:
-        console.print(Text(f"- and {more_lines} more"), style="dim")
+        console.print(Text(f"- {report.text('console.more', n=more_lines)}"), style="dim")

@@ -74,8 +74,6 @@ class ReportOptions:
     """One row per trial, even if a configuration was repeated with other seeds or folds"""
     at_epoch: int | None = None
     """Make only a table of all trials, stopped ones too, as of this epoch"""
-    preset: Literal["report-2023"] | None = None
-    """Make the nine tables of the report of 2023 instead"""
 
     @property
     def selection(self) -> dict[str, Any]:
@@ -86,7 +84,7 @@ class ReportOptions:
     @property
     def has_own_tables(self) -> bool:
         """True if an option replaces the tables of a whole report, and the page with them."""
-        return bool(self.selection or self.preset or self.at_epoch is not None)
+        return bool(self.selection or self.at_epoch is not None)
 
     def check(self) -> None:
         """Check the names of tables and formats.
@@ -108,8 +106,8 @@ class ReportOptions:
         if self.has_own_tables and self.tables != DEFAULT_TABLES:
             raise UserError(
                 f"the value of `tables` is {' '.join(self.tables)}, but must be left out where "
-                "rows, columns, sort, group_by, single, at_epoch or preset choose a table. "
-                "Make two reports."
+                "rows, columns, sort, group_by, single or at_epoch choose a table. Make two "
+                "reports."
             )
 
 
@@ -135,13 +133,14 @@ def write_report(
     """
     from bioimg.report import documents, terminal
     from bioimg.report.analysis import Analysis
+    from bioimg.report.report_context import ReportContext
     from bioimg.results.looks import record_look
     from bioimg.storage.filesystem import join_path
 
     options.check()
     analysis = Analysis(open_results(folder))
     tables = _build_tables(options, analysis)
-    terminal.print_report(analysis, tables)
+    terminal.print_table(ReportContext(analysis, options.lang), tables[0])
     # a table at an epoch shows validation images only
     completed = analysis.status_counts["completed"] if options.at_epoch is None else 0
     looks = record_look(folder, completed)
@@ -171,22 +170,21 @@ def print_comparison(folder: str) -> None:
     from bioimg.report import terminal
     from bioimg.report.analysis import Analysis
     from bioimg.report.comparison_table import build_comparison
+    from bioimg.report.report_context import ReportContext
     from bioimg.results.looks import record_look
 
     analysis = Analysis(open_results(folder))
-    terminal.print_report(analysis, [build_comparison(analysis)])
+    terminal.print_table(ReportContext(analysis), build_comparison(analysis))
     record_look(folder, analysis.status_counts["completed"])
 
 
 def _build_tables(options: ReportOptions, analysis: "Analysis") -> "list[Table]":
     """Return the tables that were asked for; the first one is printed."""
-    from bioimg.report import detail_tables, presets
+    from bioimg.report import detail_tables
     from bioimg.report.comparison_table import build_comparison
 
     if options.at_epoch is not None:
         return [detail_tables.epoch_table(analysis, options.lang, options.at_epoch)]
-    if options.preset:
-        return presets.report_2023_tables(analysis, options.lang)
     if options.selection:
         table = build_comparison(analysis, **options.selection, lang=options.lang)
         return [replace(table, name="selection")]

@@ -20,8 +20,8 @@ MIN_SIGNIFICANT_DIGITS = 2
 EXACT_KINDS = ("count", "epoch", "seconds")
 MANY_DECIMALS = 12
 BLANK_CELLS = ("", "-", "–", "—", "−", "n/a", "na", "nan")
-FREEZE_SYNONYMS = {"no": "none", "否": "none", "yes": "features", "是": "features"}
-"""What authors write below the header `frozen`."""
+FREEZE_SYNONYMS = {"none": "all layers", "features": "head only"}
+"""Values of the setting `freeze`, and how the report shows them."""
 
 NUMBER = (
     r"[-−+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?|[.,]\d+)"
@@ -102,7 +102,7 @@ def resolve_setting(text: str, known: Iterable[str]) -> str | None:
     """Return which of the known settings a cell refers to, or None.
 
     The same text comes first. Then case is ignored, `32.0` refers to `32`, `V1` to `IMAGENET1K_V1`,
-    `no` to what isn't frozen, and a blank cell to a missing value. It must be clear which one is
+    `none` to `all layers`, and a blank cell to a missing value. It must be clear which one is
     meant.
     """
     settings = list(dict.fromkeys(known))

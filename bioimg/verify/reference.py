@@ -160,7 +160,9 @@ def _build_comparison(
     identities = [column.name for column in default.columns if column.identity]
     available = [str(name) for name in default.values.columns]
     shown = match_columns([Column(name=name) for name in available], table.headers)
-    columns = list(dict.fromkeys([*identities, *(available[number] for number in shown)]))
+    # the row of the reference comes with the score
+    columns = [*identities, *(available[number] for number in shown), analysis.test_column]
+    columns = list(dict.fromkeys(columns))
     if set(columns) == {column.name for column in default.columns}:
         return _make_reference([default, *map(build, LANGUAGES[1:])], analysis)
     return _make_reference([build(lang, columns) for lang in LANGUAGES], analysis)

@@ -92,7 +92,7 @@ def test_every_figure_is_a_valid_file_in_each_format(small: Analysis, files: lis
     assert {
         "validation_curves",
         "effects",
-        "accuracy_against_time",
+        "score_against_time",
         "calibration",
         "mistakes",
     } <= names
@@ -179,16 +179,16 @@ def test_confusion_matrix_counts_every_test_image_once(results: Analysis, shown:
     assert "TUMOR (16)" in [label.get_text() for label in axes.get_yticklabels()]
 
 
-def test_accuracy_against_time_names_omitted_trials(shown: dict[str, Figure]):
-    text = words(shown["accuracy_against_time"])
+def test_score_against_time_names_omitted_trials(shown: dict[str, Figure]):
+    text = words(shown["score_against_time"])
     assert "2 stopped and 1 failed trials, which have no test accuracy" in text
 
 
-def test_accuracy_against_time_shows_best_of_many_trials(
+def test_score_against_time_shows_best_of_many_trials(
     results: Analysis, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(plots, "MAX_POINTS", 4)
-    figure = drawn(results)["accuracy_against_time"]
+    figure = drawn(results)["score_against_time"]
     times = sorted(
         float(line.get_xdata()[0])
         for axes in figure.axes

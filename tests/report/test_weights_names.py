@@ -43,7 +43,7 @@ def test_headline_names_weights_files_without_their_folder(
 ) -> None:
     make_report(tmp_path, WEIGHTS_FILE, V2)
     output = " ".join(capsys.readouterr().out.split())
-    assert "Validation chose weights mine.pth: 99.0 %" in output
+    assert "this trained model of weights mine.pth, with 99.0 %" in output
     assert "/home/me" not in output
 
 

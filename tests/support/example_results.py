@@ -168,9 +168,8 @@ def write_report_2023(path: Path) -> Path:
         config = TrialConfig(
             data="kather2016", weights=weights, batch_size=batch_size, freeze=freeze, epochs=epochs
         )
-        rows.append(
-            trial_row(config, **dict(zip(MEASURES, measured, strict=True)), split_leaks_groups=True)
-        )
+        measures = dict(zip(MEASURES, measured, strict=True))
+        rows.append(trial_row(config, **measures, split_leaks_groups=True))
     return write_results(path, rows, name="report-2023")
 
 

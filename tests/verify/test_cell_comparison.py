@@ -146,12 +146,12 @@ def test_text_is_found_before_it_is_taken_for_a_sign(name: str) -> None:
         ("V1", "IMAGENET1K_V1"),
         ("imagenet1k_v2", "IMAGENET1K_V2"),
         ("32.0", "32"),
-        ("no", "none"),
+        ("none", "all layers"),
         ("", "–"),
         ("IMAGENET1K", None),
         ("64", None),
     ],
 )
 def test_setting_is_resolved_if_it_is_clear(text: str, setting: str | None) -> None:
-    known = ["IMAGENET1K_V1", "IMAGENET1K_V2", "32", "none", "–"]
+    known = ["IMAGENET1K_V1", "IMAGENET1K_V2", "32", "all layers", "–"]
     assert resolve_setting(text, known) == setting

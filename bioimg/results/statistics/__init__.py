@@ -2,7 +2,7 @@
 
 Accuracies are fractions. What can't be computed is null."""
 
-from bioimg.results.statistics.comparison_tests import compare_pairs
+from bioimg.results.statistics.comparison_tests import SIGNIFICANCE_LEVEL, compare_pairs
 from bioimg.results.statistics.configuration_scores import (
     configuration_scores,
     effective_group_count,
@@ -20,6 +20,7 @@ from bioimg.results.statistics.metrics import (
 from bioimg.results.statistics.selection import best_and_indistinguishable, best_configuration
 
 __all__ = [
+    "SIGNIFICANCE_LEVEL",
     "best_and_indistinguishable",
     "best_configuration",
     "calibration_table",

@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 
 from bioimg.results.result_store import Results
-from bioimg.results.statistics.claims import claim_texts
 from bioimg.results.statistics.configuration_outcomes import (
     ConfigurationOutcome,
     measure_configurations,
@@ -59,7 +58,6 @@ COMPARISON_COLUMNS = (
     "scope",
     "detectable",
     "effective_units",
-    "claim",
 )
 
 
@@ -91,7 +89,6 @@ def compare_pairs(results: Results, against: str | None = None) -> pd.DataFrame:
         step of Holm's correction and with the spread that was seen; 1 if none has.
     effective_units: how many equal units (images, groups, folds) are worth as much as those that
         were tested: the degrees of freedom of the most demanding test, plus 1.
-    claim: what can be said, in words.
     """
     outcomes = measure_configurations(results)
     run_spread = pool_run_spread(outcomes)
@@ -103,8 +100,7 @@ def compare_pairs(results: Results, against: str | None = None) -> pd.DataFrame:
     compared_count = sum(not comparison.reason for comparison in comparisons)
     level = SIGNIFICANCE_LEVEL / max(compared_count, 1)
     rows = [comparison.describe(level) for comparison in comparisons]
-    table = _add_verdicts(pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS)))
-    return table.assign(claim=list(claim_texts(table, outcomes)))
+    return _add_verdicts(pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS)))
 
 
 class _Comparison:

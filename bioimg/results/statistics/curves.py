@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-CURVE_COLUMNS = ("key", "epochs", "gap", "last_fall", "rise", "oscillation", "findings", "reading")
+CURVE_COLUMNS = ("key", "epochs", "gap", "last_fall", "rise", "oscillation", "findings")
 OVERFIT_MIN_RISE = 0.10
-"""Over-fitting: the validation loss ends above its minimum by more than this share of it, while
-training loss still falls."""
+"""How far the validation loss of an over-fitting trial ends above its minimum, as a share of it."""
 UNSTABLE_MIN_OSCILLATION = 0.02
-"""Unstable: the validation accuracy typically moves by more than this from epoch to epoch."""
+"""How far the validation accuracy of an unstable trial moves from epoch to epoch."""
 MIN_OSCILLATION_EPOCHS = 4
 IMPROVING_MIN_FALL = 2
 """Still improving: over the last tenth of its epochs the validation loss fell by more than this
@@ -29,7 +28,6 @@ def diagnose_curves(epochs: pd.DataFrame) -> pd.DataFrame:
         second half of the run; null with fewer than 4 epochs.
     findings: a tuple of codes: no_loss (none was recorded), or still_improving, overfitting and
         unstable where the constants above say so.
-    reading: the same in words.
     """
     rows = []
     for key, curve in epochs.groupby("key", sort=False):
@@ -37,7 +35,7 @@ def diagnose_curves(epochs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
 
 
-def _diagnose_curve(key: str, curve: pd.DataFrame) -> dict[str, object]:
+def _diagnose_curve(key: str, curve: pd.DataFrame) -> dict[str, Any]:
     row: dict[str, Any] = {
         "key": key,
         "epochs": len(curve),
@@ -48,7 +46,7 @@ def _diagnose_curve(key: str, curve: pd.DataFrame) -> dict[str, object]:
     }
     loss = curve["val_loss"].to_numpy()
     if np.isnan(loss).all():
-        return row | {"findings": ("no_loss",), "reading": "no validation loss was recorded"}
+        return row | {"findings": ("no_loss",)}
     lowest = int(np.nanargmin(loss))
     row["last_fall"] = int(curve["epoch"].iloc[lowest])
     if loss[lowest] > 0:
@@ -62,7 +60,7 @@ def _diagnose_curve(key: str, curve: pd.DataFrame) -> dict[str, object]:
         findings.append("overfitting")
     if row["oscillation"] > UNSTABLE_MIN_OSCILLATION:
         findings.append("unstable")
-    return row | {"findings": tuple(findings), "reading": _diagnosis_text(row, findings)}
+    return row | {"findings": tuple(findings)}
 
 
 def _accuracy_oscillation(accuracy: np.ndarray) -> float:
@@ -84,18 +82,3 @@ def _is_still_improving(loss: np.ndarray) -> bool:
     last_tenth = max(1, len(loss) // 10)
     fall = loss[-1 - last_tenth] - loss[-1]
     return bool(fall > IMPROVING_MIN_FALL * late_steps.std(ddof=1))
-
-
-def _diagnosis_text(row: dict, findings: list[str]) -> str:
-    parts = [f"validation loss fell until epoch {row['last_fall']} of {row['epochs']}"]
-    if "still_improving" in findings:
-        parts.append("still improving: more epochs might help")
-    if "overfitting" in findings:
-        percent = 100 * row["rise"]
-        parts.append(f"then rose by {percent:.0f} % while training loss fell: over-fitting")
-    if "unstable" in findings:
-        points = 100 * row["oscillation"]
-        parts.append(
-            f"validation accuracy moves by {points:.1f} points from epoch to epoch: unstable"
-        )
-    return "; ".join(parts)

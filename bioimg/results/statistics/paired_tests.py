@@ -20,13 +20,13 @@ from bioimg.results.statistics.standard_error import (
     sign_flip_test,
 )
 
-MCNEMAR_TEST = "exact McNemar"
-SIGNS_TEST = "exact signs over images"
-PROPORTIONS_TEST = "two proportions, unpaired"
-GROUPS_TEST = "t over groups"
-FOLDS_TEST = "corrected t over folds"
-IMAGES_AND_RUNS_TEST = "t over images and runs"
-GROUPS_AND_RUNS_TEST = "t over groups and runs"
+MCNEMAR_TEST = "mcnemar"
+SIGNS_TEST = "signs"
+PROPORTIONS_TEST = "proportions"
+GROUPS_TEST = "groups"
+FOLDS_TEST = "folds"
+IMAGES_AND_RUNS_TEST = "images_and_runs"
+GROUPS_AND_RUNS_TEST = "groups_and_runs"
 
 
 @dataclass(frozen=True)

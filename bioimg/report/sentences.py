@@ -1,0 +1,201 @@
+"""Put what an analysis found into sentences, in the language of the report."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from bioimg.report.analysis import Analysis, FasterAlternative
+from bioimg.report.formatting import (
+    format_duration,
+    format_p_equation,
+    format_percent,
+    format_points,
+)
+from bioimg.report.report_context import ReportContext
+from bioimg.report.translation import translate
+from bioimg.results.statistics import SIGNIFICANCE_LEVEL
+
+UNDETECTABLE = 1.0
+"""The smallest detectable difference where not even the largest one can be found."""
+
+
+def headline(report: ReportContext) -> str:
+    """Name what validation chose, with its score on the test images."""
+    best = report.analysis.best
+    if best is None:
+        return report.text("headline.none")
+    result = report.text(
+        f"score.{report.analysis.score}_result",
+        score=format_percent(best.score),
+        interval=_percent_interval(best.low, best.high),
+        n=best.images,
+    )
+    recipe = report.recipe(best.key)
+    return report.text(f"headline.{report.analysis.scope}", recipe=recipe, result=result)
+
+
+def headline_details(report: ReportContext) -> list[str]:
+    """Say how the headline was chosen, how the others compare, and what can't be claimed."""
+    analysis = report.analysis
+    best = analysis.best
+    if best is None:
+        return []
+    key = "headline.chosen_folds" if best.has_folds else "headline.chosen"
+    sentences = [report.text(key, completed=analysis.status_counts["completed"])]
+    if analysis.status_counts["stopped"]:
+        sentences.append(_stopped_recipes(analysis, report.lang))
+    if len(best.runs) > 1:
+        sentences.append(report.text("headline.runs", runs=len(best.runs)))
+    sentences.append(_outcome(report))
+    if analysis.verdict_counts["tie"]:
+        sentences.append(_smallest_difference(report))
+    if analysis.scope == "models":
+        sentences.append(report.text("headline.one_run"))
+    if analysis.faster_alternative is not None:
+        sentences.append(_faster_alternative(report, analysis.faster_alternative))
+    return sentences
+
+
+def _stopped_recipes(analysis: Analysis, lang: str) -> str:
+    """Say how many recipes were stopped early, which may be better."""
+    stopped = analysis.trials[analysis.trials["status"].eq("stopped")]
+    count = stopped["key"].map(analysis.configuration_by_trial).nunique()
+    lengths = stopped["epochs_run"].dropna().astype(int)
+    fewest, most = lengths.min(), lengths.max()
+    return translate(
+        "headline.stopped_one" if count == 1 else "headline.stopped_some",
+        lang,
+        stopped=count,
+        recipes=len(analysis.first_trials),
+        epochs=fewest if fewest == most else f"{fewest}–{most}",
+    )
+
+
+def _outcome(report: ReportContext) -> str:
+    """Say how the other configurations compare with the best one on the test images."""
+    counts = report.analysis.verdict_counts
+    compared = counts["better"] + counts["worse"] + counts["tie"]
+    if report.analysis.best_pairs.empty:
+        return report.text("outcome.alone")
+    if not compared:
+        return report.text("outcome.none_compared")
+    for verdict in ("better", "worse", "tie"):
+        if counts[verdict] == compared:
+            number = "one" if compared == 1 else "all"
+            return report.text(f"outcome.{number}_{verdict}", n=compared)
+    return report.text(
+        "outcome.mixed",
+        n=compared,
+        better=counts["better"],
+        worse=counts["worse"],
+        tie=counts["tie"],
+    )
+
+
+def _smallest_difference(report: ReportContext) -> str:
+    pairs = report.analysis.best_pairs
+    smallest = pairs.loc[pairs["verdict"].eq("tie"), "detectable"].min()
+    if smallest >= UNDETECTABLE:
+        return report.text("outcome.undetectable")
+    return report.text("outcome.detectable", points=format_points(smallest, sign=False))
+
+
+def _faster_alternative(report: ReportContext, alternative: FasterAlternative) -> str:
+    best = report.analysis.best
+    assert best is not None
+    return report.text(
+        "headline.faster",
+        recipe=report.recipe(alternative.key),
+        margin=format_points(-alternative.margin),
+        seconds=format_duration(alternative.seconds),
+        best=format_duration(best.seconds),
+    )
+
+
+def claim(analysis: Analysis, pair: Mapping[Any, Any], lang: str) -> str:
+    """Say what can be claimed of configuration `a` of a pair, compared with `b`.
+
+    pair: a row of `statistics.compare_pairs`.
+    """
+    if pair["reason"]:
+        reason = translate(f"reason.{pair['reason']}", lang)
+        return translate("pair.unknown", lang, reason=reason)
+    parts = [_pair_scores(analysis, pair, lang), _pair_verdict(pair, lang)]
+    p = f"{format_p_equation('p', pair['p'])} ({format_p_equation('Holm', pair['p_holm'])})"
+    if pair["p_mcnemar"] < SIGNIFICANCE_LEVEL <= pair["p"]:
+        p = translate("pair.images_only", lang, p=p)
+    return translate("pair.sentence", lang, scores=parts[0], verdict=parts[1], p=p)
+
+
+def _pair_scores(analysis: Analysis, pair: Mapping[Any, Any], lang: str) -> str:
+    """Name both scores, and the epochs if they differ."""
+    scores = translate(
+        f"score.{analysis.score}_pair",
+        lang,
+        a=format_percent(pair["score_a"]),
+        b=format_percent(pair["score_b"]),
+        n=pair["n"],
+    )
+    epochs = analysis.first_trials.loc[[pair["a"], pair["b"]], "epochs"]
+    if epochs.nunique() == 1:
+        return scores
+    return translate("pair.epochs", lang, scores=scores, a=epochs.iloc[0], b=epochs.iloc[1])
+
+
+def _pair_verdict(pair: Mapping[Any, Any], lang: str) -> str:
+    low, high = pair["low"], pair["high"]
+    if pair["verdict"] == "tie":
+        verdict = translate("pair.tie", lang)
+        if not pd.isna(low):
+            verdict = translate(
+                "pair.tie_interval", lang, low=format_points(low), high=format_points(high)
+            )
+        if pair["detectable"] >= UNDETECTABLE:
+            return translate("pair.undetectable", lang, verdict=verdict)
+        points = format_points(pair["detectable"], sign=False)
+        return translate("pair.detectable", lang, verdict=verdict, points=points)
+    difference = pair["difference"]
+    if pair["verdict"] == "worse":
+        # "worse by" states how much lower a is, as a positive number
+        difference, low, high = -difference, -high, -low
+    return translate(
+        f"pair.{pair['verdict']}_{pair['scope']}",
+        lang,
+        points=format_points(difference, sign=False),
+        interval=_points_interval(low, high),
+    )
+
+
+def _points_interval(low: float, high: float) -> str:
+    """Return an interval in brackets after a space; nothing if it is unknown."""
+    if pd.isna(low):
+        return ""
+    return f" [{format_points(low, sign=False)}, {format_points(high, sign=False)}]"
+
+
+def _percent_interval(low: float, high: float) -> str:
+    if pd.isna(low):
+        return ""
+    ends = [format_percent(end).removesuffix(" %") for end in (low, high)]
+    return f" [{ends[0]}, {ends[1]}]"
+
+
+def curve_reading(curve: Mapping[Any, Any], lang: str) -> str:
+    """Say what a learning curve shows.
+
+    curve: a row of `statistics.diagnose_curves`.
+    """
+    if "no_loss" in curve["findings"]:
+        return translate("curve.unknown", lang)
+    parts = [
+        translate("curve.last_fall", lang, epoch=int(curve["last_fall"]), epochs=curve["epochs"])
+    ]
+    if "still_improving" in curve["findings"]:
+        parts.append(translate("curve.still_improving", lang))
+    if "overfitting" in curve["findings"]:
+        parts.append(translate("curve.overfits", lang, rise=format_percent(curve["rise"], 0)))
+    if "unstable" in curve["findings"]:
+        points = format_points(curve["oscillation"], sign=False)
+        parts.append(translate("curve.unstable", lang, points=points))
+    return translate("curve.separator", lang).join(parts)
