@@ -9,7 +9,7 @@ from bioimg.errors import UserError
 from bioimg.report import detail_tables
 from bioimg.report.analysis import Analysis
 from bioimg.report.architecture import architecture_table
-from bioimg.report.comparison_table import build_comparison
+from bioimg.report.comparison_table import REFERENCE_STATE, build_comparison
 from bioimg.report.table_model import Column, Table
 from bioimg.report.translation import LANGUAGES
 from bioimg.results.configurations import REPEAT_FIELDS
@@ -67,6 +67,11 @@ class ReferenceRow:
     record: Mapping[str, Any]
     shown: Sequence[tuple[str, ...]]
     is_best: bool
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is that of always answering with the most frequent class."""
+        return self.record.get("state") == REFERENCE_STATE
 
 
 def find_references(

@@ -75,7 +75,7 @@ class TableComparison:
     def _missing_columns(self) -> Iterator[Finding]:
         """Yield the columns that tell rows apart and that the file lacks."""
         for number, column in enumerate(self.reference.columns):
-            shown = {row.shown[number] for row in self.reference.rows}
+            shown = {row.shown[number] for row in self.reference.rows if not row.is_baseline}
             if column.identity and number not in self._positions and len(shown) > 1:
                 yield self._finding(
                     "missing-column",

@@ -44,9 +44,10 @@ from support.example_results import (
 FORMATS = tuple(EDITORS)
 CONDITION = "freeze == 'none'"
 BEST, TIE, BETTER, WORSE = (
-    translate(f"standing.{verdict}", "en") for verdict in ("best", "tie", "better", "worse")
+    translate(f"verdict.{verdict}", "en")
+    for verdict in ("best", "tie", "better_models", "worse_models")
 )
-VERDICT = "standing"
+VERDICT = "verdict"
 COLUMNS = (
     *("weights", "freeze", "batch_size", "epochs", "final_train_loss", "best_train_accuracy"),
     *("best_val_loss", "final_val_accuracy", "best_val_accuracy", "test_accuracy"),
@@ -430,7 +431,7 @@ def about(table: EditedTable) -> None:
 
 @attack("missing-row")
 def row_that_lost(table: EditedTable) -> None:
-    table.delete_row(table.find_row(**{VERDICT: WORSE}))
+    table.delete_row(table.find_row(**{VERDICT: re.escape(WORSE)}))
 
 
 @attack("missing-row")
@@ -570,7 +571,7 @@ def number_of_images(table: EditedTable) -> None:
 
 @attack("sentence")
 def split_of_the_images(table: EditedTable) -> None:
-    table.replace_text("Split: stratified", "Split: grouped")
+    table.replace_text("Split: auto", "Split: grouped")
 
 
 @attack("sentence")
@@ -608,12 +609,14 @@ def fingerprint_of_other_results(table: EditedTable) -> None:
 
 @attack("missing-row", form="md", on_text=True)
 def row_in_a_comment(text: str) -> str:
-    return re.sub(r"(\| IMAGENET1K_V1 \| features \| 32 .*)", r"<!--\n\1\n-->", text)
+    return re.sub(r"(\| IMAGENET1K_V1 \| head only \| 32 .*)", r"<!--\n\1\n-->", text)
 
 
 @attack("missing-row", form="md", on_text=True)
 def row_below_an_empty_line(text: str) -> str:
-    return text.replace("| IMAGENET1K_V2 | features | 128 ", "\n| IMAGENET1K_V2 | features | 128 ")
+    return text.replace(
+        "| IMAGENET1K_V2 | head only | 128 ", "\n| IMAGENET1K_V2 | head only | 128 "
+    )
 
 
 @attack("words", form="md")
@@ -641,18 +644,18 @@ def cell_beyond_the_header(table: EditedTable) -> None:
 
 @attack("missing-row", form="tex", on_text=True)
 def row_commented_out(text: str) -> str:
-    return re.sub(r"(?m)^(IMAGENET1K\\_V1 & features & 32 )", r"% \1", text)
+    return re.sub(r"(?m)^(IMAGENET1K\\_V1 & head only & 32 )", r"% \1", text)
 
 
 @attack("missing-row", form="tex", on_text=True)
 def row_never_typeset(text: str) -> str:
-    return re.sub(r"(IMAGENET1K\\_V1 & features & 32 .*)", r"\\iffalse\n\1\n\\fi", text)
+    return re.sub(r"(IMAGENET1K\\_V1 & head only & 32 .*)", r"\\iffalse\n\1\n\\fi", text)
 
 
 @attack("repeated-row", form="tex", on_text=True)
 def row_above_the_first_rule(text: str) -> str:
     header = re.search(r"(?m)^weights & .*$", text)
-    row = re.search(r"(?m)^IMAGENET1K\\_V1 & none & 32 .*$", text)
+    row = re.search(r"(?m)^IMAGENET1K\\_V1 & all layers & 32 .*$", text)
     assert header is not None
     assert row is not None
     rule = rf"\toprule{chr(10)}{header[0]}"
@@ -685,17 +688,17 @@ def one_number_for_two_rows(table: EditedTable) -> None:
 
 @attack("long-row", form="csv", on_text=True)
 def decimal_comma_without_quotes(text: str) -> str:
-    return re.sub(r'"(\d\d)\.(\d)"', r"\1,\2", text, count=1)
+    return re.sub(r'"(\d)\.(\d{4})"', r"\1,\2", text, count=1)
 
 
 @attack("setting", form="csv", on_text=True)
 def row_as_a_comment(text: str) -> str:
-    return text.replace('"IMAGENET1K_V1","features","32"', '#"IMAGENET1K_V1","features","32"', 1)
+    return text.replace('"IMAGENET1K_V1","head only","32"', '#"IMAGENET1K_V1","head only","32"', 1)
 
 
 @attack("unknown-row", form="csv", on_text=True)
 def rows_below_the_notes(text: str) -> str:
-    return f'{text}\n"# More"\n"OURS","none","32","10","0.01","99.9","0.1","99","99","99.9"\n'
+    return f'{text}\n"# More"\n"OURS","all layers","32","10","0.01","99.9","0.1","99","99","99.9"\n'
 
 
 @attack("value", form="csv")
@@ -790,7 +793,9 @@ def bold_font_on_another_row(table: EditedExcel) -> None:
 def rows_below_a_heading(table: EditedExcel) -> None:
     row = table.sheet.max_row + 2
     table.sheet.cell(row, 1).value = "With our method"
-    for column, value in enumerate(["OURS", "none", 32, 10, 0.01, 99.9, "0.1", 99, 99], start=1):
+    for column, value in enumerate(
+        ["OURS", "all layers", 32, 10, 0.01, 99.9, "0.1", 99, 99], start=1
+    ):
         table.sheet.cell(row + 1, column).value = value
 
 
@@ -895,7 +900,8 @@ def cells_merged_in_word(table: EditedWord) -> None:
 
 @attack("value", form="docx")
 def wrong_second_table(table: EditedWord) -> None:
-    copied = parse_xml(table.table._tbl.xml.replace(">87.5<", ">97.5<"))
+    accuracy = table.get(2, "best_val_accuracy")
+    copied = parse_xml(table.table._tbl.xml.replace(f">{accuracy}<", ">99<"))
     table.table._tbl.addnext(copied)
     table.table._tbl.addnext(parse_xml(f"<w:p {nsdecls('w')}/>"))
 
@@ -1039,9 +1045,14 @@ def semicolons_and_decimal_commas(text: str) -> str:
 
 @honest(form="csv", on_text=True)
 def saved_by_a_spreadsheet(text: str) -> str:
-    lines = [line if line.startswith("#") else line.replace('"', "") for line in text.splitlines()]
-    quoted = [re.sub(r"([\d.]+ \[[\d.]+, [\d.]+\])", r'"\1"', line) for line in lines]
-    return "\n".join(f"{line}{',' * 12}" if line.startswith("#") else line for line in quoted)
+    output = io.StringIO()
+    writer = csv.writer(output)
+    for line in text.splitlines():
+        if line.startswith("#"):
+            output.write(f"{line}{',' * 12}\n")
+        else:
+            writer.writerows(csv.reader([line]))
+    return output.getvalue()
 
 
 @honest(form="xlsx")
