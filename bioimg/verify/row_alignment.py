@@ -9,17 +9,25 @@ from bioimg.verify.cell_comparison import compare_cell, is_blank, resolve_settin
 from bioimg.verify.parsed_document import EMPTY_CELL, Cell, ParsedTable
 from bioimg.verify.reference import Reference, ReferenceRow
 
+MAX_GUESSED_ROWS = 50
+"""With more rows whose settings nothing has, none of them is looked for by its numbers."""
+
 _Identity = tuple[str | None, ...]
 """The settings of a row as the report writes them; None for a cell that names none of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class RowPair:
-    """A row of a file with that of the report. `number` counts the file's rows from 1."""
+    """A row of a file with that of the report.
+
+    number:         the number of the file's row, from 1 on.
+    wrong_settings: the numbers of the columns whose setting is another one in the report.
+    """
 
     number: int
     cells: Sequence[Cell]
     reference: ReferenceRow
+    wrong_settings: frozenset[int]
 
     def cell(self, position: int) -> Cell:
         """Return the cell at a position; a row may be shorter than the header."""
@@ -66,7 +74,7 @@ class _Aligner:
         is_identity = [column.identity for column in reference.columns]
         self._identities = [number for number in positions if is_identity[number]]
         self._measures = [number for number in positions if not is_identity[number]]
-        self._free = list(reference.rows)
+        self._free = dict.fromkeys(reference.rows)
 
     def align(self, table: ParsedTable) -> Alignment:
         pairs: list[RowPair] = []
@@ -81,21 +89,26 @@ class _Aligner:
             else:
                 repeated.append(number)
         unknown: list[int] = []
+        is_guess_possible = len(left) <= MAX_GUESSED_ROWS
         for number, cells in left:
-            similar = [row for row in self._free if self._is_similar(cells, row)]
+            candidates = self._free if is_guess_possible else ()
+            similar = [row for row in candidates if self._is_similar(cells, row)]
             if similar:
                 pairs.append(self._pair(number, cells, similar))
             else:
                 unknown.append(number)
         pairs.sort(key=lambda pair: pair.number)
-        return Alignment(pairs, unknown, repeated, missing=self._free)
+        return Alignment(pairs, unknown, repeated, missing=list(self._free))
 
     @cached_property
     def _rows_by_identity(self) -> dict[_Identity, list[ReferenceRow]]:
         rows = defaultdict(list)
         for row in self._reference.rows:
-            rows[tuple(row.shown[number][0] for number in self._identities)].append(row)
+            rows[self._reference_identity(row)].append(row)
         return rows
+
+    def _reference_identity(self, row: ReferenceRow) -> tuple[str, ...]:
+        return tuple(row.shown[number][0] for number in self._identities)
 
     @cached_property
     def _known_settings(self) -> dict[int, dict[str, str]]:
@@ -123,14 +136,18 @@ class _Aligner:
         row = candidates[0]
         if len(candidates) > 1:
             row = min(candidates, key=lambda candidate: self._count_differences(cells, candidate))
-        self._free.remove(row)
-        return RowPair(number, cells, row)
+        del self._free[row]
+        return RowPair(number, cells, row, frozenset(self._wrong_settings(cells, row)))
+
+    def _wrong_settings(self, cells: Sequence[Cell], row: ReferenceRow) -> list[int]:
+        """Return the columns whose setting in the file isn't that of a row of the report."""
+        settings = zip(self._identity(cells), self._reference_identity(row), strict=True)
+        numbers = zip(self._identities, settings, strict=True)
+        return [number for number, (found, expected) in numbers if found != expected]
 
     def _count_differences(self, cells: Sequence[Cell], row: ReferenceRow) -> int:
-        identity = tuple(row.shown[number][0] for number in self._identities)
-        settings = zip(self._identity(cells), identity, strict=True)
-        other_settings = sum(found != expected for found, expected in settings)
-        return other_settings + len(self._measures) - self._count_agreeing(cells, row)
+        other_measures = len(self._measures) - self._count_agreeing(cells, row)
+        return len(self._wrong_settings(cells, row)) + other_measures
 
     def _is_similar(self, cells: Sequence[Cell], row: ReferenceRow) -> bool:
         """Return True if at least half of the numbers and words agree."""

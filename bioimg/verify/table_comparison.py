@@ -11,7 +11,6 @@ from bioimg.verify.cell_comparison import (
     Disagreement,
     compare_cell,
     leading_number,
-    resolve_setting,
 )
 from bioimg.verify.findings import Finding, FindingCode, Level
 from bioimg.verify.headers import has_header, match_columns
@@ -75,8 +74,10 @@ class TableComparison:
     def _missing_columns(self) -> Iterator[Finding]:
         """Yield the columns that tell rows apart and that the file lacks."""
         for number, column in enumerate(self.reference.columns):
+            if not column.identity or number in self._positions:
+                continue
             shown = {row.shown[number] for row in self.reference.rows if not row.is_baseline}
-            if column.identity and number not in self._positions and len(shown) > 1:
+            if len(shown) > 1:
                 yield self._finding(
                     "missing-column",
                     f"the column {self._header(number)} is missing, which tells rows apart.",
@@ -137,52 +138,56 @@ class TableComparison:
 
     # Cells
 
-    def _wrong_cells(self) -> Iterator[Finding]:
+    @cached_property
+    def _disagreements(self) -> list[tuple[RowPair, int, Disagreement]]:
+        """The cells that disagree with the results: row, number of the column, and how."""
+        cells = []
         for pair in self._alignment.pairs:
-            for number, position in self._positions.items():
-                cell = pair.cell(position)
-                disagreement = self._disagreement(pair, number)
-                if disagreement is None or disagreement == "interval":
-                    continue
-                is_setting = self.reference.columns[number].identity
-                expected = pair.reference.shown[number][0]
-                found = cell.text or "nothing"
-                if cell.stored and float(cell.stored) != leading_number(cell.text):
-                    found = f"{cell.text} (stored as {cell.stored})"
-                yield self._finding(
-                    "setting" if is_setting else disagreement,
-                    f"{self._row_name(pair.number)}, {self._header(number)}: the file says "
-                    f"{found}, the results say {expected}.{REASONS.get(disagreement, '')}",
-                )
+            for number in self._positions:
+                disagreement = self._compare_cell(pair, number)
+                if disagreement is not None:
+                    cells.append((pair, number, disagreement))
+        return cells
+
+    def _compare_cell(self, pair: RowPair, number: int) -> Disagreement | None:
+        """Return how a cell disagrees, as it is shown or as a spreadsheet stores it."""
+        column = self.reference.columns[number]
+        if column.identity:
+            return "value" if number in pair.wrong_settings else None
+        cell = pair.cell(self._positions[number])
+        record, shown = pair.reference.record, pair.reference.shown[number]
+        disagreement = compare_cell(cell.text, column, record, shown)
+        if disagreement is None and cell.stored:
+            disagreement = compare_cell(cell.stored, column, record, shown)
+            # a stored number has no zeros at its end
+            return None if disagreement == "digits" else disagreement
+        return disagreement
+
+    def _wrong_cells(self) -> Iterator[Finding]:
+        for pair, number, disagreement in self._disagreements:
+            if disagreement == "interval":
+                continue
+            cell = pair.cell(self._positions[number])
+            found = cell.text or "nothing"
+            if cell.stored and float(cell.stored) != leading_number(cell.text):
+                found = f"{cell.text} (stored as {cell.stored})"
+            expected = pair.reference.shown[number][0]
+            yield self._finding(
+                "setting" if self.reference.columns[number].identity else disagreement,
+                f"{self._row_name(pair.number)}, {self._header(number)}: the file says {found}, "
+                f"the results say {expected}.{REASONS.get(disagreement, '')}",
+            )
 
     def _missing_intervals(self) -> Iterator[Finding]:
         """Yield the columns with cells that lack their interval or deviation."""
         counts = Counter(
-            number
-            for pair in self._alignment.pairs
-            for number in self._positions
-            if self._disagreement(pair, number) == "interval"
+            number for _, number, disagreement in self._disagreements if disagreement == "interval"
         )
         for number, count in counts.items():
             yield self._finding(
                 "interval",
                 f"{self._header(number)}: the interval or deviation is missing in {count} cells.",
             )
-
-    def _disagreement(self, pair: RowPair, number: int) -> Disagreement | None:
-        """Return how a cell disagrees, as it is shown or as a spreadsheet stores it."""
-        column = self.reference.columns[number]
-        cell = pair.cell(self._positions[number])
-        shown = pair.reference.shown[number]
-        if column.identity:
-            known = [text for row in self.reference.rows for text in row.shown[number]]
-            return None if resolve_setting(cell.text, known) in shown else "value"
-        disagreement = compare_cell(cell.text, column, pair.reference.record, shown)
-        if disagreement is None and cell.stored:
-            disagreement = compare_cell(cell.stored, column, pair.reference.record, shown)
-            # a stored number has no zeros at its end
-            return None if disagreement == "digits" else disagreement
-        return disagreement
 
     def _wrong_emphasis(self) -> Iterator[Finding]:
         """Yield bold numbers that are neither the best of their column nor in the best row.

@@ -12,11 +12,14 @@ from bioimg.verify.findings import Finding
 from bioimg.verify.sentences import parse_sentence
 
 SOURCE_KEY = "note.source"
+UNCOMPARED_KEYS = (SOURCE_KEY,)
+"""The source has findings of its own. Only `bioimg report --preset` writes the other one."""
 NOTE_SECTIONS = ("note.", "warning.")
-TOKEN_PATTERN = re.compile(r"\d+(?:\.\d+)?|[A-Za-z_]+|\w|\S")
+WORD_PATTERN = re.compile(r"\d+(?:\.\d+)?|[A-Za-z_]+|\w")
+"""A number, a word in Latin letters, or a Chinese character."""
 NUMBER_PATTERN = re.compile(r"\d+(?:\.\d+)?")
-MIN_SHARED_TOKENS = 0.6
-"""The least share of a sentence's words and numbers in a paragraph that is taken for its copy."""
+MIN_COMMON_WORDS = 0.6
+"""A paragraph is taken for a changed copy of a sentence if it shares this part of both's words."""
 SENTENCE_ENDS = (". ", "。")
 MAX_QUOTED_CHARACTERS = 90
 
@@ -104,7 +107,7 @@ def _compare_paragraph(
     captions = [sentence.key for sentence in expected if sentence.level == "caption"]
     notes = [key for key in read_catalogue("en") if key.startswith(NOTE_SECTIONS)]
     for key in dict.fromkeys([*captions, *notes]):
-        if key == SOURCE_KEY:
+        if key in UNCOMPARED_KEYS:
             continue
         found = parse_sentence(key, paragraph, whole=key not in captions)
         if found is None:
@@ -153,7 +156,7 @@ def _describe_missing(missing: Sequence[Sentence], paragraphs: Sequence[str]) ->
             text = f"a warning of the report is missing: {sentence.texts[0]}"
             yield Finding("missing-warning", text)
         elif copy is None:
-            left_out += sentence.level != "caption"
+            left_out += 1
         elif lost := _lost_numbers(sentence, copy):
             code = "caption" if sentence.level == "caption" else "sentence"
             yield Finding(
@@ -165,7 +168,7 @@ def _describe_missing(missing: Sequence[Sentence], paragraphs: Sequence[str]) ->
             yield Finding("reworded", f"in other words than the report: {_quote(copy)}", "note")
     if left_out:
         yield Finding(
-            "missing-note", f"notes of the report that the file lacks: {left_out}.", "note"
+            "missing-note", f"captions and notes that the file lacks: {left_out}.", "note"
         )
 
 
@@ -173,13 +176,13 @@ def _closest_paragraph(sentence: Sentence, paragraphs: Sequence[str]) -> str | N
     """Return the paragraph that shares most words with a sentence, if that is most of them."""
     best_share, best_paragraph = 0.0, None
     for text in sentence.texts:
-        tokens = set(TOKEN_PATTERN.findall(normalise_text(text)))
+        words = set(WORD_PATTERN.findall(text))
         for paragraph in paragraphs:
-            others = set(TOKEN_PATTERN.findall(normalise_text(paragraph)))
-            share = len(tokens & others) / len(tokens)
+            other_words = set(WORD_PATTERN.findall(paragraph))
+            share = len(words & other_words) / len(words | other_words)
             if share > best_share:
                 best_share, best_paragraph = share, paragraph
-    return best_paragraph if best_share >= MIN_SHARED_TOKENS else None
+    return best_paragraph if best_share >= MIN_COMMON_WORDS else None
 
 
 def _lost_numbers(sentence: Sentence, paragraph: str) -> list[str]:
