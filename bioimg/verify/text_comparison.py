@@ -12,8 +12,7 @@ from bioimg.verify.findings import Finding
 from bioimg.verify.sentences import parse_sentence
 
 SOURCE_KEY = "note.source"
-UNCOMPARED_KEYS = (SOURCE_KEY,)
-"""The source has findings of its own. Only `bioimg report --preset` writes the other one."""
+"""The source has findings of its own."""
 NOTE_SECTIONS = ("note.", "warning.")
 WORD_PATTERN = re.compile(r"\d+(?:\.\d+)?|[A-Za-z_]+|\w")
 """A number, a word in Latin letters, or a Chinese character."""
@@ -107,7 +106,7 @@ def _compare_paragraph(
     captions = [sentence.key for sentence in expected if sentence.level == "caption"]
     notes = [key for key in read_catalogue("en") if key.startswith(NOTE_SECTIONS)]
     for key in dict.fromkeys([*captions, *notes]):
-        if key in UNCOMPARED_KEYS:
+        if key == SOURCE_KEY:
             continue
         found = parse_sentence(key, paragraph, whole=key not in captions)
         if found is None:
