@@ -213,6 +213,16 @@ def test_balanced_loss_and_score_are_means_over_the_classes_that_occur():
     assert plain.score == plain.accuracy == balanced.accuracy != balanced.score
 
 
+@pytest.mark.parametrize("score", ["accuracy", "balanced_accuracy"])
+def test_epochs_are_validated_by_the_score(score):
+    images = select_images(toys.images(classes=2), np.arange(40))  # 25 and 15 images
+    trainer = toys.run(toys.trial(epochs=2, score=score), images)
+    *_, last = train(trainer)
+    indices = trainer.split.val
+    expected = evaluate_logits(trainer.predict_logits(indices), images.labels[indices], score)
+    assert (last.val_loss, last.val_accuracy, last.val_score) == expected
+
+
 def test_state_of_version_without_scores_resumes_with_accuracy():
     trainer = toys.run(toys.trial(epochs=1))
     list(train(trainer))
@@ -354,7 +364,8 @@ def _worker(
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     images = toys.images(per_class=23)
-    trainer = toys.run(toys.trial(freeze=freeze), images, WorkerGroup(rank, size))
+    trial = toys.trial(freeze=freeze, score="balanced_accuracy")
+    trainer = toys.run(trial, images, WorkerGroup(rank, size))
     epochs = train_curves(trainer)
     logits = trainer.predict_logits(trainer.split.test)
     queue.put((epochs, logits.tolist()))
@@ -373,11 +384,13 @@ def _train_with_workers(
 @pytest.mark.nightly
 @pytest.mark.parametrize("freeze", ["none", "features"])
 def test_several_workers_train_and_evaluate_as_one(freeze, tmp_path):
-    single = toys.run(toys.trial(freeze=freeze), toys.images(per_class=23))
+    trial = toys.trial(freeze=freeze, score="balanced_accuracy")
+    single = toys.run(trial, toys.images(per_class=23))
     expected_epochs = train_curves(single)
     expected_logits = single.predict_logits(single.split.test).tolist()
     assert len(single.split.test) % 2 == 1, "two workers must not be able to share it evenly"
     assert len(single.split.val) % 2 == 1
+    assert any(epoch["val_score"] != epoch["val_accuracy"] for epoch in expected_epochs)
     for size in (2, 3):
         for epochs, logits in _train_with_workers(size, freeze, str(tmp_path / f"{size}")):
             for epoch, expected in zip(epochs, expected_epochs, strict=True):
