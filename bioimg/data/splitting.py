@@ -112,7 +112,7 @@ def split_warnings(dataset: Dataset, split_method: str) -> list[str]:
         if len(test_groups) < MIN_TEST_GROUPS:
             texts.append(
                 f"the test images come from few groups ({len(test_groups)}): with fewer than "
-                f"{MIN_TEST_GROUPS}, intervals and differences say little about new groups."
+                f"{MIN_TEST_GROUPS}, little can be said about new groups."
             )
     if has_given_parts(images) and split_method != "folder":
         texts.append(

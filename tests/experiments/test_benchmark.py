@@ -372,7 +372,7 @@ def test_replay_is_scored_by_what_is_left():
 
 def test_curves_are_read_from_complete_results_only(tmp_path):
     folder = tmp_path / "grid"
-    experiment = grid_experiment(seed=(0, 1), epochs=2)
+    experiment = grid_experiment(seed=(0, 1), epochs=2, split="stratified")
     run_experiment(experiment, folder, local=True)
     curves = read_curves(folder)
     assert {curve.trial for curve in curves} == set(experiment.trials())

@@ -55,7 +55,9 @@ def write_two_recipes(
             shift = config.seed * 7
             mistakes = range(shift, wrong + shift)
             rows.append(trial_row(config, best_val_loss=loss, **MEASURED))
-            predictions += prediction_rows(config.key, mistakes, groups=groups)
+            images = prediction_rows(config.key, mistakes, groups=groups)
+            # each image is tested in one fold
+            predictions += images[config.fold :: max(config.folds, 1)]
     return write_results(folder, rows, predictions=predictions, **manifest)
 
 

@@ -69,6 +69,7 @@ def trial(**fields: object) -> TrialConfig:
         "epochs": 3,
         "batch_size": 12,
         "learning_rate": 0.01,
+        "split": "stratified",
     }
     return TrialConfig(**{**defaults, "precision": "float32", **fields})  # type: ignore[arg-type]
 

@@ -220,7 +220,7 @@ def test_epochs_are_validated_by_the_score(score):
     *_, last = train(trainer)
     indices = trainer.split.val
     expected = evaluate_logits(trainer.predict_logits(indices), images.labels[indices], score)
-    assert (last.val_loss, last.val_accuracy, last.val_score) == expected
+    assert (last.val_loss, last.val_accuracy, last.val_score) == expected[:3]
 
 
 def test_state_of_version_without_scores_resumes_with_accuracy():
