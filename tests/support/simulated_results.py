@@ -1,7 +1,6 @@
 """Results in memory, from which images each trial gets right: fast enough for many reports."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,36 +12,37 @@ from bioimg.results.result_store import Results
 def simulated_results(
     correct: Mapping[TrialConfig, np.ndarray],
     labels: np.ndarray | None = None,
-    groups: Sequence[Any] | np.ndarray | None = None,
+    groups: Sequence[int] | np.ndarray | None = None,
     scores: Mapping[TrialConfig, np.ndarray] | None = None,
-    images: Mapping[TrialConfig, np.ndarray] | None = None,
-    score_used: str = "accuracy",
 ) -> Results:
-    """Return completed trials that get these images right.
+    """Return completed trials that get these of the same test images right.
 
     correct: bool [images] for each trial.
-    labels: int [images], 0 or 1 if there are `scores`; default: one class.
-    groups: [images].
-    scores: float [images], the probability of class 1, if it matters.
-    images: int [images], the numbers of the trial's test images among all; default: all.
+    labels: int [images], counted from 0; default: all are 0.
+    groups: [images]; default: none are known.
+    scores: float [images] for each trial, the probability of class 1 of two; default: all classes
+        are as likely.
     """
+    image_count = len(next(iter(correct.values())))
+    if labels is None:
+        labels = np.zeros(image_count, int)
+    class_count = max(2, labels.max() + 1)
     trials, predictions = [], []
     for config, is_correct in correct.items():
-        numbers = np.arange(len(is_correct)) if images is None else images[config]
-        n = len(numbers)
-        label = np.zeros(n, int) if labels is None else labels[numbers]
-        probability = np.full(n, 0.5) if scores is None else scores[config]
+        probabilities = np.full((image_count, class_count), 1 / class_count)
+        if scores is not None:
+            probabilities = np.column_stack([1 - scores[config], scores[config]])
         trials.append(
             {name: getattr(config, name) for name in TRIAL_FIELDS}
             | {
                 "key": config.key,
                 "status": "completed",
                 "data_fingerprint": "simulated",
-                "test_images": n,
-                "train_images": 4 * n,
+                "test_images": image_count,
+                "train_images": 4 * image_count,
                 "best_val_loss": 0.1,
                 "test_accuracy": is_correct.mean(),
-                "score_used": score_used,
+                "score_used": "accuracy",
             }
         )
         predictions.append(
@@ -50,13 +50,14 @@ def simulated_results(
                 {
                     "key": config.key,
                     "subset": "test",
-                    "image": numbers,
-                    "group": None if groups is None else np.asarray(groups)[numbers],
-                    "label": label,
-                    "prediction": np.where(is_correct, label, 1 - label),
-                    "probabilities": list(np.column_stack([1 - probability, probability])),
+                    "image": np.arange(image_count),
+                    "group": groups,
+                    "label": labels,
+                    "prediction": np.where(is_correct, labels, (labels + 1) % class_count),
+                    "probabilities": list(probabilities),
                 }
             )
         )
-    manifest = {"data": {"classes": ["a", "b"]}}
+    classes = [f"class{number}" for number in range(class_count)]
+    manifest = {"data": {"classes": classes}}
     return Results(manifest, pd.DataFrame(trials), pd.DataFrame(), pd.concat(predictions))
