@@ -191,7 +191,7 @@ def _early_stopping_note(rule: dict, shown: pd.DataFrame, stopped: int) -> Check
     # an earlier command may have stopped trials by another metric
     metrics = list(shown["rung_metric"].dropna().unique())
     return note(
-        "stopping",
+        "stopping" if stopped else "stopping_none",
         metric=metrics or rule["metric"],
         grace_period=sorted(grace_epochs),
         reduction_factor=rule["reduction_factor"],

@@ -77,7 +77,11 @@ def score_table(analysis: Analysis, lang: str = "en") -> Table:
 
 def effects_table(analysis: Analysis, lang: str = "en") -> Table:
     """Build a table of the mean effect of each axis and of the two-way interactions."""
-    values = analysis.effects.rename(columns={"low": "effect_low", "high": "effect_high"})
+    report = ReportContext(analysis, lang)
+    effects = analysis.effects
+    refusals = [sentences.effect_refusal(report, effect) for effect in effects.to_dict("records")]
+    values = effects.rename(columns={"low": "effect_low", "high": "effect_high"})
+    values = values.assign(claim=refusals)
     decimals = column_decimals(values, "effect")
     shown = [
         Column(name="axis", identity=True),
@@ -87,6 +91,8 @@ def effects_table(analysis: Analysis, lang: str = "en") -> Table:
         Column(name="effect", kind="points", decimals=decimals, interval=True),
         Column(name="p", kind="p"),
     ]
+    if any(refusals):
+        shown.append(Column(name="claim"))
     return _make_table("effects", analysis, values, shown, lang, note("effects"))
 
 
@@ -306,7 +312,12 @@ def _make_table(
         name=name,
         values=values,
         columns=tuple(columns),
-        caption=translate(f"caption.{name}", lang, data=analysis.data_name),
+        caption=translate(
+            f"caption.{name}",
+            lang,
+            data=analysis.data_name,
+            score=ReportContext(analysis, lang).score_name,
+        ),
         checks=analysis.table_checks(analysis.trials, *notes),
         results_digest=analysis.digest,
         lang=lang,

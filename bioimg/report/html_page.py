@@ -124,6 +124,7 @@ def template_values(report: ReportContext) -> dict[str, Any]:
         "legend": legend,
         "script_data": html_sections.script_data(panels, legend["trials"]),
         "effects": html_sections.effect_rows(report),
+        "refused_effects": html_sections.refused_effects(report),
         "scores": html_sections.score_rows(report),
         "matrices": matrices,
         "mistakes": list(html_sections.mistake_items(report)),

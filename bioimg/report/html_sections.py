@@ -143,6 +143,19 @@ def effect_rows(report: ReportContext) -> list[dict[str, Any]]:
     ]
 
 
+def refused_effects(report: ReportContext) -> list[dict[str, str]]:
+    """Return the effects that aren't estimated, each with the reason."""
+    effects = report.analysis.effects
+    refused = effects[effects["effect"].isna()].head(MAX_ROWS)
+    return [
+        {
+            "label": report.effect_label(row),
+            "reason": sentences.effect_refusal(report, row.to_dict()),
+        }
+        for _, row in refused.iterrows()
+    ]
+
+
 def legend_section(report: ReportContext) -> dict[str, Any]:
     """Return the legend, which shows and hides curves by values of axes and trial by trial."""
     encoding = report.encoding

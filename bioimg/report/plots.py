@@ -45,7 +45,10 @@ def effects_figure(report: ReportContext, effects: pd.DataFrame) -> Figure:
         labels.append(report.effect_label(row))
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(effects)), labels)
-    axes.set(ylim=(-0.6, len(effects) - 0.4), xlabel=report.text("figure.effect"))
+    axes.set(
+        ylim=(-0.6, len(effects) - 0.4),
+        xlabel=report.text("figure.effect", score=report.score_name),
+    )
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_formatter(FuncFormatter(_format_tick_points))
     return add_title(figure, report.text("figure.effects"), 8, weight="normal")

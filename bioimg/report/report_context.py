@@ -97,6 +97,11 @@ class ReportContext:
             reference=setting_value(field, reference, self.lang),
         )
 
+    @property
+    def score_name(self) -> str:
+        """What the score of test images is called."""
+        return self.text(f"measure.{self.analysis.test_column}")
+
     def verdict(self, verdict: Verdict) -> str:
         """Return a verdict in a word or two."""
         return verdict_text(verdict, self.analysis.scope, self.lang)

@@ -16,6 +16,9 @@ from bioimg.report.report_context import ReportContext
 from bioimg.report.translation import translate
 from bioimg.results.statistics import SIGNIFICANCE_LEVEL
 
+MAX_NAMED_RECIPES = 3
+"""How many recipes a sentence names; of more, it gives the number."""
+
 UNDETECTABLE = 1.0
 """The smallest detectable difference where not even the largest one can be found."""
 
@@ -179,6 +182,21 @@ def _percent_interval(low: float, high: float) -> str:
         return ""
     ends = [format_percent(end).removesuffix(" %") for end in (low, high)]
     return f" [{ends[0]}, {ends[1]}]"
+
+
+def effect_refusal(report: ReportContext, effect: Mapping[Any, Any]) -> str:
+    """Say why an effect isn't estimated, and for want of which trials; nothing if it is.
+
+    effect: a row of `statistics.estimate_effects`.
+    """
+    if not effect["reason"]:
+        return ""
+    recipes = list(dict.fromkeys(report.recipe(key) for key in effect["missing"]))
+    named = recipes[:MAX_NAMED_RECIPES]
+    unnamed_count = len(recipes) - len(named)
+    if unnamed_count:
+        named.append(report.text("console.more", n=unnamed_count))
+    return report.text(f"effect.{effect['reason']}", trials="; ".join(named))
 
 
 def curve_reading(curve: Mapping[Any, Any], lang: str) -> str:

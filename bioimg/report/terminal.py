@@ -16,9 +16,6 @@ from bioimg.report.table_model import Table, display_width
 MAX_PRINTED_ROWS = 40
 """Rows (and claims) that are printed; the files have all of them."""
 
-MAX_NAMED_RECIPES = 3
-"""How many recipes are named for each reason not to compare them."""
-
 PRIORITY_COLUMNS = (
     "test_accuracy",
     "balanced_accuracy",
@@ -150,7 +147,7 @@ def _not_compared(report: ReportContext) -> list[str]:
     pairs = report.analysis.best_pairs
     lines = []
     for reason, rows in pairs[pairs["verdict"].eq("unknown")].groupby("reason", sort=False):
-        names = [report.recipe(key) for key in rows["a"].head(MAX_NAMED_RECIPES)]
+        names = [report.recipe(key) for key in rows["a"].head(sentences.MAX_NAMED_RECIPES)]
         unnamed_count = len(rows) - len(names)
         if unnamed_count > 0:
             names.append(report.text("console.more", n=unnamed_count))

@@ -490,9 +490,9 @@ def test_numbers_sort_as_numbers_by_keyboard(browser: Any):
 
 @pytest.mark.nightly
 def test_search_and_choices_filter_and_count_rows(browser: Any):
-    press(browser, "#search", "v2 features")
-    assert column(browser, "frozen") == ["features"] * 3
-    assert browser.find_element("id", "count").text == "3 of 12 rows"
+    press(browser, "#search", "v2 head only")
+    assert column(browser, "trained") == ["head only"] * 3
+    assert browser.find_element("id", "count").text == "3 of 13 rows"
     press(browser, "#comparison select[data-column='2']", "64")
     assert column(browser, "batch") == ["64"]
     press(browser, "#search", "zzz")

@@ -12,6 +12,7 @@ from bioimg.config import TrialConfig
 from bioimg.report import html_page, sentences
 from bioimg.report.analysis import Analysis
 from bioimg.report.comparison_table import build_comparison
+from bioimg.report.detail_tables import effects_table
 from bioimg.report.report_context import ReportContext
 from bioimg.report.terminal import print_table
 from support.example_results import (
@@ -286,3 +287,24 @@ def test_recipes_of_one_name_keep_one_label_everywhere(tmp_path: Path) -> None:
         "weights IMAGENET1K_V1",
         "weights IMAGENET1K_V2",
     ]
+
+
+def test_refused_effect_names_the_stopped_recipes(tmp_path: Path) -> None:
+    rows, predictions = [], []
+    for weights in (V1, V2):
+        for freeze in ("none", "features"):
+            config = TrialConfig(weights=weights, freeze=freeze)
+            if (weights, freeze) == (V1, "none"):
+                rows.append(trial_row(config, status="stopped", epochs_run=2))
+                continue
+            rows.append(trial_row(config, best_val_loss=0.1, test_accuracy=0.9))
+            predictions += prediction_rows(config.key, range(10))
+    analysis = read_analysis(write_results(tmp_path, rows, predictions=predictions))
+    reason = (
+        "not estimated: early stopping ended trials that it averages over "
+        f"(weights {V1}, trained: all layers)"
+    )
+    table = effects_table(analysis)
+    assert table.values["effect"].isna().all()
+    assert set(table.values["claim"]) == {reason}
+    assert reason in html_page.render_page(ReportContext(analysis))
