@@ -98,7 +98,9 @@ class _Aligner:
             else:
                 unknown.append(number)
         pairs.sort(key=lambda pair: pair.number)
-        return Alignment(pairs, unknown, repeated, missing=list(self._free))
+        # not every form of the comparison shows the baseline
+        missing = [row for row in self._free if not row.is_baseline]
+        return Alignment(pairs, unknown, repeated, missing)
 
     @cached_property
     def _rows_by_identity(self) -> dict[_Identity, list[ReferenceRow]]:
