@@ -23,7 +23,7 @@ from support.image_sets import labelled_images
 few = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-many = settings(max_examples=100, deadline=None)
+many = settings(max_examples=40, deadline=None)
 names = st.text(
     st.characters(blacklist_characters="/\0", blacklist_categories=("Cs",)), min_size=1, max_size=20
 ).filter(

@@ -60,7 +60,8 @@ def test_every_key_that_code_names_exists():
 def test_every_text_is_named_somewhere_in_code():
     sources = "\n".join(file.read_text(encoding="utf-8") for file in source_files())
     beginnings = tuple(KEY_OR_BEGINNING.findall(sources))
-    unnamed = [key for key in read_catalogue("en") if key not in named_keys()]
+    named = named_keys()
+    unnamed = [key for key in read_catalogue("en") if key not in named]
     unused = [key for key in unnamed if not key.startswith(beginnings)]
     looked_up_by_column_or_table = ("column.", "caption.")
     assert [key for key in unused if not key.startswith(looked_up_by_column_or_table)] == []
