@@ -58,6 +58,14 @@ def format_percent(share: float | None, decimals: int = 1) -> str:
     return f"{format_fixed(100 * share, decimals)} %"
 
 
+def format_percent_interval(low: float, high: float) -> str:
+    """Return an interval of a share in brackets after a space; nothing if it is unknown."""
+    if pd.isna(low):
+        return ""
+    ends = [format_percent(end).removesuffix(" %") for end in (low, high)]
+    return f" [{ends[0]}, {ends[1]}]"
+
+
 def format_points(difference: float | None, *, sign: bool = True) -> str:
     """Format a difference of fractions in percentage points: `+1.3`, or `1.3` without a plus."""
     if difference is None or pd.isna(difference):

@@ -12,6 +12,7 @@ from PIL import Image
 from bioimg.report import sentences, svg_charts
 from bioimg.report.analysis import MEASURES
 from bioimg.report.comparison_table import REFERENCE_STATE, build_comparison
+from bioimg.report.formatting import format_percent, format_percent_interval
 from bioimg.report.report_context import ReportContext, shorten_name
 from bioimg.report.table_model import Column
 from bioimg.report.translation import column_header, setting_name, setting_value
@@ -228,13 +229,14 @@ def score_rows(report: ReportContext) -> list[dict[str, Any]]:
     rows = []
     for name in MEASURES:
         row = {"name": column_header(name, report.lang), "value": measured[name]}
-        ends = {"low": measured.get(f"{name}_low"), "high": measured.get(f"{name}_high")}
+        # the calibration error has no interval
+        ends = {"low": measured.get(f"{name}_low", np.nan), "high": measured.get(f"{name}_high")}
         rows.append({**row, **ends})
     return rows
 
 
 def confusion_section(report: ReportContext, trial: pd.Series) -> dict[str, Any]:
-    """Return a confusion matrix with the recall and precision of each class.
+    """Return a confusion matrix with the recall, specificity and precision of each class.
 
     A cell is a count and its shade from 0 to `SHADES`, which is its share of the label's images.
     """
@@ -247,8 +249,9 @@ def confusion_section(report: ReportContext, trial: pd.Series) -> dict[str, Any]
         {
             "name": name,
             "cells": list(zip(counts[label].tolist(), shades[label].tolist(), strict=True)),
-            "recall": metrics["recall"].iloc[label],
-            "precision": metrics["precision"].iloc[label],
+            "recall": _share_with_interval(metrics.iloc[label], "recall"),
+            "specificity": _share_with_interval(metrics.iloc[label], "specificity"),
+            "precision": format_percent(metrics["precision"].iloc[label]),
         }
         for label, name in enumerate(report.classes)
     ]
@@ -258,6 +261,11 @@ def confusion_section(report: ReportContext, trial: pd.Series) -> dict[str, Any]
         "accuracy": trial["test_accuracy"],
         "rows": rows,
     }
+
+
+def _share_with_interval(values: pd.Series, name: str) -> str:
+    interval = format_percent_interval(values[f"{name}_low"], values[f"{name}_high"])
+    return f"{format_percent(values[name])}{interval}"
 
 
 def mistake_items(report: ReportContext) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from bioimg.report.formatting import (
     format_duration,
     format_p_equation,
     format_percent,
+    format_percent_interval,
     format_points,
 )
 from bioimg.report.report_context import ReportContext
@@ -31,7 +32,7 @@ def headline(report: ReportContext) -> str:
     result = report.text(
         f"score.{report.analysis.score}_result",
         score=format_percent(best.score),
-        interval=_percent_interval(best.low, best.high),
+        interval=format_percent_interval(best.low, best.high),
         n=best.images,
     )
     recipe = report.recipe(best.key)
@@ -175,13 +176,6 @@ def _points_interval(low: float, high: float) -> str:
     if pd.isna(low):
         return ""
     return f" [{format_points(low, sign=False)}, {format_points(high, sign=False)}]"
-
-
-def _percent_interval(low: float, high: float) -> str:
-    if pd.isna(low):
-        return ""
-    ends = [format_percent(end).removesuffix(" %") for end in (low, high)]
-    return f" [{ends[0]}, {ends[1]}]"
 
 
 def effect_refusal(report: ReportContext, effect: Mapping[Any, Any]) -> str:

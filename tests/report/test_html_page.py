@@ -171,6 +171,20 @@ def test_matrix_counts_every_test_image_once(results: Analysis, text: str):
     assert sum(int(content) for content in cells if content) == 96
 
 
+def test_matrix_gives_recall_and_specificity_with_intervals(results: Analysis, text: str):
+    key = results.tested_trials["key"].iloc[0]  # shown first
+    first = results.class_metrics[results.class_metrics["key"].eq(key)].iloc[0]
+    for name in ("recall", "specificity"):
+        shares = [100 * first[part] for part in (name, f"{name}_low", f"{name}_high")]
+        assert "{:.1f} % [{:.1f}, {:.1f}]".format(*shares) in plain(text)
+
+
+def test_measure_without_interval_shows_one_dash(text: str):
+    calibration = re.search(r"calibration error \(%\) (\S+) % (.{5})", plain(text))
+    assert calibration
+    assert calibration[2].startswith("– W")  # the next section: Worst mistakes
+
+
 def test_missing_images_are_shown_as_paths(results: Analysis, text: str, tmp_path: Path):
     shown = Elements(text).named("img")
     assert len(shown) == 7
