@@ -580,6 +580,7 @@ class _Description:
         return name or column_header(field, self.lang)
 
     def _recipe(self, key: str) -> str:
+        """Name a recipe in full; the page, which has less room, shortens long names."""
         trial = self.analysis.first_trials.loc[key]
         labels = []
         for field in self.analysis.varying_fields:

@@ -12,6 +12,7 @@ from bioimg.report.analysis import Analysis
 from bioimg.report.table_model import Table
 from support.example_results import (
     NINE_RUNS,
+    MEASURES,
     V1,
     V2,
     read_analysis,
@@ -21,16 +22,6 @@ from support.example_results import (
 )
 
 SETTINGS = ("weights", "batch_size", "freeze", "epochs")
-MEASURES = (
-    "final_train_loss",
-    "best_train_accuracy",
-    "best_val_loss",
-    "best_val_loss_epoch",
-    "final_val_accuracy",
-    "best_val_accuracy",
-    "test_accuracy",
-    "train_seconds",
-)
 RUNS_BY_TABLE = {2: (0,), 3: (1,), 4: (2,), 5: (3,), 6: (4, 5), 7: (6,), 8: (7, 8)}
 
 

@@ -145,8 +145,11 @@ MEASURES = (
     "best_val_loss",
     "best_val_loss_epoch",
     "final_val_accuracy",
+    "best_val_accuracy",
+    "test_accuracy",
+    "train_seconds",
 )
-MEASURES = (*MEASURES, "best_val_accuracy", "test_accuracy", "train_seconds")
+"""The columns of trials that each of `NINE_RUNS` gives, after its settings."""
 NINE_RUNS = (
     (V1, 32, "none", 50, 0.0113, 0.9965, 0.2404, 28, 0.9183, 0.9283, 0.935, 16 * 60 + 15),
     (V1, 64, "none", 35, 0.0262, 0.9973, 0.2262, 30, 0.8817, 0.9317, 0.933, 11 * 60 + 17),
