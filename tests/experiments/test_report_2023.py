@@ -11,8 +11,8 @@ from bioimg.config import TrialConfig
 from bioimg.report.analysis import Analysis
 from bioimg.report.table_model import Table
 from support.example_results import (
-    NINE_RUNS,
     MEASURES,
+    NINE_RUNS,
     V1,
     V2,
     read_analysis,
