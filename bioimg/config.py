@@ -55,14 +55,14 @@ def config_field(
 
 
 def validate_fields(config: Any) -> None:
-    """Check every field of a dataclass made with `config_field` against its rule.
+    """Check each field of a dataclass that is made with `config_field` against its rule.
 
     Raises:
         UserError: names the first field whose value breaks its rule.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value is not None:
+        if field.metadata and value is not None:
             _check_value(field.name, value, field.metadata)
 
 
@@ -228,6 +228,12 @@ class TrialConfig:
     learning_rate: float = config_field(
         1e-4, "Step size of the optimizer; not rescaled with batch size or workers", above=0
     )
+    head_rate_factor: float = config_field(
+        1.0,
+        "While the backbone is frozen (freeze features), the head is trained with `learning_rate` "
+        "times this: a head alone needs larger steps",
+        above=0,
+    )
     schedule: str = config_field(
         "constant", "Course of the learning rate over the epochs", choices=("constant", "cosine")
     )
@@ -321,6 +327,11 @@ class TrialConfig:
         return _select_fields(ModelConfig, self)
 
     @property
+    def head_learning_rate(self) -> float:
+        """The initial learning rate of a head that is trained alone, on a frozen backbone."""
+        return self.learning_rate * self.head_rate_factor
+
+    @property
     def key(self) -> str:
         """Twelve hex digits that identify this trial within its experiment.
 
@@ -356,3 +367,17 @@ def _select_fields(view: type[ViewT], trial: TrialConfig) -> ViewT:
 
 
 TRIAL_FIELDS: tuple[str, ...] = tuple(field.name for field in dataclasses.fields(TrialConfig))
+
+SOURCE_FIELDS: tuple[str, ...] = tuple(
+    dict.fromkeys(
+        (
+            *(field.name for field in dataclasses.fields(DatasetConfig)),
+            *(field.name for field in dataclasses.fields(SplitConfig)),
+            "score",
+            "seed",
+        )
+    )
+)
+"""Fields that say which images are learnt from or tested on, and how: they can't be tuned."""
+TUNABLE_FIELDS: tuple[str, ...] = tuple(name for name in TRIAL_FIELDS if name not in SOURCE_FIELDS)
+"""Fields whose values can be chosen within each recipe."""

@@ -70,6 +70,7 @@ OTHER = {
         "batch_size": 64,
         "epochs": 2,
         "learning_rate": 0.1,
+        "head_rate_factor": 10.0,
         "schedule": "cosine",
         "optimizer": "sgd",
     },

@@ -289,6 +289,8 @@ class _Description:
             rates=self._either_number("learning_rate"),
             decays=self._either_number("weight_decay"),
         )
+        if (self._trials["freeze"].eq("features") & self._trials["head_rate_factor"].ne(1)).any():
+            yield self._say("head_rate", factors=self._either_number("head_rate_factor"))
         yield self._say("schedule", schedule=self._either_choice("schedule"))
         yield self._say("batch_size", sizes=self._either_number("batch_size"))
         workers = [count for count in self._known_values("workers") if count > 1]

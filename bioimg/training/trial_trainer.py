@@ -91,12 +91,18 @@ class TrialTrainer:
         self.optimizer = make_optimizer(
             trial.optimizer,
             self.trained_module.parameters(),
-            trial.learning_rate,
+            self.initial_learning_rate,
             trial.weight_decay,
         )
         self.history: list[EpochMetrics] = []
         self.best_weights: dict[str, torch.Tensor] = {}
         self.continued_from: str | None = None
+
+    @property
+    def initial_learning_rate(self) -> float:
+        """The learning rate before its schedule; a head alone has its own."""
+        is_head_alone = self.trial.freeze == "features"
+        return self.trial.head_learning_rate if is_head_alone else self.trial.learning_rate
 
     @property
     def best_epoch(self) -> int:
@@ -113,7 +119,7 @@ class TrialTrainer:
         seed = (self.trial.seed, epoch, self.worker_group.rank)
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         learning_rate = scheduled_learning_rate(
-            self.trial.learning_rate, self.trial.schedule, epoch, self.trial.epochs
+            self.initial_learning_rate, self.trial.schedule, epoch, self.trial.epochs
         )
         for parameter_group in self.optimizer.param_groups:
             parameter_group["lr"] = learning_rate

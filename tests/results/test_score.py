@@ -81,3 +81,4 @@ def test_results_of_earlier_versions_are_read_as_scored_by_accuracy(tmp_path):
     assert results.trials["test_score"].tolist()[0] == 0.75
     assert np.isnan(results.trials["test_score"].tolist()[1])
     assert results.epochs["val_score"].tolist() == [0.625]
+    assert results.trials["head_rate_factor"].tolist() == [1.0, 1.0]

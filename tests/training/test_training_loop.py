@@ -263,6 +263,15 @@ def test_balanced_class_weights_give_classes_equal_influence():
     assert train_curves(trainer) != train_curves(toys.run(toys.trial(), unbalanced))
 
 
+@pytest.mark.parametrize(("freeze", "rate"), [("features", 0.2), ("none", 0.1)])
+def test_head_alone_is_trained_at_its_own_multiple_of_the_learning_rate(freeze, rate):
+    fields = {"freeze": freeze, "epochs": 1}
+    trainer = toys.run(toys.trial(learning_rate=0.1, head_rate_factor=2.0, **fields))
+    plain = toys.run(toys.trial(learning_rate=rate, **fields))
+    assert train_curves(trainer) == train_curves(plain)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+
+
 def test_learning_rate_is_constant_or_half_a_cosine():
     cosine = [scheduled_learning_rate(1.0, "cosine", epoch, 4) for epoch in (1, 2, 3, 4)]
     assert cosine == pytest.approx([1.0, 0.854, 0.5, 0.146], abs=1e-3)
