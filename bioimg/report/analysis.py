@@ -200,9 +200,9 @@ class Analysis:
         return scores.rename(columns=_table_column)
 
     @cached_property
-    def majority_score(self) -> float | None:
-        """The score of always answering with the most frequent class; None if it isn't known."""
-        score = statistics.majority_reference(self.results)
+    def baseline_score(self) -> float | None:
+        """The score of the baseline, the most frequent class; None if it isn't known."""
+        score = statistics.baseline_score(self.results)
         return None if np.isnan(score) else score
 
     @cached_property

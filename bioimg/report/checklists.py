@@ -58,7 +58,7 @@ RESULT = (
     "result",
     "result_interval",
     "result_runs",
-    "result_reference",
+    "result_baseline",
     "result_none",
 )
 

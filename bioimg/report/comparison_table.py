@@ -54,7 +54,7 @@ COLUMN_KINDS: dict[str, ColumnKind] = {
 AVERAGED_COLUMNS = (*SHARE_COLUMNS, *LOSS_COLUMNS, *TIME_COLUMNS)
 """Measures that are averaged over the runs of a row."""
 
-REFERENCE_STATE = "reference"
+BASELINE_STATE = "baseline"
 """The state of the row that shows what a recipe without any skill would score."""
 
 
@@ -70,7 +70,7 @@ def build_comparison(
 ) -> Table:
     """Build the comparison table.
 
-    Where weights and score are shown, the last row is a reference: the score of always answering
+    Where weights and score are shown, the last row is a baseline: the score of always answering
     with the most frequent class.
 
     Args:
@@ -107,7 +107,7 @@ def build_comparison(
     for name in shown:
         shown_columns.append(trial_column(name, table, analysis, identity=name in keys))
     if {"weights", analysis.test_column} <= set(shown) and not group_by:
-        table = _with_reference(table, analysis, lang)
+        table = _with_baseline(table, analysis, lang)
     return Table(
         name="comparison",
         values=table,
@@ -284,21 +284,21 @@ def _with_verdicts(table: pd.DataFrame, analysis: Analysis, lang: str) -> pd.Dat
     return table.assign(verdict=verdicts.where(table["state"].eq("completed")))
 
 
-def _with_reference(table: pd.DataFrame, analysis: Analysis, lang: str) -> pd.DataFrame:
-    """Add the row of a recipe that always answers with the most frequent class.
+def _with_baseline(table: pd.DataFrame, analysis: Analysis, lang: str) -> pd.DataFrame:
+    """Add the row of the baseline, which always answers with the most frequent class.
 
     Its name takes the place of the weights.
     """
-    reference = analysis.majority_score
-    if reference is None:
+    score = analysis.baseline_score
+    if score is None:
         return table
     row = {
-        "weights": translate("reference.majority", lang),
-        analysis.test_column: reference,
-        "state": REFERENCE_STATE,
-        "status": translate("reference.status", lang),
+        "weights": translate("baseline.name", lang),
+        analysis.test_column: score,
+        "state": BASELINE_STATE,
+        "status": translate("baseline.status", lang),
     }
-    # whole numbers stay whole beside the missing ones of the reference
+    # whole numbers stay whole beside the missing ones of the baseline
     whole_numbers = table.select_dtypes("int64").columns
     table = table.astype(dict.fromkeys(whole_numbers, "Int64"))
     return pd.concat([table, pd.DataFrame([row])], ignore_index=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from bioimg.report import sentences, svg_charts
 from bioimg.report.analysis import MEASURES
-from bioimg.report.comparison_table import REFERENCE_STATE, build_comparison
+from bioimg.report.comparison_table import BASELINE_STATE, build_comparison
 from bioimg.report.formatting import format_percent, format_percent_interval
 from bioimg.report.report_context import ReportContext, shorten_name
 from bioimg.report.table_model import Column
@@ -59,13 +59,13 @@ def comparison_section(report: ReportContext) -> dict[str, Any]:
         "score": score,
         "rows": rows,
         "filters": column_filters(columns, rows),
-        "total_rows": int(table.values["state"].ne(REFERENCE_STATE).sum()),
+        "total_rows": int(table.values["state"].ne(BASELINE_STATE).sum()),
     }
 
 
 def column_order(columns: Sequence[Column], values: pd.DataFrame, score: str) -> list[int]:
     """Return the positions of the columns to show: settings that vary, the score, then the rest."""
-    trials = values[values["state"].ne(REFERENCE_STATE)]
+    trials = values[values["state"].ne(BASELINE_STATE)]
     shown = []
     for position, column in enumerate(columns):
         is_constant = column.identity and trials[column.name].nunique(dropna=False) == 1
@@ -99,7 +99,7 @@ def column_filters(
 ) -> list[dict[str, Any]]:
     """Return, for each setting with a few values, the values to choose among."""
     filters = []
-    trials = [row for row in rows if row["state"] != REFERENCE_STATE]
+    trials = [row for row in rows if row["state"] != BASELINE_STATE]
     for position, column in enumerate(columns):
         texts = list(dict.fromkeys(row["cells"][position][0] for row in trials))
         if column["identity"] and 1 < len(texts) <= MAX_FILTER_CHOICES:

@@ -522,9 +522,9 @@ class _Description:
             )
         if score["runs"] > 1:
             yield self._say("result_runs", runs=score["runs"])
-        reference = self.analysis.majority_score
-        if reference is not None:
-            yield self._say("result_reference", value=format_percent(reference))
+        baseline = self.analysis.baseline_score
+        if baseline is not None:
+            yield self._say("result_baseline", value=format_percent(baseline))
         yield from self._describe_outcome()
 
     def _describe_outcome(self) -> Iterator[Sentence]:

@@ -4,8 +4,8 @@
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const one = (selector, within = document) => within.querySelector(selector);
 
-// Table: keep stopped and failed rows, and the reference, below completed ones, whatever the order.
-const RANK = { completed: 0, stopped: 1, failed: 2, reference: 3 };
+// Table: keep stopped and failed rows, and the baseline, below completed ones, whatever the order.
+const RANK = { completed: 0, stopped: 1, failed: 2, baseline: 3 };
 const body = one("#comparison tbody");
 
 function compare(a, b) {

@@ -9,7 +9,7 @@ from bioimg.errors import UserError
 from bioimg.report import detail_tables
 from bioimg.report.analysis import Analysis
 from bioimg.report.architecture import architecture_table
-from bioimg.report.comparison_table import REFERENCE_STATE, build_comparison
+from bioimg.report.comparison_table import BASELINE_STATE, build_comparison
 from bioimg.report.table_model import Column, Table
 from bioimg.report.translation import LANGUAGES
 from bioimg.results.configurations import REPEAT_FIELDS
@@ -71,7 +71,7 @@ class ReferenceRow:
     @property
     def is_baseline(self) -> bool:
         """Whether it is that of always answering with the most frequent class."""
-        return self.record.get("state") == REFERENCE_STATE
+        return self.record.get("state") == BASELINE_STATE
 
 
 def find_references(
@@ -165,7 +165,7 @@ def _build_comparison(
     identities = [column.name for column in default.columns if column.identity]
     available = [str(name) for name in default.values.columns]
     shown = match_columns([Column(name=name) for name in available], table.headers)
-    # the row of the reference comes with the score
+    # the row of the baseline comes with the score
     columns = [*identities, *(available[number] for number in shown), analysis.test_column]
     columns = list(dict.fromkeys(columns))
     if set(columns) == {column.name for column in default.columns}:

@@ -136,7 +136,7 @@ def test_running_experiment_is_called_incomplete(tmp_path: Path):
 def test_stopped_and_failed_rows_come_last_and_are_marked(text: str):
     assert [row["data-state"] for row in rows(text)] == [
         *["completed"] * 9,
-        *["stopped", "stopped", "failed", "reference"],
+        *["stopped", "stopped", "failed", "baseline"],
     ]
     assert [row["class"] for row in rows(text)][:3] == ["best", "tie", "tie"]
     assert all("unranked" in str(row["class"]) for row in rows(text)[9:])
@@ -492,7 +492,7 @@ def test_second_click_on_header_reverses_order(browser: Any):
     assert [float(cell) for cell in column(browser, "train acc. (%)")[:9]] == sorted(
         upwards, reverse=True
     )
-    assert states(browser) == ["completed"] * 9 + ["stopped"] * 2 + ["failed", "reference"]
+    assert states(browser) == ["completed"] * 9 + ["stopped"] * 2 + ["failed", "baseline"]
 
 
 @pytest.mark.nightly

@@ -4,9 +4,9 @@ Accuracies are fractions. What can't be computed is null."""
 
 from bioimg.results.statistics.comparison_tests import SIGNIFICANCE_LEVEL, compare_pairs
 from bioimg.results.statistics.configuration_scores import (
+    baseline_score,
     configuration_scores,
     effective_group_count,
-    majority_reference,
     trial_metrics,
 )
 from bioimg.results.statistics.curves import diagnose_curves
@@ -21,6 +21,7 @@ from bioimg.results.statistics.selection import best_and_indistinguishable, best
 
 __all__ = [
     "SIGNIFICANCE_LEVEL",
+    "baseline_score",
     "best_and_indistinguishable",
     "best_configuration",
     "calibration_table",
@@ -31,7 +32,6 @@ __all__ = [
     "diagnose_curves",
     "effective_group_count",
     "estimate_effects",
-    "majority_reference",
     "trial_metrics",
     "wilson_columns",
     "wilson_interval",

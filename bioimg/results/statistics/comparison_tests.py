@@ -30,7 +30,7 @@ from bioimg.results.statistics.paired_tests import (
     PairedTest,
     compare_proportions,
 )
-from bioimg.results.statistics.standard_error import Variance
+from bioimg.results.statistics.standard_error import Variance, mean_run_variance
 
 SIGNIFICANCE_LEVEL = 0.05
 MATCHING_COLUMNS = {"data_fingerprint": "data", "split": "split", "group_pattern": "group_pattern"}
@@ -193,7 +193,7 @@ class _Comparison:
         is_repeated = a.fold_count == 1 and a.has_repeats and b.has_repeats
         if self._run_spread is None or not is_repeated:
             return None
-        return self._run_spread * (1 / a.run_count + 1 / b.run_count)
+        return mean_run_variance(self._run_spread, a.runs["run_score"], b.runs["run_score"])
 
 
 def _equal_or_both_missing(a: object, b: object) -> bool:

@@ -15,7 +15,7 @@ from bioimg.results.statistics.configuration_outcomes import (
     average_runs,
     measure_configurations,
 )
-from bioimg.results.statistics.intervals import wilson_interval
+from bioimg.results.statistics.intervals import UNKNOWN, wilson_interval
 from bioimg.results.statistics.measures import (
     MEASURE_NAMES,
     MeasureName,
@@ -27,6 +27,7 @@ from bioimg.results.statistics.standard_error import (
     StandardError,
     UnitSample,
     Variance,
+    mean_run_variance,
     pool_run_variance,
 )
 
@@ -65,8 +66,7 @@ def configuration_scores(results: Results) -> pd.DataFrame:
     for name in MEASURE_NAMES:
         repeats: list[list[float]] = []
         for configuration in configurations:
-            if name in configuration.parts:
-                repeats += configuration.parts[name].run_values
+            repeats += configuration.run_values(name)
         spreads[name] = pool_run_variance(repeats)
     rows = [configuration.describe(spreads) for configuration in configurations]
     names = [f"{name}{part}" for name in MEASURE_NAMES for part in ("", "_low", "_high")]
@@ -92,8 +92,8 @@ def trial_metrics(results: Results, key: str, subset: str = "test") -> pd.DataFr
     return pd.DataFrame(table, columns=["metric", "value", "low", "high"])
 
 
-def majority_reference(results: Results) -> float:
-    """Return the score of a recipe that always answers with the most frequent class.
+def baseline_score(results: Results) -> float:
+    """Return the score of the baseline, which always answers with the most frequent class.
 
     It is that of the test images of the first configuration with predictions; null without any.
     """
@@ -126,6 +126,14 @@ class _MeasuredConfiguration:
             for name in MEASURE_NAMES:
                 self.parts[name] = split_measure(name, outcome.images, outcome.predictions)
 
+    def run_values(self, name: MeasureName) -> list[list[float]]:
+        """Return the measure of each run, in one list per fold; none if it isn't known."""
+        if name in self.parts:
+            return self.parts[name].run_values
+        if name != self.outcome.score_used:
+            return []
+        return [runs.to_list() for _, runs in self.outcome.runs.groupby("fold")["run_score"]]
+
     def describe(self, spreads: Mapping[MeasureName, Variance | None]) -> dict[str, object]:
         """Return one row of `configuration_scores`.
 
@@ -141,12 +149,11 @@ class _MeasuredConfiguration:
             "score": outcome.score,
             "accuracy": outcome.accuracy,
         }
+        for name in MEASURE_NAMES:
+            row[f"{name}_low"], row[f"{name}_high"] = self._interval(name, spreads[name])
         for name, parts in self.parts.items():
             row[name] = parts.value
-            row[f"{name}_low"], row[f"{name}_high"] = self._interval(parts, spreads[name])
-        if outcome.images is None or outcome.predictions is None:
-            row |= self._describe_without_predictions(spreads["accuracy"])
-        else:
+        if outcome.predictions is not None:
             runs = outcome.predictions.groupby("key")
             row["ece"] = float(np.mean([calibration_error(rows) for _, rows in runs]))
         row["low"] = row.get(f"{outcome.score_used}_low")
@@ -156,29 +163,24 @@ class _MeasuredConfiguration:
             row["effective_groups"] = outcome.images.by_unit.effective_count
         return row
 
-    def _interval(self, parts: MeasureParts, spread: Variance | None) -> Limits:
+    def _interval(self, name: MeasureName, spread: Variance | None) -> Limits:
         """Return the interval over images or groups, and over runs or folds."""
         outcome = self.outcome
-        low, high = parts.interval(parts.images.groups)
-        if outcome.fold_count > 1:
-            over_folds = parts.interval(parts.images.folds)
-            low, high = min(low, over_folds[0]), max(high, over_folds[1])
-        elif outcome.has_repeats and spread:
-            low, high = _widen_by_runs(parts.value, (low, high), spread * (1 / outcome.run_count))
+        value = outcome.accuracy
+        low, high = UNKNOWN
+        if name in self.parts:
+            parts = self.parts[name]
+            value = parts.value
+            low, high = parts.interval(parts.images.groups)
+            if outcome.fold_count > 1:
+                over_folds = parts.interval(parts.images.folds)
+                low, high = min(low, over_folds[0]), max(high, over_folds[1])
+        elif name == "accuracy" and outcome.fold_count == 1:
+            low, high = wilson_interval(value * outcome.image_count, outcome.image_count)
+        run_values = self.run_values(name)
+        if spread and run_values and outcome.fold_count == 1 and outcome.has_repeats:
+            return _widen_by_runs(value, (low, high), mean_run_variance(spread, run_values[0]))
         return low, high
-
-    def _describe_without_predictions(self, spread: Variance | None) -> dict[str, object]:
-        """Return an accuracy's interval if it is one of a known number of images."""
-        outcome = self.outcome
-        if outcome.fold_count > 1:
-            return {}
-        n = outcome.image_count
-        low, high = wilson_interval(outcome.accuracy * n, n)
-        if outcome.has_repeats and spread:
-            low, high = _widen_by_runs(
-                outcome.accuracy, (low, high), spread * (1 / outcome.run_count)
-            )
-        return {"accuracy_low": low, "accuracy_high": high}
 
 
 def _widen_by_runs(value: float, limits: Limits, runs: Variance) -> Limits:

@@ -206,6 +206,21 @@ def pool_run_variance(repeats: Iterable[Sequence[float] | np.ndarray]) -> Varian
     return Variance(squares / degrees_of_freedom, degrees_of_freedom)
 
 
+def mean_run_variance(spread: Variance, *repeats: Sequence[float] | np.ndarray) -> Variance:
+    """Estimate the variance of a mean over runs, or of a difference of two such means.
+
+    Runs that scatter more than those of other configurations count as much as they do, so that an
+    unstable configuration isn't taken for a stable one. Fewer runs than those of all configurations
+    say little of a spread, so they can't make the variance smaller.
+
+    spread: from `pool_run_variance`.
+    repeats: the scores of the runs, two or more, of each mean.
+    """
+    pooled = sum(spread.value / len(scores) for scores in repeats)
+    own = sum(float(np.var(scores, ddof=1)) / len(scores) for scores in repeats)
+    return Variance(max(pooled, own), spread.degrees_of_freedom)
+
+
 def nadeau_bengio_factor(fold_count: int, test_train_ratio: float) -> float:
     """Return the factor by which overlapping training sets enlarge a variance over folds.
 

@@ -22,6 +22,7 @@ from bioimg.results.statistics.standard_error import (
     StandardError,
     UnitSample,
     Variance,
+    mean_run_variance,
     pool_run_variance,
     sign_flip_test,
 )
@@ -51,16 +52,12 @@ def two(path: Path, wrong_a: list[int], wrong_b: list[int], **more: object) -> r
     return result_store.read_results(write_results(path, rows, predictions=images))
 
 
-def test_wilson_interval_matches_textbook() -> None:
-    assert statistics.wilson_interval(572, 600) == pytest.approx((0.9334, 0.9675), abs=1e-4)
-    assert np.isnan(statistics.wilson_interval(0, 0)).all()
-
-
 def test_wilson_columns_equal_single_intervals_and_keep_nulls() -> None:
     table = statistics.wilson_columns(
         pd.Series([572 / 600, None, 0.5]), pd.Series([600.0, 600.0, 0.0])
     )
     assert tuple(table.loc[0]) == pytest.approx(statistics.wilson_interval(572, 600))
+    assert np.isnan(statistics.wilson_interval(0, 0)).all()
     assert table.loc[1:].isna().all(axis=None)
 
 
@@ -317,46 +314,24 @@ def test_image_variance_of_equal_units_matches_statsmodels() -> None:
     assert p == pytest.approx(robust.pvalues.iloc[0])
 
 
-def bell_mccaffrey(values: np.ndarray, units: np.ndarray) -> tuple[float, float]:
-    """Return variance and degrees of freedom of a mean from the matrices of the method's paper."""
-    n = len(values)
-    design = np.ones((n, 1))
-    bread = np.linalg.inv(design.T @ design)
-    residual_maker = np.eye(n) - design @ bread @ design.T
-    residuals = residual_maker @ values
-    variance = 0.0
-    columns = []
-    for unit in np.unique(units):
-        rows = units == unit
-        block = residual_maker[np.ix_(rows, rows)]
-        eigenvalues, vectors = np.linalg.eigh(block)
-        adjustment = vectors @ np.diag(eigenvalues**-0.5) @ vectors.T
-        weights = adjustment @ design[rows] @ bread
-        variance += float(weights[:, 0] @ residuals[rows]) ** 2
-        columns.append(residual_maker[:, rows] @ weights[:, 0])
-    products = np.array(columns) @ np.array(columns).T
-    return variance, np.trace(products) ** 2 / np.sum(products**2)
-
-
-@pytest.mark.parametrize("sizes", [(20, 3, 3, 2), (1, 1, 5, 30, 2), (7, 9), (4,) * 6])
-def test_image_variance_of_unequal_units_is_bell_and_mccaffreys(sizes: tuple[int, ...]) -> None:
-    units = np.repeat(np.arange(len(sizes)), sizes)
-    values = np.random.default_rng(0).normal(0.1, 1, len(units)) + units / 5
-    variance = UnitSample(units).variance(values / len(values))
-    expected_value, expected_freedom = bell_mccaffrey(values, units)
-    assert variance.value == pytest.approx(expected_value)
-    assert variance.degrees_of_freedom == pytest.approx(expected_freedom)
-
-
 def test_run_variance_matches_t_test() -> None:
     """For two configurations the pooled spread gives the t-test of Student."""
-    a, b = [0.9, 0.92, 0.87], [0.85, 0.88]
+    a, b = [0.9, 0.92, 0.87], [0.85, 0.87, 0.82]
     spread = pool_run_variance([a, b])
     assert spread
-    error = np.sqrt(spread.value * (1 / 3 + 1 / 2))
-    p = 2 * t.sf((np.mean(a) - np.mean(b)) / error, spread.degrees_of_freedom)
+    p = StandardError(mean_run_variance(spread, a, b)).p_value(np.mean(a) - np.mean(b))
     assert p == pytest.approx(ttest_ind(a, b).pvalue)
     assert pool_run_variance([[0.9], [0.8]]) is None
+
+
+def test_unstable_configuration_keeps_its_own_spread() -> None:
+    calm, other, wild = [0.9, 0.91, 0.92], [0.9, 0.92, 0.91], [0.7, 0.8, 0.9]
+    spread = pool_run_variance([calm, other, wild])
+    assert spread
+    own = (np.var(calm, ddof=1) + np.var(wild, ddof=1)) / 3
+    assert mean_run_variance(spread, calm, wild).value == pytest.approx(own)
+    assert mean_run_variance(spread, calm, other).value == pytest.approx(spread.value * 2 / 3)
+    assert mean_run_variance(spread, wild).degrees_of_freedom == 6
 
 
 def test_fold_test_matches_nadeau_and_bengio(tmp_path: Path) -> None:
@@ -801,11 +776,11 @@ def test_uneven_folds_are_pooled_over_images(tmp_path: Path) -> None:
     assert row["high"] > high
 
 
-def test_majority_reference_is_share_or_chance(tmp_path: Path) -> None:
+def test_baseline_score_is_share_or_chance(tmp_path: Path) -> None:
     results = imbalanced(tmp_path, {A: []}, rare=30)
-    assert statistics.majority_reference(results) == 0.5
+    assert statistics.baseline_score(results) == 0.5
     plain = dataclasses.replace(results, trials=results.trials.drop(columns="score_used"))
-    assert statistics.majority_reference(plain) == pytest.approx(0.95)
+    assert statistics.baseline_score(plain) == pytest.approx(0.95)
 
 
 def test_effect_over_stopped_trials_is_refused(tmp_path: Path) -> None:
