@@ -172,8 +172,8 @@ def seeds(tmp_path: Path) -> Analysis:
 def test_seeds_become_one_row_with_deviation(seeds: Analysis) -> None:
     table = build_comparison(seeds)
     assert column_of(table, "test_accuracy") == [
-        "92.0 ± 2.0 [89.6, 93.9]",
-        "96.0 ± 1.4 [94.1, 97.3]",
+        "92.0 ± 2.0 [87.6, 96.1]",
+        "96.0 ± 1.4 [91.5, 100.0]",
     ]
     assert column_of(table, "runs") == ["3", "2"]
     assert column_of(table, "status") == ["3 completed", "2 completed, 1 failed"]
