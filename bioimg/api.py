@@ -117,14 +117,14 @@ class ComparisonResults:
 
     @functools.cached_property
     def _comparison(self) -> "pd.DataFrame":
-        from bioimg.report.comparison_table import REFERENCE_STATE, build_comparison
+        from bioimg.report.comparison_table import BASELINE_STATE, build_comparison
 
         table = build_comparison(self._analysis)
         names = ["key"]
         for column in table.columns:
             parts = (column.name, *(f"{column.name}_{part}" for part in ("low", "high", "sd")))
             names += [name for name in parts if name in table.values and name not in names]
-        is_recipe = table.values["state"].ne(REFERENCE_STATE)
+        is_recipe = table.values["state"].ne(BASELINE_STATE)
         return table.values.loc[is_recipe, names].reset_index(drop=True)
 
 

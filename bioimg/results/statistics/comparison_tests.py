@@ -193,7 +193,7 @@ class _Comparison:
         is_repeated = a.fold_count == 1 and a.has_repeats and b.has_repeats
         if self._run_spread is None or not is_repeated:
             return None
-        return mean_run_variance(self._run_spread, a.runs["run_score"], b.runs["run_score"])
+        return mean_run_variance(self._run_spread, a.run_scores, b.run_scores)
 
 
 def _equal_or_both_missing(a: object, b: object) -> bool:

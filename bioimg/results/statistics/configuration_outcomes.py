@@ -84,6 +84,11 @@ class ConfigurationOutcome:
     def run_count(self) -> int:
         return len(self.runs)
 
+    @property
+    def run_scores(self) -> list[float]:
+        """The score of each run on its own test images."""
+        return self.runs["run_score"].to_list()
+
     @functools.cached_property
     def fold_count(self) -> int:
         """Number of folds in which a run was completed; 1 without folds."""
