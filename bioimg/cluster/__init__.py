@@ -12,6 +12,7 @@ How one epoch travels, and in which files:
     acknowledge(), stop_trial(reason)  ----->  decisions  ----->  ... returns why to stop, or None
 
     coordinator_client how every process calls the coordinator
+    lane_worker        a worker of a lane: trains one trial after another
     lane_pool          starts lanes while trials wait and devices are free, and replaces lost ones
     heartbeat          what happens regularly meanwhile: lanes, Tune's search, tables
     ray_session        settings of Ray; joins a cluster or starts Ray here; notices its loss

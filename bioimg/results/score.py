@@ -47,6 +47,22 @@ def measure_score(labels: np.ndarray, predictions: np.ndarray, score_used: Score
     return float(np.mean(correct_counts[occurs] / image_counts[occurs]))
 
 
+def measure_macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Return the mean over classes of F1, the harmonic mean of precision and recall.
+
+    Args:
+        labels: int [N], N > 0. Classes without an image don't count.
+        predictions: int [N].
+    """
+    classes = max(labels.max(), predictions.max()) + 1
+    image_counts = np.bincount(labels, minlength=classes)
+    prediction_counts = np.bincount(predictions, minlength=classes)
+    correct_counts = np.bincount(labels[labels == predictions], minlength=classes)
+    occurs = image_counts > 0
+    counts = image_counts[occurs] + prediction_counts[occurs]
+    return float(np.mean(2 * correct_counts[occurs] / counts))
+
+
 def image_weights(labels: np.ndarray, score_used: str) -> np.ndarray:
     """Return float64 [N], what each image adds to the score if it is classified correctly.
 

@@ -9,7 +9,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from sklearn.utils.class_weight import compute_sample_weight
 
 from bioimg.training.distributed import WorkerGroup
 
@@ -68,6 +67,9 @@ def draw_epoch(
     """
     generator = np.random.default_rng((seed, epoch))
     if sampling == "balanced":
+        # imported late: most trials need no weights, and scikit-learn takes a second
+        from sklearn.utils.class_weight import compute_sample_weight
+
         weights = compute_sample_weight("balanced", labels[indices])
         order = generator.choice(indices, len(indices), p=weights / weights.sum())
     else:

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 SGD_MOMENTUM = 0.9
@@ -42,5 +41,8 @@ def balanced_class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
 
     They are 1 on average over the images with these labels.
     """
+    # imported late: most trials need no weights, and scikit-learn takes a second
+    from sklearn.utils.class_weight import compute_class_weight
+
     weights = compute_class_weight("balanced", classes=np.arange(classes), y=labels)
     return torch.tensor(weights, dtype=torch.float32)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import f1_score
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bioimg.config import TrialConfig
@@ -19,7 +18,7 @@ from bioimg.experiment import StopReason
 from bioimg.results.epoch_summary import summarise_epochs
 from bioimg.results.result_store import ResultStore
 from bioimg.results.schema import TrialStatus
-from bioimg.results.score import measure_score, resolve_score
+from bioimg.results.score import measure_macro_f1, measure_score, resolve_score
 from bioimg.training import checkpoints, precision
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
 from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
@@ -165,7 +164,7 @@ class TrialRecorder:
             "test_accuracy": measure_score(labels, predictions, "accuracy"),
             "test_score": measure_score(labels, predictions, trainer.score_used),
             "balanced_accuracy": measure_score(labels, predictions, "balanced_accuracy"),
-            "macro_f1": f1_score(labels, predictions, average="macro", labels=np.unique(labels)),
+            "macro_f1": measure_macro_f1(labels, predictions),
         }
 
     def _epoch_rows(self, trainer: TrialTrainer) -> list[Row]:

@@ -1,12 +1,13 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from bioimg.config import TrialConfig
 from bioimg.results.result_store import read_results
 from bioimg.results.score import (
     image_weights,
+    measure_macro_f1,
     measure_score,
     resolve_score,
 )
@@ -46,6 +47,13 @@ def test_scores_are_those_of_scikit_learn(classes):
     assert measure_score(labels, predictions, "accuracy") == accuracy_score(labels, predictions)
     balanced = measure_score(labels, predictions, "balanced_accuracy")
     assert balanced == balanced_accuracy_score(labels, predictions)
+    reference = f1_score(labels, predictions, average="macro", labels=np.unique(labels))
+    assert measure_macro_f1(labels, predictions) == pytest.approx(reference, rel=1e-15)
+
+
+def test_macro_f1_counts_predictions_of_a_class_without_images_as_wrong():
+    labels, predictions = np.array([0, 0, 1, 1]), np.array([0, 3, 1, 1])
+    assert measure_macro_f1(labels, predictions) == pytest.approx((2 / 3 + 1) / 2)
 
 
 @pytest.mark.parametrize("score_used", ["accuracy", "balanced_accuracy"])

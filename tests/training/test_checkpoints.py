@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from bioimg.cluster import lanes
+from bioimg.cluster import lane_worker
 from bioimg.cluster.coordinator import Job
 from bioimg.experiment import StopReason
 from bioimg.results.result_store import ResultStore
@@ -157,12 +157,12 @@ def test_trial_killed_after_its_row_is_not_retrained(tmp_path, monkeypatch):
     dataset = toys.dataset(TRIAL)
     context = make_context(ResultStore(tmp_path))
     lane: Any = None
-    monkeypatch.setattr(lanes, "_get_dataset", lambda *_: dataset)
-    monkeypatch.setattr(lanes, "run_trial", lambda *_: "trained")
+    monkeypatch.setattr(lane_worker, "_get_dataset", lambda *_: dataset)
+    monkeypatch.setattr(lane_worker, "run_trial", lambda *_: "trained")
     second_attempt = Job(TRIAL.key, TRIAL, attempts=2)
-    assert lanes._run_job(second_attempt, context, lane) == "trained"
+    assert lane_worker._run_job(second_attempt, context, lane) == "trained"
     run_trial(TRIAL, dataset, context, lambda epoch: None)
-    assert lanes._run_job(second_attempt, context, lane) == "completed"
+    assert lane_worker._run_job(second_attempt, context, lane) == "completed"
 
 
 @pytest.mark.parametrize("keep", ["best", "none", "all"])

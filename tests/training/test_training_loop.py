@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from bioimg import local
-from bioimg.cluster import lanes
+from bioimg.cluster import lane_worker
 from bioimg.cluster.coordinator import Job
 from bioimg.config import ModelConfig
 from bioimg.data.image_set import ImageSet
@@ -454,11 +454,11 @@ def test_failed_gpu_is_not_recorded_as_the_trials_failure(tmp_path, monkeypatch)
     dataset = toys.dataset(config)
     job = Job(config.key, config)
     lane: Any = None
-    monkeypatch.setattr(lanes, "_get_dataset", lambda *_: dataset)
-    monkeypatch.setattr(lanes, "_record_shared_failure", pytest.fail)
+    monkeypatch.setattr(lane_worker, "_get_dataset", lambda *_: dataset)
+    monkeypatch.setattr(lane_worker, "_record_shared_failure", pytest.fail)
     context = make_context(tmp_path)
     with pytest.raises(torch.AcceleratorError):
-        lanes._run_job(job, context, lane)
+        lane_worker._run_job(job, context, lane)
     message = rf"the GPU failed at trial {config.key}: CUDA error.*the same command resumes"
     with pytest.raises(UserError, match=message):
         local.run_in_process(
