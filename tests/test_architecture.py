@@ -171,7 +171,7 @@ ALLOWED_HEAVY = {
     "bioimg": set(),
     "bioimg.cli.main": set(),
     "bioimg.cli.report": set(),
-    "bioimg.data": {"pandas"},
+    "bioimg.data": set(),
     # Ray Tune and Ray Train import pandas, and its controllers torch, to read their own settings
     "bioimg.cluster.tune_trial": {"ray", "pandas"},
     "bioimg.cluster.lanes": {"ray", "pandas"},
