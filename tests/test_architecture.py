@@ -178,7 +178,7 @@ ALLOWED_HEAVY = {
     "bioimg.cluster.lane_worker": {"ray", "pandas", "torch", "torchvision"},
     "bioimg.local": {"pandas", "torch", "torchvision"},
 }
-"""What each module may import: of a command, of a Tune trial, a lane's controller and its worker."""
+"""What may be imported by commands, a Tune trial, a lane's controller and worker, and --local."""
 
 
 @pytest.mark.ray

@@ -62,7 +62,7 @@ def test_new_epoch_resets_attempts():
 
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_three_lanes_lost_at_one_epoch_are_counted(epochs):
-    """`lane_worker.MAX_ATTEMPTS` is compared with this number, whether epochs were reported or not."""
+    """`MAX_ATTEMPTS` is compared with this number, whether epochs were reported or not."""
 
     async def scenario():
         coordinator = await _coordinator_with("a")
