@@ -17,11 +17,9 @@ from rich.text import Text
 from bioimg.config import DatasetConfig
 from bioimg.data.audit.contact_sheet import draw_contact_sheet
 from bioimg.data.audit.summary import Audit, SplitPreview, audit_images
+from bioimg.data.copies import join_copies
 from bioimg.errors import UserError
 from bioimg.text import join_first, replace_controls
-
-MAX_COPIES_SHOWN = 4
-
 
 @dataclass(frozen=True, kw_only=True)
 class DataCommand:
@@ -31,8 +29,8 @@ class DataCommand:
     """Folder, table, .npz or name of a set, as for --data of an experiment"""
     group_pattern: str | None = None
     """Regular expression for image paths, whose first (...) matches the image's group (slide,
-    patient); or `parent`: the name of the image's folder is its group. Without it, patterns are
-    guessed"""
+    patient); or `parent`: the name of the image's folder is its group; or `copies`: images that look
+    alike are a group. Without it, patterns are guessed"""
     columns: str | None = None
     """Column names of a table that aren't path, label, group and split, as in
     path=file,label=diagnosis"""
@@ -112,8 +110,6 @@ def print_audit(audit: Audit, console: Console) -> None:
 def _audit_lines(audit: Audit) -> list[tuple[str, str]]:
     """Return name and value of each line; those without a value are left out."""
     unreadable = [f"{path} ({reason})" for path, reason in audit.unreadable.items()]
-    copies = [_join_copies(paths) for paths in audit.duplicates]
-    lookalikes = [f"{first} ~ {second}" for first, second in audit.near_duplicates]
     lines = {
         "read as": "; ".join(audit.assumptions),
         "size": _format_counts(audit.sizes),
@@ -125,17 +121,13 @@ def _audit_lines(audit: Audit) -> list[tuple[str, str]]:
         "black to white": _format_limits(audit.scaling or ()),
         "unreadable": _count_and_list(unreadable),
         "ignored": _count_and_list(audit.ignored),
-        "copies": _count_and_list(copies),
-        "look alike": _count_and_list(lookalikes),
+        "copies": _count_and_list(list(map(join_copies, audit.duplicates))),
+        "several labels": _count_and_list(list(map(join_copies, audit.contradictions))),
+        "look alike": _count_and_list(list(map(join_copies, audit.look_alikes))),
         "fingerprint": f"{audit.fingerprint} (of pixels, labels and given parts: changes if any of "
         "them does)",
     }
     return [(name, value) for name, value in lines.items() if value]
-
-
-def _join_copies(paths: Sequence[str]) -> str:
-    shown = " = ".join(paths[:MAX_COPIES_SHOWN])
-    return shown if len(paths) <= MAX_COPIES_SHOWN else f"{shown} = ... ({len(paths)} copies)"
 
 
 def _format_groups(audit: Audit) -> str:
@@ -201,9 +193,8 @@ def _split_problems(name: str, preview: SplitPreview) -> list[str]:
         problems.append(
             f"validation and test images with an exact copy in another part: {preview.duplicates}"
         )
-    if preview.near_duplicates:
+    if preview.look_alikes:
         problems.append(
-            "validation and test images that look like one in another part: "
-            f"{preview.near_duplicates}"
+            f"validation and test images that look like one in another part: {preview.look_alikes}"
         )
     return [f"{name}: {problem}." for problem in problems]

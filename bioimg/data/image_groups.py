@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+import numpy as np
+
 from bioimg.data.distinct_names import find_spellings
 from bioimg.data.folder_layout import part_of_name
 from bioimg.data.image_index import ImageIndex
@@ -14,6 +16,8 @@ from bioimg.text import join_first
 
 PARENT = "parent"
 """The group pattern that takes the name of an image's folder."""
+COPIES = "copies"
+"""The group pattern that takes together the images that look the same."""
 
 
 def describe_largest_group(groups: Sequence[str], paths: Sequence[str]) -> str:
@@ -28,10 +32,10 @@ def describe_largest_group(groups: Sequence[str], paths: Sequence[str]) -> str:
 
 
 def add_groups(pattern: str | None, index: ImageIndex) -> ImageIndex:
-    """Return the same images with groups.
+    """Return the same images with groups, as `--group-pattern` describes them.
 
-    An image's group is what the pattern finds in its path or, with `parent`, the name of its
-    folder.
+    An image's group is what the pattern finds in its path, or with `parent` the name of its folder.
+    With `copies`, each image is a group for now: which of them are copies shows when they are read.
 
     Raises:
         UserError: the pattern isn't a regular expression with a (...), some path doesn't match it,
@@ -39,23 +43,41 @@ def add_groups(pattern: str | None, index: ImageIndex) -> ImageIndex:
     """
     if pattern is None:
         return index
-    if pattern == PARENT:
-        names = _parent_folder_names(index)
-    else:
-        names = _match_groups(pattern, index.paths)
-    groups, merged = _merge_spellings(names)
+    if pattern == COPIES:
+        return dataclasses.replace(index, groups=index.paths)
+    groups, merged = merge_spellings(find_group_names(pattern, index))
     assumptions = index.assumptions
     if merged:
         assumptions += (f"groups that differ only in case, blanks or zeros are one: {merged}",)
     return dataclasses.replace(index, groups=groups, assumptions=assumptions)
 
 
-def _merge_spellings(names: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """Give groups that mean the same one name. Return which these are, for the user."""
+def find_group_names(pattern: str, index: ImageIndex) -> list[str]:
+    """Return the name of each image's group as its path spells it.
+
+    Raises:
+        UserError: as `add_groups`.
+    """
+    if pattern == PARENT:
+        return _parent_folder_names(index)
+    return _match_groups(pattern, index.paths)
+
+
+def merge_spellings(names: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Give groups that mean the same one name. Also return which these are, for the user."""
     spellings = find_spellings(names)
     first_name = {name: same[0] for same in spellings for name in same}
     groups = tuple(first_name.get(name, name) for name in names)
     return groups, join_first(" = ".join(same) for same in spellings)
+
+
+def group_copies(paths: Sequence[str], look_alikes: np.ndarray) -> tuple[str, ...]:
+    """Return groups of images that look the same, each named after its first image."""
+    first_paths: dict[int, str] = {}
+    numbers = look_alikes.tolist()
+    for number, path in zip(numbers, paths, strict=True):
+        first_paths.setdefault(number, path)
+    return tuple(first_paths[number] for number in numbers)
 
 
 def _match_groups(pattern: str, paths: tuple[str, ...]) -> list[str]:

@@ -6,6 +6,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from bioimg.data.image_set import LikelyGroups
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff")
 DOCUMENT_SUFFIXES = {
     *(".txt", ".md", ".pdf", ".doc", ".docx", ".html", ".htm", ".rtf", ".log"),
@@ -26,6 +28,7 @@ class ImageIndex:
     labels: np.ndarray
     classes: tuple[str, ...]
     groups: tuple[str, ...] | None = None
+    likely_groups: LikelyGroups | None = None
     subsets: np.ndarray | None = None
     npz_file: Path | None = None
     ignored_files: tuple[str, ...] = ()
@@ -56,5 +59,10 @@ class ImageIndex:
             paths=tuple(self.paths[row] for row in rows),
             labels=self.labels[rows],
             groups=self.groups and tuple(self.groups[row] for row in rows),
+            likely_groups=self.likely_groups and _select_groups(self.likely_groups, rows),
             subsets=None if self.subsets is None else self.subsets[rows],
         )
+
+
+def _select_groups(groups: LikelyGroups, rows: np.ndarray) -> LikelyGroups:
+    return groups._replace(names=tuple(groups.names[row] for row in rows))

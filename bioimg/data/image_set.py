@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,13 @@ SUBSETS = ("train", "val", "test")
 
 ScalingLimits = tuple[tuple[float, float], ...]
 """The values that become 0 and 255, for red, green and blue."""
+
+
+class LikelyGroups(NamedTuple):
+    """A value of `group_pattern` that may be meant, and the N groups that it makes."""
+
+    pattern: str
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -38,6 +46,12 @@ class ImageSet:
     """int8 [N] of TRAIN, VAL, TEST as given by folders, a table or a file, or None."""
     digests: tuple[str, ...]
     """N content hashes of the images as decoded, before any resizing."""
+    look_alikes: np.ndarray | None = None
+    """int64 [N], the same number for images that look the same (`bioimg.data.look_alikes`)."""
+    likely_groups: LikelyGroups | None = None
+    """Groups that file names suggest, where they aren't the known ones."""
+    ignored_count: int = 0
+    """Number of files that were left out though they may be images."""
     scaling_limits: ScalingLimits | None = None
     """The limits between which images of more than 8 bits were scaled; None for 8-bit images."""
     unreadable_skipped: int = 0
@@ -113,6 +127,10 @@ class Split:
     """Whether a known group is in two subsets; None if no groups are known."""
     duplicate_count: int
     """Number of validation and test images with an exact copy, as decoded, in another subset."""
+    look_alike_count: int
+    """Number of other validation and test images that look like one in another subset."""
+    leaked_pattern: str | None
+    """The value of `group_pattern` whose likely groups are in several subsets, if they are."""
     fingerprint: str
     """A hash (16 hex digits) of the pixels and labels in each subset."""
 

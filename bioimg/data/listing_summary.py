@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bioimg.data.group_patterns import guess_group_patterns
 from bioimg.data.image_index import ImageIndex
 from bioimg.data.image_set import SUBSETS, TRAIN, VAL
 from bioimg.data.load import ListedDataset
@@ -27,8 +26,6 @@ def describe_images(listed: ListedDataset) -> list[str]:
         )
     if listed.split_config.split == "folder":
         texts += _describe_parts(listed)
-    elif index.groups is None:
-        texts += _suggest_groups(index)
     return texts
 
 
@@ -43,17 +40,6 @@ def _describe_parts(listed: ListedDataset) -> list[str]:
             f"taken for that, {way}. The test images stay as they are."
         )
     return texts
-
-
-def _suggest_groups(index: ImageIndex) -> list[str]:
-    guesses = guess_group_patterns(index)
-    if not guesses:
-        return []
-    return [
-        f"warning: names suggest {guesses[0].group_count} groups. If these are slides or patients, "
-        "their images must not be on both sides of the split: --split grouped --group-pattern "
-        f"'{guesses[0].pattern}'. `bioimg data` shows what is in them."
-    ]
 
 
 def _format_counts(names: Sequence[str], counts: Sequence[int]) -> str:

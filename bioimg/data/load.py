@@ -10,13 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from bioimg.config import DatasetConfig, SplitConfig, TrialConfig
+from bioimg.data.copies import find_contradictions, join_copies
 from bioimg.data.file_array import PixelArray
+from bioimg.data.image_groups import COPIES, group_copies
 from bioimg.data.image_index import ImageIndex
 from bioimg.data.image_set import TRAIN, Dataset, ImageSet, ScalingLimits
 from bioimg.data.intensity_scaling import scale_to_8bit
+from bioimg.data.look_alikes import read_look_alikes
 from bioimg.data.pixel_cache import DecodedSet, DecodeOptions, ProgressCallback, read_images
 from bioimg.data.sources import list_images
 from bioimg.data.splitting import assign_subsets, describe_split, resolve_split
+from bioimg.errors import UserError
+from bioimg.text import join_first
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,7 +75,8 @@ def load_datasets(
     `bioimg.storage.disk_cache`) until a file changes.
 
     Raises:
-        UserError: images can't be read (lists them), or the readable ones can't be split.
+        UserError: images can't be read or have several labels (lists them), or the readable ones
+            can't be split.
     """
     decoded_sets: dict[DatasetConfig, DecodedSet] = {}
     image_sets: dict[DatasetConfig, ImageSet] = {}
@@ -99,7 +105,11 @@ def load_dataset(
 
 
 def make_image_set(
-    index: ImageIndex, decoded: DecodedSet, pixels: PixelArray, limits: ScalingLimits | None
+    index: ImageIndex,
+    decoded: DecodedSet,
+    pixels: PixelArray,
+    limits: ScalingLimits | None,
+    look_alikes: np.ndarray | None = None,
 ) -> ImageSet:
     """Join the readable images of an index with their 8-bit pixels."""
     infos = decoded.readable_infos
@@ -110,7 +120,10 @@ def make_image_set(
         classes=index.classes,
         paths=index.paths,
         groups=index.groups,
+        likely_groups=index.likely_groups,
         subsets=index.subsets,
+        look_alikes=look_alikes,
+        ignored_count=len(index.possible_images),
         digests=tuple(info.digest for info in infos),
         scaling_limits=limits,
         synthetic=index.synthetic,
@@ -152,9 +165,29 @@ def _make_dataset(
     if len(decoded.readable_indices) < len(index):
         index = index.select(decoded.readable_indices)
         subsets = assign_subsets(index, listed.split_config)
+    look_alikes = read_look_alikes(decoded)
+    if listed.config.group_pattern == COPIES:
+        index = dataclasses.replace(index, groups=group_copies(index.paths, look_alikes))
+        subsets = assign_subsets(index, listed.split_config)
     # pixels of more than 8 bits depend on the split, since training images determine the scaling
     if images is None or images.scaling_limits is not None:
         training_rows = np.flatnonzero(subsets == TRAIN)
         pixels, limits = scale_to_8bit(decoded, listed.config.scaling, training_rows)
-        images = make_image_set(index, decoded, pixels, limits)
+        images = make_image_set(index, decoded, pixels, limits, look_alikes)
+        # nobody can remove images from a published .npz, so of these `split_warnings` tells
+        if index.npz_file is None:
+            _require_one_label_each(images)
     return Dataset(images=images, split=describe_split(images, subsets))
+
+
+def _require_one_label_each(images: ImageSet) -> None:
+    """Refuse copies in several classes. No recipe is right on all of them."""
+    contradictions = find_contradictions(images)
+    if contradictions:
+        have = "image has" if len(contradictions) == 1 else "images have"
+        shown = join_first(map(join_copies, contradictions), 3)
+        raise UserError(
+            f"{len(contradictions)} {have} several labels in {images.name!r}, since copies are in "
+            f"several classes: {shown}. Decide on one class for each and remove its other files or "
+            "rows; `bioimg data --json` lists them all."
+        )

@@ -1,11 +1,13 @@
 """Find the images that a value of `data` means, without decoding any."""
 
+import dataclasses
 from pathlib import Path
 
 from bioimg.config import DatasetConfig
 from bioimg.data.folder_layout import LAYOUT_HINT
+from bioimg.data.group_patterns import find_likely_groups
 from bioimg.data.image_folder import list_folder
-from bioimg.data.image_groups import PARENT, add_groups
+from bioimg.data.image_groups import COPIES, PARENT, add_groups
 from bioimg.data.image_index import ImageIndex
 from bioimg.data.image_table import list_table
 from bioimg.data.npz_dataset import list_npz
@@ -38,7 +40,10 @@ def list_images(config: DatasetConfig) -> ImageIndex:
             index = list_medmnist(location)
         case _:
             index = _list_path(path, config)
-    return add_groups(config.group_pattern, index)
+    grouped = add_groups(config.group_pattern, index)
+    # copies are no slides or patients
+    known = index if config.group_pattern == COPIES else grouped
+    return dataclasses.replace(grouped, likely_groups=find_likely_groups(known))
 
 
 def _require_use(config: DatasetConfig, field: str, is_used: bool, kind: str) -> None:

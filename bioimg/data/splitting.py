@@ -3,11 +3,13 @@
 The split is the same for all seeds of a trial, so that they compare on the same test images.
 """
 
+from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from bioimg.config import MIN_TEST_GROUPS, SplitConfig
+from bioimg.data.copies import find_contradictions
 from bioimg.data.grouped_split import assign_groups, draw_groups
 from bioimg.data.image_groups import describe_largest_group
 from bioimg.data.image_set import SUBSETS, TEST, TRAIN, VAL, Dataset, ImageSet, Split
@@ -84,16 +86,26 @@ def split_images(images: ImageSet, config: SplitConfig) -> Split:
 
 def describe_split(images: ImageSet, subsets: np.ndarray) -> Split:
     """Return the split into `subsets`, [N] of TRAIN, VAL, TEST, with what leaks across it."""
+    is_held_out = subsets != TRAIN
     copied = _is_in_several_subsets(images.digests, subsets)
+    look_alike = np.zeros(len(images), bool)
+    if images.look_alikes is not None:
+        look_alike = _is_in_several_subsets(images.look_alikes.tolist(), subsets) & ~copied
     leaks_groups = None
     if images.groups is not None:
         leaks_groups = bool(_is_in_several_subsets(images.groups, subsets).any())
+    leaked_pattern = None
+    likely = images.likely_groups
+    if likely is not None and _is_in_several_subsets(likely.names, subsets).any():
+        leaked_pattern = likely.pattern
     return Split(
         train=np.flatnonzero(subsets == TRAIN),
         val=np.flatnonzero(subsets == VAL),
         test=np.flatnonzero(subsets == TEST),
         leaks_groups=leaks_groups,
-        duplicate_count=int(np.count_nonzero(copied & (subsets != TRAIN))),
+        duplicate_count=int(np.count_nonzero(copied & is_held_out)),
+        look_alike_count=int(np.count_nonzero(look_alike & is_held_out)),
+        leaked_pattern=leaked_pattern,
         fingerprint=images.split_fingerprint(subsets),
     )
 
@@ -126,11 +138,26 @@ def split_warnings(dataset: Dataset, split_method: str) -> list[str]:
             f"test images {have} an exact copy in another subset: results are too good. Remove "
             "copies; `bioimg data` lists them."
         )
+    if split.look_alike_count:
+        looks = "looks" if split.look_alike_count == 1 else "look"
+        texts.append(
+            f"{split.look_alike_count} of the {len(split.val) + len(split.test)} validation and "
+            f"test images {looks} like one in another subset, turned or changed: results are too "
+            f"good. {_advise_on_look_alikes(images)}"
+        )
+    if split.leaked_pattern and images.likely_groups is not None:
+        count = len(set(images.likely_groups.names))
+        texts.append(
+            f"names suggest {count} groups, and images of one are in more than one subset: if these "
+            "are slides or patients, results are too good for new ones. Use --split grouped "
+            f"--group-pattern '{split.leaked_pattern}'; `bioimg data` shows what is in them."
+        )
     contradictions = find_contradictions(images)
     if contradictions:
+        have = "image has" if len(contradictions) == 1 else "images have"
         texts.append(
-            f"{len(contradictions)} images are in several classes, so no recipe is right on all of "
-            f"their copies: {join_first(contradictions, 3)}. Remove the wrong ones."
+            f"{len(contradictions)} {have} several labels, since copies are in several classes: no "
+            "recipe is right on all of these. `bioimg data` lists them."
         )
     if images.unreadable_skipped:
         were = "image was" if images.unreadable_skipped == 1 else "images were"
@@ -138,18 +165,10 @@ def split_warnings(dataset: Dataset, split_method: str) -> list[str]:
     return texts
 
 
-def find_contradictions(images: ImageSet) -> list[str]:
-    """Return the images whose exact copies have other labels, as `path = path`."""
-    rows_by_digest: dict[str, list[int]] = {}
-    for row, digest in enumerate(images.digests):
-        rows_by_digest.setdefault(digest, []).append(row)
-    contradictions = []
-    for rows in rows_by_digest.values():
-        first_row_by_label = {int(images.labels[row]): row for row in reversed(rows)}
-        if len(first_row_by_label) > 1:
-            paths = [images.paths[row] for row in first_row_by_label.values()]
-            contradictions.append(" = ".join(sorted(paths)))
-    return contradictions
+def _advise_on_look_alikes(images: ImageSet) -> str:
+    if images.groups is None:
+        return "Use --split grouped --group-pattern copies; `bioimg data` lists them."
+    return "Remove copies; `bioimg data` lists them."
 
 
 def _split_stratified(images: HasLabels, config: SplitConfig) -> np.ndarray:
@@ -308,9 +327,9 @@ def _grouped_split_error(images: HasLabels, groups: np.ndarray, folds: int) -> U
     )
 
 
-def _is_in_several_subsets(names: tuple[str, ...], subsets: np.ndarray) -> np.ndarray:
+def _is_in_several_subsets(names: Sequence[Hashable], subsets: np.ndarray) -> np.ndarray:
     """Return bool [N], True if an image's name (a group or a digest) is in several subsets."""
-    subsets_by_name: dict[str, set[int]] = {}
+    subsets_by_name: dict[Hashable, set[int]] = {}
     for name, subset in zip(names, subsets.tolist(), strict=True):
         subsets_by_name.setdefault(name, set()).add(subset)
     return np.array([len(subsets_by_name[name]) > 1 for name in names], bool)

@@ -24,6 +24,13 @@ CONDITION_COLUMNS = {
 }
 """How trials ran: columns that aren't settings, each with the settings that may change it."""
 COMPARABILITY_COLUMNS = ("data_fingerprint", "split", "group_pattern", "test_images")
+COUNT_BY_CHECK = {
+    "copies": "duplicate_images_across_splits",
+    "look_alikes": "look_alike_images_across_splits",
+    "ignored": "ignored_files",
+    "unreadable": "unreadable_skipped",
+}
+"""The column whose number, if it isn't zero, makes each of these warnings."""
 SUBSETS = ("train", "val", "test")
 
 
@@ -90,12 +97,18 @@ def find_checks(results: Results, shown: pd.DataFrame) -> Iterator[Check]:
             effective=f"{fewest:.1f}",
             fewest=MIN_TEST_GROUPS,
         )
-    copies = shown["duplicate_images_across_splits"].max()
-    if copies > 0:
-        yield warning("copies", n=int(copies))
-    unreadable = shown["unreadable_skipped"].max()
-    if unreadable > 0:
-        yield warning("unreadable", n=int(unreadable))
+    yield from _data_checks(shown)
+
+
+def _data_checks(shown: pd.DataFrame) -> Iterator[Check]:
+    """Yield what was noticed about images and files of the data set."""
+    patterns = shown["likely_group_pattern"].dropna().unique()
+    if len(patterns):
+        yield warning("likely_groups", pattern=patterns[0])
+    for code, column in COUNT_BY_CHECK.items():
+        count = shown[column].max()
+        if count > 0:
+            yield warning(code, n=int(count))
 
 
 def incomparable_columns(trials: pd.DataFrame) -> list[str]:

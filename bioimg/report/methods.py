@@ -135,11 +135,13 @@ class _Description:
 
     def _describe_groups(self) -> Iterator[Sentence]:
         groups = self.analysis.manifest["data"].get("groups")
-        if groups is None:
+        patterns = self._known_values("group_pattern")
+        if patterns == ["copies"]:
+            yield self._say("group_copies")
+        if groups is None or patterns == ["copies"]:
             yield self._say("groups_unknown")
             return
         yield self._say("groups", groups=_count(groups))
-        patterns = self._known_values("group_pattern")
         if patterns == ["parent"]:
             yield self._say("group_parent")
         elif patterns:
@@ -151,6 +153,12 @@ class _Description:
             yield self._say("unreadable", n=_count(unreadable))
         elif unreadable == 0:
             yield self._say("unreadable_none")
+        ignored = self._trials["ignored_files"].max()
+        if ignored > 0:
+            yield self._say("ignored", n=_count(ignored))
+        look_alikes = self._trials["look_alike_images_across_splits"].max()
+        if look_alikes > 0:
+            yield self._say("look_alikes", n=_count(look_alikes))
         copies = self._trials["duplicate_images_across_splits"].max()
         if copies > 0:
             yield self._say("copies", n=_count(copies))

@@ -34,7 +34,10 @@ TRIALS_SCHEMA = pa.schema(
         pa.field("test_images", pa.int64()),
         pa.field("split_fingerprint", pa.string()),
         pa.field("split_leaks_groups", pa.bool_()),
+        pa.field("likely_group_pattern", pa.string()),
         pa.field("duplicate_images_across_splits", pa.int64()),
+        pa.field("look_alike_images_across_splits", pa.int64()),
+        pa.field("ignored_files", pa.int64()),
         pa.field("unreadable_skipped", pa.int64()),
         # how it ran
         pa.field("weights_digest", pa.string()),
@@ -109,6 +112,9 @@ computed them. `wait_seconds` is everything else from the moment a lane took the
 attempt only. `started_at` is when the first batch of that attempt began, `ended_at` when the row
 was written. `bytes` is what the trial's own checkpoints take on disk. A frozen backbone is stored
 beside them, once for all trials that share it.
+
+`likely_group_pattern` is a value of `group_pattern` whose groups, which file names suggest, are in
+several subsets. `ignored_files` are those that may be images but have no known suffix or class.
 
 `weights_digest` covers everything that `weights` names except the head, before any training. It is
 null for random weights, which the seed determines.

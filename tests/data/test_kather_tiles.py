@@ -43,7 +43,7 @@ def test_ten_slides_are_found_and_guessed(config):
     assert sorted(grouped.groups) == [f"{slide:02}" for slide in range(1, 11)]
     assert grouped.splits["stratified"].leaks_groups is True
     assert grouped.splits["grouped"].leaks_groups is False
-    assert (plain.duplicates, plain.near_duplicates) == ([], [])
+    assert (plain.duplicates, plain.look_alikes) == ([], [])
 
 
 def test_grouped_folds_keep_slides_apart():

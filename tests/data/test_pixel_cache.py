@@ -262,7 +262,8 @@ print(type(images.pixels).__name__, top)
 def test_set_beyond_memory_limit_is_read_in_batches(tmp_path):
     for label in "ab":
         for number in range(600):
-            write_noise_image(tmp_path / label / f"{number}.png", seed=number, size=(8, 8))
+            path = tmp_path / label / f"{number}.png"
+            write_noise_image(path, seed=1000 * ord(label) + number, size=(8, 8))
     out = subprocess.run(
         [sys.executable, "-c", UNDER_A_LIMIT, str(tmp_path)],
         capture_output=True,
@@ -306,9 +307,8 @@ print(status, type(kept).__name__, kept.nbytes // limit, process.memory_info().r
 def test_training_on_set_beyond_memory_limit_stays_within(tmp_path):
     for label in "ab":
         for number in range(800):
-            write_noise_image(
-                tmp_path / "images" / label / f"{number}.png", seed=number, size=(8, 8)
-            )
+            path = tmp_path / "images" / label / f"{number}.png"
+            write_noise_image(path, seed=1000 * ord(label) + number, size=(8, 8))
     out = subprocess.run(
         [
             sys.executable,

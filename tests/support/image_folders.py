@@ -1,5 +1,6 @@
 """Write data sets of noise to a folder, in each form in which a user may have them."""
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,10 @@ def write_class_folders(folder: Path, **counts: int) -> Path:
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
         for number in range(count):
-            write_noise_image(folder / name / f"{number}.png", seed=number, size=(20, 20))
+            path = folder / name / f"{number}.png"
+            # no two images of a set are equal
+            seed = zlib.crc32("/".join(path.parts[-3:]).encode())
+            write_noise_image(path, seed=seed, size=(20, 20))
     return folder
 
 

@@ -1,5 +1,6 @@
 """Inspect a set of images before anything is trained on it, for `bioimg data`."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from bioimg.config import DatasetConfig, SplitConfig
-from bioimg.data.audit.near_duplicates import find_near_duplicates
+from bioimg.data.copies import find_contradictions, find_copies, find_look_alikes
 from bioimg.data.group_patterns import PatternGuess, guess_group_patterns
+from bioimg.data.image_groups import COPIES, group_copies
 from bioimg.data.image_index import ImageIndex
 from bioimg.data.image_set import SUBSETS, TRAIN, ImageSet
 from bioimg.data.intensity_scaling import scale_to_8bit
 from bioimg.data.load import make_image_set
+from bioimg.data.look_alikes import read_look_alikes
 from bioimg.data.pixel_cache import DecodedSet, DecodeOptions, ProgressCallback, read_images
 from bioimg.data.sources import NPZ_SUFFIX, list_images
 from bioimg.data.splitting import assign_subsets, describe_split
@@ -30,11 +33,9 @@ class SplitPreview:
     images: dict[str, CountsByName] = field(default_factory=dict)
     """Number of images of each class in each subset."""
     leaks_groups: bool | None = None
-    """As in `Split`."""
+    """As in `Split`. The next two fields are its numbers of copies."""
     duplicates: int | None = None
-    """Number of validation and test images with an exact copy in another subset."""
-    near_duplicates: int | None = None
-    """Number of validation and test images that look like one in another subset."""
+    look_alikes: int | None = None
     error: str | None = None
 
 
@@ -65,8 +66,10 @@ class Audit:
     ignored: list[str]
     duplicates: list[list[str]]
     """Sets of paths whose decoded pixels are the same."""
-    near_duplicates: list[tuple[str, str]]
-    """Pairs of paths that look the same."""
+    contradictions: list[list[str]]
+    """Those of them that have several labels."""
+    look_alikes: list[list[str]]
+    """Sets of paths of images that look the same, one path of exact copies."""
     splits: dict[str, SplitPreview]
     """By the value of `split`."""
 
@@ -83,10 +86,12 @@ def audit_images(
     options = DecodeOptions.from_config(config)
     decoded = read_images(index, options, skip_unreadable=True, progress=progress)
     readable = index.select(decoded.readable_indices)
+    look_alikes = read_look_alikes(decoded)
+    if config.group_pattern == COPIES:
+        readable = dataclasses.replace(readable, groups=group_copies(readable.paths, look_alikes))
     pixels, limits = scale_to_8bit(decoded, config.scaling, _training_rows(readable))
-    images = make_image_set(readable, decoded, pixels, limits)
-    counts = np.bincount(images.labels, minlength=len(images.classes))
-    pairs = find_near_duplicates(images)
+    images = make_image_set(readable, decoded, pixels, limits, look_alikes)
+    counts = images.class_counts
     audit = Audit(
         name=images.name,
         synthetic=images.synthetic,
@@ -100,9 +105,10 @@ def audit_images(
         guessed_patterns=[] if images.groups else guess_group_patterns(readable),
         unreadable=decoded.errors_by_path(index.paths),
         ignored=list(index.ignored_files),
-        duplicates=_find_copies(images),
-        near_duplicates=[(images.paths[a], images.paths[b]) for a, b in pairs],
-        splits=_preview_splits(images, pairs),
+        duplicates=find_copies(images),
+        contradictions=find_contradictions(images),
+        look_alikes=find_look_alikes(images),
+        splits=_preview_splits(images),
         **_file_counts(readable, decoded),
     )
     return audit, images
@@ -132,23 +138,16 @@ def _count_values(values: Iterable[str]) -> CountsByName:
     return dict(Counter(values).most_common())
 
 
-def _find_copies(images: ImageSet) -> list[list[str]]:
-    paths_by_digest: dict[str, list[str]] = {}
-    for path, digest in zip(images.paths, images.digests, strict=True):
-        paths_by_digest.setdefault(digest, []).append(path)
-    return [paths for paths in paths_by_digest.values() if len(paths) > 1]
-
-
-def _preview_splits(images: ImageSet, pairs: np.ndarray) -> dict[str, SplitPreview]:
+def _preview_splits(images: ImageSet) -> dict[str, SplitPreview]:
     methods = ["stratified"]
     if images.groups is not None:
         methods.append("grouped")
     if images.subsets is not None:
         methods.append("folder")
-    return {method: _preview_split(images, SplitConfig(split=method), pairs) for method in methods}
+    return {method: _preview_split(images, SplitConfig(split=method)) for method in methods}
 
 
-def _preview_split(images: ImageSet, config: SplitConfig, pairs: np.ndarray) -> SplitPreview:
+def _preview_split(images: ImageSet, config: SplitConfig) -> SplitPreview:
     try:
         subsets = assign_subsets(images, config)
     except UserError as error:
@@ -162,11 +161,5 @@ def _preview_split(images: ImageSet, config: SplitConfig, pairs: np.ndarray) -> 
         images=images_by_subset,
         leaks_groups=split.leaks_groups,
         duplicates=split.duplicate_count,
-        near_duplicates=_count_crossing_near_duplicates(subsets, pairs),
+        look_alikes=split.look_alike_count,
     )
-
-
-def _count_crossing_near_duplicates(subsets: np.ndarray, pairs: np.ndarray) -> int:
-    crossing = pairs[subsets[pairs[:, 0]] != subsets[pairs[:, 1]]]
-    held_out = {image for image in crossing.ravel().tolist() if subsets[image] != TRAIN}
-    return len(held_out)

@@ -12,11 +12,8 @@ from rich.console import Console
 
 from bioimg.cli.data import DataCommand
 from bioimg.config import DatasetConfig
-from bioimg.data import list_images
 from bioimg.data.audit.contact_sheet import draw_contact_sheet
-from bioimg.data.audit.near_duplicates import find_near_duplicates
 from bioimg.data.audit.summary import audit_images
-from bioimg.data.group_patterns import guess_group_patterns
 from bioimg.errors import UserError
 from bioimg.storage import disk_cache
 from support.image_folders import (
@@ -66,15 +63,12 @@ def test_audit_counts_images_sizes_and_formats(messy):
     assert found.ignored == ["b/notes.txt"]
 
 
-def test_copies_and_near_duplicates_are_named(messy):
+def test_copies_and_look_alikes_are_named(messy):
     found = audited(messy)
     assert found.duplicates == [["a/copy_slide1_99.png", "a/slide1_1.png"]]
-    assert found.near_duplicates == [("b/slide2_2.png", "b/slide2_50.jpg")]
+    assert found.look_alikes == [["b/slide2_2.png", "b/slide2_50.jpg"]]
     kept = {entry.name.split("/")[0]: entry.description for entry in disk_cache.list_entries()}
-    assert (
-        kept["alike"]
-        == "27 perceptual hashes of messy, used by `bioimg data` to find images that look alike"
-    )
+    assert kept["alike"] == "which of 27 images look alike"
 
 
 def test_split_previews_show_leaks(messy):
@@ -82,7 +76,7 @@ def test_split_previews_show_leaks(messy):
     assert sum(sum(part.values()) for part in stratified.images.values()) == 27
     assert stratified.leaks_groups is True
     assert stratified.duplicates in (0, 1)
-    assert stratified.near_duplicates in (0, 1)
+    assert stratified.look_alikes in (0, 1)
 
 
 def test_impossible_split_gives_the_reason(tmp_path):
@@ -111,62 +105,6 @@ def test_npz_file_is_audited(tmp_path):
     assert found.splits["folder"].images["train"] == {"0": 10, "1": 10}
 
 
-def test_altered_copies_look_alike_and_others_do_not(tmp_path):
-    for number in range(10):
-        (tmp_path / "b").mkdir(exist_ok=True)
-        with Image.open(smooth(tmp_path / "a" / f"{number}.png", seed=number)) as original:
-            original.point(lambda value: min(255, int(value * 1.05))).save(
-                tmp_path / "b" / f"{number}.png"
-            )
-    _, images = audit_images(DatasetConfig(data=str(tmp_path), image_size=32))
-    assert find_near_duplicates(images).tolist() == [[number, number + 10] for number in range(10)]
-
-
-@pytest.mark.parametrize(
-    ("names", "pattern", "groups"),
-    [
-        ([f"{n}AF_CRC-Prim-HE-0{n % 4}_{n}.tif_Row_{n}_Col_1" for n in range(20)], r"HE-(\d+)", 4),
-        ([f"patient {n % 5} image {n}" for n in range(20)], r"patient (\d+)", 5),
-        ([f"{'abcde'[n % 5]}_{n}" for n in range(20)], r"([^/_]+)_[^/]*$", 5),
-        ([f"case-{'abcde'[n % 5]}-{n}" for n in range(20)], r"([^/]+)-[^/-]*$", 5),
-        ([f"p{n % 6}/{n}" for n in range(24)], "parent", 6),
-    ],
-)
-def test_group_patterns_are_guessed_from_names(tmp_path, names, pattern, groups):
-    for number, name in enumerate(names):
-        write_noise_image(tmp_path / "ab"[number % 2] / f"{name}.png")
-    found = guess_group_patterns(list_images(DatasetConfig(data=str(tmp_path))))
-    assert (found[0].pattern, found[0].group_count) == (pattern, groups)
-    assert (
-        len(set(list_images(DatasetConfig(data=str(tmp_path), group_pattern=pattern)).groups))
-        == groups
-    )
-
-
-def test_pattern_guesses_show_mixed_up_patients(
-    tmp_path,
-):
-    for number in range(24):
-        write_noise_image(
-            tmp_path
-            / "ab"[number % 2]
-            / f"patient{'AB'[number % 4 // 2]}_slide{number % 3}_{number}.png"
-        )
-    found = {
-        one.pattern: (one.group_count, one.largest_group)
-        for one in guess_group_patterns(list_images(DatasetConfig(data=str(tmp_path))))
-    }
-    mixed = "the largest, 0, has 8 images, from a/patientA_slide0_0.png to a/patientB_slide0_6.png"
-    assert found[r"slide(\d+)"] == (3, mixed)
-    assert found[r"([^/]*slide\d+)"][0] == 6
-
-
-def test_running_numbers_make_no_groups(tmp_path):
-    for number in range(20):
-        write_noise_image(tmp_path / "ab"[number % 2] / f"img_{number}_row_{number % 3}.png")
-    assert guess_group_patterns(list_images(DatasetConfig(data=str(tmp_path)))) == []
-
-
 def test_contact_sheet_has_a_row_per_class(messy):
     _, images = audit_images(DatasetConfig(data=str(messy), image_size=32))
     sheet = np.asarray(draw_contact_sheet(images))
@@ -192,7 +130,7 @@ def test_data_command_prints_audit(messy, tmp_path):
         "from a/copy_slide1_99.png to b/slide1_9.png)",
         "a/copy_slide1_99.png = a/slide1_1.png",
         "imbalance       1.45 to 1 (largest to smallest class)",
-        "b/slide2_2.png ~ b/slide2_50.jpg",
+        "b/slide2_2.png = b/slide2_50.jpg",
         "stratified",
     ):
         assert expected in text
@@ -227,4 +165,4 @@ def test_many_copies_of_one_image_take_one_short_line(tmp_path):
     write_image_folder(tmp_path, count=10)
     lines = command(tmp_path, "--contact-sheet", "None").splitlines()
     (line,) = [line for line in lines if line.startswith("copies")]
-    assert "empty/01.png = empty/02.png = ... (61 copies)" in line
+    assert "a/p0_0.png = empty/00.png = empty/01.png = ... (61 in all)" in line
