@@ -21,6 +21,7 @@ from bioimg.data.copies import join_copies
 from bioimg.errors import UserError
 from bioimg.text import join_first, replace_controls
 
+
 @dataclass(frozen=True, kw_only=True)
 class DataCommand:
     """Show what is in a set of images, and what each split of it would contain."""

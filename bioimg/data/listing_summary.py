@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bioimg.data.image_index import ImageIndex
 from bioimg.data.image_set import SUBSETS, TRAIN, VAL
 from bioimg.data.load import ListedDataset
 from bioimg.data.splitting import draws_validation

@@ -148,8 +148,8 @@ def split_warnings(dataset: Dataset, split_method: str) -> list[str]:
     if split.leaked_pattern and images.likely_groups is not None:
         count = len(set(images.likely_groups.names))
         texts.append(
-            f"names suggest {count} groups, and images of one are in more than one subset: if these "
-            "are slides or patients, results are too good for new ones. Use --split grouped "
+            f"names suggest {count} groups, and images of one are in more than one subset: if "
+            "these are slides or patients, results are too good for new ones. Use --split grouped "
             f"--group-pattern '{split.leaked_pattern}'; `bioimg data` shows what is in them."
         )
     contradictions = find_contradictions(images)

@@ -14,6 +14,8 @@ from bioimg.training.distributed import WorkerGroup
 
 VIEW_COUNTS = {"none": 1, "dihedral": 8}
 """Number of views of an image that each augmentation has; view 0 is the unchanged image."""
+MIN_BATCH_IMAGES = 2
+"""Images that BatchNorm needs where each has one value per channel, as small images have."""
 
 
 class Batch(NamedTuple):
@@ -83,15 +85,17 @@ def iter_training_steps(
 ) -> Iterator[TrainingStep]:
     """Yield the steps of an epoch as one worker sees them.
 
-    Over all workers, every image of the epoch is in one step.
+    Over all workers, every image of the epoch is in one step. Batches are the same for any number
+    of workers. A worker has two images of a batch or more, or takes no part in it: BatchNorm can't
+    take one.
     """
     for start, stop in batch_bounds(len(epoch_images.indices), batch_size):
-        share = group.shard(np.arange(start, stop))
+        share = group.shard(np.arange(start, stop), min_share=MIN_BATCH_IMAGES)
         if len(share):
             yield TrainingStep(epoch_images.select(share), group.size / (stop - start))
         else:
             # DDP needs a backward pass from every worker: this one doesn't count
-            first = np.arange(start, start + 1)
+            first = np.arange(start, min(start + MIN_BATCH_IMAGES, stop))
             yield TrainingStep(epoch_images.select(first), 0.0)
 
 
@@ -101,7 +105,7 @@ def batch_bounds(images: int, batch_size: int) -> list[tuple[int, int]]:
     A last batch of a single image joins the one before it, since BatchNorm can't take it.
     """
     starts = list(range(0, images, batch_size))
-    if len(starts) > 1 and images - starts[-1] == 1:
+    if len(starts) > 1 and images - starts[-1] < MIN_BATCH_IMAGES:
         starts.pop()
     stops = [*starts[1:], images]
     return list(zip(starts, stops, strict=True))

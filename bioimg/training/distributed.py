@@ -22,9 +22,13 @@ class WorkerGroup:
     rank: int = 0
     size: int = 1
 
-    def shard(self, indices: np.ndarray) -> np.ndarray:
-        """Return this process's share. The shares are disjoint and together complete."""
-        return indices[self.rank :: self.size]
+    def shard(self, indices: np.ndarray, min_share: int = 1) -> np.ndarray:
+        """Return this process's share. The shares are disjoint and together complete.
+
+        Where there isn't `min_share` for every process, the last ones get nothing.
+        """
+        sharing = max(1, min(self.size, len(indices) // min_share))
+        return indices[self.rank :: sharing] if self.rank < sharing else indices[:0]
 
     def wrap_module(self, module: nn.Module, device: torch.device) -> nn.Module:
         """Return the module with gradients averaged over the processes."""

@@ -94,6 +94,13 @@ def test_last_batch_of_one_image_joins_previous():
     assert batch_bounds(10, 4) == [(0, 4), (4, 8), (8, 10)]
 
 
+@pytest.mark.parametrize("images", [2, 3, 5, 34, 39])
+@pytest.mark.parametrize("workers", [2, 3, 8])
+def test_no_worker_gets_a_single_image(images, workers):
+    for steps in worker_steps(draw(images), 16, workers):
+        assert min(len(step.batch.indices) for step in steps) >= 2
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
 def test_worker_shares_form_the_batches_of_one_worker(workers):
     epoch_images = draw(50, epoch=2)
