@@ -11,7 +11,8 @@ from torchvision import models
 import bioimg.models.resnext_tiny  # noqa: F401  (registers resnext_tiny)
 from bioimg.config import ModelConfig
 from bioimg.errors import UserError, unknown_value_error
-from bioimg.models.pretrained_weights import check_and_strip_head, load_weights, weights_entry
+from bioimg.models.pretrained_weights import load_weights, weights_entry
+from bioimg.models.state_dicts import load_backbone
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +145,7 @@ def _is_from_torchvision(model_name: str) -> bool:
 def _pretrained_model(model_name: str, weights: str) -> nn.Module:
     """Return a model with its pretrained weights, kept so that a warm lane reads them only once."""
     model = _new_model(model_name)
-    tensors = load_weights(model_name, weights)
-    backbone = check_and_strip_head(tensors, model, find_head_name(model_name), weights)
-    model.load_state_dict(backbone, strict=False)
+    load_backbone(model, load_weights(model_name, weights), find_head_name(model_name), weights)
     return model
 
 

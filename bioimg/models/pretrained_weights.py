@@ -8,9 +8,9 @@ import contextlib
 import pickle
 import zipfile
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
-from urllib.error import URLError
 
 import safetensors.torch
 import torch
@@ -19,11 +19,8 @@ from safetensors import SafetensorError
 from torchvision.models import WeightsEnum, get_model_weights
 
 from bioimg.errors import UserError, unknown_value_error
-from bioimg.text import join_first
 
 WEIGHTS_FILE_SUFFIXES = (".pth", ".pt", ".safetensors")
-LISTED_TENSORS = 5
-"""Names of tensors that an error lists of each kind."""
 UNREADABLE_ERRORS = (
     SafetensorError,
     pickle.UnpicklingError,
@@ -82,45 +79,16 @@ def weights_normalisation(model: str, weights: str) -> Normalisation:
     return Normalisation(tuple(preset.mean), tuple(preset.std))
 
 
-def load_weights(model: str, weights: str) -> dict[str, torch.Tensor]:
-    """Load the tensors of a weights name other than `none` on the CPU, as stored, with any head.
+def load_weights(model: str, weights: str) -> Mapping[str, torch.Tensor]:
+    """Load the state dict of a weights name other than `none` on the CPU, as stored.
+
+    It has a head, and the versions of its names (see `bioimg.models.state_dicts`).
 
     Raises:
         UserError: they aren't cached and can't be downloaded, or the file can't be read.
     """
     entry = weights_entry(model, weights)
     return _fetch_weights(entry) if entry else _read_weights_file(Path(weights))
-
-
-def check_and_strip_head(
-    tensors: Mapping[str, torch.Tensor], model: torch.nn.Module, head_name: str, weights: str
-) -> dict[str, torch.Tensor]:
-    """Return the tensors without the head, after checking that they are exactly the model's.
-
-    Raises:
-        UserError: tensors are missing, unexpected or of another shape. It lists them.
-    """
-    given = _without_head(tensors, head_name)
-    needed = _without_head(model.state_dict(), head_name)
-    missing, reshaped = [], []
-    for name, tensor in needed.items():
-        if name not in given:
-            # files from before this counter existed lack it; nothing that is computed depends on it
-            if not name.endswith("num_batches_tracked"):
-                missing.append(name)
-        elif given[name].shape != tensor.shape:
-            reshaped.append(f"{name} ({tuple(given[name].shape)} for {tuple(tensor.shape)})")
-    unexpected = [name for name in given if name not in needed]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
-    details = "; ".join(
-        f"{kind}: {join_first(names, LISTED_TENSORS)}" for kind, names in problems.items() if names
-    )
-    if details:
-        raise UserError(
-            f"the value of `weights` is {weights!r}, but its tensors must be those of `model`. "
-            f"{details}."
-        )
-    return given
 
 
 def require_same_weights(weights: str, digest: str, earlier: str | None) -> None:
@@ -138,12 +106,7 @@ def require_same_weights(weights: str, digest: str, earlier: str | None) -> None
         )
 
 
-def _without_head(tensors: Mapping[str, torch.Tensor], head_name: str) -> dict[str, torch.Tensor]:
-    prefix = f"{head_name}."
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
-
-
-def _fetch_weights(entry: WeightsEnum) -> dict[str, torch.Tensor]:
+def _fetch_weights(entry: WeightsEnum) -> Mapping[str, torch.Tensor]:
     """Read weights from torch's own folder, after downloading them if needed.
 
     If several processes need a file that isn't there, one downloads it and the others wait.
@@ -152,8 +115,19 @@ def _fetch_weights(entry: WeightsEnum) -> dict[str, torch.Tensor]:
     needs_download = entry.url.startswith("http") and not target.exists()
     try:
         with _download_lock(target) if needs_download else contextlib.nullcontext():
-            return dict(entry.get_state_dict(progress=True, check_hash=True, weights_only=True))
-    except (URLError, OSError) as error:
+            return entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except UNREADABLE_ERRORS as error:
+        if not target.exists():
+            raise UserError(
+                f"the value of `weights` is {entry.name!r}, but what came from {entry.url} isn't "
+                f"that file: {_first_line(error)}. Try again, or copy the file to {target}."
+            ) from error
+        raise UserError(
+            f"the value of `weights` is {entry.name!r}, but its file {target} is cut off or "
+            f"damaged: {_first_line(error)}. Delete it and run the same command again to download "
+            "it anew."
+        ) from error
+    except (OSError, HTTPException) as error:
         raise UserError(
             f"the value of `weights` is {entry.name!r}, but it isn't on this machine and can't be "
             f"downloaded ({error}). Download {entry.url} on a machine with network access and copy "
@@ -166,23 +140,29 @@ def _download_lock(target: Path) -> FileLock:
     return FileLock(f"{target}.lock")
 
 
-def _read_weights_file(path: Path) -> dict[str, torch.Tensor]:
+def _read_weights_file(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             tensors = safetensors.torch.load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE_ERRORS as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"the value of `weights` is {str(path)!r}, but it can't be read as tensors: {reason}"
+            f"the value of `weights` is {str(path)!r}, but it can't be read as tensors: "
+            f"{_first_line(error)}. Is it whole? Copy or download it again."
         ) from error
     if not _is_state_dict(tensors):
         raise UserError(
             f"the value of `weights` is {str(path)!r}, but it must hold a state dict: names and "
             "tensors, nothing else. Save `model.state_dict()`."
         )
-    return dict(tensors)
+    return tensors
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of a message, without its full stop, or the name of the exception."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
 
 
 def _is_state_dict(content: object) -> bool:

@@ -13,6 +13,7 @@ from bioimg.models.classifier import Classifier, build_classifier
 from bioimg.models.cpu_kernels import use_cpu_kernels
 from bioimg.models.feature_extractor import make_feature_extractor
 from bioimg.models.pretrained_weights import Normalisation
+from bioimg.models.state_dicts import load_own_state
 from bioimg.training import precision
 from bioimg.training.batches import Batch
 from bioimg.training.evaluation import gather_outputs
@@ -36,7 +37,7 @@ def predict_probabilities(
     # all tensors come from the saved model
     config = dataclasses.replace(trial.model_config, weights="none")
     classifier = build_classifier(config, classes)
-    classifier.model.load_state_dict(saved.tensors)
+    load_own_state(classifier.model, saved.tensors)
     classifier.model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     normalisation = Normalisation(*saved.metadata["normalisation"])
     source = ImageBatches(images, trial.dataset_config, normalisation, device)

@@ -14,6 +14,7 @@ from bioimg.models.classifier import build_classifier
 from bioimg.models.cpu_kernels import use_cpu_kernels
 from bioimg.models.feature_extractor import backbone_digest
 from bioimg.models.pretrained_weights import require_same_weights, weights_normalisation
+from bioimg.models.state_dicts import load_own_state
 from bioimg.results.epoch_summary import best_epoch
 from bioimg.results.score import Score, resolve_score
 from bioimg.training import precision
@@ -167,7 +168,7 @@ class TrialTrainer:
 
     def restore_best(self) -> None:
         """Return to the weights of the best epoch."""
-        self.trained_module.load_state_dict(self.best_weights)
+        load_own_state(self.trained_module, self.best_weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything needed to resume: tensors, numbers and names only."""
@@ -188,7 +189,7 @@ class TrialTrainer:
         """
         if self.weights_digest:
             require_same_weights(self.trial.weights, self.weights_digest, state["weights_digest"])
-        self.trained_module.load_state_dict(state["learner"])
+        load_own_state(self.trained_module, state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_weights = state["best"]
         self.history = []
