@@ -1,6 +1,7 @@
 """The programs: the `bioimg` command and `experiments/grid.py`."""
 
 import importlib.metadata
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -102,6 +103,10 @@ def _run_subcommand(args: Sequence[str]) -> int:
 
 def _run_reporting_errors(program: Callable[[], int], interruption_hint: str) -> int:
     """Run a program. Errors that the user can fix are shown without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # names may have letters that the terminal's encoding lacks; a notebook's stream has none
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         return program()
     except UserError as error:

@@ -44,6 +44,11 @@ from the environment that Ray was started in: on a cluster that was joined, Ray'
 QUIET_INIT_OPTIONS = {"log_to_driver": False, "logging_level": "ERROR"}
 JOIN_TIMEOUT_S = 40.0
 """Seconds in which a cluster must let this machine in."""
+MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
+"""Bytes that the path of a Unix socket may take."""
+SOCKET_SUFFIX = "/ray/session_2026-01-31_12-00-00_123456_1234567/sockets/plasma_store"
+"""What Ray appends to the folder for temporary files, for its longest socket."""
+SHORT_TEMP_FOLDER = "/tmp/bioimg-ray-{user}"
 EXIT_GRACE_S = 10.0
 """Seconds after a loss by which the program should have ended."""
 TOKEN_HINT = (
@@ -138,13 +143,35 @@ def probe_address(address: str) -> None:
 
 
 def start_local_ray() -> None:
-    """Start Ray on this machine alone, unless a cluster has been joined."""
+    """Start Ray on this machine alone, unless a cluster has been joined.
+
+    Raises:
+        UserError: Ray can't start here.
+    """
     token_path = Path.home() / ".ray" / "auth_token"
     if not ray.is_initialized():
-        create_auth_token(token_path)
-        ray.init(address="local", **QUIET_INIT_OPTIONS)
+        try:
+            create_auth_token(token_path)
+            ray.init(address="local", _temp_dir=choose_temp_folder(), **QUIET_INIT_OPTIONS)
+        except Exception as error:  # Ray raises what its many libraries raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise UserError(
+                f"Ray can't start on this machine: {reason}. `bioimg doctor` checks the machine; "
+                "--local runs without Ray, one trial after another."
+            ) from error
     if token_path.exists():
         token_path.chmod(0o600)  # `ray get-auth-token` makes it readable for all
+
+
+def choose_temp_folder() -> str | None:
+    """Return a folder for Ray's files if the path of the usual one is too long for its sockets.
+
+    Such paths are usual under Slurm, where TMPDIR is a folder of the job.
+    """
+    usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if len(os.fsencode(usual + SOCKET_SUFFIX)) <= MAX_SOCKET_BYTES:
+        return None
+    return SHORT_TEMP_FOLDER.format(user=os.getuid())
 
 
 def create_auth_token(path: Path) -> None:

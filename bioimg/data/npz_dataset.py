@@ -76,8 +76,8 @@ def _open_npz(file: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except UserError:
         raise
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-        raise _npz_error(file, f"can't be read: {error}") from error
+    except Exception as error:  # zipfile, zlib and numpy have exceptions of their own
+        raise _npz_error(file, f"can't be read: {error or type(error).__name__}") from error
 
 
 def _iter_member_images(member: IO[bytes]) -> Iterator[DecodedImage]:

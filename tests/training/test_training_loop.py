@@ -118,7 +118,8 @@ def test_worker_shares_form_the_batches_of_one_worker(workers):
 def test_worker_without_images_takes_a_step_that_does_not_count():
     shares = worker_steps(draw(6), 4, workers=4)
     assert [len(share) for share in shares] == [2, 2, 2, 2]
-    assert [share[1].loss_factor for share in shares] == [2.0, 2.0, 0.0, 0.0]
+    assert [share[0].loss_factor for share in shares] == [1.0, 1.0, 0.0, 0.0]
+    assert [share[1].loss_factor for share in shares] == [2.0, 0.0, 0.0, 0.0]
 
 
 def test_order_and_views_depend_on_epoch_and_seed():
