@@ -1,7 +1,7 @@
 """Load state dicts as torchvision does: they hold tensors, and versions of the modules' names.
 
-`torch.load` keeps the versions, while dicts and files of other kinds lose them. Some models, such as
-MNASNet and vision transformers, rename tensors by version or refuse those without one.
+`torch.load` keeps the versions, while dicts and files of other kinds lose them. Some models, such
+as MNASNet and vision transformers, rename tensors by version or refuse those without one.
 """
 
 import re
