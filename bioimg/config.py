@@ -193,8 +193,8 @@ class TrialConfig:
     group_pattern: str | None = config_field(
         None,
         "Regular expression for image paths, whose first (...) matches the image's group (slide, "
-        "patient); or `parent`: the name of the folder that holds the image is its group; or `copies`: "
-        "images that look alike, also turned or mirrored, are a group",
+        "patient); or `parent`: the name of the folder that holds the image is its group; or "
+        "`copies`: images that look alike, also turned or mirrored, are a group",
     )
     model: str = config_field(
         "resnext50_32x4d",

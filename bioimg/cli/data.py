@@ -30,8 +30,8 @@ class DataCommand:
     """Folder, table, .npz or name of a set, as for --data of an experiment"""
     group_pattern: str | None = None
     """Regular expression for image paths, whose first (...) matches the image's group (slide,
-    patient); or `parent`: the name of the image's folder is its group; or `copies`: images that look
-    alike are a group. Without it, patterns are guessed"""
+    patient); or `parent`: the name of the image's folder is its group; or `copies`: images that
+    look alike are a group. Without it, patterns are guessed"""
     columns: str | None = None
     """Column names of a table that aren't path, label, group and split, as in
     path=file,label=diagnosis"""
