@@ -21,6 +21,9 @@ The data fingerprint identifies the images, and a results folder has one score.
 """
 MIN_TEST_GROUPS = 5
 """With fewer independent groups among the test images, resampling them understates uncertainty."""
+HEAD_EPOCHS_DIVISOR = 5
+MIN_HEAD_EPOCHS = 2
+"""With `freeze` head-first, the head is trained alone in this part of the epochs, and this long."""
 
 
 def config_field(
@@ -207,8 +210,9 @@ class TrialConfig:
     )
     freeze: str = config_field(
         "none",
-        "Layers that aren't trained: none; features (all but the head); or a stage (layer1, "
-        "layer2, ...) and all before it",
+        "Layers that aren't trained: none; features (all but the head); a stage (layer1, "
+        "layer2, ...) and all before it; or head-first: all but the head for a fifth of the epochs "
+        "(at least 2), then none",
     )
     batch_size: int = config_field(
         32, "Images per optimizer step, over all workers together", at_least=1
@@ -231,12 +235,20 @@ class TrialConfig:
     )
     head_rate_factor: float = config_field(
         1.0,
-        "While the backbone is frozen (freeze features), the head is trained with `learning_rate` "
-        "times this: a head alone needs larger steps",
+        "While the head is trained alone (freeze features, head-first), its learning rate is "
+        "`learning_rate` times this: a head alone needs larger steps",
         above=0,
     )
+    warmup: int = config_field(
+        0,
+        "Epochs in which the learning rate rises from 0, by the same amount at each step; with "
+        "head-first, the first ones that train all layers",
+        at_least=0,
+    )
     schedule: str = config_field(
-        "constant", "Course of the learning rate over the epochs", choices=("constant", "cosine")
+        "constant",
+        "Course of the learning rate over the epochs after the warm-up",
+        choices=("constant", "cosine"),
     )
     optimizer: str = config_field(
         "adamw", "Optimizer: adamw, or sgd with momentum 0.9", choices=("adamw", "sgd")
@@ -294,6 +306,22 @@ class TrialConfig:
                 "Change one of the two."
             )
         self._check_folds()
+        self._check_phases()
+
+    def _check_phases(self) -> None:
+        fewest = MIN_HEAD_EPOCHS + 1
+        if self.freeze == "head-first" and self.epochs < fewest:
+            raise UserError(
+                f"the value of `epochs` is {self.epochs}, but must be `epochs >= {fewest}` with "
+                f"`freeze` 'head-first', which trains the head for {MIN_HEAD_EPOCHS} epochs before "
+                "it trains all layers."
+            )
+        following = self.epochs - self.head_epochs
+        if self.warmup >= following:
+            raise UserError(
+                f"the value of `warmup` is {self.warmup}, but must be `warmup < {following}`, the "
+                "number of epochs that it is part of. Lower it, or raise `epochs`."
+            )
 
     def _check_folds(self) -> None:
         if self.folds in (1, 2):
@@ -331,6 +359,21 @@ class TrialConfig:
     def head_learning_rate(self) -> float:
         """The initial learning rate of a head that is trained alone, on a frozen backbone."""
         return self.learning_rate * self.head_rate_factor
+
+    @property
+    def head_epochs(self) -> int:
+        """The number of epochs before all layers are trained: 0 unless `freeze` is head-first.
+
+        Until then the head is trained alone: linear probing, then fine-tuning (LP-FT; Kumar et al.
+        2022, arXiv:2202.10054).
+        """
+        if self.freeze != "head-first":
+            return 0
+        return max(MIN_HEAD_EPOCHS, self.epochs // HEAD_EPOCHS_DIVISOR)
+
+    def trains_head_alone(self, epoch: int) -> bool:
+        """Return True if an epoch, counted from 1, trains the head on cached features."""
+        return self.freeze == "features" or epoch <= self.head_epochs
 
     @property
     def key(self) -> str:

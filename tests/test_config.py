@@ -28,6 +28,15 @@ from bioimg.results import schema
             "the value of `split` is 'random', but must be one of: auto, stratified, grouped",
         ),
         (
+            {"freeze": "head-first", "epochs": 2},
+            "the value of `epochs` is 2, but must be `epochs >= 3` with `freeze` 'head-first'",
+        ),
+        ({"warmup": 4, "epochs": 4}, "the value of `warmup` is 4, but must be `warmup < 4`"),
+        (
+            {"warmup": 8, "epochs": 10, "freeze": "head-first"},
+            "the value of `warmup` is 8, but must be `warmup < 8`",
+        ),
+        (
             {"batch_size": 9, "workers": 2},
             "`batch_size` is 9, but must be a multiple of `workers`, which is 2",
         ),
@@ -71,6 +80,7 @@ OTHER = {
         "epochs": 2,
         "learning_rate": 0.1,
         "head_rate_factor": 10.0,
+        "warmup": 1,
         "schedule": "cosine",
         "optimizer": "sgd",
     },
@@ -101,6 +111,13 @@ def test_the_key_does_not_depend_on_the_score_of_which_a_results_folder_has_one(
 
 def test_a_field_at_its_default_is_not_part_of_the_key_so_that_new_fields_keep_old_rows():
     assert TrialConfig(seed=0).key == TrialConfig().key
+
+
+def test_head_comes_first_for_a_fifth_of_the_epochs_and_at_least_two():
+    lengths = (3, 10, 14, 15, 50)
+    trials = [TrialConfig(freeze="head-first", epochs=epochs) for epochs in lengths]
+    assert [trial.head_epochs for trial in trials] == [2, 2, 2, 3, 10]
+    assert [trials[1].trains_head_alone(epoch) for epoch in (1, 2, 3)] == [True, True, False]
 
 
 def test_every_field_is_a_column_of_the_table():

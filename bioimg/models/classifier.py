@@ -168,13 +168,13 @@ def _new_model(model_name: str) -> nn.Module:
 
 def _freeze_stages(model: nn.Module, head_name: str, config: ModelConfig) -> tuple[nn.Module, ...]:
     """Turn off gradients as `freeze` says. Return the modules that are frozen entirely."""
-    if config.freeze == "none":
+    if config.freeze in ("none", "head-first"):
         return ()
     if config.freeze == "features":
         return _freeze_backbone(model, head_name)
     stages = stage_names(model, head_name)
     if config.freeze not in stages:
-        known = ["none", "features", *stages]
+        known = ["none", "features", "head-first", *stages]
         hint = f"(The stages are those of `model` {config.model!r}.)"
         raise unknown_value_error("freeze", config.freeze, known, hint)
     # a parameter outside of all stages, such as a ViT's class token, is used before the first block

@@ -239,12 +239,14 @@ def _trial_costs(trials: pd.DataFrame, price: float | None) -> pd.DataFrame:
     # null instead of infinite for a trial that ran no epoch
     seconds_per_epoch = trials["train_seconds"] / epochs_run.where(epochs_run.gt(0))
     seconds_stopped = epochs_stopped * seconds_per_epoch
-    has_cached_features = trials["features"].eq("cached")
+    # rows of earlier versions, in which such a trial trained nothing else, lack the number
+    all_cached = epochs_run.where(trials["features"].eq("cached"), 0)
+    epochs_cached = trials["head_epochs"].fillna(all_cached)
     return trials.assign(
         device_seconds=device_seconds,
         epochs_stopped=epochs_stopped,
         seconds_stopped=seconds_stopped.where(epochs_stopped.gt(0)),
-        epochs_cached=epochs_run.where(has_cached_features, 0),
+        epochs_cached=epochs_cached,
         price=None if price is None else device_seconds / SECONDS_PER_HOUR * price,
     )
 

@@ -19,7 +19,13 @@ from bioimg.report.formatting import (
     format_number,
     format_percent,
 )
-from bioimg.report.translation import column_header, read_catalogue, setting_label, translate
+from bioimg.report.translation import (
+    NAMED_FREEZES,
+    column_header,
+    read_catalogue,
+    setting_label,
+    translate,
+)
 from bioimg.results.configurations import configuration_keys
 from bioimg.results.looks import Look
 from bioimg.results.result_store import recorded_score
@@ -264,7 +270,7 @@ class _Description:
         yield self._say("output")
         layers = []
         for value in self._known_values("freeze"):
-            code = f"freeze_{value}" if value in ("none", "features") else "freeze_stage"
+            code = f"freeze_{value}" if value in NAMED_FREEZES else "freeze_stage"
             layers.append(translate(f"methods.{code}", self.lang, stage=value))
         yield self._say("layers", layers=self._either(layers))
         if self._known_values("freeze") != ["none"]:
@@ -297,8 +303,12 @@ class _Description:
             rates=self._either_number("learning_rate"),
             decays=self._either_number("weight_decay"),
         )
-        if (self._trials["freeze"].eq("features") & self._trials["head_rate_factor"].ne(1)).any():
+        trains_head_alone = self._trials["freeze"].isin(("features", "head-first"))
+        if (trains_head_alone & self._trials["head_rate_factor"].ne(1)).any():
             yield self._say("head_rate", factors=self._either_number("head_rate_factor"))
+        warmups = [epochs for epochs in self._known_values("warmup") if epochs]
+        if warmups:
+            yield self._say("warmup", epochs=self._either(warmups))
         yield self._say("schedule", schedule=self._either_choice("schedule"))
         yield self._say("batch_size", sizes=self._either_number("batch_size"))
         workers = [count for count in self._known_values("workers") if count > 1]

@@ -11,6 +11,8 @@ from importlib import resources
 from bioimg.errors import unknown_value_error
 
 LANGUAGES = ("en", "zh-TW")
+NAMED_FREEZES = ("none", "features", "head-first")
+"""Values of `freeze` that have a text of their own; the others are stages of a model."""
 
 
 def translate(key: str, lang: str, /, **values: object) -> str:
@@ -62,7 +64,7 @@ def setting_value(field: str, value: object, lang: str) -> str:
     """Return the value of a field as readers know it: `head only` instead of `features`."""
     if field != "freeze":
         return str(value)
-    if value in ("none", "features"):
+    if value in NAMED_FREEZES:
         return translate(f"setting.freeze_{value}", lang)
     return translate("setting.freeze_stage", lang, stage=value)
 

@@ -45,6 +45,7 @@ TRIALS_SCHEMA = pa.schema(
         pa.field("precision_used", pa.string()),
         pa.field("batch_norm", pa.string()),
         pa.field("features", pa.string()),
+        pa.field("head_epochs", pa.int64()),
         pa.field("features_seconds", pa.float64()),
         pa.field("trained_parameters", pa.int64()),
         pa.field("continued_from", pa.string()),
@@ -118,6 +119,9 @@ several subsets. `ignored_files` are those that may be images but have no known 
 
 `weights_digest` covers everything that `weights` names except the head, before any training. It is
 null for random weights, which the seed determines.
+
+`features` says where the head got its inputs from. `head_epochs` counts the epochs in which the head
+was trained alone, on cached features; it is null in rows of earlier versions.
 
 `continued_from` is the key of a shorter but otherwise equal trial. Its epochs are the first ones of
 this trial. They weren't trained again, and count in all columns as if they had been.

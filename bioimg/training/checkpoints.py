@@ -96,12 +96,16 @@ def has_state(store: ResultStore, key: str) -> bool:
 def shorter_trial_keys(trial: TrialConfig) -> Iterator[str]:
     """Yield the keys of trials that differ in having fewer epochs, the longest first.
 
-    While the learning rate is constant, their epochs are the first ones of this trial to the last
-    bit. Otherwise there are none.
+    While the learning rate is constant after its warm-up, their epochs are the first ones of this
+    trial to the last bit. Otherwise there are none. A head that is trained first must have been
+    trained as long.
     """
-    if trial.schedule == "constant":
-        for epochs in range(trial.epochs - 1, 0, -1):
-            yield replace(trial, epochs=epochs).key
+    if trial.schedule != "constant":
+        return
+    for epochs in range(trial.epochs - 1, trial.head_epochs + trial.warmup, -1):
+        shorter = replace(trial, epochs=epochs)
+        if shorter.head_epochs == trial.head_epochs:
+            yield shorter.key
 
 
 def save_completed(

@@ -34,6 +34,7 @@ def train(trainer: TrialTrainer) -> Iterator[EpochMetrics]:
     for epoch in range(len(trainer.history) + 1, trial.epochs + 1):
         if trainer.out_of_patience:
             return
+        trainer.start_phase(epoch)
         started = time.perf_counter()
         trainer.start_epoch(epoch)
         epoch_images = draw_epoch(
@@ -47,7 +48,10 @@ def train(trainer: TrialTrainer) -> Iterator[EpochMetrics]:
         losses = []
         correct = torch.zeros((), dtype=torch.int64, device=trainer.device)
 
-        for batch, loss_factor in iter_training_steps(epoch_images, trial.batch_size, group):
+        for step, (batch, loss_factor) in enumerate(
+            iter_training_steps(epoch_images, trial.batch_size, group), start=1
+        ):
+            trainer.set_learning_rate(epoch, step / len(batch_sizes))
             targets = labels_on_device[to_device(batch.indices, trainer.device)]
             logits = trainer.forward(batch)
             loss_sum = F.cross_entropy(logits, targets, trainer.class_weights, reduction="sum")

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from bioimg.config import TrialConfig
+
 SGD_MOMENTUM = 0.9
 
 
@@ -26,14 +28,30 @@ def make_optimizer(
     return torch.optim.AdamW(trained, learning_rate, weight_decay=weight_decay, fused=True)
 
 
-def scheduled_learning_rate(initial: float, schedule: str, epoch: int, epochs: int) -> float:
-    """Return the learning rate of an epoch, counted from 1.
+def scheduled_learning_rate(trial: TrialConfig, epoch: int, epoch_share: float) -> float:
+    """Return the learning rate of a step.
 
-    It is constant, or follows half a cosine from the initial rate towards 0.
+    After the warm-up it is constant, or follows half a cosine towards 0, epoch by epoch. Where the
+    head is trained first, the schedule starts again when all layers are trained.
+
+    Args:
+        trial: the trial that makes the step.
+        epoch: the number of the epoch, from 1.
+        epoch_share: the share of the epoch's steps that were made, this one included.
     """
-    if schedule == "constant":
+    initial = trial.learning_rate
+    if trial.trains_head_alone(epoch):
+        initial = trial.head_learning_rate
+    epochs, warmup = trial.epochs - trial.head_epochs, trial.warmup
+    epochs_done = epoch - 1 - trial.head_epochs
+    if epochs_done < 0:
+        epochs, warmup, epochs_done = trial.head_epochs, 0, epoch - 1
+    if epochs_done < warmup:
+        return initial * (epochs_done + epoch_share) / warmup
+    if trial.schedule == "constant":
         return initial
-    return initial * (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
+    progress = (epochs_done - warmup) / (epochs - warmup)
+    return initial * (1 + math.cos(math.pi * progress)) / 2
 
 
 def balanced_class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:

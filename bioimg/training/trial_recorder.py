@@ -231,12 +231,25 @@ def _training_columns(trainer: TrialTrainer) -> Row:
         "weights_digest": trainer.weights_digest,
         "precision_used": precision.dtype_name(trainer.dtype),
         "batch_norm": batch_norm_scope(trainer),
-        "features": "computed" if trainer.features_seconds is None else "cached",
+        "features": _features_origin(trainer),
+        "head_epochs": _count_head_epochs(trainer),
         "features_seconds": trainer.features_seconds,
         "continued_from": trainer.continued_from,
         "out_of_patience": trainer.out_of_patience,
         "trained_parameters": sum(parameter.numel() for parameter in trained),
     }
+
+
+def _count_head_epochs(trainer: TrialTrainer) -> int:
+    trial = trainer.trial
+    return sum(trial.trains_head_alone(epoch.epoch) for epoch in trainer.history)
+
+
+def _features_origin(trainer: TrialTrainer) -> str:
+    head_epochs = _count_head_epochs(trainer)
+    if not head_epochs:
+        return "computed"
+    return "cached" if head_epochs == len(trainer.history) else "cached, then computed"
 
 
 def batch_norm_scope(trainer: TrialTrainer) -> str | None:

@@ -1,6 +1,7 @@
 """A trial in this process: its model, its data on the device, and its progress."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,13 +54,13 @@ class TrialTrainer:
 
     Attributes:
         score_used: the score that the trial is measured by.
-        trained_module: what the optimizer changes: the whole model, or only its head if the
+        trained_module: what the optimizer changes: the whole model, or only its head while the
             backbone is frozen. Its inputs are then features that were computed once.
         input_source: where `trained_module` gets its inputs from.
         weights_digest: identifies the tensors behind the name of the weights; None for random ones.
         features_seconds: time in which as many workers compute the features, whichever trial has
-            done it; None if the backbone isn't frozen.
-        best_weights: state of `trained_module` after the best epoch.
+            done it; None if the backbone is never frozen.
+        best_weights: state of `trained_module` with the weights of the best epoch.
         continued_from: key of the shorter trial that trained the first epochs, if any.
     """
 
@@ -81,29 +82,18 @@ class TrialTrainer:
         self.score_used: Score = resolve_score(trial.score, images.class_counts)
         precision.allow_tf32(trial.tf32)
 
-        self._build_model()
-        self._prepare_inputs()
-        self._wrap_for_training()
-
         self.class_weights: torch.Tensor | None = None
         if trial.class_weights == "balanced":
             weights = balanced_class_weights(images.labels[split.train], len(images.classes))
             self.class_weights = weights.to(device)
-        self.optimizer = make_optimizer(
-            trial.optimizer,
-            self.trained_module.parameters(),
-            self.initial_learning_rate,
-            trial.weight_decay,
-        )
         self.history: list[EpochMetrics] = []
         self.best_weights: dict[str, torch.Tensor] = {}
+        self.features_seconds: float | None = None
         self.continued_from: str | None = None
 
-    @property
-    def initial_learning_rate(self) -> float:
-        """The learning rate before its schedule; a head alone has its own."""
-        is_head_alone = self.trial.freeze == "features"
-        return self.trial.head_learning_rate if is_head_alone else self.trial.learning_rate
+        self._build_model()
+        self._trains_head_alone: bool | None = None
+        self.start_phase(epoch=1)
 
     @property
     def best_epoch(self) -> int:
@@ -112,19 +102,42 @@ class TrialTrainer:
 
     @property
     def out_of_patience(self) -> bool:
-        """True if the validation loss hasn't fallen for `patience` epochs."""
-        return 0 < self.trial.patience <= len(self.history) - self.best_epoch
+        """True if the validation loss hasn't fallen for `patience` epochs.
+
+        Epochs that train the head before all layers don't count.
+        """
+        last_progress = max(self.best_epoch, self.trial.head_epochs)
+        return 0 < self.trial.patience <= len(self.history) - last_progress
+
+    def start_phase(self, epoch: int) -> None:
+        """Prepare what an epoch trains, the head or the model, unless the one before trained it."""
+        trains_head_alone = self.trial.trains_head_alone(epoch)
+        if trains_head_alone == self._trains_head_alone:
+            return
+        self._trains_head_alone = trains_head_alone
+        if trains_head_alone:
+            self._prepare_head()
+        else:
+            self._prepare_model()
+        self._wrap_for_training()
+        self.optimizer = make_optimizer(
+            self.trial.optimizer,
+            self.trained_module.parameters(),
+            self.trial.learning_rate,
+            self.trial.weight_decay,
+        )
 
     def start_epoch(self, epoch: int) -> None:
-        """Prepare an epoch: dropout's random state, the learning rate and train mode."""
+        """Prepare an epoch: dropout's random state and train mode."""
         seed = (self.trial.seed, epoch, self.worker_group.rank)
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        learning_rate = scheduled_learning_rate(
-            self.initial_learning_rate, self.trial.schedule, epoch, self.trial.epochs
-        )
+        self.set_train_mode()
+
+    def set_learning_rate(self, epoch: int, epoch_share: float) -> None:
+        """Set the learning rate of a step (see `scheduled_learning_rate`)."""
+        learning_rate = scheduled_learning_rate(self.trial, epoch, epoch_share)
         for parameter_group in self.optimizer.param_groups:
             parameter_group["lr"] = learning_rate
-        self.set_train_mode()
 
     def set_train_mode(self) -> None:
         """Put what is trained into train mode; what is frozen stays in eval mode."""
@@ -160,10 +173,7 @@ class TrialTrainer:
         """Add an epoch to the history, and keep its weights if it is the best one."""
         self.history.append(epoch)
         if self.best_epoch == epoch.epoch:
-            state = self.trained_module.state_dict()
-            self.best_weights = {
-                name: tensor.detach().cpu().clone() for name, tensor in state.items()
-            }
+            self.best_weights = _copy_to_cpu(self.trained_module.state_dict())
         return epoch
 
     def restore_best(self) -> None:
@@ -177,6 +187,7 @@ class TrialTrainer:
             "optimizer": self.optimizer.state_dict(),
             "best": self.best_weights,
             "history": [dataclasses.asdict(epoch) for epoch in self.history],
+            "features_seconds": self.features_seconds,
             "continued_from": self.continued_from,
             "weights_digest": self.weights_digest,
         }
@@ -189,6 +200,7 @@ class TrialTrainer:
         """
         if self.weights_digest:
             require_same_weights(self.trial.weights, self.weights_digest, state["weights_digest"])
+        self.start_phase(len(state["history"]))
         load_own_state(self.trained_module, state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best_weights = state["best"]
@@ -197,18 +209,19 @@ class TrialTrainer:
             # states of earlier versions lack these, and their score was the accuracy
             later_fields = {"val_score": epoch["val_accuracy"], "val_correct": None}
             self.history.append(EpochMetrics(**{**later_fields, **epoch}))
+        # a model may have been trained on features that this process hasn't loaded
+        self.features_seconds = self.features_seconds or state.get("features_seconds")
         self.continued_from = state["continued_from"]
 
     def _build_model(self) -> None:
         trial = self.trial
         # a frozen backbone's BatchNorm is folded into the convolution before it, which needs a
         # plain one
-        several_gpus = self.worker_group.size > 1 and self.device.type == "cuda"
         self.classifier = build_classifier(
             trial.model_config,
             len(self.images.classes),
             seed=trial.seed,
-            synchronise_batch_norm=several_gpus and trial.freeze != "features",
+            synchronise_batch_norm=self._has_several_gpus and not trial.trains_head_alone(1),
         )
         self.weights_digest: str | None = None
         if trial.weights != "none":
@@ -216,21 +229,35 @@ class TrialTrainer:
         self.normalisation = weights_normalisation(trial.model, trial.weights)
         self.classifier.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def _prepare_inputs(self) -> None:
-        self.trained_module: nn.Module
+    @property
+    def _has_several_gpus(self) -> bool:
+        return self.worker_group.size > 1 and self.device.type == "cuda"
+
+    def _prepare_head(self) -> None:
+        self.trained_module: nn.Module = self.classifier.head
         self.input_source: InputSource
-        self.features_seconds: float | None = None
-        if self.trial.freeze == "features":
-            self.trained_module = self.classifier.head
-            self.input_source, seconds = self._load_features()
-            self.features_seconds = seconds / self.worker_group.size
-        else:
-            release_feature_caches()
-            self.trained_module = self.classifier.model
-            self.input_source = ImageBatches(
-                self.images, self.trial.dataset_config, self.normalisation, self.device
-            )
-            use_cpu_kernels(self.trained_module, self.dtype)
+        self.input_source, seconds = self._load_features()
+        self.features_seconds = seconds / self.worker_group.size
+
+    def _prepare_model(self) -> None:
+        """Prepare to train the model through its first layers, after its head if that came first.
+
+        If a head has the best epoch, its weights are completed by the backbone, which hasn't
+        changed.
+        """
+        release_feature_caches()
+        model = self.trained_module = self.classifier.model
+        self.input_source = ImageBatches(
+            self.images, self.trial.dataset_config, self.normalisation, self.device
+        )
+        if self.best_weights:
+            head = self.best_weights
+            self.best_weights = _copy_to_cpu(model.state_dict())
+            for name, tensor in head.items():
+                self.best_weights[f"{self.classifier.head_name}.{name}"] = tensor
+        if self._has_several_gpus and self.trial.head_epochs:
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        use_cpu_kernels(model, self.dtype)
 
     def _load_features(self) -> tuple[FeatureCache, float]:
         backbone = FrozenBackbone(
@@ -251,3 +278,7 @@ class TrialTrainer:
     def _compute_logits(self, batch: Batch) -> torch.Tensor:
         with precision.autocast(self.device, self.dtype):
             return self.trained_module(self.input_source.load_batch(batch))
+
+
+def _copy_to_cpu(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}

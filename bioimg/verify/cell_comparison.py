@@ -20,7 +20,11 @@ MIN_SIGNIFICANT_DIGITS = 2
 EXACT_KINDS = ("count", "epoch", "seconds")
 MANY_DECIMALS = 12
 BLANK_CELLS = ("", "-", "–", "—", "−", "n/a", "na", "nan")
-FREEZE_SYNONYMS = {"none": "all layers", "features": "head only"}
+FREEZE_SYNONYMS = {
+    "none": "all layers",
+    "features": "head only",
+    "head-first": "head first, then all layers",
+}
 """Values of the setting `freeze`, and how the report shows them."""
 
 NUMBER = (

@@ -115,9 +115,11 @@ def test_token_of_the_environment_prevents_a_new_one(variables, tmp_path, monkey
     "name", [WORKER, CONTROLLER, pytest.param(TUNE_TRIAL, marks=pytest.mark.nightly)]
 )
 def test_killed_process_costs_only_time(shared_ray, local_twin, tmp_path, name, capsys):
+    """After two of six epochs, all layers are trained in place of the head."""
     experiment = grid_experiment(
         EarlyStopping(grace_period=2, reduction_factor=2, alpha=LENIENT_ALPHA),
         epochs=6,
+        freeze="head-first",
         seed=(0, 1),
     )
     console = ActingConsole("epoch 2/6", tmp_path / "disturbed", signal_actor(name, signal.SIGKILL))
@@ -130,7 +132,7 @@ def test_killed_process_costs_only_time(shared_ray, local_twin, tmp_path, name, 
 @pytest.mark.nightly
 @pytest.mark.parametrize("which", [0, 1])
 def test_trial_survives_one_killed_worker_of_two(shared_ray, tmp_path, which):
-    experiment = grid_experiment(epochs=4, workers=2)
+    experiment = grid_experiment(epochs=4, workers=2, freeze="head-first")
     console = ActingConsole(
         "epoch 2/4", tmp_path / "disturbed", signal_actor(WORKER, signal.SIGKILL, which)
     )

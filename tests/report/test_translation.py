@@ -94,6 +94,7 @@ def test_unknown_languages_are_refused_by_name():
     [
         ("none", "trained: all layers", "訓練：全部層"),
         ("features", "trained: head only", "訓練：僅分類層"),
+        ("head-first", "trained: head first, then all layers", "訓練：先分類層，再全部層"),
         ("layer2", "trained: layers after layer2", "訓練：layer2 之後各層"),
     ],
 )

@@ -34,7 +34,6 @@ from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
 from bioimg.training.evaluation import evaluate_logits
 from bioimg.training.image_batches import apply_dihedral_views
 from bioimg.training.loop import NonFiniteLossError, train
-from bioimg.training.optimisation import scheduled_learning_rate
 from bioimg.training.trial_recorder import TrialContext, TrialRecorder, batch_norm_scope
 from bioimg.training.trial_trainer import TrialTrainer
 from support import toys
@@ -164,7 +163,7 @@ def test_training_learns():
     assert epochs[-1]["val_accuracy"] > 0.9
 
 
-@pytest.mark.parametrize("freeze", ["none", "features"])
+@pytest.mark.parametrize("freeze", ["none", "features", "head-first"])
 def test_same_seed_gives_the_same_numbers(freeze):
     first, again, other = (
         train_curves(toys.run(toys.trial(freeze=freeze, seed=seed))) for seed in (1, 1, 2)
@@ -280,13 +279,6 @@ def test_head_alone_is_trained_at_its_own_multiple_of_the_learning_rate(freeze, 
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
 
 
-def test_learning_rate_is_constant_or_half_a_cosine():
-    cosine = [scheduled_learning_rate(1.0, "cosine", epoch, 4) for epoch in (1, 2, 3, 4)]
-    assert cosine == pytest.approx([1.0, 0.854, 0.5, 0.146], abs=1e-3)
-    assert scheduled_learning_rate(0.5, "constant", 1, 9) == 0.5
-    assert scheduled_learning_rate(0.5, "constant", 9, 9) == 0.5
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 @pytest.mark.parametrize("freeze", ["none", "features"])
 def test_gpu_epoch_is_close_to_cpu_and_never_waits(freeze, monkeypatch):
@@ -355,7 +347,12 @@ def test_batch_norm_scope_is_recorded_only_where_it_is_trained():
 
 @pytest.mark.parametrize(
     ("freeze", "device", "synchronised"),
-    [("none", "cuda", True), ("features", "cuda", False), ("none", "cpu", False)],
+    [
+        ("none", "cuda", True),
+        ("features", "cuda", False),
+        ("head-first", "cuda", False),
+        ("none", "cpu", False),
+    ],
 )
 def test_batch_norm_is_synchronised_on_gpus_unless_folded(
     freeze, device, synchronised, monkeypatch
@@ -399,7 +396,7 @@ def _train_with_workers(
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("freeze", ["none", "features"])
+@pytest.mark.parametrize("freeze", ["none", "features", "head-first"])
 def test_several_workers_train_and_evaluate_as_one(freeze, tmp_path):
     trial = toys.trial(freeze=freeze, score="balanced_accuracy")
     single = toys.run(trial, toys.images(per_class=23))
