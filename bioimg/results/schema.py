@@ -120,8 +120,8 @@ several subsets. `ignored_files` are those that may be images but have no known 
 `weights_digest` covers everything that `weights` names except the head, before any training. It is
 null for random weights, which the seed determines.
 
-`features` says where the head got its inputs from. `head_epochs` counts the epochs in which the head
-was trained alone, on cached features; it is null in rows of earlier versions.
+`features` says where the head got its inputs from. `head_epochs` counts the epochs in which the
+head was trained alone, on cached features; it is null in rows of earlier versions.
 
 `continued_from` is the key of a shorter but otherwise equal trial. Its epochs are the first ones of
 this trial. They weren't trained again, and count in all columns as if they had been.
