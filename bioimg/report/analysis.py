@@ -255,6 +255,15 @@ class Analysis:
         return Counter(self.verdicts.values())
 
     @cached_property
+    def still_improving(self) -> set[str]:
+        """The completed configurations of which a run still improved when its training ended."""
+        is_improving = ["still_improving" in findings for findings in self.curves["findings"]]
+        is_completed = self.trials["status"].eq("completed")
+        is_found = self.trials["key"].isin(self.curves.loc[is_improving, "key"])
+        keys = self.trials.loc[is_completed & is_found, "key"]
+        return set(keys.map(self.configuration_by_trial))
+
+    @cached_property
     def faster_alternative(self) -> FasterAlternative | None:
         """The fastest recipe with nearly the validation score of the best; None if none is faster.
 

@@ -11,7 +11,8 @@ import pandas as pd
 
 from bioimg.config import MIN_TEST_GROUPS
 from bioimg.experiment import EarlyStopping
-from bioimg.report.formatting import format_list
+from bioimg.report.class_images import SUBSETS, find_class_images
+from bioimg.report.formatting import format_list, shorten_name
 from bioimg.report.translation import column_header, translate
 from bioimg.results import statistics
 from bioimg.results.configurations import configuration_keys
@@ -31,7 +32,8 @@ COUNT_BY_CHECK = {
     "unreadable": "unreadable_skipped",
 }
 """The column whose number, if it isn't zero, makes each of these warnings."""
-SUBSETS = ("train", "val", "test")
+MAX_COUNTED_CLASSES = 20
+"""The most classes whose images a note counts; the methods section counts all."""
 
 
 @dataclass(frozen=True)
@@ -168,12 +170,24 @@ def data_notes(results: Results, shown: pd.DataFrame) -> Iterator[Check]:
     for subset in SUBSETS:
         counts[subset] = list(shown[f"{subset}_images"].dropna().astype(int).unique())
     yield note("images", **counts, data=data["name"], fingerprint=data["fingerprint"])
+    yield from _class_notes(results, shown)
     yield note("split", split=list(shown["split"].unique()))
     if data.get("groups") is None and len(shown) and shown["split_leaks_groups"].isna().all():
         yield note("unknown_groups")
     groups = count_test_groups(results, shown)["groups"]
     if len(groups):
         yield note("tested_groups", groups=sorted(groups.unique()))
+
+
+def _class_notes(results: Results, shown: pd.DataFrame) -> Iterator[Check]:
+    known = find_class_images(results, shown)
+    if known.images.empty:
+        return
+    texts = []
+    for name, counts in known.counts():
+        texts.append(f"{shorten_name(name)} {'/'.join(map(str, counts))}")
+    counts = format_list(texts, MAX_COUNTED_CLASSES)
+    yield note("class_images" if known.subsets else "class_images_folds", counts=counts)
 
 
 def stopping_notes(results: Results, shown: pd.DataFrame) -> Iterator[Check]:

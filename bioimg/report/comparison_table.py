@@ -10,8 +10,9 @@ from bioimg.report.analysis import MEASURES, Analysis
 from bioimg.report.checks import Check, note, uncontrolled_columns
 from bioimg.report.formatting import column_decimals, format_p_value, format_percent
 from bioimg.report.row_filter import format_condition, select_rows, sort_rows
+from bioimg.report.sentences import describe_verdict
 from bioimg.report.table_model import Column, ColumnKind, Table
-from bioimg.report.translation import translate, verdict_text
+from bioimg.report.translation import translate
 from bioimg.results.configurations import has_repeats
 
 BASIC_SETTINGS = ("weights", "batch_size", "freeze", "epochs")
@@ -278,8 +279,8 @@ def _with_verdicts(table: pd.DataFrame, analysis: Analysis, lang: str) -> pd.Dat
     It is that of the comparison of all configurations, whichever of them are shown.
     """
     texts = {}
-    for key, verdict in analysis.verdicts.items():
-        texts[key] = verdict_text(verdict, analysis.scope, lang)
+    for key in analysis.verdicts:
+        texts[key] = describe_verdict(analysis, key, lang)
     verdicts = table["key"].map(analysis.configuration_by_trial).map(texts)
     return table.assign(verdict=verdicts.where(table["state"].eq("completed")))
 

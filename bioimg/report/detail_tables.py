@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from bioimg.config import DatasetConfig
 from bioimg.errors import UserError
 from bioimg.report import sentences
 from bioimg.report.analysis import MEASURES, Analysis
@@ -20,11 +21,13 @@ DEFAULT_SETTINGS = ("weights", "batch_size", "freeze")
 MAX_TRIALS_FOR_ALL_PAIRS = 60
 """With more completed trials, each configuration is compared only with the best one."""
 
-INHERITED_COLUMNS = ("train_seconds", "device_seconds", "price", "epochs_run", "epochs_cached")
+INHERITED_COLUMNS = ("train_seconds", "epochs_run", "epochs_cached")
 """Columns in which a trial that continued from a shorter one includes the values of that one."""
 
 TIME_COLUMNS = ("train_seconds", "wait_seconds", "features_seconds", "device_seconds")
 SECONDS_PER_HOUR = 3600
+FEATURE_FIELDS = (*DatasetConfig.__dataclass_fields__, "model", "weights")
+"""Trials that agree in these share the features of a frozen backbone."""
 
 
 def varying_settings(analysis: Analysis) -> list[str]:
@@ -211,7 +214,7 @@ def cost_table(analysis: Analysis, lang: str = "en", price: float | None = None)
         price: price of one device-hour; without it there is no such column.
     """
     values = _trial_costs(analysis.trials, price)
-    total = _total_costs(values)
+    total = _total_costs(values, price)
     total = total.assign(status=translate("status.total", lang))
     values = pd.concat([values, total], ignore_index=True)
     times = [Column(name=name, kind="seconds") for name in TIME_COLUMNS]
@@ -232,7 +235,8 @@ def cost_table(analysis: Analysis, lang: str = "en", price: float | None = None)
 
 def _trial_costs(trials: pd.DataFrame, price: float | None) -> pd.DataFrame:
     """Add each trial's device time, its price, and the epochs that it was spared."""
-    device_seconds = trials["train_seconds"] * trials["workers"]
+    seconds = trials["train_seconds"] + trials["features_seconds"].fillna(0)
+    device_seconds = seconds * trials["workers"]
     is_stopped = trials["status"].eq("stopped")
     epochs_run = trials["epochs_run"]
     epochs_stopped = (trials["epochs"] - epochs_run).where(is_stopped, 0)
@@ -251,14 +255,41 @@ def _trial_costs(trials: pd.DataFrame, price: float | None) -> pd.DataFrame:
     )
 
 
-def _total_costs(costs: pd.DataFrame) -> pd.DataFrame:
-    """Return one row with the sums of columns; features, which trials share, aren't added up."""
+def _total_costs(costs: pd.DataFrame, price: float | None) -> pd.DataFrame:
+    """Return one row with the sums of columns. What trials share counts once."""
     own_columns = ["wait_seconds", "seconds_stopped", "epochs_stopped"]
     sums = (
         costs[own_columns].astype(float).sum(min_count=1),
         sum_without_shared_epochs(costs, INHERITED_COLUMNS),
     )
-    return pd.concat(sums).to_frame().T
+    device_seconds = sum_seconds(costs, devices=costs["workers"])
+    total = pd.concat(sums).to_frame().T
+    return total.assign(
+        features_seconds=sum_shared_features(costs["features_seconds"], costs),
+        device_seconds=device_seconds,
+        price=None if price is None else device_seconds / SECONDS_PER_HOUR * price,
+    )
+
+
+def sum_seconds(trials: pd.DataFrame, devices: pd.Series | int = 1) -> float:
+    """Return the seconds of training and of computing features. What trials share counts once.
+
+    devices: [trials], by which the seconds of each are multiplied.
+    """
+    seconds = trials.assign(
+        train_seconds=trials["train_seconds"] * devices,
+        features_seconds=trials["features_seconds"] * devices,
+    )
+    training = sum_without_shared_epochs(seconds, ["train_seconds"])["train_seconds"]
+    features = sum_shared_features(seconds["features_seconds"], trials)
+    return float(np.nansum([training, features]))
+
+
+def sum_shared_features(seconds: pd.Series, trials: pd.DataFrame) -> float:
+    """Sum what computing features took; null without any. Those that trials share count once."""
+    settings = [trials[name] for name in FEATURE_FIELDS]
+    once = seconds.astype(float).groupby(settings, dropna=False).max()
+    return float(once.sum(min_count=1))
 
 
 def sum_without_shared_epochs(trials: pd.DataFrame, columns: Sequence[str]) -> pd.Series:

@@ -1,4 +1,4 @@
-"""Format numbers for readers: the one place for the tables, the page, the figures and the console.
+"""Format numbers and names for readers: the one place for tables, page, figures and console.
 
 A minus is a minus sign, since a hyphen would begin a formula in a spreadsheet. A missing value is
 a dash.
@@ -44,6 +44,11 @@ def format_fixed(value: float, decimals: int) -> str:
     if not float(text):
         text = text.removeprefix("-")
     return _with_minus_sign(text)
+
+
+def format_count(number: float) -> str:
+    """Format a whole number with commas between thousands."""
+    return f"{int(number):,}"
 
 
 def format_number(value: float) -> str:
@@ -124,6 +129,22 @@ def format_list(values: Iterable[object], limit: int = 8) -> str:
     if len(texts) > limit:
         text += ", …"
     return text or MISSING_TEXT
+
+
+def shorten_name(text: object, max_characters: int = 28) -> str:
+    """Return a name from the data on one line, without control characters.
+
+    A long one loses its middle.
+    """
+    line = " ".join(str(text).split())
+    for character in set(line):
+        if not character.isprintable():
+            line = line.replace(character, "\ufffd")
+    if len(line) <= max_characters:
+        return line
+    start = max_characters * 2 // 3
+    end = max_characters - start - 1
+    return f"{line[:start]}…{line[-end:]}"
 
 
 def _with_minus_sign(text: str) -> str:

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from bioimg.config import TRIAL_FIELDS
 from bioimg.report import html_sections, sentences, svg_charts
 from bioimg.report.analysis import Analysis
-from bioimg.report.detail_tables import sum_without_shared_epochs
+from bioimg.report.detail_tables import sum_seconds
 from bioimg.report.formatting import (
     MISSING_TEXT,
     format_duration,
@@ -105,7 +105,6 @@ def template_values(report: ReportContext) -> dict[str, Any]:
     analysis = report.analysis
     panels = svg_charts.curve_panels(report)
     legend = html_sections.legend_section(report)
-    total_time = sum_without_shared_epochs(analysis.trials, ["train_seconds"])["train_seconds"]
     matrices = []
     for _, trial in analysis.tested_trials.head(MAX_MATRICES).iterrows():
         matrices.append(html_sections.confusion_section(report, trial))
@@ -115,7 +114,7 @@ def template_values(report: ReportContext) -> dict[str, Any]:
         "text": report.text,
         "headline": sentences.headline(report),
         "details": sentences.headline_details(report),
-        "total_seconds": float(total_time),
+        "total_seconds": sum_seconds(analysis.trials),
         "comparison": html_sections.comparison_section(report),
         "differences": html_sections.difference_rows(report) if analysis.best else [],
         "compared_pairs": int(analysis.best_pairs["p"].notna().sum()),

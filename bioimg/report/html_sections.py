@@ -12,8 +12,8 @@ from PIL import Image
 from bioimg.report import sentences, svg_charts
 from bioimg.report.analysis import MEASURES
 from bioimg.report.comparison_table import BASELINE_STATE, build_comparison
-from bioimg.report.formatting import format_percent, format_percent_interval
-from bioimg.report.report_context import ReportContext, shorten_name
+from bioimg.report.formatting import format_percent, format_percent_interval, shorten_name
+from bioimg.report.report_context import ReportContext
 from bioimg.report.table_model import Column
 from bioimg.report.translation import column_header, setting_name, setting_value
 from bioimg.report.visual_encoding import MAX_LINES, MAX_MISTAKES
@@ -85,8 +85,11 @@ def badge(report: ReportContext, record: RowMapping) -> dict[str, str]:
         text = shorten_name(record["status"], MAX_BADGE_CHARACTERS)
         return {"badge": text, "look": record["state"]}
     configuration = report.analysis.configuration_by_trial[record["key"]]
-    verdict = report.analysis.verdicts.get(configuration, "unknown")
-    return {"badge": report.verdict(verdict), "look": verdict}
+    look = report.analysis.verdicts.get(configuration, "unknown")
+    return {
+        "badge": sentences.describe_verdict(report.analysis, configuration, report.lang),
+        "look": look,
+    }
 
 
 def sort_key(value: Any) -> str:
@@ -118,7 +121,7 @@ def difference_rows(report: ReportContext) -> list[dict[str, Any]]:
     for pair, mark in zip(pairs.to_dict("records"), marks, strict=True):
         row = {
             "label": report.recipe(pair["a"]),
-            "badge": report.verdict(pair["verdict"]),
+            "badge": sentences.describe_verdict(report.analysis, pair["a"], report.lang),
             "claim": sentences.claim(report.analysis, pair, report.lang),
             "mark": mark,
         }

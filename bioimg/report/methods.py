@@ -10,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from bioimg.experiment import SPLIT_FIELDS, EarlyStopping
+from bioimg.experiment import EarlyStopping
 from bioimg.report.analysis import Analysis
-from bioimg.report.checks import SUBSETS
+from bioimg.report.class_images import SUBSETS, TextTable, build_class_table
 from bioimg.report.formatting import (
+    format_count,
     format_fixed,
     format_list,
     format_number,
@@ -61,15 +62,6 @@ class Section:
 
 
 @dataclass(frozen=True)
-class TextTable:
-    """A table of texts."""
-
-    caption: str
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
 class Methods:
     """What was done, for the methods and results of a paper."""
 
@@ -83,18 +75,15 @@ class Methods:
             yield from section.sentences
 
 
-def describe_methods(
-    analysis: Analysis, images: pd.DataFrame, looks: Sequence[Look], lang: str = "en"
-) -> Methods:
+def describe_methods(analysis: Analysis, looks: Sequence[Look], lang: str = "en") -> Methods:
     """Describe what was done.
 
     Args:
         analysis: what the results show.
-        images: the rows of images.parquet; none if they weren't recorded.
         looks: when test results were shown.
         lang: the language of the sentences.
     """
-    description = _Description(analysis, images, looks, lang)
+    description = _Description(analysis, looks, lang)
     sections = []
     for name in SECTION_NAMES:
         sentences = tuple(getattr(description, name)())
@@ -109,7 +98,6 @@ class _Description:
     """The sentences of each section. One is left out where it isn't known to be true."""
 
     analysis: Analysis
-    all_images: pd.DataFrame
     looks: Sequence[Look]
     lang: str
 
@@ -120,7 +108,7 @@ class _Description:
         yield self._say(
             "images",
             data=data["name"],
-            images=_count(data["images"]),
+            images=format_count(data["images"]),
             classes=len(data["classes"]),
             names=self._all_of(data["classes"]),
         )
@@ -147,7 +135,7 @@ class _Description:
         if groups is None or patterns == ["copies"]:
             yield self._say("groups_unknown")
             return
-        yield self._say("groups", groups=_count(groups))
+        yield self._say("groups", groups=format_count(groups))
         if patterns == ["parent"]:
             yield self._say("group_parent")
         elif patterns:
@@ -156,18 +144,18 @@ class _Description:
     def _describe_exclusions(self) -> Iterator[Sentence]:
         unreadable = self._trials["unreadable_skipped"].max()
         if unreadable > 0:
-            yield self._say("unreadable", n=_count(unreadable))
+            yield self._say("unreadable", n=format_count(unreadable))
         elif unreadable == 0:
             yield self._say("unreadable_none")
         ignored = self._trials["ignored_files"].max()
         if ignored > 0:
-            yield self._say("ignored", n=_count(ignored))
+            yield self._say("ignored", n=format_count(ignored))
         look_alikes = self._trials["look_alike_images_across_splits"].max()
         if look_alikes > 0:
-            yield self._say("look_alikes", n=_count(look_alikes))
+            yield self._say("look_alikes", n=format_count(look_alikes))
         copies = self._trials["duplicate_images_across_splits"].max()
         if copies > 0:
-            yield self._say("copies", n=_count(copies))
+            yield self._say("copies", n=format_count(copies))
         elif copies == 0:
             yield self._say("copies_none")
 
@@ -177,40 +165,7 @@ class _Description:
     @cached_property
     def class_table(self) -> TextTable | None:
         """Images and groups by class and, where there is one split, by subset."""
-        images = self._split_images
-        if images.empty:
-            return None
-        subsets = list(SUBSETS) if self._has_one_split else []
-        headers = [column_header("class", self.lang)]
-        headers += [translate(f"methods.subset_{subset}", self.lang) for subset in subsets]
-        headers.append(translate("methods.subset_all", self.lang))
-        rows = []
-        classes = self.analysis.manifest["data"]["classes"]
-        for label, name in enumerate(classes):
-            rows.append((name, *_image_cells(images[images["label"].eq(label)], subsets)))
-        rows.append((translate("methods.class_all", self.lang), *_image_cells(images, subsets)))
-        code = "table_groups" if images["group"].notna().any() else "table_images"
-        caption = translate(f"methods.{code}", self.lang)
-        return TextTable(caption, tuple(headers), tuple(rows))
-
-    @cached_property
-    def _splits(self) -> pd.DataFrame:
-        """The splits that the trials used."""
-        return self._trials[list(SPLIT_FIELDS)].drop_duplicates()
-
-    @property
-    def _has_one_split(self) -> bool:
-        return len(self._splits) == 1
-
-    @cached_property
-    def _split_images(self) -> pd.DataFrame:
-        """The images of the first split of the trials; each split has all images."""
-        if self.all_images.empty or self._splits.empty:
-            return self.all_images
-        fields = list(SPLIT_FIELDS)
-        # null in both tables means that no pattern was given
-        first = self._splits.head(1).fillna({"group_pattern": ""})
-        return self.all_images.fillna({"group_pattern": ""}).merge(first, on=fields)
+        return build_class_table(self.analysis.results, self._trials, self.lang)
 
     # Division
 
@@ -231,7 +186,7 @@ class _Description:
             yield self._say("leak_none")
         score = self._best_score
         if score is not None and pd.notna(score["groups"]):
-            yield self._say("tested_groups", n=_count(score["groups"]))
+            yield self._say("tested_groups", n=format_count(score["groups"]))
 
     def _describe_folds(self, folds: int) -> Iterator[Sentence]:
         yield self._say("folds", folds=folds)
@@ -277,7 +232,7 @@ class _Description:
             yield self._say("frozen")
         parameters = sorted(set(self._known_values("trained_parameters")))
         if parameters:
-            yield self._say("parameters", n=self._either(map(_count, parameters)))
+            yield self._say("parameters", n=self._either(map(format_count, parameters)))
 
     def _weights_texts(self) -> list[str]:
         texts = []
@@ -529,7 +484,7 @@ class _Description:
             "result",
             score=self._score_name,
             value=format_percent(score["score"]),
-            n=_count(score["images"]),
+            n=format_count(score["images"]),
         )
         if pd.notna(score["low"]):
             yield self._say(
@@ -634,23 +589,6 @@ class _Description:
         return self._trials[field].dropna().unique().tolist()
 
 
-def _image_cells(images: pd.DataFrame, subsets: Iterable[str]) -> list[str]:
-    """Return the number of images in each subset and in all, with that of their groups."""
-    parts = [images[images["subset"].eq(subset)] for subset in subsets]
-    cells = []
-    for part in (*parts, images):
-        text = _count(len(part))
-        if images["group"].notna().any():
-            text = f"{text} ({_count(part['group'].nunique())})"
-        cells.append(text)
-    return cells
-
-
 def _range(counts: pd.Series) -> str:
     low, high = int(counts.min()), int(counts.max())
-    return _count(low) if low == high else f"{_count(low)}–{_count(high)}"
-
-
-def _count(number: float) -> str:
-    """Format a whole number with commas between thousands."""
-    return f"{int(number):,}"
+    return format_count(low) if low == high else f"{format_count(low)}–{format_count(high)}"

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from bioimg.report.analysis import Analysis
 from bioimg.report.checklists import fill_checklists
+from bioimg.report.class_images import TextTable
 from bioimg.report.documents.markdown import escape_markdown
-from bioimg.report.methods import Section, TextTable, describe_methods
+from bioimg.report.methods import Section, describe_methods
 from bioimg.report.translation import translate
 from bioimg.results.looks import Look
 
@@ -38,7 +37,6 @@ class MethodsDocument:
 
 def write_methods(
     analysis: Analysis,
-    images: pd.DataFrame,
     looks: Sequence[Look],
     folder: Path,
     *,
@@ -49,7 +47,7 @@ def write_methods(
 
     For the other arguments see `describe_methods`.
     """
-    document = _build_document(analysis, images, looks, lang)
+    document = _build_document(analysis, looks, lang)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{FILE_NAME}.md"
     path.write_text(_render_markdown(document), encoding="utf-8")
@@ -60,10 +58,8 @@ def write_methods(
     return paths
 
 
-def _build_document(
-    analysis: Analysis, images: pd.DataFrame, looks: Sequence[Look], lang: str
-) -> MethodsDocument:
-    methods = describe_methods(analysis, images, looks, lang)
+def _build_document(analysis: Analysis, looks: Sequence[Look], lang: str) -> MethodsDocument:
+    methods = describe_methods(analysis, looks, lang)
     return MethodsDocument(
         title=translate("methods.document", lang, experiment=analysis.manifest["name"]),
         draft_note=translate("methods.draft", lang, fingerprint=analysis.digest),

@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from bioimg.errors import UserError
-from bioimg.report.report_context import ReportContext, shorten_name
+from bioimg.report.formatting import shorten_name
+from bioimg.report.report_context import ReportContext
 from bioimg.report.translation import setting_name, setting_value
 from bioimg.report.visual_encoding import PALETTE
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter, StrMethodFormatter
 
-from bioimg.report.formatting import format_list
+from bioimg.report.formatting import format_list, shorten_name
 from bioimg.report.plot_style import (
     GREY,
     LINE_PATTERNS,
@@ -20,7 +20,7 @@ from bioimg.report.plot_style import (
     set_percent_axis,
     wrap_text,
 )
-from bioimg.report.report_context import ReportContext, shorten_name
+from bioimg.report.report_context import ReportContext
 from bioimg.report.visual_encoding import MAX_MISTAKES, MAX_PANELS, PALETTE
 from bioimg.results import statistics
 

@@ -7,14 +7,14 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from bioimg.report.analysis import Analysis, Verdict
+from bioimg.report.analysis import Analysis
+from bioimg.report.formatting import shorten_name
 from bioimg.report.translation import (
     column_header,
     setting_label,
     setting_name,
     setting_value,
     translate,
-    verdict_text,
 )
 from bioimg.report.visual_encoding import VisualEncoding, choose_encoding
 
@@ -102,10 +102,6 @@ class ReportContext:
         """What the score of test images is called."""
         return self.text(f"measure.{self.analysis.test_column}")
 
-    def verdict(self, verdict: Verdict) -> str:
-        """Return a verdict in a word or two."""
-        return verdict_text(verdict, self.analysis.scope, self.lang)
-
     @property
     def is_synthetic(self) -> bool:
         """Whether a program drew the images."""
@@ -125,19 +121,3 @@ class ReportContext:
         data = shorten_name(self.analysis.data_name)
         source = self.text("note.source", fingerprint=self.analysis.digest)
         return f"{experiment} · {header} {data} · {source}"
-
-
-def shorten_name(text: object, max_characters: int = 28) -> str:
-    """Return a name from the data on one line, without control characters.
-
-    A long one loses its middle.
-    """
-    line = " ".join(str(text).split())
-    for character in set(line):
-        if not character.isprintable():
-            line = line.replace(character, "\ufffd")
-    if len(line) <= max_characters:
-        return line
-    start = max_characters * 2 // 3
-    end = max_characters - start - 1
-    return f"{line[:start]}…{line[-end:]}"

@@ -8,6 +8,7 @@ import pandas as pd
 from bioimg.report.analysis import Analysis, FasterAlternative
 from bioimg.report.formatting import (
     format_duration,
+    format_number,
     format_p_equation,
     format_percent,
     format_percent_interval,
@@ -52,6 +53,9 @@ def headline_details(report: ReportContext) -> list[str]:
     if len(best.runs) > 1:
         sentences.append(report.text("headline.runs", runs=len(best.runs)))
     sentences.append(_outcome(report))
+    improving_count = len(_worse_and_improving(analysis))
+    if improving_count:
+        sentences.append(report.text("outcome.improving", n=improving_count))
     if analysis.verdict_counts["tie"]:
         sentences.append(_smallest_difference(report))
     if analysis.scope == "models":
@@ -97,6 +101,35 @@ def _outcome(report: ReportContext) -> str:
     )
 
 
+def _worse_and_improving(analysis: Analysis) -> set[str]:
+    worse = {key for key, verdict in analysis.verdicts.items() if verdict == "worse"}
+    return worse & analysis.still_improving
+
+
+def describe_verdict(analysis: Analysis, configuration: str, lang: str) -> str:
+    """Say in a few words how a configuration compares with the best one.
+
+    That one is worse which could still have improved is said of the training that it had.
+    """
+    verdict = analysis.verdicts.get(configuration, "unknown")
+    code = f"{verdict}_{analysis.scope}" if verdict in ("better", "worse") else verdict
+    text = translate(f"verdict.{code}", lang)
+    if configuration not in _worse_and_improving(analysis):
+        return text
+    return translate(
+        "verdict.improving", lang, verdict=text, **_training_length(analysis, configuration)
+    )
+
+
+def _training_length(analysis: Analysis, configuration: str) -> dict[str, str]:
+    """Return the number of epochs of a configuration and its learning rate."""
+    trial = analysis.first_trials.loc[configuration]
+    rate = trial["learning_rate"]
+    if trial["freeze"] == "features":
+        rate *= trial["head_rate_factor"]
+    return {"epochs": str(trial["epochs"]), "rate": format_number(rate)}
+
+
 def _smallest_difference(report: ReportContext) -> str:
     pairs = report.analysis.best_pairs
     smallest = pairs.loc[pairs["verdict"].eq("tie"), "detectable"].min()
@@ -125,7 +158,7 @@ def claim(analysis: Analysis, pair: Mapping[Any, Any], lang: str) -> str:
     if pair["reason"]:
         reason = translate(f"reason.{pair['reason']}", lang)
         return translate("pair.unknown", lang, reason=reason)
-    parts = [_pair_scores(analysis, pair, lang), _pair_verdict(pair, lang)]
+    parts = [_pair_scores(analysis, pair, lang), _pair_verdict(analysis, pair, lang)]
     p = f"{format_p_equation('p', pair['p'])} ({format_p_equation('Holm', pair['p_holm'])})"
     if pair["p_mcnemar"] < SIGNIFICANCE_LEVEL <= pair["p"]:
         p = translate("pair.images_only", lang, p=p)
@@ -147,7 +180,7 @@ def _pair_scores(analysis: Analysis, pair: Mapping[Any, Any], lang: str) -> str:
     return translate("pair.epochs", lang, scores=scores, a=epochs.iloc[0], b=epochs.iloc[1])
 
 
-def _pair_verdict(pair: Mapping[Any, Any], lang: str) -> str:
+def _pair_verdict(analysis: Analysis, pair: Mapping[Any, Any], lang: str) -> str:
     low, high = pair["low"], pair["high"]
     if pair["verdict"] == "tie":
         verdict = translate("pair.tie", lang)
@@ -163,12 +196,17 @@ def _pair_verdict(pair: Mapping[Any, Any], lang: str) -> str:
     if pair["verdict"] == "worse":
         # "worse by" states how much lower a is, as a positive number
         difference, low, high = -difference, -high, -low
-    return translate(
+    verdict = translate(
         f"pair.{pair['verdict']}_{pair['scope']}",
         lang,
         points=format_points(difference, sign=False),
         interval=_points_interval(low, high),
     )
+    worse_one = pair["a"] if pair["verdict"] == "worse" else pair["b"]
+    if worse_one not in analysis.still_improving:
+        return verdict
+    length = _training_length(analysis, worse_one)
+    return translate(f"pair.{pair['verdict']}_improving", lang, verdict=verdict, **length)
 
 
 def _points_interval(low: float, high: float) -> str:

@@ -75,10 +75,3 @@ def setting_label(field: str, value: object, lang: str) -> str:
     if field == "freeze":
         return translate("setting.freeze_value", lang, value=text)
     return translate("setting.value", lang, name=setting_name(field, lang), value=text)
-
-
-def verdict_text(verdict: str, scope: str, lang: str) -> str:
-    """Return a verdict in a word or two; whether it is about recipes or models is its scope."""
-    if verdict in ("better", "worse"):
-        return translate(f"verdict.{verdict}_{scope}", lang)
-    return translate(f"verdict.{verdict}", lang)

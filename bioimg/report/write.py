@@ -152,7 +152,7 @@ def write_report(
             names = ", ".join(table.name for table in tables)
             print(f"\nTables in {location}: {names} ({', '.join(options.format)})")
         if options.methods:
-            _write_methods(options, analysis, looks, folder, out)
+            _write_methods(options, analysis, looks, out)
             print(f"Methods section in {join_path(location, 'methods.md')}")
         if not options.has_own_tables:
             if images is None:
@@ -205,14 +205,12 @@ def _build_tables(options: ReportOptions, analysis: "Analysis") -> "list[Table]"
 
 
 def _write_methods(
-    options: ReportOptions, analysis: "Analysis", looks: "list[Look]", folder: str, out: Path
+    options: ReportOptions, analysis: "Analysis", looks: "list[Look]", out: Path
 ) -> None:
     from bioimg.report.methods_files import write_methods
-    from bioimg.results.result_store import ResultStore
 
-    images = ResultStore(folder).read_assignments().to_pandas()
     word = "docx" in options.format
-    write_methods(analysis, images, looks, out, lang=options.lang, word=word)
+    write_methods(analysis, looks, out, lang=options.lang, word=word)
 
 
 def _write_page_and_figures(

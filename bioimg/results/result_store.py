@@ -56,12 +56,14 @@ log = logging.getLogger("bioimg")
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """The content of a results folder: experiment.json and the three tables, in grid order."""
+    """The content of a results folder: experiment.json and the tables, in grid order."""
 
     manifest: dict[str, Any]
     trials: pd.DataFrame
     epochs: pd.DataFrame
     predictions: pd.DataFrame
+    images: pd.DataFrame
+    """The rows of images.parquet; none if they weren't recorded."""
 
 
 class ResultStore:
@@ -354,4 +356,4 @@ def read_results(location: str | Path) -> Results:
     if missing:
         raise store.missing_files_error(*missing)
     frames = {name: rows.to_pandas() for name, rows in tables.items() if rows is not None}
-    return Results(manifest, **frames)
+    return Results(manifest, **frames, images=store.read_assignments().to_pandas())

@@ -7,6 +7,7 @@ import pandas as pd
 
 from bioimg.config import TRIAL_FIELDS, TrialConfig
 from bioimg.results.result_store import Results
+from bioimg.results.schema import IMAGES_SCHEMA
 from bioimg.results.score import Score
 
 
@@ -67,4 +68,5 @@ def simulated_results(
         )
     classes = [f"class{number}" for number in range(class_count)]
     manifest = {"data": {"classes": classes}}
-    return Results(manifest, pd.DataFrame(trials), pd.DataFrame(), pd.concat(predictions))
+    images = IMAGES_SCHEMA.empty_table().to_pandas()
+    return Results(manifest, pd.DataFrame(trials), pd.DataFrame(), pd.concat(predictions), images)
