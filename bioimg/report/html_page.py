@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from bioimg.config import TRIAL_FIELDS
 from bioimg.report import html_sections, sentences, svg_charts
 from bioimg.report.analysis import Analysis
+from bioimg.report.class_images import build_class_table
 from bioimg.report.detail_tables import sum_seconds
 from bioimg.report.formatting import (
     MISSING_TEXT,
@@ -126,6 +127,7 @@ def template_values(report: ReportContext) -> dict[str, Any]:
         "refused_effects": html_sections.refused_effects(report),
         "scores": html_sections.score_rows(report),
         "matrices": matrices,
+        "class_table": build_class_table(analysis.results, analysis.trials, report.lang),
         "mistakes": list(html_sections.mistake_items(report)),
         "provenance": provenance_rows(report),
     }

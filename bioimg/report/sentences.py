@@ -123,7 +123,7 @@ def describe_verdict(analysis: Analysis, configuration: str, lang: str) -> str:
 
 def _training_length(analysis: Analysis, configuration: str) -> dict[str, str]:
     """Return the number of epochs of a configuration and its learning rate."""
-    trial = analysis.first_trials.loc[configuration]
+    trial: Any = analysis.first_trials.loc[configuration]
     rate = trial["learning_rate"]
     if trial["freeze"] == "features":
         rate *= trial["head_rate_factor"]

@@ -13,12 +13,12 @@ import pytest
 from bioimg.config import TrialConfig
 from bioimg.experiment import EarlyStopping
 from bioimg.report import checklists, methods
+from bioimg.report.analysis import Analysis
 from bioimg.report.checklists import fill_checklists
 from bioimg.report.methods import Methods, describe_methods
 from bioimg.report.translation import LANGUAGES, read_catalogue, translate
 from bioimg.report.write import ReportOptions, write_report
 from bioimg.results.looks import Look, read_looks
-from bioimg.results.result_store import ResultStore
 from bioimg.training.optimisation import SGD_MOMENTUM
 from support.example_results import (
     SIMULATED_AXES,
@@ -35,8 +35,7 @@ GROUPS = [f"slide-{image % 20}" for image in range(600)]
 
 
 def describe(folder: Path, looks: Sequence[Look] = (), lang: str = "en") -> Methods:
-    images = ResultStore(folder).read_assignments().to_pandas()
-    return describe_methods(read_analysis(folder), images, looks, lang)
+    return describe_methods(read_analysis(folder), looks, lang)
 
 
 def sentence_texts(described: Methods) -> dict[str, str]:
@@ -131,7 +130,8 @@ def test_table_of_classes_counts_images_and_groups_by_subset(tmp_path: Path):
         ],
         columns=["split", "folds", "fold", "group_pattern", "image", "group", "label", "subset"],
     )
-    table = describe_methods(read_analysis(folder), images, []).class_table
+    results = dataclasses.replace(read_analysis(folder).results, images=images)
+    table = describe_methods(Analysis(results), []).class_table
     assert table is not None
     assert table.headers == ("class", "training", "validation", "test", "all")
     assert table.rows[0] == ("tumour", "2 (1)", "0 (0)", "1 (1)", "3 (2)")
