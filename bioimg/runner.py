@@ -354,7 +354,8 @@ def print_split_warnings(datasets: Mapping[TrialConfig, Dataset], console: Conso
     """Print what makes results on these splits too good or uncertain, each warning once."""
     warnings: list[str] = []
     for trial, dataset in datasets.items():
-        warnings += data.split_warnings(dataset, trial.split)
+        warnings += data.image_warnings(dataset.images)
+        warnings += data.split_warnings(dataset, trial.split_config)
     for warning in dict.fromkeys(warnings):
         print_plain(console, f"warning: {warning}", style="bold yellow")
 

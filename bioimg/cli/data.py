@@ -16,7 +16,7 @@ from rich.text import Text
 
 from bioimg.config import DatasetConfig
 from bioimg.data.audit.contact_sheet import draw_contact_sheet
-from bioimg.data.audit.summary import Audit, SplitPreview, audit_images
+from bioimg.data.audit.summary import Audit, audit_images
 from bioimg.data.copies import join_copies
 from bioimg.errors import UserError
 from bioimg.text import join_first, replace_controls
@@ -104,8 +104,9 @@ def print_audit(audit: Audit, console: Console) -> None:
         console.print(line, soft_wrap=True)
     console.print(_class_table(audit))
     for name, preview in audit.splits.items():
-        for problem in _split_problems(name, preview):
-            console.print(Text(replace_controls(problem), "yellow"), soft_wrap=True)
+        for problem in [preview.error] if preview.error else preview.warnings:
+            text = f"{name}: {replace_controls(problem)}"
+            console.print(Text(text, "yellow"), soft_wrap=True)
 
 
 def _audit_lines(audit: Audit) -> list[tuple[str, str]]:
@@ -180,22 +181,3 @@ def _class_table(audit: Audit) -> Table:
             cells.append(" / ".join(subset_counts))
         table.add_row(Text(replace_controls(label)), str(count), *cells)
     return table
-
-
-def _split_problems(name: str, preview: SplitPreview) -> list[str]:
-    if preview.error:
-        return [f"{name}: {preview.error}"]
-    problems = []
-    if preview.leaks_groups:
-        problems.append(
-            "images of one group are in more than one part: results are too good for new groups"
-        )
-    if preview.duplicates:
-        problems.append(
-            f"validation and test images with an exact copy in another part: {preview.duplicates}"
-        )
-    if preview.look_alikes:
-        problems.append(
-            f"validation and test images that look like one in another part: {preview.look_alikes}"
-        )
-    return [f"{name}: {problem}." for problem in problems]

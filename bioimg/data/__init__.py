@@ -18,7 +18,8 @@ from bioimg.data.image_set import SUBSETS, TEST, TRAIN, VAL, Dataset, ImageSet, 
 from bioimg.data.listing_summary import describe_images
 from bioimg.data.load import ListedDataset, list_datasets, load_dataset, load_datasets
 from bioimg.data.sources import list_images
-from bioimg.data.splitting import split_images, split_warnings
+from bioimg.data.split_warnings import image_warnings, split_warnings
+from bioimg.data.splitting import split_images
 
 __all__ = [
     "SUBSETS",
@@ -30,6 +31,7 @@ __all__ = [
     "ListedDataset",
     "Split",
     "describe_images",
+    "image_warnings",
     "list_datasets",
     "list_images",
     "load_dataset",

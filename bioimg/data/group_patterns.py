@@ -21,9 +21,9 @@ PATIENT_BARCODE = r"(TCGA-\w{2}-\w{4})"
 NUMBERED_WORD = re.compile(r"([A-Za-z]+)([-_ ]?)(?=\d)")
 POSITION_WORDS = {
     *("row", "col", "column", "x", "y", "z", "t", "tile", "patch", "crop", "img", "image", "frame"),
-    *("page", "copy", "no"),
+    *("page", "copy", "no", "rot", "rotated", "rotation", "angle", "flip", "aug", "augmented"),
 }
-"""Words before a number that is the position or the running number of an image, not its slide."""
+"""Words before a number that says where an image lies, how it was turned, or which one it is."""
 SEPARATORS = ("_", "-")
 MAX_PREFIX_WORDS = 3
 

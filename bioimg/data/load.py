@@ -174,7 +174,7 @@ def _make_dataset(
         training_rows = np.flatnonzero(subsets == TRAIN)
         pixels, limits = scale_to_8bit(decoded, listed.config.scaling, training_rows)
         images = make_image_set(index, decoded, pixels, limits, look_alikes)
-        # nobody can remove images from a published .npz, so of these `split_warnings` tells
+        # nobody can remove images from a published .npz, so of these `image_warnings` tells
         if index.npz_file is None:
             _require_one_label_each(images)
     return Dataset(images=images, split=describe_split(images, subsets))

@@ -8,15 +8,16 @@ from typing import Protocol
 
 import numpy as np
 
-from bioimg.config import MIN_TEST_GROUPS, SplitConfig
-from bioimg.data.copies import find_contradictions
+from bioimg.config import SplitConfig
 from bioimg.data.grouped_split import assign_groups, draw_groups
 from bioimg.data.image_groups import describe_largest_group
-from bioimg.data.image_set import SUBSETS, TEST, TRAIN, VAL, Dataset, ImageSet, Split
+from bioimg.data.image_set import SUBSETS, TEST, TRAIN, VAL, ImageSet, Split
 from bioimg.errors import UserError
 from bioimg.text import join_first
 
 SUBSET_FRACTIONS = (0.68, 0.16, 0.16)
+SUGGESTED_FOLDS = (5, 4, 3)
+"""Numbers of folds to cross-validate with, the first that is possible."""
 MIN_CLASS_IMAGES = 7
 """Images that a class needs, so that 16 % of them are at least one."""
 
@@ -108,67 +109,6 @@ def describe_split(images: ImageSet, subsets: np.ndarray) -> Split:
         leaked_pattern=leaked_pattern,
         fingerprint=images.split_fingerprint(subsets),
     )
-
-
-def split_warnings(dataset: Dataset, split_method: str) -> list[str]:
-    """Return sentences that say what makes results on this split too good or uncertain."""
-    images, split = dataset.images, dataset.split
-    texts = []
-    if split.leaks_groups:
-        texts.append(
-            f"images of one group are in more than one subset, since `split` is {split_method!r}: "
-            "results are too good for new groups. Use --split grouped."
-        )
-    if images.groups is not None:
-        test_groups = {images.groups[image] for image in split.test}
-        if len(test_groups) < MIN_TEST_GROUPS:
-            texts.append(
-                f"the test images come from few groups ({len(test_groups)}): with fewer than "
-                f"{MIN_TEST_GROUPS}, little can be said about new groups."
-            )
-    if has_given_parts(images) and split_method != "folder":
-        texts.append(
-            f"the parts that `data` gives are mixed, since `split` is {split_method!r}: results "
-            "can't be compared with others on its test images. Use --split folder."
-        )
-    if split.duplicate_count:
-        have = "has" if split.duplicate_count == 1 else "have"
-        texts.append(
-            f"{split.duplicate_count} of the {len(split.val) + len(split.test)} validation and "
-            f"test images {have} an exact copy in another subset: results are too good. Remove "
-            "copies; `bioimg data` lists them."
-        )
-    if split.look_alike_count:
-        looks = "looks" if split.look_alike_count == 1 else "look"
-        texts.append(
-            f"{split.look_alike_count} of the {len(split.val) + len(split.test)} validation and "
-            f"test images {looks} like one in another subset, turned or changed: results are too "
-            f"good. {_advise_on_look_alikes(images)}"
-        )
-    if split.leaked_pattern and images.likely_groups is not None:
-        count = len(set(images.likely_groups.names))
-        texts.append(
-            f"names suggest {count} groups, and images of one are in more than one subset: if "
-            "these are slides or patients, results are too good for new ones. Use --split grouped "
-            f"--group-pattern '{split.leaked_pattern}'; `bioimg data` shows what is in them."
-        )
-    contradictions = find_contradictions(images)
-    if contradictions:
-        have = "image has" if len(contradictions) == 1 else "images have"
-        texts.append(
-            f"{len(contradictions)} {have} several labels, since copies are in several classes: no "
-            "recipe is right on all of these. `bioimg data` lists them."
-        )
-    if images.unreadable_skipped:
-        were = "image was" if images.unreadable_skipped == 1 else "images were"
-        texts.append(f"{images.unreadable_skipped} unreadable {were} left out.")
-    return texts
-
-
-def _advise_on_look_alikes(images: ImageSet) -> str:
-    if images.groups is None:
-        return "Use --split grouped --group-pattern copies; `bioimg data` lists them."
-    return "Remove copies; `bioimg data` lists them."
 
 
 def _split_stratified(images: HasLabels, config: SplitConfig) -> np.ndarray:
@@ -286,6 +226,15 @@ def _draw_stratified(images: HasLabels, labels: np.ndarray, share: float) -> np.
         np.arange(len(labels)), test_size=drawn_count, stratify=labels, random_state=0
     )
     return np.asarray(drawn)
+
+
+def suggest_folds(images: HasLabels) -> int | None:
+    """Return a number of folds for a grouped cross-validation, if the groups allow one."""
+    groups = _group_numbers(images)
+    for folds in SUGGESTED_FOLDS:
+        if assign_groups(images.labels, groups, SUBSET_FRACTIONS, folds, 0) is not None:
+            return folds
+    return None
 
 
 def _split_grouped(images: HasLabels, config: SplitConfig) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bioimg.config import DatasetConfig
-from bioimg.data import load_dataset, split_warnings
+from bioimg.data import image_warnings, load_dataset
 from bioimg.data.copies import find_copies, join_copies
 from bioimg.errors import UserError
 from support.image_folders import medmnist_arrays, write_image_folder, write_noise_image
@@ -48,7 +48,7 @@ def test_copies_with_two_labels_in_an_npz_are_told(tmp_path):
     arrays["train_images"][:2] = 7
     np.savez(tmp_path / "toy.npz", **arrays)
     dataset = load_dataset(DatasetConfig(data=str(tmp_path / "toy.npz"), image_size=9))
-    assert "1 image has several labels" in " ".join(split_warnings(dataset, "folder"))
+    assert "1 image has several labels" in " ".join(image_warnings(dataset.images))
 
 
 def test_many_copies_are_listed_by_the_first_few():

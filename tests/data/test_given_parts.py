@@ -72,7 +72,7 @@ def test_parts_that_are_mixed_on_demand_are_warned_of(tmp_path):
     folder = write_parts(tmp_path, train=10, val=5, test=5)
     for split, is_warned in (("stratified", True), ("folder", False)):
         dataset = load_dataset(DatasetConfig(data=str(folder)), SplitConfig(split=split))
-        texts = " ".join(split_warnings(dataset, split))
+        texts = " ".join(split_warnings(dataset, SplitConfig(split=split)))
         assert ("parts that `data` gives are mixed" in texts) == is_warned
 
 

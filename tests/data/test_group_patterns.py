@@ -63,6 +63,11 @@ def test_numbers_that_identify_slides_are_a_guess_whatever_precedes_them():
     assert patterns_of(names)[0] == r"HE-(\d+)"
 
 
+@pytest.mark.parametrize("word", ["rotated_", "aug", "Angle-"])
+def test_turns_of_an_image_make_no_groups(word):
+    assert patterns_of([f"{word}{90 * (n % 4)}_{n // 4}" for n in range(48)]) == []
+
+
 def test_running_numbers_make_no_groups(tmp_path):
     for number in range(20):
         write_noise_image(tmp_path / "ab"[number % 2] / f"img_{number}_row_{number % 3}.png")

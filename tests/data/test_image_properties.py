@@ -1,6 +1,7 @@
 """Properties of any set of images; hypothesis generates the sets."""
 
 import dataclasses
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -219,14 +220,16 @@ def test_file_array_equals_array_in_memory(data, count):
     st.booleans(),
 )
 def test_any_folder_gives_a_set_or_a_reason(classes, files, with_parts):
+    numbers = itertools.count()
     with tempfile.TemporaryDirectory() as folder:
         for subset in ("train", "val", "test") if with_parts else ("",):
             for name in classes:
                 (Path(folder) / subset / name).mkdir(parents=True, exist_ok=True)
                 for file in files:
-                    Image.new("RGB", (4, 4), (len(file), 0, 0)).save(
-                        Path(folder) / subset / name / f"{file}.png"
-                    )
+                    # copies in several classes would be refused
+                    colour = (next(numbers), len(file), 0)
+                    path = Path(folder) / subset / name / f"{file}.png"
+                    Image.new("RGB", (4, 4), colour).save(path)
         try:
             images = load_dataset(DatasetConfig(data=folder, image_size=8)).images
         except UserError:

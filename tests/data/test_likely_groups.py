@@ -9,7 +9,8 @@ from support.image_folders import write_class_folders, write_noise_image
 
 def warn(folder, split="stratified", **fields):
     config = DatasetConfig(data=str(folder), image_size=16, **fields)
-    return " ".join(split_warnings(load_dataset(config, SplitConfig(split=split)), split))
+    split_config = SplitConfig(split=split)
+    return " ".join(split_warnings(load_dataset(config, split_config), split_config))
 
 
 @pytest.mark.parametrize("word", ["slide", "patient-", "well_"])

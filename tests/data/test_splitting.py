@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bioimg.config import MIN_TEST_GROUPS, SplitConfig, TrialConfig
-from bioimg.data import TEST, TRAIN, VAL, Dataset, split_images, split_warnings
+from bioimg.data import TEST, TRAIN, VAL, Dataset, image_warnings, split_images, split_warnings
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from bioimg.report.translation import translate
@@ -17,7 +17,8 @@ from support.image_sets import labelled_images
 
 def warnings_of(images, method):
     split = split_images(images, SplitConfig(split=method))
-    return split_warnings(Dataset(images=images, split=split), method)
+    config = SplitConfig(split=method)
+    return [*split_warnings(Dataset(images=images, split=split), config), *image_warnings(images)]
 
 
 def per_class(images, indices):
@@ -259,7 +260,8 @@ def test_few_test_groups_give_the_warning_of_the_report(groups, tested):
     values = {"groups": tested, "effective": "", "fewest": MIN_TEST_GROUPS}
     # the report also says what groups of unequal size are worth
     sentence = translate("warning.few_groups", "en", **values).replace(", worth  of equal size", "")
-    expected = [sentence] if tested else []
+    advice = " To test all 24 groups in turn: --split grouped --folds 5."
+    expected = [sentence + advice] if tested else []
     assert [f"WARNING: {text}" for text in warnings_of(images, "grouped")] == expected
 
 

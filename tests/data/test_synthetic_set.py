@@ -78,7 +78,7 @@ def test_slides_are_kept_together_by_a_grouped_split():
 
 def test_grouped_split_gives_no_warning():
     dataset = load_dataset(CONFIG, SplitConfig(split="grouped"))
-    assert split_warnings(dataset, "grouped") == []
+    assert list(split_warnings(dataset, SplitConfig(split="grouped"))) == []
 
 
 def test_tiles_of_one_slide_share_their_stain(images: ImageSet):

@@ -14,12 +14,13 @@ from bioimg.data.copies import find_contradictions, find_copies, find_look_alike
 from bioimg.data.group_patterns import PatternGuess, guess_group_patterns
 from bioimg.data.image_groups import COPIES, group_copies
 from bioimg.data.image_index import ImageIndex
-from bioimg.data.image_set import SUBSETS, TRAIN, ImageSet
+from bioimg.data.image_set import SUBSETS, TRAIN, Dataset, ImageSet
 from bioimg.data.intensity_scaling import scale_to_8bit
 from bioimg.data.load import make_image_set
 from bioimg.data.look_alikes import read_look_alikes
 from bioimg.data.pixel_cache import DecodedSet, DecodeOptions, ProgressCallback, read_images
 from bioimg.data.sources import NPZ_SUFFIX, list_images
+from bioimg.data.split_warnings import split_warnings
 from bioimg.data.splitting import assign_subsets, describe_split
 from bioimg.errors import UserError
 
@@ -36,6 +37,7 @@ class SplitPreview:
     """As in `Split`. The next two fields are its numbers of copies."""
     duplicates: int | None = None
     look_alikes: int | None = None
+    warnings: list[str] = field(default_factory=list)
     error: str | None = None
 
 
@@ -162,4 +164,5 @@ def _preview_split(images: ImageSet, config: SplitConfig) -> SplitPreview:
         leaks_groups=split.leaks_groups,
         duplicates=split.duplicate_count,
         look_alikes=split.look_alike_count,
+        warnings=list(split_warnings(Dataset(images=images, split=split), config)),
     )
