@@ -61,7 +61,7 @@ def guess_group_patterns(index: ImageIndex) -> list[PatternGuess]:
     numbers start again for each patient. The patients of TCGA come first, then the fewest groups.
     """
     excluded = {_partition(index.classes[label] for label in index.labels)}
-    excluded |= _mixing_partitions(index)
+    excluded |= _mixing_partitions(index) | _position_partitions(index)
     guesses: dict[Partition, PatternGuess] = {}
     for pattern in _candidate_patterns(index.paths):
         groups = _useful_groups(pattern, index)
@@ -99,6 +99,12 @@ def _mixing_partitions(index: ImageIndex) -> set[Partition]:
     return partitions
 
 
+def _position_partitions(index: ImageIndex) -> set[Partition]:
+    """Return the groups of numbers that say where an image lies or how it was turned."""
+    words = [word for word in _words_before_numbers(index.paths) if not _can_name_groups(word)]
+    return {_partition(_useful_groups(_number_pattern(word), index)) for word in words}
+
+
 def _candidate_patterns(paths: Sequence[str]) -> Iterator[str]:
     yield PATIENT_BARCODE
     yield PARENT
@@ -114,14 +120,19 @@ def _candidate_patterns(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _numbered_words(paths: Iterable[str]) -> list[str]:
-    """Return the words that precede a number in each name, with their separator, as in `HE-`."""
+    """Return the words before a number in each name that may name groups, as in `HE-`."""
+    return [word for word in _words_before_numbers(paths) if _can_name_groups(word)]
+
+
+def _words_before_numbers(paths: Iterable[str]) -> list[str]:
+    """Return the words that precede a number in each name, with their separator."""
     words_by_name = [set(NUMBERED_WORD.findall(path.rsplit("/", 1)[-1])) for path in paths]
     common = set.intersection(*words_by_name)
-    return sorted(word + separator for word, separator in common if _can_name_groups(word))
+    return sorted(word + separator for word, separator in common)
 
 
 def _can_name_groups(word: str) -> bool:
-    return word.lower() not in POSITION_WORDS
+    return word.rstrip("-_ ").lower() not in POSITION_WORDS
 
 
 def _number_pattern(word: str) -> str:
