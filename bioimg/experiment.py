@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from bioimg.config import (
     EXPERIMENT_FIELDS,
     TRIAL_FIELDS,
+    TUNABLE_FIELDS,
     TrialConfig,
     config_field,
     validate_fields,
@@ -17,6 +18,10 @@ from bioimg.errors import UserError, unknown_value_error
 
 SPLIT_FIELDS = ("split", "folds", "fold", "group_pattern")
 """Fields that determine which images a trial is validated on."""
+DEFAULT_COHORT = ("freeze",)
+"""Fields in which the trials agree that early stopping compares, if nothing else is asked."""
+TUNED_STEP = 3
+"""A rate that is tuned and has one value is tried at this fraction and this multiple of it, too."""
 
 
 class StopReason(NamedTuple):
@@ -69,8 +74,10 @@ class EarlyStopping:
         above=0,
         below=1,
     )
-    compare_within: tuple[str, ...] = config_field(
-        ("freeze",), "Only trials with the same values in these fields compete"
+    compare_within: tuple[str, ...] | None = config_field(
+        None,
+        "Only trials with the same values in these fields compete",
+        default_hint="freeze; with --tune, all fields that aren't tuned",
     )
     # the help of a flag that is on by default is shown for --no-...
     spare_frozen: bool = config_field(
@@ -81,7 +88,7 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         validate_fields(self)
-        for name in self.compare_within:
+        for name in self.compare_within or ():
             if name not in TRIAL_FIELDS:
                 raise unknown_value_error("compare_within", name, TRIAL_FIELDS)
 
@@ -115,7 +122,8 @@ class EarlyStopping:
         compete: they are validated on the same images, and a recipe that is good with some seeds
         loses only the others.
         """
-        fields = ("epochs", *SPLIT_FIELDS, *self.compare_within)
+        within = DEFAULT_COHORT if self.compare_within is None else self.compare_within
+        fields = ("epochs", *SPLIT_FIELDS, *within)
         return tuple(getattr(trial, name) for name in fields)
 
 
@@ -123,19 +131,76 @@ class EarlyStopping:
 class Experiment:
     """A question about recipes.
 
-    Its trials are all combinations of the values on its axes. All other fields are as in `base`.
+    Its grid is all combinations of the values on its axes. All other fields are as in `base`. The
+    fields that it tunes are nuisance settings: no recipes differ in them, but each recipe has the
+    value that is best for it (see `bioimg.tuning`).
     """
 
     name: str
     base: TrialConfig
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     early_stopping: EarlyStopping | None = field(default_factory=EarlyStopping)
+    tune: tuple[str, ...] = config_field(
+        (),
+        "Settings whose values aren't compared: each recipe gets the one with the lowest "
+        "validation loss. A number with one value is tried at a third, once and three times it. "
+        "Without names, nothing is tuned",
+        metavar="[FIELD ...]",
+    )
+    tune_seeds: int = config_field(
+        1,
+        "Number of seeds on which tuned values are tried; with the others only the chosen one runs",
+        at_least=1,
+    )
 
     def __post_init__(self) -> None:
+        validate_fields(self)
+        for name in self.tune:
+            _check_tunable(name)
+        object.__setattr__(self, "axes", _with_tuned_values(self))
         for name, values in self.axes.items():
             _check_axis(name, values)
+        self._check_tuning()
         # each trial checks its own values
         self.trials()
+
+    def _check_tuning(self) -> None:
+        if len(set(self.tune)) < len(self.tune):
+            raise UserError(f"the value of `tune` is {self.tune}, but must hold no field twice.")
+        if self.tune and self.early_stopping and self.early_stopping.compare_within is not None:
+            raise UserError(
+                f"the value of `compare_within` is {self.early_stopping.compare_within}, but must "
+                "be left out with `tune`: a trial then competes only with other values of "
+                f"{', '.join(self.tune)} in its own recipe, so that no recipe is stopped. `tune` "
+                "without names tunes nothing."
+            )
+        if self.tune_seeds > len(self.seeds):
+            raise UserError(
+                f"the value of `tune_seeds` is {self.tune_seeds}, but must be at most the number "
+                f"of seeds, which is {len(self.seeds)}. Lower it, or give more seeds with --seed."
+            )
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds with which each configuration is repeated."""
+        return self.axes.get("seed", (self.base.seed,))
+
+    @property
+    def stopping_rule(self) -> EarlyStopping | None:
+        """The rule of early stopping, with the fields in which the trials of a cohort agree.
+
+        With tuned fields these are all others, so that each recipe keeps a trial that runs to its
+        end.
+        """
+        if self.early_stopping is None:
+            return None
+        within = self.early_stopping.compare_within
+        if self.tune:
+            untuned = [name for name in TRIAL_FIELDS if name not in self.tune]
+            within = tuple(name for name in untuned if name not in EXPERIMENT_FIELDS)
+        elif within is None:
+            within = DEFAULT_COHORT
+        return dataclasses.replace(self.early_stopping, compare_within=within)
 
     def trials(self) -> list[TrialConfig]:
         """Return every trial of the grid, the last axis varying fastest."""
@@ -174,6 +239,38 @@ class Experiment:
         """Return the experiment with all folds of a cross-validation on a last axis `fold`."""
         base = dataclasses.replace(self.base, folds=folds, fold=0)
         return dataclasses.replace(self, base=base, axes={**self.axes, "fold": tuple(range(folds))})
+
+
+def _check_tunable(name: str) -> None:
+    if name not in TRIAL_FIELDS:
+        raise unknown_value_error("tune", name, TUNABLE_FIELDS)
+    if name not in TUNABLE_FIELDS:
+        raise UserError(
+            f"the value of `tune` is {name!r}, but a recipe can't choose what it is trained and "
+            f"tested on. These fields can be tuned: {', '.join(TUNABLE_FIELDS)}."
+        )
+
+
+def _with_tuned_values(experiment: Experiment) -> dict[str, tuple[Any, ...]]:
+    """Return the axes, with those of tuned fields that have one value so far."""
+    axes = dict(experiment.axes)
+    for name in experiment.tune:
+        if len(axes.get(name, ())) < 2:
+            value, *_ = axes.get(name) or (getattr(experiment.base, name),)
+            axes[name] = _values_around(name, value)
+    return axes
+
+
+def _values_around(name: str, value: Any) -> tuple[float, ...]:
+    types = {field.name: field.type for field in dataclasses.fields(TrialConfig)}
+    if types[name] is not float or value <= 0:
+        raise UserError(
+            f"the value of `{name}` is {value!r}, but must be at least two values to be tuned: "
+            "only a rate above 0 is tried at a third, once and three times it. Give more values, "
+            "or leave it out of `tune`."
+        )
+    lower, higher = value / TUNED_STEP, value * TUNED_STEP
+    return float(f"{lower:.2g}"), value, float(f"{higher:.2g}")
 
 
 def _check_axis(name: str, values: tuple[Any, ...]) -> None:

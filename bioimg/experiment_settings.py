@@ -13,7 +13,7 @@ from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.run_options import RunOptions
 
 Settings = Mapping[str, Any]
-"""Values by the names of fields of `TrialConfig`, `EarlyStopping` and `RunOptions`."""
+"""Values by the names of fields of `TrialConfig`, `EarlyStopping`, `Experiment`, `RunOptions`."""
 
 
 def apply_settings(experiment: Experiment, settings: Settings) -> tuple[Experiment, RunOptions]:
@@ -21,6 +21,9 @@ def apply_settings(experiment: Experiment, settings: Settings) -> tuple[Experime
 
     A setting of trials replaces the value of the base trial or the axis with its name. Several
     values make an axis; no value at all leaves the experiment as it is.
+
+    A field that the experiment tunes isn't tuned any more if it gets one value and `tune` isn't
+    among the settings: what is given is used.
 
     Raises:
         UserError: there is no such setting, or a value has another type or breaks its field's rule.
@@ -31,14 +34,16 @@ def apply_settings(experiment: Experiment, settings: Settings) -> tuple[Experime
     rule = _change_early_stopping(experiment, _typed_settings(EarlyStopping, settings))
     if not options.early_stopping:
         rule = None
-    changed = _change_trials(experiment, trial_values)
-    return dataclasses.replace(changed, early_stopping=rule), options
+    tuning = _change_tuning(experiment, settings, trial_values)
+    untuned = dataclasses.replace(experiment, tune=(), tune_seeds=1)
+    changed = _change_trials(untuned, trial_values)
+    return dataclasses.replace(changed, early_stopping=rule, **tuning), options
 
 
 def _check_names(settings: Settings) -> None:
     known = []
-    for config in (TrialConfig, EarlyStopping, RunOptions):
-        known += _field_names(config)
+    for config in (TrialConfig, EarlyStopping, Experiment, RunOptions):
+        known += [field.name for field in setting_fields(config)]
     for name in settings:
         if name not in known:
             raise UserError(
@@ -47,8 +52,9 @@ def _check_names(settings: Settings) -> None:
             )
 
 
-def _field_names(config: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(config)]
+def setting_fields(config: type) -> list[dataclasses.Field[Any]]:
+    """Return the fields of a dataclass that are settings: those made with `config_field`."""
+    return [field for field in dataclasses.fields(config) if field.metadata]
 
 
 def _trial_values(settings: Settings) -> dict[str, tuple[Any, ...]]:
@@ -66,7 +72,7 @@ def _trial_values(settings: Settings) -> dict[str, tuple[Any, ...]]:
 def _typed_settings(config: type, settings: Settings) -> dict[str, Any]:
     """Return the settings of a config; a field that holds several values also takes one."""
     typed = {}
-    for field in dataclasses.fields(config):
+    for field in setting_fields(config):
         if field.name not in settings:
             continue
         value = settings[field.name]
@@ -138,3 +144,16 @@ def _change_early_stopping(experiment: Experiment, given: Settings) -> EarlyStop
     own_rule = experiment.early_stopping or EarlyStopping()
     rule = dataclasses.replace(own_rule, **given)
     return experiment.early_stopping if rule == own_rule else rule
+
+
+def _change_tuning(
+    experiment: Experiment, settings: Settings, trial_values: Mapping[str, tuple[Any, ...]]
+) -> dict[str, Any]:
+    """Return the fields of an experiment about tuning; a `tune` of None is the experiment's own."""
+    own = {"tune": experiment.tune, "tune_seeds": experiment.tune_seeds}
+    given = {name: settings[name] for name in own if settings.get(name) is not None}
+    tuning = {**own, **_typed_settings(Experiment, given)}
+    if "tune" not in given:
+        fixed = [name for name in experiment.tune if len(trial_values.get(name, ())) == 1]
+        tuning["tune"] = tuple(name for name in experiment.tune if name not in fixed)
+    return tuning

@@ -56,7 +56,7 @@ def run_in_process(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     context = TrialContext(experiment_name=experiment.name, store=store, device=device)
     stopping_rule = None
-    if rule := experiment.early_stopping:
+    if rule := experiment.stopping_rule:
         earlier = past_trials(store, trials)
         stopping_rule = StoppingRule(rule, trials, earlier, find_images(datasets))
     for trial in trials:

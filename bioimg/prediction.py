@@ -23,26 +23,29 @@ if TYPE_CHECKING:
 def select_trial_key(results: "Results", key: str | None) -> str:
     """Return the key of the completed trial to use.
 
-    By default it is a trial of the best configuration: of its repeats the one with the lowest
-    validation loss.
+    By default it is a trial of the best configuration, with the chosen values of tuned fields: of
+    its repeats the one with the lowest validation loss.
 
     Raises:
         UserError: that trial isn't completed, or none is.
     """
     from bioimg.results import statistics
+    from bioimg.results.chosen_values import chosen_results
     from bioimg.results.configurations import configuration_keys
 
-    completed = results.trials[results.trials["status"].eq("completed")]
-    best = statistics.best_configuration(results)
+    chosen = chosen_results(results)
+    best = statistics.best_configuration(chosen)
     if best is None:
         raise UserError(
             "the value of `folder` must be results with a completed trial, but there is none. Run "
             "the experiment."
         )
     if key is None:
-        configurations = configuration_keys(results.trials)[completed.index]
-        repeats = completed[configurations.eq(best)]
+        configurations = configuration_keys(chosen.trials, results.tuned_fields)
+        is_completed = chosen.trials["status"].eq("completed")
+        repeats = chosen.trials[is_completed & configurations.eq(best)]
         return str(repeats.set_index("key")["best_val_loss"].idxmin())
+    completed = results.trials[results.trials["status"].eq("completed")]
     if key not in set(completed["key"]):
         raise unknown_value_error("key", key, completed["key"], "These trials are completed.")
     return key
@@ -53,7 +56,13 @@ def format_trial(results: "Results", key: str) -> str:
     from bioimg.results.configurations import REPEAT_FIELDS, varying_fields
 
     row = results.trials.set_index("key").loc[key]
-    names = ("model", "weights", "freeze", *varying_fields(results.trials), *REPEAT_FIELDS)
+    names = (
+        "model",
+        "weights",
+        "freeze",
+        *varying_fields(results.trials, tuned=()),
+        *REPEAT_FIELDS,
+    )
     return " ".join(f"{name}={row[name]}" for name in dict.fromkeys(names))
 
 

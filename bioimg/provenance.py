@@ -72,7 +72,7 @@ def complete_manifest(
 
 
 def _experiment_record(experiment: Experiment, images: ImageSet) -> dict[str, Any]:
-    rule = experiment.early_stopping
+    rule = experiment.stopping_rule
     return {
         "format": FORMAT_VERSION,
         "name": experiment.name,
@@ -80,6 +80,8 @@ def _experiment_record(experiment: Experiment, images: ImageSet) -> dict[str, An
         "finished": None,
         "base": dataclasses.asdict(experiment.base),
         "axes": {name: list(values) for name, values in experiment.axes.items()},
+        "tune": list(experiment.tune),
+        "tune_seeds": experiment.tune_seeds,
         "early_stopping": dataclasses.asdict(rule) if rule else None,
         "score": resolve_score(experiment.base.score, images.class_counts),
         "data": _data_record(images),

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from bioimg import data, provenance
+from bioimg import data, provenance, tuning
 from bioimg.config import TrialConfig
 from bioimg.data.image_set import Dataset, ImageSet, PixelsByPath
 from bioimg.early_stopping import unfinished_cohort_leaders
@@ -73,15 +73,13 @@ def run_experiment(experiment: Experiment, options: RunOptions, console: Console
     manifest["keep"] = options.keep
     store.open_for_writing(manifest, provenance.image_assignment_rows(datasets))
     try:
-        trained_count = train_trials(experiment, datasets, store, execute, options, console)
-        store.write_manifest(
-            provenance.complete_manifest(manifest, earlier, trained=trained_count > 0)
-        )
+        ran = train_trials(experiment, datasets, store, execute, options, console)
+        store.write_manifest(provenance.complete_manifest(manifest, earlier, trained=bool(ran)))
         store.delete_ray_files()
     finally:
         store.release()
     pixels = PixelsByPath(images) if options.report else None
-    return conclude_run(store, trials, pixels, console)
+    return conclude_run(store, [*trials, *ran], pixels, console)
 
 
 def default_results_folder(experiment: Experiment) -> str:
@@ -96,33 +94,90 @@ def train_trials(
     execute: Executor,
     options: RunOptions,
     console: Console,
-) -> int:
-    """Run the missing trials and those to be finished. Return how many there were.
+) -> list[TrialConfig]:
+    """Run what is missing and what is to be finished, until all that the experiment needs is there.
 
-    However it ends, the tables hold all rows that exist by then.
+    What it needs grows where fields are tuned: with further seeds only the chosen values run, and
+    they are known only once the others have ended. However it ends, the tables hold all rows that
+    exist by then. Return the trials that ran.
     """
-    trials = list(datasets)
-    grid_order = [trial.key for trial in trials]
-    # a failed trial is tried again
-    statuses = {
-        key: status for key, status in store.tables.trial_statuses().items() if status != "failed"
-    }
-    missing = [trial for trial in trials if trial.key not in statuses]
-    print_restarts(missing, store, statuses, console)
+    ran: list[TrialConfig] = []
+    known = dict(datasets)
     try:
-        with open_listeners(experiment, trials, statuses, store, options, console) as listener:
-            store.tables.merge_and_delete_parts(grid_order)
-            execute(experiment, experiment.in_run_order(missing), datasets, store, listener)
-            store.tables.merge_and_delete_parts(grid_order)
-            to_finish = select_trials_to_finish(experiment, trials, store, options.finish)
-            unstopped = dataclasses.replace(experiment, early_stopping=None)
-            execute(unstopped, to_finish, datasets, store, listener)
-        checkpoints.delete_leftover_states(store, trials)
+        while True:
+            statuses = ended_statuses(store, ran)
+            wanted = find_wanted_trials(experiment, store, statuses)
+            missing = [trial for trial in wanted if trial.key not in statuses]
+            if ran and not missing:
+                break
+            known |= sibling_datasets(known, wanted)
+            print_restarts(missing, store, statuses, console)
+            listeners = open_listeners(experiment, wanted, statuses, store, options, console)
+            with listeners as listener:
+                batch = run_batch(
+                    experiment, wanted, missing, known, store, execute, options.finish, listener
+                )
+            if not batch:
+                break
+            ran += batch
+        checkpoints.delete_leftover_states(store, known)
         if options.keep == "best":
             prune_checkpoints(store, console)
     finally:
-        store.tables.merge(grid_order)
-    return len(missing) + len(to_finish)
+        store.tables.merge(trial.key for trial in known)
+    return ran
+
+
+def run_batch(
+    experiment: Experiment,
+    wanted: Sequence[TrialConfig],
+    missing: Sequence[TrialConfig],
+    datasets: Mapping[TrialConfig, Dataset],
+    store: ResultStore,
+    execute: Executor,
+    finish: Sequence[str] | None,
+    listener: ProgressListener,
+) -> list[TrialConfig]:
+    """Run missing trials, then those of the wanted ones that are to be finished. Return them."""
+    order = [trial.key for trial in datasets]
+    store.tables.merge_and_delete_parts(order)
+    execute(experiment, experiment.in_run_order(missing), datasets, store, listener)
+    store.tables.merge_and_delete_parts(order)
+    to_finish = select_trials_to_finish(experiment, wanted, store, finish)
+    unstopped = dataclasses.replace(experiment, early_stopping=None)
+    execute(unstopped, to_finish, datasets, store, listener)
+    return [*missing, *to_finish]
+
+
+def find_wanted_trials(
+    experiment: Experiment, store: ResultStore, statuses: Mapping[str, str]
+) -> list[TrialConfig]:
+    """Return the trials that an experiment is known to need, given those that have ended."""
+    rows = [row for row in store.tables.all_rows("trials") if row["key"] in statuses]
+    return tuning.wanted_trials(experiment, rows)
+
+
+def ended_statuses(store: ResultStore, ran: Sequence[TrialConfig]) -> dict[str, str]:
+    """Return the status of each trial that has ended, by its key.
+
+    A trial that failed counts only if this session `ran` it: an earlier failure is tried again.
+    """
+    ran_keys = {trial.key for trial in ran}
+    statuses = {}
+    for key, status in store.tables.trial_statuses().items():
+        if status != "failed" or key in ran_keys:
+            statuses[key] = status
+    return statuses
+
+
+def sibling_datasets(
+    datasets: Mapping[TrialConfig, Dataset], trials: Sequence[TrialConfig]
+) -> dict[TrialConfig, Dataset]:
+    """Return the data sets of trials that differ from others in tuned fields or the seed."""
+    by_config = {
+        (trial.dataset_config, trial.split_config): dataset for trial, dataset in datasets.items()
+    }
+    return {trial: by_config[trial.dataset_config, trial.split_config] for trial in trials}
 
 
 @contextlib.contextmanager
@@ -136,7 +191,16 @@ def open_listeners(
 ) -> Iterator[ProgressListener]:
     """Yield what follows the trials: the progress table, TensorBoard and trackers."""
     with (
-        ProgressTable(trials, experiment.axes, statuses, console, store.score_used) as progress,
+        ProgressTable(
+            trials,
+            experiment.axes,
+            statuses,
+            console,
+            store.score_used,
+            tune=experiment.tune,
+            expected_count=tuning.expected_count(experiment),
+            lowest_losses=store.tables.lowest_losses(),
+        ) as progress,
         open_tensorboard(store, trials, experiment) as tensorboard,
         open_trackers(options.track, experiment.name, trials, store.score_used) as trackers,
     ):
@@ -202,7 +266,7 @@ def select_trials_to_finish(
     """
     rows = {row["key"]: row for row in store.tables.all_rows("trials")}
     latest_epochs = store.tables.last_epochs()
-    rule = experiment.early_stopping
+    rule = experiment.stopping_rule
     ended = {trial: rows[trial.key] for trial in trials if trial.key in rows}
     chosen = []
     for trial, row in ended.items():

@@ -10,7 +10,7 @@ import tyro
 from bioimg.cli.help_hints import format_default
 from bioimg.config import EXPERIMENT_FIELDS, TrialConfig
 from bioimg.experiment import EarlyStopping, Experiment
-from bioimg.experiment_settings import apply_settings
+from bioimg.experiment_settings import apply_settings, setting_fields
 from bioimg.run_options import RunOptions
 
 Flag = tuple[str, Any, Any]
@@ -53,6 +53,12 @@ def _flags_dataclass(experiment: Experiment) -> type:
             trial_flags,
         ),
         _flag_group(
+            "Tuning",
+            "Settings that each recipe may have at its own best value, so that none is compared "
+            "at a value that suits another.",
+            _tuning_flags(experiment),
+        ),
+        _flag_group(
             "Early stopping",
             "Which trials continue (ASHA), and which others they are compared with.",
             [_single_flag(field, rule) for field in dataclasses.fields(EarlyStopping)],
@@ -64,6 +70,24 @@ def _flags_dataclass(experiment: Experiment) -> type:
         ),
     )
     return dataclasses.make_dataclass("Flags", groups, frozen=True)
+
+
+def _tuning_flags(experiment: Experiment) -> list[Flag]:
+    """Return the flags of tuning. Without `tune`, the experiment's own fields are tuned."""
+    flags = []
+    for field in setting_fields(Experiment):
+        name, flag, default = _single_flag(field, experiment)
+        if name == "tune":
+            hint = ", ".join(experiment.tune) or "none"
+            texts = tyro.conf.arg(
+                help=field.metadata["help"],
+                metavar=field.metadata["metavar"],
+                help_behavior_hint=f"(default: {hint})",
+            )
+            flag = Annotated[tuple[str, ...] | None, texts]
+            default = dataclasses.field(default=None)
+        flags.append((name, flag, default))
+    return flags
 
 
 def _flag_group(title: str, description: str, flags: list[Flag]) -> Flag:

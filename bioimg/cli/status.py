@@ -21,6 +21,7 @@ from bioimg.config import TrialConfig
 from bioimg.experiment import Experiment
 from bioimg.progress.console import STATUS_STYLES, ProgressTable
 from bioimg.results.epoch_summary import has_later_epochs
+from bioimg.tuning import expected_count, wanted_trials
 
 if TYPE_CHECKING:
     from bioimg.results.result_store import ResultStore
@@ -73,18 +74,37 @@ def read_status(store: "ResultStore", console: Console) -> StatusView:
 
     manifest = store.read_manifest()
     holder = current_holder(store.storage)
-    axes = {name: tuple(values) for name, values in manifest["axes"].items()}
-    base = TrialConfig(**manifest["base"])
-    trials = Experiment(name=manifest["name"], base=base, axes=axes).trials()
+    experiment = _recorded_experiment(manifest)
     latest_epochs = store.tables.last_epochs()
+    trials = wanted_trials(experiment, store.tables.all_rows("trials"))
     statuses = _read_statuses(store, trials, latest_epochs, is_running=holder is not None)
-    table = ProgressTable(trials, axes, {}, console, store.score_used)
+    table = ProgressTable(
+        trials,
+        experiment.axes,
+        {},
+        console,
+        store.score_used,
+        tune=experiment.tune,
+        expected_count=expected_count(experiment),
+        lowest_losses=store.tables.lowest_losses(),
+    )
     for trial in trials:
         table.set_state(trial.key, latest_epochs.get(trial.key), statuses[trial.key])
     remaining = seconds_left(trials, statuses, latest_epochs)
     summary = _summary_line(statuses, remaining)
     renderable = Group(table.render(), summary, _session_line(manifest, holder))
     return StatusView(renderable=renderable, holder=holder)
+
+
+def _recorded_experiment(manifest: Mapping[str, Any]) -> Experiment:
+    """Return the experiment of experiment.json; earlier versions tuned nothing."""
+    return Experiment(
+        name=manifest["name"],
+        base=TrialConfig(**manifest["base"]),
+        axes={name: tuple(values) for name, values in manifest["axes"].items()},
+        tune=tuple(manifest.get("tune", ())),
+        tune_seeds=manifest.get("tune_seeds", 1),
+    )
 
 
 def seconds_left(

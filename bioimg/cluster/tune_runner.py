@@ -119,7 +119,7 @@ class LaneExecutor:
         coordinator: CoordinatorClient,
     ) -> None:
         scheduler = None
-        if rule := experiment.early_stopping:
+        if rule := experiment.stopping_rule:
             earlier = past_trials(store, trials)
             images = find_images(datasets)
             scheduler = CohortScheduler(rule, trials, earlier, images, coordinator)
@@ -163,7 +163,7 @@ def _make_lane_spec(
     gpu: bool,
 ) -> LaneSpec:
     """Return what all lanes have in common."""
-    rule = experiment.early_stopping
+    rule = experiment.stopping_rule
     epoch_counts = {trial.epochs for trial in trials}
     return LaneSpec(
         number=0,

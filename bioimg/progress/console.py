@@ -1,6 +1,6 @@
 """Show a running experiment: a live table on a terminal, plain lines elsewhere."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bioimg.config import TrialConfig
+from bioimg.tuning import recipe_of
 
 STATUS_STYLES = {
     "completed": "green",
@@ -17,6 +18,8 @@ STATUS_STYLES = {
     "running": "cyan",
     "waiting": "dim",
 }
+BEST_VALUE_HEADER = "so far"
+BEST_VALUE_MARK = "best value"
 MIN_VISIBLE_TRIALS = 3
 RESERVED_LINES = 4
 """Lines of the terminal that trials leave free, for instance for the table's header."""
@@ -31,7 +34,20 @@ def print_plain(console: Console, text: str, style: str | None = None) -> None:
 
 
 class ProgressTable:
-    """Show a line per trial: settings, status, epoch, score on validation images, time left."""
+    """Show a line per trial: settings, status, epoch, score on validation images, time left.
+
+    Where fields are tuned, the trial is marked whose values are the best of its recipe so far.
+
+    Args:
+        trials: those that are known.
+        axes: the fields in which they differ.
+        statuses: of those that have ended, by key.
+        console: where to show them.
+        score_used: the score on validation images.
+        tune: the tuned fields.
+        expected_count: the number of trials, of which some become known later.
+        lowest_losses: the validation losses of trials that have started, by key.
+    """
 
     def __init__(
         self,
@@ -40,13 +56,22 @@ class ProgressTable:
         statuses: Mapping[str, str],
         console: Console,
         score_used: str,
+        *,
+        tune: Sequence[str] = (),
+        expected_count: int = 0,
+        lowest_losses: Mapping[str, float] | None = None,
     ) -> None:
         self._console = console
+        self._tune = tune
         self._score_name = f"val {score_used.replace('_', ' ')}"
         self._axes = list(axes)
         self._lines = {
             trial.key: _TrialLine(trial, statuses.get(trial.key, "waiting")) for trial in trials
         }
+        for key, loss in (lowest_losses or {}).items():
+            if key in self._lines:
+                self._lines[key].lowest_loss = loss
+        self._total = max(expected_count, len(self._lines))
         self._live = Live(
             get_renderable=self.render,
             console=console,
@@ -101,18 +126,39 @@ class ProgressTable:
             table.add_column(name)
         for name in ("epoch", self._score_name, "left"):
             table.add_column(name, justify="right")
+        if self._tune:
+            table.add_column(BEST_VALUE_HEADER)
         visible = self._visible_lines()
+        best_lines = self._best_lines() if self._tune else ()
         for line in visible:
-            table.add_row(*line.cells(self._axes))
+            mark = [BEST_VALUE_MARK] if line in best_lines else []
+            table.add_row(*line.cells(self._axes), *mark)
         hidden_count = len(self._lines) - len(visible)
+        unknown_count = self._total - len(self._lines)
+        footers = []
         if hidden_count:
-            return Group(table, Text(f"... more trials: {hidden_count}", style="dim"))
-        return table
+            footers.append(Text(f"... more trials: {hidden_count}", style="dim"))
+        if unknown_count:
+            text = f"then {unknown_count} trials with the chosen values and other seeds"
+            footers.append(Text(text, style="dim"))
+        return Group(table, *footers) if footers else table
+
+    def _best_lines(self) -> list["_TrialLine"]:
+        """Return the line of each recipe and seed with the lowest validation loss so far."""
+        best: dict[tuple[Any, ...], _TrialLine] = {}
+        for line in self._lines.values():
+            if line.lowest_loss is None or line.status == "failed":
+                continue
+            group = (*recipe_of(line.trial, self._tune), line.trial.seed)
+            leader = best.setdefault(group, line)
+            if leader.lowest_loss is not None and line.lowest_loss < leader.lowest_loss:
+                best[group] = line
+        return list(best.values())
 
     def _print_trial_line(self, line: "_TrialLine", text: str) -> None:
         ended = sum(line.status not in ("waiting", "running") for line in self._lines.values())
         name = line.trial.format_fields(self._axes) or line.trial.key
-        print_plain(self._console, f"[{ended}/{len(self._lines)}] {name}: {text}")
+        print_plain(self._console, f"[{ended}/{self._total}] {name}: {text}")
 
     def _visible_lines(self) -> list["_TrialLine"]:
         """Return all lines or, where they don't fit, running trials first, then waiting ones."""
@@ -132,12 +178,15 @@ class _TrialLine:
         self.trial = trial
         self.status = status
         self.epochs_run = 0
+        self.lowest_loss: float | None = None
         self._score = 0.0
         self._epoch_seconds = 0.0
 
     def update(self, epoch: Mapping[str, Any]) -> None:
         self.status = "running"
         self.epochs_run = epoch["epoch"]
+        losses = [epoch["val_loss"], self.lowest_loss]
+        self.lowest_loss = min(loss for loss in losses if loss is not None)
         self._score = epoch["val_score"]
         self._epoch_seconds = epoch["seconds"]
 

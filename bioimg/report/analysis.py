@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -15,9 +16,12 @@ from bioimg.report.checks import (
     find_checks,
     note,
     stopping_notes,
+    tuning_note,
+    tuning_warnings,
     uncontrolled_columns,
 )
 from bioimg.results import statistics
+from bioimg.results.chosen_values import chosen_results, tried_values
 from bioimg.results.configurations import (
     REPEAT_FIELDS,
     configuration_keys,
@@ -94,7 +98,18 @@ class FasterAlternative:
 class Analysis:
     """What results show, as numbers, keys and codes. Each property is computed at its first use."""
 
-    results: Results
+    all_results: Results
+    """Also those of tuned values that weren't chosen."""
+
+    @cached_property
+    def results(self) -> Results:
+        """The results that are compared: those of the chosen values of tuned fields."""
+        return chosen_results(self.all_results)
+
+    @property
+    def tuned_fields(self) -> tuple[str, ...]:
+        """The fields whose values are chosen within each recipe."""
+        return self.results.tuned_fields
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -114,19 +129,28 @@ class Analysis:
     @cached_property
     def digest(self) -> str:
         """Ten hex digits that change with any number of the table of trials."""
-        return results_digest(self.results)
+        return results_digest(self.all_results)
 
     @cached_property
     def checks(self) -> tuple[Check, ...]:
         """What makes these numbers or their comparison unreliable, the worst first."""
-        return tuple(find_checks(self.results, self.trials))
+        return tuple(self._warnings(self.trials))
+
+    def _warnings(self, shown: pd.DataFrame) -> Iterator[Check]:
+        yield from find_checks(self.results, shown)
+        if self.tuned_fields:
+            yield from tuning_warnings(self.tried_values, self.tuned_fields)
 
     def table_checks(self, shown: pd.DataFrame, *notes: Check) -> tuple[Check, ...]:
         """Return what stands below a table of these trials: warnings, data, notes, stopping."""
+        tuning = []
+        if self.tuned_fields:
+            tuning.append(tuning_note(self.all_results, self.tried_values))
         return (
-            *find_checks(self.results, shown),
+            *self._warnings(shown),
             *data_notes(self.results, shown),
             *notes,
+            *tuning,
             *stopping_notes(self.results, shown),
             note("source", fingerprint=self.digest),
         )
@@ -141,12 +165,12 @@ class Analysis:
     @cached_property
     def varying_fields(self) -> list[str]:
         """The fields in which configurations differ."""
-        return varying_fields(self.trials)
+        return varying_fields(self.trials, self.tuned_fields)
 
     @cached_property
     def has_repeats(self) -> bool:
         """Whether a configuration has several trials."""
-        return has_repeats(self.trials)
+        return has_repeats(self.trials, self.tuned_fields)
 
     @cached_property
     def repeat_fields(self) -> list[str]:
@@ -158,7 +182,8 @@ class Analysis:
     @cached_property
     def configuration_by_trial(self) -> dict[str, str]:
         """The key of the configuration (that of its first trial) by the key of the trial."""
-        return dict(zip(self.trials["key"], configuration_keys(self.trials), strict=True))
+        keys = configuration_keys(self.trials, self.tuned_fields)
+        return dict(zip(self.trials["key"], keys, strict=True))
 
     @cached_property
     def first_trials(self) -> pd.DataFrame:
@@ -166,6 +191,40 @@ class Analysis:
         return self.trials.set_index("key", drop=False).loc[
             list(dict.fromkeys(self.configuration_by_trial.values()))
         ]
+
+    # Tuned fields
+
+    @cached_property
+    def tried_values(self) -> pd.DataFrame:
+        """What each recipe was tried with, as from `chosen_values.tried_values`."""
+        return tried_values(self.all_results)
+
+    @cached_property
+    def first_with_same_values(self) -> list[dict[str, Any]]:
+        """The recipe that would have come first, had all had the same values; if another one.
+
+        One entry for each combination of values that every recipe completed in every fold: the
+        `key` of the configuration with the lowest validation loss, and the tuned fields. Those
+        where the recipe is first that also is with the chosen values, and of the same seeds, are
+        left out.
+        """
+        if not self.tuned_fields or self.tried_values.empty:
+            return []
+        tried = self.tried_values
+        cells = tried.groupby(["key", "fold"]).ngroups
+        chosen = tried[tried["chosen"] & tried["completed"].gt(0)]
+        if chosen.empty:
+            return []
+        first = chosen.groupby("key")["best_val_loss"].mean().idxmin()
+        others = []
+        for values, rows in tried.groupby(list(self.tuned_fields), sort=False):
+            if len(rows) < cells or rows["completed"].lt(rows["runs"]).any():
+                continue
+            winner = rows.groupby("key")["best_val_loss"].mean().idxmin()
+            if winner != first:
+                fields = dict(zip(self.tuned_fields, values, strict=True))
+                others.append({"key": winner, **fields})
+        return others
 
     # Comparisons
 

@@ -3,14 +3,14 @@
 A `Check` is a code with values. Each output turns it into text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
 
 from bioimg.config import MIN_TEST_GROUPS
-from bioimg.experiment import EarlyStopping
+from bioimg.experiment import TUNED_STEP, EarlyStopping
 from bioimg.report.class_images import SUBSETS, find_class_images
 from bioimg.report.formatting import format_list, shorten_name
 from bioimg.report.translation import column_header, translate
@@ -113,6 +113,78 @@ def _data_checks(shown: pd.DataFrame) -> Iterator[Check]:
             yield warning(code, n=int(count))
 
 
+def tuning_warnings(tried: pd.DataFrame, tuned: Sequence[str]) -> Iterator[Check]:
+    """Yield what makes choices of tuned values doubtful, and how to mend it.
+
+    tried: as from `chosen_values.tried_values`.
+    """
+    counts = tried.groupby(["key", "fold"]).size()
+    if counts.nunique() > 1:
+        yield warning("tried_unevenly", fewest=int(counts.min()), most=int(counts.max()))
+    for name in tuned:
+        yield from _range_warnings(tried, name)
+
+
+def _range_warnings(tried: pd.DataFrame, field: str) -> Iterator[Check]:
+    """Yield whether recipes have the lowest or highest number that they were tried with."""
+    numbers = pd.api.types.is_numeric_dtype(tried[field]) and tried[field].dtype != bool
+    if not numbers or tried[field].nunique() < 2:
+        return
+    cells = tried.groupby(["key", "fold"])[field]
+    lowest, highest = cells.transform("min"), cells.transform("max")
+    chosen = tried["chosen"] & tried["completed"].gt(0) & lowest.ne(highest)
+    # no rate is lower than 0
+    at_lowest = tried[chosen & tried[field].eq(lowest) & tried[field].gt(0)]
+    at_highest = tried[chosen & tried[field].eq(highest)]
+    at_end = pd.concat([at_lowest, at_highest])["key"].nunique()
+    if not at_end:
+        return
+    values = sorted(tried[field].unique().tolist())
+    extended = list(values)
+    if len(at_lowest) and at_lowest[field].min() == values[0]:
+        extended.insert(0, _next_value(values[1], values[0]))
+    if len(at_highest) and at_highest[field].max() == values[-1]:
+        extended.append(_next_value(values[-2], values[-1]))
+    yield warning(
+        "end_of_range",
+        columns=[field],
+        recipes=at_end,
+        all=tried["key"].nunique(),
+        command=format_flag(field, extended),
+    )
+
+
+def _next_value(before: float, last: float) -> float:
+    """Return the value that continues two by their ratio."""
+    ratio = last / before if before else TUNED_STEP
+    return type(last)(float(f"{last * ratio:.2g}"))
+
+
+def format_flag(field: str, values: Iterable[float]) -> str:
+    """Return the flag that gives a field these values."""
+    texts = [f"{value:g}" for value in values]
+    return f"--{field.replace('_', '-')} {' '.join(texts)}"
+
+
+def tuning_note(results: Results, tried: pd.DataFrame) -> Check:
+    """Return which fields were tuned, with which values, and how many trials that took.
+
+    results: those of all values.
+    tried: as from `chosen_values.tried_values`.
+    """
+    tuned = results.tuned_fields
+    combinations = tried.drop_duplicates(list(tuned))
+    statuses = results.trials["status"]
+    return note(
+        "tuned_folds" if tried["fold"].nunique() > 1 else "tuned",
+        columns=list(tuned),
+        n=len(combinations),
+        seeds=results.manifest["tune_seeds"],
+        trials=len(results.trials),
+        stopped=int(statuses.eq("stopped").sum()),
+    )
+
+
 def incomparable_columns(trials: pd.DataFrame) -> list[str]:
     """Return the columns that must be equal in all completed trials, but aren't."""
     completed = trials[trials["status"].eq("completed")]
@@ -149,7 +221,8 @@ def count_test_groups(results: Results, trials: pd.DataFrame) -> pd.DataFrame:
     rows = rows[rows["key"].isin(trials["key"]) & rows["subset"].eq("test")]
     rows = rows[rows["group"].notna()]
     # the folds of a configuration add up, its seeds have the same images
-    configuration_by_trial = dict(zip(trials["key"], configuration_keys(trials), strict=True))
+    keys = configuration_keys(trials, results.tuned_fields)
+    configuration_by_trial = dict(zip(trials["key"], keys, strict=True))
     configurations = rows["key"].map(configuration_by_trial)
     images = rows.assign(configuration=configurations).drop_duplicates(["configuration", "image"])
     groups = images.groupby("configuration")["group"]
@@ -195,7 +268,9 @@ def stopping_notes(results: Results, shown: pd.DataFrame) -> Iterator[Check]:
     stopped = int(shown["status"].eq("stopped").sum())
     failed = int(shown["status"].eq("failed").sum())
     rule = results.manifest.get("early_stopping")
-    if rule:
+    if rule and results.tuned_fields:
+        yield note("stopping_tuned", columns=list(results.tuned_fields))
+    elif rule:
         yield _early_stopping_note(rule, shown, stopped)
         # rules of earlier versions had no guard
         if stopped and "alpha" in rule:
@@ -206,7 +281,7 @@ def stopping_notes(results: Results, shown: pd.DataFrame) -> Iterator[Check]:
         yield note("no_stopping")
     if failed:
         yield note("failed", failed=failed, trials=len(shown))
-    is_repeated = configuration_keys(shown).duplicated().any()
+    is_repeated = configuration_keys(shown, results.tuned_fields).duplicated().any()
     has_completed = shown["status"].eq("completed").any()
     if has_completed and not is_repeated:
         yield note("one_run")

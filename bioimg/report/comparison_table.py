@@ -8,11 +8,17 @@ from bioimg.config import TRIAL_FIELDS
 from bioimg.errors import unknown_value_error
 from bioimg.report.analysis import MEASURES, Analysis
 from bioimg.report.checks import Check, note, uncontrolled_columns
-from bioimg.report.formatting import column_decimals, format_p_value, format_percent
+from bioimg.report.formatting import (
+    column_decimals,
+    format_number,
+    format_p_value,
+    format_percent,
+    format_setting,
+)
 from bioimg.report.row_filter import format_condition, select_rows, sort_rows
 from bioimg.report.sentences import describe_verdict
 from bioimg.report.table_model import Column, ColumnKind, Table
-from bioimg.report.translation import translate
+from bioimg.report.translation import setting_label, translate
 from bioimg.results.configurations import has_repeats
 
 BASIC_SETTINGS = ("weights", "batch_size", "freeze", "epochs")
@@ -91,17 +97,19 @@ def build_comparison(
     """
     chosen = select_rows(analysis.trials, rows)
     keys = _require_known(group_by, TRIAL_FIELDS, "group_by") or _default_keys(analysis)
-    is_averaged = bool(group_by) or (has_repeats(chosen) and not single)
+    is_averaged = bool(group_by) or (has_repeats(chosen, analysis.tuned_fields) and not single)
     if is_averaged:
         table = _average_runs(chosen, keys, lang)
     else:
         table = _with_status_text(chosen, lang)
         keys = list(dict.fromkeys([*keys, *analysis.repeat_fields]))
     if not group_by:
+        table = _with_tuned_values(table, analysis, lang)
         table = _with_verdicts(_with_scores(table, analysis), analysis, lang)
     table = sort_rows(table, sort).reset_index(drop=True)
 
-    default_columns = [*keys, *_default_measures(table, analysis)]
+    tuned = ["tuned_values"] if "tuned_values" in table else []
+    default_columns = [*keys, *tuned, *_default_measures(table, analysis)]
     shown = _require_known(columns or default_columns, table.columns, "columns")
     notes = _column_notes(analysis, chosen, shown, is_averaged)
     shown_columns = []
@@ -273,6 +281,43 @@ def _with_scores(table: pd.DataFrame, analysis: Analysis) -> pd.DataFrame:
     return table.assign(**added)
 
 
+def _with_tuned_values(table: pd.DataFrame, analysis: Analysis, lang: str) -> pd.DataFrame:
+    """Add `tuned_values`: the chosen values of each row's recipe, and how many it was tried with.
+
+    It is missing where no trial was completed. Without tuned fields there is no such column.
+    """
+    if not analysis.tuned_fields:
+        return table
+    texts = {}
+    for key in analysis.first_trials["key"]:
+        texts[key] = tuned_values_text(analysis, key, lang)
+    values = table["key"].map(analysis.configuration_by_trial).map(texts)
+    return table.assign(tuned_values=values)
+
+
+def tuned_values_text(analysis: Analysis, key: str, lang: str) -> str | None:
+    """Return the chosen values of a configuration, such as `learning rate 0.0003 of 3`."""
+    tried = analysis.tried_values
+    tried = tried[tried["key"].eq(key)]
+    chosen = tried[tried["chosen"] & tried["completed"].gt(0)]
+    if chosen.empty:
+        return None
+    counts = chosen.groupby(list(analysis.tuned_fields), sort=True).size()
+    texts = []
+    for values, folds in counts.items():
+        fields = zip(analysis.tuned_fields, _as_tuple(values), strict=True)
+        text = ", ".join(setting_label(name, format_setting(value), lang) for name, value in fields)
+        if len(counts) > 1:
+            text = translate("tuned.value_in_folds", lang, values=text, folds=folds)
+        texts.append(text)
+    tried_count = tried.groupby("fold").size().max()
+    return translate("tuned.value", lang, values=", ".join(texts), n=tried_count)
+
+
+def _as_tuple(values: object) -> tuple[object, ...]:
+    return values if isinstance(values, tuple) else (values,)
+
+
 def _with_verdicts(table: pd.DataFrame, analysis: Analysis, lang: str) -> pd.DataFrame:
     """Add `verdict`: the verdict on each completed row, compared with the best configuration.
 
@@ -315,6 +360,10 @@ def _column_notes(
         notes.append(note("balanced_accuracy"))
     if chosen["class_weights"].ne("none").any():
         notes.append(note("weighted_loss"))
+    is_head_alone = chosen["freeze"].eq("features") & chosen["head_rate_factor"].ne(1)
+    if is_head_alone.any():
+        factors = chosen.loc[is_head_alone, "head_rate_factor"].unique()
+        notes.append(note("head_rate", factors=[format_number(factor) for factor in factors]))
     has_folds = chosen["fold"].nunique() > 1
     notes.append(note("selection_folds") if has_folds else note("selection"))
     if is_averaged:

@@ -10,7 +10,7 @@ from bioimg.errors import UserError
 from bioimg.report import sentences
 from bioimg.report.analysis import MEASURES, Analysis
 from bioimg.report.checks import Check, note
-from bioimg.report.comparison_table import trial_column
+from bioimg.report.comparison_table import LOSS_DECIMALS, trial_column
 from bioimg.report.formatting import column_decimals
 from bioimg.report.report_context import ReportContext
 from bioimg.report.table_model import Column, Table
@@ -203,17 +203,46 @@ def _check_reached(epoch: int, epochs: pd.DataFrame) -> None:
         )
 
 
+def tuning_table(analysis: Analysis, lang: str = "en") -> Table:
+    """Build a table of the values of tuned fields that each recipe was tried with.
+
+    Without tuned fields it has no rows.
+    """
+    tried = analysis.tried_values if analysis.tuned_fields else pd.DataFrame(columns=["key"])
+    fields = [*analysis.varying_fields, *analysis.tuned_fields]
+    if len(tried) and tried["fold"].nunique() > 1:
+        fields.insert(len(analysis.varying_fields), "fold")
+    # the losses are means, so they have no epoch
+    values = _with_settings(analysis, tried).drop(columns="best_val_loss_epoch")
+    if len(values):
+        texts = values["completed"].astype(str) + "/" + values["runs"].astype(str)
+        marks = values["chosen"].map({True: translate("tuned.chosen", lang), False: None})
+        values = values.assign(tried_runs=texts, chosen=marks)
+    settings = []
+    for field in fields:
+        settings.append(trial_column(field, analysis.all_results.trials, analysis, identity=True))
+    shown = [
+        *settings,
+        Column(name="best_val_loss", kind="loss", decimals=LOSS_DECIMALS),
+        Column(name="val_score", kind="share", decimals=1),
+        Column(name="tried_runs"),
+        Column(name="chosen"),
+    ]
+    return _make_table("tuning", analysis, values, shown, lang, note("tuning"))
+
+
 def cost_table(analysis: Analysis, lang: str = "en", price: float | None = None) -> Table:
     """Build a table of seconds, device-seconds, epochs and price of each trial.
 
-    It also shows what early stopping and cached features saved, and ends with a total.
+    It also shows what early stopping and cached features saved, and ends with a total. Trials of
+    tuned values that weren't chosen are among them.
 
     Args:
         analysis: the results to show.
         lang: language of headers, caption and notes.
         price: price of one device-hour; without it there is no such column.
     """
-    values = _trial_costs(analysis.trials, price)
+    values = _trial_costs(analysis.all_results.trials, price)
     total = _total_costs(values, price)
     total = total.assign(status=translate("status.total", lang))
     values = pd.concat([values, total], ignore_index=True)
@@ -230,7 +259,15 @@ def cost_table(analysis: Analysis, lang: str = "en", price: float | None = None)
         shown.append(Column(name="price", kind="money", decimals=2))
         notes.append(note("price", price=price))
     shown.append(Column(name="status", identity=True))
+    shown = [*_tuned_columns(analysis), *shown]
     return _trial_table("cost", analysis, values, shown, lang, *notes)
+
+
+def _tuned_columns(analysis: Analysis) -> list[Column]:
+    columns = []
+    for field in analysis.tuned_fields:
+        columns.append(trial_column(field, analysis.all_results.trials, analysis, identity=True))
+    return columns
 
 
 def _trial_costs(trials: pd.DataFrame, price: float | None) -> pd.DataFrame:
@@ -364,6 +401,7 @@ TABLE_BUILDERS: dict[str, Callable[[Analysis, str], Table]] = {
     "effects": effects_table,
     "differences-best": best_differences_table,
     "curves": curve_diagnosis_table,
+    "tuning": tuning_table,
     "cost": cost_table,
     "at-epoch": epoch_table,
     "differences": differences_table,

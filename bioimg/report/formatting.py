@@ -56,6 +56,11 @@ def format_number(value: float) -> str:
     return _with_minus_sign(f"{value:g}")
 
 
+def format_setting(value: object) -> str:
+    """Format the value of a setting: a number as `format_number`, anything else as it is."""
+    return format_number(value) if isinstance(value, float) else str(value)
+
+
 def format_percent(share: float | None, decimals: int = 1) -> str:
     """Format a fraction as a percentage: `93.5 %`."""
     if share is None or pd.isna(share):

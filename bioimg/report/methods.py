@@ -19,6 +19,7 @@ from bioimg.report.formatting import (
     format_list,
     format_number,
     format_percent,
+    format_setting,
 )
 from bioimg.report.translation import (
     NAMED_FREEZES,
@@ -288,7 +289,7 @@ class _Description:
             yield self._say("imbalance_none")
 
     def _describe_repeats(self) -> Iterator[Sentence]:
-        configurations = configuration_keys(self._trials)
+        configurations = configuration_keys(self._trials, self.analysis.tuned_fields)
         seed_counts = self._trials.groupby(configurations)["seed"].nunique()
         seeds = sorted(self._known_values("seed"))
         if seed_counts.empty:
@@ -344,7 +345,8 @@ class _Description:
             if len(self._known_values("batch_size")) > 1:
                 yield self._say("stopping_steps")
         within = [self._field_name(field) for field in rule["compare_within"]]
-        if within:
+        # where fields are tuned, only their values compete, as is said there
+        if within and not self.analysis.tuned_fields:
             yield self._say("stopping_within", fields=self._all_of(within))
         if rule.get("spare_frozen") and "features" in self._known_values("freeze"):
             yield self._say("stopping_spared")
@@ -361,9 +363,29 @@ class _Description:
         yield self._say("epoch")
         if self._score == "balanced_accuracy":
             yield self._say("balanced_loss")
+        if self.analysis.tuned_fields:
+            yield from self._describe_tuning()
         yield self._say("chosen_repeats" if self.analysis.has_repeats else "chosen")
         yield self._say("test_unused_folds" if self._has_folds else "test_unused")
         yield from self._describe_looks()
+
+    def _describe_tuning(self) -> Iterator[Sentence]:
+        tuned = self.analysis.tuned_fields
+        tried = self.analysis.tried_values
+        combinations = tried.drop_duplicates(list(tuned))
+        statuses = self.analysis.all_results.trials["status"]
+        folds = translate("methods.tuned_per_fold", self.lang) if self._has_folds else ""
+        yield self._say(
+            "tuned_one" if len(tuned) == 1 else "tuned",
+            fields=self._all_of([self._field_name(field) for field in tuned]),
+            folds=folds,
+            n=len(combinations),
+            values=format_list(format_setting(value) for value in tried[tuned[0]].unique()),
+            seeds=self.analysis.manifest["tune_seeds"],
+        )
+        yield self._say(
+            "tuned_trials", trials=len(statuses), stopped=int(statuses.eq("stopped").sum())
+        )
 
     def _describe_looks(self) -> Iterator[Sentence]:
         if not self.looks:

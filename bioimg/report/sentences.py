@@ -13,9 +13,10 @@ from bioimg.report.formatting import (
     format_percent,
     format_percent_interval,
     format_points,
+    format_setting,
 )
 from bioimg.report.report_context import ReportContext
-from bioimg.report.translation import translate
+from bioimg.report.translation import setting_label, translate
 from bioimg.results.statistics import SIGNIFICANCE_LEVEL
 
 MAX_NAMED_RECIPES = 3
@@ -58,6 +59,7 @@ def headline_details(report: ReportContext) -> list[str]:
         sentences.append(report.text("outcome.improving", n=improving_count))
     if analysis.verdict_counts["tie"]:
         sentences.append(_smallest_difference(report))
+    sentences += _same_value_winners(report)
     if analysis.scope == "models":
         sentences.append(report.text("headline.one_run"))
     if analysis.faster_alternative is not None:
@@ -136,6 +138,19 @@ def _smallest_difference(report: ReportContext) -> str:
     if smallest >= UNDETECTABLE:
         return report.text("outcome.undetectable")
     return report.text("outcome.detectable", points=format_points(smallest, sign=False))
+
+
+def _same_value_winners(report: ReportContext) -> list[str]:
+    """Say which recipe would have come first with the same tuned values for all."""
+    sentences = []
+    for winner in report.analysis.first_with_same_values[:MAX_NAMED_RECIPES]:
+        labels = []
+        for field in report.analysis.tuned_fields:
+            labels.append(setting_label(field, format_setting(winner[field]), report.lang))
+        recipe = report.recipe(winner["key"])
+        values = ", ".join(labels)
+        sentences.append(report.text("headline.same_values", values=values, recipe=recipe))
+    return sentences
 
 
 def _faster_alternative(report: ReportContext, alternative: FasterAlternative) -> str:

@@ -20,6 +20,7 @@ PRIORITY_COLUMNS = (
     "test_accuracy",
     "balanced_accuracy",
     "verdict",
+    "tuned_values",
     "status",
     "runs",
     "best_val_loss",

@@ -27,6 +27,7 @@ TABLE_NAMES = (
     "effects",
     "differences-best",
     "curves",
+    "tuning",
     "cost",
     "at-epoch",
     "differences",

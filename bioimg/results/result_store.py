@@ -65,6 +65,11 @@ class Results:
     images: pd.DataFrame
     """The rows of images.parquet; none if they weren't recorded."""
 
+    @property
+    def tuned_fields(self) -> tuple[str, ...]:
+        """The fields whose values are chosen within each recipe; none in earlier versions."""
+        return tuple(self.manifest.get("tune", ()))
+
 
 class ResultStore:
     """A results folder that is being written: a path, or an address such as s3://bucket/path.

@@ -103,6 +103,12 @@ class TableStore:
         """Return the last epoch of every trial that has one, running ones included, by key."""
         return {row["key"]: row for row in self.all_rows("epochs")}
 
+    def lowest_losses(self) -> dict[str, float]:
+        """Return the lowest validation loss of every trial that has an epoch, by key."""
+        epochs = self._current_table("epochs").select(["key", "val_loss"])
+        lowest = epochs.group_by("key").aggregate([("val_loss", "min")]).to_pylist()
+        return {row["key"]: row["val_loss_min"] for row in lowest}
+
     def epoch_counts(self) -> dict[str, int]:
         """Return how many epochs of every trial are on record, by key."""
         rows = self._current_table("epochs").select(["key", "epoch"]).to_pylist()

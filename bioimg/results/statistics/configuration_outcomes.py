@@ -137,7 +137,9 @@ class ConfigurationOutcome:
 
 def measure_configurations(results: Results) -> dict[str, ConfigurationOutcome]:
     """Return the outcome of each configuration that has completed trials, in grid order."""
-    trials = results.trials.assign(configuration=configuration_keys(results.trials))
+    trials = results.trials.assign(
+        configuration=configuration_keys(results.trials, results.tuned_fields)
+    )
     is_stopped = trials["status"].eq("stopped")
     stopped_shares = is_stopped.groupby(trials["configuration"]).mean()
     is_completed = trials["status"].eq("completed")

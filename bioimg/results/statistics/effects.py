@@ -61,7 +61,7 @@ def estimate_effects(results: Results) -> pd.DataFrame:
     """
     trials = results.trials
     axes = pd.DataFrame(index=trials.index)
-    for name in varying_fields(trials):
+    for name in varying_fields(trials, results.tuned_fields):
         if trials[name].nunique(dropna=False) <= MAX_LEVELS:
             axes[name] = trials[name].astype(str)
     outcomes = list(measure_configurations(results).values())

@@ -15,7 +15,9 @@ def best_configuration(results: Results) -> str | None:
     that early stopping didn't end are better than average, and some folds are easier than others.
     The test set isn't used. None if no trial was completed.
     """
-    trials = results.trials.assign(configuration=configuration_keys(results.trials))
+    trials = results.trials.assign(
+        configuration=configuration_keys(results.trials, results.tuned_fields)
+    )
     is_completed = trials["status"].eq("completed")
     completed = trials[is_completed & trials["best_val_loss"].notna()]
     repeats = completed.groupby("configuration", sort=False)
