@@ -39,7 +39,15 @@ TRAINING = (
     "stopping_guard",
     "no_stopping",
 )
-SELECTION = ("epoch", "chosen", "chosen_repeats", "test_unused", "test_unused_folds")
+SELECTION = (
+    "epoch",
+    "tuned_one",
+    "tuned",
+    "chosen",
+    "chosen_repeats",
+    "test_unused",
+    "test_unused_folds",
+)
 LOOKS = ("looks", "looks_once", "looks_later", "looks_none_later", "looks_unknown")
 SCORES = ("score_accuracy", "score_balanced_accuracy", "measures")
 INTERVALS = (

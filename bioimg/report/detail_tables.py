@@ -218,6 +218,11 @@ def tuning_table(analysis: Analysis, lang: str = "en") -> Table:
         texts = values["completed"].astype(str) + "/" + values["runs"].astype(str)
         marks = values["chosen"].map({True: translate("tuned.chosen", lang), False: None})
         values = values.assign(tried_runs=texts, chosen=marks)
+        order = {key: position for position, key in enumerate(analysis.first_trials["key"])}
+        position = values["key"].map(order)
+        by_recipe = ["_recipe", "fold", *analysis.tuned_fields]
+        values = values.assign(_recipe=position).sort_values(by_recipe, ignore_index=True)
+        values = values.drop(columns="_recipe")
     settings = []
     for field in fields:
         settings.append(trial_column(field, analysis.all_results.trials, analysis, identity=True))

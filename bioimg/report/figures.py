@@ -15,6 +15,7 @@ from bioimg.report.comparison_table import build_comparison
 from bioimg.report.learning_curves import trial_curves_figure, validation_curves_figure
 from bioimg.report.plot_style import GREY, rc_parameters, wrap_text
 from bioimg.report.report_context import ImagesByPath, ReportContext
+from bioimg.report.tuning_figure import tuning_figure
 
 FIGURE_FORMATS = ("png", "svg", "pdf")
 MAX_TRIAL_FIGURES = 12
@@ -57,6 +58,8 @@ def draw_figures(report: ReportContext) -> Iterator[tuple[str, Figure]]:
         yield "validation_curves", validation_curves_figure(report)
     for _, trial in report.analysis.tested_trials.head(MAX_TRIAL_FIGURES).iterrows():
         yield f"confusion_{trial['key']}", plots.confusion_figure(report, trial)
+    if report.analysis.tuned_fields and report.analysis.best:
+        yield "tuning", tuning_figure(report)
     effects = report.analysis.effects
     effects = effects[effects["effect"].notna()]
     if len(effects):

@@ -12,6 +12,7 @@ from PIL import Image
 from bioimg.report import sentences, svg_charts
 from bioimg.report.analysis import MEASURES
 from bioimg.report.comparison_table import BASELINE_STATE, build_comparison
+from bioimg.report.detail_tables import tuning_table
 from bioimg.report.formatting import format_percent, format_percent_interval, shorten_name
 from bioimg.report.report_context import ReportContext
 from bioimg.report.table_model import Column
@@ -60,6 +61,25 @@ def comparison_section(report: ReportContext) -> dict[str, Any]:
         "rows": rows,
         "filters": column_filters(columns, rows),
         "total_rows": int(table.values["state"].ne(BASELINE_STATE).sum()),
+    }
+
+
+def tuning_section(report: ReportContext) -> dict[str, Any] | None:
+    """Return the table of what recipes were tried with; None if nothing is tuned.
+
+    The rows of chosen values are marked.
+    """
+    if not report.analysis.tuned_fields:
+        return None
+    table = tuning_table(report.analysis, report.lang)
+    rows = []
+    for record, cells in zip(table.records(), table.cells(), strict=True):
+        rows.append({"cells": cells, "chosen": isinstance(record["chosen"], str)})
+    return {
+        "caption": table.caption,
+        "headers": table.headers,
+        "numeric": [not column.is_left_aligned for column in table.columns],
+        "rows": rows[:MAX_ROWS],
     }
 
 
