@@ -360,7 +360,9 @@ def _column_notes(
         notes.append(note("balanced_accuracy"))
     if chosen["class_weights"].ne("none").any():
         notes.append(note("weighted_loss"))
-    is_head_alone = chosen["freeze"].eq("features") & chosen["head_rate_factor"].ne(1)
+    is_head_alone = chosen["freeze"].isin(["features", "head-first"]) & chosen[
+        "head_rate_factor"
+    ].ne(1)
     if is_head_alone.any():
         factors = chosen.loc[is_head_alone, "head_rate_factor"].unique()
         notes.append(note("head_rate", factors=[format_number(factor) for factor in factors]))

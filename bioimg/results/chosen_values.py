@@ -1,5 +1,7 @@
 """Reduce results to the chosen values of tuned fields, with which recipes are compared."""
 
+import dataclasses
+
 import pandas as pd
 
 from bioimg.results.configurations import configuration_keys
@@ -18,8 +20,8 @@ def chosen_results(results: Results) -> Results:
     attempts = _read_attempts(results)
     chosen = _choose(results, attempts)
     keys = {attempt.key for attempt in attempts if attempt.values == chosen[attempt.recipe]}
-    return Results(
-        results.manifest,
+    return dataclasses.replace(
+        results,
         trials=_rows_of(results.trials, keys),
         epochs=_rows_of(results.epochs, keys),
         predictions=_rows_of(results.predictions, keys),
