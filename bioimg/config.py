@@ -19,6 +19,8 @@ EXPERIMENT_FIELDS = ("data", "images", "layout", "score")
 
 The data fingerprint identifies the images, and a results folder has one score.
 """
+AUTO_EPOCHS = {"epochs": 200, "patience": 20, "patience_metric": "val_score"}
+"""What the setting `epochs` auto means: train until the score stops improving, up to a ceiling."""
 MIN_TEST_GROUPS = 5
 """With fewer independent groups among the test images, resampling them understates uncertainty."""
 HEAD_EPOCHS_DIVISOR = 5
@@ -37,12 +39,14 @@ def config_field(
     metavar: str | None = None,
     default_hint: str | None = None,
     unkeyed: tuple[Any, ...] = (),
+    keywords: tuple[str, ...] = (),
 ) -> Any:
     """Return a field with its help text and its rule, both of which the command line uses too.
 
     metavar:      how the help writes the value, if not by its type.
     default_hint: how the help writes the default.
     unkeyed:      the values that aren't part of a trial's key, if not just the default.
+    keywords:     words that settings may have in place of a value.
     """
     metadata = {
         "help": help,
@@ -53,6 +57,7 @@ def config_field(
         "metavar": metavar,
         "default_hint": default_hint,
         "unkeyed": unkeyed or (default,),
+        "keywords": keywords,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -217,7 +222,13 @@ class TrialConfig:
     batch_size: int = config_field(
         32, "Images per optimizer step, over all workers together", at_least=1
     )
-    epochs: int = config_field(50, "Passes over the training images", at_least=1)
+    epochs: int = config_field(
+        50,
+        "Passes over the training images; auto: until the score on validation images hasn't risen "
+        "for 20 epochs (or `patience`), at most 200",
+        at_least=1,
+        keywords=("auto",),
+    )
     score: str = config_field(
         "auto",
         "Measure that selects epochs and recipes, stops trials and is tested: accuracy, "
@@ -227,8 +238,13 @@ class TrialConfig:
     )
     patience: int = config_field(
         0,
-        "End a trial when its validation loss hasn't fallen for this many epochs; 0: never",
+        "End a trial when `patience_metric` hasn't improved for this many epochs; 0: never",
         at_least=0,
+    )
+    patience_metric: str = config_field(
+        "val_loss",
+        "What must improve: the loss on validation images, or the score on them (see --score)",
+        choices=("val_loss", "val_score"),
     )
     learning_rate: float = config_field(
         1e-4, "Step size of the optimizer; not rescaled with batch size or workers", above=0

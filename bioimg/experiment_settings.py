@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from bioimg.config import TrialConfig
+from bioimg.config import AUTO_EPOCHS, TrialConfig
 from bioimg.errors import UserError, suggest_closest
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.run_options import RunOptions
@@ -29,6 +29,7 @@ def apply_settings(experiment: Experiment, settings: Settings) -> tuple[Experime
         UserError: there is no such setting, or a value has another type or breaks its field's rule.
     """
     _check_names(settings)
+    settings = _expand_auto_epochs(settings)
     trial_values = _trial_values(settings)
     options = RunOptions(**_typed_settings(RunOptions, settings))
     rule = _change_early_stopping(experiment, _typed_settings(EarlyStopping, settings))
@@ -50,6 +51,26 @@ def _check_names(settings: Settings) -> None:
                 f"there is no setting `{name}`.{suggest_closest(name, known)} "
                 "`bioimg compare --help` explains all settings."
             )
+
+
+def _expand_auto_epochs(settings: Settings) -> Settings:
+    """Return the settings with what `epochs` auto means: a ceiling, and patience on the score."""
+    epochs = _as_tuple(settings.get("epochs", ()))
+    if "auto" not in epochs:
+        return settings
+    if len(epochs) > 1:
+        raise UserError(
+            f"the value of `epochs` is {epochs}, but 'auto' must be the only one: it gives all "
+            "trials the same rule. Run the command again for the others."
+        )
+    if "cosine" in _as_tuple(settings.get("schedule", ())):
+        raise UserError(
+            "the value of `epochs` is 'auto', but must be a number with `schedule` 'cosine', whose "
+            "course depends on it. Give one, or use --schedule constant."
+        )
+    patience = _as_tuple(settings.get("patience", ()))
+    own_patience = {"patience": settings["patience"]} if any(patience) else {}
+    return {**settings, **AUTO_EPOCHS, **own_patience}
 
 
 def setting_fields(config: type) -> list[dataclasses.Field[Any]]:

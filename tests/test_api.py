@@ -139,6 +139,7 @@ def test_folder_without_results_is_refused(tmp_path):
         ({"early_stopping": False, "lanes": 2}, "--no-early-stopping --lanes 2"),
         ({"grace_period": 2, "compare_within": "seed"}, "--grace-period 2 --compare-within seed"),
         ({"finish": []}, "--finish"),
+        ({"epochs": "auto", "patience": 5}, "--epochs auto --patience 5"),
         (
             {"learning_rate": 1, "tf32": True, "report": False},
             "--learning-rate 1 --tf32 --no-report",
@@ -150,6 +151,30 @@ def test_settings_mean_what_flags_mean(settings, flags):
         demo(), flags.split(), program="grid.py", description=""
     )
     assert apply_settings(demo(), settings) == from_flags
+
+
+def test_auto_epochs_are_a_ceiling_and_patience_on_the_score_for_every_trial():
+    experiment, _ = apply_settings(demo(), {"epochs": "auto"})
+    for trial in experiment.trials():
+        assert (trial.epochs, trial.patience, trial.patience_metric) == (200, 20, "val_score")
+    by_user, _ = apply_settings(demo(), {"epochs": "auto", "patience": [5, 10]})
+    assert {trial.patience for trial in by_user.trials()} == {5, 10}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": ["auto", 50]}, r"`epochs` is \('auto', 50\), but 'auto' must be the only one"),
+        (
+            {"epochs": "auto", "schedule": "cosine"},
+            "`epochs` is 'auto', but must be a number with `schedule` 'cosine'",
+        ),
+        ({"epochs": "automatic"}, "`epochs` is 'automatic', but must be of type int"),
+    ],
+)
+def test_auto_epochs_that_would_not_be_one_rule_are_refused(settings, message):
+    with pytest.raises(bioimg.UserError, match=message):
+        apply_settings(demo(), settings)
 
 
 @pytest.mark.ray

@@ -91,7 +91,14 @@ OTHER = {
         "sampling": "balanced",
         "seed": 1,
     },
-    **{"workers": 2, "precision": "float32", "patience": 3, "tf32": True, "compile": True},
+    **{
+        "workers": 2,
+        "precision": "float32",
+        "patience": 3,
+        "patience_metric": "val_score",
+        "tf32": True,
+        "compile": True,
+    },
 }
 
 

@@ -108,6 +108,9 @@ def _trial_flag(field: dataclasses.Field[Any], experiment: Experiment) -> Flag:
     default = tuple(experiment.axes.get(field.name, own_values))
     kind = _type_without_none(field)
     metavar = _value_metavar(field)
+    if keywords := field.metadata["keywords"]:
+        kind |= Literal[keywords]  # type: ignore[valid-type]
+        metavar = "|".join((metavar, *keywords))
     if field.name not in EXPERIMENT_FIELDS:
         metavar += " [...]"
     flag = Annotated[tuple[kind, ...], _flag_texts(field, metavar)]  # type: ignore[valid-type]

@@ -276,7 +276,11 @@ class _Description:
         yield self._say("epochs", epochs=self._either_number("epochs"))
         patience = [epochs for epochs in self._known_values("patience") if epochs]
         if patience:
-            yield self._say("patience", epochs=self._either(patience))
+            yield self._say(
+                "patience",
+                epochs=self._either(patience),
+                metric=self._either_choice("patience_metric"),
+            )
 
     def _describe_imbalance(self) -> Iterator[Sentence]:
         means = []

@@ -28,6 +28,7 @@ EARLIER_COLUMNS: dict[str, str | pa.Scalar] = {
     "recipe_seconds": "train_seconds",
     "head_rate_factor": pa.scalar(1.0),
     "warmup": pa.scalar(0),
+    "patience_metric": pa.scalar("val_loss"),
 }
 """What rows of earlier versions get in columns that they lack: a value, or another column's."""
 PARTS_FOLDER = f"{INTERNAL_FOLDER}/parts"

@@ -102,11 +102,14 @@ class TrialTrainer:
 
     @property
     def out_of_patience(self) -> bool:
-        """True if the validation loss hasn't fallen for `patience` epochs.
+        """True if the trial's `patience_metric` hasn't improved for `patience` epochs.
 
         Epochs that train the head before all layers don't count.
         """
-        last_progress = max(self.best_epoch, self.trial.head_epochs)
+        best = self.best_epoch
+        if self.trial.patience_metric == "val_score":
+            best = best_epoch([-epoch.val_score for epoch in self.history])
+        last_progress = max(best, self.trial.head_epochs)
         return 0 < self.trial.patience <= len(self.history) - last_progress
 
     def start_phase(self, epoch: int) -> None:

@@ -66,6 +66,7 @@ def test_every_text_is_named_in_code():
     source += Path(checklists.__file__).read_text(encoding="utf-8")
     beginnings = "title|resize|scaling|class_weights|optimizer|schedule|sampling|augmentation|field"
     beginnings += "|subset|split|freeze|metric|score|name|interval|test|means"
+    beginnings += "|patience_metric"
     for key in read_catalogue("en"):
         section, _, code = key.partition(".")
         if section == "methods" and not re.match(rf"({beginnings})_", code):

@@ -167,6 +167,22 @@ def test_patience_counts_from_the_first_epoch_that_trains_all_layers():
     assert len(train_curves(trainer)) == trial.head_epochs + 1
 
 
+@pytest.mark.parametrize(("metric", "last"), [("val_loss", 5), ("val_score", 4)])
+def test_patience_is_on_the_loss_or_on_the_score(metric, last, monkeypatch):
+    losses, scores = [5.0, 4.0, 3.0, 4.0, 4.0, 1.0], [0.5, 0.6, 0.6, 0.5, 0.5, 0.9]
+    add_epoch = TrialTrainer.add_epoch
+
+    def add_fixed_epoch(trainer: TrialTrainer, epoch: EpochMetrics) -> EpochMetrics:
+        index = epoch.epoch - 1
+        fixed = dataclasses.replace(epoch, val_loss=losses[index], val_score=scores[index])
+        return add_epoch(trainer, fixed)
+
+    monkeypatch.setattr(TrialTrainer, "add_epoch", add_fixed_epoch)
+    trainer = toys.run(toys.trial(epochs=6, patience=2, patience_metric=metric))
+    assert len(train_curves(trainer)) == last
+    assert trainer.out_of_patience
+
+
 def test_only_trials_that_train_the_head_as_long_are_continued():
     trial = toys.trial(freeze="head-first", epochs=16)
     assert list(checkpoints.shorter_trial_keys(trial)) == [
