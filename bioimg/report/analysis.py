@@ -315,9 +315,14 @@ class Analysis:
 
     @cached_property
     def still_improving(self) -> set[str]:
-        """The completed configurations of which a run still improved when its training ended."""
+        """The completed configurations of which a run still improved at the last of its epochs.
+
+        Where patience ended it, its rule says that it didn't.
+        """
         is_improving = ["still_improving" in findings for findings in self.curves["findings"]]
         is_completed = self.trials["status"].eq("completed")
+        # null in rows of failed trials
+        is_completed &= ~self.trials["out_of_patience"].eq(True)
         is_found = self.trials["key"].isin(self.curves.loc[is_improving, "key"])
         keys = self.trials.loc[is_completed & is_found, "key"]
         return set(keys.map(self.configuration_by_trial))

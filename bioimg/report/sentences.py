@@ -51,6 +51,8 @@ def headline_details(report: ReportContext) -> list[str]:
     sentences = [report.text(key, completed=analysis.status_counts["completed"])]
     if analysis.status_counts["stopped"]:
         sentences.append(_stopped_recipes(analysis, report.lang))
+    if analysis.still_improving:
+        sentences.append(_continuation(analysis, report.lang))
     if len(best.runs) > 1:
         sentences.append(report.text("headline.runs", runs=len(best.runs)))
     sentences.append(_outcome(report))
@@ -79,6 +81,19 @@ def _stopped_recipes(analysis: Analysis, lang: str) -> str:
         stopped=count,
         recipes=len(analysis.first_trials),
         epochs=fewest if fewest == most else f"{fewest}–{most}",
+    )
+
+
+def _continuation(analysis: Analysis, lang: str) -> str:
+    """Say how many recipes were still improving, and what continues them: twice the epochs."""
+    improving = analysis.still_improving
+    epochs = analysis.first_trials.loc[sorted(improving), "epochs"].max()
+    return translate(
+        "headline.improving_one" if len(improving) == 1 else "headline.improving_some",
+        lang,
+        n=len(improving),
+        recipes=len(analysis.first_trials),
+        epochs=2 * epochs,
     )
 
 

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -266,6 +267,25 @@ def test_curve_readings_are_put_into_words(tmp_path: Path) -> None:
         "validation loss fell until epoch 4 of 4; still improving: more epochs might help",
         "no validation loss was recorded",
     ]
+
+
+@pytest.mark.parametrize("out_of_patience", [None, True])
+def test_recipes_that_still_improve_are_counted_with_the_command_that_continues_them(
+    out_of_patience: bool | None, tmp_path: Path
+) -> None:
+    first, second = TrialConfig(epochs=20), TrialConfig(epochs=20, batch_size=16)
+    rows = [
+        trial_row(first, best_val_loss=0.1, test_accuracy=0.9),
+        trial_row(second, best_val_loss=0.2, test_accuracy=0.8, out_of_patience=out_of_patience),
+    ]
+    calm = [0.3] * 10 + [0.1, 0.3] * 5
+    epochs = epoch_rows(first.key, calm, [0.5] * 20)
+    epochs += epoch_rows(second.key, list(np.linspace(1, 0.2, 20)), [0.5] * 20)
+    predictions = [*prediction_rows(first.key), *prediction_rows(second.key)]
+    analysis = read_analysis(write_results(tmp_path, rows, epochs, predictions))
+    sentence = "1 of 2 recipes was still improving when its training ended. To continue it, run "
+    sentence += "the same command with `--epochs 40`."
+    assert (sentence in details(analysis)) == (out_of_patience is None)
 
 
 def test_claims_on_the_console_are_translated(tmp_path: Path) -> None:
