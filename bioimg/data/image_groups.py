@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -29,6 +29,24 @@ def describe_largest_group(groups: Sequence[str], paths: Sequence[str]) -> str:
     members = [path for group, path in zip(groups, paths, strict=True) if group == name]
     members.sort(key=lambda path: (PurePosixPath(path).name, path))
     return f"the largest, {name}, has {count} images, from {members[0]} to {members[-1]}"
+
+
+def count_effective_groups(groups: Iterable[str]) -> float:
+    """Return how many groups of equal size are worth as much as these, for a mean over images.
+
+    It is the number of degrees of freedom of Bell & McCaffrey (2002, Survey Methodology 28), plus
+    1: one slide of 200 images beside four of 10 is worth little more than one.
+
+    groups: [images], the group of each.
+    """
+    sizes = np.array(list(Counter(groups).values()), float)
+    if len(sizes) < 2:
+        return float(len(sizes))
+    shares = sizes / sizes.sum()
+    weights = shares / (1 - shares)
+    trace_of_square = np.sum(weights**2 * (1 - 2 * shares)) + np.sum(shares * weights) ** 2
+    # rounding must not make five equal groups fewer than five
+    return round(float(1 / trace_of_square) + 1, 9)
 
 
 def add_groups(pattern: str | None, index: ImageIndex) -> ImageIndex:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from bioimg.config import MIN_TEST_GROUPS, SplitConfig
 from bioimg.data.copies import find_contradictions
+from bioimg.data.image_groups import count_effective_groups
 from bioimg.data.image_set import Dataset, ImageSet
 from bioimg.data.splitting import has_given_parts, suggest_folds
 
@@ -63,12 +64,13 @@ def _few_groups_warnings(dataset: Dataset, config: SplitConfig) -> Iterator[str]
     if groups is None:
         return
     # with folds, each image is tested once
-    tested = set(groups) if config.folds else {groups[image] for image in dataset.split.test}
-    if len(tested) >= MIN_TEST_GROUPS:
+    tested = groups if config.folds else [groups[image] for image in dataset.split.test]
+    effective_count = count_effective_groups(tested)
+    if effective_count >= MIN_TEST_GROUPS:
         return
     text = (
-        f"the test images come from few groups ({len(tested)}): with fewer than {MIN_TEST_GROUPS}, "
-        "little can be said about new groups."
+        f"the test images come from few groups ({len(set(tested))}, worth {effective_count:.1f} of "
+        f"equal size): with fewer than {MIN_TEST_GROUPS}, little can be said about new groups."
     )
     folds = None
     if config.split == "grouped" and not config.folds:

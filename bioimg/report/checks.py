@@ -10,11 +10,11 @@ from typing import Any, Literal
 import pandas as pd
 
 from bioimg.config import MIN_TEST_GROUPS
+from bioimg.data.image_groups import count_effective_groups
 from bioimg.experiment import TUNED_STEP, EarlyStopping
 from bioimg.report.class_images import SUBSETS, find_class_images
 from bioimg.report.formatting import format_list, shorten_name
 from bioimg.report.translation import column_header, translate
-from bioimg.results import statistics
 from bioimg.results.configurations import configuration_keys
 from bioimg.results.result_store import Results
 
@@ -226,7 +226,7 @@ def count_test_groups(results: Results, trials: pd.DataFrame) -> pd.DataFrame:
     configurations = rows["key"].map(configuration_by_trial)
     images = rows.assign(configuration=configurations).drop_duplicates(["configuration", "image"])
     groups = images.groupby("configuration")["group"]
-    effective = groups.agg(statistics.effective_group_count)
+    effective = groups.agg(count_effective_groups)
     return pd.DataFrame({"groups": groups.nunique(), "effective": effective.astype(float)})
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from bioimg.config import MIN_TEST_GROUPS, SplitConfig, TrialConfig
 from bioimg.data import TEST, TRAIN, VAL, Dataset, image_warnings, split_images, split_warnings
+from bioimg.data.image_groups import count_effective_groups
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from bioimg.report.translation import translate
@@ -257,12 +258,21 @@ def test_few_test_groups_give_the_warning_of_the_report(groups, tested):
     images = labelled_images(
         [0, 1] * 300, groups=tuple(f"slide {image // 2 % groups}" for image in range(600))
     )
-    values = {"groups": tested, "effective": "", "fewest": MIN_TEST_GROUPS}
-    # the report also says what groups of unequal size are worth
-    sentence = translate("warning.few_groups", "en", **values).replace(", worth  of equal size", "")
+    values = {"groups": tested, "effective": f"{tested}.0", "fewest": MIN_TEST_GROUPS}
+    sentence = translate("warning.few_groups", "en", **values)
     advice = " To test all 24 groups in turn: --split grouped --folds 5."
     expected = [sentence + advice] if tested else []
     assert [f"WARNING: {text}" for text in warnings_of(images, "grouped")] == expected
+
+
+def test_effective_groups_count_what_groups_weigh():
+    def count(*sizes: int) -> float:
+        slides = np.repeat(np.arange(len(sizes)), sizes)
+        return count_effective_groups(map(str, slides))
+
+    assert count(*[30] * 10) == pytest.approx(10)
+    assert count(200, 10, 10, 10, 10) < 2.5
+    assert count(600) == 1
 
 
 def test_split_fingerprint_depends_on_assignment():

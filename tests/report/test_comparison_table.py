@@ -452,6 +452,17 @@ def test_epochs_shared_by_two_trials_cost_once(tmp_path: Path) -> None:
     assert total[["train_seconds", "epochs_run", "price"]].tolist() == pytest.approx([200, 20, 0.2])
 
 
+def test_features_shared_by_two_trials_cost_once(tmp_path: Path) -> None:
+    rows = []
+    for size in (32, 64):
+        config = TrialConfig(freeze="features", batch_size=size)
+        rows.append(trial_row(config, train_seconds=10.0, features_seconds=100.0))
+    table = detail_tables.cost_table(read_analysis(write_results(tmp_path, rows)), price=3.6)
+    assert table.values["device_seconds"].tolist() == [110, 110, 120]
+    assert table.values["features_seconds"].tolist() == [100, 100, 100]
+    assert table.values["price"].iloc[-1] == pytest.approx(0.12)
+
+
 def test_shared_epochs_of_a_stopped_trial_cost_once(
     tmp_path: Path,
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -186,6 +187,39 @@ def test_claims_name_epochs_that_differ(tmp_path: Path) -> None:
         claim.startswith("94.0 % and 95.3 % of 600 images correct (after 50 and 40 epochs): not")
         for claim in claims(nine)
     )
+
+
+def test_worse_is_said_with_the_training_of_a_recipe_that_still_improved(tmp_path: Path) -> None:
+    """The second recipe is worse than the best one, and its loss still fell."""
+    analysis = compared(tmp_path, [5, 60], epochs=3, learning_rate=0.001)
+    assert "still improving" not in claims(analysis)[0]
+    keys = analysis.trials["key"]
+    ended = epoch_rows(keys[0], [0.5, 0.4, 0.45, 0.45], [0.9] * 4)
+    falling = epoch_rows(keys[1], [0.9, 0.8, 0.7, 0.6], [0.4] * 4)
+    results = dataclasses.replace(analysis.results, epochs=pd.DataFrame(ended + falling))
+    improving = Analysis(results)
+    length = f"after {analysis.trials['epochs'][1]} epochs at a learning rate of 0.001"
+    assert f"{length}, when it was still improving" in claims(improving)[0]
+    assert "Of the worse ones, 1 were still improving" in details(improving)
+    verdicts = build_comparison(improving).values["verdict"].dropna().tolist()
+    assert verdicts[0] == "best"
+    assert verdicts[1].startswith("worse (this model) after")
+
+
+def test_images_of_each_class_are_counted_on_the_console(tmp_path: Path) -> None:
+    analysis = compared(tmp_path, [5, 60])
+    trial = analysis.trials.iloc[0]
+    columns = {name: trial[name] for name in ("split", "folds", "fold")}
+    columns["group_pattern"] = None
+    rows = [("a", 0, "train"), ("b", 0, "test"), ("c", 1, "val"), ("d", 1, "train")]
+    images = [
+        columns | {"image": name, "group": None, "label": label, "subset": subset}
+        for name, label, subset in rows
+    ]
+    results = dataclasses.replace(analysis.results, images=pd.DataFrame(images))
+    first, second, *_ = results.manifest["data"]["classes"]
+    expected = f"for training/validation/test: {first} 1/0/1, {second} 1/1/0"
+    assert expected in printed(Analysis(results))
 
 
 def test_one_test_group_allows_no_comparison_and_names_the_way_out(tmp_path: Path) -> None:

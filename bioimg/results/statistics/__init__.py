@@ -6,7 +6,6 @@ from bioimg.results.statistics.comparison_tests import SIGNIFICANCE_LEVEL, compa
 from bioimg.results.statistics.configuration_scores import (
     baseline_score,
     configuration_scores,
-    effective_group_count,
     trial_metrics,
 )
 from bioimg.results.statistics.curves import diagnose_curves
@@ -30,7 +29,6 @@ __all__ = [
     "configuration_scores",
     "confusion_counts",
     "diagnose_curves",
-    "effective_group_count",
     "estimate_effects",
     "trial_metrics",
     "wilson_columns",

@@ -25,7 +25,6 @@ from bioimg.results.statistics.measures import (
 from bioimg.results.statistics.metrics import calibration_error, trial_predictions
 from bioimg.results.statistics.standard_error import (
     StandardError,
-    UnitSample,
     Variance,
     mean_run_variance,
     pool_run_variance,
@@ -102,18 +101,6 @@ def baseline_score(results: Results) -> float:
             most_frequent = np.bincount(outcome.images.labels).argmax()
             return float(outcome.images.weights[outcome.images.labels == most_frequent].sum())
     return float("nan")
-
-
-def effective_group_count(groups: pd.Series) -> float:
-    """Return how many groups of equal size are worth as much as these, for an accuracy.
-
-    It is Bell & McCaffrey's degrees of freedom (2002), plus 1: one slide of 200 images beside four
-    of 10 is worth little more than 1.
-
-    groups: [images], the group of each; without one, an image stands alone.
-    """
-    names = pd.Series(groups.index, groups.index).map("image {}".format)
-    return UnitSample(groups.fillna(names)).effective_count
 
 
 class _MeasuredConfiguration:

@@ -5,6 +5,7 @@ import pytest
 from statsmodels.regression.linear_model import OLS
 
 from bioimg.config import TrialConfig
+from bioimg.data.image_groups import count_effective_groups
 from bioimg.results.statistics.configuration_outcomes import measure_configurations
 from bioimg.results.statistics.intervals import mean_interval, rank_interval, wilson_interval
 from bioimg.results.statistics.measures import rank_contributions
@@ -116,6 +117,7 @@ def test_variance_and_degrees_of_freedom_are_those_of_clubsandwich(sizes: tuple[
     )
     assert variance.value == pytest.approx(expected)
     assert variance.degrees_of_freedom == pytest.approx(freedom)
+    assert count_effective_groups(map(str, units)) == pytest.approx(freedom + 1)
 
 
 def test_variance_of_sum_of_means_is_hc2_of_statsmodels() -> None:

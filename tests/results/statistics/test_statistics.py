@@ -752,15 +752,6 @@ def test_one_slide_has_no_interval_and_one_effective_group(tmp_path: Path) -> No
     assert np.isnan([row["low"], row["high"], row["auroc_low"]]).all()
 
 
-def test_effective_groups_count_what_groups_weigh() -> None:
-    def count(*sizes: int) -> float:
-        return statistics.effective_group_count(pd.Series(np.repeat(np.arange(len(sizes)), sizes)))
-
-    assert count(*[30] * 10) == pytest.approx(10)
-    assert count(200, 10, 10, 10, 10) < 2.5
-    assert count(600) == 1
-
-
 def test_uneven_folds_are_pooled_over_images(tmp_path: Path) -> None:
     rows, images = [], []
     for fold, (n, wrong) in enumerate([(20, 10), (90, 9), (60, 0)]):
