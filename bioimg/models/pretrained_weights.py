@@ -54,10 +54,7 @@ def weights_entry(model: str, weights: str) -> WeightsEnum | None:
     if weights == "none":
         return None
     if weights.endswith(WEIGHTS_FILE_SUFFIXES):
-        if not Path(weights).is_file():
-            raise UserError(
-                f"the value of `weights` is {weights!r}, but there is no such file. Check the path."
-            )
+        check_weights_file(weights)
         return None
     entries = get_model_weights(model).__members__
     if weights not in entries:
@@ -65,6 +62,18 @@ def weights_entry(model: str, weights: str) -> WeightsEnum | None:
         hint = f"A file ends in {suffixes}. (`model` is {model!r}.)"
         raise unknown_value_error("weights", weights, [*entries, "none"], hint)
     return entries[weights]
+
+
+def check_weights_file(weights: str) -> None:
+    """Check that there is a file of weights.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not Path(weights).is_file():
+        raise UserError(
+            f"the value of `weights` is {weights!r}, but there is no such file. Check the path."
+        )
 
 
 def weights_normalisation(model: str, weights: str) -> Normalisation:
@@ -88,7 +97,7 @@ def load_weights(model: str, weights: str) -> Mapping[str, torch.Tensor]:
         UserError: they aren't cached and can't be downloaded, or the file can't be read.
     """
     entry = weights_entry(model, weights)
-    return _fetch_weights(entry) if entry else _read_weights_file(Path(weights))
+    return _fetch_weights(entry) if entry else read_weights_file(Path(weights))
 
 
 def require_same_weights(weights: str, digest: str, earlier: str | None) -> None:
@@ -140,7 +149,12 @@ def _download_lock(target: Path) -> FileLock:
     return FileLock(f"{target}.lock")
 
 
-def _read_weights_file(path: Path) -> Mapping[str, torch.Tensor]:
+def read_weights_file(path: Path) -> Mapping[str, torch.Tensor]:
+    """Read the tensors of a file, without unpickling anything else.
+
+    Raises:
+        UserError: it can't be read, or holds something else.
+    """
     try:
         if path.suffix == ".safetensors":
             tensors = safetensors.torch.load_file(path)

@@ -14,7 +14,8 @@ from bioimg.data.image_set import ImageSet, Split
 from bioimg.models.classifier import build_classifier
 from bioimg.models.cpu_kernels import use_cpu_kernels
 from bioimg.models.feature_extractor import backbone_digest
-from bioimg.models.pretrained_weights import require_same_weights, weights_normalisation
+from bioimg.models.model_source import find_model_source
+from bioimg.models.pretrained_weights import require_same_weights
 from bioimg.models.state_dicts import load_own_state
 from bioimg.results.epoch_summary import best_epoch
 from bioimg.results.score import Score, resolve_score
@@ -229,7 +230,7 @@ class TrialTrainer:
         self.weights_digest: str | None = None
         if trial.weights != "none":
             self.weights_digest = self.worker_group.broadcast(backbone_digest(self.classifier))
-        self.normalisation = weights_normalisation(trial.model, trial.weights)
+        self.normalisation = find_model_source(trial.model).normalisation(trial.weights)
         self.classifier.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property

@@ -17,7 +17,7 @@ from bioimg.config import TrialConfig
 from bioimg.data.image_set import Dataset, ImageSet, Split
 from bioimg.data.splitting import split_images
 from bioimg.models.classifier import build_classifier
-from bioimg.models.pretrained_weights import weights_normalisation
+from bioimg.models.model_source import find_model_source
 from bioimg.results.result_store import ResultStore
 from bioimg.training import malloc_tuning, precision
 from bioimg.training.batches import Batch, InputSource
@@ -255,7 +255,7 @@ def make_backbone(
         trial=trial,
         images=images,
         classifier=classifier,
-        normalisation=weights_normalisation(trial.model, trial.weights),
+        normalisation=find_model_source(trial.model).normalisation(trial.weights),
         dtype=precision.resolve_dtype(trial.precision, DEVICE),
         device=DEVICE,
     )

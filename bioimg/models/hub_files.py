@@ -1,0 +1,138 @@
+"""Files of models on the Hugging Face hub: from its cache on this machine, or downloaded.
+
+huggingface_hub does the work, so its settings hold: HF_HOME (where the cache is), HF_TOKEN,
+HF_ENDPOINT, HF_HUB_OFFLINE.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from bioimg.errors import UserError
+
+WEIGHTS_FILES = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+)
+"""Names of files of weights, the first that exists counts."""
+
+
+class Repository(NamedTuple):
+    """A repository of the hub, and one of its commits, tags or branches."""
+
+    name: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Repository":
+        """Return the repository of OWNER/NAME or OWNER/NAME@REVISION."""
+        name, _, revision = text.partition("@")
+        return cls(name, revision or None)
+
+
+def find_weights_file(folder: Path, field_value: str) -> Path:
+    """Return the path of the weights in a folder.
+
+    Raises:
+        UserError: it has none.
+    """
+    for name in WEIGHTS_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(
+        f"{field_value}, but {folder} has none of the files {', '.join(WEIGHTS_FILES)}. Save the weights "
+        "there, or give a file as `weights`."
+    )
+
+
+def fetch_weights_file(repository: Repository, field_value: str) -> Path:
+    """Return the path of a repository's weights on this machine, downloaded if they aren't there.
+
+    field_value: what asks for them, for errors: "the value of `model` is 'uni'".
+
+    Raises:
+        UserError: they can't be had. It says what to do about it.
+    """
+    missing: FileNotFoundError | None = None
+    for name in WEIGHTS_FILES:
+        try:
+            return fetch_file(repository, name, field_value)
+        except FileNotFoundError as error:
+            missing = missing or error
+    raise UserError(
+        f"{field_value}, but {repository.name} has none of the files {', '.join(WEIGHTS_FILES)}. Name "
+        "another repository, or give a file as `weights`."
+    ) from missing
+
+
+def fetch_file(repository: Repository, filename: str, field_value: str) -> Path:
+    """Return the path of a repository's file on this machine, downloaded if it isn't there.
+
+    Raises:
+        FileNotFoundError: the repository has no such file.
+        UserError: it can't be had. It says what to do about it.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    name, revision = repository
+    try:
+        return Path(hf_hub_download(name, filename, revision=revision))
+    except LocalEntryNotFoundError as error:
+        raise _unreachable_error(repository, filename, field_value, error) from error
+    except EntryNotFoundError as error:
+        raise FileNotFoundError(filename) from error
+    except GatedRepoError as error:
+        raise UserError(
+            f"{field_value}, but you haven't been given access to {name}. Accept its conditions at "
+            f"{_repository_address(name)}, then log in with `hf auth login`, or set HF_TOKEN."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"{field_value}, but {_repository_address(name)} doesn't exist, or is open only to some. "
+            "Check the name, or log in with `hf auth login`."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UserError(
+            f"{field_value}, but {_repository_address(name)} has no revision {revision!r}. Name a "
+            "commit, tag or branch of it."
+        ) from error
+    except HFValidationError as error:
+        raise UserError(
+            f"{field_value}, but {name!r} isn't a name of a repository. Write it as OWNER/NAME."
+        ) from error
+    except OSError as error:
+        raise _unreachable_error(repository, filename, field_value, error) from error
+
+
+def commit_of(path: Path) -> str:
+    """Return the commit that a file in the hub's cache belongs to (`snapshots/COMMIT/file`)."""
+    parts = path.parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
+
+
+def _repository_address(name: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{name}"
+
+
+def _unreachable_error(
+    repository: Repository, filename: str, field_value: str, error: Exception
+) -> UserError:
+    from huggingface_hub import constants
+
+    reason = str(error.__cause__ or error).splitlines()[0]
+    return UserError(
+        f"{field_value}, but {filename} of {repository.name} isn't on this machine and can't be "
+        f"downloaded ({reason}). Download it on a machine with network access (`hf download "
+        f"{repository.name}`), and copy that machine's cache to {constants.HF_HUB_CACHE}."
+    )
