@@ -9,7 +9,7 @@ from torch import nn
 
 from bioimg.config import ModelConfig
 from bioimg.errors import UserError
-from bioimg.models.model_parts import freeze_parameters
+from bioimg.models.model_parts import freeze_parameters, last_linear_layer
 from bioimg.models.model_source import find_model_source
 
 

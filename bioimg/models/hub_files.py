@@ -41,8 +41,8 @@ def find_weights_file(folder: Path, field_value: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UserError(
-        f"{field_value}, but {folder} has none of the files {', '.join(WEIGHTS_FILES)}. Save the weights "
-        "there, or give a file as `weights`."
+        f"{field_value}, but {folder} has none of the files {', '.join(WEIGHTS_FILES)}. Save the "
+        "weights there, or give a file as `weights`."
     )
 
 
@@ -61,8 +61,8 @@ def fetch_weights_file(repository: Repository, field_value: str) -> Path:
         except FileNotFoundError as error:
             missing = missing or error
     raise UserError(
-        f"{field_value}, but {repository.name} has none of the files {', '.join(WEIGHTS_FILES)}. Name "
-        "another repository, or give a file as `weights`."
+        f"{field_value}, but {repository.name} has none of the files {', '.join(WEIGHTS_FILES)}. "
+        "Name another repository, or give a file as `weights`."
     ) from missing
 
 
@@ -97,8 +97,8 @@ def fetch_file(repository: Repository, filename: str, field_value: str) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise UserError(
-            f"{field_value}, but {_repository_address(name)} doesn't exist, or is open only to some. "
-            "Check the name, or log in with `hf auth login`."
+            f"{field_value}, but {_repository_address(name)} doesn't exist, or is open only to "
+            "some. Check the name, or log in with `hf auth login`."
         ) from error
     except RevisionNotFoundError as error:
         raise UserError(

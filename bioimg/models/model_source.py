@@ -3,8 +3,8 @@
 | name | meaning |
 |---|---|
 | `resnet50` | a classifier of torchvision |
-| `timm:NAME`, `timm:NAME.TAG` | a model of timm, with the weights of its default tag or of this one |
-| `hub:OWNER/NAME`, `hub:OWNER/NAME@REVISION` | a timm model in a repository of the Hugging Face hub |
+| `timm:NAME`, `timm:NAME.TAG` | a model of timm, with the weights of this or its first tag |
+| `hub:OWNER/NAME`, `hub:OWNER/NAME@REVISION` | the same, in a repository of the Hugging Face hub |
 | `folder:PATH` | the same in a folder: timm's config.json and a file of weights |
 | `uni`, `virchow2`, ... | a pathology model, see `bioimg.models.pathology` |
 """

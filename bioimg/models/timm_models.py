@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import timm
-import timm.layers
 import torch
+from timm.layers import SwiGLUPacked  # pyright: ignore[reportPrivateImportUsage]
 from timm.models import get_arch_pretrained_cfgs
 from torch import nn
 
@@ -30,7 +30,7 @@ from bioimg.models.pretrained_weights import (
 
 MISMATCH_LETTERS = 400
 """Letters of torch's message about tensors that don't fit."""
-CLASS_ARGUMENTS = {"SwiGLUPacked": timm.layers.SwiGLUPacked, "SiLU": nn.SiLU}
+CLASS_ARGUMENTS = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU}
 """Classes that arguments of an architecture can name."""
 Pooling = Literal["model", "class", "class+mean"]
 
