@@ -206,18 +206,20 @@ class TrialConfig:
     )
     model: str = config_field(
         "resnext50_32x4d",
-        "Name of any torchvision classifier, or the small built-in `resnext_tiny`",
+        "Name of a classifier of torchvision (resnet50), timm:NAME, hub:OWNER/NAME on the Hugging "
+        "Face hub, folder:PATH, a pathology model (uni, virchow2, h-optimus-0, kaiko, ...), or the "
+        "small built-in `resnext_tiny`",
     )
     weights: str = config_field(
         "IMAGENET1K_V2",
-        "Pretrained weights: a torchvision name (IMAGENET1K_V1, DEFAULT), a .pth or .safetensors "
-        "file, or `none` for random weights",
+        "Pretrained weights: DEFAULT, a name of torchvision (IMAGENET1K_V1), a tag of timm, a .pth "
+        "or .safetensors file, or `none` for random weights",
     )
     freeze: str = config_field(
         "none",
-        "Layers that aren't trained: none; features (all but the head); a stage (layer1, "
-        "layer2, ...) and all before it; or head-first: all but the head for a fifth of the epochs "
-        "(at least 2), then none",
+        "Layers that aren't trained: none; features (all but the head); last1, last2, last4 (all "
+        "but the head and so many blocks); a stage (layer1, layer2, ...) and all before it; or "
+        "head-first: all but the head for a fifth of the epochs (at least 2), then none",
     )
     batch_size: int = config_field(
         32, "Images per optimizer step, over all workers together", at_least=1

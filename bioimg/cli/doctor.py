@@ -73,17 +73,17 @@ class Doctor:
         return len(images) * self.image_size**2 * DECODED_CHANNELS
 
     def _weights_locations(self) -> tuple[str, ...]:
-        """Return where weights are: the URL behind a name, else the file, which only nodes need."""
-        from bioimg.models.pretrained_weights import WEIGHTS_FILE_SUFFIXES, weights_entry
+        """Return where weights are: the address behind a name, or the file, which nodes need."""
+        from bioimg.models.model_source import find_model_source
 
-        files = [name for name in self.weights if name.endswith(WEIGHTS_FILE_SUFFIXES)]
-        urls = []
+        locations: dict[str, None] = {}
         for model in self.model:
+            source = find_model_source(model)
             for name in self.weights:
-                entry = None if name in files else weights_entry(model, name)
-                if entry:
-                    urls.append(entry.url)
-        return (*files, *urls)
+                source.check_weights(name)
+                if location := source.weights_location(name):
+                    locations[location] = None
+        return tuple(locations)
 
 
 def _shared_cache_folder(image_bytes: int) -> str | None:

@@ -137,8 +137,14 @@ def _error_text(action: Callable[[], object]) -> str | None:
 def _why_weights_missing(location: str) -> str | None:
     """Return why a file or URL of weights isn't available on this node, or None if it is.
 
-    A URL is if torch's cache holds its file, or if it can be reached.
+    A URL is if torch's cache holds its file, or if it can be reached. A repository of the Hugging
+    Face hub is if the hub's cache holds its weights, or if they can be reached.
     """
+    if location.startswith("hub:"):
+        from bioimg.models import hub_files
+
+        reason = hub_files.why_weights_missing(hub_files.Repository.parse(location))
+        return f"{location}: {reason}" if reason else None
     if not location.startswith("http"):
         return None if Path(location).expanduser().exists() else f"{location}: no such file"
     import torch

@@ -24,9 +24,13 @@ class Repository(NamedTuple):
     name: str
     revision: str | None = None
 
+    def __str__(self) -> str:
+        return f"hub:{self.name}@{self.revision}" if self.revision else f"hub:{self.name}"
+
     @classmethod
     def parse(cls, text: str) -> "Repository":
-        """Return the repository of OWNER/NAME or OWNER/NAME@REVISION."""
+        """Return the repository of OWNER/NAME or OWNER/NAME@REVISION, with or without `hub:`."""
+        text = text.removeprefix("hub:")
         name, _, revision = text.partition("@")
         return cls(name, revision or None)
 
@@ -111,6 +115,22 @@ def fetch_file(repository: Repository, filename: str, field_value: str) -> Path:
         ) from error
     except OSError as error:
         raise _unreachable_error(repository, filename, field_value, error) from error
+
+
+def why_weights_missing(repository: Repository) -> str | None:
+    """Return why a repository's weights can't be had here, or None if they are here or can be."""
+    from huggingface_hub import file_exists, try_to_load_from_cache
+
+    name, revision = repository
+    for filename in WEIGHTS_FILES:
+        if isinstance(try_to_load_from_cache(name, filename, revision=revision), str):
+            return None
+    try:
+        if any(file_exists(name, filename, revision=revision) for filename in WEIGHTS_FILES):
+            return None
+    except OSError as error:
+        return str(error).splitlines()[0]
+    return "it has no weights"
 
 
 def commit_of(path: Path) -> str:

@@ -60,8 +60,15 @@ class ModelSource(Protocol):
         """Return the normalisation of images that the weights were trained with."""
         ...
 
+    def weights_location(self, weights: str) -> str:
+        """Return the address that weights are downloaded from, or their file. It isn't read.
+
+        A repository of the Hugging Face hub is `hub:OWNER/NAME@REVISION`. It is empty for `none`.
+        """
+        ...
+
     def weights_origin(self, weights: str) -> WeightsOrigin:
-        """Return where the weights come from."""
+        """Return where the weights come from, once they are on this machine."""
         ...
 
 

@@ -117,17 +117,20 @@ class TimmModel:
         config = self.weights[weights].config if weights in self.weights else self.config
         return Normalisation(tuple(config["mean"]), tuple(config["std"]))
 
+    def weights_location(self, weights: str) -> str:
+        if weights in self.weights:
+            return str(self.weights[weights].location)
+        return "" if weights == "none" else weights
+
     def weights_origin(self, weights: str) -> WeightsOrigin:
-        if weights == "none":
-            return WeightsOrigin("", "")
         if weights not in self.weights:
-            return WeightsOrigin(weights, "")
+            return WeightsOrigin(self.weights_location(weights), "")
         location, config = self.weights[weights]
         licence = config.get("license") or ""
         if isinstance(location, Path):
             return WeightsOrigin(str(location), licence)
         commit = hub_files.commit_of(self._find_weights_file(weights))
-        return WeightsOrigin(f"{location.name}@{commit}", licence)
+        return WeightsOrigin(str(Repository(location.name, commit)), licence)
 
     def pool_blank_images(self, image_size: int) -> torch.Tensor:
         """Return the features of two blank images, on the current default device.

@@ -42,11 +42,16 @@ class TorchvisionModel:
     def normalisation(self, weights: str) -> Normalisation:
         return weights_normalisation(self.name, weights)
 
+    def weights_location(self, weights: str) -> str:
+        entry = weights_entry(self.name, weights)
+        if entry:
+            return entry.url
+        return "" if weights == "none" else weights
+
     def weights_origin(self, weights: str) -> WeightsOrigin:
         entry = weights_entry(self.name, weights)
-        if entry is None:
-            return WeightsOrigin("" if weights == "none" else weights, "")
-        return WeightsOrigin(entry.url, entry.meta.get("license", ""))
+        licence = entry.meta.get("license", "") if entry else ""
+        return WeightsOrigin(self.weights_location(weights), licence)
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from bioimg.report.checks import (
     tuning_note,
     tuning_warnings,
     uncontrolled_columns,
+    weights_notes,
 )
 from bioimg.results import statistics
 from bioimg.results.chosen_values import chosen_results, tried_values
@@ -149,6 +150,7 @@ class Analysis:
         return (
             *self._warnings(shown),
             *data_notes(self.results, shown),
+            *weights_notes(shown),
             *notes,
             *tuning,
             *stopping_notes(self.results, shown),

@@ -3,6 +3,7 @@
 A `Check` is a code with values. Each output turns it into text.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -34,6 +35,9 @@ COUNT_BY_CHECK = {
 """The column whose number, if it isn't zero, makes each of these warnings."""
 MAX_COUNTED_CLASSES = 20
 """The most classes whose images a note counts; the methods section counts all."""
+NON_COMMERCIAL_TERMS = {"nc", "noncommercial", "commercial"}
+NO_DERIVATIVES_TERMS = {"nd", "noderivatives", "noderivs"}
+"""Parts of the names of licences, such as cc-by-nc-nd-4.0 or lunit-non-commercial."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +265,18 @@ def _class_notes(results: Results, shown: pd.DataFrame) -> Iterator[Check]:
         texts.append(f"{shorten_name(name)} {'/'.join(map(str, counts))}")
     counts = format_list(texts, MAX_COUNTED_CLASSES)
     yield note("class_images" if known.subsets else "class_images_folds", counts=counts)
+
+
+def weights_notes(shown: pd.DataFrame) -> Iterator[Check]:
+    """Yield which weights must not be used for everything, by the terms of their licence."""
+    licences = shown["weights_licence"].dropna()
+    for licence in sorted(set(licences)):
+        models = list(shown.loc[licences.index, "model"][licences.eq(licence)].unique())
+        terms = set(re.split("[^a-z]+", licence.lower()))
+        if terms & NON_COMMERCIAL_TERMS:
+            yield note("non_commercial", models=models, licence=licence)
+        if terms & NO_DERIVATIVES_TERMS:
+            yield note("no_derivatives", models=models, licence=licence)
 
 
 def stopping_notes(results: Results, shown: pd.DataFrame) -> Iterator[Check]:

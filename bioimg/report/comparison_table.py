@@ -41,6 +41,7 @@ COUNT_COLUMNS = (
     "epochs_run",
     "runs",
     "trained_parameters",
+    "backbone_parameters",
     "batch_size",
     "epochs",
     "image_size",

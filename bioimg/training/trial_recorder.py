@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bioimg.config import TrialConfig
 from bioimg.data.image_set import ImageSet
 from bioimg.experiment import StopReason
+from bioimg.models.model_source import find_model_source
 from bioimg.results.epoch_summary import summarise_epochs
 from bioimg.results.result_store import ResultStore
 from bioimg.results.schema import TrialStatus
@@ -218,7 +219,10 @@ def _failure_text(error: Exception) -> str:
 
 
 def _training_columns(trainer: TrialTrainer) -> Row:
+    trial, classifier = trainer.trial, trainer.classifier
     trained = [p for p in trainer.trained_module.parameters() if p.requires_grad]
+    origin = find_model_source(trial.model).weights_origin(trial.weights)
+    all_parameters = _count_parameters(classifier.model)
     return {
         "train_images": len(trainer.split.train),
         "val_images": len(trainer.split.val),
@@ -229,6 +233,9 @@ def _training_columns(trainer: TrialTrainer) -> Row:
         "duplicate_images_across_splits": trainer.split.duplicate_count,
         "look_alike_images_across_splits": trainer.split.look_alike_count,
         "weights_digest": trainer.weights_digest,
+        "weights_source": origin.source or None,
+        "weights_licence": origin.licence or None,
+        "backbone_parameters": all_parameters - _count_parameters(classifier.head),
         "precision_used": precision.dtype_name(trainer.dtype),
         "batch_norm": batch_norm_scope(trainer),
         "features": _features_origin(trainer),
@@ -250,6 +257,10 @@ def _features_origin(trainer: TrialTrainer) -> str:
     if not head_epochs:
         return "computed"
     return "cached" if head_epochs == len(trainer.history) else "cached, then computed"
+
+
+def _count_parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def batch_norm_scope(trainer: TrialTrainer) -> str | None:
