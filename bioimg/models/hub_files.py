@@ -4,6 +4,7 @@ huggingface_hub does the work, so its settings hold: HF_HOME (where the cache is
 HF_ENDPOINT, HF_HUB_OFFLINE.
 """
 
+import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,16 +59,15 @@ def fetch_weights_file(repository: Repository, field_value: str) -> Path:
     Raises:
         UserError: they can't be had. It says what to do about it.
     """
-    missing: FileNotFoundError | None = None
+    if cached := _find_cached_weights(repository):
+        return cached
     for name in WEIGHTS_FILES:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             return fetch_file(repository, name, field_value)
-        except FileNotFoundError as error:
-            missing = missing or error
     raise UserError(
         f"{field_value}, but {repository.name} has none of the files {', '.join(WEIGHTS_FILES)}. "
         "Name another repository, or give a file as `weights`."
-    ) from missing
+    )
 
 
 def fetch_file(repository: Repository, filename: str, field_value: str) -> Path:
@@ -113,18 +113,18 @@ def fetch_file(repository: Repository, filename: str, field_value: str) -> Path:
         raise UserError(
             f"{field_value}, but {name!r} isn't a name of a repository. Write it as OWNER/NAME."
         ) from error
-    except OSError as error:
+    except Exception as error:
+        # what a connection that breaks off raises depends on the hub's HTTP library
         raise _unreachable_error(repository, filename, field_value, error) from error
 
 
 def why_weights_missing(repository: Repository) -> str | None:
     """Return why a repository's weights can't be had here, or None if they are here or can be."""
-    from huggingface_hub import file_exists, try_to_load_from_cache
+    from huggingface_hub import file_exists
 
+    if _find_cached_weights(repository):
+        return None
     name, revision = repository
-    for filename in WEIGHTS_FILES:
-        if isinstance(try_to_load_from_cache(name, filename, revision=revision), str):
-            return None
     try:
         if any(file_exists(name, filename, revision=revision) for filename in WEIGHTS_FILES):
             return None
@@ -137,6 +137,19 @@ def commit_of(path: Path) -> str:
     """Return the commit that a file in the hub's cache belongs to (`snapshots/COMMIT/file`)."""
     parts = path.parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
+
+
+def _find_cached_weights(repository: Repository) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    name, revision = repository
+    with contextlib.suppress(HFValidationError):
+        for filename in WEIGHTS_FILES:
+            path = try_to_load_from_cache(name, filename, revision=revision)
+            if isinstance(path, str):
+                return Path(path)
+    return None
 
 
 def _repository_address(name: str) -> str:

@@ -87,6 +87,6 @@ def find_model_source(model: str) -> ModelSource:
     from bioimg.models.torchvision_models import TorchvisionModel, available_models
 
     if model not in available_models():
-        hint = f"Models of timm are named {', '.join(TIMM_PREFIXES)} and what follows."
+        hint = "Models of timm are timm:NAME, hub:OWNER/NAME or folder:PATH."
         raise unknown_value_error("model", model, [*available_models(), *PATHOLOGY_MODELS], hint)
     return TorchvisionModel(model)

@@ -179,11 +179,13 @@ class TimmModel:
         if self.config.get("fixed_input_size"):
             arguments["img_size"] = image_size
         # timm checks that all tensors fit only if it has no head to replace
-        facts = {"num_classes": 0, "label_offset": 0, "custom_load": False, "state_dict": tensors}
+        facts = {"num_classes": 0, "label_offset": 0, "custom_load": False}
+        # nothing but these tensors can be loaded
+        origin = dict.fromkeys(("source", "url", "file", "hf_hub_id"), None)
         return timm.create_model(
             self.timm_name,
             pretrained=tensors is not None,
-            pretrained_cfg_overlay=facts,
+            pretrained_cfg_overlay={**facts, **origin, "state_dict": tensors},
             num_classes=0,
             **arguments,
         )
