@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 from torchvision import models
@@ -51,7 +52,10 @@ class TorchvisionModel:
     def weights_origin(self, weights: str) -> WeightsOrigin:
         entry = weights_entry(self.name, weights)
         licence = entry.meta.get("license", "") if entry else ""
-        return WeightsOrigin(self.weights_location(weights), licence)
+        location = self.weights_location(weights)
+        # a file of this package has another path on each machine
+        source = Path(location).name if location.startswith("file:") else location
+        return WeightsOrigin(source, licence)
 
 
 @functools.cache

@@ -5,10 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from safetensors.torch import load_file, save_file
-from timm.models import save_for_hf
 
 from bioimg.config import ModelConfig
 from bioimg.errors import UserError
@@ -17,6 +15,7 @@ from bioimg.models.classifier import build_classifier, check_model
 from bioimg.models.model_source import find_model_source
 from bioimg.models.pathology import PATHOLOGY_MODELS
 from bioimg.models.timm_models import count_features
+from support.timm_folders import save_timm_folder
 
 VIT = "vit_tiny_patch16_224"
 SMALL_FAMILIES = [
@@ -47,18 +46,6 @@ FAMILIES = [
 ]
 
 
-def save_folder(folder: Path, architecture: str, size: int, **arguments: object) -> torch.nn.Module:
-    """Save a model with random weights as timm does. Return it without its head."""
-    config = timm.get_pretrained_cfg(architecture)
-    if config.fixed_input_size:
-        arguments["img_size"] = size
-    torch.manual_seed(0)
-    model = timm.create_model(architecture, num_classes=5, **arguments)
-    save_for_hf(model, folder, model_args=arguments or None, safe_serialization=True)
-    model.reset_classifier(0)
-    return model.eval()
-
-
 def config_of(folder: Path, size: int = 32, **fields: str) -> ModelConfig:
     return ModelConfig(
         model=f"folder:{folder}", image_size=size, **{"weights": "DEFAULT", **fields}
@@ -74,7 +61,7 @@ def config_of(folder: Path, size: int = 32, **fields: str) -> ModelConfig:
     ],
 )
 def test_features_of_a_folder_are_those_of_timm(architecture, size, tmp_path):
-    original = save_folder(tmp_path, architecture, size)
+    original = save_timm_folder(tmp_path, architecture, size)
     classifier = build_classifier(config_of(tmp_path, size), classes=3)
     classifier.model.eval()
     images = torch.rand(2, 3, size, size)
@@ -86,7 +73,7 @@ def test_features_of_a_folder_are_those_of_timm(architecture, size, tmp_path):
 
 
 def test_random_weights_are_determined_by_the_seed(tmp_path):
-    save_folder(tmp_path, VIT, 32)
+    save_timm_folder(tmp_path, VIT, 32)
     config = config_of(tmp_path, weights="none")
     first, second, other = (
         build_classifier(config, classes=3, seed=seed).model.state_dict() for seed in (1, 1, 2)
@@ -97,7 +84,7 @@ def test_random_weights_are_determined_by_the_seed(tmp_path):
 
 
 def test_position_embeddings_fit_the_image_size(tmp_path):
-    save_folder(tmp_path, VIT, 32)
+    save_timm_folder(tmp_path, VIT, 32)
     larger = build_classifier(config_of(tmp_path, 64), classes=3)
     embeddings = larger.model.get_parameter("backbone.pos_embed")
     assert embeddings.shape[1] == 1 + 4 * 4
@@ -105,7 +92,7 @@ def test_position_embeddings_fit_the_image_size(tmp_path):
 
 
 def test_file_of_weights_replaces_those_of_the_folder(tmp_path):
-    save_folder(tmp_path, VIT, 32)
+    save_timm_folder(tmp_path, VIT, 32)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["norm.weight"] = torch.full_like(tensors["norm.weight"], 7)
     save_file(tensors, tmp_path / "own.safetensors")
@@ -116,7 +103,7 @@ def test_file_of_weights_replaces_those_of_the_folder(tmp_path):
 
 @pytest.mark.parametrize("change", ["missing", "other shape", "unexpected", "all missing"])
 def test_tensors_that_do_not_fit_are_refused(change, tmp_path):
-    save_folder(tmp_path, VIT, 32)
+    save_timm_folder(tmp_path, VIT, 32)
     tensors = load_file(tmp_path / "model.safetensors")
     if change == "missing":
         del tensors["blocks.3.attn.qkv.weight"]
@@ -133,13 +120,13 @@ def test_tensors_that_do_not_fit_are_refused(change, tmp_path):
 
 
 def test_model_that_gives_tokens_is_refused(tmp_path):
-    save_folder(tmp_path, VIT, 32, global_pool="")
+    save_timm_folder(tmp_path, VIT, 32, global_pool="")
     with pytest.raises(UserError, match="must give one vector for an image"):
         check_model(config_of(tmp_path))
 
 
 def test_image_size_between_patches_names_the_two_nearest(tmp_path):
-    save_folder(tmp_path, VIT, 32)
+    save_timm_folder(tmp_path, VIT, 32)
     with pytest.raises(UserError, match=r"must be a multiple of 16.*Use 32 or 48"):
         check_model(config_of(tmp_path, 40))
 
@@ -198,7 +185,7 @@ def test_normalisation_is_that_of_the_weights(model, mean):
 
 
 def test_normalisation_of_a_folder_is_that_of_its_config(tmp_path):
-    save_folder(tmp_path, VIT, 32)
+    save_timm_folder(tmp_path, VIT, 32)
     config = json.loads((tmp_path / "config.json").read_text())
     config["pretrained_cfg"]["mean"] = [0.1, 0.2, 0.3]
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -240,7 +227,7 @@ def test_class_token_stands_beside_the_mean_of_patch_tokens(monkeypatch):
 
 
 def test_origin_names_the_folder_and_its_licence(tmp_path):
-    save_folder(tmp_path, VIT, 32)
+    save_timm_folder(tmp_path, VIT, 32)
     origin = find_model_source(f"folder:{tmp_path}").weights_origin("DEFAULT")
     assert origin.source == str(tmp_path)
     assert origin.licence == "apache-2.0"

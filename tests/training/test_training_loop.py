@@ -373,12 +373,16 @@ def test_batch_norm_is_synchronised_on_gpus_unless_folded(
 
 
 def _worker(
-    rank: int, size: int, meeting: str, freeze: str, queue: "torch.multiprocessing.SimpleQueue"
+    rank: int,
+    size: int,
+    meeting: str,
+    settings: dict[str, str],
+    queue: "torch.multiprocessing.SimpleQueue",
 ) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
     images = toys.images(per_class=23)
-    trial = toys.trial(freeze=freeze, score="balanced_accuracy")
+    trial = toys.trial(score="balanced_accuracy", **settings)
     trainer = toys.run(trial, images, WorkerGroup(rank, size))
     epochs = train_curves(trainer)
     logits = trainer.predict_logits(trainer.split.test)
@@ -387,18 +391,27 @@ def _worker(
 
 
 def _train_with_workers(
-    size: int, freeze: str, meeting: str
+    size: int, settings: dict[str, str], meeting: str
 ) -> list[tuple[list[dict[str, float]], list[list[float]]]]:
     context = torch.multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
-    torch.multiprocessing.spawn(_worker, (size, meeting, freeze, queue), nprocs=size)
+    torch.multiprocessing.spawn(_worker, (size, meeting, settings, queue), nprocs=size)
     return [queue.get() for _ in range(size)]
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("freeze", ["none", "features", "head-first"])
-def test_several_workers_train_and_evaluate_as_one(freeze, tmp_path):
-    trial = toys.trial(freeze=freeze, score="balanced_accuracy")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"freeze": "none"},
+        {"freeze": "features"},
+        {"freeze": "head-first"},
+        {"freeze": "last2", "model": "timm:vit_tiny_patch16_224"},
+    ],
+    ids=["trained", "frozen", "head first", "transformer"],
+)
+def test_several_workers_train_and_evaluate_as_one(settings, tmp_path):
+    trial = toys.trial(score="balanced_accuracy", **settings)
     single = toys.run(trial, toys.images(per_class=23))
     expected_epochs = train_curves(single)
     expected_logits = single.predict_logits(single.split.test).tolist()
@@ -406,7 +419,7 @@ def test_several_workers_train_and_evaluate_as_one(freeze, tmp_path):
     assert len(single.split.val) % 2 == 1
     assert any(epoch["val_score"] != epoch["val_accuracy"] for epoch in expected_epochs)
     for size in (2, 3):
-        for epochs, logits in _train_with_workers(size, freeze, str(tmp_path / f"{size}")):
+        for epochs, logits in _train_with_workers(size, settings, str(tmp_path / f"{size}")):
             for epoch, expected in zip(epochs, expected_epochs, strict=True):
                 assert epoch["val_correct"] == expected["val_correct"]
                 numbers = {name: expected[name] for name in expected if name != "val_correct"}
