@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import bioimg
-from bioimg.api import ComparisonResults
+from bioimg.results.result_store import Results, read_results
 from support.image_folders import write_image_folder
 from support.timm_folders import save_timm_folder
 
@@ -25,16 +25,24 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def results(folders, tmp_path_factory) -> ComparisonResults:
-    return bioimg.compare(
+def folder(folders, tmp_path_factory) -> Path:
+    """The results of a grid of three models in three ways of training."""
+    folder = tmp_path_factory.mktemp("results") / "grid"
+    bioimg.compare(
         folders["images"],
         model=["resnext_tiny", f"folder:{folders['vit']}", f"folder:{folders['convnext']}"],
         weights="DEFAULT",
         freeze=["features", "last1", "none"],
         epochs=2,
-        out=tmp_path_factory.mktemp("results") / "grid",
+        out=folder,
         **SETTINGS,
     )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder) -> Results:
+    return read_results(folder)
 
 
 def test_every_model_completes_in_every_way_of_training(results):
@@ -55,25 +63,24 @@ def test_rows_say_where_weights_came_from(results, folders):
     assert rows.loc["resnext_tiny", "weights_source"] == "resnext_tiny-TEXTURES_V2.safetensors"
 
 
-def test_page_names_what_the_licence_forbids(results):
-    page = (Path(results.folder) / "report" / "report.html").read_text()
+def test_page_names_what_the_licence_forbids(folder):
+    page = (folder / "report" / "report.html").read_text()
     assert "must not be used commercially" in page
     assert "must not be passed on (licence cc-by-nc-nd-4.0)" in page
 
 
 @pytest.mark.parametrize("name", ["vit", "convnext"])
 @pytest.mark.parametrize("freeze", ["features", "none"])
-def test_new_images_get_the_predictions_of_the_table(name, freeze, results, folders):
+def test_new_images_get_the_predictions_of_the_table(name, freeze, folder, results, folders):
     trials = results.trials
     chosen = trials["model"].eq(f"folder:{folders[name]}") & trials["freeze"].eq(freeze)
     key = trials.loc[chosen, "key"].item()
-    predicted = results.predict(folders["images"], key=key)
+    predicted = bioimg.read_results(folder).predict(folders["images"], key=key)
     recorded = results.predictions[results.predictions["key"].eq(key)]
-    both = recorded.merge(predicted.assign(image=predicted["image"].astype(str)), on="image")
+    both = recorded.merge(predicted, left_on="image", right_on="path")
     assert len(both) == len(recorded)
     classes = list(results.manifest["data"]["classes"])
-    expected = [classes[label] for label in both["prediction_x"]]
-    assert list(both["prediction_y"]) == expected
+    assert list(both["predicted_class"]) == [classes[label] for label in both["prediction"]]
 
 
 @pytest.mark.parametrize("freeze", ["none", "last1"])
@@ -82,13 +89,14 @@ def test_longer_trial_continues_to_the_last_bit(freeze, folders, tmp_path):
     settings |= {"freeze": freeze, "keep": "all"}
     data = folders["images"]
     bioimg.compare(data, epochs=1, out=tmp_path / "steps", **settings)
-    continued = bioimg.compare(data, epochs=3, out=tmp_path / "steps", **settings)
-    at_once = bioimg.compare(data, epochs=3, out=tmp_path / "once", **settings)
+    bioimg.compare(data, epochs=3, out=tmp_path / "steps", **settings)
+    bioimg.compare(data, epochs=3, out=tmp_path / "once", **settings)
+    continued, at_once = read_results(tmp_path / "steps"), read_results(tmp_path / "once")
     assert continued.trials["continued_from"].notna().any()
     pd.testing.assert_frame_equal(losses(continued), losses(at_once))
 
 
-def losses(results: ComparisonResults) -> pd.DataFrame:
+def losses(results: Results) -> pd.DataFrame:
     """Return the losses of each epoch of the longest trial."""
     key = results.trials.sort_values("epochs")["key"].iloc[-1]
     epochs = results.epochs[results.epochs["key"].eq(key)]
