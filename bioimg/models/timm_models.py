@@ -93,7 +93,7 @@ class TimmModel:
         return self._build(image_size)
 
     def load_model(self, weights: str, image_size: int) -> nn.Module:
-        tensors = read_weights_file(self._find_weights_file(weights))
+        tensors = dict(read_weights_file(self._find_weights_file(weights)))
         for head in self._head_names():
             tensors.pop(f"{head}.weight", None)
             tensors.pop(f"{head}.bias", None)

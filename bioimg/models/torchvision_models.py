@@ -12,11 +12,11 @@ from bioimg.models.model_parts import last_linear_layer
 from bioimg.models.model_source import WeightsOrigin
 from bioimg.models.pretrained_weights import (
     Normalisation,
-    check_and_strip_head,
     load_weights,
     weights_entry,
     weights_normalisation,
 )
+from bioimg.models.state_dicts import load_backbone
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,8 @@ class TorchvisionModel:
 
     def load_model(self, weights: str, image_size: int) -> nn.Module:
         model = self.new_model(image_size)
-        tensors = load_weights(self.name, weights)
-        backbone = check_and_strip_head(
-            tensors, model, last_linear_layer(model, self.name), weights
-        )
-        model.load_state_dict(backbone, strict=False)
+        head_name = last_linear_layer(model, self.name)
+        load_backbone(model, load_weights(self.name, weights), head_name, weights)
         return model
 
     def check_weights(self, weights: str) -> None:

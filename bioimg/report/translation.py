@@ -11,7 +11,7 @@ from importlib import resources
 from bioimg.errors import unknown_value_error
 
 LANGUAGES = ("en", "zh-TW")
-NAMED_FREEZES = ("none", "features", "head-first")
+NAMED_FREEZES = ("none", "features", "head-first", "last1", "last2", "last4")
 """Values of `freeze` that have a text of their own; the others are stages of a model."""
 
 
