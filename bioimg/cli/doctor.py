@@ -73,17 +73,19 @@ class Doctor:
         return len(images) * self.image_size**2 * DECODED_CHANNELS
 
     def _weights_locations(self) -> tuple[str, ...]:
-        """Return where weights are: the address behind a name, or the file, which nodes need."""
+        """Return where weights are: the address behind a name, else the file, which nodes need."""
         from bioimg.models.model_source import find_model_source
+        from bioimg.models.pretrained_weights import WEIGHTS_FILE_SUFFIXES
 
-        locations: dict[str, None] = {}
+        files = [name for name in self.weights if name.endswith(WEIGHTS_FILE_SUFFIXES)]
+        addresses = []
         for model in self.model:
             source = find_model_source(model)
             for name in self.weights:
-                source.check_weights(name)
-                if location := source.weights_location(name):
-                    locations[location] = None
-        return tuple(locations)
+                if name not in (*files, "none"):
+                    source.check_weights(name)
+                    addresses.append(source.weights_location(name))
+        return (*files, *addresses)
 
 
 def _shared_cache_folder(image_bytes: int) -> str | None:

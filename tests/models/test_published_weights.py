@@ -69,7 +69,7 @@ def test_published_file_is_loaded_trained_kept_and_used(name, tmp_path):
     file, published = save_published(name, tmp_path)
     config = ModelConfig(model=name, weights=file)
     loaded = build_classifier(config, classes=3).model.state_dict()
-    head = find_head_name(name)
+    head = find_head_name(config)
     for tensor_name, tensor in published.state_dict().items():
         assert tensor_name.startswith(head) or torch.equal(loaded[tensor_name], tensor)
     if sum(tensor.numel() for tensor in loaded.values()) > MAX_TRAINED_PARAMETERS:
@@ -92,9 +92,9 @@ def test_published_file_is_loaded_trained_kept_and_used(name, tmp_path):
 @pytest.mark.parametrize("name", ["densenet121", "vit_b_32"])
 def test_published_names_of_earlier_versions_are_understood(name, tmp_path):
     file, published = save_published(name, tmp_path)
-    classifier = build_classifier(ModelConfig(model=name, weights=file), classes=3)
-    loaded = classifier.model.state_dict()
-    head = find_head_name(name)
+    config = ModelConfig(model=name, weights=file)
+    loaded = build_classifier(config, classes=3).model.state_dict()
+    head = find_head_name(config)
     for tensor_name, tensor in published.state_dict().items():
         assert tensor_name.startswith(head) or torch.equal(loaded[tensor_name], tensor)
 
