@@ -18,6 +18,7 @@ from benchmarks.data import DecodingBenchmark
 from benchmarks.early_stopping import EarlyStoppingBenchmark
 from benchmarks.grid import GridBenchmark
 from benchmarks.harness import Benchmark, publish_outcome
+from benchmarks.large_set import LargeSetBenchmark
 from benchmarks.overhead import OverheadBenchmark
 from benchmarks.process_tree import ProgramError
 from benchmarks.scale import ScaleBenchmark
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "overhead": OverheadBenchmark,
     "scale": ScaleBenchmark,
     "data": DecodingBenchmark,
+    "large-set": LargeSetBenchmark,
     "early-stopping": EarlyStoppingBenchmark,
 }
 

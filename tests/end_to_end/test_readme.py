@@ -13,8 +13,9 @@ from bioimg.cli.compare import _split_arguments
 from bioimg.cli.grid_flags import parse_experiment_flags
 from bioimg.cli.main import main
 from bioimg.experiment_files import load_experiment_file, packaged_experiments_folder
+from bioimg.results.result_store import read_results
 from support import PROJECT
-from support.image_folders import write_noise_image
+from support.image_folders import write_ham10000, write_noise_image
 
 READMES = [
     path for folder in ("bioimg", "experiments") for path in (PROJECT / folder).rglob("*.md")
@@ -100,6 +101,22 @@ def test_commands_for_own_images_run_word_by_word(my_tiles: None, monkeypatch: p
             command = command.replace(text, replacement)
         assert run_bioimg(command, monkeypatch) == 0, command
     assert Path("results/my-tiles/report/report.html").is_file()
+
+
+def test_ham10000_runs_word_by_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_ham10000(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (command,) = [text for text in commands("experiments/README.md") if "HAM10000" in text]
+    size = "--model resnet50 --image-size 150"
+    assert size in command, "the page no longer says this"
+    quick = "--model resnext_tiny --weights TEXTURES_V2 --image-size 16 --epochs 1 --local"
+    command = command.replace(size, f"{quick} --freeze features --batch-size 16")
+    assert run_bioimg(command, monkeypatch) == 0
+    results = read_results("results/HAM10000_metadata")
+    assert results.manifest["data"]["groups"] == results.images["group"].nunique() == 79
+    (trial,) = results.trials.to_dict("records")
+    assert (trial["status"], trial["split_leaks_groups"]) == ("completed", False)
+    assert trial["train_images"] + trial["val_images"] + trial["test_images"] == 104
 
 
 def test_python_of_the_readme_runs_word_by_word(my_tiles: None):

@@ -235,7 +235,7 @@ def test_all_parts_run_in_processes_of_their_own(monkeypatch, codes, code):
     monkeypatch.setattr(subprocess, "call", call)
     monkeypatch.setattr(sys, "argv", ["benchmark.py"])
     assert benchmark.main() == code
-    assert names == ["grid", "step", "overhead", "scale", "data", "early-stopping"]
+    assert names == ["grid", "step", "overhead", "scale", "data", "large-set", "early-stopping"]
 
 
 @pytest.mark.parametrize("name", benchmark.BENCHMARKS)

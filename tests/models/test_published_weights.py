@@ -12,6 +12,7 @@ from torchvision import models
 
 from bioimg.config import ModelConfig
 from bioimg.errors import UserError
+from bioimg.models import classifier
 from bioimg.models.checked_safetensors import decode_tensors
 from bioimg.models.classifier import build_classifier, check_model, find_head_name
 from bioimg.models.pretrained_weights import _fetch_weights
@@ -58,6 +59,14 @@ def smallest_size(model_name: str) -> int:
     return 224
 
 
+@pytest.fixture(autouse=True)
+def forget_models():
+    """Free the memory that the models of a test take."""
+    yield
+    classifier._pretrained_model.cache_clear()
+
+
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "name",
     [

@@ -332,13 +332,19 @@ def test_mixed_synthetic_and_unfinished_data_are_warned_of(
 
 
 def test_notes_count_copies_and_unreadable_images(tmp_path: Path) -> None:
-    rows = [
-        trial_row(
-            TrialConfig(), test_accuracy=0.9, duplicate_images_across_splits=3, unreadable_skipped=2
-        )
-    ]
+    noticed = {
+        "duplicate_images_across_splits": 3,
+        "look_alike_images_across_splits": 5,
+        "likely_group_pattern": r"HE-(\d+)",
+        "ignored_files": 4,
+        "unreadable_skipped": 2,
+    }
+    rows = [trial_row(TrialConfig(), test_accuracy=0.9, **noticed)]
     notes = "\n".join(build_comparison(read_analysis(write_results(tmp_path, rows))).notes)
     assert "validation and test images have an exact copy in another subset (3)" in notes
+    assert "look like one in another subset, turned or changed (5)" in notes
+    assert r"groups, such as slides or patients, by HE-(\d+), and" in notes
+    assert "left out, for want of a known suffix or a class: 4." in notes
     assert "Unreadable images left out: 2." in notes
 
 

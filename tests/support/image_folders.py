@@ -45,6 +45,23 @@ def write_class_folders(folder: Path, **counts: int) -> Path:
     return folder
 
 
+def write_ham10000(folder: Path) -> Path:
+    """Write a small set in the layout of HAM10000: ids and lesions in a table, two folders."""
+    counts = {"nv": 40, "mel": 12, "bkl": 12, "bcc": 10, "akiec": 10, "vasc": 10, "df": 10}
+    lines = ["lesion_id,image_id,dx,dx_type,age,sex,localization"]
+    for name, count in counts.items():
+        for _ in range(count):
+            number = len(lines)
+            # some lesions have two images
+            lesion = f"HAM_{number // 4 * 4 + min(number % 4, 2):07}"
+            image = f"ISIC_{24305 + number:07}"
+            lines.append(f"{lesion}{name},{image},{name},histo,{number % 9}0.0,male,back")
+            part = folder / f"HAM10000_images_part_{number % 2 + 1}"
+            write_noise_image(part / f"{image}.jpg", seed=number, size=(20, 15))
+    (folder / "HAM10000_metadata.csv").write_text("\n".join(lines) + "\n")
+    return folder / "HAM10000_metadata.csv"
+
+
 def write_tiff(path: Path, pixels: np.ndarray, **options) -> Path:
     tifffile.imwrite(path, pixels, **options)
     return path
