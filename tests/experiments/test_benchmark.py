@@ -222,7 +222,8 @@ def test_exit_status_is_whether_targets_hold(tmp_path, monkeypatch, figure, code
 
 
 @pytest.mark.parametrize(
-    ("codes", "code"), [((0, 0, 0, 0, 0, 0), 0), ((0, 1, 0, 0, 0, 0), 1), ((0, -9, 0, 0, 0, 0), 9)]
+    ("codes", "code"),
+    [((0, 0, 0, 0, 0, 0, 0), 0), ((0, 1, 0, 0, 0, 0, 0), 1), ((0, -9, 0, 0, 0, 0, 0), 9)],
 )
 def test_all_parts_run_in_processes_of_their_own(monkeypatch, codes, code):
     names = []
