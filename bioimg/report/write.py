@@ -208,7 +208,7 @@ def _build_tables(options: ReportOptions, analysis: "Analysis") -> "list[Table]"
 def _write_methods(
     options: ReportOptions, analysis: "Analysis", looks: "list[Look]", out: Path
 ) -> None:
-    from bioimg.report.methods_files import write_methods
+    from bioimg.report.methods.write_methods import write_methods
 
     word = "docx" in options.format
     write_methods(analysis, looks, out, lang=options.lang, word=word)

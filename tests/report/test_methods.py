@@ -12,10 +12,11 @@ import pytest
 
 from bioimg.config import TrialConfig
 from bioimg.experiment import EarlyStopping
-from bioimg.report import checklists, methods
+from bioimg.report import methods
 from bioimg.report.analysis import Analysis
-from bioimg.report.checklists import fill_checklists
-from bioimg.report.methods import Methods, describe_methods
+from bioimg.report.methods import checklists
+from bioimg.report.methods.checklists import fill_checklists
+from bioimg.report.methods.describe_methods import PARAGRAPHS, Methods, describe_methods
 from bioimg.report.translation import LANGUAGES, read_catalogue, translate
 from bioimg.report.write import ReportOptions, write_report
 from bioimg.results.looks import Look, read_looks
@@ -61,9 +62,8 @@ def write_two_recipes(
 
 
 def test_every_text_is_named_in_code():
-    source = Path(methods.__file__).read_text(encoding="utf-8")
-    source += Path(methods.__file__).with_name("methods_files.py").read_text(encoding="utf-8")
-    source += Path(checklists.__file__).read_text(encoding="utf-8")
+    files = Path(methods.__file__).parent.glob("*.py")
+    source = "".join(file.read_text(encoding="utf-8") for file in files)
     beginnings = "title|resize|scaling|class_weights|optimizer|schedule|sampling|augmentation|field"
     beginnings += "|subset|split|freeze|metric|score|name|interval|test|means"
     beginnings += "|patience_metric"
@@ -328,7 +328,7 @@ def test_report_writes_methods_as_markdown_and_word(tmp_path: Path, lang: str):
     text = (tmp_path / "report" / "methods.md").read_text(encoding="utf-8")
     page = docx.Document(str(tmp_path / "report" / "methods.docx"))
     titles = [paragraph.text for paragraph in page.paragraphs if "Heading" in paragraph.style.name]
-    for name in methods.SECTION_NAMES:
+    for name in PARAGRAPHS:
         title = translate(f"methods.title_{name}", lang)
         assert f"\n## {title}\n" in text
         assert title in titles

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bioimg.report.analysis import Analysis
-from bioimg.report.checklists import fill_checklists
 from bioimg.report.class_images import TextTable
 from bioimg.report.documents.markdown import escape_markdown
-from bioimg.report.methods import Section, describe_methods
+from bioimg.report.methods.checklists import fill_checklists
+from bioimg.report.methods.describe_methods import Section, describe_methods
 from bioimg.report.translation import translate
 from bioimg.results.looks import Look
 

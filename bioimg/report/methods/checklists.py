@@ -9,7 +9,7 @@ Item numbers are those of the guidelines. What an item asks is said in our own w
 from collections.abc import Collection, Iterator, Mapping
 
 from bioimg.report.class_images import TextTable
-from bioimg.report.methods import Methods
+from bioimg.report.methods.describe_methods import Methods
 from bioimg.report.translation import read_catalogue, translate
 
 Answers = Mapping[str, tuple[str, ...]]
