@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from bioimg.config import config_field, validate_fields
+from bioimg.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +36,11 @@ class RunOptions:
     local: bool = config_field(
         False, "Run in this process, one trial after another, without Ray: for debugging"
     )
+    dashboard: bool = config_field(
+        False,
+        "Also start Ray's own web page, at http://127.0.0.1:8265 or the next free port; clusters "
+        "have their own",
+    )
     early_stopping: bool = config_field(
         True,
         "Train every trial to its last epoch",
@@ -55,3 +61,8 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         validate_fields(self)
+        if self.local and self.dashboard:
+            raise UserError(
+                "the value of `dashboard` is True, but must be False with --local, which uses no "
+                "Ray. Leave out one of the two."
+            )

@@ -1,6 +1,7 @@
 """Run an experiment from its question to its table.
 
 Check all that can be checked, read the images, run what is missing, report.
+What imports torch is imported where it is used: Ray starts meanwhile.
 """
 
 import contextlib
@@ -11,15 +12,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from bioimg import data, provenance, tuning
+from bioimg import data, tuning
 from bioimg.config import TrialConfig
 from bioimg.data.image_set import Dataset, ImageSet, PixelsByPath
 from bioimg.early_stopping import unfinished_cohort_leaders
 from bioimg.errors import UserError, unknown_value_error
 from bioimg.experiment import Experiment
-from bioimg.models.classifier import build_classifier, check_model
-from bioimg.models.feature_extractor import backbone_digest
-from bioimg.models.pretrained_weights import require_same_weights
 from bioimg.progress.console import ProgressTable, print_plain
 from bioimg.progress.listener import CombinedListener, ProgressListener
 from bioimg.progress.tensorboard import TensorBoardListener
@@ -30,7 +28,6 @@ from bioimg.results.result_store import CHECKPOINTS_FOLDER, ResultStore
 from bioimg.results.score import resolve_score
 from bioimg.run_options import RunOptions
 from bioimg.storage.filesystem import is_remote
-from bioimg.training import checkpoint_pruning, checkpoints
 
 Executor = Callable[
     [
@@ -60,9 +57,12 @@ def run_experiment(experiment: Experiment, options: RunOptions, console: Console
     check_finish_keys(options.finish or (), trials, store.tables.trial_statuses())
     print_listed_images(listed, console)
     check_batch_sizes({trial: dataset.train_count for trial, dataset in listed.items()})
+    execute = choose_executor(trials, options)
+
+    from bioimg import provenance
+
     earlier = store.read_manifest_or_empty()
     weights = check_models(trials, earlier.get("weights", {}))
-    execute = choose_executor(trials, options)
     datasets = load_images(listed, console)
     # images that can't be read are missing by now
     check_batch_sizes({trial: len(dataset.split.train) for trial, dataset in datasets.items()})
@@ -101,6 +101,8 @@ def train_trials(
     they are known only once the others have ended. However it ends, the tables hold all rows that
     exist by then. Return the trials that ran.
     """
+    from bioimg.training import checkpoints
+
     ran: list[TrialConfig] = []
     known = dict(datasets)
     try:
@@ -225,6 +227,8 @@ def print_restarts(
 
 def prune_checkpoints(store: ResultStore, console: Console) -> None:
     """Limit what checkpoints take on disk, and report what was deleted for that."""
+    from bioimg.training import checkpoint_pruning
+
     deleted = checkpoint_pruning.limit_checkpoint_size(store)
     if not deleted:
         return
@@ -309,6 +313,8 @@ def count_restarted_trials(
     trials: Sequence[TrialConfig], store: ResultStore, statuses: Mapping[str, str]
 ) -> int:
     """Return how many trials repeat the epochs of a shorter one, because its state wasn't kept."""
+    from bioimg.training import checkpoints
+
     count = 0
     for trial in trials:
         shorter_keys = [key for key in checkpoints.shorter_trial_keys(trial) if key in statuses]
@@ -319,19 +325,19 @@ def count_restarted_trials(
 
 
 def choose_executor(trials: Sequence[TrialConfig], options: RunOptions) -> Executor:
-    """Return what runs the trials: lanes on Ray, or this process.
+    """Return what runs the trials: lanes on Ray, which is joined or started, or this process.
 
     Raises:
-        UserError: there aren't as many devices as a trial has workers.
+        UserError: as `bioimg.cluster.open_lanes.open_lanes` or `bioimg.local.make_executor`.
     """
     if options.local:
         from bioimg import local
 
         return local.make_executor(trials)
-    from bioimg.cluster import tune_runner
+    from bioimg.cluster.open_lanes import open_lanes
     from bioimg.diagnostics.run_checks import run_preflight_checks
 
-    return tune_runner.make_executor(trials, options.lanes, run_preflight_checks)
+    return open_lanes(trials, options, run_preflight_checks)
 
 
 def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> dict[str, str]:
@@ -342,6 +348,10 @@ def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> d
     Raises:
         UserError: as `bioimg.models.classifier.build_classifier`; or weights have changed.
     """
+    from bioimg.models.classifier import build_classifier, check_model
+    from bioimg.models.feature_extractor import backbone_digest
+    from bioimg.models.pretrained_weights import require_same_weights
+
     for config in dict.fromkeys(trial.model_config for trial in trials):
         check_model(config)
     digests = {}

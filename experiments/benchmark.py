@@ -22,10 +22,12 @@ from benchmarks.large_set import LargeSetBenchmark
 from benchmarks.overhead import OverheadBenchmark
 from benchmarks.process_tree import ProgramError
 from benchmarks.scale import ScaleBenchmark
+from benchmarks.start import StartBenchmark
 from benchmarks.step import StepBenchmark
 from bioimg.errors import UserError
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
+    "start": StartBenchmark,
     "grid": GridBenchmark,
     "step": StepBenchmark,
     "overhead": OverheadBenchmark,

@@ -3,7 +3,8 @@
 `-m 'not ray and not nightly'`: units, which start neither Ray nor another process.
 `-m 'not nightly'`: also those marked `ray`, which share one Ray or start processes.
 `-m nightly`: clusters, hosts, terminals and browsers, and all that takes long.
-`-m campaign`: processes are killed for an hour. These only run when they are asked for.
+`-m campaign`: processes are killed for an hour. `-m gpu`: what needs a GPU. These only run when
+they are asked for.
 Without `-m`, all others run.
 """
 
@@ -38,13 +39,20 @@ def shared(*parts: str) -> Path:
     pytest.skip(f"needs {'/'.join(('shared', *parts))} beside the project")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all tests that don't need one, so that they say the same on every machine."""
+    if "gpu" not in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the campaigns out unless they are asked for."""
-    if "campaign" in config.option.markexpr:
-        return
-    campaigns = [item for item in items if item.get_closest_marker("campaign")]
-    config.hook.pytest_deselected(items=campaigns)
-    items[:] = [item for item in items if item not in campaigns]
+    """Leave campaigns and tests on a GPU out unless they are asked for."""
+    for marker in ("campaign", "gpu"):
+        if marker in config.option.markexpr:
+            continue
+        left_out = [item for item in items if item.get_closest_marker(marker)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The programs: the `bioimg` command and `experiments/grid.py`."""
 
+import contextlib
 import importlib.metadata
 import io
 import os
@@ -67,16 +68,15 @@ def run_grid(program: Path, args: Sequence[str]) -> int:
 
 
 def exit_process(code: int) -> NoReturn:
-    """End this process with a program's exit code.
+    """End this process with a program's exit code, without shutting Ray down.
 
-    A program that was aborted doesn't shut Ray down: where parts of Ray are lost, that crashes or
-    changes the code. Ray's processes notice that the program is gone, and end.
+    That takes seconds, and where parts of Ray are lost, it crashes or changes the code. Ray's
+    processes notice that the program is gone, and end.
     """
-    if code == EXIT_ABORTED:
+    with contextlib.suppress(BrokenPipeError):  # as with `| head`
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    os._exit(code)
 
 
 def _experiments_beside(program: Path) -> Path:

@@ -2,7 +2,8 @@
 
 How one epoch travels, and in which files:
 
-    tune_runner        starts Ray, the coordinator, the lane pool and Tune
+    open_lanes         joins or starts Ray, and imports the rest meanwhile
+    tune_runner        starts the coordinator, the lane pool and Tune
     tune_scheduler     Tune's ASHA: decides at a rung which trial stops
 
     tune_trial               coordinator                  lanes
@@ -15,6 +16,7 @@ How one epoch travels, and in which files:
     lane_worker        a worker of a lane: trains one trial after another
     lane_pool          starts lanes while trials wait and devices are free, and replaces lost ones
     heartbeat          what happens regularly meanwhile: lanes, Tune's search, tables
+    devices            how many workers there can be, and how many there is room for
     ray_session        settings of Ray; joins a cluster or starts Ray here; notices its loss
     ray_private        parts of Ray that may change without notice
 """

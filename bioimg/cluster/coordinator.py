@@ -77,6 +77,7 @@ class Coordinator:
         self._submitted_keys: set[str] = set()
         self._stop_reasons: dict[str, StopReason] = {}
         self._lost_lanes: set[int] = set()
+        self._devices_by_lane: dict[int, object] = {}
         self._idle_losses = 0
         self._errors_by_lane: defaultdict[int, dict[int, str]] = defaultdict(dict)
         self._state_changed = asyncio.Condition()
@@ -87,6 +88,10 @@ class Coordinator:
             self._submitted_keys.add(key)
             self._queue.append(Job(key, trial))
             await self._notify()
+
+    async def register_lane(self, lane: int, devices: object) -> None:
+        """Record what holds the devices of a lane."""
+        self._devices_by_lane[lane] = devices
 
     async def next_trial(self, lane: int) -> Job | None:
         """Assign the next trial to a lane and return it.
@@ -136,8 +141,11 @@ class Coordinator:
         self._mailboxes[job.key].reports.append(TrialEnded(status))
         await self._notify()
 
-    async def mark_lane_lost(self, lane: int, reason: str) -> None:
-        """Give up a lane. If it has a trial, that trial is the next one that another lane gets."""
+    async def mark_lane_lost(self, lane: int, reason: str) -> object:
+        """Give up a lane. If it has a trial, that trial is the next one that another lane gets.
+
+        Return what holds the lane's devices, or None if it was lost before it was registered.
+        """
         self._lost_lanes.add(lane)
         job = self._job_by_lane.pop(lane, None)
         if job:
@@ -146,6 +154,7 @@ class Coordinator:
         else:
             self._idle_losses += 1
         await self._notify()
+        return self._devices_by_lane.pop(lane, None)
 
     async def all_raised_same_error(
         self, lane: int, rank: int, workers: int, error: str, timeout: float

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 import ray
 from ray.actor import ActorProxy
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bioimg.cluster.coordinator import Coordinator, CoordinatorState, Job, TrialEnded
@@ -38,6 +39,10 @@ class CoordinatorClient:
         """Queue a trial, unless it has been submitted before."""
         self._get(self._actor.submit.remote(key, trial))
 
+    def register_lane(self, lane: int, devices: PlacementGroup | None) -> None:
+        """Record what holds the devices of a lane."""
+        self._get(self._actor.register_lane.remote(lane, devices))
+
     def next_trial(self, lane: int) -> Job | None:
         """Assign the next trial to a lane and return it. Return None if there is none left."""
         return self._get(self._actor.next_trial.remote(lane))
@@ -50,9 +55,9 @@ class CoordinatorClient:
         """Record that a lane has ended its trial."""
         self._get(self._actor.end_trial.remote(lane, status))
 
-    def mark_lane_lost(self, lane: int, reason: str) -> None:
-        """Give up a lane. Another one gets its trial."""
-        self._get(self._actor.mark_lane_lost.remote(lane, reason))
+    def mark_lane_lost(self, lane: int, reason: str) -> PlacementGroup | None:
+        """Give up a lane. Another one gets its trial. Return what holds the lane's devices."""
+        return self._get(self._actor.mark_lane_lost.remote(lane, reason))
 
     def all_raised_same_error(
         self, lane: int, rank: int, workers: int, error: str, timeout: float

@@ -9,7 +9,7 @@ import ray
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
-from bioimg.cluster import lanes, ray_session
+from bioimg.cluster import devices, lanes, ray_session
 from bioimg.cluster.ray_private import waited_too_long_for_devices
 from bioimg.errors import UserError
 
@@ -47,7 +47,7 @@ class LanePool:
         self._lane_spec = lane_spec
         self._max_lanes = max_lanes
         self._on_message = on_message
-        self._max_reachable_lanes = max_lanes or ray_session.count_devices()[1] // lane_spec.workers
+        self._max_reachable_lanes = max_lanes or devices.count_devices()[1] // lane_spec.workers
         self._lane_futures: list[Future[None]] = []
         self._capacity_requests: list[PlacementGroup] = []
         self._trials_left = trials
@@ -121,7 +121,7 @@ class LanePool:
     def _lanes_possible_now(self) -> int:
         """Return how many lanes the cluster has devices for at the moment."""
         resources = lanes.worker_resources(self._lane_spec.gpu)
-        return ray_session.count_worker_slots(resources) // self._lane_spec.workers
+        return devices.count_worker_slots(resources) // self._lane_spec.workers
 
     def _start_lanes(self, count: int) -> None:
         for _ in range(count):

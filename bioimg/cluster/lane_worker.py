@@ -11,6 +11,7 @@ import torch
 from ray.exceptions import RayError
 from ray.train import get_context
 from ray.train.torch import get_device
+from ray.util import get_current_placement_group
 
 from bioimg.cluster.coordinator import Job
 from bioimg.cluster.coordinator_client import CoordinatorLostError
@@ -22,6 +23,7 @@ from bioimg.experiment import StopReason
 from bioimg.results.result_store import ResultStore
 from bioimg.results.schema import TrialStatus
 from bioimg.training import malloc_tuning
+from bioimg.training.device_memory import ran_out_of_memory
 from bioimg.training.distributed import WorkerGroup
 from bioimg.training.trial_runner import TrialContext, is_trial_completed, record_failure, run_trial
 from bioimg.training.trial_trainer import EpochMetrics
@@ -54,6 +56,9 @@ def train_trials(lane: LaneSpec) -> None:
         device=get_device(),
         worker_group=workers,
     )
+    if workers.rank == 0:
+        with _disconnect_on_loss():
+            lane.coordinator.register_lane(lane.number, get_current_placement_group())
     while job := _next_job(lane, workers):
         status = _run_job(job, trial_context, lane)
         if workers.rank == 0:
@@ -132,7 +137,7 @@ def _record_shared_failure(
     They compare errors through the coordinator, since they can't reach each other any more.
     """
     description = type(error).__name__
-    if not isinstance(error, torch.OutOfMemoryError):  # whose text differs between workers
+    if not ran_out_of_memory(error):  # then the text differs between workers
         description += f": {error}"
     workers, coordinator = context.worker_group, lane.coordinator
     with _disconnect_on_loss():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.util import remove_placement_group
 
 from bioimg.cluster.coordinator_client import CoordinatorClient, CoordinatorLostError
 from bioimg.errors import StorageError
@@ -98,7 +99,11 @@ def _report_lane_lost(lane: LaneSpec, error: BaseException) -> None:
         return
     # if the coordinator is lost, too, the lane pool notices it
     with contextlib.suppress(CoordinatorLostError, RayError):
-        lane.coordinator.mark_lane_lost(lane.number, describe_failure(error))
+        devices = lane.coordinator.mark_lane_lost(lane.number, describe_failure(error))
+        # Ray Train frees them itself, but not after its controller was killed where Ray has no
+        # dashboard: it asks that one whether the controller lives
+        if devices:
+            remove_placement_group(devices)
 
 
 def describe_failure(error: BaseException) -> str:

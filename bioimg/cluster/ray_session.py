@@ -1,4 +1,7 @@
-"""Ray itself: its settings, and joining the cluster of this machine or starting one that is it."""
+"""Ray itself: its settings, and joining the cluster of this machine or starting one that is it.
+
+It imports of Ray only what starts it: `ray.tune` and `ray.train` take a second more.
+"""
 
 import contextlib
 import logging
@@ -9,9 +12,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import ray
 
@@ -42,6 +45,9 @@ process to its controller and to the workers when a lane starts. The controller 
 from the environment that Ray was started in: on a cluster that was joined, Ray's 30 s hold.
 """
 QUIET_INIT_OPTIONS = {"log_to_driver": False, "logging_level": "ERROR"}
+DASHBOARD_VARIABLE = "RAY_API_SERVER_ADDRESS"
+NO_DASHBOARD = "http://127.0.0.1:9"
+"""An address at which nothing answers: the port is that of the discard protocol."""
 JOIN_TIMEOUT_S = 40.0
 """Seconds in which a cluster must let this machine in."""
 MAX_SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
@@ -142,8 +148,10 @@ def probe_address(address: str) -> None:
         raise ConnectionError(f"{probe.stderr.strip().splitlines()[-1]} {TOKEN_HINT}")
 
 
-def start_local_ray() -> None:
+def start_local_ray(*, dashboard: bool = False) -> None:
     """Start Ray on this machine alone, unless a cluster has been joined.
+
+    dashboard: also start Ray's web page, which takes eleven processes.
 
     Raises:
         UserError: Ray can't start here.
@@ -152,7 +160,13 @@ def start_local_ray() -> None:
     if not ray.is_initialized():
         try:
             create_auth_token(token_path)
-            ray.init(address="local", _temp_dir=choose_temp_folder(), **QUIET_INIT_OPTIONS)
+            with contextlib.nullcontext() if dashboard else _name_no_dashboard():
+                ray.init(
+                    address="local",
+                    include_dashboard=dashboard,
+                    _temp_dir=choose_temp_folder(),
+                    **QUIET_INIT_OPTIONS,
+                )
         except Exception as error:  # Ray raises what its many libraries raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise UserError(
@@ -172,6 +186,23 @@ def choose_temp_folder() -> str | None:
     if len(os.fsencode(usual + SOCKET_SUFFIX)) <= MAX_SOCKET_BYTES:
         return None
     return SHORT_TEMP_FOLDER.format(user=os.getuid())
+
+
+@contextlib.contextmanager
+def _name_no_dashboard() -> Iterator[None]:
+    """Tell the processes that start meanwhile that no dashboard answers.
+
+    Ray Train asks it for its controllers, and would wait for its address for 40 s.
+    """
+    previous = os.environ.get(DASHBOARD_VARIABLE)
+    os.environ[DASHBOARD_VARIABLE] = NO_DASHBOARD
+    try:
+        yield
+    finally:
+        if previous is None:
+            del os.environ[DASHBOARD_VARIABLE]
+        else:
+            os.environ[DASHBOARD_VARIABLE] = previous
 
 
 def create_auth_token(path: Path) -> None:
@@ -252,60 +283,3 @@ def _ray_loss_error() -> UserError | None:
                 "reported epochs are saved, so run the same command again to resume."
             )
     return None
-
-
-def count_devices() -> tuple[str, int]:
-    """Return the kind of device that trials run on, GPU if there are any, and how many there are.
-
-    On a cluster that grows, that is how many there can be.
-
-    Raises:
-        UserError: this machine has GPUs that torch can't use.
-    """
-    if not ray.is_initialized():
-        return _count_local_devices()
-    available, config = ray.cluster_resources(), ray_private.autoscaler_config()
-    maximum = {
-        name: max(available.get(name, 0), autoscaler_maximum(config, name))
-        for name in ("GPU", "CPU")
-    }
-    kind = "GPU" if maximum["GPU"] else "CPU"
-    return kind, int(maximum[kind])
-
-
-def _count_local_devices() -> tuple[str, int]:
-    import torch
-
-    gpus = torch.cuda.device_count()
-    if not gpus:
-        return "CPU", os.cpu_count() or 1
-    if not torch.cuda.is_available():  # Ray would start lanes on them
-        raise UserError(
-            f"the number of this machine's GPUs is {gpus}, but torch {torch.__version__} can't use "
-            f"any. Most often, the driver is too old for its CUDA {torch.version.cuda}: "
-            "`nvidia-smi` shows the newest that the driver supports. Update the driver, install a "
-            "torch that fits it (https://pytorch.org/get-started), or use the CPU: "
-            "CUDA_VISIBLE_DEVICES=''."
-        )
-    return "GPU", gpus
-
-
-def autoscaler_maximum(config: Mapping[str, Any], resource: str) -> float:
-    """Return how much of a resource the machines have together that an autoscaler may start."""
-    amounts = []
-    for name, node_type in config.get("available_node_types", {}).items():
-        if name != config.get("head_node_type"):
-            amount = node_type.get("resources", {}).get(resource, 0)
-            amounts += [amount] * node_type.get("max_workers", 0)
-    # the cluster's own maximum may leave out some of the machines
-    return sum(sorted(amounts, reverse=True)[: config.get("max_workers", 0)])
-
-
-def count_worker_slots(resources: Mapping[str, float]) -> int:
-    """Return how many workers with these resources the cluster can run if nothing else uses it."""
-    slots = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            available = node["Resources"]
-            slots += int(min(available.get(name, 0) // need for name, need in resources.items()))
-    return slots

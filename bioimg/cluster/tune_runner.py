@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from bioimg.cluster.tune_trial import encode_trial, relay_trial, trial_key
 from bioimg.config import TrialConfig
 from bioimg.data.image_set import Dataset
 from bioimg.early_stopping import find_images, past_trials
-from bioimg.errors import UserError
 from bioimg.experiment import Experiment
 from bioimg.progress.listener import ProgressListener
 from bioimg.results.result_store import ResultStore
@@ -33,50 +32,13 @@ RELAY_MEMORY_BYTES = 1e8
 EPOCH_FIELDS = tuple(field.name for field in dataclasses.fields(EpochMetrics))
 
 
-def make_executor(
-    trials: Iterable[TrialConfig], lane_count: int | None, check_nodes: Callable[[str], None]
-) -> "LaneExecutor":
-    """Join or prepare Ray, and return what runs trials on its lanes.
-
-    `check_nodes` gets the results folder before the first lane starts, and checks that every node
-    can use it.
-
-    Raises:
-        UserError: more workers, or lanes of workers, than there are or can be devices. Or the
-            trials differ in their workers.
-    """
-    ray_session.configure_ray()
-    is_cluster = ray_session.join_cluster()
-    device, device_count = ray_session.count_devices()
-    worker_counts = {trial.workers for trial in trials}
-    if len(worker_counts) > 1:
-        raise UserError(
-            f"the values of `workers` are {sorted(worker_counts)}, but must be the same for all "
-            "trials of a run: they share lanes."
-        )
-    workers = worker_counts.pop()
-    needed = workers * (lane_count or 1)
-    # machines that will join a cluster can't be counted, so there the user's number of lanes holds
-    if needed > device_count and not (is_cluster and lane_count):
-        field = f"`workers` ({workers})"
-        if lane_count:
-            field += f" times `lanes` ({lane_count})"
-        way_out = "Lower it, or use a larger machine or cluster."
-        if is_cluster:
-            way_out += (
-                " If more machines will join this one, set --lanes to the number of lanes to wait "
-                "for."
-            )
-        raise UserError(
-            f"the value of {field} is {needed}, but must be at most the number of devices, which "
-            f"is {device_count} ({device}). {way_out}"
-        )
-    return LaneExecutor(lane_count, device == "GPU", check_nodes)
-
-
 @dataclass(frozen=True)
 class LaneExecutor:
-    """Run trials on lanes. Made by `make_executor`."""
+    """Run trials on lanes of the Ray that was joined or started.
+
+    check_nodes: checks that every node can use the results folder, which it gets before the first
+        lane starts.
+    """
 
     max_lanes: int | None
     gpu: bool
@@ -104,7 +66,6 @@ class LaneExecutor:
             ray_session.redirect_ray_output(log),
             ray_session.report_ray_loss(),
         ):
-            ray_session.start_local_ray()
             self.check_nodes(store.location)
             with contextlib.closing(start_coordinator(len(trials))) as coordinator:
                 self._run_trials(experiment, trials, datasets, store, listener, coordinator)

@@ -12,16 +12,8 @@ from torch.nn import functional as F
 
 from bioimg.results.score import Score, measure_score
 from bioimg.training.batches import Batch
-from bioimg.training.device_memory import to_device
+from bioimg.training.device_memory import inference_batch_size, to_device
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
-
-MAX_BATCH_IMAGES = 64
-MAX_BATCH_PIXELS = {"cpu": 16 * 150 * 150, "cuda": 64 * 150 * 150}
-"""Images, and pixels of images, in a batch outside of training, by the type of device.
-
-They must not need more memory than training. On a CPU, the activations of 16 images of 150 px stay
-in its cache; with more, ResNeXt-50 is slower.
-"""
 
 BatchFunction = Callable[[Batch], torch.Tensor]
 """Compute outputs [B, W] for a batch."""
@@ -60,8 +52,7 @@ def gather_outputs(
     """
     outputs = torch.zeros(len(indices), width, device=device)
     own_rows = worker_group.shard(np.arange(len(indices)))
-    fitting = MAX_BATCH_PIXELS[device.type] // image_size**2
-    batch_size = min(MAX_BATCH_IMAGES, max(1, fitting))
+    batch_size = inference_batch_size(image_size, device)
     for start in range(0, len(own_rows), batch_size):
         rows = own_rows[start : start + batch_size]
         batch = Batch(indices[rows], np.full(len(rows), view))

@@ -1,5 +1,6 @@
 """Batches of images on the device: normalised, and in their views."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +15,7 @@ from bioimg.training.device_memory import fits_on_device, to_device
 
 COPY_CHUNK_IMAGES = 1024
 QUARTER_TURNS = 4
-"""Views below this number are turned only; the others are mirrored, too."""
+"""Views below this number are turned only; the others are mirrored afterwards, too."""
 
 
 def pixel_key(config: DatasetConfig, images: ImageSet) -> tuple[object, ...]:
@@ -50,23 +51,27 @@ class ImageBatches:
 
     def load_batch(self, batch: Batch) -> torch.Tensor:
         """Return float32 [B, 3, H, W], channels last in memory."""
-        images = self._load_images(batch.indices).permute(0, 3, 1, 2)
-        views = apply_dihedral_views(images, batch.views)
-        return torch.addcmul(self._shift, views.float(), self._scale)
+        images = self._load_images(batch).permute(0, 3, 1, 2)
+        return torch.addcmul(self._shift, images.float(), self._scale)
 
 
 def make_image_loader(
     pixels: PixelArray, key: object, device: torch.device
-) -> Callable[[np.ndarray], torch.Tensor]:
-    """Return a function that loads uint8 [B, H, W, 3] on the device for indices [B].
+) -> Callable[[Batch], torch.Tensor]:
+    """Return a function that loads a batch on the device: uint8 [B, H, W, 3], in its views.
 
     On a GPU all images stay there if they fit. Otherwise each batch is copied from pinned memory
     while the GPU computes. `key` identifies the images.
     """
     if device.type == "cuda" and fits_on_device(pixels.nbytes, device):
         resident = resident_images(pixels, key, device)
-        return lambda indices: resident.index_select(0, to_device(indices, device))
-    return lambda indices: to_device(pixels[indices], device)
+        return lambda batch: select_views(resident, batch)
+
+    def load(batch: Batch) -> torch.Tensor:
+        images = to_device(pixels[batch.indices], device)
+        return select_views(images, Batch(np.arange(len(images)), batch.views))
+
+    return load
 
 
 _resident_by_key: dict[object, torch.Tensor] = {}
@@ -89,16 +94,25 @@ def copy_in_chunks(pixels: PixelArray, device: torch.device) -> torch.Tensor:
     return copied
 
 
-def apply_dihedral_views(images: torch.Tensor, views: np.ndarray) -> torch.Tensor:
-    """Turn and mirror each of the images [B, C, S, S] as its view says.
+def select_views(images: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return some of the square images, uint8 [N, S, S, 3], each in its view: [B, S, S, 3].
 
-    Image b is rotated by `views[b] % 4` quarter turns, and mirrored if `views[b] >= 4`.
+    Image b is rotated by `views[b] % 4` quarter turns, and mirrored if `views[b] >= 4`. Pixels are
+    only moved, so index and view are one gather, with equal bits.
     """
-    if not views.any():
-        return images
-    result = torch.empty_like(images)
-    for view in np.unique(views):
-        chosen = to_device(np.flatnonzero(views == view), images.device)
-        turned = torch.rot90(images[chosen], int(view) % QUARTER_TURNS, (2, 3))
-        result[chosen] = turned.flip(3) if view >= QUARTER_TURNS else turned
-    return result
+    rows = to_device(batch.indices, images.device)
+    if not batch.views.any():
+        return images.index_select(0, rows)
+    side = images.shape[1]
+    pixels = view_pixels(side, images.device)[to_device(batch.views, images.device)]
+    selected = images.flatten(1, 2)[rows.unsqueeze(1), pixels]
+    return selected.unflatten(1, (side, side))
+
+
+@functools.lru_cache(maxsize=4)
+def view_pixels(side: int, device: torch.device) -> torch.Tensor:
+    """Return which pixel of an image is where in each view: int64 [8, side * side]."""
+    numbers = torch.arange(side**2, device=device).view(side, side)
+    turned = [torch.rot90(numbers, turns) for turns in range(QUARTER_TURNS)]
+    mirrored = [pixels.flip(1) for pixels in turned]
+    return torch.stack([*turned, *mirrored]).flatten(1)

@@ -21,6 +21,7 @@ from bioimg.results.result_store import ResultStore
 from bioimg.results.schema import TrialStatus
 from bioimg.results.score import measure_macro_f1, measure_score, resolve_score
 from bioimg.training import checkpoints, precision
+from bioimg.training.device_memory import ran_out_of_memory
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
 from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
 
@@ -210,8 +211,7 @@ class TrialRecorder:
 
 def _failure_text(error: Exception) -> str:
     text = f"{type(error).__name__}: {error}"
-    # the message is torch's when a CPU has no memory left
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+    if ran_out_of_memory(error):
         text += (
             " Lower `batch_size` or `image_size`, freeze more, or use a device with more memory."
         )

@@ -30,7 +30,8 @@ class ProcessCost:
     """What a program used, over all its processes.
 
     `memory` and `own_memory` (of its first process) are bytes at `sample_times`, which are seconds
-    since the epoch. They are PSS: what processes share is counted once.
+    since the epoch. They are PSS: what processes share is counted once. `cpu_so_far` are the CPU
+    seconds of all processes until then. `output` holds the lines that it printed, and when.
     """
 
     started_at: float
@@ -38,6 +39,8 @@ class ProcessCost:
     sample_times: list[float] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)
     own_memory: list[int] = field(default_factory=list)
+    cpu_so_far: list[float] = field(default_factory=list)
+    output: list[tuple[float, str]] = field(default_factory=list)
     cpu_seconds_by_process: dict[tuple[int, float], float] = field(default_factory=dict)
 
     @property
@@ -68,6 +71,7 @@ class ProcessCost:
         self.sample_times.append(time.time())
         self.memory.append(total)
         self.own_memory.append(own)
+        self.cpu_so_far.append(self.cpu_seconds)
 
 
 def measure_python(arguments: Sequence[str], **environment: str) -> ProcessCost:
@@ -91,12 +95,17 @@ def measure_python(arguments: Sequence[str], **environment: str) -> ProcessCost:
     ended = threading.Event()
     sampler = threading.Thread(target=_sample_until_end, args=(program.pid, cost, ended))
     sampler.start()
-    output, _ = program.communicate()
+    assert program.stdout
+    with program.stdout:
+        for line in program.stdout:
+            cost.output.append((time.time(), line))
+    program.wait()
     cost.seconds = time.time() - cost.started_at
     ended.set()
     sampler.join()
     if program.returncode:
         command = " ".join(arguments)
+        output = "".join(line for _, line in cost.output)
         raise ProgramError(f"{command} ended with {program.returncode}:\n{output[-SHOWN_OUTPUT:]}")
     return cost
 

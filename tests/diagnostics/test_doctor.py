@@ -21,7 +21,7 @@ from rich.console import Console
 
 from bioimg import provenance
 from bioimg.cli.doctor import Doctor, _shared_cache_folder, print_check_results
-from bioimg.cluster import ray_session
+from bioimg.cluster import devices, ray_session
 from bioimg.diagnostics import diagnosis, node_probe, run_checks
 from bioimg.diagnostics.diagnosis import GIB, CheckResult, diagnose_basics, diagnose_nodes
 from bioimg.errors import UserError
@@ -365,28 +365,27 @@ def test_autoscaler_maximum_counts_the_largest_machines_first():
     }
     config = {"available_node_types": node_types, "head_node_type": "head", "max_workers": 3}
     assert (
-        ray_session.autoscaler_maximum(config, "GPU"),
-        ray_session.autoscaler_maximum(config, "CPU"),
-        ray_session.autoscaler_maximum(config, "TPU"),
+        devices.autoscaler_maximum(config, "GPU"),
+        devices.autoscaler_maximum(config, "CPU"),
+        devices.autoscaler_maximum(config, "TPU"),
     ) == (6, 24, 0)
-    assert ray_session.autoscaler_maximum({}, "GPU") == 0
+    assert devices.autoscaler_maximum({}, "GPU") == 0
 
 
 def test_gpus_that_torch_cannot_use_are_refused(monkeypatch):
     """Imitate a driver that is too old for torch: NVML counts the GPU."""
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(
         UserError,
         match=r"GPUs is 1, but torch .* can't use any.*too old.*the CPU: CUDA_VISIBLE_DEVICES=''",
     ):
-        ray_session.count_devices()
+        devices.count_local_devices()
     manifest = provenance.build_manifest(
         Experiment(name="grid", base=toys.trial(), axes={}), toys.images(), {}, {}
     )
     assert manifest["hardware"]["gpus"] == []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert ray_session.count_devices() == ("CPU", os.cpu_count())
+    assert devices.count_local_devices() == ("CPU", os.cpu_count())
 
 
 def test_torch_that_sees_too_few_gpus_fails(monkeypatch):

@@ -18,7 +18,7 @@ import torchvision
 from PIL import Image
 from rich.console import Console
 
-from benchmarks import grid, images, lanes, overhead, process_tree, scale, step
+from benchmarks import grid, images, lanes, overhead, process_tree, scale, start, step
 from benchmarks.baselines import bioimg_grid, pytorch_loop
 from benchmarks.baselines.task import Configuration, ConfigurationResult, Task, read_rows
 from benchmarks.early_stopping import (
@@ -223,7 +223,7 @@ def test_exit_status_is_whether_targets_hold(tmp_path, monkeypatch, figure, code
 
 @pytest.mark.parametrize(
     ("codes", "code"),
-    [((0, 0, 0, 0, 0, 0, 0), 0), ((0, 1, 0, 0, 0, 0, 0), 1), ((0, -9, 0, 0, 0, 0, 0), 9)],
+    [((0,) * 8, 0), ((0, 1, *(0,) * 6), 1), ((0, -9, *(0,) * 6), 9)],
 )
 def test_all_parts_run_in_processes_of_their_own(monkeypatch, codes, code):
     names = []
@@ -236,7 +236,9 @@ def test_all_parts_run_in_processes_of_their_own(monkeypatch, codes, code):
     monkeypatch.setattr(subprocess, "call", call)
     monkeypatch.setattr(sys, "argv", ["benchmark.py"])
     assert benchmark.main() == code
-    assert names == ["grid", "step", "overhead", "scale", "data", "large-set", "early-stopping"]
+    assert names == [
+        *("start", "grid", "step", "overhead", "scale", "data", "large-set", "early-stopping")
+    ]
 
 
 @pytest.mark.parametrize("name", benchmark.BENCHMARKS)
@@ -448,3 +450,58 @@ def test_step_measures_every_precision_and_layout(monkeypatch):
     assert head.what == "2 epochs of a head, 41 images in 8 views, batches of 4"
     assert head.figure is not None
     assert head.figure > 0
+
+
+# the start
+
+
+def cost_of_a_demo() -> process_tree.ProcessCost:
+    """Return the cost of a program whose first epoch came after 12 s and its last after 30."""
+    cost = process_tree.ProcessCost(started_at=100.0, seconds=35.0)
+    lines = {
+        101.0: "phantom: 600 images\n",
+        112.0: "[0/12] weights=A: epoch 1/10 train loss 1.6\n",
+        120.0: "[1/12] weights=A: epoch 10/10 train loss 0.6\n",
+        130.0: "[1/12] weights=B: epoch 10/10 train loss 0.6\n",
+        134.0: "Best: weights A\n",
+    }
+    cost.output = list(lines.items())
+    cost.sample_times = [100.5, 105.0, 111.0, 125.0, 131.0, 134.0]
+    cost.cpu_so_far = [0.5, 8.0, 20.0, 45.0, 50.0, 54.0]
+    cost.memory = [gibibytes * 2**30 for gibibytes in (0, 1, 3, 4, 2, 1)]
+    return cost
+
+
+def test_phases_of_the_start_add_up_to_the_run():
+    phases = pd.DataFrame(start.measure_phases(cost_of_a_demo())).set_index("phase")
+    assert phases["seconds"].tolist() == [1, 11, 18, 5]
+    assert phases["CPU seconds"].tolist() == [0.5, 19.5, 25, 9]
+    assert phases["peak GiB"].tolist() == [0, 3, 4, 4]
+
+
+def test_phase_without_a_sample_has_the_memory_before_it():
+    cost = cost_of_a_demo()
+    cost.sample_times, cost.cpu_so_far, cost.memory = [100.5], [0.5], [2**30]
+    phases = pd.DataFrame(start.measure_phases(cost))
+    assert phases["CPU seconds"].tolist() == [0.5, 0, 0, 0]
+    assert phases["peak GiB"].tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("slower", "missed"),
+    [
+        ({}, set()),
+        ({"--local": 9}, {"first epoch, --local"}),
+        ({"command": 16}, {"first epoch, command"}),
+        ({"command": 40}, {"first epoch, command", "demo with its report"}),
+    ],
+)
+def test_start_is_held_against_its_limits(slower, missed):
+    seconds = {"command": 12, "API": 12, "--local": 7, **slower}
+    phases = []
+    for way, first_epoch in seconds.items():
+        durations = (1, first_epoch - 1, 18, 5)
+        for name, duration in zip(start.PHASES, durations, strict=True):
+            phases.append({"way": way, "phase": name, "seconds": duration, "peak GiB": 3.5})
+    targets = start.start_targets(pd.DataFrame(phases).set_index(["way", "phase"]))
+    assert {target.what for target in targets if not target.is_met} == missed

@@ -21,7 +21,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 )
 from ray.autoscaler._private.util import prepare_config
 
-from bioimg.cluster import ray_session
+from bioimg.cluster import devices
 from bioimg.results.result_store import read_results
 from support import PROJECT
 from support.experiments import DEMO_COMMAND, SMALL_FLAGS
@@ -101,7 +101,7 @@ def growing_cluster(folder: Path) -> Iterator[None]:
     try:
         wait_until(lambda: joined(address), "the head to start")
         wait_until(
-            lambda: ray_session.count_devices() == ("CPU", 2),
+            lambda: devices.count_devices() == ("CPU", 2),
             "the autoscaler to say how far the cluster can grow",
         )
         os.environ["RAY_ADDRESS"] = address

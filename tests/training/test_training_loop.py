@@ -32,7 +32,7 @@ from bioimg.training.batches import (
 )
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
 from bioimg.training.evaluation import evaluate_logits
-from bioimg.training.image_batches import apply_dihedral_views
+from bioimg.training.image_batches import select_views
 from bioimg.training.loop import NonFiniteLossError, train
 from bioimg.training.trial_recorder import TrialContext, TrialRecorder, batch_norm_scope
 from bioimg.training.trial_trainer import TrialTrainer
@@ -132,19 +132,31 @@ def test_order_and_views_depend_on_epoch_and_seed():
 
 
 def test_dihedral_views_are_all_flips_and_quarter_turns():
-    image = torch.arange(9.0).view(1, 1, 3, 3)
-    views = {
-        tuple(apply_dihedral_views(image, np.array([view])).flatten().tolist())
-        for view in range(VIEW_COUNTS["dihedral"])
-    }
+    images = torch.arange(27, dtype=torch.uint8).view(1, 3, 3, 3)
+    views = np.arange(VIEW_COUNTS["dihedral"])
+    shown = select_views(images, Batch(np.zeros(8, dtype=np.int64), views)).numpy()
+    image = images[0].numpy()
     expected = {
-        tuple(np.rot90(side, turns).flatten().tolist())
-        for side in (image[0, 0].numpy(), image[0, 0].numpy().T)
+        np.rot90(side, turns).tobytes()
+        for side in (image, image.transpose(1, 0, 2))
         for turns in range(4)
     }
-    assert len(views) == 8
-    assert views == expected
-    assert torch.equal(apply_dihedral_views(image, np.array([0])), image)
+    assert {view.tobytes() for view in shown} == expected
+    assert len(expected) == 8
+    assert np.array_equal(shown[0], image)
+
+
+@pytest.mark.parametrize("side", [1, 4, 5])
+def test_each_image_of_a_batch_is_in_its_own_view(side):
+    """As torch turns and mirrors each image alone, channels last in memory."""
+    generator = np.random.default_rng(0)
+    images = torch.from_numpy(generator.integers(256, size=(9, side, side, 3), dtype=np.uint8))
+    batch = Batch(generator.integers(9, size=20), generator.integers(8, size=20))
+    shown = select_views(images, batch)
+    for row, index, view in zip(shown, batch.indices, batch.views, strict=True):
+        turned = torch.rot90(images[index], int(view) % 4)
+        assert torch.equal(row, turned.flip(1) if view >= 4 else turned)
+    assert shown.is_contiguous()
 
 
 def test_balanced_sampling_shows_each_class_equally():
@@ -279,7 +291,7 @@ def test_head_alone_is_trained_at_its_own_multiple_of_the_learning_rate(freeze, 
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("freeze", ["none", "features"])
 def test_gpu_epoch_is_close_to_cpu_and_never_waits(freeze, monkeypatch):
     def steps_without_waiting(*args: Any) -> Iterator[TrainingStep]:

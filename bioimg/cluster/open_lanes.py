@@ -1,0 +1,50 @@
+"""Open what runs trials on lanes: join or start Ray, and import the rest meanwhile."""
+
+import importlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from bioimg.cluster import devices, ray_session
+from bioimg.config import TrialConfig
+from bioimg.run_options import RunOptions
+
+if TYPE_CHECKING:
+    from bioimg.cluster.tune_runner import LaneExecutor
+
+IMPORTED_MEANWHILE = ("bioimg.training.checkpoint_pruning", "bioimg.models.feature_extractor")
+"""What a run needs anyway, with torch and torchvision: seconds in which Ray starts.
+
+None of it imports Ray: two threads that import from one package can get in each other's way.
+"""
+
+
+def open_lanes(
+    trials: Sequence[TrialConfig], options: RunOptions, check_nodes: Callable[[str], None]
+) -> "LaneExecutor":
+    """Join a cluster or start Ray on this machine, and return what runs trials on its lanes.
+
+    Args:
+        trials: what will be run.
+        options: the number of lanes, and whether a Ray that is started has a dashboard.
+        check_nodes: as for `LaneExecutor`.
+
+    Raises:
+        UserError: as `ray_session.join_cluster`, `devices.check_workers` and
+            `devices.count_local_devices`.
+    """
+    threading.Thread(target=_import_modules, name="imports", daemon=True).start()
+    ray_session.configure_ray()
+    is_cluster = ray_session.join_cluster()
+    devices.check_workers(trials, options.lanes, is_cluster=is_cluster)
+    ray_session.start_local_ray(dashboard=options.dashboard)
+
+    from bioimg.cluster.tune_runner import LaneExecutor
+
+    device, _ = devices.count_devices() if is_cluster else devices.count_local_devices()
+    return LaneExecutor(options.lanes, device == "GPU", check_nodes)
+
+
+def _import_modules() -> None:
+    for name in IMPORTED_MEANWHILE:
+        importlib.import_module(name)
