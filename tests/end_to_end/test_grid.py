@@ -179,13 +179,16 @@ def test_an_interrupted_grid_goes_on_and_other_commands_begin_anew(monkeypatch, 
             "isn't one of the named sets",
         ),
         (["--data", "phantm"], "Did you mean 'phantom'?"),
-        (["--model", "resnext50"], "the value of `model` is 'resnext50', but must be one of"),
-        (["--weights", "TEXTURES_V3"], "Did you mean 'TEXTURES_V2'?"),
         (
-            ["--weights", "lost.pth"],
+            ["--local", "--model", "resnext50"],
+            "the value of `model` is 'resnext50', but must be one of",
+        ),
+        (["--local", "--weights", "TEXTURES_V3"], "Did you mean 'TEXTURES_V2'?"),
+        (
+            ["--local", "--weights", "lost.pth"],
             "the value of `weights` is 'lost.pth', but there is no such file",
         ),
-        (["--freeze", "layer9"], "Did you mean 'layer4'?"),
+        (["--local", "--freeze", "layer9"], "Did you mean 'layer4'?"),
         (["--augmentation", "dihedrall"], "Did you mean 'dihedral'?"),
         (["--batch-size", "0"], "the value of `batch_size` is 0, but must be `batch_size >= 1`"),
         (
@@ -256,7 +259,7 @@ def test_weights_that_do_not_fit_are_listed(tmp_path, capsys):
     import torch
 
     torch.save({"conv1.weight": torch.zeros(1), "extra": torch.zeros(1)}, tmp_path / "w.pth")
-    assert run_grid_program("--weights", tmp_path / "w.pth", *QUICK_FLAGS[3:]) == 2
+    assert run_grid_program("--local", "--weights", tmp_path / "w.pth", *QUICK_FLAGS[3:]) == 2
     error = capsys.readouterr().err
     assert "missing: bn1.weight" in error
     assert (
@@ -270,7 +273,8 @@ def test_weights_that_cannot_be_fetched_say_where_to_put_them(monkeypatch, capsy
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
     assert (
         run_grid_program(
-            "--model", "resnet18", "--weights", "IMAGENET1K_V1", "--out", tmp_path / "out"
+            *("--local", "--model", "resnet18", "--weights", "IMAGENET1K_V1"),
+            *("--out", tmp_path / "out"),
         )
         == 2
     )
