@@ -201,5 +201,28 @@ def test_drawn_layout_is_understood_or_refused(tmp_path, levels):
     assert (understood > 0) == (levels in LAYOUTS[:3] or levels == ("class", "patient"))
 
 
+@pytest.mark.parametrize("levels", LAYOUTS)
+def test_drawn_folder_is_listed_as_the_console_states(tmp_path, levels):
+    for seed in range(4):
+        images = draw_images(np.random.default_rng(seed), levels)
+        folder = tmp_path / str(seed)
+        for steps, _ in images:
+            folder.joinpath(*steps).parent.mkdir(parents=True, exist_ok=True)
+            folder.joinpath(*steps).touch()
+        # the user's own words for the levels are never asked back
+        listing = find_images(folder, layout="/".join(levels))
+        stated = str(parse_layout("/".join(levels)))
+        assert listing.assumptions == (f"folders are read as {stated}",)
+        label_by_path = {"/".join(steps): label for steps, label in images}
+        for row, path in enumerate(listing.paths):
+            steps = path.split("/")
+            assert listing.classes[listing.labels[row]] == label_by_path[path]
+            if "part" in levels:
+                assert listing.subsets[row] == part_of_name(steps[levels.index("part")])
+            if "patient" in levels:
+                assert listing.groups[row] == steps[levels.index("patient")]
+        assert set(listing.paths) == {path for path, label in label_by_path.items() if label}
+
+
 def test_written_layout_reads_back():
     assert str(parse_layout(" Patient/class ")) == "PATIENT/CLASS/IMAGE"
