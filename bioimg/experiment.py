@@ -114,6 +114,12 @@ class EarlyStopping:
         """Return True if a trial runs to its end whatever its scores are."""
         return self.spare_frozen and trial.freeze == "features"
 
+    def within_recipes(self, tune: Iterable[str]) -> "EarlyStopping":
+        """Return the rule by which trials compete only with those that differ in tuned fields."""
+        ignored = (*EXPERIMENT_FIELDS, *tune)
+        within = tuple(name for name in TRIAL_FIELDS if name not in ignored)
+        return dataclasses.replace(self, compare_within=within)
+
     def cohort_key(self, trial: TrialConfig) -> tuple[Any, ...]:
         """Return what a trial has in common with those that it competes with.
 
@@ -192,15 +198,14 @@ class Experiment:
         With tuned fields these are all others, so that each recipe keeps a trial that runs to its
         end.
         """
-        if self.early_stopping is None:
+        rule = self.early_stopping
+        if rule is None:
             return None
-        within = self.early_stopping.compare_within
         if self.tune:
-            untuned = [name for name in TRIAL_FIELDS if name not in self.tune]
-            within = tuple(name for name in untuned if name not in EXPERIMENT_FIELDS)
-        elif within is None:
-            within = DEFAULT_COHORT
-        return dataclasses.replace(self.early_stopping, compare_within=within)
+            return rule.within_recipes(self.tune)
+        if rule.compare_within is None:
+            return dataclasses.replace(rule, compare_within=DEFAULT_COHORT)
+        return rule
 
     def trials(self) -> list[TrialConfig]:
         """Return every trial of the grid, the last axis varying fastest."""

@@ -3,7 +3,8 @@
     bioimg compare backbones --data DIR
 
 Asks: ResNet-50 (ImageNet), DINOv2-S (general images) or kaiko's ViT-S (pathology slides), with the
-head alone trained, or the last two blocks with it?
+head alone trained, or the last two blocks with it? Each of these recipes has its own best of three
+learning rates, since transformers and CNNs, heads and blocks need different ones.
 
 The weights of the two transformers come from the Hugging Face hub (90 MB each). Those of kaiko must
 not be used commercially. Larger ones are named in the same way once you have accepted their
@@ -19,9 +20,17 @@ from bioimg.experiment import Experiment
 
 EXPERIMENT = Experiment(
     name="backbones",
-    base=TrialConfig(data="kather2016-6", weights="DEFAULT", image_size=224, epochs=20),
+    base=TrialConfig(
+        data="kather2016-6",
+        weights="DEFAULT",
+        image_size=224,
+        epochs=20,
+        head_rate_factor=10.0,
+    ),
     axes={
         "model": ("resnet50", "timm:vit_small_patch14_dinov2.lvd142m", "kaiko"),
         "freeze": ("features", "last2"),
+        "learning_rate": (3e-5, 1e-4, 3e-4),
     },
+    tune=("learning_rate",),
 )

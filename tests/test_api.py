@@ -137,7 +137,9 @@ def test_folder_without_results_is_refused(tmp_path):
         ({"folds": 3}, "--folds 3"),
         ({"folds": 3, "fold": 0}, "--folds 3 --fold 0"),
         ({"early_stopping": False, "lanes": 2}, "--no-early-stopping --lanes 2"),
-        ({"grace_period": 2, "compare_within": "seed"}, "--grace-period 2 --compare-within seed"),
+        ({"grace_period": 2, "metric": "val_loss"}, "--grace-period 2 --metric val_loss"),
+        ({"tune": [], "compare_within": "seed"}, "--tune --compare-within seed"),
+        ({"tune": "weight_decay", "tune_seeds": 1}, "--tune weight_decay --tune-seeds 1"),
         ({"finish": []}, "--finish"),
         ({"epochs": "auto", "patience": 5}, "--epochs auto --patience 5"),
         (

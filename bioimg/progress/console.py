@@ -1,5 +1,6 @@
 """Show a running experiment: a live table on a terminal, plain lines elsewhere."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ STATUS_STYLES = {
     "waiting": "dim",
 }
 BEST_VALUE_HEADER = "so far"
-BEST_VALUE_MARK = "best value"
+BEST_VALUE_MARK = "best"
 MIN_VISIBLE_TRIALS = 3
 RESERVED_LINES = 4
 """Lines of the terminal that trials leave free, for instance for the table's header."""
@@ -144,16 +145,22 @@ class ProgressTable:
         return Group(table, *footers) if footers else table
 
     def _best_lines(self) -> list["_TrialLine"]:
-        """Return the line of each recipe and seed with the lowest validation loss so far."""
-        best: dict[tuple[Any, ...], _TrialLine] = {}
+        """Return the line of each recipe and seed with the lowest validation loss so far.
+
+        With a seed for which only one value runs, none is marked.
+        """
+        lines_by_recipe: defaultdict[tuple[Any, ...], list[_TrialLine]] = defaultdict(list)
         for line in self._lines.values():
-            if line.lowest_loss is None or line.status == "failed":
-                continue
-            group = (*recipe_of(line.trial, self._tune), line.trial.seed)
-            leader = best.setdefault(group, line)
-            if leader.lowest_loss is not None and line.lowest_loss < leader.lowest_loss:
-                best[group] = line
-        return list(best.values())
+            lines_by_recipe[*recipe_of(line.trial, self._tune), line.trial.seed].append(line)
+        best = []
+        for lines in lines_by_recipe.values():
+            losses = {}
+            for line in lines:
+                if line.lowest_loss is not None and line.status != "failed":
+                    losses[line] = line.lowest_loss
+            if len(lines) > 1 and losses:
+                best.append(min(losses, key=losses.__getitem__))
+        return best
 
     def _print_trial_line(self, line: "_TrialLine", text: str) -> None:
         ended = sum(line.status not in ("waiting", "running") for line in self._lines.values())

@@ -2,7 +2,7 @@
 
 import heapq
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from bioimg.errors import UserError
 from bioimg.experiment import SPLIT_FIELDS, EarlyStopping, metric_sign
 from bioimg.results.result_store import ResultStore, read_results
 from bioimg.results.score import image_weights
+from bioimg.tuning import recipe_of
 
 MIN_SURVIVAL = 0.9
 """The share of orders in which the winner of the full grid must complete."""
@@ -50,7 +51,8 @@ class EarlyStoppingBenchmark(Benchmark):
 
     It measures how often the winner of the full grid completes, how often the most frequent
     headline is the headline, how much lower the headline's validation score is than the winner's
-    (regret), and what is saved. Trials reach rungs as they do on lanes: in order of submission, at
+    (regret), and what is saved; with tuned settings also how often the best value of a recipe
+    completes. Trials reach rungs as they do on lanes: in order of submission, at
     the recorded pace.
     """
 
@@ -68,11 +70,14 @@ class EarlyStoppingBenchmark(Benchmark):
     """level of the guard"""
     spare_frozen: bool = True
     """trials on a frozen backbone run in full"""
+    tune: tuple[str, ...] | None = None
+    """settings whose values compete within each recipe only; by default those of the results"""
 
     def run(self) -> Outcome:
         with tempfile.TemporaryDirectory() as folder:
             results = self.results or _run_demo(Path(folder) / "demo")
             curves, find = read_curves(results), read_validation_images(results)
+            tune = read_results(results).tuned_fields if self.tune is None else self.tune
         rule = EarlyStopping(
             grace_period=self.grace_period,
             reduction_factor=self.reduction_factor,
@@ -85,21 +90,31 @@ class EarlyStoppingBenchmark(Benchmark):
             "plain ASHA": lambda: make_plain_rule(rule),
             "guarded ASHA": lambda: StoppingRule(rule, trials, [], find).decide,
         }
+        if tune:
+            tuned = rule.within_recipes(tune)
+            policies["guarded, tuned"] = lambda: StoppingRule(tuned, trials, [], find).decide
         rows = []
         for name, make_rule in policies.items():
-            rows.append({"": name, **self._replay_orders(curves, make_rule)})
+            rows.append({"": name, **self._replay_orders(curves, make_rule, tune)})
         title = f"{len(curves)} trials, {self.orders} orders, {self.lanes} lanes"
         return Outcome(title, rows, _targets(rows[-1]))
 
     def _replay_orders(
-        self, curves: Sequence[RecordedCurve], make_rule: Callable[[], Decide]
+        self,
+        curves: Sequence[RecordedCurve],
+        make_rule: Callable[[], Decide],
+        tune: Sequence[str],
     ) -> dict[str, Any]:
         """Return the means over all orders of what a policy leaves and saves."""
         generator = np.random.default_rng(0)
         replays = []
         for _ in range(self.orders):
             order = [curves[index] for index in generator.permutation(len(curves))]
-            replays.append(score_replay(order, replay_trials(order, make_rule(), self.lanes)))
+            epochs_run = replay_trials(order, make_rule(), self.lanes)
+            replay = score_replay(order, epochs_run)
+            if tune:
+                replay["best values complete"] = best_values_kept(order, epochs_run, tune)
+            replays.append(replay)
         return summarise_replays(replays)
 
 
@@ -176,6 +191,20 @@ def score_replay(curves: Sequence[RecordedCurve], epochs_run: Sequence[int]) -> 
         "epochs saved": 1 - sum(epochs_run) / all_epochs,
         "time saved": 1 - spent_seconds / sum(curve.seconds for curve in curves),
     }
+
+
+def best_values_kept(
+    curves: Sequence[RecordedCurve], epochs_run: Sequence[int], tune: Sequence[str]
+) -> float:
+    """Return the share of recipes of which the value that wins in full runs completes."""
+    recipes: defaultdict[tuple[Any, ...], list[RecordedCurve]] = defaultdict(list)
+    completed = []
+    for curve, count in zip(curves, epochs_run, strict=True):
+        recipes[*recipe_of(curve.trial, tune), curve.trial.seed].append(curve)
+        if count == len(curve.epochs):
+            completed.append(curve)
+    kept = [_find_winner(members) in completed for members in recipes.values()]
+    return sum(kept) / len(kept)
 
 
 def _find_winner(curves: Sequence[RecordedCurve]) -> RecordedCurve:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from bioimg.prediction import select_trial_key
 from bioimg.report.analysis import Analysis
 from bioimg.results.chosen_values import chosen_results
 from bioimg.results.result_store import Results, read_results
-from support.consoles import Interrupted, InterruptingConsole
+from support.consoles import ActingConsole, Interrupted, InterruptingConsole
 from support.experiments import LENIENT_ALPHA, grid_experiment, run_experiment
-from support.results import assert_same_results
+from support.processes import WORKER, signal_actor
+from support.results import assert_no_epoch_repeated, assert_same_results
 
 RATES = (1e-9, 1e-3, 3e-3)
 """With the first one nothing is learnt."""
@@ -214,3 +216,16 @@ def test_lanes_give_the_table_of_local(shared_ray, data, tmp_path):
     on_lanes = run(tmp_path / "lanes", experiment, local=False, lanes=1)
     assert on_lanes.trials["seed"].value_counts()[1] == 2
     assert_same_results(on_lanes, run(tmp_path / "local", experiment))
+
+
+@pytest.mark.nightly
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("moment", ["epoch 2/3", "seed=1: epoch 2/3"])
+def test_a_killed_worker_changes_no_choice(shared_ray, data, tmp_path, moment):
+    experiment = tuned_experiment(data, seed=(0, 1))
+    kill = signal_actor(WORKER, signal.SIGKILL)
+    console = ActingConsole(moment, tmp_path / "disturbed", kill)
+    disturbed = run(tmp_path / "disturbed", experiment, console, local=False, lanes=1)
+    assert_no_epoch_repeated(console.before, disturbed.epochs)
+    assert_same_results(disturbed, run(tmp_path / "local", experiment))

@@ -37,6 +37,7 @@ runpy.run_path(program, run_name="__main__")
 """
 TINY_FLAGS = ["--model", "resnext_tiny", "--image-size", "32", "--epochs", "1", "--seed", "0"]
 TINY_FLAGS += ["--weights", "none", "--freeze", "none", "features", "--batch-size", "64"]
+TINY_FLAGS += ["--tune", "--learning-rate", "5e-4"]
 
 
 def run_without_posix(folder: Path, *command: object) -> str:

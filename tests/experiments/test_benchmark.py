@@ -24,6 +24,7 @@ from benchmarks.baselines.task import Configuration, ConfigurationResult, Task, 
 from benchmarks.early_stopping import (
     EarlyStoppingBenchmark,
     RecordedCurve,
+    best_values_kept,
     make_plain_rule,
     read_curves,
     read_validation_images,
@@ -352,6 +353,21 @@ def test_frozen_trials_are_exempt_in_replays():
     frozen, trained = curve(0, [30, 30], freeze="features"), curve(1, [90, 90])
     assert replay([trained, frozen], EarlyStopping(grace_period=1), lanes=1) == [2, 2]
     assert replay_plain([trained, frozen], EarlyStopping(grace_period=1), lanes=1) == [2, 2]
+
+
+def test_tuned_values_stop_only_those_of_their_own_recipe():
+    def with_rate(curve: RecordedCurve, rate: float) -> RecordedCurve:
+        trial = dataclasses.replace(curve.trial, learning_rate=rate)
+        return RecordedCurve(trial, curve.epochs)
+
+    good, bad = (with_rate(curve(0, [right] * 4), right) for right in (90, 60))
+    other_good, other_bad = (with_rate(curve(1, [right] * 4), right) for right in (50, 10))
+    curves = [good, other_good, bad, other_bad]
+    rule = EarlyStopping(grace_period=2).within_recipes(["learning_rate"])
+    epochs_run = replay(curves, rule, lanes=1)
+    assert epochs_run == [4, 4, 2, 2]
+    assert best_values_kept(curves, epochs_run, ["learning_rate"]) == 1
+    assert best_values_kept(curves, [4, 2, 2, 4], ["learning_rate"]) == 0.5
 
 
 def test_replay_is_scored_by_what_is_left():

@@ -28,10 +28,14 @@ QUICK_FLAGS = [
     "32",
     "--batch-size",
     "64",
+    "--tune",
+    "--learning-rate",
+    "5e-4",
 ]
 """Flags with which the demo takes seconds in one process."""
 DEMO_COMMAND = [sys.executable, str(GRID_PROGRAM), "demo", "--no-early-stopping"]
 SMALL_FLAGS = ["--weights", "none", "--image-size", "32", "--freeze", "none", "--batch-size", "32"]
+SMALL_FLAGS += ["--tune", "--learning-rate", "5e-4"]
 """Flags that leave one small configuration of the demo's grid."""
 
 BASE_TRIAL = TrialConfig(
