@@ -65,8 +65,8 @@ def run_in_process(
             status = run_trial(trial, datasets[trial], context, should_stop)
         except torch.AcceleratorError as error:
             raise UserError(
-                f"the GPU failed at trial {trial.key}: {error}. Look at nvidia-smi. Every epoch "
-                "that was reported is kept; the same command resumes from here."
+                f"the GPU failed at trial {trial.key}: {error}. Look at nvidia-smi. The "
+                "same command resumes from the last saved epoch of each trial."
             ) from error
         listener.on_trial_end(trial.key, status)
         store.tables.merge()

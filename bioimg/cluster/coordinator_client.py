@@ -106,8 +106,8 @@ class CoordinatorClient:
                 ray.kill(self._actor)
             raise CoordinatorLostError(
                 "the coordinator, the process between Ray Tune and the lanes, was lost: it was "
-                "killed, hangs, or its machine ran out of memory. All reported epochs are saved, "
-                "so run the same command again to resume."
+                "killed, hangs, or its machine ran out of memory. All trials are saved, so "
+                "run the same command again to resume."
             ) from error
 
 

@@ -6,7 +6,7 @@ epochs.parquet         one row per trial and epoch
 predictions.parquet    one row per completed trial, subset (val, test) and image
 images.parquet         the subset of each image, for each split that any run used
 looks.json             when test results were shown, and how many there were (see looks.py)
-checkpoints/KEY/       best.safetensors; resume.pt while it can resume; error.txt if it failed
+checkpoints/KEY/       best.safetensors; resume*.pt while it can resume; error.txt if it failed
 checkpoints/backbones/ frozen backbones, which the models of many trials share
 tensorboard/           curves
 report/                tables, figures and the page

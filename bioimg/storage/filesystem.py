@@ -84,10 +84,6 @@ class Storage(Protocol):
         """Delete a file, if it exists."""
         ...
 
-    def move(self, source: str, target: str) -> None:
-        """Rename a file, replacing another."""
-        ...
-
 
 def is_remote(location: str | Path) -> bool:
     """Check whether a location is an address (s3://bucket/path, gs://bucket/path), not a path."""
@@ -154,9 +150,6 @@ class LocalStorage:
     def delete(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
 
-    def move(self, source: str, target: str) -> None:
-        (self.path / source).replace(self.path / target)
-
 
 class ObjectStorage:
     """A folder of an object store. Failed requests are repeated.
@@ -213,12 +206,6 @@ class ObjectStorage:
         request = functools.partial(self._filesystem.delete_file, self._path(name))
         with contextlib.suppress(FileNotFoundError):
             self._with_retries("deleted", name, request)
-
-    def move(self, source: str, target: str) -> None:
-        """Copy a file and delete it. If interrupted in between, both names hold the file."""
-        paths = self._path(source), self._path(target)
-        self._with_retries("copied", source, functools.partial(self._filesystem.copy_file, *paths))
-        self.delete(source)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -11,7 +11,7 @@ from typing import Any
 from bioimg.experiment import metric_sign
 from bioimg.results.result_store import CHECKPOINTS_FOLDER, ResultStore
 from bioimg.training import checkpoints
-from bioimg.training.checkpoints import PREVIOUS_STATE_FILE, STATE_FILE
+from bioimg.training.checkpoints import STATE_FILES
 
 MAX_KEPT_STATES = 2
 """States that may stay, for any number of lanes.
@@ -58,8 +58,7 @@ def limit_checkpoint_size(store: ResultStore) -> int:
 
 
 def _largest_state(sizes: Mapping[str, int]) -> int:
-    suffixes = (STATE_FILE, PREVIOUS_STATE_FILE)
-    return max((size for name, size in sizes.items() if name.endswith(suffixes)), default=0)
+    return max((size for name, size in sizes.items() if name.endswith(STATE_FILES)), default=0)
 
 
 def _update_sizes(store: ResultStore, rows: list[dict[str, Any]], sizes: Mapping[str, int]) -> None:

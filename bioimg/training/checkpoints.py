@@ -2,8 +2,8 @@
 
 Reading them runs no code.
 
-resume.pt            everything needed to resume after the latest epoch
-resume.previous.pt   the same, after the epoch before
+resume.pt            everything needed to resume after an epoch
+resume.alternate.pt  the same, after another epoch: the two are written in turn
 best.safetensors     the model at its best epoch; if its backbone was frozen, only the head, which
                      names the backbone
 backbones/           these frozen backbones, next to the folders of the trials, each stored once
@@ -28,36 +28,39 @@ from bioimg.storage.filesystem import Storage, join_path
 from bioimg.training import precision
 from bioimg.training.trial_trainer import TrialTrainer
 
-STATE_FILE = "resume.pt"
-PREVIOUS_STATE_FILE = "resume.previous.pt"
+STATE_FILES = ("resume.pt", "resume.alternate.pt")
 BEST_MODEL_FILE = "best.safetensors"
 
 log = logging.getLogger("bioimg")
 
 
-def save_state(trainer: TrialTrainer, storage: Storage, trial_folder: str) -> None:
-    """Write everything needed to resume, and keep the earlier state as the previous one.
+def save_state(trainer: TrialTrainer, storage: Storage, name: str) -> None:
+    """Write everything needed to resume into a file: not that with the latest state.
 
     This doesn't wait for the disk: a state damaged by a power failure is found by its checksum, and
-    the previous one is used.
+    the other one is used.
     """
     state = trainer.state_dict()
     if trainer.best_epoch == len(trainer.history):
         state["best"] = state["learner"]  # the same tensors, written only once
-    content = _encode_state(state)
-    latest, previous = state_files(trial_folder)
-    if storage.size(latest) is not None:
-        storage.move(latest, previous)
-    storage.write(latest, content, flush=False)
+    storage.write(name, _encode_state(state), flush=False)
 
 
-def load_state(trainer: TrialTrainer, storage: Storage, trial_folder: str) -> None:
-    """Resume from what `save_state` wrote, or do nothing if there is no state.
+def next_state_file(trial_folder: str, latest: str | None) -> str:
+    """Return the name of the file to save a state in, given the one with the latest state."""
+    first, second = state_files(trial_folder)
+    return second if latest == first else first
 
-    If the latest state is damaged, the previous one is used.
+
+def load_state(trainer: TrialTrainer, storage: Storage, trial_folder: str) -> str | None:
+    """Resume from the latest state. Return the name of its file; None if there is no state.
+
+    If the latest state is damaged, the other one is used.
     """
-    if state := _read_state(storage, trial_folder):
+    for name, state in _read_states(storage, trial_folder):
         trainer.load_state_dict(state)
+        return name
+    return None
 
 
 def load_history(storage: Storage, trial_folder: str) -> tuple[list[dict[str, Any]], str | None]:
@@ -65,8 +68,9 @@ def load_history(storage: Storage, trial_folder: str) -> tuple[list[dict[str, An
 
     The latter is the key of the shorter trial that trained the first of them, if any.
     """
-    state = _read_state(storage, trial_folder) or {}
-    return state.get("history", []), state.get("continued_from")
+    for _, state in _read_states(storage, trial_folder):
+        return state["history"], state["continued_from"]
+    return [], None
 
 
 def find_or_inherit_state(trial: TrialConfig, store: ResultStore) -> bool:
@@ -81,16 +85,17 @@ def find_or_inherit_state(trial: TrialConfig, store: ResultStore) -> bool:
     for key in shorter_trial_keys(trial):
         if not has_state(store, key):
             continue
-        if state := _read_state(storage, store.checkpoint_folder(key)):
+        for _, state in _read_states(storage, store.checkpoint_folder(key)):
             inherited = _encode_state({**state, "continued_from": key})
-            storage.write(f"{trial_folder}/{STATE_FILE}", inherited, flush=False)
+            storage.write(next_state_file(trial_folder, None), inherited, flush=False)
             return True
     return False
 
 
 def has_state(store: ResultStore, key: str) -> bool:
     """Return True if an earlier session left the state of a trial."""
-    return f"{store.checkpoint_folder(key)}/{STATE_FILE}" in store.earlier_checkpoints
+    names = state_files(store.checkpoint_folder(key))
+    return not store.earlier_checkpoints.isdisjoint(names)
 
 
 def shorter_trial_keys(trial: TrialConfig) -> Iterator[str]:
@@ -109,12 +114,14 @@ def shorter_trial_keys(trial: TrialConfig) -> Iterator[str]:
 
 
 def save_completed(
-    trainer: TrialTrainer, storage: Storage, trial_folder: str, keep: str
+    trainer: TrialTrainer, storage: Storage, trial_folder: str, keep: str, latest: str
 ) -> list[str]:
     """Write the model with the metadata that predicting needs, unless `keep` is `none`.
 
     The state of a head on a frozen backbone is small. It stays, since a longer trial can continue
     from it.
+
+    latest: the file with the trial's last state.
 
     Returns:
         The states that aren't kept. The caller deletes them after writing the row: a trial that is
@@ -124,14 +131,16 @@ def save_completed(
         _write_best_model(trainer, storage, trial_folder)
     trial = trainer.trial
     if keep == "best" and trial.freeze == "features" and trial.schedule == "constant":
-        return _flush_latest_state(storage, trial_folder)
+        return _flush_state(storage, trial_folder, latest)
     return [] if keep == "all" else state_files(trial_folder)
 
 
 def save_stopped(
-    trainer: TrialTrainer, storage: Storage, trial_folder: str, keep: str
+    trainer: TrialTrainer, storage: Storage, trial_folder: str, keep: str, latest: str
 ) -> list[str]:
     """Keep the state that a stopped trial can be finished from; if `keep` is `all`, its model too.
+
+    latest: the file with this state.
 
     Returns:
         The states that aren't kept, which the caller deletes after writing the row.
@@ -142,12 +151,12 @@ def save_stopped(
         trainer.restore_best()
         _write_best_model(trainer, storage, trial_folder)
         return []
-    return _flush_latest_state(storage, trial_folder)
+    return _flush_state(storage, trial_folder, latest)
 
 
 def state_files(trial_folder: str) -> list[str]:
-    """List the files with the states of a trial: the latest, then the previous one."""
-    return [f"{trial_folder}/{STATE_FILE}", f"{trial_folder}/{PREVIOUS_STATE_FILE}"]
+    """List the two files that hold the states of a trial in turn."""
+    return [f"{trial_folder}/{name}" for name in STATE_FILES]
 
 
 def delete_states(storage: Storage, trial_folder: str) -> None:
@@ -185,10 +194,12 @@ def load_best_model(storage: Storage, trial_folder: str) -> SavedModel:
 def _delete_states_beyond(
     limit: int, trial_folder: str, sizes: Mapping[str, int], storage: Storage
 ) -> None:
-    """Delete states, the previous one first, until the trial's files take at most `limit` bytes."""
+    """Delete states, the earlier one first, until the trial's files take at most `limit` bytes."""
     used = sum(size for name, size in sizes.items() if name.startswith(f"{trial_folder}/"))
-    for name in reversed(state_files(trial_folder)):
-        if name in sizes and used > limit:
+    if used <= limit:
+        return
+    for name, _ in reversed(_read_states(storage, trial_folder)):
+        if used > limit:
             storage.delete(name)
             used -= sizes[name]
 
@@ -251,31 +262,33 @@ def _read_model(storage: Storage, name: str) -> SavedModel:
         ) from error
 
 
-def _read_state(storage: Storage, trial_folder: str) -> dict[str, Any] | None:
-    """Read the latest state, or the previous one if it is damaged; None if there is none."""
+def _read_states(storage: Storage, trial_folder: str) -> list[tuple[str, dict[str, Any]]]:
+    """Read the states of a trial and the names of their files, the latest first.
+
+    Damaged ones are deleted.
+    """
+    states = []
     for name in state_files(trial_folder):
         try:
             content = storage.read(name)
         except FileNotFoundError:
             continue
         if (state := _decode_state(content)) is not None:
-            return state
+            states.append((name, state))
+            continue
         path = join_path(str(storage), name)
-        log.warning("%s is damaged. The trial resumes from the state before it.", path)
+        log.warning("%s is damaged. The trial resumes from another state, if there is one.", path)
         storage.delete(name)
-    return None
+    return sorted(states, key=lambda item: len(item[1]["history"]), reverse=True)
 
 
-def _flush_latest_state(storage: Storage, trial_folder: str) -> list[str]:
-    """Flush the latest state to the disk. Return the previous one, which isn't needed any more."""
-    latest, previous = state_files(trial_folder)
-    if storage.size(latest) is None:
-        return []
-    content = storage.read(latest)
+def _flush_state(storage: Storage, trial_folder: str, name: str) -> list[str]:
+    """Flush a state to the disk. Return the other one, which isn't needed any more."""
+    content = storage.read(name)
     if _decode_state(content) is None:
         return []
-    storage.write(latest, content)
-    return [previous]
+    storage.write(name, content)
+    return [next_state_file(trial_folder, name)]
 
 
 def _encode_state(state: dict[str, Any]) -> memoryview:

@@ -23,6 +23,7 @@ from bioimg.results.score import measure_macro_f1, measure_score, resolve_score
 from bioimg.training import checkpoints, precision
 from bioimg.training.device_memory import ran_out_of_memory
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
+from bioimg.training.save_schedule import SaveSchedule
 from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
 
 Row = dict[str, Any]
@@ -53,6 +54,9 @@ class TrialRecorder:
         self._epoch_seconds = 0.0
         self._started_at: datetime.datetime | None = None
         self._trainer: TrialTrainer | None = None
+        self._save_schedule = SaveSchedule()
+        self._latest_state: str | None = None
+        self._saved_epochs = 0
 
     def resume(self, trainer: TrialTrainer) -> list[EpochMetrics]:
         """Resume where the trial, or a shorter one, left off.
@@ -70,7 +74,7 @@ class TrialRecorder:
             recorded = len(self._store.tables.trial_rows("epochs", self._trial.key))
         # all workers wait here until the first one has written the state
         recorded = group.broadcast(recorded)
-        checkpoints.load_state(trainer, self._storage, self._folder)
+        self._latest_state = checkpoints.load_state(trainer, self._storage, self._folder)
         # NFS may show a file late on another machine
         epochs = len(trainer.history)
         first_worker_epochs = group.broadcast(epochs)
@@ -80,6 +84,7 @@ class TrialRecorder:
                 f"{first_worker_epochs}."
             )
         self._trainer = trainer
+        self._saved_epochs = epochs
         decided = max(min(recorded, epochs) - 1, 0)
         return trainer.history[decided:]
 
@@ -88,13 +93,14 @@ class TrialRecorder:
         self._started_at = _utc_now()
 
     def record_epoch(self, trainer: TrialTrainer) -> None:
-        """Write the state after an epoch, and the epochs so far."""
+        """Write the epochs so far and, if it is due or the trial has ended, the state."""
         self._epoch_seconds += trainer.history[-1].seconds
         if not self._is_writer:
             return
         self._store.require_lock()
-        checkpoints.save_state(trainer, self._storage, self._folder)
-        # epochs that are trained again are already in the table
+        if trainer.has_ended or self._save_schedule.is_due(time.monotonic()):
+            self._save_state(trainer)
+        # epochs that are trained again, since their state wasn't saved, are already in the table
         if len(trainer.history) >= self._store.earlier_epoch_counts.get(self._trial.key, 0):
             self._store.tables.write("epochs", self._trial.key, self._epoch_rows(trainer))
 
@@ -104,7 +110,10 @@ class TrialRecorder:
         if self._is_writer:
             self._store.require_lock()
             keep = self._store.checkpoints_to_keep
-            unneeded = checkpoints.save_completed(trainer, self._storage, self._folder, keep)
+            assert self._latest_state
+            unneeded = checkpoints.save_completed(
+                trainer, self._storage, self._folder, keep, self._latest_state
+            )
             self._record_end("completed", trainer, results, unneeded)
 
     def record_stopped(self, trainer: TrialTrainer, stop_reason: StopReason) -> None:
@@ -125,15 +134,28 @@ class TrialRecorder:
         columns = {"error": _failure_text(error), "continued_from": continued_from}
         self._write_row("failed", epochs, columns)
 
+    def _save_state(self, trainer: TrialTrainer) -> None:
+        """Save the state, beside the one that was saved before."""
+        started = time.monotonic()
+        name = checkpoints.next_state_file(self._folder, self._latest_state)
+        checkpoints.save_state(trainer, self._storage, name)
+        self._latest_state, self._saved_epochs = name, len(trainer.history)
+        self._save_schedule.record_save(started, time.monotonic())
+
     def _known_epochs(self) -> tuple[list[Row], str | None]:
         """Return the epochs of a failed trial, and the key of the shorter trial that it continued.
 
-        The table lacks the shorter trial's epochs until this trial has trained one of its own.
+        The table lacks the shorter trial's epochs until this trial has trained one of its own. The
+        state may lack the table's last ones, and a trainer those that it was to train again.
         """
         if self._trainer:
-            return self._epoch_rows(self._trainer), self._trainer.continued_from
-        history, continued_from = checkpoints.load_history(self._storage, self._folder)
-        return [{"key": self._trial.key, **epoch} for epoch in history], continued_from
+            epochs = self._epoch_rows(self._trainer)
+            continued_from = self._trainer.continued_from
+        else:
+            history, continued_from = checkpoints.load_history(self._storage, self._folder)
+            epochs = [{"key": self._trial.key, **epoch} for epoch in history]
+        recorded = self._store.tables.trial_rows("epochs", self._trial.key)
+        return max(epochs, recorded, key=len), continued_from
 
     def _save_at_rung(self, trainer: TrialTrainer, stop_reason: StopReason) -> list[str]:
         """Shorten the history to the rung. Return the states that aren't kept.
@@ -145,8 +167,13 @@ class TrialRecorder:
         trainer.history = trainer.history[: stop_reason.stopped_at_rung]
         if len(trainer.history) < trained:
             return checkpoints.state_files(self._folder)
+        if self._saved_epochs < trained:
+            self._save_state(trainer)
+        assert self._latest_state
         keep = self._store.checkpoints_to_keep
-        return checkpoints.save_stopped(trainer, self._storage, self._folder, keep)
+        return checkpoints.save_stopped(
+            trainer, self._storage, self._folder, keep, self._latest_state
+        )
 
     def _measure_test_set(self, trainer: TrialTrainer) -> Row:
         """Measure the test set once, at the best epoch."""

@@ -80,9 +80,7 @@ def _iter_undecided_epochs(
 
 def _completes_trial(epoch: EpochMetrics, trainer: TrialTrainer) -> bool:
     """Return True for the trial's last epoch, and for the last one of its patience."""
-    if epoch.epoch == trainer.trial.epochs:
-        return True
-    return epoch is trainer.history[-1] and trainer.out_of_patience
+    return epoch is trainer.history[-1] and trainer.has_ended
 
 
 def is_trial_completed(trial: TrialConfig, context: TrialContext) -> bool:

@@ -113,6 +113,11 @@ class TrialTrainer:
         last_progress = max(best, self.trial.head_epochs)
         return 0 < self.trial.patience <= len(self.history) - last_progress
 
+    @property
+    def has_ended(self) -> bool:
+        """True after the trial's last epoch, or the last one of its patience."""
+        return len(self.history) == self.trial.epochs or self.out_of_patience
+
     def start_phase(self, epoch: int) -> None:
         """Prepare what an epoch trains, the head or the model, unless the one before trained it."""
         trains_head_alone = self.trial.trains_head_alone(epoch)
@@ -177,7 +182,7 @@ class TrialTrainer:
         """Add an epoch to the history, and keep its weights if it is the best one."""
         self.history.append(epoch)
         if self.best_epoch == epoch.epoch:
-            self.best_weights = _copy_to_cpu(self.trained_module.state_dict())
+            self.best_weights = _copy_tensors(self.trained_module.state_dict())
         return epoch
 
     def restore_best(self) -> None:
@@ -256,7 +261,7 @@ class TrialTrainer:
         )
         if self.best_weights:
             head = self.best_weights
-            self.best_weights = _copy_to_cpu(model.state_dict())
+            self.best_weights = _copy_tensors(model.state_dict())
             for name, tensor in head.items():
                 self.best_weights[f"{self.classifier.head_name}.{name}"] = tensor
         if self._has_several_gpus and self.trial.head_epochs:
@@ -284,5 +289,6 @@ class TrialTrainer:
             return self.trained_module(self.input_source.load_batch(batch))
 
 
-def _copy_to_cpu(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+def _copy_tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return copies on the same device, since most of them are never needed elsewhere."""
+    return {name: tensor.detach().clone() for name, tensor in state.items()}

@@ -31,7 +31,7 @@ from support.processes import (
     actor_processes,
     signal_actor,
 )
-from support.results import assert_no_epoch_repeated, assert_same_results, recorded_epochs
+from support.results import assert_no_epoch_repeated, assert_same_results, saved_epochs
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -190,7 +190,7 @@ def test_lost_gcs_ends_the_run_and_rerun_resumes(tmp_path):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **pipes) as program:
         next(line for line in program.stdout if "epoch 2/30" in line)
-        before = recorded_epochs(tmp_path / "out")
+        before = saved_epochs(tmp_path / "out")
         children = psutil.Process(program.pid).children(recursive=True)
         next(process for process in children if process.name() == "gcs_server").kill()
         error_output = program.communicate()[1]

@@ -16,7 +16,7 @@ from bioimg.results.result_store import read_results
 from support.consoles import ActingConsole
 from support.experiments import DEMO_COMMAND, SMALL_FLAGS, grid_experiment, run_experiment
 from support.processes import processes_of_test
-from support.results import assert_no_epoch_repeated, assert_same_results, recorded_epochs
+from support.results import assert_no_epoch_repeated, assert_same_results, saved_epochs
 
 pytestmark = [
     pytest.mark.nightly,
@@ -35,7 +35,7 @@ def test_killed_program_leaves_no_process_and_resumes(tmp_path, signals):
         assert program.stdout is not None
         line = next(line for line in program.stdout if "epoch 2/30" in line)
         running = processes_of_test(tmp_path)
-        before = recorded_epochs(tmp_path / "out")
+        before = saved_epochs(tmp_path / "out")
         assert len(running) > 5, f"Ray wasn't running at: {line}"
         for signal_number in signals:
             program.send_signal(signal_number)

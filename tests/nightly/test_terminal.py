@@ -14,7 +14,7 @@ import pytest
 from bioimg.results.result_store import read_results
 from support.experiments import DEMO_COMMAND, SMALL_FLAGS
 from support.processes import processes_of_test
-from support.results import assert_no_epoch_repeated, recorded_epochs
+from support.results import assert_no_epoch_repeated, saved_epochs
 
 pytestmark = [
     pytest.mark.nightly,
@@ -58,7 +58,7 @@ def test_program_ended_by_its_terminal_leaves_no_process_and_resumes(
         while "2/30" not in (text := read_screen(screen)):
             assert text, "the program ended"
         running = processes_of_test(tmp_path)
-        before = recorded_epochs(tmp_path / "out")
+        before = saved_epochs(tmp_path / "out")
         assert len(running) > 5, "Ray wasn't running"
         last_output = end(screen)
     psutil.wait_procs(running, timeout=30)

@@ -136,12 +136,10 @@ def test_disk_and_object_stores_behave_alike(files):
         [],
     )
     assert (files.sizes("a"), files.sizes("none")) == ({"a/b.txt": 3}, {})
-    files.move("a/b.txt", "a/d.txt")
-    assert files.names("a") == ["a/d.txt"]
-    files.delete("a/d.txt")
-    files.delete("a/d.txt")
+    files.delete("a/b.txt")
+    files.delete("a/b.txt")
     with pytest.raises(FileNotFoundError):
-        files.read("a/d.txt")
+        files.read("a/b.txt")
 
 
 def test_joined_address_keeps_query_at_end():
@@ -285,8 +283,10 @@ def interrupted(folder: Path, after: int) -> ResultStore:
     """A store with a trial that was killed after some epochs."""
     store, run = ResultStore(folder), toys.run(toys.trial(epochs=5))
 
+    latest = None
     for epoch in train(run):
-        checkpoints.save_state(run, store.storage, store.checkpoint_folder(run.trial.key))
+        latest = checkpoints.next_state_file(store.checkpoint_folder(run.trial.key), latest)
+        checkpoints.save_state(run, store.storage, latest)
         if epoch.epoch == after:
             return store
     raise AssertionError
@@ -309,7 +309,7 @@ def test_damaged_checkpoint_falls_back_to_previous(damage, both, tmp_path, caplo
     whole = ResultStore(tmp_path / "whole")
     run_trial(trial, toys.dataset(trial, images), place(whole), lambda epoch: None)
     store = interrupted(tmp_path / "cut", after=3)
-    for name in ("resume.pt", "resume.previous.pt")[: 1 + both]:
+    for name in checkpoints.STATE_FILES[: 1 + both]:
         path = tmp_path / "cut" / store.checkpoint_folder(trial.key) / name
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
@@ -319,7 +319,7 @@ def test_damaged_checkpoint_falls_back_to_previous(damage, both, tmp_path, caplo
             run_trial(trial, toys.dataset(trial, images), place(store), lambda epoch: None)
             == "completed"
         )
-    assert caplog.text.count("is damaged. The trial resumes from the state before it") == 1 + both
+    assert caplog.text.count("is damaged. The trial resumes from another state") == 1 + both
     assert curves(store) == curves(whole)
     assert store.tables.trial_rows("predictions", trial.key) == whole.tables.trial_rows(
         "predictions", trial.key

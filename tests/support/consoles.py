@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from support.results import recorded_epochs
+from support.results import saved_epochs
 
 
 class ActingConsole(io.StringIO):
     """Act once, when a text that matches a pattern is printed.
 
-    `before` holds the epochs that were recorded at that moment.
+    `before` holds the epochs that were saved at that moment.
     """
 
     def __init__(self, pattern: str, folder: Path | str, action: Callable[[], object]) -> None:
@@ -23,7 +23,7 @@ class ActingConsole(io.StringIO):
 
     def write(self, text: str) -> int:
         if re.search(self._pattern, text) and self.before.empty:
-            self.before = recorded_epochs(self._folder)
+            self.before = saved_epochs(self._folder)
             self._action()
         return super().write(text)
 

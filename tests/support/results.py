@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from bioimg.results.result_store import Results, ResultStore
+from bioimg.training import checkpoints
 
 TIMING = [
     "recipe_seconds",
@@ -29,14 +30,23 @@ def assert_same_results(a: Results, b: Results) -> None:
         )
 
 
-def recorded_epochs(folder: Path | str) -> pd.DataFrame:
-    """Return the epochs that a folder holds at the moment, those of running trials included."""
-    return pd.DataFrame(ResultStore(folder).tables.all_rows("epochs"))
+def saved_epochs(folder: Path | str) -> pd.DataFrame:
+    """Return the epochs that a kill at the moment can't undo: up to the state of each trial.
+
+    The first epoch of a trial is always saved. Later ones depend on the time that saving takes.
+    """
+    store = ResultStore(folder)
+    ended = store.tables.trial_statuses()
+    epochs = [row for row in store.tables.all_rows("epochs") if row["key"] in ended]
+    for key in store.tables.last_epochs().keys() - ended:
+        history, _ = checkpoints.load_history(store.storage, store.checkpoint_folder(key))
+        epochs += [{"key": key, **epoch} for epoch in history]
+    return pd.DataFrame(epochs)
 
 
 def assert_no_epoch_repeated(before: pd.DataFrame, after: pd.DataFrame) -> None:
-    """Check that no recorded epoch was trained again: its time is the one measured before."""
-    assert len(before), "nothing was recorded before, so there is nothing to compare"
+    """Check that no saved epoch was trained again: its time is the one measured before."""
+    assert len(before), "nothing was saved before, so there is nothing to compare"
     both = before.merge(after, on=["key", "epoch"], how="left", suffixes=("", "_after"))
     assert both["seconds_after"].tolist() == both["seconds"].tolist()
 

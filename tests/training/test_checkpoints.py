@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from bioimg.results.result_store import ResultStore
 from bioimg.storage.filesystem import LocalStorage
 from bioimg.training import checkpoints
 from bioimg.training.loop import train
+from bioimg.training.save_schedule import SaveSchedule
 from bioimg.training.trial_runner import TrialContext, record_failure, run_trial
 from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
 from support import example_results, toys
@@ -46,6 +48,17 @@ def run_and_list_files(folder, keep: str, should_stop) -> tuple[set[str], int]:
     return set(files), row["bytes"]
 
 
+def save_after(epochs: set[int], patch: pytest.MonkeyPatch) -> None:
+    """Let saving be due after these epochs of each trial, however long anything takes."""
+    counts = defaultdict(int)
+
+    def is_due(schedule: SaveSchedule, now: float) -> bool:
+        counts[schedule] += 1
+        return counts[schedule] in epochs
+
+    patch.setattr(SaveSchedule, "is_due", is_due)
+
+
 def used_bytes(store: ResultStore) -> int:
     """Return the bytes that the trial's files use."""
     return sum(store.storage.sizes(store.checkpoint_folder(TRIAL.key)).values())
@@ -58,16 +71,17 @@ def fail_after_epoch(epoch) -> bool:
 @pytest.mark.parametrize(
     ("keep", "completed", "stopped"),
     [
-        ("best", {"best.safetensors"}, {"resume.pt"}),
+        ("best", {"best.safetensors"}, {"resume.alternate.pt"}),
         ("none", set(), set()),
         (
             "all",
-            {"best.safetensors", "resume.pt", "resume.previous.pt"},
-            {"best.safetensors", "resume.pt", "resume.previous.pt"},
+            {"best.safetensors", "resume.pt", "resume.alternate.pt"},
+            {"best.safetensors", "resume.pt", "resume.alternate.pt"},
         ),
     ],
 )
-def test_kept_files_follow_keep_and_are_counted(keep, completed, stopped, tmp_path):
+def test_kept_files_follow_keep_and_are_counted(keep, completed, stopped, tmp_path, monkeypatch):
+    save_after({1}, monkeypatch)
     assert run_and_list_files(tmp_path / "completed", keep, lambda epoch: None)[0] == completed
     assert (
         run_and_list_files(
@@ -79,7 +93,8 @@ def test_kept_files_follow_keep_and_are_counted(keep, completed, stopped, tmp_pa
     )
 
 
-def test_completed_frozen_trial_keeps_its_small_state(tmp_path):
+def test_completed_frozen_trial_keeps_its_small_state(tmp_path, monkeypatch):
+    save_after({1}, monkeypatch)
     store = ResultStore(tmp_path)
     context = make_context(store)
     trial = toys.trial(epochs=2, freeze="features")
@@ -87,7 +102,7 @@ def test_completed_frozen_trial_keeps_its_small_state(tmp_path):
     names = {
         name.rpartition("/")[2] for name in store.storage.names(store.checkpoint_folder(trial.key))
     }
-    assert names == {"best.safetensors", "resume.pt"}
+    assert names == {"best.safetensors", "resume.alternate.pt"}
     cosine = toys.trial(epochs=2, freeze="features", schedule="cosine")
     run_trial(cosine, toys.dataset(cosine), context, lambda epoch: None)
     assert store.storage.names(store.checkpoint_folder(cosine.key)) == [
@@ -120,6 +135,70 @@ def kill_before(store: ResultStore, what: str, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(store.storage, "delete", kill)
     else:
         monkeypatch.setattr(store.tables, "write", write_unless_trials)
+
+
+def test_state_is_due_at_first_and_after_twenty_times_what_a_save_costs():
+    schedule = SaveSchedule()
+    assert schedule.is_due(now=100.0)
+    schedule.record_save(started=100.0, ended=102.0)
+    assert not schedule.is_due(now=142.0)
+    assert schedule.is_due(now=142.1)
+    schedule.record_save(started=143.0, ended=143.5)
+    assert not schedule.is_due(now=153.5)
+    assert schedule.is_due(now=153.6)
+
+
+def trial_tables(store: ResultStore) -> list[list[dict[str, Any]]]:
+    """Return the epochs and predictions of the trial, without times."""
+    tables = []
+    for name in ("epochs", "predictions"):
+        rows = store.tables.trial_rows(name, TRIAL.key)
+        tables.append([{**row, "seconds": None} for row in rows])
+    return tables
+
+
+@pytest.mark.parametrize("killed_at", [2, 3, 4, 5])
+def test_killed_trial_repeats_what_came_after_its_saved_epoch(killed_at, tmp_path, monkeypatch):
+    save_after({1, 3}, monkeypatch)
+    dataset = toys.dataset(TRIAL)
+    whole = ResultStore(tmp_path / "whole")
+    run_trial(TRIAL, dataset, make_context(whole), lambda epoch: None)
+    reported: list[EpochMetrics] = []
+
+    def kill(epoch: EpochMetrics) -> None:
+        if epoch.epoch == killed_at:
+            raise ProcessKilled
+
+    def note_epoch(epoch: EpochMetrics) -> None:
+        recorded = store.tables.trial_rows("epochs", TRIAL.key)
+        assert [row["epoch"] for row in recorded] == list(
+            range(1, max(killed_at, epoch.epoch) + 1)
+        ), "the table never loses an epoch, and has none twice"
+        reported.append(epoch)
+
+    with pytest.raises(ProcessKilled):
+        run_trial(TRIAL, dataset, make_context(ResultStore(tmp_path / "cut")), kill)
+    store = ResultStore(tmp_path / "cut")
+    run_trial(TRIAL, dataset, make_context(store), note_epoch)
+    saved = {2: 1, 3: 3, 4: 3, 5: 5}[killed_at]
+    assert [epoch.epoch for epoch in reported] == list(range(saved, 6))
+    assert trial_tables(store) == trial_tables(whole)
+
+
+def test_trial_that_lost_epochs_and_its_worker_keeps_them_in_its_failed_row(tmp_path, monkeypatch):
+    save_after({1}, monkeypatch)
+
+    def kill(epoch: EpochMetrics) -> None:
+        if epoch.epoch == 3:
+            raise ProcessKilled
+
+    context = make_context(ResultStore(tmp_path))
+    with pytest.raises(ProcessKilled):
+        run_trial(TRIAL, toys.dataset(TRIAL), context, kill)
+    record_failure(TRIAL, toys.images(), context, RuntimeError("its worker was lost"))
+    (row,) = context.store.tables.trial_rows("trials", TRIAL.key)
+    assert (row["status"], row["epochs_run"]) == ("failed", 3)
+    assert len(context.store.tables.trial_rows("epochs", TRIAL.key)) == 3
 
 
 @pytest.mark.parametrize("keep", ["best", "none"])
@@ -231,7 +310,7 @@ def test_best_weights_of_last_epoch_are_stored_once(tmp_path):
     config = toys.trial(model="resnext_tiny", image_size=32, epochs=1)
     trainer = toys.run(config)
     for _ in train(trainer):
-        checkpoints.save_state(trainer, storage, "trial")
+        checkpoints.save_state(trainer, storage, "trial/resume.pt")
     weights = sum(tensor.nbytes for tensor in trainer.trained_module.state_dict().values())
     state_size = storage.size("trial/resume.pt")
     assert state_size is not None

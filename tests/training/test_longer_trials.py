@@ -17,6 +17,7 @@ from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.progress.console import ProgressTable
 from bioimg.results.result_store import Results, ResultStore, read_results
 from bioimg.training import checkpoints
+from bioimg.training.save_schedule import SaveSchedule
 from bioimg.training.trial_trainer import TrialTrainer
 from support import example_results, toys
 from support.experiments import LENIENT_ALPHA, grid_experiment, run_experiment
@@ -194,16 +195,19 @@ def test_longer_cosine_trial_starts_from_epoch_one(tmp_path, trained_epochs):
     assert all(epochs == [1, 2, 3] for epochs in trained_epochs.values())
 
 
-def test_damaged_inherited_state_falls_back_with_warning(tmp_path, trained_epochs, caplog):
+def test_damaged_inherited_state_falls_back_with_warning(
+    tmp_path, trained_epochs, caplog, monkeypatch
+):
+    monkeypatch.setattr(SaveSchedule, "is_due", lambda schedule, now: True)
     trial = toys.trial(epochs=4)
     single = Experiment(name="longer", base=trial, early_stopping=None)
     run(tmp_path / "out", single, "all")
-    path = tmp_path / "out" / "checkpoints" / trial.key / "resume.pt"
+    path = tmp_path / "out" / "checkpoints" / trial.key / "resume.alternate.pt"
     path.write_bytes(path.read_bytes()[:-50])
     trained_epochs.clear()
     longer = dataclasses.replace(single, base=toys.trial(epochs=5))
     long = run(tmp_path / "out", longer, "all")
-    assert "resume.pt is damaged" in caplog.text
+    assert "resume.alternate.pt is damaged" in caplog.text
     assert trained_epochs[longer.base.key] == [4, 5]
     assert_same_results(of_length(long, 5), of_length(run(tmp_path / "scratch", longer, "all"), 5))
 

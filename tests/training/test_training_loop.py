@@ -489,7 +489,7 @@ def test_failed_gpu_is_not_recorded_as_the_trials_failure(tmp_path, monkeypatch)
     context = make_context(tmp_path)
     with pytest.raises(torch.AcceleratorError):
         lane_worker._run_job(job, context, lane)
-    message = rf"the GPU failed at trial {config.key}: CUDA error.*the same command resumes"
+    message = rf"the GPU failed at trial {config.key}: CUDA error.*The same command resumes"
     with pytest.raises(UserError, match=message):
         local.run_in_process(
             Experiment(name="toy", base=config, axes={}),
