@@ -1,5 +1,8 @@
 """A grid whose processes are killed at random: its tables are those of an undisturbed one.
 
+A killed trial repeats the epochs after its last saved one. How many these are depends on the time
+that saving takes, and changes no number.
+
 A small campaign of kills runs every night; `pytest -m campaign` runs the large ones.
 """
 
