@@ -16,6 +16,7 @@ TINY_TRIAL_FLAGS = (
     *("--image-size", "32"),
     *("--freeze", "none"),
     *("--epochs", "1"),
+    *("--learning-rate", "5e-4"),
 )
 """Flags of trials with almost no work."""
 

@@ -33,6 +33,7 @@ class LargeSetBenchmark(Benchmark):
             results = str(Path(folder) / "results")
             size = ("--image-size", str(self.image_size))
             trial = ("--epochs", "2", "--batch-size", "64", "--augmentation", "none")
+            trial += ("--learning-rate", "5e-4")
             commands = {
                 "bioimg data": ("data", images, *size, "--contact-sheet", "None"),
                 "bioimg compare": ("compare", images, *size, *RECIPE, *trial, "--out", results),

@@ -20,6 +20,7 @@ RESNEXT50_FLAGS = (
     *("--image-size", "150"),
     *("--batch-size", "8"),
     *("--epochs", "1"),
+    *("--learning-rate", "5e-4"),
 )
 RESNEXT50_IMAGES_PER_CLASS = 10
 TWO_LANES_TRIALS = 4
