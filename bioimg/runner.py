@@ -20,7 +20,6 @@ from bioimg.errors import UserError, unknown_value_error
 from bioimg.experiment import Experiment
 from bioimg.progress.console import ProgressTable, print_plain
 from bioimg.progress.listener import CombinedListener, ProgressListener
-from bioimg.progress.tensorboard import TensorBoardListener
 from bioimg.progress.trackers import check_trackers_installed, open_trackers
 from bioimg.report.write import print_comparison, write_report
 from bioimg.results.epoch_summary import has_later_epochs
@@ -247,6 +246,8 @@ def open_tensorboard(
     store: ResultStore, trials: Sequence[TrialConfig], experiment: Experiment
 ) -> Iterator[list[ProgressListener]]:
     """Yield the writer of TensorBoard files; none in an object store, where files can't grow."""
+    from bioimg.progress.tensorboard import TensorBoardListener
+
     if is_remote(store.location):
         yield []
         return

@@ -173,6 +173,9 @@ ALLOWED_HEAVY = {
     "bioimg.cli.main": set(),
     "bioimg.cli.report": set(),
     "bioimg.data": set(),
+    # Ray starts before a run imports torch
+    "bioimg.runner": {"pandas"},
+    "bioimg.cluster.open_lanes": {"ray"},
     # Ray Tune and Ray Train import pandas, and its controllers torch, to read their own settings
     "bioimg.cluster.tune_trial": {"ray", "pandas"},
     "bioimg.cluster.lanes": {"ray", "pandas"},

@@ -13,7 +13,6 @@ import psutil
 import ray
 import yaml
 from ray._private.services import canonicalize_bootstrap_address
-from ray.train import ControllerError
 
 
 def find_cluster_address() -> str | None:
@@ -59,6 +58,8 @@ def is_head_node(node: dict[str, Any]) -> bool:
 
 def waited_too_long_for_devices(error: BaseException) -> bool:
     """Return True if Ray Train gave up waiting for devices. The class of its error is private."""
+    from ray.train import ControllerError
+
     if not isinstance(error, ControllerError):
         return False
     return "Timeout" in type(error.controller_failure).__name__
