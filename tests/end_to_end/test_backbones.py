@@ -80,7 +80,7 @@ def test_new_images_get_the_predictions_of_the_table(name, freeze, folder, resul
     both = recorded.merge(predicted, left_on="image", right_on="path")
     assert len(both) == len(recorded)
     classes = list(results.manifest["data"]["classes"])
-    assert list(both["predicted_class"]) == [classes[label] for label in both["prediction"]]
+    assert list(both["prediction_y"]) == [classes[label] for label in both["prediction_x"]]
 
 
 @pytest.mark.parametrize("freeze", ["none", "last1"])
