@@ -90,7 +90,8 @@ def test_published_file_is_loaded_trained_kept_and_used(name, tmp_path):
     assert np.isfinite(epoch.train_loss)
     trainer.restore_best()
     expected = trainer.predict_logits(np.arange(24)).softmax(1)
-    checkpoints.save_completed(trainer, LocalStorage(tmp_path), "trial", keep="best")
+    state = checkpoints.next_state_file("trial", None)
+    checkpoints.save_completed(trainer, LocalStorage(tmp_path), "trial", "best", state)
     saved = decode_tensors((tmp_path / "trial" / checkpoints.BEST_MODEL_FILE).read_bytes())
     predicted = predict_probabilities(
         saved, trial, trainer.images, torch.float32, torch.device("cpu")
