@@ -76,6 +76,14 @@ def format_percent_interval(low: float, high: float) -> str:
     return f" [{ends[0]}, {ends[1]}]"
 
 
+def format_metric(value: float, metric: str, extra_decimals: int = 0) -> str:
+    """Format a value of an axis, or, with an extra decimal, one that is read from a curve."""
+    if metric == "accuracy":
+        return f"{100 * value:.{extra_decimals}f} %"
+    decimals = 1 + 2 * extra_decimals
+    return f"{value:.{decimals}f}"
+
+
 def format_points(difference: float | None, *, sign: bool = True) -> str:
     """Format a difference of fractions in percentage points: `+1.3`, or `1.3` without a plus."""
     if difference is None or pd.isna(difference):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bioimg.report.formatting import format_metric
 from bioimg.report.report_context import ReportContext
 from bioimg.report.visual_encoding import MAX_LINES, PALETTE, VisualEncoding
 
@@ -188,14 +189,6 @@ def line_style_css_class(index: int) -> str:
 def polyline_points(points: Iterable[tuple[float, float]]) -> str:
     """Return the `points` of a polyline. Unknown values are left out."""
     return " ".join(f"{x:g},{y:g}" for x, y in points if not np.isnan(y))
-
-
-def format_metric(value: float, metric: str, extra_decimals: int = 0) -> str:
-    """Format a value of an axis, or, with an extra decimal, one that is read from a curve."""
-    if metric == "accuracy":
-        return f"{100 * value:.{extra_decimals}f} %"
-    decimals = 1 + 2 * extra_decimals
-    return f"{value:.{decimals}f}"
 
 
 def interval_marks(
