@@ -1,8 +1,8 @@
 """How lines of trials are distinguished: one axis by colour, one by line style, others by panel.
 
-Two modules draw what is decided here. `plots` makes figures for papers with matplotlib. `svg_charts`
-lays out those of the page, which answer the pointer and the keyboard, and which are made with every
-run: importing matplotlib would cost each of them seconds.
+Two modules draw what is decided here. `plots` makes figures for papers with matplotlib.
+`svg_charts` lays out those of the page, which answer the pointer and the keyboard, and which are
+made with every run: importing matplotlib would cost each of them seconds.
 """
 
 from collections.abc import Mapping, Sequence
