@@ -11,7 +11,13 @@ from support.image_folders import write_image_folder
 from support.timm_folders import save_timm_folder
 
 pytestmark = pytest.mark.nightly
-SETTINGS = {"image_size": 32, "batch_size": 8, "local": True, "early_stopping": False}
+SETTINGS = {
+    "image_size": 32,
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+    "local": True,
+    "early_stopping": False,
+}
 
 
 @pytest.fixture(scope="module")
