@@ -50,7 +50,7 @@ TABLES = 8
 NEIGHBOURS = 4
 """How many entries before it an entry is compared with, of those with the same signs."""
 MAX_SIGNS = 60
-CHUNK_BYTES = 16_000_000
+CHUNK_BYTES = 4_000_000
 CHUNK_ROWS = 512
 CHUNK_PAIRS = 20_000
 """Bytes of pixels, rows of features and pairs of rows in memory at a time."""
