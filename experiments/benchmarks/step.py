@@ -228,6 +228,8 @@ class StepBenchmark(Benchmark):
             test=indices[-1:],
             leaks_groups=None,
             duplicate_count=0,
+            look_alike_count=0,
+            leaked_pattern=None,
             fingerprint="",
         )
 
