@@ -60,6 +60,8 @@ class LargeSetBenchmark(Benchmark):
             noise = generator.integers(256, size=(BLOB_PX, BLOB_PX, 3), dtype=np.uint8)
             # one class is darker
             noise //= 1 + label
-            image = Image.fromarray(noise).resize((self.pixels,) * 2, Image.Resampling.BICUBIC)
+            image = Image.fromarray(noise).resize(
+                (self.pixels, self.pixels), Image.Resampling.BICUBIC
+            )
             image.save(folder / "ab"[label] / f"{number:06}.jpg", quality=85)
         return str(folder)

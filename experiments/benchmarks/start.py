@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -45,7 +45,8 @@ class StartBenchmark(Benchmark):
                 phases += [{"way": way, **phase} for phase in measure_phases(run_demo(way))]
         medians = pd.DataFrame(phases).groupby(["way", "phase"], sort=False).median()
         title = f"The demo on {os.cpu_count()} cores, medians of {self.repeats}"
-        return Outcome(title, medians.reset_index().to_dict("records"), start_targets(medians))
+        rows = cast(list[dict[str, Any]], medians.reset_index().to_dict("records"))
+        return Outcome(title, rows, start_targets(medians))
 
 
 def run_demo(way: str) -> ProcessCost:
@@ -94,9 +95,9 @@ def start_targets(medians: pd.DataFrame) -> list[Target]:
     seconds = medians["seconds"].unstack("phase")
     targets = []
     for way, limit in FIRST_EPOCH_LIMIT_S.items():
-        first_epoch = float(seconds.loc[way, list(START_PHASES)].sum())
+        first_epoch = float(seconds.loc[[way], list(START_PHASES)].to_numpy().sum())
         targets.append(Target(f"first epoch, {way}", first_epoch, limit, "s", at_most=True))
-    demo = float(seconds.loc["command"].sum())
+    demo = float(seconds.loc[["command"]].to_numpy().sum())
     memory = float(medians["peak GiB"]["command"].max())
     return [
         *targets,
