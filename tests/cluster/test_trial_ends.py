@@ -54,17 +54,19 @@ def test_added_trials_compete_with_earlier_runs(tmp_path):
 
 @pytest.mark.nightly
 def test_interrupted_finish_on_lanes_resumes(tmp_path, monkeypatch):
-    monkeypatch.setattr(lane_pool, "COORDINATOR_TIMEOUT_S", 5)
     keys = tuple(
         stopped_keys(run_experiment(stopping_experiment(), tmp_path / "lanes", lanes=1))[:2]
     )
     console = ActingConsole(
         "epoch 3/4", tmp_path / "lanes", signal_actor(COORDINATOR, signal.SIGKILL)
     )
-    with pytest.raises(
-        UserError, match=r"the coordinator.*was lost.*run the same command again to resume"
-    ):
-        run_experiment(stopping_experiment(), tmp_path / "lanes", console, lanes=1, finish=keys)
+    with monkeypatch.context() as patches:
+        # the next run's coordinator has its usual time to start
+        patches.setattr(lane_pool, "COORDINATOR_TIMEOUT_S", 5)
+        with pytest.raises(
+            UserError, match=r"the coordinator.*was lost.*run the same command again to resume"
+        ):
+            run_experiment(stopping_experiment(), tmp_path / "lanes", console, lanes=1, finish=keys)
     assert len(console.before), "nothing was disturbed"
     finished = run_experiment(stopping_experiment(), tmp_path / "lanes", lanes=1, finish=keys)
     run_experiment(stopping_experiment(), tmp_path / "local", local=True)
