@@ -309,10 +309,12 @@ def tuned_values_text(analysis: Analysis, key: str, lang: str) -> str | None:
         fields = zip(analysis.tuned_fields, _as_tuple(values), strict=True)
         text = ", ".join(setting_label(name, format_setting(value), lang) for name, value in fields)
         if len(counts) > 1:
-            text = translate("tuned.value_in_folds", lang, values=text, folds=folds)
+            share = {"folds": folds, "all": counts.sum()}
+            text = translate("tuned.in_folds", lang, values=text, **share)
         texts.append(text)
     tried_count = tried.groupby("fold").size().max()
-    return translate("tuned.value", lang, values=", ".join(texts), n=tried_count)
+    code = "tuned.value" if len(counts) == 1 else "tuned.values_of_folds"
+    return translate(code, lang, values=", ".join(texts), n=tried_count)
 
 
 def _as_tuple(values: object) -> tuple[object, ...]:
