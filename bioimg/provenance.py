@@ -49,6 +49,7 @@ def build_manifest(
         **record,
         "created": earlier.get("created", session["started"]),
         "weights": {**earlier.get("weights", {}), **weights},
+        "external": earlier.get("external", {}),
         "runs": [*earlier.get("runs", []), session],
     }
 

@@ -16,6 +16,7 @@ from bioimg.cli.cache import CacheCommand
 from bioimg.cli.compare import CompareCommand, compare_recipes
 from bioimg.cli.data import DataCommand
 from bioimg.cli.doctor import Doctor
+from bioimg.cli.evaluate import EvaluateCommand
 from bioimg.cli.help_hints import with_plain_help
 from bioimg.cli.predict import PredictCommand
 from bioimg.cli.report import ReportCommand
@@ -32,6 +33,7 @@ COMMANDS = {
     "report": ReportCommand,
     "verify": VerifyCommand,
     "status": StatusCommand,
+    "evaluate": EvaluateCommand,
     "predict": PredictCommand,
     "doctor": Doctor,
     "cache": CacheCommand,

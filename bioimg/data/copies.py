@@ -2,7 +2,11 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 
+import numpy as np
+
 from bioimg.data.image_set import ImageSet
+from bioimg.errors import UserError
+from bioimg.text import join_first
 
 SHOWN_COPIES = 3
 
@@ -14,8 +18,26 @@ def find_copies(images: ImageSet) -> list[list[str]]:
 
 def find_contradictions(images: ImageSet) -> list[list[str]]:
     """Return the sets of copies that have several labels."""
-    labels = dict(zip(images.paths, images.labels.tolist(), strict=True))
-    return [paths for paths in find_copies(images) if len({labels[path] for path in paths}) > 1]
+    return _find_contradictions(images.digests, images.paths, images.labels)
+
+
+def require_one_label_each(
+    name: str, digests: Sequence[str], paths: Sequence[str], labels: np.ndarray
+) -> None:
+    """Refuse copies in several classes. No recipe is right on all of them.
+
+    Raises:
+        UserError: there are some; it names the set and the first ones.
+    """
+    contradictions = _find_contradictions(digests, paths, labels)
+    if contradictions:
+        have = "image has" if len(contradictions) == 1 else "images have"
+        shown = join_first(map(join_copies, contradictions), 3)
+        raise UserError(
+            f"{len(contradictions)} {have} several labels in {name!r}, since copies are in "
+            f"several classes: {shown}. Decide on one class for each and remove its other files or "
+            "rows; `bioimg data --json` lists them all."
+        )
 
 
 def find_look_alikes(images: ImageSet) -> list[list[str]]:
@@ -35,6 +57,17 @@ def join_copies(paths: Sequence[str]) -> str:
     if len(paths) > SHOWN_COPIES:
         text += f" = ... ({len(paths)} in all)"
     return text
+
+
+def _find_contradictions(
+    digests: Sequence[str], paths: Sequence[str], labels: np.ndarray
+) -> list[list[str]]:
+    label_by_path = dict(zip(paths, labels.tolist(), strict=True))
+    contradictions = []
+    for same in _collect_paths(digests, paths):
+        if len({label_by_path[path] for path in same}) > 1:
+            contradictions.append(same)
+    return contradictions
 
 
 def _collect_paths(keys: Iterable[Hashable], paths: Sequence[str]) -> list[list[str]]:

@@ -92,6 +92,36 @@ class FileArray:
             raise OSError(f"{self.file} is truncated")
 
 
+class JoinedRows:
+    """Some rows of one or several arrays, one after the other, none of which is copied.
+
+    Each part is an array [M, ...], and which rows of it count: int64 [m].
+    """
+
+    def __init__(self, *parts: tuple[PixelArray, np.ndarray]) -> None:
+        self._arrays = [array for array, _ in parts]
+        self._rows = np.concatenate([rows for _, rows in parts])
+        self._part_by_row = np.repeat(np.arange(len(parts)), [len(rows) for _, rows in parts])
+        self.shape = (len(self._rows), *self._arrays[0].shape[1:])
+        self.dtype = np.result_type(*(array.dtype for array in self._arrays))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Read rows by numbers, slice or mask, as from an array."""
+        rows, parts = self._rows[index], self._part_by_row[index]
+        content = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for number, array in enumerate(self._arrays):
+            is_here = parts == number
+            content[is_here] = array[rows[is_here]]
+        return content
+
+
 def open_array(file: Path, shape: tuple[int, ...], dtype: str) -> PixelArray:
     """Open the array in a file: in memory if it takes at most a quarter of it, else on disk."""
     array = FileArray(file, shape, dtype)

@@ -31,18 +31,27 @@ def load_unlabelled_images(
     index = list_unlabelled_images(path)
     options = DecodeOptions.from_config(config)
     decoded = read_images(index, options, skip_unreadable=True, progress=progress)
-    _require_same_depth(path, decoded, limits)
+    require_same_depth(str(path), decoded, limits, field="images")
     pixels = decoded.pixels if limits is None else apply_limits(decoded, limits)
     readable = index.select(decoded.readable_indices)
     return make_image_set(readable, decoded, pixels, limits), decoded.errors_by_path(index.paths)
 
 
-def _require_same_depth(path: Path, decoded: DecodedSet, limits: ScalingLimits | None) -> None:
+def require_same_depth(
+    path: str, decoded: DecodedSet, limits: ScalingLimits | None, *, field: str
+) -> None:
+    """Refuse images of another depth than those that a model was trained on.
+
+    `limits` are those of the latter. Messages call the setting that names the images `field`.
+
+    Raises:
+        UserError: the depths differ.
+    """
     dtype = decoded.pixels.dtype
     trained_on_8bit = limits is None
     if (dtype == np.uint8) != trained_on_8bit:
         trained_type = "uint8" if trained_on_8bit else "uint16 or float32"
         raise UserError(
-            f"the value of `images` is {str(path)!r}, which holds {dtype} images, but the model "
+            f"the value of `{field}` is {path!r}, which holds {dtype} images, but the model "
             f"was trained on {trained_type}. Use images like those."
         )

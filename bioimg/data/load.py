@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bioimg.config import DatasetConfig, SplitConfig, TrialConfig
-from bioimg.data.copies import find_contradictions, join_copies
+from bioimg.data.copies import require_one_label_each
 from bioimg.data.file_array import PixelArray
 from bioimg.data.image_groups import COPIES, group_copies
 from bioimg.data.image_index import ImageIndex
@@ -20,8 +20,6 @@ from bioimg.data.look_alikes import read_look_alikes
 from bioimg.data.pixel_cache import DecodedSet, DecodeOptions, ProgressCallback, read_images
 from bioimg.data.sources import list_images
 from bioimg.data.splitting import assign_subsets, describe_split, resolve_split
-from bioimg.errors import UserError
-from bioimg.text import join_first
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,18 +174,5 @@ def _make_dataset(
         images = make_image_set(index, decoded, pixels, limits, look_alikes)
         # nobody can remove images from a published .npz, so of these `image_warnings` tells
         if index.npz_file is None:
-            _require_one_label_each(images)
+            require_one_label_each(images.name, images.digests, images.paths, images.labels)
     return Dataset(images=images, split=describe_split(images, subsets))
-
-
-def _require_one_label_each(images: ImageSet) -> None:
-    """Refuse copies in several classes. No recipe is right on all of them."""
-    contradictions = find_contradictions(images)
-    if contradictions:
-        have = "image has" if len(contradictions) == 1 else "images have"
-        shown = join_first(map(join_copies, contradictions), 3)
-        raise UserError(
-            f"{len(contradictions)} {have} several labels in {images.name!r}, since copies are in "
-            f"several classes: {shown}. Decide on one class for each and remove its other files or "
-            "rows; `bioimg data --json` lists them all."
-        )

@@ -21,6 +21,7 @@ from bioimg.report.checks import (
     uncontrolled_columns,
     weights_notes,
 )
+from bioimg.report.tested_set import TestedSet
 from bioimg.results import statistics
 from bioimg.results.chosen_values import chosen_results, tried_values
 from bioimg.results.configurations import (
@@ -29,6 +30,7 @@ from bioimg.results.configurations import (
     has_repeats,
     varying_fields,
 )
+from bioimg.results.external_sets import external_subset, read_external_sets
 from bioimg.results.result_store import Results
 
 Score = Literal["accuracy", "balanced_accuracy"]
@@ -353,6 +355,17 @@ class Analysis:
             return None
         key = str(seconds.idxmin())
         return FasterAlternative(key, float(seconds[key]), float(margins[key]))
+
+    @cached_property
+    def external_sets(self) -> list[TestedSet]:
+        """What recipes reached on images from elsewhere, one for each set."""
+        subsets = set(self.results.predictions["subset"])
+        best_key = self.best.key if self.best else ""
+        sets = []
+        for name, record in read_external_sets(self.manifest).items():
+            if external_subset(name) in subsets:
+                sets.append(TestedSet(name, record, self.results, best_key))
+        return sets
 
     @cached_property
     def effects(self) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from bioimg.report.class_images import SUBSETS, find_class_images
 from bioimg.report.formatting import format_list, shorten_name
 from bioimg.report.translation import column_header, translate
 from bioimg.results.configurations import configuration_keys
+from bioimg.results.external_sets import ExternalSet
 from bioimg.results.result_store import Results
 
 CONDITION_COLUMNS = {
@@ -265,6 +266,33 @@ def _class_notes(results: Results, shown: pd.DataFrame) -> Iterator[Check]:
         texts.append(f"{shorten_name(name)} {'/'.join(map(str, counts))}")
     counts = format_list(texts, MAX_COUNTED_CLASSES)
     yield note("class_images" if known.subsets else "class_images_folds", counts=counts)
+
+
+def external_checks(name: str, record: ExternalSet) -> Iterator[Check]:
+    """Yield what readers must know about an external set: doubts first, then its images."""
+    if record.synthetic:
+        yield warning("external_synthetic", set=name)
+    if record.look_alikes:
+        yield warning("external_look_alikes", set=name, n=record.look_alikes)
+    if record.known_groups:
+        yield warning("external_known_groups", set=name, n=record.known_groups)
+    counts = [f"{shorten_name(label)} {count}" for label, count in record.classes.items()]
+    yield note(
+        "external_images",
+        set=name,
+        images=record.images,
+        fingerprint=record.fingerprint,
+        counts=format_list(counts, MAX_COUNTED_CLASSES),
+    )
+    if record.copies_left_out:
+        yield note("external_copies", set=name, n=record.copies_left_out)
+    looks = record.looks
+    date = looks[0].time[:10]
+    if len(looks) == 1:
+        yield note("external_looks_once", set=name, date=date)
+    else:
+        later = looks[-1].completed - looks[0].completed
+        yield note("external_looks", set=name, n=len(looks), date=date, later=later)
 
 
 def weights_notes(shown: pd.DataFrame) -> Iterator[Check]:

@@ -9,11 +9,12 @@ from bioimg.config import DatasetConfig
 from bioimg.errors import UserError
 from bioimg.report import sentences
 from bioimg.report.analysis import MEASURES, Analysis
-from bioimg.report.checks import Check, note
+from bioimg.report.checks import Check, external_checks, note
 from bioimg.report.comparison_table import LOSS_DECIMALS, trial_column
 from bioimg.report.formatting import column_decimals
 from bioimg.report.report_context import ReportContext
 from bioimg.report.table_model import Column, Table
+from bioimg.report.tested_set import SCORE_COLUMNS
 from bioimg.report.translation import translate
 from bioimg.results import statistics
 
@@ -138,6 +139,44 @@ def _pairs_table(name: str, analysis: Analysis, pairs: pd.DataFrame, lang: str) 
         pairs=int(pairs["p"].notna().sum()),
     )
     return _make_table(name, analysis, values, shown, lang, comparisons)
+
+
+def external_table(analysis: Analysis, lang: str = "en", only: str | None = None) -> Table:
+    """Build a table of recipes on external sets: score there, change, and what can be claimed.
+
+    Args:
+        analysis: the results to show.
+        lang: language of headers, caption and notes.
+        only: the name of a set; by default all of them.
+    """
+    columns = ["external_set", "key", *SCORE_COLUMNS]
+    tables = [pd.DataFrame(columns=columns)]
+    checks: list[Check] = []
+    for tested in analysis.external_sets:
+        if only not in (None, tested.name):
+            continue
+        claims = {}
+        for pair in tested.best_pairs.to_dict("records"):
+            claims[pair["a"]] = sentences.claim(analysis, pair, lang)
+        if tested.has_best:
+            claims[tested.best_key] = translate("verdict.best", lang)
+        rows = tested.scores.reset_index()
+        rows = rows.assign(external_set=tested.name, claim=rows["key"].map(claims))
+        pairs = tested.best_pairs.set_index("a")["p_holm"]
+        rows = rows.assign(p_holm=rows["key"].map(pairs))
+        tables.append(rows.sort_values("score_away", ascending=False, kind="stable"))
+        checks += external_checks(tested.name, tested.record)
+    values = _with_settings(analysis, pd.concat(tables, ignore_index=True))
+    settings = [Column(name="external_set", identity=True)]
+    for field in analysis.varying_fields or DEFAULT_SETTINGS:
+        settings.append(trial_column(field, analysis.trials, analysis, identity=True))
+    shown = []
+    for name, kind in zip(SCORE_COLUMNS, ("share", "share", "points"), strict=True):
+        decimals = column_decimals(values, name)
+        shown.append(Column(name=name, kind=kind, decimals=decimals, interval=True))
+    shown += [Column(name="p_holm", kind="p"), Column(name="claim")]
+    notes = [*checks, note("external")]
+    return _make_table("external", analysis, values, [*settings, *shown], lang, *notes)
 
 
 def curve_diagnosis_table(analysis: Analysis, lang: str = "en") -> Table:
@@ -405,6 +444,7 @@ TABLE_BUILDERS: dict[str, Callable[[Analysis, str], Table]] = {
     "scores": score_table,
     "effects": effects_table,
     "differences-best": best_differences_table,
+    "external": external_table,
     "curves": curve_diagnosis_table,
     "tuning": tuning_table,
     "cost": cost_table,

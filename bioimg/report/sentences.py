@@ -8,6 +8,7 @@ import pandas as pd
 from bioimg.report.analysis import Analysis, FasterAlternative
 from bioimg.report.formatting import (
     format_duration,
+    format_list,
     format_number,
     format_p_equation,
     format_percent,
@@ -16,7 +17,8 @@ from bioimg.report.formatting import (
     format_setting,
 )
 from bioimg.report.report_context import ReportContext
-from bioimg.report.translation import setting_label, translate
+from bioimg.report.tested_set import TestedSet
+from bioimg.report.translation import setting_label, setting_value, translate
 from bioimg.results.statistics import SIGNIFICANCE_LEVEL
 
 MAX_NAMED_RECIPES = 3
@@ -239,11 +241,60 @@ def _pair_verdict(analysis: Analysis, pair: Mapping[Any, Any], lang: str) -> str
     return translate(f"pair.{pair['verdict']}_improving", lang, verdict=verdict, **length)
 
 
-def _points_interval(low: float, high: float) -> str:
+def _points_interval(low: float, high: float, *, sign: bool = False) -> str:
     """Return an interval in brackets after a space; nothing if it is unknown."""
     if pd.isna(low):
         return ""
-    return f" [{format_points(low, sign=False)}, {format_points(high, sign=False)}]"
+    return f" [{format_points(low, sign=sign)}, {format_points(high, sign=sign)}]"
+
+
+def describe_external_set(report: ReportContext, tested: TestedSet) -> list[str]:
+    """Say what the best recipe reaches on an external set, and whether another is ahead there."""
+    selection = report.text("external.selection")
+    if not tested.has_best:
+        return [report.text("external.best_lost", set=tested.name), selection]
+    best: Any = tested.scores.loc[tested.best_key]
+    result = report.text(
+        f"external.{report.analysis.score}_result",
+        score=format_percent(best["score_away"]),
+        interval=format_percent_interval(best["score_away_low"], best["score_away_high"]),
+        n=best["images"],
+    )
+    change = report.text(
+        "external.best",
+        set=tested.name,
+        result=result,
+        change=format_points(best["change"]),
+        interval=_points_interval(best["change_low"], best["change_high"], sign=True),
+    )
+    return [change, _external_order(report, tested), *_change_by_freeze(report, tested), selection]
+
+
+def _external_order(report: ReportContext, tested: TestedSet) -> str:
+    """Say whether another recipe has a higher score on an external set than the best one."""
+    if len(tested.scores) == 1:
+        return report.text("external.order_alone")
+    if tested.highest_key == tested.best_key:
+        return report.text("external.order_kept")
+    pair: Any = tested.best_pairs.set_index("a").loc[tested.highest_key]
+    scores = tested.scores["score_away"]
+    return report.text(
+        "external.order_turned" if pair["verdict"] == "better" else "external.order_unclear",
+        recipe=report.recipe(tested.highest_key),
+        points=format_points(scores[tested.highest_key] - scores[tested.best_key], sign=False),
+    )
+
+
+def _change_by_freeze(report: ReportContext, tested: TestedSet) -> list[str]:
+    """Say how much recipes change from home to an external set, by what was trained."""
+    if "freeze" not in report.analysis.varying_fields:
+        return []
+    levels = report.analysis.first_trials["freeze"].reindex(tested.scores.index)
+    changes = []
+    for level, change in tested.scores["change"].groupby(levels, sort=False).mean().items():
+        name = setting_value("freeze", level, report.lang)
+        changes.append(report.text("external.level", level=name, points=format_points(change)))
+    return [report.text("external.by_freeze", changes=format_list(changes))]
 
 
 def effect_refusal(report: ReportContext, effect: Mapping[Any, Any]) -> str:

@@ -10,8 +10,10 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from bioimg.report import sentences
+from bioimg.report.detail_tables import external_table
 from bioimg.report.report_context import ReportContext
 from bioimg.report.table_model import Table, display_width
+from bioimg.report.tested_set import TestedSet
 
 MAX_PRINTED_ROWS = 40
 """Rows (and claims) that are printed; the files have all of them."""
@@ -19,6 +21,8 @@ MAX_PRINTED_ROWS = 40
 PRIORITY_COLUMNS = (
     "test_accuracy",
     "balanced_accuracy",
+    "score_away",
+    "change",
     "verdict",
     "tuned_values",
     "status",
@@ -49,6 +53,22 @@ def print_table(report: ReportContext, table: Table, console: Console | None = N
         console.print(Text(f"- {check.text(table.lang)}"), style=style)
     if table.name == "comparison":
         _print_conclusions(report, console)
+
+
+def print_external_set(report: ReportContext, name: str, console: Console | None = None) -> None:
+    """Print what recipes reached on an external set, and what can be said of the best one."""
+    console = console or Console(highlight=False)
+    print_table(report, external_table(report.analysis, report.lang, only=name), console)
+    for tested in report.analysis.external_sets:
+        if tested.name == name:
+            _print_external_conclusion(report, tested, console)
+
+
+def _print_external_conclusion(report: ReportContext, tested: TestedSet, console: Console) -> None:
+    first, *others = sentences.describe_external_set(report, tested)
+    console.print(Text(f"\n{first}"), style="bold")
+    for sentence in others:
+        console.print(Text(sentence))
 
 
 def _make_grid(
@@ -132,6 +152,8 @@ def _print_conclusions(report: ReportContext, console: Console) -> None:
     ties = pairs["verdict"].eq("tie")
     _print_lines(report, "console.tie", _claims(report, ties), console)
     _print_lines(report, "console.unknown", _not_compared(report), console)
+    for tested in report.analysis.external_sets:
+        _print_external_conclusion(report, tested, console)
 
 
 def _claims(report: ReportContext, chosen: pd.Series) -> list[str]:

@@ -26,6 +26,7 @@ TABLE_NAMES = (
     "scores",
     "effects",
     "differences-best",
+    "external",
     "curves",
     "tuning",
     "cost",
@@ -177,6 +178,19 @@ def print_comparison(folder: str) -> None:
     analysis = Analysis(open_results(folder))
     terminal.print_table(ReportContext(analysis), build_comparison(analysis))
     record_look(folder, analysis.status_counts["completed"])
+
+
+def print_external_set(folder: str, name: str) -> None:
+    """Print what recipes reached on an external set, without writing a file.
+
+    Raises:
+        UserError: there are no results.
+    """
+    from bioimg.report import terminal
+    from bioimg.report.analysis import Analysis
+    from bioimg.report.report_context import ReportContext
+
+    terminal.print_external_set(ReportContext(Analysis(open_results(folder))), name)
 
 
 def _build_tables(options: ReportOptions, analysis: "Analysis") -> "list[Table]":

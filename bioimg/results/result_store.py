@@ -3,7 +3,7 @@
 experiment.json        what was asked, on which data, with which versions; `complete` is set last
 trials.parquet         the comparison table, one row per ended trial
 epochs.parquet         one row per trial and epoch
-predictions.parquet    one row per completed trial, subset (val, test) and image
+predictions.parquet    one row per completed trial, subset (val, test, external:NAME) and image
 images.parquet         the subset of each image, for each split that any run used
 looks.json             when test results were shown, and how many there were (see looks.py)
 checkpoints/KEY/       best.safetensors; resume*.pt while it can resume; error.txt if it failed
@@ -127,11 +127,19 @@ class ResultStore:
         if self.storage.size(MANIFEST_FILE) is not None:
             self._check_same_images(rows, manifest["data"])
             self._check_same_score(manifest)
-        self._lock = FolderLock(self.storage)
+        self.hold()
         self.write_manifest({**manifest, "complete": False})
         if len(rows):
             merged = merge_assignments(self.read_assignments(), rows)
             self.storage.write(IMAGES_FILE, encode_table(merged))
+
+    def hold(self) -> None:
+        """Keep other sessions out of the folder until `release`.
+
+        Raises:
+            UserError: Another session holds it.
+        """
+        self._lock = FolderLock(self.storage)
 
     @property
     def session_id(self) -> str | None:

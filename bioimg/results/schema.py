@@ -162,10 +162,11 @@ PREDICTIONS_SCHEMA = pa.schema(
         pa.field("probabilities", pa.list_(pa.float32())),
     ]
 )
-"""One row per completed trial, subset (val, test) and image.
+"""One row per completed trial, subset and image. `subset` is val, test or external:NAME.
 
-The predictions are those after the epoch with the lowest validation loss. `label` and `prediction`
-index the classes of experiment.json.
+The last is a set from elsewhere, which `external` of experiment.json describes. The predictions are
+those after the epoch with the lowest validation loss. `label` and `prediction` index the classes of
+experiment.json.
 """
 
 IMAGES_SCHEMA = pa.schema(

@@ -60,6 +60,15 @@ class TableStore:
             rows = rows.filter(pc.field("key") == key)
         return rows.to_pylist()
 
+    def replace_predictions(self, key: str, subset: str, rows: pa.Table) -> None:
+        """Write the predictions of a completed trial for one subset; those of others stay."""
+        merged = _merge_parts("predictions", self.merged_table("predictions"), {})
+        others = merged.filter((pc.field("key") == key) & (pc.field("subset") != subset))
+        content = encode_table(pa.concat_tables([others, rows.cast(others.schema)]))
+        self._storage.write(_part_name(key, "predictions"), content)
+        # only with its row does a merge know that the trial has ended, and delete its parts
+        self.write("trials", key, self.trial_rows("trials", key))
+
     def merge(self, order: Iterable[str] = ()) -> None:
         """Bring the tables up to date with the parts.
 

@@ -178,6 +178,11 @@ def delete_leftover_states(store: ResultStore, trials: Iterable[TrialConfig]) ->
             _delete_states_beyond(row["bytes"], trial_folder, sizes, store.storage)
 
 
+def has_best_model(store: ResultStore, key: str) -> bool:
+    """Return True if the weights of a trial's best epoch were kept."""
+    return store.storage.size(f"{store.checkpoint_folder(key)}/{BEST_MODEL_FILE}") is not None
+
+
 def load_best_model(storage: Storage, trial_folder: str) -> SavedModel:
     """Return the complete model of a trial's best epoch, even if the trial stored only its head.
 

@@ -10,7 +10,11 @@ from bioimg.results.statistics.configuration_scores import (
 )
 from bioimg.results.statistics.curves import diagnose_curves
 from bioimg.results.statistics.effects import estimate_effects
-from bioimg.results.statistics.intervals import wilson_columns, wilson_interval
+from bioimg.results.statistics.intervals import (
+    difference_interval,
+    wilson_columns,
+    wilson_interval,
+)
 from bioimg.results.statistics.metrics import (
     calibration_table,
     class_metrics,
@@ -29,6 +33,7 @@ __all__ = [
     "configuration_scores",
     "confusion_counts",
     "diagnose_curves",
+    "difference_interval",
     "estimate_effects",
     "trial_metrics",
     "wilson_columns",

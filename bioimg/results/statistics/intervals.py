@@ -164,6 +164,19 @@ def mean_interval(
     )
 
 
+def difference_interval(
+    a: float, a_limits: tuple[float, float], b: float, b_limits: tuple[float, float]
+) -> tuple[float, float]:
+    """Return the interval of a - b, two measures of different images, from those of each.
+
+    It is MOVER's (Zou & Donner 2008, Stat. Med. 27). A null limit makes it null.
+    """
+    difference = a - b
+    below = np.hypot(a - a_limits[0], b_limits[1] - b)
+    above = np.hypot(a_limits[1] - a, b - b_limits[0])
+    return float(difference - below), float(difference + above)
+
+
 def unit_correlation(contributions: np.ndarray, sample: UnitSample) -> np.ndarray:
     """Return how measures of the same images vary together: float64 [measures, measures].
 
