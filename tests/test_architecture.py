@@ -18,7 +18,7 @@ FLOORS = (
     {"experiment_settings", "experiment_files", "tuning"},
     {"data", "models", "results"},
     {"early_stopping", "training", "report", "verify", "progress", "provenance"},
-    {"local", "cluster", "prediction", "external_evaluation", "diagnostics"},
+    {"local", "cluster", "prediction", "external_evaluation", "export", "diagnostics"},
     {"runner"},
     {"api"},
     {"cli"},

@@ -17,6 +17,7 @@ from bioimg.cli.compare import CompareCommand, compare_recipes
 from bioimg.cli.data import DataCommand
 from bioimg.cli.doctor import Doctor
 from bioimg.cli.evaluate import EvaluateCommand
+from bioimg.cli.export import ExportCommand
 from bioimg.cli.help_hints import with_plain_help
 from bioimg.cli.predict import PredictCommand
 from bioimg.cli.report import ReportCommand
@@ -35,6 +36,7 @@ COMMANDS = {
     "status": StatusCommand,
     "evaluate": EvaluateCommand,
     "predict": PredictCommand,
+    "export": ExportCommand,
     "doctor": Doctor,
     "cache": CacheCommand,
 }

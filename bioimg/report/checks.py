@@ -3,7 +3,6 @@
 A `Check` is a code with values. Each output turns it into text.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import pandas as pd
 from bioimg.config import MIN_TEST_GROUPS
 from bioimg.data.image_groups import count_effective_groups
 from bioimg.experiment import TUNED_STEP, EarlyStopping
+from bioimg.models.licences import forbids_commerce, forbids_sharing
 from bioimg.report.class_images import SUBSETS, find_class_images
 from bioimg.report.formatting import format_list, shorten_name
 from bioimg.report.translation import column_header, translate
@@ -36,9 +36,6 @@ COUNT_BY_CHECK = {
 """The column whose number, if it isn't zero, makes each of these warnings."""
 MAX_COUNTED_CLASSES = 20
 """The most classes whose images a note counts; the methods section counts all."""
-NON_COMMERCIAL_TERMS = {"nc", "noncommercial", "commercial"}
-NO_DERIVATIVES_TERMS = {"nd", "noderivatives", "noderivs"}
-"""Parts of the names of licences, such as cc-by-nc-nd-4.0 or lunit-non-commercial."""
 
 
 @dataclass(frozen=True)
@@ -300,10 +297,9 @@ def weights_notes(shown: pd.DataFrame) -> Iterator[Check]:
     licences = shown["weights_licence"].dropna()
     for licence in sorted(set(licences)):
         models = list(shown.loc[licences.index, "model"][licences.eq(licence)].unique())
-        terms = set(re.split("[^a-z]+", licence.lower()))
-        if terms & NON_COMMERCIAL_TERMS:
+        if forbids_commerce(licence):
             yield note("non_commercial", models=models, licence=licence)
-        if terms & NO_DERIVATIVES_TERMS:
+        if forbids_sharing(licence):
             yield note("no_derivatives", models=models, licence=licence)
 
 

@@ -20,6 +20,16 @@ from bioimg.training.evaluation import gather_outputs
 from bioimg.training.image_batches import ImageBatches
 
 
+def load_classifier(saved: SavedModel, trial: TrialConfig) -> Classifier:
+    """Return the model that a trial saved, on the CPU in eval mode."""
+    # all tensors come from the saved model
+    config = dataclasses.replace(trial.model_config, weights="none")
+    classifier = build_classifier(config, len(saved.metadata["classes"]))
+    load_own_state(classifier.model, saved.tensors)
+    classifier.model.eval()
+    return classifier
+
+
 def predict_probabilities(
     saved: SavedModel,
     trial: TrialConfig,
@@ -33,12 +43,8 @@ def predict_probabilities(
     a frozen backbone folded.
     """
     precision.allow_tf32(trial.tf32)
-    classes = len(saved.metadata["classes"])
-    # all tensors come from the saved model
-    config = dataclasses.replace(trial.model_config, weights="none")
-    classifier = build_classifier(config, classes)
-    load_own_state(classifier.model, saved.tensors)
-    classifier.model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    classifier = load_classifier(saved, trial)
+    classifier.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     normalisation = Normalisation(*saved.metadata["normalisation"])
     source = ImageBatches(images, trial.dataset_config, normalisation, device)
     forward = _make_forward(classifier, dtype, frozen=trial.freeze == "features")
@@ -48,6 +54,7 @@ def predict_probabilities(
             return forward(source.load_batch(batch))
 
     every_image = np.arange(len(images))
+    classes = len(saved.metadata["classes"])
     logits = gather_outputs(
         compute, every_image, image_size=trial.image_size, width=classes, device=device
     )
