@@ -1,4 +1,4 @@
-"""The README.md of an exported model. Its text is in model_card.md."""
+"""The README.md of an exported model. Its text is in model_card.md.jinja."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from bioimg.report.formatting import format_percent, format_percent_interval, fo
 from bioimg.results.result_store import Results
 from bioimg.text import replace_controls
 
-TEMPLATE = Path(__file__).with_name("model_card.md")
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 MEASURES = {
     "test_accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",

@@ -106,7 +106,10 @@ def test_file_that_predicts_something_else_fails_the_export_and_nothing_is_left(
     predict = qupath.predict_probabilities
     monkeypatch.setattr(qupath, "predict_probabilities", lambda *args: predict(*args) + 2e-4)
     out = tmp_path / "out"
-    assert run_export(monkeypatch, results, *"--to qupath --um-per-pixel 1 --out".split(), out) == 2
+    assert (
+        run_export(monkeypatch, results, *["--to", "qupath", "--um-per-pixel", "1", "--out"], out)
+        == 2
+    )
     assert "`qupath` differ from those of `bioimg predict` by 0.0002" in capsys.readouterr().err
     assert list(out.iterdir()) == []
 
@@ -135,7 +138,7 @@ def test_bad_flags_give_one_line(args, words, results, tmp_path, monkeypatch, ca
     assert run_export(monkeypatch, results, *args.split(), "--out", tmp_path) == 2
     said = capsys.readouterr().err
     assert words in said
-    assert len(said.splitlines()) == 1
+    assert len(said.strip().splitlines()) == 1
 
 
 def test_existing_export_is_left_alone(results, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,5 @@
 """What each format takes, and that it predicts what the model does."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +8,6 @@ from bioimg.data.image_set import ImageSet
 from bioimg.errors import UserError
 from bioimg.export import model_folder, qupath
 from bioimg.export.trained_model import CheckImages, TrainedModel, shorten_path
-from bioimg.models import timm_models
 from bioimg.models.checked_safetensors import SavedModel
 from bioimg.models.classifier import build_classifier
 from bioimg.models.licences import forbids_commerce, forbids_sharing
@@ -78,10 +76,10 @@ def test_what_qupath_can_not_give_a_model_is_refused_with_the_way_out(
 
 
 @pytest.fixture
-def tiny_pathology_model(monkeypatch):
-    """A small transformer by a short name, with a pooling that a test chooses."""
+def register_transformer(monkeypatch):
+    """Return a function that gives a small transformer a short name, as pathology models have."""
 
-    def register(pooling: str, **arguments: object) -> str:
+    def register(pooling: str, arguments: dict[str, object]) -> str:
         facts = PathologyModel(
             repository="lab/tiny",
             architecture="vit_tiny_patch16_224",
@@ -93,13 +91,12 @@ def tiny_pathology_model(monkeypatch):
             pixel_size="0.5",
             licence="apache-2.0",
         )
-        monkeypatch.setitem(PATHOLOGY_MODELS, "tiny", facts)
-        return "tiny"
+        # models are kept by their names
+        name = "-".join(("tiny", pooling, *arguments))
+        monkeypatch.setitem(PATHOLOGY_MODELS, name, facts)
+        return name
 
-    caches = [timm_models.find_timm_model, timm_models.count_features]
-    yield register
-    for cache in caches:
-        cache.cache_clear()
+    return register
 
 
 @pytest.mark.nightly
@@ -112,9 +109,9 @@ def tiny_pathology_model(monkeypatch):
     ],
 )
 def test_transformer_folder_predicts_what_the_model_does_with_timm_alone_where_it_can(
-    pooling, arguments, has_loader, tiny_pathology_model, tmp_path
+    pooling, arguments, has_loader, register_transformer, tmp_path
 ):
-    name = tiny_pathology_model(pooling, **arguments)
+    name = register_transformer(pooling, arguments)
     model = make_trained_model(model=name, image_size=32)
     inputs = torch.rand(4, 3, 32, 32)
     model_folder.write_files(model, tmp_path / "folder")
@@ -133,10 +130,11 @@ def test_torchvision_folder_predicts_what_the_model_does_without_bioimg(name, tm
     np.testing.assert_allclose(given, expected_probabilities(model, inputs), atol=1e-5)
 
 
+@pytest.mark.nightly
 def test_model_whose_code_needs_bioimg_has_no_folder_and_the_reason_is_told(tmp_path):
     model = make_trained_model(model="toy")
     model_folder.write_files(model, tmp_path / "folder")
-    with pytest.raises(UserError, match="its load.py fails: .*bioimg.* Leave folder out of --to"):
+    with pytest.raises(UserError, match=r"its load\.py fails: .*bioimg.* Leave folder out of --to"):
         model_folder.predict_probabilities(tmp_path / "folder", torch.rand(1, 3, 16, 16))
 
 
