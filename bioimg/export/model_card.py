@@ -14,6 +14,7 @@ from bioimg.models.licences import NO_DERIVATIVES_CLAUSE, forbids_commerce, forb
 from bioimg.report.analysis import Analysis
 from bioimg.report.class_images import find_class_images
 from bioimg.report.formatting import format_percent, format_percent_interval, format_setting
+from bioimg.results.external_sets import external_results, read_external_sets
 from bioimg.results.result_store import Results
 from bioimg.text import replace_controls
 
@@ -63,6 +64,7 @@ def format_card(
     row: Any = results.trials.set_index("key").loc[model.key]
     own_trial = results.trials[results.trials["key"].eq(model.key)]
     known = find_class_images(results, own_trial)
+    scores = _format_scores(results, model.key)
     differences = check["largest_difference"]
     return template.render(
         name=model.name,
@@ -74,7 +76,8 @@ def format_card(
         subsets=known.subsets,
         classes=known.counts(),
         test_images=row["test_images"],
-        scores=_list_scores(results, model.key),
+        scores=[(MEASURES[column], value) for column, value in scores.items()],
+        external=_list_external_scores(results, model.key),
         recipe=_list_settings(row),
         licence=licence,
         source=shorten_path(row["weights_source"] or ""),
@@ -93,14 +96,26 @@ def format_card(
     )
 
 
-def _list_scores(results: Results, key: str) -> list[tuple[str, str]]:
-    """Return each measure on the test images with its value and interval."""
+def _format_scores(results: Results, key: str) -> dict[str, str]:
+    """Return the value of each measure on the test images, with its interval."""
     measured: Any = Analysis(results).trial_scores.loc[key]
-    scores = []
-    for column, name in MEASURES.items():
+    scores = {}
+    for column in MEASURES:
         interval = format_percent_interval(measured[f"{column}_low"], measured[f"{column}_high"])
-        scores.append((name, format_percent(measured[column]) + interval))
+        scores[column] = format_percent(measured[column]) + interval
     return scores
+
+
+def _list_external_scores(results: Results, key: str) -> list[tuple[str, int, str, str]]:
+    """Return name, images, accuracy and balanced accuracy for each set that the trial predicted."""
+    rows = []
+    for name, external_set in read_external_sets(results.manifest).items():
+        there = external_results(results, name)
+        if key in set(there.predictions["key"]):
+            scores = _format_scores(there, key)
+            accuracies = (scores["test_accuracy"], scores["balanced_accuracy"])
+            rows.append((name, external_set.images, *accuracies))
+    return rows
 
 
 def _list_settings(row: Any) -> list[tuple[str, str]]:

@@ -40,13 +40,13 @@ with torch.inference_mode():
 """
 
 
-def draw_images(folder: Path) -> Path:
+def draw_images(folder: Path, seed: int = 0) -> Path:
     """Draw square images of three classes, larger than the model takes."""
     for label, name in enumerate(CLASSES):
         (folder / name).mkdir(parents=True)
         for number in range(12):
-            noise = np.random.default_rng(100 * label + number).normal(90 + 40 * label, 40)
-            pixels = np.random.default_rng(number).normal(noise, 30, (48, 48, 3))
+            noise = np.random.default_rng([seed, label, number])
+            pixels = noise.normal(noise.normal(90 + 40 * label, 40), 30, (48, 48, 3))
             image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
             image.save(folder / name / f"{number:02d}.png")
     return folder
@@ -98,6 +98,20 @@ def test_export_has_a_card_the_classes_and_a_check(results, tmp_path, monkeypatc
         assert words in card
     assert str(results.parent) not in card
     assert [path.name for path in out.iterdir()] == [folder.name]
+
+
+def test_card_has_the_scores_on_images_from_elsewhere(results, tmp_path, monkeypatch):
+    copied, out = shutil.copytree(results, tmp_path / "grid"), tmp_path / "out"
+    to_qupath = ("--to", "qupath", "--um-per-pixel", 0.5, "--out")
+    assert run_export(monkeypatch, copied, *to_qupath, out / "before") == 0
+    site = draw_images(tmp_path / "site", seed=7)
+    command = ["bioimg", "evaluate", str(copied), str(site), "--name", "hospital-b"]
+    monkeypatch.setattr(sys, "argv", command)
+    assert main.main() == 0
+    assert run_export(monkeypatch, copied, *to_qupath, out / "after") == 0
+    before, after = (file.read_text() for file in sorted(out.rglob("README.md"), reverse=True))
+    assert "It wasn't tested on images from elsewhere." in before
+    assert "| `hospital-b` | 36 | " in after
 
 
 def test_file_that_predicts_something_else_fails_the_export_and_nothing_is_left(
