@@ -49,6 +49,11 @@ class Check:
     values: dict[str, Any] = field(default_factory=dict)
     """What the text shows."""
 
+    @property
+    def is_warning(self) -> bool:
+        """Whether it says that numbers are unreliable."""
+        return self.level == "warning"
+
     def text(self, lang: str) -> str:
         """Return the sentence for readers of a language."""
         texts = {}

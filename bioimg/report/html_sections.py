@@ -11,11 +11,13 @@ from PIL import Image
 
 from bioimg.report import sentences, svg_charts
 from bioimg.report.analysis import MEASURES
+from bioimg.report.checks import external_checks
 from bioimg.report.comparison_table import BASELINE_STATE, build_comparison
 from bioimg.report.detail_tables import tuning_table
 from bioimg.report.formatting import format_percent, format_percent_interval, shorten_name
 from bioimg.report.report_context import ReportContext
 from bioimg.report.table_model import Column
+from bioimg.report.tested_set import TestedSet
 from bioimg.report.translation import column_header, setting_name, setting_value
 from bioimg.report.visual_encoding import MAX_LINES, MAX_MISTAKES
 from bioimg.results import statistics
@@ -147,6 +149,51 @@ def difference_rows(report: ReportContext) -> list[dict[str, Any]]:
         }
         rows.append({**pair, **row})
     return rows
+
+
+def external_sections(report: ReportContext) -> list[dict[str, Any]]:
+    """Return what recipes reached on each external set, the highest score first."""
+    sections = []
+    for tested in report.analysis.external_sets:
+        checks = list(external_checks(tested.name, tested.record))
+        sections.append(
+            {
+                "name": tested.name,
+                "sentences": sentences.describe_external_set(report, tested),
+                "warnings": [check.text(report.lang) for check in checks if check.is_warning],
+                "notes": [check.text(report.lang) for check in checks if not check.is_warning],
+                "rows": list(external_rows(report, tested)),
+                "chart": svg_charts.home_and_away(report, tested),
+            }
+        )
+    return sections
+
+
+def external_rows(report: ReportContext, tested: TestedSet) -> Iterator[dict[str, Any]]:
+    """Yield each recipe on an external set: its line's look, scores, change and verdict."""
+    scores = tested.scores.sort_values("score_away", ascending=False, kind="stable")
+    scores = scores.head(MAX_ROWS)
+    pairs = tested.best_pairs.set_index("a")
+    marks = svg_charts.interval_marks(scores, "change", "change_low", "change_high")
+    for (key, row), mark in zip(scores.iterrows(), marks, strict=True):
+        trial = report.analysis.first_trials.loc[str(key)]
+        look = "best" if key == tested.best_key else "unknown"
+        claim = ""
+        if key in pairs.index:
+            pair: Any = pairs.loc[str(key)]
+            look = pair["verdict"]
+            claim = sentences.claim(report.analysis, {"a": key, **pair}, report.lang)
+        scope = f"_{report.analysis.scope}" if look in ("better", "worse") else ""
+        yield {
+            **row,
+            "label": report.recipe(str(key)),
+            "away": _share_with_interval(row, "score_away"),
+            "css_classes": svg_charts.line_css_classes(report.encoding, trial),
+            "look": look,
+            "badge": report.text(f"verdict.{look}{scope}"),
+            "claim": claim,
+            "mark": mark,
+        }
 
 
 def effect_rows(report: ReportContext) -> list[dict[str, Any]]:

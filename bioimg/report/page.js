@@ -72,11 +72,11 @@ one("#show-all")?.addEventListener("click", () => {
   show();
 });
 one("#training")?.addEventListener("change", event => {
-  one(".charts").classList.toggle("with-training", event.target.checked);
+  one("#curves .charts").classList.toggle("with-training", event.target.checked);
 });
 
 // Values: read the point nearest to the pointer, or move by the arrow keys.
-all(".chart").forEach(chart => {
+all("#curves .chart").forEach(chart => {
   const lines = panels[chart.dataset.panel];
   const cross = one(".cross", chart);
   const readout = one(".readout", chart.parentElement);

@@ -9,6 +9,7 @@ import pandas as pd
 
 from bioimg.report.formatting import format_metric
 from bioimg.report.report_context import ReportContext
+from bioimg.report.tested_set import TestedSet
 from bioimg.report.visual_encoding import MAX_LINES, PALETTE, VisualEncoding
 
 CURVE_METRICS = ("loss", "accuracy")
@@ -189,6 +190,25 @@ def line_style_css_class(index: int) -> str:
 def polyline_points(points: Iterable[tuple[float, float]]) -> str:
     """Return the `points` of a polyline. Unknown values are left out."""
     return " ".join(f"{x:g},{y:g}" for x, y in points if not np.isnan(y))
+
+
+def home_and_away(report: ReportContext, tested: TestedSet) -> dict[str, Any]:
+    """Lay out a line for each recipe, from its score on test images to that on an external set."""
+    columns = ["score_home", "score_away"]
+    scores = tested.scores[columns]
+    low = float(np.floor(10 * np.nanmin(scores.to_numpy())) / 10)
+    scale = LinearScale(min(0.9, low), 1.0, CHART_HEIGHT - BOTTOM_MARGIN, TOP_MARGIN)
+    ticks = [(scale(value), format_metric(value, "accuracy")) for value in scale.ticks(6)]
+    home, away = LEFT_MARGIN + 60, CHART_WIDTH - 80
+    lines = []
+    for key, (at_home, there) in scores.iterrows():
+        points = [(home, scale(at_home)), (away, scale(there))]
+        trial = report.analysis.first_trials.loc[str(key)]
+        css_classes = line_css_classes(report.encoding, trial)
+        lines.append(
+            {"css_classes": css_classes, "points": polyline_points(points), "ends": points}
+        )
+    return {"home": home, "away": away, "ticks": ticks, "lines": lines}
 
 
 def interval_marks(

@@ -70,6 +70,15 @@ RESULT = (
     "result_baseline",
     "result_none",
 )
+EXTERNAL = (
+    "external",
+    "external_groups",
+    "external_copies",
+    "external_missing",
+    "external_result",
+    "external_interval",
+    "external_outcome",
+)
 
 TRIPOD: Answers = {
     "5a": ("images", "synthetic", "fingerprint"),
@@ -92,7 +101,12 @@ TRIPOD: Answers = {
     "21": (*COUNTS, "table"),
     "22": (*MODEL, "result_recipe"),
     "23a": (*RESULT, "outcome", "outcome_unknown"),
-    "23b": ("interval_groups_accuracy", "interval_groups_balanced_accuracy", "interval_folds"),
+    "23b": (
+        "interval_groups_accuracy",
+        "interval_groups_balanced_accuracy",
+        "interval_folds",
+        *EXTERNAL,
+    ),
     "26": ("leak", "groups_unknown", "copies", "scope_models", "test_unused_folds", "detectable"),
 }
 TRIPOD_COMPLETE = ("12a", "12b", "12c", "12e", "15", "21")
@@ -114,6 +128,7 @@ CLAIM: Answers = {
     "29": (*INTERVALS, *TESTS, *SCOPE),
     "30": ("seeds", "seeds_uneven", "folds", "effects"),
     "32": (*RESULT, "test_unused", "test_unused_folds"),
+    "33": EXTERNAL,
     "35": (*NUMBERS, *EXCLUSIONS),
     "36": ("table",),
     "37": (*RESULT, "outcome", "outcome_unknown"),

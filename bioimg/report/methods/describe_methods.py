@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bioimg.report.analysis import Analysis
 from bioimg.report.class_images import TextTable, build_class_table
 from bioimg.report.methods.division import DivisionParagraph
+from bioimg.report.methods.external import ExternalParagraph
 from bioimg.report.methods.images import ImagesParagraph
 from bioimg.report.methods.paragraph import Paragraph, Sentence
 from bioimg.report.methods.result import ResultParagraph
@@ -27,6 +28,7 @@ PARAGRAPHS: dict[str, type[Paragraph]] = {
     "statistics": StatisticsParagraph,
     "software": SoftwareParagraph,
     "result": ResultParagraph,
+    "external": ExternalParagraph,
 }
 """The paragraphs, in the order of the document, by the name of their title."""
 
