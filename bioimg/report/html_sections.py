@@ -176,7 +176,7 @@ def external_rows(report: ReportContext, tested: TestedSet) -> Iterator[dict[str
     pairs = tested.best_pairs.set_index("a")
     marks = svg_charts.interval_marks(scores, "change", "change_low", "change_high")
     for (key, row), mark in zip(scores.iterrows(), marks, strict=True):
-        trial = report.analysis.first_trials.loc[str(key)]
+        trial: Any = report.analysis.first_trials.loc[str(key)]
         look = "best" if key == tested.best_key else "unknown"
         claim = ""
         if key in pairs.index:

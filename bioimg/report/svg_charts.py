@@ -203,7 +203,7 @@ def home_and_away(report: ReportContext, tested: TestedSet) -> dict[str, Any]:
     lines = []
     for key, (at_home, there) in scores.iterrows():
         points = [(home, scale(at_home)), (away, scale(there))]
-        trial = report.analysis.first_trials.loc[str(key)]
+        trial: Any = report.analysis.first_trials.loc[str(key)]
         css_classes = line_css_classes(report.encoding, trial)
         lines.append(
             {"css_classes": css_classes, "points": polyline_points(points), "ends": points}
