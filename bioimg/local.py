@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
+from bioimg import malloc_tuning
 from bioimg.config import TrialConfig
 from bioimg.data.image_set import Dataset
 from bioimg.early_stopping import StoppingRule, find_images, past_trials
@@ -15,7 +16,6 @@ from bioimg.errors import UserError
 from bioimg.experiment import Experiment, StopReason
 from bioimg.progress.listener import ProgressListener
 from bioimg.results.result_store import ResultStore
-from bioimg.training import malloc_tuning
 from bioimg.training.trial_recorder import TrialContext
 from bioimg.training.trial_runner import StopCheck, run_trial
 from bioimg.training.trial_trainer import EpochMetrics

@@ -16,6 +16,6 @@ def replace_controls(text: str) -> str:
 
 def join_first(items: Iterable[object], limit: int = 10) -> str:
     """Join the first few items with commas; where more follow, say how many there are in all."""
-    texts = [replace_controls(str(item)) for item in items]
-    more = f", ... ({len(texts)} in all)" if len(texts) > limit else ""
-    return ", ".join(texts[:limit]) + more
+    every = list(items)
+    more = f", ... ({len(every)} in all)" if len(every) > limit else ""
+    return ", ".join(replace_controls(str(item)) for item in every[:limit]) + more

@@ -11,7 +11,7 @@ import pytest
 
 PROJECT = Path(__file__).parent.parent
 FLOORS = (
-    {"text"},
+    {"text", "malloc_tuning"},
     {"errors"},
     {"config"},
     {"experiment", "run_options", "storage"},

@@ -67,10 +67,12 @@ class DataCommand:
             image_size=self.image_size,
         )
         with Bar(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("reading images", total=None)
-            audit, images = audit_images(
-                config, lambda done, total: bar.update(task, completed=done, total=total)
-            )
+            task = bar.add_task("finding images", total=None)
+
+            def show_step(step: str, done: int, total: int) -> None:
+                bar.update(task, description=step, completed=done, total=total)
+
+            audit, images = audit_images(config, show_step)
         if self.contact_sheet:
             _save_contact_sheet(draw_contact_sheet(images), self.contact_sheet)
         contact_sheet = str(self.contact_sheet or "")

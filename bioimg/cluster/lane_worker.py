@@ -13,6 +13,7 @@ from ray.train import get_context
 from ray.train.torch import get_device
 from ray.util import get_current_placement_group
 
+from bioimg import malloc_tuning
 from bioimg.cluster.coordinator import Job
 from bioimg.cluster.coordinator_client import CoordinatorLostError
 from bioimg.cluster.lanes import LaneSpec
@@ -22,7 +23,6 @@ from bioimg.errors import StorageError
 from bioimg.experiment import StopReason
 from bioimg.results.result_store import ResultStore
 from bioimg.results.schema import TrialStatus
-from bioimg.training import malloc_tuning
 from bioimg.training.device_memory import ran_out_of_memory
 from bioimg.training.distributed import WorkerGroup
 from bioimg.training.trial_runner import TrialContext, is_trial_completed, record_failure, run_trial

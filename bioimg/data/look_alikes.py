@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bioimg.data.file_array import PixelArray
-from bioimg.data.pixel_cache import DecodedSet
+from bioimg.data.pixel_cache import DecodedSet, ProgressCallback
 from bioimg.storage import disk_cache
 
 CACHE_VERSION = 1
@@ -56,30 +56,33 @@ CHUNK_PAIRS = 20_000
 """Bytes of pixels, rows of features and pairs of rows in memory at a time."""
 
 
-def read_look_alikes(decoded: DecodedSet) -> np.ndarray:
+def read_look_alikes(decoded: DecodedSet, progress: ProgressCallback | None = None) -> np.ndarray:
     """Return `number_look_alikes` of decoded images, cached as their pixels are."""
     key = disk_cache.cache_key(CACHE_VERSION, decoded.cache_key)
 
     def write(folder: Path) -> None:
         digests = [info.digest for info in decoded.readable_infos]
-        np.save(folder / NUMBERS_FILE, number_look_alikes(decoded.pixels, digests))
+        np.save(folder / NUMBERS_FILE, number_look_alikes(decoded.pixels, digests, progress))
 
     description = f"which of {len(decoded.pixels)} images look alike"
     folder = disk_cache.get_or_create(f"alike/{key}", write, description)
     return np.load(folder / NUMBERS_FILE)
 
 
-def number_look_alikes(pixels: PixelArray, digests: Sequence[str]) -> np.ndarray:
+def number_look_alikes(
+    pixels: PixelArray, digests: Sequence[str], progress: ProgressCallback | None = None
+) -> np.ndarray:
     """Return int64 [N], the same number for images that look the same.
 
-    pixels:  [N, size, size, 3].
-    digests: N hashes of the images; of exact copies, one is compared.
+    pixels:   [N, size, size, 3].
+    digests:  N hashes of the images; of exact copies, one is compared.
+    progress: called with the number of images measured and their total number.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     _, first_rows, set_by_row = np.unique(digests, return_index=True, return_inverse=True)
-    features = _measure_features(pixels, first_rows)
+    features = _measure_features(pixels, first_rows, progress)
     usable = np.flatnonzero(features.any(axis=1))
     pairs = usable[_find_pairs(features[usable])]
     count = len(first_rows)
@@ -88,7 +91,9 @@ def number_look_alikes(pixels: PixelArray, digests: Sequence[str]) -> np.ndarray
     return number_by_set[set_by_row].astype(np.int64)
 
 
-def _measure_features(pixels: PixelArray, rows: np.ndarray) -> np.ndarray:
+def _measure_features(
+    pixels: PixelArray, rows: np.ndarray, progress: ProgressCallback | None
+) -> np.ndarray:
     """Return float32 [rows, F ** 2] of length 1, without what all have in common.
 
     A row of zeros is an image without any structure.
@@ -105,6 +110,8 @@ def _measure_features(pixels: PixelArray, rows: np.ndarray) -> np.ndarray:
         grey = np.nan_to_num(red + green + blue, posinf=0, neginf=0)
         coefficients = basis @ grey @ basis.T
         features[start : start + len(chunk)] = coefficients.reshape(len(chunk), -1)
+        if progress:
+            progress(start + len(chunk), len(rows))
     # brightness and contrast don't matter; rounding errors are no structure
     total = np.abs(features[:, :1])
     features[:, 0] = 0

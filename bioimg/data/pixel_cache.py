@@ -18,6 +18,7 @@ from bioimg.data.decoding.decode import DecodedImage, decode_image, silence_deco
 from bioimg.data.file_array import FileArray, PixelArray, open_array
 from bioimg.data.image_index import ImageIndex
 from bioimg.errors import UserError
+from bioimg.malloc_tuning import keep_freed_memory
 from bioimg.storage import disk_cache
 from bioimg.text import join_first
 
@@ -215,7 +216,12 @@ def _decode_into_file(
             yield from _decode_files(chunk, options, target)
         return
     jobs = (joblib.delayed(_decode_files)(chunk, options, target) for chunk in chunks)
-    pool = joblib.Parallel(n_jobs=joblib.cpu_count(), return_as="generator", idle_worker_timeout=10)
+    pool = joblib.Parallel(
+        n_jobs=joblib.cpu_count(),
+        return_as="generator",
+        idle_worker_timeout=10,
+        initializer=keep_freed_memory,
+    )
     for infos in pool(jobs):
         yield from infos  # type: ignore[misc]
 

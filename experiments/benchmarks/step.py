@@ -13,13 +13,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Benchmark, Outcome, Target, elapsed_seconds
+from bioimg import malloc_tuning
 from bioimg.config import TrialConfig
 from bioimg.data.image_set import Dataset, ImageSet, Split
 from bioimg.data.splitting import split_images
 from bioimg.models.classifier import build_classifier
 from bioimg.models.model_source import find_model_source
 from bioimg.results.result_store import ResultStore
-from bioimg.training import malloc_tuning, precision
+from bioimg.training import precision
 from bioimg.training.batches import Batch, InputSource
 from bioimg.training.evaluation import BatchFunction
 from bioimg.training.frozen_backbone import FrozenBackbone

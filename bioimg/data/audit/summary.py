@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -25,6 +26,9 @@ from bioimg.data.splitting import assign_subsets, describe_split
 from bioimg.errors import UserError
 
 CountsByName = dict[str, int]
+
+StepCallback = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done and how much it is in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +81,7 @@ class Audit:
 
 
 def audit_images(
-    config: DatasetConfig, progress: ProgressCallback | None = None
+    config: DatasetConfig, progress: StepCallback = lambda step, done, total: None
 ) -> tuple[Audit, ImageSet]:
     """Inspect the images of `config.data` as a trial would see them.
 
@@ -86,9 +90,11 @@ def audit_images(
     """
     index = list_images(config)
     options = DecodeOptions.from_config(config)
-    decoded = read_images(index, options, skip_unreadable=True, progress=progress)
+    decoded = read_images(
+        index, options, skip_unreadable=True, progress=partial(progress, "reading images")
+    )
     readable = index.select(decoded.readable_indices)
-    look_alikes = read_look_alikes(decoded)
+    look_alikes = read_look_alikes(decoded, partial(progress, "comparing images"))
     if config.group_pattern == COPIES:
         readable = dataclasses.replace(readable, groups=group_copies(readable.paths, look_alikes))
     pixels, limits = scale_to_8bit(decoded, config.scaling, _training_rows(readable))
@@ -110,7 +116,7 @@ def audit_images(
         duplicates=find_copies(images),
         contradictions=find_contradictions(images),
         look_alikes=find_look_alikes(images),
-        splits=_preview_splits(images),
+        splits=_preview_splits(images, partial(progress, "splitting images")),
         **_file_counts(readable, decoded),
     )
     return audit, images
@@ -140,13 +146,17 @@ def _count_values(values: Iterable[str]) -> CountsByName:
     return dict(Counter(values).most_common())
 
 
-def _preview_splits(images: ImageSet) -> dict[str, SplitPreview]:
+def _preview_splits(images: ImageSet, progress: ProgressCallback) -> dict[str, SplitPreview]:
     methods = ["stratified"]
     if images.groups is not None:
         methods.append("grouped")
     if images.subsets is not None:
         methods.append("folder")
-    return {method: _preview_split(images, SplitConfig(split=method)) for method in methods}
+    previews = {}
+    for number, method in enumerate(methods):
+        progress(number, len(methods))
+        previews[method] = _preview_split(images, SplitConfig(split=method))
+    return previews
 
 
 def _preview_split(images: ImageSet, config: SplitConfig) -> SplitPreview:

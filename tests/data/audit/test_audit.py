@@ -105,6 +105,15 @@ def test_npz_file_is_audited(tmp_path):
     assert found.splits["folder"].images["train"] == {"0": 10, "1": 10}
 
 
+def test_progress_covers_every_step(messy):
+    steps = []
+    audit_images(DatasetConfig(data=str(messy), image_size=32), lambda *step: steps.append(step))
+    names = list(dict.fromkeys(name for name, _, _ in steps))
+    assert names == ["reading images", "comparing images", "splitting images"]
+    assert ("reading images", 28, 28) in steps
+    assert ("comparing images", 26, 26) in steps
+
+
 def test_contact_sheet_has_a_row_per_class(messy):
     _, images = audit_images(DatasetConfig(data=str(messy), image_size=32))
     sheet = np.asarray(draw_contact_sheet(images))

@@ -8,7 +8,7 @@ import pytest
 TRAIN = """
 import resource, sys, threading
 import torch
-from bioimg.training import malloc_tuning
+from bioimg import malloc_tuning
 
 MB = 1 << 20
 
