@@ -1,7 +1,7 @@
 """Folders of images: find the files, and make an index of them as the layout says."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +20,16 @@ from bioimg.data.folder_layout import (
     require_parts,
 )
 from bioimg.data.image_index import IMAGE_SUFFIXES, ImageIndex
+from bioimg.data.masks import require_no_masks
 from bioimg.errors import UserError
 from bioimg.text import join_first
 
-IGNORED_NAMES = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
+IGNORED_NAMES = {
+    *("thumbs.db", "desktop.ini", "__macosx", "@eadir", "__pycache__", "lost+found"),
+    *("$recycle.bin", "recycler", "#recycle", "@recycle", "#snapshot", "@recently-snapshot"),
+    "system volume information",
+}
+"""What systems and file managers leave behind, in lower case."""
 RESULTS_FILE = "experiment.json"
 """A folder with this file holds results, also where it lies among the images."""
 
@@ -46,21 +52,24 @@ def list_folder(
     parents_are_groups: whether the user has said that the innermost folders name groups.
 
     Raises:
-        UserError: there are no images, fewer than two classes, a class without images, names of
-            classes or groups that mean the same, or folders that can be understood in several ways.
+        UserError: there are no images, fewer than two classes, a class without images, masks, names
+            of classes or groups that mean the same, or folders that can be understood in several
+            ways.
     """
     found = _find_files(folder)
+    require_no_masks(folder, found.images)
     if layout_text is None:
         layout = decide_layout(folder, found.images, parents_are_groups=parents_are_groups)
     else:
         layout = parse_layout(layout_text)
     images = [steps for steps in found.images if layout.covers(steps)]
     outside = [steps for steps in found.images if not layout.covers(steps)]
-    labels = [layout.step(steps, CLASS) for steps in images]
-    classes = tuple(sorted(set(labels)))
-    _require_classes(folder, classes, found)
+    class_folders = [layout.step(steps, CLASS) for steps in images]
+    _require_classes(folder, sorted(set(class_folders)), found)
     if layout.levels[0] == CLASS:
-        _require_images_in_each(folder, classes)
+        _require_images_in_each(folder, set(class_folders))
+    labels = [_to_name(name) for name in class_folders]
+    classes = sorted(set(labels))
     subsets = None
     if PART in layout.levels:
         require_parts(folder, images, layout)
@@ -70,7 +79,7 @@ def list_folder(
         files=tuple(folder.joinpath(*steps) for steps in images),
         paths=tuple(_join_steps(steps) for steps in images),
         labels=np.array([classes.index(label) for label in labels], np.int64),
-        classes=tuple(to_valid_utf8(name) for name in classes),
+        classes=tuple(classes),
         groups=_group_names(folder, images, layout),
         subsets=subsets,
         assumptions=(f"folders are read as {layout}",),
@@ -148,9 +157,14 @@ def _group_names(
     word = layout.group_word
     if word is None:
         return None
-    names = tuple(to_valid_utf8(layout.step(steps, word)) for steps in images)
+    names = [layout.step(steps, word) for steps in images]
     require_distinct(f"the folder of `data`, {folder},", f"names of a {word}", names)
-    return names
+    return tuple(_to_name(name) for name in names)
+
+
+def _to_name(folder: str) -> str:
+    """Return the name of a class or group as a table would give it, without blanks around it."""
+    return to_valid_utf8(folder).strip()
 
 
 def _is_image(name: str) -> bool:
@@ -177,7 +191,7 @@ def _require_classes(folder: Path, classes: Sequence[str], found: FoundFiles) ->
     require_distinct(source, "classes", classes)
 
 
-def _require_images_in_each(folder: Path, classes: Sequence[str]) -> None:
+def _require_images_in_each(folder: Path, classes: Collection[str]) -> None:
     folders = [entry for entry in _scan_visible_entries(folder) if _is_dir(entry)]
     empty = []
     for entry in sorted(folders, key=lambda entry: entry.name):

@@ -20,6 +20,7 @@ from bioimg.text import join_first
 
 COLUMN_ROLES = ("path", "label", "group", "split")
 REQUIRED_ROLES = ("path", "label")
+EXCEL_ERRORS = {"#N/A", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NULL!", "#NUM!", "#SPILL!"}
 VAGUE_NAMES = {"table", "labels", "label", "data", "dataset", "images", "index", "metadata"}
 """Names of tables that say nothing of the images: their folder names the set."""
 
@@ -131,6 +132,8 @@ def _require_values(source: str, values: dict[str, list[str]]) -> None:
     for role, texts in values.items():
         empty_rows = [number for number, text in enumerate(texts, start=1) if not text]
         _raise_if_any(source, f"rows without a {role}", empty_rows)
+        errors = sorted(EXCEL_ERRORS.intersection(texts))
+        _raise_if_any(source, f"errors of Excel in place of a {role}", errors)
 
 
 def _require_single_listing(source: str, paths: list[str]) -> None:

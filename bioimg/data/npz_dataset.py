@@ -13,9 +13,11 @@ import numpy as np
 
 from bioimg.data.decoding.channels import RawChannels, to_rgb
 from bioimg.data.decoding.decode import DecodedImage
+from bioimg.data.folder_layout import part_of_name
 from bioimg.data.image_index import ImageIndex
 from bioimg.data.image_set import SUBSETS
 from bioimg.errors import UserError
+from bioimg.text import join_first
 
 
 class ArrayHeader(NamedTuple):
@@ -37,15 +39,16 @@ def list_npz(file: Path, class_names: tuple[str, ...] = ()) -> ImageIndex:
     paths: list[str] = []
     subsets: list[np.ndarray] = []
     with _open_npz(file) as archive:
-        for name in _subsets_in_file(file, archive):
+        for subset, name in _find_parts(file, archive).items():
             labels.append(_read_labels(file, archive, name))
             count = len(labels[-1])
             paths += [f"{name}/{number:06}" for number in range(count)]
-            subsets.append(np.full(count, SUBSETS.index(name), np.int8))
+            subsets.append(np.full(count, subset, np.int8))
     values, class_indices = np.unique(np.concatenate(labels), return_inverse=True)
     if len(values) < 2:
         raise _npz_error(file, "holds one class but must hold at least two")
-    classes = [class_names[value] if value < len(class_names) else str(value) for value in values]
+    named = dict(enumerate(class_names))
+    classes = [named.get(value, str(value)) for value in values.tolist()]
     return ImageIndex(
         name=file.stem,
         files=(),
@@ -64,7 +67,7 @@ def iter_npz_images(file: Path) -> Iterator[DecodedImage]:
         UserError: it is damaged.
     """
     with _open_npz(file) as archive:
-        for name in _subsets_in_file(file, archive):
+        for name in _find_parts(file, archive).values():
             with archive.open(f"{name}_images.npy") as member:
                 yield from _iter_member_images(member)
 
@@ -92,15 +95,28 @@ def _iter_member_images(member: IO[bytes]) -> Iterator[DecodedImage]:
         yield DecodedImage(np.ascontiguousarray(rgb), stored_type)
 
 
-def _subsets_in_file(file: Path, archive: zipfile.ZipFile) -> list[str]:
-    members = archive.namelist()
-    names = [name for name in SUBSETS if f"{name}_images.npy" in members]
-    missing = [f"{name}_labels" for name in names if f"{name}_labels.npy" not in members]
-    if not names:
+def _find_parts(file: Path, archive: zipfile.ZipFile) -> dict[int, str]:
+    """Return the first word of the arrays of each part, as `train` of train_images, in order."""
+    arrays = [member.removesuffix(".npy") for member in archive.namelist()]
+    parts: dict[int, str] = {}
+    unknown = []
+    for array in sorted(name for name in arrays if name.endswith("_images")):
+        name = array.removesuffix("_images")
+        part = part_of_name(name)
+        if part is None:
+            unknown.append(array)
+        elif part in parts:
+            raise _npz_error(file, f"holds {SUBSETS[part]} images twice: {parts[part]}, {name}")
+        else:
+            parts[part] = name
+    if unknown:
+        raise _npz_error(file, f"holds images of no part train, val or test: {join_first(unknown)}")
+    missing = [f"{name}_labels" for name in parts.values() if f"{name}_labels" not in arrays]
+    if not parts:
         missing = ["train_images"]
     if missing:
         raise _npz_error(file, f"lacks {', '.join(missing)} (arrays of a MedMNIST file)")
-    return names
+    return dict(sorted(parts.items()))
 
 
 def _read_labels(file: Path, archive: zipfile.ZipFile, subset: str) -> np.ndarray:

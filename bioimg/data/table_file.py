@@ -45,7 +45,7 @@ def read_table(file: Path, needed: Sequence[str]) -> TextTable:
     try:
         match file.suffix.lower():
             case ".parquet":
-                table = _read_parquet(file)
+                table = _read_parquet(file, needed)
             case ".xlsx":
                 table = _read_sheet(file, needed)
             case _:
@@ -87,13 +87,31 @@ def _require_columns(file: Path, header: Sequence[str], needed: Sequence[str]) -
             )
 
 
-def _read_parquet(file: Path) -> TextTable:
+def _read_parquet(file: Path, needed: Sequence[str]) -> TextTable:
     from pyarrow import parquet
 
     # `read_table` would also take columns from the names of folders, such as label=tumour
-    table = parquet.ParquetFile(file).read()
+    content = parquet.ParquetFile(file)
+    other = [field.name for field in content.schema_arrow if not _holds_texts(field.type)]
+    wrong = [name for name in other if name in needed]
+    if wrong:
+        kind = content.schema_arrow.field(wrong[0]).type
+        raise ValueError(f"its column {wrong[0]!r} holds {kind}, but must hold texts or numbers")
+    names = [name for name in content.schema_arrow.names if name not in other]
+    table = content.read(names)
     columns = [[_to_text(value) for value in column.to_pylist()] for column in table.columns]
-    return TextTable(table.column_names, list(zip(*columns, strict=True)))
+    assumptions = ()
+    if other:
+        assumptions = (f"columns without texts or numbers are left out: {join_first(other)}",)
+    return TextTable(table.column_names, list(zip(*columns, strict=True)), assumptions)
+
+
+def _holds_texts(kind: Any) -> bool:
+    """Return True if a type of Parquet is no list, structure or bytes, as of images."""
+    from pyarrow import types
+
+    is_bytes = types.is_binary(kind) or types.is_large_binary(kind)
+    return not (types.is_nested(kind) or is_bytes or types.is_fixed_size_binary(kind))
 
 
 def _read_sheet(file: Path, needed: Sequence[str]) -> TextTable:
@@ -126,7 +144,8 @@ def _read_cells(sheet: Any) -> TextTable:
 
 
 def _to_text(value: Any) -> str:
-    if value is None:
+    # pandas stores empty cells of numbers as NaN
+    if value is None or value != value:
         return ""
     # Excel stores whole numbers as floats
     if isinstance(value, float) and value.is_integer():

@@ -43,6 +43,24 @@ def test_hidden_and_file_manager_files_are_skipped(tmp_path):
     assert len(find_images(tmp_path)) == 2
 
 
+@pytest.mark.parametrize("name", ["$RECYCLE.BIN", "lost+found", "@Recycle", "#snapshot"])
+def test_folders_of_the_system_are_no_classes(tmp_path, name):
+    write_image_folder(tmp_path, count=1)
+    write_noise_image(tmp_path / name / "x.png")
+    write_noise_image(tmp_path / "a" / name / "x.png")
+    assert find_images(tmp_path).paths == ("a/p0_0.png", "b/p0_0.png")
+
+
+@pytest.mark.parametrize("names", [("b ", "a"), ("b", " a "), ("\u00a0b", "a")])
+def test_blanks_around_a_folder_are_no_part_of_the_name(tmp_path, names):
+    for name in names:
+        write_noise_image(tmp_path / name / "p1" / "x.png")
+    listing = find_images(tmp_path)
+    assert listing.classes == ("a", "b")
+    assert listing.files[0].exists()
+    assert listing.classes[listing.labels[0]] == listing.paths[0].split("/")[0].strip()
+
+
 def test_link_to_parent_folder_is_not_followed(tmp_path):
     write_image_folder(tmp_path, count=1)
     (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)

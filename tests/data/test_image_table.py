@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from bioimg.config import DatasetConfig, SplitConfig
 from bioimg.data import SUBSETS, download, load_dataset, public_datasets
+from bioimg.data.npz_dataset import list_npz
 from bioimg.errors import UserError
 from support.image_folders import (
     find_images,
@@ -107,6 +108,8 @@ def test_group_pattern_replaces_group_column(tmp_path):
             "values of the split that aren't train, val or test: tets",
         ),
         ("path,label\n1.png,a\n2.png,a\n", "holds one class, 'a', but must hold at least two"),
+        ("path,label\n1.png,a\n2.png,#N/A\n", "errors of Excel in place of a label: #N/A"),
+        ("path,label,group\n1.png,a,x\n2.png,b,#REF!\n", "errors of Excel in place of a group"),
         ("path,label\n", "holds no rows"),
         ("", "can't be read"),
         ("path,label\n1.png,a,b,c\n", "can't be read"),
@@ -154,6 +157,30 @@ def test_medmnist_file_is_read_with_its_split(tmp_path, shape, save):
     assert dataset.split.val.tolist() == list(range(20, 40))
 
 
+@pytest.mark.parametrize("word", ["valid", "dev", "Validation"])
+def test_npz_with_other_words_for_parts_loses_none(tmp_path, word):
+    content = medmnist_arrays()
+    for kind in ("images", "labels"):
+        content[f"{word}_{kind}"] = content.pop(f"val_{kind}")
+    np.savez(tmp_path / "toy.npz", **content)
+    dataset = load_dataset(DatasetConfig(data=str(tmp_path / "toy.npz"), image_size=9))
+    assert dataset.images.paths[20] == f"{word}/000000"
+    np.testing.assert_array_equal(
+        dataset.images.pixels[dataset.split.val][..., 0], content[f"{word}_images"]
+    )
+
+
+@pytest.mark.parametrize("labels", [[-1, 0, 1], [0, 1, 5]])
+def test_number_without_a_name_is_its_own_class(tmp_path, labels):
+    content = medmnist_arrays()
+    content["train_labels"] = np.resize(labels, 20)
+    np.savez(tmp_path / "toy.npz", **content)
+    listing = list_npz(tmp_path / "toy.npz", ("benign", "bad"))
+    names = {-1: "-1", 0: "benign", 1: "bad", 5: "5"}
+    assert listing.classes == tuple(names[label] for label in labels)
+    assert find_images(tmp_path / "toy.npz").classes == tuple(map(str, labels))
+
+
 def test_16_bit_npz_is_scaled_as_files_are(tmp_path):
     np.savez(tmp_path / "toy.npz", **medmnist_arrays(dtype=np.uint16))
     images = load_dataset(DatasetConfig(data=str(tmp_path / "toy.npz"), image_size=9)).images
@@ -182,6 +209,11 @@ def test_16_bit_npz_is_scaled_as_files_are(tmp_path):
             lambda c: c.update({f"{n}_labels": np.zeros(20, int) for n in SUBSETS}),
             "holds one class but must hold at least two",
         ),
+        (
+            lambda c: c.update(unlabelled_images=np.zeros((20, 9, 9), np.uint8)),
+            "holds images of no part train, val or test: unlabelled_images",
+        ),
+        (lambda c: c.update(dev_images=c["val_images"]), "holds val images twice: dev, val"),
         (lambda c: c.update(train_labels=np.array([object()] * 20)), "can't be read"),
         (lambda c: c.update(train_images=np.asfortranarray(c["train_images"])), "Fortran"),
     ],

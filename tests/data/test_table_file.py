@@ -1,7 +1,9 @@
 """Tables as programs write them: delimiters, encodings, sheets, and files that aren't tables."""
 
 import openpyxl
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from bioimg.data.table_file import read_table
 from bioimg.errors import UserError
@@ -54,6 +56,28 @@ def test_excel_sheet_with_the_columns_is_read(tmp_path):
     table = read_table(file, NEEDED)
     assert (table.column("label"), table.column("age")) == (["1", "2"], ["1.5", ""])
     assert table.assumptions == ("the sheet 'images' is read",)
+
+
+def write_parquet(file, **columns):
+    parquet.write_table(pa.table(columns), file)
+    return file
+
+
+@pytest.mark.parametrize("column", [[["a"], ["b"]], [b"a", b"b"], [{"x": 1}, {"x": 2}]])
+def test_parquet_column_without_texts_or_numbers_is_never_a_label(tmp_path, column):
+    file = write_parquet(tmp_path / "x.parquet", path=["1.png", "2.png"], label=column)
+    with pytest.raises(UserError, match=r"its column 'label' holds .*, but must hold texts"):
+        read_table(file, NEEDED)
+    file = write_parquet(file, path=["1.png", "2.png"], label=["a", "b"], image=column)
+    table = read_table(file, NEEDED)
+    assert list(table.header) == list(NEEDED)
+    assert table.assumptions == ("columns without texts or numbers are left out: image",)
+
+
+def test_missing_numbers_of_parquet_are_empty_cells(tmp_path):
+    labels = pa.array([1.0, float("nan"), None])
+    file = write_parquet(tmp_path / "x.parquet", path=["1.png", "2.png", "3.png"], label=labels)
+    assert read_table(file, NEEDED).column("label") == ["1", "", ""]
 
 
 def test_columns_on_two_sheets_are_refused(tmp_path):
