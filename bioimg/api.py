@@ -78,8 +78,9 @@ class ComparisonResults:
     def predict(self, images: str | Path, key: str | None = None) -> "pd.DataFrame":
         """Predict the classes of new images with the best trial or the one with this key.
 
-        Return one row per image: path, predicted class, the subset of the experiment that has the
-        image, if any, and the probability of each class. A warning names images that can't be read.
+        Return one row per image: path, predicted class, confidence (its probability, with the
+        temperature that validation images gave), the subset of the experiment that has the image,
+        if any, and the probability of each class. A warning names images that can't be read.
 
         Raises:
             UserError: there are no images, no such trial, or its weights weren't kept.
@@ -87,10 +88,10 @@ class ComparisonResults:
         from bioimg.prediction import predict_images, select_trial_key
 
         trial_key = select_trial_key(self._results, key)
-        table, unreadable = predict_images(self.folder, trial_key, Path(images))
-        for path, reason in unreadable.items():
+        predictions = predict_images(self._results, self.folder, trial_key, Path(images))
+        for path, reason in predictions.unreadable.items():
             warnings.warn(f"can't be read: {path} ({reason})", stacklevel=2)
-        return table
+        return predictions.table
 
     def __repr__(self) -> str:
         trials = self._results.trials["status"].value_counts()

@@ -4,6 +4,7 @@ Most imports happen when a function runs, so that the help of `bioimg predict` i
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from bioimg.data.image_set import ImageSet
     from bioimg.results.result_store import Results, ResultStore
+    from bioimg.results.statistics import Calibration
 
 
 def select_trial_key(results: "Results", key: str | None) -> str:
@@ -66,10 +68,20 @@ def format_trial(results: "Results", key: str) -> str:
     return " ".join(f"{name}={row[name]}" for name in dict.fromkeys(names))
 
 
-def predict_images(folder: str, key: str, images: Path) -> "tuple[pd.DataFrame, dict[str, str]]":
-    """Predict the classes of an image, or of all images in a folder.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """What a trial says of new images."""
 
-    Return a row for each image that can be read, and the reason why others can't, by path.
+    table: "pd.DataFrame"
+    """One row per image: path, prediction, confidence, part, and the probability of each class."""
+    calibration: "Calibration"
+    """How `confidence`, the probability of the predicted class, was made."""
+    unreadable: dict[str, str]
+    """Why other images can't be read, by path."""
+
+
+def predict_images(results: "Results", folder: str, key: str, images: Path) -> Predictions:
+    """Predict the classes of an image, or of all images in a folder.
 
     Raises:
         UserError: the weights of the trial weren't kept, or there are no images that it can use.
@@ -77,10 +89,12 @@ def predict_images(folder: str, key: str, images: Path) -> "tuple[pd.DataFrame, 
     import pandas as pd
     import torch
 
+    from bioimg.results import statistics
     from bioimg.results.result_store import ResultStore
     from bioimg.training import checkpoints, inference
 
     store = ResultStore(folder)
+    calibration = statistics.calibrate_trial(results, key)
     row: Mapping[str, Any] = store.tables.trial_rows("trials", key)[0]
     trial = TrialConfig.from_row(row)
     saved_model = checkpoints.load_best_model(store.storage, store.checkpoint_folder(key))
@@ -93,8 +107,10 @@ def predict_images(folder: str, key: str, images: Path) -> "tuple[pd.DataFrame, 
     table = pd.DataFrame(probabilities, columns=[f"probability of {name}" for name in classes])
     table.insert(0, "path", image_set.paths)
     table.insert(1, "prediction", [classes[index] for index in probabilities.argmax(1)])
-    table.insert(2, "part", [subsets.get(digest) for digest in image_set.digests])
-    return table, unreadable
+    scaled = statistics.scale_probabilities(probabilities, calibration.temperature)
+    table.insert(2, "confidence", scaled.max(axis=1))
+    table.insert(3, "part", [subsets.get(digest) for digest in image_set.digests])
+    return Predictions(table=table, calibration=calibration, unreadable=unreadable)
 
 
 def _load_images(

@@ -15,6 +15,8 @@ from bioimg.report.open_results import open_results
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bioimg.results.statistics import Calibration
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictCommand:
@@ -28,8 +30,9 @@ class PredictCommand:
     """Key of another completed trial; by default the one in the report's headline"""
     out: Path = Path("predictions.csv")
     """Table to write; an existing file isn't overwritten.
-    Columns: path, prediction, the subset of the experiment (train, val, test) that has the image,
-    if any, and class probabilities"""
+    Columns: path, prediction, confidence (its probability, with the temperature that validation
+    images gave), the subset of the experiment (train, val, test) that has the image, if any, and
+    the class probabilities of the model"""
 
     def run(self) -> int:
         """Write the table. Return 0, or 1 if an image couldn't be read.
@@ -45,21 +48,34 @@ class PredictCommand:
             )
         results = open_results(self.folder)
         key = select_trial_key(results, self.key)
-        table, unreadable = predict_images(self.folder, key, self.images)
+        predictions = predict_images(results, self.folder, key, self.images)
+        table = predictions.table
         write_predictions(table, self.out)
         console = Console()
         counts = _format_counts(table)
         print_plain(console, f"Predicted by trial {key}: {counts}. Written to {self.out}.")
         print_plain(console, f"Its recipe: {format_trial(results, key)}")
+        print_plain(console, _format_calibration(predictions.calibration))
         _warn_of_known_images(table, console)
-        for path, reason in unreadable.items():
+        for path, reason in predictions.unreadable.items():
             print_plain(Console(stderr=True), f"can't be read: {path} ({reason})", style="bold red")
-        return int(bool(unreadable))
+        return int(bool(predictions.unreadable))
 
 
 def _format_counts(table: "pd.DataFrame") -> str:
     counts = table["prediction"].value_counts()
     return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _format_calibration(calibration: "Calibration") -> str:
+    from bioimg.report.formatting import format_percent
+
+    before, after = map(format_percent, (calibration.error_before, calibration.error_after))
+    return (
+        f"Confidence: with temperature {calibration.temperature:.2f} from "
+        f"{calibration.val_images} validation images. It changes the expected calibration error of "
+        f"the {calibration.test_images} test images from {before} to {after}."
+    )
 
 
 def _warn_of_known_images(table: "pd.DataFrame", console: Console) -> None:

@@ -19,6 +19,7 @@ from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.experiment import SPLIT_FIELDS, Experiment
 from bioimg.prediction import select_trial_key, subset_by_digest
+from bioimg.results import statistics
 from bioimg.results.result_store import Results, ResultStore, read_results
 from bioimg.run_options import RunOptions
 from support import example_results
@@ -112,6 +113,26 @@ def test_the_test_images_get_the_probabilities_of_the_table(
     assert np.allclose(given, expected, atol=1e-5)
     assert f"Predicted by trial {key}: " in (said := capsys.readouterr().out)
     assert "warning" not in said
+
+
+def test_confidence_has_the_temperature_of_the_validation_images(
+    results, tmp_path, monkeypatch, capsys
+):
+    seen = read_results(results)
+    key = best(seen)
+    folder, _ = new(results, key, tmp_path / "new")
+    assert predict(monkeypatch, results, folder, "--out", tmp_path / "p.csv") == 0
+    table = pd.read_csv(tmp_path / "p.csv")
+    probabilities = table[[f"probability of {name}" for name in CLASSES]].to_numpy()
+    calibration = statistics.calibrate_trial(seen, key)
+    expected = (np.log(probabilities) / calibration.temperature).astype(np.float64)
+    expected = np.exp(expected) / np.exp(expected).sum(1, keepdims=True)
+    assert np.allclose(table["confidence"], expected.max(1), atol=1e-5)
+    before = statistics.calibration_table(seen, key).attrs["ece"]
+    assert calibration.error_before == pytest.approx(before)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"temperature {calibration.temperature:.2f} from {calibration.val_images} valid" in said
+    assert f"from {before:.1%}"[:-1] in said
 
 
 def test_images_that_the_trial_was_trained_on_are_told(results, tmp_path, monkeypatch, capsys):

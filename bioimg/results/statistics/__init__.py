@@ -21,12 +21,19 @@ from bioimg.results.statistics.metrics import (
     confusion_counts,
 )
 from bioimg.results.statistics.selection import best_and_indistinguishable, best_configuration
+from bioimg.results.statistics.temperature import (
+    Calibration,
+    calibrate_trial,
+    scale_probabilities,
+)
 
 __all__ = [
     "SIGNIFICANCE_LEVEL",
+    "Calibration",
     "baseline_score",
     "best_and_indistinguishable",
     "best_configuration",
+    "calibrate_trial",
     "calibration_table",
     "class_metrics",
     "compare_pairs",
@@ -35,6 +42,7 @@ __all__ = [
     "diagnose_curves",
     "difference_interval",
     "estimate_effects",
+    "scale_probabilities",
     "trial_metrics",
     "wilson_columns",
     "wilson_interval",
