@@ -164,7 +164,8 @@ def _group_names(
 
 def _to_name(folder: str) -> str:
     """Return the name of a class or group as a table would give it, without blanks around it."""
-    return to_valid_utf8(folder).strip()
+    name = to_valid_utf8(folder)
+    return name.strip() or name
 
 
 def _is_image(name: str) -> bool:

@@ -17,6 +17,7 @@ from bioimg.data import load_dataset, split_images
 from bioimg.data.decoding.channels import resize_square
 from bioimg.data.decoding.decode import decode_image
 from bioimg.data.file_array import FileArray
+from bioimg.data.image_folder import IGNORED_NAMES
 from bioimg.data.pixel_cache import DecodeOptions, _decode_files
 from bioimg.errors import UserError
 from support.image_sets import labelled_images
@@ -27,11 +28,7 @@ few = settings(
 many = settings(max_examples=40, deadline=None)
 names = st.text(
     st.characters(blacklist_characters="/\0", blacklist_categories=("Cs",)), min_size=1, max_size=20
-).filter(
-    lambda name: (
-        name[0] != "." and name.lower() not in ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
-    )
-)
+).filter(lambda name: name[0] != "." and name.lower() not in IGNORED_NAMES)
 
 
 @st.composite
@@ -240,7 +237,7 @@ def test_any_folder_gives_a_set_or_a_reason(classes, files, with_parts):
             == len(images.pixels)
             == len(set(classes)) * len(files) * (3 if with_parts else 1)
         )
-        assert list(images.classes) == sorted(set(classes))
+        assert list(images.classes) == sorted({name.strip() or name for name in classes})
         assert all(
             images.classes[label] in path
             for label, path in zip(images.labels, images.paths, strict=True)
