@@ -21,7 +21,7 @@ from bioimg.report.checks import (
     uncontrolled_columns,
     weights_notes,
 )
-from bioimg.report.tested_set import TestedSet
+from bioimg.report.tested_set import GroupedSet, TestedSet
 from bioimg.results import statistics
 from bioimg.results.chosen_values import chosen_results, tried_values
 from bioimg.results.configurations import (
@@ -366,6 +366,20 @@ class Analysis:
             if external_subset(name) in subsets:
                 sets.append(TestedSet(name, record, self.results, best_key))
         return sets
+
+    @cached_property
+    def group_sets(self) -> list[GroupedSet]:
+        """What recipes reached on groups: of the test images first, then of each external set."""
+        best_key = self.best.key if self.best else ""
+        sets = [GroupedSet("", self.results, best_key)]
+        for tested in self.external_sets:
+            sets.append(GroupedSet(tested.name, tested.results, best_key))
+        return sets
+
+    @property
+    def grouped_sets(self) -> list[GroupedSet]:
+        """Those of the sets whose groups can be tested."""
+        return [grouped for grouped in self.group_sets if not grouped.problem]
 
     @cached_property
     def effects(self) -> pd.DataFrame:

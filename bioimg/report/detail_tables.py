@@ -19,6 +19,7 @@ from bioimg.report.translation import translate
 from bioimg.results import statistics
 
 DEFAULT_SETTINGS = ("weights", "batch_size", "freeze")
+GROUP_MEASURES = ("accuracy", "balanced_accuracy", "auroc")
 MAX_TRIALS_FOR_ALL_PAIRS = 60
 """With more completed trials, each configuration is compared only with the best one."""
 
@@ -177,6 +178,57 @@ def external_table(analysis: Analysis, lang: str = "en", only: str | None = None
     shown += [Column(name="p_holm", kind="p"), Column(name="claim")]
     notes = [*checks, note("external")]
     return _make_table("external", analysis, values, [*settings, *shown], lang, *notes)
+
+
+def groups_table(analysis: Analysis, lang: str = "en") -> Table:
+    """Build a table of recipes on groups of images, such as patients."""
+    names = [f"group_{name}" for name in GROUP_MEASURES]
+    tables = [pd.DataFrame(columns=["tested_on", "key", "groups", *names, "p_holm", "claim"])]
+    for grouped in analysis.grouped_sets:
+        claims = {}
+        for pair in grouped.best_pairs.to_dict("records"):
+            claims[pair["a"]] = sentences.claim(analysis, pair, lang, units="groups")
+        if grouped.has_best:
+            claims[grouped.best_key] = translate("verdict.best", lang)
+        rows = grouped.scores.drop(columns="groups").reset_index()
+        for name in GROUP_MEASURES:
+            for part in ("", "_low", "_high"):
+                if f"{name}{part}" in rows:
+                    rows = rows.rename(columns={f"{name}{part}": f"group_{name}{part}"})
+        p_holm = grouped.best_pairs.set_index("a")["p_holm"]
+        tables.append(
+            rows.assign(
+                tested_on=sentences.tested_on(grouped, lang),
+                groups=rows["images"],
+                p_holm=rows["key"].map(p_holm),
+                claim=rows["key"].map(claims),
+            )
+        )
+    values = _with_settings(analysis, pd.concat(tables, ignore_index=True))
+    settings = [Column(name="tested_on", identity=True)]
+    for field in analysis.varying_fields or DEFAULT_SETTINGS:
+        settings.append(trial_column(field, analysis.trials, analysis, identity=True))
+    shown = [Column(name="groups", kind="count")]
+    for name in names:
+        decimals = column_decimals(values, name)
+        shown.append(Column(name=name, kind="share", decimals=decimals, interval=True))
+    shown += [Column(name="p_holm", kind="p"), Column(name="claim")]
+    return _make_table("groups", analysis, values, [*settings, *shown], lang, note("groups"))
+
+
+def group_classes_table(analysis: Analysis, lang: str = "en") -> Table:
+    """Build a table of sensitivity, specificity and number of groups of each class and trial."""
+    tables = [pd.DataFrame(columns=["tested_on", "key", "class", "recall", "specificity"])]
+    for grouped in analysis.grouped_sets:
+        metrics = grouped.class_metrics.rename(columns={"support": "groups"})
+        tables.append(metrics.assign(tested_on=sentences.tested_on(grouped, lang)))
+    values = _with_settings(analysis, pd.concat(tables, ignore_index=True))
+    shown = [Column(name="tested_on", identity=True), Column(name="class", identity=True)]
+    for name in ("recall", "specificity"):
+        decimals = column_decimals(values, name)
+        shown.append(Column(name=name, kind="share", decimals=decimals, interval=True))
+    shown.append(Column(name="groups", kind="count"))
+    return _trial_table("groups-per-class", analysis, values, shown, lang, note("groups"))
 
 
 def curve_diagnosis_table(analysis: Analysis, lang: str = "en") -> Table:
@@ -445,6 +497,8 @@ TABLE_BUILDERS: dict[str, Callable[[Analysis, str], Table]] = {
     "effects": effects_table,
     "differences-best": best_differences_table,
     "external": external_table,
+    "groups": groups_table,
+    "groups-per-class": group_classes_table,
     "curves": curve_diagnosis_table,
     "tuning": tuning_table,
     "cost": cost_table,

@@ -121,6 +121,7 @@ def template_values(report: ReportContext) -> dict[str, Any]:
         "differences": html_sections.difference_rows(report) if analysis.best else [],
         "compared_pairs": int(analysis.best_pairs["p"].notna().sum()),
         "external": html_sections.external_sections(report),
+        "groups": html_sections.group_sections(report),
         "frame": svg_charts.CHART_FRAME,
         "panels": panels,
         "legend": legend,

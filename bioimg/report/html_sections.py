@@ -17,7 +17,7 @@ from bioimg.report.detail_tables import tuning_table
 from bioimg.report.formatting import format_percent, format_percent_interval, shorten_name
 from bioimg.report.report_context import ReportContext
 from bioimg.report.table_model import Column
-from bioimg.report.tested_set import TestedSet
+from bioimg.report.tested_set import GroupedSet, TestedSet
 from bioimg.report.translation import column_header, setting_name, setting_value
 from bioimg.report.visual_encoding import MAX_LINES, MAX_MISTAKES
 from bioimg.results import statistics
@@ -193,6 +193,65 @@ def external_rows(report: ReportContext, tested: TestedSet) -> Iterator[dict[str
             "badge": report.text(f"verdict.{look}{scope}"),
             "claim": claim,
             "mark": mark,
+        }
+
+
+def group_sections(report: ReportContext) -> list[dict[str, Any]]:
+    """Return what recipes reached on groups of each set; only reasons where they aren't known."""
+    sections = []
+    for grouped in report.analysis.group_sets:
+        if grouped.problem == "unknown":
+            continue
+        section: dict[str, Any] = {
+            "name": sentences.tested_on(grouped, report.lang),
+            "sentence": sentences.describe_groups(report, grouped),
+            "rows": [],
+            "classes": [],
+        }
+        if not grouped.problem:
+            section["rows"] = list(group_rows(report, grouped))
+            section["classes"] = list(group_class_rows(report, grouped))
+        sections.append(section)
+    return sections
+
+
+def group_rows(report: ReportContext, grouped: GroupedSet) -> Iterator[dict[str, Any]]:
+    """Yield each recipe on groups: its measures and its verdict."""
+    pairs = grouped.best_pairs.set_index("a")
+    scores = grouped.scores.sort_values("score", ascending=False, kind="stable")
+    for key, row in scores.head(MAX_ROWS).iterrows():
+        look = "best" if key == grouped.best_key else "unknown"
+        claim = ""
+        if key in pairs.index:
+            pair: Any = pairs.loc[str(key)]
+            look = pair["verdict"]
+            claim = sentences.claim(
+                report.analysis, {"a": key, **pair}, report.lang, units="groups"
+            )
+        scope = f"_{report.analysis.scope}" if look in ("better", "worse") else ""
+        yield {
+            "label": report.recipe(str(key)),
+            "accuracy": _share_with_interval(row, "accuracy"),
+            "balanced_accuracy": _share_with_interval(row, "balanced_accuracy"),
+            "auroc": _share_with_interval(row, "auroc"),
+            "look": look,
+            "badge": report.text(f"verdict.{look}{scope}"),
+            "claim": claim,
+        }
+
+
+def group_class_rows(report: ReportContext, grouped: GroupedSet) -> Iterator[dict[str, Any]]:
+    """Yield sensitivity and specificity of each class, for the first run of the best recipe."""
+    metrics = grouped.class_metrics
+    keys = list(dict.fromkeys(metrics["key"]))
+    configurations = report.analysis.configuration_by_trial
+    of_best = [key for key in keys if configurations[key] == grouped.best_key]
+    for _, row in metrics[metrics["key"].isin(of_best[:1])].iterrows():
+        yield {
+            "name": shorten_name(row["class"]),
+            "groups": row["support"],
+            "sensitivity": _share_with_interval(row, "recall"),
+            "specificity": _share_with_interval(row, "specificity"),
         }
 
 

@@ -1,7 +1,7 @@
 """Put what an analysis found into sentences, in the language of the report."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ from bioimg.report.formatting import (
     format_setting,
 )
 from bioimg.report.report_context import ReportContext
-from bioimg.report.tested_set import TestedSet
+from bioimg.report.tested_set import GroupedSet, TestedSet
 from bioimg.report.translation import setting_label, setting_value, translate
 from bioimg.results.statistics import SIGNIFICANCE_LEVEL
 
@@ -182,25 +182,31 @@ def _faster_alternative(report: ReportContext, alternative: FasterAlternative) -
     )
 
 
-def claim(analysis: Analysis, pair: Mapping[Any, Any], lang: str) -> str:
+def claim(
+    analysis: Analysis,
+    pair: Mapping[Any, Any],
+    lang: str,
+    units: Literal["images", "groups"] = "images",
+) -> str:
     """Say what can be claimed of configuration `a` of a pair, compared with `b`.
 
     pair: a row of `statistics.compare_pairs`.
+    units: what was compared one by one.
     """
     if pair["reason"]:
         reason = translate(f"reason.{pair['reason']}", lang)
         return translate("pair.unknown", lang, reason=reason)
-    parts = [_pair_scores(analysis, pair, lang), _pair_verdict(analysis, pair, lang)]
+    parts = [_pair_scores(analysis, pair, lang, units), _pair_verdict(analysis, pair, lang)]
     p = f"{format_p_equation('p', pair['p'])} ({format_p_equation('Holm', pair['p_holm'])})"
     if pair["p_mcnemar"] < SIGNIFICANCE_LEVEL <= pair["p"]:
         p = translate("pair.images_only", lang, p=p)
     return translate("pair.sentence", lang, scores=parts[0], verdict=parts[1], p=p)
 
 
-def _pair_scores(analysis: Analysis, pair: Mapping[Any, Any], lang: str) -> str:
+def _pair_scores(analysis: Analysis, pair: Mapping[Any, Any], lang: str, units: str) -> str:
     """Name both scores, and the epochs if they differ."""
     scores = translate(
-        f"score.{analysis.score}_pair",
+        f"score.{analysis.score}_pair" if units == "images" else f"score.{analysis.score}_groups",
         lang,
         a=format_percent(pair["score_a"]),
         b=format_percent(pair["score_b"]),
@@ -295,6 +301,34 @@ def _change_by_freeze(report: ReportContext, tested: TestedSet) -> list[str]:
         name = setting_value("freeze", level, report.lang)
         changes.append(report.text("external.level", level=name, points=format_points(change)))
     return [report.text("external.by_freeze", changes=format_list(changes))]
+
+
+def tested_on(grouped: GroupedSet, lang: str) -> str:
+    """Name what groups are of: the test images, or an external set."""
+    return grouped.name or translate("groups.test", lang)
+
+
+def describe_groups(report: ReportContext, grouped: GroupedSet) -> str:
+    """Say what the best recipe reaches on groups, or why this can't be said."""
+    name = tested_on(grouped, report.lang)
+    if grouped.problem:
+        return report.text(f"groups.{grouped.problem}", set=name)
+    if not grouped.has_best:
+        return report.text("external.best_lost", set=name)
+    best: Any = grouped.scores.loc[grouped.best_key]
+    return report.text("groups.best", set=name, n=best["images"], **group_measures(best))
+
+
+def group_measures(scores: Mapping[Any, Any]) -> dict[str, str]:
+    """Return each measure of groups with its interval.
+
+    scores: a row of `statistics.configuration_scores`.
+    """
+    shown = {}
+    for measure in ("accuracy", "balanced_accuracy", "auroc"):
+        interval = format_percent_interval(scores[f"{measure}_low"], scores[f"{measure}_high"])
+        shown[measure] = f"{format_percent(scores[measure])}{interval}"
+    return shown
 
 
 def effect_refusal(report: ReportContext, effect: Mapping[Any, Any]) -> str:

@@ -154,6 +154,8 @@ def _print_conclusions(report: ReportContext, console: Console) -> None:
     _print_lines(report, "console.unknown", _not_compared(report), console)
     for tested in report.analysis.external_sets:
         _print_external_conclusion(report, tested, console)
+    for grouped in report.analysis.grouped_sets:
+        console.print(Text(sentences.describe_groups(report, grouped)))
 
 
 def _claims(report: ReportContext, chosen: pd.Series) -> list[str]:

@@ -1,4 +1,4 @@
-"""What recipes reached on images of an external set, compared with the test images at home."""
+"""What recipes reached on external sets, and on groups: other units than the test images."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +9,7 @@ import pandas as pd
 
 from bioimg.results import statistics
 from bioimg.results.external_sets import ExternalSet, external_results
+from bioimg.results.group_predictions import GroupProblem, find_group_problem, group_results
 from bioimg.results.result_store import Results
 
 SCORE_COLUMNS = ("score_home", "score_away", "change")
@@ -92,3 +93,48 @@ def _change_interval(here: Any, home: Any) -> tuple[float, float]:
     return statistics.difference_interval(
         here["score"], (here["low"], here["high"]), home["score"], (home["low"], home["high"])
     )
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedSet:
+    """The recipes on groups, such as patients, of the test images or of an external set."""
+
+    name: str
+    """The name of the external set; empty for the test images."""
+    images: Results
+    """Results with the images of this set as test images."""
+    best_key: str
+    """The key of the configuration that validation at home chose; empty if there is none."""
+
+    @cached_property
+    def problem(self) -> GroupProblem:
+        """Why there are no numbers of groups, as from `find_group_problem`."""
+        return find_group_problem(self.images)
+
+    @cached_property
+    def results(self) -> Results:
+        """Results in which groups stand in place of the test images."""
+        return group_results(self.images)
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """Each configuration by its key, as from `statistics.configuration_scores`."""
+        return _score_configurations(self.results)
+
+    @cached_property
+    def best_pairs(self) -> pd.DataFrame:
+        """Every other configuration (a) against the best one (b), over groups."""
+        return statistics.compare_pairs(self.results, self.best_key)
+
+    @property
+    def has_best(self) -> bool:
+        """Whether the configuration that validation chose was tested on these groups."""
+        return self.best_key in self.scores.index
+
+    @cached_property
+    def class_metrics(self) -> pd.DataFrame:
+        """Each trial and class: its `key`, and the columns of `statistics.class_metrics`."""
+        tables = []
+        for key in self.results.predictions["key"].unique():
+            tables.append(statistics.class_metrics(self.results, key).assign(key=key))
+        return pd.concat(tables, ignore_index=True)

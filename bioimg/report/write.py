@@ -27,6 +27,8 @@ TABLE_NAMES = (
     "effects",
     "differences-best",
     "external",
+    "groups",
+    "groups-per-class",
     "curves",
     "tuning",
     "cost",

@@ -79,6 +79,7 @@ EXTERNAL = (
     "external_interval",
     "external_outcome",
 )
+GROUPS = ("group_mean", "group_result")
 
 TRIPOD: Answers = {
     "5a": ("images", "synthetic", "fingerprint"),
@@ -100,7 +101,7 @@ TRIPOD: Answers = {
     "20c": ("table",),
     "21": (*COUNTS, "table"),
     "22": (*MODEL, "result_recipe"),
-    "23a": (*RESULT, "outcome", "outcome_unknown"),
+    "23a": (*RESULT, "outcome", "outcome_unknown", *GROUPS),
     "23b": (
         "interval_groups_accuracy",
         "interval_groups_balanced_accuracy",
@@ -131,7 +132,7 @@ CLAIM: Answers = {
     "33": EXTERNAL,
     "35": (*NUMBERS, *EXCLUSIONS),
     "36": ("table",),
-    "37": (*RESULT, "outcome", "outcome_unknown"),
+    "37": (*RESULT, "outcome", "outcome_unknown", *GROUPS),
     "38": ("result_recipe", "result", "result_interval", "measures"),
     "39": ("failures",),
     "40": ("leak", "groups_unknown", "copies", "scope_models", "test_unused_folds", "detectable"),

@@ -10,6 +10,7 @@ from bioimg.report.analysis import Analysis
 from bioimg.report.class_images import TextTable, build_class_table
 from bioimg.report.methods.division import DivisionParagraph
 from bioimg.report.methods.external import ExternalParagraph
+from bioimg.report.methods.groups import GroupsParagraph
 from bioimg.report.methods.images import ImagesParagraph
 from bioimg.report.methods.paragraph import Paragraph, Sentence
 from bioimg.report.methods.result import ResultParagraph
@@ -29,6 +30,7 @@ PARAGRAPHS: dict[str, type[Paragraph]] = {
     "software": SoftwareParagraph,
     "result": ResultParagraph,
     "external": ExternalParagraph,
+    "groups": GroupsParagraph,
 }
 """The paragraphs, in the order of the document, by the name of their title."""
 
