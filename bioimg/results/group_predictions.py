@@ -1,5 +1,6 @@
 """Predictions for groups, such as patients: the mean of the probabilities of their images."""
 
+import dataclasses
 from typing import Literal
 
 import numpy as np
@@ -51,12 +52,13 @@ def group_results(results: Results) -> Results:
     np.add.at(sums, numbers, matrix)
     means = sums / np.bincount(numbers)[:, None]
     first = grouped.first().reset_index()
-    return replace_test_rows(
-        results,
-        first.assign(
-            image=first["group"],
-            group=None,
-            prediction=means.argmax(1),
-            probabilities=list(means.astype(np.float32)),
-        ),
+    rows_of_groups = first.assign(
+        image=first["group"],
+        group=None,
+        prediction=means.argmax(1),
+        probabilities=list(means.astype(np.float32)),
     )
+    by_group = replace_test_rows(results, rows_of_groups)
+    # images stay the unit of sizes, since the test over folds compares these with training images
+    trials = by_group.trials.assign(test_images=results.trials["test_images"])
+    return dataclasses.replace(by_group, trials=trials)

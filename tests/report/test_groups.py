@@ -137,6 +137,12 @@ def test_patients_of_all_folds_count_once(tmp_path: Path):
     assert best["accuracy"] == pytest.approx(accuracy)
 
 
+def test_size_of_folds_is_compared_with_training_images(tmp_path: Path):
+    analysis = read_analysis(write_patients(tmp_path, folds=3))
+    by_group = analysis.grouped_sets[0].results.trials
+    assert by_group["test_images"].tolist() == [PATIENTS // 3 * IMAGES] * 6
+
+
 def test_pairs_are_tested_over_patients(tmp_path: Path):
     analysis = read_analysis(write_patients(tmp_path))
     (pair,) = analysis.grouped_sets[0].best_pairs.to_dict("records")
