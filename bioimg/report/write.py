@@ -183,7 +183,7 @@ def print_comparison(folder: str) -> None:
 
 
 def print_external_set(folder: str, name: str) -> None:
-    """Print what recipes reached on an external set, without writing a file.
+    """Print what recipes reached on an external set and at home, without writing a file.
 
     Raises:
         UserError: there are no results.
@@ -191,8 +191,11 @@ def print_external_set(folder: str, name: str) -> None:
     from bioimg.report import terminal
     from bioimg.report.analysis import Analysis
     from bioimg.report.report_context import ReportContext
+    from bioimg.results.looks import record_look
 
-    terminal.print_external_set(ReportContext(Analysis(open_results(folder))), name)
+    analysis = Analysis(open_results(folder))
+    terminal.print_external_set(ReportContext(analysis), name)
+    record_look(folder, analysis.status_counts["completed"])
 
 
 def _build_tables(options: ReportOptions, analysis: "Analysis") -> "list[Table]":

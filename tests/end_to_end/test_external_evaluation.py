@@ -20,6 +20,7 @@ from bioimg.config import TrialConfig
 from bioimg.experiment import Experiment
 from bioimg.report.analysis import Analysis
 from bioimg.results.external_sets import read_external_sets
+from bioimg.results.looks import read_looks
 from bioimg.results.result_store import read_results
 from bioimg.run_options import RunOptions
 from support import PROJECT
@@ -160,6 +161,8 @@ def test_tables_keep_their_order_and_no_part_is_left(made, results, run):
     at_home = after.predictions[after.predictions["subset"].isin(["val", "test"])]
     pd.testing.assert_frame_equal(at_home.reset_index(drop=True), before.predictions)
     assert not list((results / "internal" / "parts").glob("*"))
+    # the scores at home were printed beside the others
+    assert [look.completed for look in read_looks(results)][-1] == 4
     assert not (results / "internal" / "running.json").exists()
 
 

@@ -60,11 +60,12 @@ def is_bioimg(command: str) -> bool:
 
 @pytest.fixture
 def my_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a folder with the images of a user, in which the commands of a page then run."""
-    for label in "ab":
-        for number in range(9):
-            seed = 100 * ord(label) + number
-            write_noise_image(tmp_path / "my-tiles" / label / f"{number}.png", seed, size=(20, 20))
+    """Make folders with images of a user, beside which the commands of a page then run."""
+    for set_number, folder in enumerate(("my-tiles", "their-tiles", "new-tiles")):
+        for label in "ab":
+            for number in range(9):
+                seed = 100_000 * set_number + 100 * ord(label) + number
+                write_noise_image(tmp_path / folder / label / f"{number}.png", seed, size=(20, 20))
     monkeypatch.chdir(tmp_path)
 
 
@@ -94,7 +95,10 @@ def test_each_comparison_of_a_page_has_valid_flags(page: str, my_tiles: None):
 
 def test_commands_for_own_images_run_word_by_word(my_tiles: None, monkeypatch: pytest.MonkeyPatch):
     own = [command for command in commands("README.md") if "my-tiles" in command]
-    assert [shlex.split(command)[1] for command in own] == ["data", "compare", "report"]
+    assert [shlex.split(command)[1] for command in own] == [
+        *("data", "compare", "report"),
+        *("evaluate", "predict", "export"),
+    ]
     for command in own:
         if " compare " in command:
             assert all(text in command for text in HERE), "the page no longer says this"
