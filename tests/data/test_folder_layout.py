@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from bioimg.data.folder_layout import CLASS, decide_layout, parse_layout, part_of_name
+from bioimg.data.folder_layout import parse_layout, part_of_name
 from bioimg.data.image_set import TEST, TRAIN, VAL
 from bioimg.errors import UserError
 from support.image_folders import find_images, write_image_folder, write_noise_image
@@ -158,18 +158,18 @@ LAYOUTS = (
 NAMES = {
     "class": ("tumour", "stroma", "0", "1", "testis", "developed"),
     "patient": ("p1", "p2", "8863", "slide 7", "training wheel", "x"),
-    "part": ("train", "validation", "dev", "test", "holdout", "TrainingSet"),
 }
+PARTS = {"train": TRAIN, "TrainingSet": TRAIN, "test": TEST, "dev": VAL, "holdout_set": TEST}
 
 
 def draw_images(rng, levels):
     """Return paths of images with the class of each, or None for litter that has no class."""
     names = {}
     for level in levels:
-        count = 2 if level == "part" else int(rng.integers(2, 5))
-        names[level] = list(rng.permutation(NAMES[level])[:count])
-    if "part" in levels:
-        names["part"] = [str(rng.choice(["train", "Training"])), str(rng.choice(["test", "dev"]))]
+        if level == "part":
+            names[level] = [rng.choice(list(PARTS)[:2]), rng.choice(list(PARTS)[2:])]
+        else:
+            names[level] = list(rng.permutation(NAMES[level])[: rng.integers(2, 5)])
     has_own_patients = rng.random() < 0.5 and levels == ("class", "patient")
     images = []
     for steps in itertools.product(*(names[level] for level in levels)):
@@ -184,20 +184,53 @@ def draw_images(rng, levels):
     return images
 
 
+LITTER = (
+    *(".DS_Store", "._0.png", "Thumbs.db", "__MACOSX/0.png", "$RECYCLE.BIN/0.png", "notes.txt"),
+    ".cache/0.png",
+)
+RESULTS = ("results/experiment.json", "results/figures/curve.png")
+
+
+def write_drawn(folder, images, rng):
+    """Write empty files for drawn images, and litter beside the classes and inside of folders."""
+    for steps, _ in images:
+        path = folder.joinpath(*steps)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    places = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    place = places[rng.integers(len(places))]
+    results = RESULTS if rng.random() < 0.3 else ()
+    for litter in (*rng.permutation(LITTER)[:3], *results):
+        (place / litter).parent.mkdir(parents=True, exist_ok=True)
+        (place / litter).touch()
+
+
 @pytest.mark.parametrize("levels", LAYOUTS)
-def test_drawn_layout_is_understood_or_refused(tmp_path, levels):
+def test_drawn_folder_is_understood_or_refused(tmp_path, levels):
+    """What the console states is what the folders were drawn to mean, image by image."""
     understood = 0
-    for seed in range(60):
-        images = draw_images(np.random.default_rng(seed), levels)
-        paths = sorted(steps for steps, _ in images)
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        images = draw_images(rng, levels)
+        if rng.random() < 0.3 and levels[0] == "class" and "part" not in levels:
+            # one folder within a class that is called like a part
+            images.append(((images[0][0][0], "test", "9.png"), None))
+        folder = tmp_path / str(seed)
+        write_drawn(folder, images, rng)
         try:
-            layout = decide_layout(tmp_path, paths, parents_are_groups=False)
+            listing = find_images(folder)
         except UserError:
             continue
         understood += 1
-        label_by_path = dict(images)
-        for steps in filter(layout.covers, paths):
-            assert layout.step(steps, CLASS) == label_by_path[steps], (layout, paths)
+        label_by_path = {"/".join(steps): label for steps, label in images}
+        assert set(listing.paths) == {path for path, label in label_by_path.items() if label}
+        for row, path in enumerate(listing.paths):
+            assert listing.classes[listing.labels[row]] == label_by_path[path], (levels, path)
+        stated = listing.assumptions[0]
+        assert ("train|val|test" in stated) == ("part" in levels) == (listing.subsets is not None)
+        if "part" in levels:
+            given = [PARTS[path.split("/")[levels.index("part")]] for path in listing.paths]
+            assert listing.subsets.tolist() == given
     assert (understood > 0) == (levels in LAYOUTS[:3] or levels == ("class", "patient"))
 
 

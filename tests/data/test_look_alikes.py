@@ -9,44 +9,7 @@ from PIL import Image
 from bioimg.config import DatasetConfig, SplitConfig
 from bioimg.data import load_dataset
 from bioimg.data.look_alikes import number_look_alikes
-
-SIZE = 48
-
-
-def draw_textures(count=40, seed=0):
-    """Return images [N, size, size, 3] of blurred noise, each another."""
-    generator = np.random.default_rng(seed)
-    images = []
-    for _ in range(count):
-        noise = generator.integers(0, 256, (12, 12, 3), np.uint8)
-        blurred = Image.fromarray(noise).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-        images.append(np.asarray(blurred))
-    return np.stack(images)
-
-
-def draw_cells(count=150, seed=0, noise=3.0, centred=True):
-    """Return images [N, size, size, 3] of a bright ellipse on black, each another."""
-    generator = np.random.default_rng(seed)
-    y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2
-    images = []
-    for _ in range(count):
-        shift_y, shift_x = generator.normal(0, 1 if centred else 9, 2)
-        height, width = generator.uniform(5, 9, 2)
-        body = np.exp(-(((y - shift_y) / height) ** 2) - ((x - shift_x) / width) ** 2)
-        pixels = 180 * body + generator.normal(0, noise, body.shape)
-        images.append(np.repeat(pixels.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2))
-    return np.stack(images)
-
-
-def draw_spots(count=150, seed=0):
-    """Return images [N, size, size, 3] of small bright spots on black."""
-    generator = np.random.default_rng(seed)
-    images = np.zeros((count, SIZE, SIZE, 3), np.uint8)
-    for image in images:
-        for _ in range(generator.integers(3, 15)):
-            row, column = generator.integers(0, SIZE - 3, 2)
-            image[row : row + 3, column : column + 3] = generator.integers(100, 255)
-    return images
+from support.drawn_images import SIZE, draw_cells, draw_dark_noise, draw_spots, draw_textures
 
 
 def number(images):
@@ -93,7 +56,7 @@ def test_changed_copies_look_like_their_originals(change):
         draw_cells(noise=0),
         draw_cells(centred=False),
         draw_spots(),
-        np.random.default_rng(0).integers(0, 4, (100, SIZE, SIZE, 3), np.uint8),
+        draw_dark_noise(),
     ],
     ids=["textures", "cells", "cells without noise", "cells anywhere", "spots", "dark noise"],
 )
