@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bioimg.data.image_set import ImageSet
     from bioimg.results.result_store import Results, ResultStore
     from bioimg.results.statistics import Calibration
+    from bioimg.training.typicality import TypicalityScale
 
 
 def select_trial_key(results: "Results", key: str | None) -> str:
@@ -78,17 +79,26 @@ class Predictions:
     """How `confidence`, the probability of the predicted class, was made."""
     unreadable: dict[str, str]
     """Why other images can't be read, by path."""
+    typicality_scale: "TypicalityScale | None"
+    """What the column `typicality` was measured by; None without it."""
 
 
-def predict_images(results: "Results", folder: str, key: str, images: Path) -> Predictions:
+def predict_images(
+    results: "Results", folder: str, key: str, images: Path, *, typicality: bool = False
+) -> Predictions:
     """Predict the classes of an image, or of all images in a folder.
 
+    typicality: add a column that says how typical each image is of the training images (see
+        `bioimg.training.typicality`). The images of the experiment are read for it.
+
     Raises:
-        UserError: the weights of the trial weren't kept, or there are no images that it can use.
+        UserError: the weights of the trial weren't kept, there are no images that it can use, or
+            those of the experiment are needed and aren't where they were.
     """
     import pandas as pd
     import torch
 
+    from bioimg.data.inference_images import load_experiment_images
     from bioimg.results import statistics
     from bioimg.results.result_store import ResultStore
     from bioimg.training import checkpoints, inference
@@ -110,7 +120,17 @@ def predict_images(results: "Results", folder: str, key: str, images: Path) -> P
     scaled = statistics.scale_probabilities(probabilities, calibration.temperature)
     table.insert(2, "confidence", scaled.max(axis=1))
     table.insert(3, "part", [subsets.get(digest) for digest in image_set.digests])
-    return Predictions(table=table, calibration=calibration, unreadable=unreadable)
+    scale = None
+    if typicality:
+        known, _ = load_experiment_images(trial.dataset_config, image_set.scaling_limits)
+        known_subsets = [subsets.get(digest) for digest in known.digests]
+        values, scale = inference.rate_typicality(
+            saved_model, trial, known, known_subsets, image_set, dtype, device
+        )
+        table.insert(3, "typicality", values)
+    return Predictions(
+        table=table, calibration=calibration, unreadable=unreadable, typicality_scale=scale
+    )
 
 
 def _load_images(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bioimg.results.statistics import Calibration
+    from bioimg.training.typicality import TypicalityScale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,10 @@ class PredictCommand:
     """Image, or folder of images at any depth; they are read like those of the experiment"""
     key: str | None = None
     """Key of another completed trial; by default the one in the report's headline"""
+    typicality: bool = False
+    """Add a column that says how typical each image is of the training images: the share of
+    validation images that are at least as far from these, in the model's features. The images of
+    the experiment are read for it"""
     out: Path = Path("predictions.csv")
     """Table to write; an existing file isn't overwritten.
     Columns: path, prediction, confidence (its probability, with the temperature that validation
@@ -48,7 +53,9 @@ class PredictCommand:
             )
         results = open_results(self.folder)
         key = select_trial_key(results, self.key)
-        predictions = predict_images(results, self.folder, key, self.images)
+        predictions = predict_images(
+            results, self.folder, key, self.images, typicality=self.typicality
+        )
         table = predictions.table
         write_predictions(table, self.out)
         console = Console()
@@ -56,6 +63,8 @@ class PredictCommand:
         print_plain(console, f"Predicted by trial {key}: {counts}. Written to {self.out}.")
         print_plain(console, f"Its recipe: {format_trial(results, key)}")
         print_plain(console, _format_calibration(predictions.calibration))
+        if predictions.typicality_scale:
+            print_plain(console, _format_unlike(table, predictions.typicality_scale))
         _warn_of_known_images(table, console)
         for path, reason in predictions.unreadable.items():
             print_plain(Console(stderr=True), f"can't be read: {path} ({reason})", style="bold red")
@@ -75,6 +84,20 @@ def _format_calibration(calibration: "Calibration") -> str:
         f"Confidence: with temperature {calibration.temperature:.2f} from "
         f"{calibration.val_images} validation images. It changes the expected calibration error of "
         f"the {calibration.test_images} test images from {before} to {after}."
+    )
+
+
+def _format_unlike(table: "pd.DataFrame", scale: "TypicalityScale") -> str:
+    from bioimg.training.typicality import UNLIKE_LEVEL
+
+    val_images = len(scale.val_distances)
+    if not scale.can_tell_unlike:
+        return f"Typicality: {val_images} validation images are too few to call an image unlike."
+    unlike = int(table["typicality"].lt(UNLIKE_LEVEL).sum())
+    false_alarms = int((scale.rate(scale.val_distances) < UNLIKE_LEVEL).sum())
+    return (
+        f"Unlike the training images (typicality below {UNLIKE_LEVEL:g}): {unlike} of "
+        f"{len(table)} images. Of {val_images} validation images it would call {false_alarms} so."
     )
 
 

@@ -75,7 +75,7 @@ class ExternalImages:
         require_same_depth(self.config.data, self.decoded, limits, field="data")
         pixels = self.decoded.pixels if limits is None else apply_limits(self.decoded, limits)
         images = make_image_set(self.index, self.decoded, pixels, limits)
-        return _select_images(images, self.rows)
+        return select_images(images, self.rows)
 
 
 def load_external_images(
@@ -151,7 +151,7 @@ def _rename_classes(
     return dataclasses.replace(index, classes=tuple(classes), labels=positions[index.labels])
 
 
-def _select_images(images: ImageSet, rows: np.ndarray) -> ImageSet:
+def select_images(images: ImageSet, rows: np.ndarray) -> ImageSet:
     if len(rows) == len(images):
         return images
     return dataclasses.replace(

@@ -1,5 +1,6 @@
 """Read new images without labels, in the same way as the images of a trial."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from bioimg.data.image_set import ImageSet, ScalingLimits
 from bioimg.data.intensity_scaling import apply_limits
 from bioimg.data.load import make_image_set
 from bioimg.data.pixel_cache import DecodedSet, DecodeOptions, ProgressCallback, read_images
+from bioimg.data.sources import list_images
 from bioimg.errors import UserError
 
 
@@ -35,6 +37,30 @@ def load_unlabelled_images(
     pixels = decoded.pixels if limits is None else apply_limits(decoded, limits)
     readable = index.select(decoded.readable_indices)
     return make_image_set(readable, decoded, pixels, limits), decoded.errors_by_path(index.paths)
+
+
+def load_experiment_images(
+    config: DatasetConfig,
+    limits: ScalingLimits | None,
+    progress: ProgressCallback | None = None,
+) -> tuple[ImageSet, DecodedSet]:
+    """Load the images of an experiment again, as its models see them.
+
+    `limits` are `ImageSet.scaling_limits` of the images that the model was trained on. Images that
+    were decoded before are taken from the cache.
+
+    Raises:
+        UserError: they aren't where they were, or can't be read.
+    """
+    # groups play no part here, and copies take long to find
+    config = dataclasses.replace(config, group_pattern=None)
+    index = list_images(config)
+    options = DecodeOptions.from_config(config)
+    skip = config.skip_unreadable
+    decoded = read_images(index, options, skip_unreadable=skip, progress=progress)
+    pixels = decoded.pixels if limits is None else apply_limits(decoded, limits)
+    readable = index.select(decoded.readable_indices)
+    return make_image_set(readable, decoded, pixels, limits), decoded
 
 
 def require_same_depth(

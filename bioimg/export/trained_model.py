@@ -1,6 +1,5 @@
 """A trial's model with what its exported files must say, and images to check them on."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,10 @@ import pandas as pd
 import torch
 
 from bioimg.config import TrialConfig
-from bioimg.data.image_index import ImageIndex
+from bioimg.data.external_images import select_images
 from bioimg.data.image_set import ImageSet, ScalingLimits
-from bioimg.data.intensity_scaling import apply_limits
-from bioimg.data.pixel_cache import DecodeOptions, ProgressCallback, read_images
-from bioimg.data.sources import list_images
+from bioimg.data.inference_images import load_experiment_images
+from bioimg.data.pixel_cache import ProgressCallback
 from bioimg.errors import UserError
 from bioimg.experiment import SPLIT_FIELDS
 from bioimg.models.checked_safetensors import SavedModel
@@ -72,7 +70,7 @@ class CheckImages:
 
     def to_tensor(self) -> torch.Tensor:
         """Return float32 [N, 3, S, S], RGB from 0 to 1."""
-        pixels = torch.from_numpy(np.array(self.images.pixels))
+        pixels = torch.from_numpy(self.images.pixels[np.arange(len(self.images))])
         return pixels.permute(0, 3, 1, 2).contiguous().float() / 255
 
 
@@ -110,15 +108,9 @@ def load_check_images(
     Raises:
         UserError: they aren't where they were.
     """
-    config = dataclasses.replace(model.trial.dataset_config, group_pattern=None)
-    index = list_images(config)
-    options = DecodeOptions.from_config(config)
-    skip = config.skip_unreadable
-    decoded = read_images(index, options, skip_unreadable=skip, progress=progress)
-    limits = model.scaling_limits
-    pixels = decoded.pixels if limits is None else apply_limits(decoded, limits)
-    readable = index.select(decoded.readable_indices)
-    rows = _choose_rows(readable, _subset_by_image(store, model.trial))
+    config = model.trial.dataset_config
+    known, decoded = load_experiment_images(config, model.scaling_limits, progress)
+    rows = _choose_rows(known, _subset_by_image(store, model.trial))
     if not len(rows):
         raise UserError(
             f"the value of `data` of this trial is {config.data!r}, but none of its images is "
@@ -126,15 +118,7 @@ def load_check_images(
         )
     infos = [decoded.readable_infos[row] for row in rows]
     return CheckImages(
-        images=ImageSet(
-            name=index.name,
-            pixels=pixels[rows],
-            labels=readable.labels[rows],
-            classes=index.classes,
-            paths=tuple(readable.paths[row] for row in rows),
-            digests=tuple(info.digest for info in infos),
-            scaling_limits=limits,
-        ),
+        images=select_images(known, rows),
         stored_sizes=frozenset((info.width, info.height) for info in infos),
     )
 
@@ -148,11 +132,11 @@ def _subset_by_image(store: ResultStore, trial: TrialConfig) -> dict[str, str]:
     return subsets
 
 
-def _choose_rows(index: ImageIndex, subset_by_image: Mapping[str, str]) -> np.ndarray:
-    """Return rows of an index: an image of each class in turn, the test images first."""
-    table = pd.DataFrame({"image": index.paths, "label": index.labels})
+def _choose_rows(images: ImageSet, subset_by_image: Mapping[str, str]) -> np.ndarray:
+    """Return rows of images: an image of each class in turn, the test images first."""
+    table = pd.DataFrame({"image": images.paths, "label": images.labels})
     table["order"] = table["image"].map(subset_by_image).map({"test": 0, "val": 1, "train": 2})
     table = table.dropna(subset="order").sort_values("order", kind="stable")
     table["turn"] = table.groupby("label").cumcount()
-    count = max(CHECK_IMAGES, len(index.classes))
+    count = max(CHECK_IMAGES, len(images.classes))
     return table.sort_values("turn", kind="stable").index.to_numpy()[:count]

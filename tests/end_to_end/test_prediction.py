@@ -135,6 +135,25 @@ def test_confidence_has_the_temperature_of_the_validation_images(
     assert f"from {before:.1%}"[:-1] in said
 
 
+@pytest.mark.parametrize("freeze", ["none", "features"])
+def test_typicality_compares_images_with_the_validation_images(
+    freeze, results, tmp_path, monkeypatch, capsys
+):
+    trials = read_results(results).trials
+    key = trials[trials["freeze"].eq(freeze)]["key"].iloc[0]
+    args = (results.parent / "data", "--key", key, "--typicality", "--out", tmp_path / "p.csv")
+    assert predict(monkeypatch, results, *args) == 0
+    table = pd.read_csv(tmp_path / "p.csv")
+    val = table[table["part"].eq("val")]["typicality"]
+    # each counts itself twice, unless it is rounded differently in another batch
+    step = 1 / (len(val) + 1)
+    expected = step * np.arange(2, len(val) + 2)
+    assert np.abs(np.sort(val) - expected).max() < 1.01 * step
+    assert table[table["part"].eq("train")]["typicality"].mean() > val.mean()
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"Typicality: {len(val)} validation images are too few to call an image unlike." in said
+
+
 def test_images_that_the_trial_was_trained_on_are_told(results, tmp_path, monkeypatch, capsys):
     placed = pd.read_parquet(results / "images.parquet").set_index("image")["subset"]
     image = results.parent / "data" / "gland" / "05.tif"
