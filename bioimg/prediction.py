@@ -168,14 +168,17 @@ def subset_by_digest(store: "ResultStore", trial: TrialConfig) -> dict[str, str]
 
 
 def write_predictions(table: "pd.DataFrame", out: Path) -> None:
-    """Write a CSV file.
+    """Write a CSV file, or a Parquet file if its name ends in .parquet.
 
     Raises:
         UserError: it can't be written.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(out, index=False)
+        if out.suffix == ".parquet":
+            table.to_parquet(out, index=False)
+        else:
+            table.to_csv(out, index=False)
     except OSError as error:
         raise UserError(
             f"the value of `out` is {str(out)!r}, which can't be written: {error}."

@@ -34,7 +34,7 @@ class PredictCommand:
     validation images that are at least as far from these, in the model's features. The images of
     the experiment are read for it"""
     out: Path = Path("predictions.csv")
-    """Table to write; an existing file isn't overwritten.
+    """Table to write, as CSV or .parquet; an existing file isn't overwritten.
     Columns: path, prediction, confidence (its probability, with the temperature that validation
     images gave), the subset of the experiment (train, val, test) that has the image, if any, and
     the class probabilities of the model"""
