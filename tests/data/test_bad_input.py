@@ -1,21 +1,27 @@
 """Bad input, as in folders of real labs, gets one clear error that names it, or does no harm."""
 
 import contextlib
+import csv
 import io
 import os
 import shutil
+import struct
 import tempfile
 import unicodedata
+import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tifffile
-from PIL import Image
+from openpyxl.utils.exceptions import InvalidFileException
+from PIL import Image, UnidentifiedImageError
 
 from bioimg.config import DatasetConfig
-from bioimg.data import load_dataset
+from bioimg.data import load_dataset, table_file
+from bioimg.data.decoding import decode
 from bioimg.errors import UserError
 from support.image_folders import write_image_folder, write_noise_image
 
@@ -122,6 +128,60 @@ def test_unreadable_image_is_named_and_can_be_skipped(tmp_path, name, caplog):
     assert (len(images), len(images.pixels), images.unreadable_skipped) == (14, 14, 1)
     assert f"a/{name}" not in images.paths
     assert caplog.text == ""
+
+
+DECODER_ERRORS = [
+    *(SyntaxError("broken PNG file"), EOFError(), IndexError(), KeyError(33432), struct.error("x")),
+    *(zlib.error("Error -3"), AssertionError(), RuntimeError("jpeg8_decode"), MemoryError()),
+    *(OverflowError("too large"), NotImplementedError("codec"), RecursionError(), TypeError("x")),
+    *(
+        tifffile.TiffFileError("no tag"),
+        Image.DecompressionBombError("bomb"),
+        UnidentifiedImageError(),
+    ),
+]
+
+
+@pytest.mark.parametrize("error", DECODER_ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("decoder", ["decode_tiff", "_decode_with_pillow"])
+def test_any_error_of_a_decoder_is_told_of_its_image(tmp_path, decoder, error, monkeypatch):
+    def fail(*_: object) -> None:
+        raise error
+
+    write_image_folder(tmp_path, suffix=".tif" if decoder == "decode_tiff" else ".png")
+    monkeypatch.setattr(decode, decoder, fail)
+    with pytest.raises(UserError, match=r"14 of 14 images in .* can't be read") as caught:
+        load_dataset(DatasetConfig(data=str(tmp_path)))
+    assert "\n" not in str(caught.value)
+
+
+TABLE_ERRORS = [
+    *(
+        OSError(5, "Input/output error"),
+        KeyError("xl/workbook.xml"),
+        zlib.error("x"),
+        MemoryError(),
+    ),
+    *(zipfile.BadZipFile("not a zip"), pa.ArrowInvalid("no magic bytes"), ValueError("a\nb")),
+    *(pa.ArrowNotImplementedError("type"), csv.Error("line contains NUL"), InvalidFileException()),
+    *(TypeError("expected"), UnicodeDecodeError("utf-16", b"x", 0, 1, "odd"), IndexError()),
+]
+
+
+@pytest.mark.parametrize("error", TABLE_ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    ("suffix", "reader"),
+    [("csv", "_read_delimited"), ("xlsx", "_read_sheet"), ("parquet", "_read_parquet")],
+)
+def test_any_error_of_a_table_is_told_in_one_line(tmp_path, suffix, reader, error, monkeypatch):
+    def fail(*_: object) -> None:
+        raise error
+
+    (tmp_path / f"set.{suffix}").touch()
+    monkeypatch.setattr(table_file, reader, fail)
+    with pytest.raises(UserError, match=rf"set\.{suffix}, can't be read: .+ Fix it") as caught:
+        load_dataset(DatasetConfig(data=str(tmp_path / f"set.{suffix}")))
+    assert "\n" not in str(caught.value)
 
 
 def missing_target(path):

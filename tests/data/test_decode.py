@@ -202,6 +202,21 @@ def test_file_of_a_set_opens_no_other_file(tmp_path, monkeypatch):
     assert len(opened) == 1
 
 
+def test_companion_of_a_set_is_left_alone(tmp_path):
+    """OMERO's other form: one file describes all, the others only name it."""
+    for number in range(3):
+        description = (
+            '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+            f'UUID="urn:uuid:{number}"><BinaryOnly MetadataFile="set.companion.ome" '
+            'UUID="urn:uuid:companion"/></OME>'
+        )
+        pixels = np.full((16, 16), 100 * number, np.uint16)
+        write_tiff(tmp_path / f"{number}.ome.tif", pixels, description=description, metadata=None)
+    for number in range(3):
+        image = decode_image(tmp_path / f"{number}.ome.tif")
+        assert image.pixels[5, 5].tolist() == [100 * number] * 3
+
+
 def test_planes_that_a_description_promises_and_the_file_lacks_are_not_invented(tmp_path):
     write_ome_set(tmp_path, count=1, planes=3)
     path = tmp_path / "0.ome.tif"

@@ -64,6 +64,25 @@ def test_images_without_parts_are_split_by_class(tmp_path):
     assert not any("parts" in text for text in texts)
 
 
+@pytest.mark.parametrize(
+    ("write", "text"),
+    [
+        (
+            lambda folder: write_parts(folder, train=10, val=5, test=5),
+            "40 images in 2 classes: a (20)",
+        ),
+        (
+            lambda folder: write_table(folder, ["train"] * 19),
+            "19 images in 2 classes: a (10), b (9).",
+        ),
+        (write_npz, "toy: 30 images in 2 classes: 0 (15), 1 (15)."),
+        (lambda folder: "phantom", "600 images in 6 classes"),
+    ],
+)
+def test_classes_are_counted_before_a_run_for_every_source(tmp_path, write, text):
+    assert text in describe_images(list_trial(write(tmp_path)))[0]
+
+
 def test_parts_that_all_say_the_same_are_no_parts(tmp_path):
     assert list_trial(write_table(tmp_path, ["train"] * 20)).split_config.split == "stratified"
 
