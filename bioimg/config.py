@@ -36,6 +36,7 @@ def config_field(
     at_least: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    at_most: float | None = None,
     metavar: str | None = None,
     default_hint: str | None = None,
     unkeyed: tuple[Any, ...] = (),
@@ -54,6 +55,7 @@ def config_field(
         "at_least": at_least,
         "above": above,
         "below": below,
+        "at_most": at_most,
         "metavar": metavar,
         "default_hint": default_hint,
         "unkeyed": unkeyed or (default,),
@@ -76,7 +78,7 @@ def validate_fields(config: Any) -> None:
 
 def _check_value(name: str, value: Any, rule: Mapping[str, Any]) -> None:
     choices, at_least = rule["choices"], rule["at_least"]
-    above, below = rule["above"], rule["below"]
+    above, below, at_most = rule["above"], rule["below"], rule["at_most"]
     values = value if isinstance(value, tuple) else (value,)
     for item in values:
         if choices and item not in choices:
@@ -88,6 +90,8 @@ def _check_value(name: str, value: Any, rule: Mapping[str, Any]) -> None:
         raise UserError(f"the value of `{name}` is {value}, but must be `{name} > {above}`.")
     if below is not None and not value < below:
         raise UserError(f"the value of `{name}` is {value}, but must be `{name} < {below}`.")
+    if at_most is not None and not value <= at_most:
+        raise UserError(f"the value of `{name}` is {value}, but must be `{name} <= {at_most}`.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,7 +222,8 @@ class TrialConfig:
     freeze: str = config_field(
         "none",
         "Layers that aren't trained: none; features (all but the head); last1, last2, last4 (all "
-        "but the head and so many blocks); a stage (layer1, layer2, ...) and all before it; or "
+        "but the head and so many blocks); lora4, lora8, lora16 (all but the head and updates of "
+        "this rank, for transformers); a stage (layer1, layer2, ...) and all before it; or "
         "head-first: all but the head for a fifth of the epochs (at least 2), then none",
     )
     batch_size: int = config_field(
@@ -256,6 +261,13 @@ class TrialConfig:
         "While the head is trained alone (freeze features, head-first), its learning rate is "
         "`learning_rate` times this: a head alone needs larger steps",
         above=0,
+    )
+    layer_decay: float = config_field(
+        1.0,
+        "Factor of the learning rate from one block to the one before it, so that early layers "
+        "change less (0.65 to 0.85 is usual for transformers); 1: all layers have the same rate",
+        above=0,
+        at_most=1,
     )
     warmup: int = config_field(
         0,

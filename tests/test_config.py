@@ -80,6 +80,7 @@ OTHER = {
         "epochs": 2,
         "learning_rate": 0.1,
         "head_rate_factor": 10.0,
+        "layer_decay": 0.75,
         "warmup": 1,
         "schedule": "cosine",
         "optimizer": "sgd",

@@ -9,6 +9,7 @@ from torch import nn
 
 from bioimg.config import ModelConfig
 from bioimg.errors import UserError
+from bioimg.models.low_rank import check_low_rank
 from bioimg.models.model_parts import freeze_parameters, last_linear_layer
 from bioimg.models.model_source import find_model_source
 
@@ -79,7 +80,9 @@ def check_model(config: ModelConfig) -> None:
             take images of this size.
     """
     model = _meta_model(config.model, config.image_size)
-    freeze_parameters(model, find_head_name(config), config.freeze, config.model)
+    head_name = find_head_name(config)
+    freeze_parameters(model, head_name, config.freeze, config.model)
+    check_low_rank(model, head_name, config.freeze, config.model)
     find_model_source(config.model).check_weights(config.weights)
     size = config.image_size
     device = next(model.parameters()).device
@@ -90,6 +93,25 @@ def check_model(config: ModelConfig) -> None:
             f"the value of `image_size` is {size}, but must be one that `model` {config.model!r} "
             f"can take: {error}. Choose another size or model."
         ) from error
+
+
+def count_backbone_parameters(config: ModelConfig) -> tuple[int, int]:
+    """Return how many parameters a backbone has, and how many of them `freeze` leaves trained.
+
+    No weights are loaded.
+
+    Raises:
+        UserError: as `check_model`, but for its weights.
+    """
+    model = copy.deepcopy(_meta_model(config.model, config.image_size)).requires_grad_(True)
+    head_name = find_head_name(config)
+    freeze_parameters(model, head_name, config.freeze, config.model)
+    total = trained = 0
+    for name, parameter in model.named_parameters():
+        if not name.startswith(f"{head_name}."):
+            total += parameter.numel()
+            trained += parameter.numel() * parameter.requires_grad
+    return total, trained
 
 
 def find_head_name(config: ModelConfig) -> str:

@@ -9,6 +9,8 @@ from bioimg.errors import UserError, unknown_value_error
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 LAST_BLOCKS = {"last1": 1, "last2": 2, "last4": 4}
 """Values that train the last blocks and the head, by the number of blocks."""
+LOW_RANKS = {"lora4": 4, "lora8": 8, "lora16": 16}
+"""Values that train the head and updates of low rank, by the rank."""
 
 
 def last_linear_layer(model: nn.Module, model_name: str) -> str:
@@ -39,7 +41,7 @@ def freeze_parameters(
     trained_names = _find_trained_parameters(model, head_name, freeze, model_name)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained_names)
-    if freeze == "features":
+    if freeze == "features" or freeze in LOW_RANKS:
         return tuple(_iter_backbone_modules(model, head_name))
     return tuple(module for module in model.modules() if _is_frozen(module))
 
@@ -67,6 +69,25 @@ def block_names(model: nn.Module, head_name: str) -> list[str]:
     return names or stages
 
 
+def block_depths(model: nn.Module, head_name: str) -> dict[str, int]:
+    """Return how far each parameter is from the head, by its name, counted in blocks.
+
+    The head, and a norm after the last block, are 0. The last block is 1. What comes before the
+    first block, such as a class token, belongs to it.
+    """
+    blocks = block_names(model, head_name)
+    depths = {}
+    depth = len(blocks)
+    for name, _ in model.named_parameters():
+        inside = [block for block in blocks if name.startswith(f"{block}.")]
+        if inside:
+            depth = len(blocks) - blocks.index(inside[0])
+        elif depth == 1:
+            depth = 0
+        depths[name] = 0 if name.startswith(f"{head_name}.") else depth
+    return depths
+
+
 def _find_trained_parameters(
     model: nn.Module, head_name: str, freeze: str, model_name: str
 ) -> set[str]:
@@ -77,7 +98,7 @@ def _find_trained_parameters(
     """
     names = [name for name, _ in model.named_parameters()]
     head = {name for name in names if name.startswith(f"{head_name}.")}
-    if freeze == "features":
+    if freeze == "features" or freeze in LOW_RANKS:
         return head
     if freeze in LAST_BLOCKS:
         first_block = block_names(model, head_name)[-LAST_BLOCKS[freeze] :][0]
@@ -85,7 +106,7 @@ def _find_trained_parameters(
         return head.union(names[boundary:])
     stages = stage_names(model, head_name)
     if freeze not in stages:
-        known = ["none", "features", "head-first", *LAST_BLOCKS, *stages]
+        known = ["none", "features", "head-first", *LAST_BLOCKS, *LOW_RANKS, *stages]
         hint = f"(The stages are those of `model` {model_name!r}.)"
         raise unknown_value_error("freeze", freeze, known, hint)
     boundary = _positions_within(names, freeze)[-1] + 1

@@ -35,7 +35,7 @@ SHARE_COLUMNS = (
 )
 LOSS_COLUMNS = ("final_train_loss", "best_val_loss")
 TIME_COLUMNS = ("recipe_seconds", "train_seconds", "features_seconds", "wait_seconds")
-NUMBER_COLUMNS = ("learning_rate", "head_rate_factor", "weight_decay")
+NUMBER_COLUMNS = ("learning_rate", "head_rate_factor", "layer_decay", "weight_decay")
 COUNT_COLUMNS = (
     "best_val_loss_epoch",
     "epochs_run",

@@ -11,7 +11,17 @@ from importlib import resources
 from bioimg.errors import unknown_value_error
 
 LANGUAGES = ("en", "zh-TW")
-NAMED_FREEZES = ("none", "features", "head-first", "last1", "last2", "last4")
+NAMED_FREEZES = (
+    "none",
+    "features",
+    "head-first",
+    "last1",
+    "last2",
+    "last4",
+    "lora4",
+    "lora8",
+    "lora16",
+)
 """Values of `freeze` that have a text of their own; the others are stages of a model."""
 
 

@@ -27,6 +27,7 @@ EARLIER_COLUMNS: dict[str, str | pa.Scalar] = {
     "val_score": "val_accuracy",
     "recipe_seconds": "train_seconds",
     "head_rate_factor": pa.scalar(1.0),
+    "layer_decay": pa.scalar(1.0),
     "warmup": pa.scalar(0),
     "patience_metric": pa.scalar("val_loss"),
 }

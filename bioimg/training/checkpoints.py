@@ -22,6 +22,7 @@ from bioimg.config import TrialConfig
 from bioimg.errors import CorruptFileError, UserError
 from bioimg.models.checked_safetensors import SavedModel, decode_tensors, encode_tensors
 from bioimg.models.feature_extractor import backbone_digest
+from bioimg.models.low_rank import merged_state
 from bioimg.results.result_store import CHECKPOINTS_FOLDER, ResultStore
 from bioimg.storage import checksums
 from bioimg.storage.filesystem import Storage, join_path
@@ -211,7 +212,7 @@ def _delete_states_beyond(
 
 def _write_best_model(trainer: TrialTrainer, storage: Storage, trial_folder: str) -> None:
     metadata = _model_metadata(trainer)
-    tensors = trainer.classifier.model.state_dict()
+    tensors = merged_state(trainer.classifier.model)
     if trainer.trial.freeze == "features":
         head_prefix = f"{trainer.classifier.head_name}."
         backbone = {name: t for name, t in tensors.items() if not name.startswith(head_prefix)}

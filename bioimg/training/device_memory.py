@@ -1,9 +1,13 @@
 """Copying to a device, how much of its memory inputs may take, and whether it ran out."""
 
 import numpy as np
+import psutil
 import torch
 
+from bioimg.config import ModelConfig
 from bioimg.data.file_array import MAX_MEMORY_SHARE
+from bioimg.errors import UserError
+from bioimg.models.classifier import count_backbone_parameters
 
 CPU_BATCH_IMAGES = 64
 CPU_BATCH_PIXELS = 16 * 150 * 150
@@ -17,6 +21,7 @@ GPU_BYTES_PER_PIXEL = 1024
 
 Those are the first layers of VGG, which need the most.
 """
+FLOAT_BYTES = 4
 OUT_OF_MEMORY_TEXTS = (
     "can't allocate memory",  # torch, on a CPU
     "out of memory",  # the driver, also in errors of NCCL
@@ -44,8 +49,35 @@ def fits_on_device(size: int, device: torch.device) -> bool:
     """
     if device.type == "cpu":
         return True
-    _, total = torch.cuda.mem_get_info(device)
-    return size <= MAX_MEMORY_SHARE * total
+    return size <= MAX_MEMORY_SHARE * total_memory(device)
+
+
+def check_model_fits(config: ModelConfig, device: torch.device) -> None:
+    """Check that a model can be trained in all the memory that a device has.
+
+    Its weights are counted and, for what is trained, gradients and AdamW's two moments. Activations
+    aren't, so that a model that passes may still be too large.
+
+    Raises:
+        UserError: it needs more.
+    """
+    parameters, trained = count_backbone_parameters(config)
+    needed = FLOAT_BYTES * (parameters + 3 * trained)
+    total = total_memory(device)
+    if needed > total:
+        raise UserError(
+            f"the value of `model` is {config.model!r}, but must fit into the memory of the "
+            f"device, which has {total / 2**30:.1f} GiB: weights, gradients and the optimizer's "
+            f"moments take {needed / 2**30:.1f} GiB. Freeze more, or choose a smaller model or a "
+            "larger device."
+        )
+
+
+def total_memory(device: torch.device) -> int:
+    """Return the bytes of memory that a device has, used or free."""
+    if device.type == "cpu":
+        return psutil.virtual_memory().total
+    return torch.cuda.mem_get_info(device)[1]
 
 
 def inference_batch_size(image_size: int, device: torch.device) -> int:
@@ -55,8 +87,7 @@ def inference_batch_size(image_size: int, device: torch.device) -> int:
     """
     if device.type == "cpu":
         return min(CPU_BATCH_IMAGES, max(1, CPU_BATCH_PIXELS // image_size**2))
-    _, total = torch.cuda.mem_get_info(device)
-    fitting = int(MAX_MEMORY_SHARE * total) // (GPU_BYTES_PER_PIXEL * image_size**2)
+    fitting = int(MAX_MEMORY_SHARE * total_memory(device)) // (GPU_BYTES_PER_PIXEL * image_size**2)
     return min(GPU_BATCH_IMAGES, max(1, fitting))
 
 

@@ -1,31 +1,51 @@
 """The optimizer, the course of its learning rate, and the class weights of the loss."""
 
 import math
-from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from bioimg.config import TrialConfig
+from bioimg.models.model_parts import block_depths
 
 SGD_MOMENTUM = 0.9
 
 
 def make_optimizer(
-    name: str, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float
+    name: str,
+    parameters: list[nn.Parameter] | list[dict[str, Any]],
+    learning_rate: float,
+    weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """Return `sgd` or `adamw` for the parameters that get a gradient."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    """Return `sgd` or `adamw` for parameters, or for groups of them as `decayed_groups` returns."""
     if name == "sgd":
         return torch.optim.SGD(
-            trained,
+            parameters,
             learning_rate,
             momentum=SGD_MOMENTUM,
             weight_decay=weight_decay,
             fused=True,
         )
-    return torch.optim.AdamW(trained, learning_rate, weight_decay=weight_decay, fused=True)
+    return torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay, fused=True)
+
+
+def decayed_groups(model: nn.Module, head_name: str, layer_decay: float) -> list[dict[str, Any]]:
+    """Return groups of a model's trained parameters, with the factor of their learning rate.
+
+    The factor, `rate_factor`, is `layer_decay` to the power of `block_depths` (ELECTRA, Clark et
+    al. 2020; for images BEiT, Bao et al. 2022, arXiv:2106.08254).
+    """
+    depths = block_depths(model, head_name)
+    groups: dict[int, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(depths[name], []).append(parameter)
+    return [
+        {"params": parameters, "rate_factor": layer_decay**depth}
+        for depth, parameters in groups.items()
+    ]
 
 
 def scheduled_learning_rate(trial: TrialConfig, epoch: int, epoch_share: float) -> float:

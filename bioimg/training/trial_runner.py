@@ -12,6 +12,7 @@ from bioimg.data.image_set import Dataset, ImageSet
 from bioimg.errors import StorageError
 from bioimg.experiment import StopReason
 from bioimg.results.schema import TrialStatus
+from bioimg.training.device_memory import check_model_fits
 from bioimg.training.loop import NonFiniteLossError, train
 from bioimg.training.trial_recorder import TrialContext, TrialRecorder
 from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
@@ -42,6 +43,7 @@ def run_trial(
     """
     recorder = TrialRecorder(trial, dataset.images, context)
     try:
+        check_model_fits(trial.model_config, context.device)
         trainer = TrialTrainer(
             trial,
             dataset.images,

@@ -14,6 +14,7 @@ from bioimg.data.image_set import ImageSet, Split
 from bioimg.models.classifier import build_classifier
 from bioimg.models.cpu_kernels import use_cpu_kernels
 from bioimg.models.feature_extractor import backbone_digest
+from bioimg.models.low_rank import add_low_rank_updates
 from bioimg.models.model_source import find_model_source
 from bioimg.models.pretrained_weights import require_same_weights
 from bioimg.models.state_dicts import load_own_state
@@ -28,6 +29,7 @@ from bioimg.training.frozen_backbone import FrozenBackbone
 from bioimg.training.image_batches import ImageBatches
 from bioimg.training.optimisation import (
     balanced_class_weights,
+    decayed_groups,
     make_optimizer,
     scheduled_learning_rate,
 )
@@ -131,7 +133,7 @@ class TrialTrainer:
         self._wrap_for_training()
         self.optimizer = make_optimizer(
             self.trial.optimizer,
-            self.trained_module.parameters(),
+            self._parameter_groups(),
             self.trial.learning_rate,
             self.trial.weight_decay,
         )
@@ -146,7 +148,7 @@ class TrialTrainer:
         """Set the learning rate of a step (see `scheduled_learning_rate`)."""
         learning_rate = scheduled_learning_rate(self.trial, epoch, epoch_share)
         for parameter_group in self.optimizer.param_groups:
-            parameter_group["lr"] = learning_rate
+            parameter_group["lr"] = learning_rate * parameter_group.get("rate_factor", 1.0)
 
     def set_train_mode(self) -> None:
         """Put what is trained into train mode; what is frozen stays in eval mode."""
@@ -256,6 +258,7 @@ class TrialTrainer:
         """
         release_feature_caches()
         model = self.trained_module = self.classifier.model
+        add_low_rank_updates(model, self.classifier.head_name, self.trial.freeze, self.trial.seed)
         self.input_source = ImageBatches(
             self.images, self.trial.dataset_config, self.normalisation, self.device
         )
@@ -267,6 +270,15 @@ class TrialTrainer:
         if self._has_several_gpus and self.trial.head_epochs:
             nn.SyncBatchNorm.convert_sync_batchnorm(model)
         use_cpu_kernels(model, self.dtype)
+
+    def _parameter_groups(self) -> list[nn.Parameter] | list[dict[str, Any]]:
+        """Return what is trained, in groups only where blocks have rates of their own."""
+        if self.trial.layer_decay < 1 and self.trained_module is self.classifier.model:
+            return decayed_groups(
+                self.classifier.model, self.classifier.head_name, self.trial.layer_decay
+            )
+        parameters = self.trained_module.parameters()
+        return [parameter for parameter in parameters if parameter.requires_grad]
 
     def _load_features(self) -> tuple[FeatureCache, float]:
         backbone = FrozenBackbone(

@@ -6,7 +6,7 @@ import torch
 from bioimg.config import ModelConfig
 from bioimg.errors import UserError
 from bioimg.models.classifier import Classifier, build_classifier, find_head_name
-from bioimg.models.model_parts import block_names
+from bioimg.models.model_parts import block_depths, block_names
 
 
 def build(model: str, freeze: str = "none", size: int = 32) -> Classifier:
@@ -94,3 +94,28 @@ def test_gradients_reach_what_is_trained_alone():
 
 def test_head_is_the_last_linear_layer():
     assert find_head_name(ModelConfig(model="resnet18", image_size=32)) == "fc"
+
+
+# the distance from the head
+
+
+def depths(model: str) -> dict[str, int]:
+    classifier = build(model)
+    return block_depths(classifier.model, classifier.head_name)
+
+
+def test_depth_counts_blocks_from_the_head():
+    of_name = depths("resnet18")
+    assert of_name["fc.weight"] == 0
+    assert of_name["layer4.1.conv2.weight"] == of_name["layer4.1.bn1.bias"] == 1
+    assert of_name["layer4.0.downsample.0.weight"] == 2
+    assert of_name["layer1.0.conv1.weight"] == of_name["conv1.weight"] == 8
+
+
+def test_depth_of_a_transformer_is_that_of_beit():
+    of_name = depths("timm:vit_tiny_patch16_224")
+    for name in ("cls_token", "pos_embed", "patch_embed.proj.weight"):
+        assert of_name[f"backbone.{name}"] == 13
+    for block in range(12):
+        assert of_name[f"backbone.blocks.{block}.attn.qkv.weight"] == 12 - block
+    assert of_name["backbone.norm.weight"] == of_name["head.weight"] == 0

@@ -1,7 +1,21 @@
+from types import SimpleNamespace
+
+import psutil
 import pytest
 import torch
 
-from bioimg.training.device_memory import inference_batch_size, ran_out_of_memory
+from bioimg.config import ModelConfig
+from bioimg.errors import UserError
+from bioimg.models.classifier import count_backbone_parameters
+from bioimg.results.result_store import ResultStore
+from bioimg.training.device_memory import (
+    check_model_fits,
+    inference_batch_size,
+    ran_out_of_memory,
+)
+from bioimg.training.trial_recorder import TrialContext
+from bioimg.training.trial_runner import run_trial
+from support import toys
 
 GIB = 2**30
 
@@ -53,3 +67,43 @@ def test_batch_outside_of_training_takes_a_quarter_of_a_gpu(
     assert inference_batch_size(image_size, torch.device("cuda")) == images
     bytes_taken = images * 1024 * image_size**2
     assert images == 1 or bytes_taken <= total / 4
+
+
+# models that can't fit
+
+
+@pytest.mark.parametrize(
+    ("freeze", "needed"),
+    [
+        # ResNet-18 has 11.2 million parameters; training takes 16 bytes each, and frozen ones 4
+        ("none", 11.2e6 * 16),
+        ("head-first", 11.2e6 * 16),
+        ("features", 11.2e6 * 4),
+        # the last block has 4.7 million
+        ("last1", 11.2e6 * 4 + 4.7e6 * 12),
+    ],
+)
+def test_model_must_fit_with_gradients_and_moments_of_what_is_trained(monkeypatch, freeze, needed):
+    config = ModelConfig(model="resnet18", weights="none", freeze=freeze, image_size=32)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, int(needed * 1.05)))
+    check_model_fits(config, torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, int(needed * 0.95)))
+    with pytest.raises(UserError, match=r"`model` is 'resnet18'.*memory.*Freeze more"):
+        check_model_fits(config, torch.device("cuda"))
+
+
+def test_trial_of_a_model_that_cannot_fit_fails_before_its_weights_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1000))
+    trial = toys.trial(model="resnet18", weights="missing.pth")
+    store = ResultStore(tmp_path)
+    context = TrialContext(experiment_name="toy", store=store, device=torch.device("cpu"))
+    assert run_trial(trial, toys.dataset(trial), context, lambda epoch: None) == "failed"
+    (row,) = store.tables.trial_rows("trials", trial.key)
+    assert "must fit into the memory of the device" in row["error"]
+
+
+def test_counting_parameters_leaves_the_inspected_model_as_it_is():
+    for freeze in ("features", "none", "features"):
+        config = ModelConfig(model="resnet18", weights="none", freeze=freeze, image_size=32)
+        total, trained = count_backbone_parameters(config)
+        assert (trained == total) == (freeze == "none")

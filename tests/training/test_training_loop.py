@@ -403,7 +403,7 @@ def _worker(
 
 
 def _train_with_workers(
-    size: int, settings: dict[str, str], meeting: str
+    size: int, settings: dict[str, Any], meeting: str
 ) -> list[tuple[list[dict[str, float]], list[list[float]]]]:
     context = torch.multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
@@ -419,8 +419,10 @@ def _train_with_workers(
         {"freeze": "features"},
         {"freeze": "head-first"},
         {"freeze": "last2", "model": "timm:vit_tiny_patch16_224"},
+        {"freeze": "lora4", "model": "timm:vit_tiny_patch16_224"},
+        {"freeze": "none", "layer_decay": 0.5},
     ],
-    ids=["trained", "frozen", "head first", "transformer"],
+    ids=["trained", "frozen", "head first", "transformer", "low rank", "layer decay"],
 )
 def test_several_workers_train_and_evaluate_as_one(settings, tmp_path):
     trial = toys.trial(score="balanced_accuracy", **settings)

@@ -74,6 +74,9 @@ class TrainingParagraph(Paragraph):
         trains_head_alone = self._trials["freeze"].isin(("features", "head-first"))
         if (trains_head_alone & self._trials["head_rate_factor"].ne(1)).any():
             yield self._say("head_rate", factors=self._either_number("head_rate_factor"))
+        decays = [factor for factor in self._known_values("layer_decay") if factor < 1]
+        if decays:
+            yield self._say("layer_decay", factors=self._either(decays))
         warmups = [epochs for epochs in self._known_values("warmup") if epochs]
         if warmups:
             yield self._say("warmup", epochs=self._either(warmups))
