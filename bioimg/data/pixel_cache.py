@@ -4,12 +4,14 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import joblib
 import numpy as np
 import xxhash
+from joblib.externals.loky import ProcessPoolExecutor
 
 from bioimg.config import DatasetConfig
 from bioimg.data import npz_dataset
@@ -215,15 +217,10 @@ def _decode_into_file(
         for chunk in chunks:
             yield from _decode_files(chunk, options, target)
         return
-    jobs = (joblib.delayed(_decode_files)(chunk, options, target) for chunk in chunks)
-    pool = joblib.Parallel(
-        n_jobs=joblib.cpu_count(),
-        return_as="generator",
-        idle_worker_timeout=10,
-        initializer=keep_freed_memory,
-    )
-    for infos in pool(jobs):
-        yield from infos  # type: ignore[misc]
+    # loky's processes don't import the user's program again, as those of the standard library do
+    with ProcessPoolExecutor(joblib.cpu_count(), initializer=keep_freed_memory) as pool:
+        for infos in pool.map(_decode_files, chunks, repeat(options), repeat(target)):
+            yield from infos
 
 
 def _chunk_files(files: Sequence[Path], total_bytes: int) -> list[list[tuple[int, Path]]]:

@@ -147,6 +147,7 @@ def provenance_rows(report: ReportContext) -> list[tuple[str, str]]:
         "experiment": manifest["name"],
         "axes": describe_values(manifest["axes"], report.lang),
         "fixed": describe_values(fixed, report.lang),
+        "weights": describe_weights(report),
         "images": describe_images(report),
         "fingerprint": manifest["data"]["fingerprint"],
         "versions": describe_values(manifest.get("versions") or {}, report.lang),
@@ -169,6 +170,17 @@ def describe_images(report: ReportContext) -> str:
         groups=MISSING_TEXT if groups is None else groups,
         image_size=report.analysis.manifest["base"]["image_size"],
     )
+
+
+def describe_weights(report: ReportContext) -> str:
+    """List where the weights of each model came from, and under which licence if it is known."""
+    columns = ["model", "weights", "weights_source", "weights_licence"]
+    rows = report.analysis.trials[columns].drop_duplicates().fillna("")
+    texts = []
+    for model, weights, source, licence in rows.itertuples(index=False):
+        facts = ", ".join(fact for fact in (source, licence) if fact)
+        texts.append(f"{model} {weights}" + f" ({facts})" * bool(facts))
+    return "; ".join(texts)
 
 
 def describe_values(values: Mapping[str, Any], lang: str) -> str:

@@ -3,6 +3,8 @@
 import dataclasses
 import errno
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -128,6 +130,28 @@ def test_decoding_in_processes_gives_the_same_set(tmp_path, monkeypatch):
     assert counts == [(done, 80) for done in range(1, 81)]
     with pytest.raises(UserError, match=r"1 of 80 images in '[^']+' can't be read: a/p0_0\.png \("):
         load_dataset(dataclasses.replace(config, skip_unreadable=False))
+
+
+DECODE_AND_EXIT = """
+import sys
+from bioimg.cli.main import exit_process
+from bioimg.config import DatasetConfig
+from bioimg.data import load_dataset, pixel_cache
+pixel_cache.MIN_PARALLEL_BYTES = 0
+load_dataset(DatasetConfig(data=sys.argv[1], image_size=8))
+exit_process(0)
+"""
+
+
+@pytest.mark.ray
+def test_program_that_decoded_in_processes_ends_without_a_word(tmp_path):
+    folder = write_image_folder(tmp_path / "set", count=40)
+    environment = {**os.environ, "BIOIMG_CACHE": str(tmp_path / "cache")}
+    program = [sys.executable, "-c", DECODE_AND_EXIT, str(folder)]
+    ended = subprocess.run(
+        program, env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert ended.stderr == ""
 
 
 def test_full_disk_is_not_taken_for_unreadable_images(tmp_path, monkeypatch):

@@ -350,6 +350,18 @@ def test_results_without_completed_trials_give_a_page(results: Analysis, tmp_pat
     assert "No trial was completed" in plain(written(only(results, "nothing"), tmp_path))
 
 
+def test_page_says_where_weights_came_from_and_under_which_licence(
+    results: Analysis, tmp_path: Path
+):
+    trials = results.results.trials.copy()
+    is_first = trials["weights"].eq("IMAGENET1K_V1")
+    trials.loc[is_first, "weights_source"] = "hub:owner/name@c0ffee"
+    trials.loc[is_first, "weights_licence"] = "cc-by-nc-nd-4.0"
+    text = plain(written(Analysis(dataclasses.replace(results.results, trials=trials)), tmp_path))
+    sources = "resnext50_32x4d IMAGENET1K_V1 (hub:owner/name@c0ffee, cc-by-nc-nd-4.0)"
+    assert f"{sources}; resnext50_32x4d IMAGENET1K_V2" in text
+
+
 def test_missing_provenance_is_a_dash(results: Analysis, tmp_path: Path):
     experiment = {
         **results.manifest,
