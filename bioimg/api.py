@@ -88,7 +88,7 @@ class ComparisonResults:
         from bioimg.prediction import predict_images, select_trial_key
 
         trial_key = select_trial_key(self._results, key)
-        predictions = predict_images(self._results, self.folder, trial_key, Path(images))
+        predictions = predict_images(self._results, self.folder, [trial_key], Path(images))
         for path, reason in predictions.unreadable.items():
             warnings.warn(f"can't be read: {path} ({reason})", stacklevel=2)
         return predictions.table

@@ -1,5 +1,6 @@
 """The command `bioimg predict`. Most imports happen when it runs, so that its help is instant."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,13 +9,20 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from bioimg.errors import UserError
-from bioimg.prediction import format_trial, predict_images, select_trial_key, write_predictions
+from bioimg.prediction import (
+    format_trial,
+    predict_images,
+    select_run_keys,
+    select_trial_key,
+    write_predictions,
+)
 from bioimg.progress.console import print_plain
 from bioimg.report.open_results import open_results
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bioimg.results.result_store import Results
     from bioimg.results.statistics import Calibration
     from bioimg.training.typicality import TypicalityScale
 
@@ -29,6 +37,8 @@ class PredictCommand:
     """Image, or folder of images at any depth; they are read like those of the experiment"""
     key: str | None = None
     """Key of another completed trial; by default the one in the report's headline"""
+    all_runs: bool = False
+    """Predict by the mean probability of all completed runs of the recipe, its seeds and folds"""
     typicality: bool = False
     """Add a column that says how typical each image is of the training images: the share of
     validation images that are at least as far from these, in the model's features. The images of
@@ -53,15 +63,19 @@ class PredictCommand:
             )
         results = open_results(self.folder)
         key = select_trial_key(results, self.key)
+        keys = select_run_keys(results, key) if self.all_runs else [key]
         predictions = predict_images(
-            results, self.folder, key, self.images, typicality=self.typicality
+            results, self.folder, keys, self.images, typicality=self.typicality
         )
         table = predictions.table
         write_predictions(table, self.out)
         console = Console()
         counts = _format_counts(table)
-        print_plain(console, f"Predicted by trial {key}: {counts}. Written to {self.out}.")
+        model = f"trial {key}" if len(keys) == 1 else f"the mean of {len(keys)} trials"
+        print_plain(console, f"Predicted by {model}: {counts}. Written to {self.out}.")
         print_plain(console, f"Its recipe: {format_trial(results, key)}")
+        if len(keys) > 1:
+            print_plain(console, _format_mean(results, keys, predictions.calibration))
         print_plain(console, _format_calibration(predictions.calibration))
         if predictions.typicality_scale:
             print_plain(console, _format_unlike(table, predictions.typicality_scale))
@@ -74,6 +88,21 @@ class PredictCommand:
 def _format_counts(table: "pd.DataFrame") -> str:
     counts = table["prediction"].value_counts()
     return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _format_mean(results: "Results", keys: Sequence[str], calibration: "Calibration") -> str:
+    """Compare the mean of runs with the runs alone on the test images."""
+    from bioimg.report.formatting import format_percent
+
+    runs = results.trials[results.trials["key"].isin(list(keys))]
+    together, alone = calibration.test_accuracy, runs["test_accuracy"].mean()
+    text = (
+        f"Of {calibration.test_images} test images the mean has {format_percent(together)} "
+        f"correct, and its trials alone {format_percent(alone)} on average."
+    )
+    if runs["fold"].nunique() > 1:
+        text += " Each image counts by the trials that didn't train on it."
+    return text
 
 
 def _format_calibration(calibration: "Calibration") -> str:

@@ -203,7 +203,7 @@ def test_every_format_predicts_what_bioimg_predicts(kind, freeze, request, tmp_p
     assert check["largest_difference"].keys() == {"qupath", "onnx", "folder"}
 
     images = results.parent / "images"
-    table = predict_images(read_results(results), str(results), key, images).table
+    table = predict_images(read_results(results), str(results), [key], images).table
     expected = table.set_index("path")[[f"probability of {name}" for name in CLASSES]]
     checked = {image["image"]: image["probabilities"] for image in check["images"]}
     for path, probabilities in checked.items():

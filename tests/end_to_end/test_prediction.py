@@ -18,7 +18,7 @@ from bioimg.cli import main
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.experiment import SPLIT_FIELDS, Experiment
-from bioimg.prediction import select_trial_key, subset_by_digest
+from bioimg.prediction import select_run_keys, select_trial_key, subset_by_digest
 from bioimg.results import statistics
 from bioimg.results.result_store import Results, ResultStore, read_results
 from bioimg.run_options import RunOptions
@@ -124,7 +124,7 @@ def test_confidence_has_the_temperature_of_the_validation_images(
     assert predict(monkeypatch, results, folder, "--out", tmp_path / "p.csv") == 0
     table = pd.read_csv(tmp_path / "p.csv")
     probabilities = table[[f"probability of {name}" for name in CLASSES]].to_numpy()
-    calibration = statistics.calibrate_trial(seen, key)
+    calibration = statistics.calibrate_trials(seen, [key])
     expected = (np.log(probabilities) / calibration.temperature).astype(np.float64)
     expected = np.exp(expected) / np.exp(expected).sum(1, keepdims=True)
     assert np.allclose(table["confidence"], expected.max(1), atol=1e-5)
@@ -152,6 +152,66 @@ def test_typicality_compares_images_with_the_validation_images(
     assert table["typicality"].between(step, 1).all()
     said = " ".join(capsys.readouterr().out.split())
     assert f"Typicality: {len(val)} validation images are too few to call an image unlike." in said
+
+
+def test_all_runs_of_a_recipe_predict_by_their_mean(results, tmp_path, monkeypatch, capsys):
+    seen = read_results(results)
+    keys = select_run_keys(seen, best(seen))
+    assert len(keys) == 2
+    folder, _ = new(results, keys[0], tmp_path / "new")
+    columns = [f"probability of {name}" for name in CLASSES]
+    tables = []
+    for number, flags in enumerate([["--key", keys[0]], ["--key", keys[1]], ["--all-runs"]]):
+        out = tmp_path / f"{number}.csv"
+        assert predict(monkeypatch, results, folder, *flags, "--out", out) == 0
+        tables.append(pd.read_csv(out))
+    first, second, mean = (table[columns].to_numpy() for table in tables)
+    assert not np.allclose(first, second, atol=1e-3)
+    assert np.allclose(mean, (first + second) / 2, atol=1e-6)
+
+    stored = seen.predictions[seen.predictions["subset"].eq("test")]
+    stored = stored[stored["key"].isin(keys)].sort_values(["image", "key"])
+    pairs = np.stack(stored["probabilities"].tolist()).reshape(-1, 2, len(CLASSES))
+    labels = stored["label"].to_numpy()[::2]
+    accuracy = (pairs.mean(1).argmax(1) == labels).mean()
+    assert statistics.calibrate_trials(seen, keys).test_accuracy == pytest.approx(accuracy)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Predicted by the mean of 2 trials" in said
+    assert f"Of {len(labels)} test images the mean has {100 * accuracy:.1f} % correct" in said
+
+
+def test_runs_of_folds_predict_by_their_mean_and_each_scales_images_as_its_own(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("BIOIMG_CACHE", str(tmp_path / "cache"))
+    base = TrialConfig(
+        data=str(draw(tmp_path / "data")),
+        model="resnext_tiny",
+        weights="TEXTURES_V2",
+        freeze="features",
+        folds=3,
+        **{"image_size": 32, "epochs": 1, "batch_size": 8, "precision": "float32"},
+    )
+    experiment = Experiment(name="folds", base=base, axes={"fold": (0, 1, 2)}, early_stopping=None)
+    out = tmp_path / "out"
+    options = RunOptions(out=str(out), local=True, report=False)
+    runner.run_experiment(experiment, options, Console(file=io.StringIO()))
+    columns = [f"probability of {name}" for name in CLASSES]
+    alone = []
+    for key in read_results(out).trials["key"]:
+        table = tmp_path / f"{key}.csv"
+        predict(monkeypatch, out, tmp_path / "data", "--key", key, "--out", table)
+        alone.append(pd.read_csv(table)[columns].to_numpy())
+    capsys.readouterr()
+    assert (
+        predict(monkeypatch, out, tmp_path / "data", "--all-runs", "--out", tmp_path / "m.csv") == 0
+    )
+    mean = pd.read_csv(tmp_path / "m.csv")
+    assert np.allclose(mean[columns], np.mean(alone, axis=0), atol=1e-6)
+    assert set(mean["part"]) == {"train"}, "each image was trained on in some fold"
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Of 36 test images the mean has" in said
+    assert "Each image counts by the trials that didn't train on it." in said
 
 
 def test_images_that_the_trial_was_trained_on_are_told(results, tmp_path, monkeypatch, capsys):
@@ -185,7 +245,7 @@ def test_an_image_with_copies_is_in_the_part_in_which_it_was_trained_on(tmp_path
     store = ResultStore(tmp_path / "grid")
     store.open_for_writing(example_results.describe_experiment(trial, {}, ("x",)), rows)
     store.release()
-    assert subset_by_digest(store, trial) == {"a": "train", "b": "val", "c": "test"}
+    assert subset_by_digest(store, [trial]) == {"a": "train", "b": "val", "c": "test"}
 
 
 def best(results: Results) -> str:

@@ -23,7 +23,7 @@ from bioimg.results.statistics.metrics import (
 from bioimg.results.statistics.selection import best_and_indistinguishable, best_configuration
 from bioimg.results.statistics.temperature import (
     Calibration,
-    calibrate_trial,
+    calibrate_trials,
     scale_probabilities,
 )
 
@@ -33,7 +33,7 @@ __all__ = [
     "baseline_score",
     "best_and_indistinguishable",
     "best_configuration",
-    "calibrate_trial",
+    "calibrate_trials",
     "calibration_table",
     "class_metrics",
     "compare_pairs",

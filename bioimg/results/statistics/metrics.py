@@ -1,5 +1,7 @@
 """Measures of predictions beyond the score: per class, of the ranking, and of calibration."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
@@ -26,6 +28,21 @@ def trial_predictions(results: Results, key: str, subset: str = "test") -> pd.Da
             "have them."
         )
     return rows
+
+
+def mean_predictions(results: Results, keys: Sequence[str], subset: str) -> pd.DataFrame:
+    """Return one row per image, with the mean probabilities of the trials that predicted it.
+
+    With seeds these are all trials, and with folds those that didn't train on the image.
+
+    Raises:
+        UserError: as `trial_predictions`.
+    """
+    rows = pd.concat([trial_predictions(results, key, subset) for key in keys])
+    by_image = rows.groupby("image", sort=False)
+    means = [np.mean(np.stack(list(each)), axis=0) for _, each in by_image["probabilities"]]
+    predictions = [int(mean.argmax()) for mean in means]
+    return by_image.first().assign(probabilities=means, prediction=predictions).reset_index()
 
 
 def confusion_counts(results: Results, key: str, subset: str = "test") -> np.ndarray:

@@ -1,12 +1,13 @@
 """Temperature scaling: probabilities that are as high as predictions are often right."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from bioimg.results.result_store import Results
 from bioimg.results.statistics.measures import probability_matrix
-from bioimg.results.statistics.metrics import calibration_error, trial_predictions
+from bioimg.results.statistics.metrics import calibration_error, mean_predictions
 
 TEMPERATURE_LIMITS = (0.05, 20.0)
 SMALLEST_PROBABILITY = 1e-12
@@ -14,34 +15,37 @@ SMALLEST_PROBABILITY = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The temperature of a trial, and what it changes on test images."""
+    """The temperature of a trial or the mean of some, and what it changes on test images."""
 
     temperature: float
     """Above 1 it lowers probabilities, below 1 it raises them."""
     val_images: int
     test_images: int
+    test_accuracy: float
+    """Share of the test images that are predicted correctly, at any temperature."""
     error_before: float
     """Expected calibration error of the test images with the model's own probabilities."""
     error_after: float
     """The same with the temperature."""
 
 
-def calibrate_trial(results: Results, key: str) -> Calibration:
-    """Fit the temperature of a completed trial on its validation images.
+def calibrate_trials(results: Results, keys: Sequence[str]) -> Calibration:
+    """Fit the temperature of the mean of completed trials on their validation images.
 
     Test images have no part in it: they show what it does to images that it wasn't fitted to.
 
     Raises:
-        UserError: the trial has no predictions.
+        UserError: a trial has no predictions.
     """
-    val = trial_predictions(results, key, "val")
-    test = trial_predictions(results, key, "test")
+    val = mean_predictions(results, keys, "val")
+    test = mean_predictions(results, keys, "test")
     temperature = fit_temperature(probability_matrix(val), val["label"].to_numpy())
     scaled = scale_probabilities(probability_matrix(test), temperature)
     return Calibration(
         temperature=temperature,
         val_images=len(val),
         test_images=len(test),
+        test_accuracy=float(test["label"].eq(test["prediction"]).mean()),
         error_before=calibration_error(test),
         error_after=calibration_error(test.assign(probabilities=list(scaled))),
     )
