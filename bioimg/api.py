@@ -8,6 +8,7 @@ import functools
 import html
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bioimg.report.analysis import Analysis
+    from bioimg.report.table_model import Table
     from bioimg.results.result_store import Results
 
 
@@ -75,9 +77,40 @@ class ComparisonResults:
         location = write_report(self.folder, _report_options(options))
         return location if "://" in location else Path(location)
 
-    def predict(self, images: str | Path, key: str | None = None) -> "pd.DataFrame":
+    def evaluate(self, data: str | Path, name: str, **options: Any) -> "pd.DataFrame":
+        """Test the recipes on labelled images from elsewhere, as `bioimg evaluate` does.
+
+        Return one row per recipe: its score there (`score_away`) and at home (`score_home`), the
+        change, and p of the difference from the best one there by Holm. NAME_low and NAME_high are
+        95 % intervals.
+
+        data:    images as for `compare`.
+        name:    what the set is called in results, such as hospital-b.
+        options: as its flags: columns, images, layout, group_pattern, skip_copies, skip_unreadable,
+            and `class_map`, a dict from its names of classes to the experiment's.
+
+        Raises:
+            UserError: the images can't be used, or copies of training images are among them.
+        """
+        from bioimg.external_evaluation import ExternalSource, evaluate_external_set
+        from bioimg.report.detail_tables import external_table
+
+        known = [field.name for field in dataclasses.fields(ExternalSource)]
+        _require_known_options("evaluate", options, known)
+        source = ExternalSource(data=str(data), **options)
+        console = Console(file=sys.stdout, force_jupyter=False)
+        evaluate_external_set(self.folder, name, source, (), console)
+        for cached in ("_results", "_analysis", "_comparison"):
+            self.__dict__.pop(cached, None)
+        table = external_table(self._analysis, only=name)
+        return table.values[_public_columns(table)].reset_index(drop=True)
+
+    def predict(
+        self, images: str | Path, key: str | None = None, *, all_runs: bool = False
+    ) -> "pd.DataFrame":
         """Predict the classes of new images with the best trial or the one with this key.
 
+        With `all_runs`, the mean probability of all completed runs of its recipe counts.
         Return one row per image: path, predicted class, confidence (its probability, with the
         temperature that validation images gave), the subset of the experiment that has the image,
         if any, and the probability of each class. A warning names images that can't be read.
@@ -85,10 +118,11 @@ class ComparisonResults:
         Raises:
             UserError: there are no images, no such trial, or its weights weren't kept.
         """
-        from bioimg.prediction import predict_images, select_trial_key
+        from bioimg.prediction import predict_images, select_run_keys, select_trial_key
 
         trial_key = select_trial_key(self._results, key)
-        predictions = predict_images(self._results, self.folder, [trial_key], Path(images))
+        keys = select_run_keys(self._results, trial_key) if all_runs else [trial_key]
+        predictions = predict_images(self._results, self.folder, keys, Path(images))
         for path, reason in predictions.unreadable.items():
             warnings.warn(f"can't be read: {path} ({reason})", stacklevel=2)
         return predictions.table
@@ -121,12 +155,8 @@ class ComparisonResults:
         from bioimg.report.comparison_table import BASELINE_STATE, build_comparison
 
         table = build_comparison(self._analysis)
-        names = ["key"]
-        for column in table.columns:
-            parts = (column.name, *(f"{column.name}_{part}" for part in ("low", "high", "sd")))
-            names += [name for name in parts if name in table.values and name not in names]
         is_recipe = table.values["state"].ne(BASELINE_STATE)
-        return table.values.loc[is_recipe, names].reset_index(drop=True)
+        return table.values.loc[is_recipe, _public_columns(table)].reset_index(drop=True)
 
 
 def compare(data: str | Path | None = None, **fields: Any) -> ComparisonResults:
@@ -163,11 +193,24 @@ def read_results(folder: str | Path) -> ComparisonResults:
     return ComparisonResults(folder)
 
 
-def _report_options(options: dict[str, Any]) -> ReportOptions:
-    known = [field.name for field in dataclasses.fields(ReportOptions)]
+def _public_columns(table: "Table") -> list[str]:
+    """Return the names of what a table shows: keys, settings, and numbers with their intervals."""
+    names = ["key"]
+    for column in table.columns:
+        parts = (column.name, *(f"{column.name}_{part}" for part in ("low", "high", "sd")))
+        names += [name for name in parts if name in table.values and name not in names]
+    return names
+
+
+def _require_known_options(method: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
     for name in options:
         if name not in known:
-            raise unknown_value_error("report", name, known)
+            raise unknown_value_error(method, name, known)
+
+
+def _report_options(options: dict[str, Any]) -> ReportOptions:
+    known = [field.name for field in dataclasses.fields(ReportOptions)]
+    _require_known_options("report", options, known)
     for name in ("tables", "columns", "sort", "group_by", "format"):
         if name in options:
             value = options[name]

@@ -12,7 +12,10 @@ import bioimg
 from bioimg.cli import grid_flags
 from bioimg.experiment_files import load_experiment_file
 from bioimg.experiment_settings import apply_settings
+from bioimg.prediction import select_run_keys
+from bioimg.results import result_store
 from support import PROJECT
+from support.image_folders import write_image_folder
 
 QUICK = {"weights": "TEXTURES_V2", "batch_size": 64, "epochs": 1, "local": True, "report": False}
 
@@ -92,6 +95,30 @@ def test_unreadable_image_is_warned_of(results, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"not an image")
     with pytest.warns(UserWarning, match=r"can't be read: bad\.png"):
         assert len(results.predict(tmp_path)) == 1
+
+
+def test_all_runs_predict_by_their_mean(results, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (64, 64), (200, 150, 40)).save(tmp_path / "new.png")
+    seen = result_store.read_results(results.folder)
+    keys = select_run_keys(seen, results.best["key"])
+    assert len(keys) == 2
+    alone = [results.predict(tmp_path, key).filter(like="probability of") for key in keys]
+    mean = results.predict(tmp_path, all_runs=True).filter(like="probability of")
+    pd.testing.assert_frame_equal(mean, sum(alone) / len(alone), atol=1e-6)
+
+
+def test_labelled_images_from_elsewhere_are_evaluated(results, tmp_path):
+    classes = result_store.read_results(results.folder).manifest["data"]["classes"]
+    renamed = {f"{name} there": name for name in classes}
+    write_image_folder(tmp_path / "site", classes=tuple(renamed), count=3)
+    table = results.evaluate(tmp_path / "site", "site-b", class_map=renamed)
+    assert table["external_set"].tolist() == ["site-b"]
+    assert {"key", "score_home", "score_away", "score_away_low", "change"} <= set(table.columns)
+    assert results.table["key"].tolist() == table["key"].tolist()
+    with pytest.raises(bioimg.UserError, match=r"evaluate.*'mapping'"):
+        results.evaluate(tmp_path / "site", "site-c", mapping={})
 
 
 def test_notebooks_show_headline_and_table(results):
