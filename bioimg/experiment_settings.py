@@ -105,7 +105,9 @@ def _typed_settings(config: type, settings: Settings) -> dict[str, Any]:
 
 
 def _as_tuple(value: object) -> tuple[Any, ...]:
-    """Return the values of an axis; a text is one value."""
+    """Return the values of an axis; a text is one value, and a mapping gives NAME=VALUE each."""
+    if isinstance(value, Mapping):
+        return tuple(f"{name}={_as_plain(item)}" for name, item in value.items())
     if isinstance(value, Iterable) and not isinstance(value, str | PurePath):
         return tuple(map(_as_plain, value))
     return (_as_plain(value),)

@@ -3,10 +3,11 @@
 Most imports happen when a function runs, so that the help of `bioimg evaluate` is instant.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,10 @@ from bioimg.text import join_first
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pandas as pd
+
     from bioimg.data.external_images import ExternalImages
-    from bioimg.data.image_set import ImageSet
+    from bioimg.data.image_set import Dataset, ImageSet
     from bioimg.models.checked_safetensors import SavedModel
     from bioimg.results.external_sets import ExternalSet
     from bioimg.results.result_store import Results, ResultStore
@@ -83,6 +86,83 @@ def evaluate_external_set(
         _evaluate(results, store, name, source, trials, console)
     finally:
         store.release()
+
+
+def check_listed_sets(
+    sources: Mapping[str, ExternalSource], trial: TrialConfig, classes: Sequence[str]
+) -> None:
+    """Check external sets before an experiment runs, as far as it goes without decoding an image.
+
+    Raises:
+        UserError: there are no such images, or they have other classes.
+    """
+    from bioimg.data.external_images import list_external_images
+
+    for name, source in sources.items():
+        with _naming_the_set(name):
+            list_external_images(source.config_for(trial), classes, source.class_map)
+
+
+def check_external_sets(
+    sources: Mapping[str, ExternalSource],
+    datasets: Mapping[TrialConfig, "Dataset"],
+    manifest: Mapping[str, Any],
+) -> None:
+    """Check external sets before an experiment runs against its own images.
+
+    datasets: those of the experiment's trials.
+    manifest: the content of experiment.json, empty in a new results folder.
+
+    Raises:
+        UserError: `evaluate_external_set` would refuse them once all trials have ended.
+    """
+    from bioimg.results.external_sets import read_external_sets
+
+    recorded = read_external_sets(manifest)
+    trial, dataset = next(iter(datasets.items()))
+    known_digests: set[str] = set()
+    for own in datasets.values():
+        known_digests |= _selected_digests(own)
+    for name, source in sources.items():
+        with _naming_the_set(name):
+            images = _ImageReader(dataset.images.classes, source).read(trial)
+            _find_copies(images, known_digests, source)
+            _require_same_set(name, images, recorded.get(name))
+            images.require_same_depth(dataset.images.scaling_limits)
+
+
+def _selected_digests(dataset: "Dataset") -> set[str]:
+    """Return the digests of all training and validation images."""
+    rows = (*dataset.split.train, *dataset.split.val)
+    return {dataset.images.digests[row] for row in rows}
+
+
+@contextlib.contextmanager
+def _naming_the_set(name: str) -> "Iterator[None]":
+    """Name the external set in errors about it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"external set {name!r}: {error}") from error
+
+
+def parse_external_sets(pairs: Sequence[str]) -> dict[str, ExternalSource]:
+    """Read pairs such as `hospital-b=their-tiles`: what an external set is called, and its images.
+
+    Raises:
+        UserError: a pair isn't a name and images, or a name is given twice.
+    """
+    sources: dict[str, ExternalSource] = {}
+    for pair in pairs:
+        name, _, data = pair.partition("=")
+        if not re.fullmatch(NAME_PATTERN, name) or not data or name in sources:
+            raise UserError(
+                f"the value of `external` is {pair!r}, but must be a name of letters, digits, - . "
+                "and _, and where the images are, as in hospital-b=their-tiles, and each name "
+                "once. Correct it."
+            )
+        sources[name] = ExternalSource(data=data)
+    return sources
 
 
 def parse_class_map(pairs: Sequence[str]) -> dict[str, str]:
@@ -150,14 +230,15 @@ def _evaluate(
     from bioimg.results.external_sets import external_subset, read_external_sets
 
     first_trial = TrialConfig.from_row(trials[0])
-    reader = _ImageReader(results, source)
+    reader = _ImageReader(results.manifest["data"]["classes"], source)
     images = reader.read(first_trial)
-    left_out = _leave_out_copies(images, results, source)
-    images = reader.leave_out(first_trial, left_out)
-    external = _describe_set(images, first_trial, results, source, len(left_out))
+    selected = results.images[results.images["subset"].isin(["train", "val"])]
+    copies = _find_copies(images, set(selected["digest"]), source)
+    images = reader.leave_out(first_trial, copies)
     manifest = store.read_manifest()
     recorded = read_external_sets(manifest).get(name)
-    _require_same_set(name, external, recorded)
+    _require_same_set(name, images, recorded)
+    external = _describe_set(images, first_trial, selected, source, len(copies))
     for text in _describe_images(images, external):
         print_plain(console, text)
     for text in _find_doubts(images, external, results):
@@ -186,8 +267,8 @@ def _evaluate(
 class _ImageReader:
     """The images of an external set, read as those of each trial."""
 
-    def __init__(self, results: "Results", source: ExternalSource) -> None:
-        self._classes = results.manifest["data"]["classes"]
+    def __init__(self, classes: Sequence[str], source: ExternalSource) -> None:
+        self._classes = classes
         self._source = source
         self._images_by_config: dict[DatasetConfig, ExternalImages] = {}
         self._left_out: set[str] = set()
@@ -229,24 +310,21 @@ class _ImageReader:
         return images
 
 
-def _leave_out_copies(
-    images: "ExternalImages", results: "Results", source: ExternalSource
+def _find_copies(
+    images: "ExternalImages", known_digests: Collection[str], source: ExternalSource
 ) -> list[str]:
     """Return the paths of copies of training and validation images, if these may be left out.
 
     Raises:
         UserError: they may not; it lists them.
     """
-    import numpy as np
-
-    selected = results.images[results.images["subset"].isin(["train", "val"])]
-    is_copy = np.isin(images.digests, selected["digest"].to_numpy())
-    copies = [path for path, copied in zip(images.used.paths, is_copy, strict=True) if copied]
+    pairs = zip(images.used.paths, images.digests, strict=True)
+    copies = [path for path, digest in pairs if digest in known_digests]
     if copies and not source.skip_copies:
         raise UserError(
             f"{len(copies)} of {len(images)} images of {source.data!r} are copies of training or "
             f"validation images, on which no score is fair: {join_first(copies)}. Remove them, or "
-            "leave them out with --skip-copies."
+            "leave them out with `bioimg evaluate --skip-copies`."
         )
     return copies
 
@@ -254,7 +332,7 @@ def _leave_out_copies(
 def _describe_set(
     images: "ExternalImages",
     trial: TrialConfig,
-    results: "Results",
+    selected: "pd.DataFrame",
     source: ExternalSource,
     copies_left_out: int,
 ) -> "ExternalSet":
@@ -264,7 +342,6 @@ def _describe_set(
 
     used = images.used
     counts = np.bincount(used.labels, minlength=len(used.classes)).tolist()
-    selected = results.images[results.images["subset"].isin(["train", "val"])]
     groups = set(used.groups or ())
     return ExternalSet(
         data=used.name,
@@ -304,18 +381,18 @@ def _count_look_alikes(
     return int(find_look_alikes_of(images, known, rows).sum()) if len(rows) else None
 
 
-def _require_same_set(name: str, external: "ExternalSet", recorded: "ExternalSet | None") -> None:
+def _require_same_set(name: str, images: "ExternalImages", recorded: "ExternalSet | None") -> None:
     """Refuse other images, labels or groups under a name that results have.
 
     Raises:
         UserError: they are others.
     """
-    if recorded and recorded.fingerprint != external.fingerprint:
+    if recorded and recorded.fingerprint != images.fingerprint:
         raise UserError(
             f"the value of `name` is {name!r}, under which the results hold {recorded.images} "
             f"images of {recorded.data!r} (fingerprint {recorded.fingerprint}), but these "
-            f"{external.images} differ from them in names, pixels, labels or groups (fingerprint "
-            f"{external.fingerprint}). Use another name."
+            f"{len(images)} differ from them in names, pixels, labels or groups (fingerprint "
+            f"{images.fingerprint}). Use another name."
         )
 
 
@@ -368,8 +445,9 @@ def _find_doubts(
     likely = images.index.likely_groups
     if external.groups is None and likely is not None:
         yield (
-            f"names suggest {len(set(likely.names))} groups, such as patients: --group-pattern "
-            f"'{likely.pattern}' makes intervals and patients' numbers know them."
+            f"names suggest {len(set(likely.names))} groups, such as patients. For intervals and "
+            "numbers of groups, run `bioimg evaluate` under another name with --group-pattern "
+            f"'{likely.pattern}'."
         )
 
 

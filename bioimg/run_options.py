@@ -57,6 +57,12 @@ class RunOptions:
         "Also send every epoch to these trackers; TensorBoard files are always written",
         choices=("mlflow", "wandb"),
     )
+    external: tuple[str, ...] = config_field(
+        (),
+        "Afterwards test the recipes on labelled images from elsewhere, as `bioimg evaluate` does "
+        "without flags; NAME is what they are called in results",
+        metavar="NAME=PATH [...]",
+    )
     report: bool = config_field(True, "Write no report; `bioimg report RESULTS` makes it later")
 
     def __post_init__(self) -> None:
@@ -65,4 +71,9 @@ class RunOptions:
             raise UserError(
                 "the value of `dashboard` is True, but must be False with --local, which uses no "
                 "Ray. Leave out one of the two."
+            )
+        if self.external and self.keep == "none":
+            raise UserError(
+                "the value of `keep` is 'none', but must be 'best' or 'all' with --external, which "
+                "needs the weights. Leave out one of the two."
             )

@@ -18,6 +18,13 @@ from bioimg.data.image_set import Dataset, ImageSet, PixelsByPath
 from bioimg.early_stopping import unfinished_cohort_leaders
 from bioimg.errors import UserError, unknown_value_error
 from bioimg.experiment import Experiment
+from bioimg.external_evaluation import (
+    ExternalSource,
+    check_external_sets,
+    check_listed_sets,
+    evaluate_external_set,
+    parse_external_sets,
+)
 from bioimg.progress.console import ProgressTable, print_plain
 from bioimg.progress.listener import CombinedListener, ProgressListener
 from bioimg.progress.trackers import check_trackers_installed, open_trackers
@@ -46,14 +53,16 @@ def run_experiment(experiment: Experiment, options: RunOptions, console: Console
 
     Raises:
         UserError: something that the user can fix. What can be checked without images is checked
-            before any is read.
+            before any is read, and what can be checked without models before any is trained.
     """
     store = ResultStore(options.out or default_results_folder(experiment))
     store.check_usable(experiment.name)
+    external_sets = parse_external_sets(options.external)
     check_trackers_installed(options.track)
     experiment, listed = list_images(experiment)
     trials = experiment.trials()
     check_finish_keys(options.finish or (), trials, store.tables.trial_statuses())
+    check_listed_sets(external_sets, trials[0], listed[trials[0]].index.classes)
     print_listed_images(listed, console)
     check_batch_sizes({trial: dataset.train_count for trial, dataset in listed.items()})
     execute = choose_executor(trials, options)
@@ -66,6 +75,7 @@ def run_experiment(experiment: Experiment, options: RunOptions, console: Console
     # images that can't be read are missing by now
     check_batch_sizes({trial: len(dataset.split.train) for trial, dataset in datasets.items()})
     print_split_warnings(datasets, console)
+    check_external_sets(external_sets, datasets, earlier)
     images = datasets[trials[0]].images
     print_balanced_score(experiment.base, images, console)
     manifest = provenance.build_manifest(experiment, images, weights, earlier)
@@ -77,8 +87,10 @@ def run_experiment(experiment: Experiment, options: RunOptions, console: Console
         store.delete_ray_files()
     finally:
         store.release()
+    are_evaluated = evaluate_external_sets(store, external_sets, console)
     pixels = PixelsByPath(images) if options.report else None
-    return conclude_run(store, [*trials, *ran], pixels, console)
+    exit_code = conclude_run(store, [*trials, *ran], pixels, console)
+    return exit_code if are_evaluated else 1
 
 
 def default_results_folder(experiment: Experiment) -> str:
@@ -446,6 +458,23 @@ def print_balanced_score(trial: TrialConfig, images: ImageSet, console: Console)
             f"{counts[largest]} images, {images.classes[smallest]} has {counts[smallest]}. "
             "--score accuracy counts images alike.",
         )
+
+
+def evaluate_external_sets(
+    store: ResultStore, sources: Mapping[str, ExternalSource], console: Console
+) -> bool:
+    """Evaluate completed trials on external sets, and print why a set can't be evaluated.
+
+    Such a set costs neither the report nor the other sets. Return whether there is none.
+    """
+    are_evaluated = True
+    for name, source in sources.items():
+        try:
+            evaluate_external_set(store.location, name, source, (), console)
+        except UserError as error:
+            print_plain(console, f"not evaluated on {name}: {error}", style="red")
+            are_evaluated = False
+    return are_evaluated
 
 
 def conclude_run(

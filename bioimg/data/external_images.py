@@ -64,6 +64,10 @@ class ExternalImages:
         """
         return dataclasses.replace(self, rows=self.rows[~is_left_out])
 
+    def require_same_depth(self, limits: ScalingLimits | None) -> None:
+        """Refuse these images for a model that was trained on others; see `scale`."""
+        require_same_depth(self.config.data, self.decoded, limits, field="data")
+
     def scale(self, limits: ScalingLimits | None) -> ImageSet:
         """Return the images as a model sees them.
 
@@ -72,10 +76,27 @@ class ExternalImages:
         Raises:
             UserError: they have another depth than those.
         """
-        require_same_depth(self.config.data, self.decoded, limits, field="data")
+        self.require_same_depth(limits)
         pixels = self.decoded.pixels if limits is None else apply_limits(self.decoded, limits)
         images = make_image_set(self.index, self.decoded, pixels, limits)
         return select_images(images, self.rows)
+
+
+def list_external_images(
+    config: DatasetConfig, classes: Sequence[str], class_map: Mapping[str, str]
+) -> ImageIndex:
+    """List all labelled images of a folder, table or file, with labels that index `classes`.
+
+    Raises:
+        UserError: as `load_external_images`, as far as it goes without decoding an image.
+    """
+    if config.group_pattern == COPIES:
+        raise UserError(
+            "the value of `group_pattern` is 'copies', but must tell patients or slides of these "
+            "images apart. Leave it out if they aren't known."
+        )
+    index = _rename_classes(list_images(config), classes, class_map)
+    return dataclasses.replace(index, subsets=None)
 
 
 def load_external_images(
@@ -95,13 +116,7 @@ def load_external_images(
     Raises:
         UserError: something is wrong with the images or their labels, or a class is unknown.
     """
-    if config.group_pattern == COPIES:
-        raise UserError(
-            "the value of `group_pattern` is 'copies', but must tell patients or slides of these "
-            "images apart. Leave it out if they aren't known."
-        )
-    index = _rename_classes(list_images(config), classes, class_map)
-    index = dataclasses.replace(index, subsets=None)
+    index = list_external_images(config, classes, class_map)
     decoded = read_images(
         index,
         DecodeOptions.from_config(config),

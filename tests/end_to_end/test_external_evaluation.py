@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 from sklearn.metrics import accuracy_score
 
+import bioimg
 from bioimg import runner
 from bioimg.cli import main
 from bioimg.config import TrialConfig
@@ -260,6 +261,105 @@ def test_results_without_weights_and_missing_folders_are_refused(made, results, 
     shutil.rmtree(results / "checkpoints")
     assert run("evaluate", results, made / "site", "--name", "b") == 2
     assert "no completed trial whose weights were kept" in capsys.readouterr().err
+
+
+QUICK_RUN = ("--model", "resnext_tiny", "--weights", "TEXTURES_V2", "--image-size", "32", "--tune")
+QUICK_RUN += ("--learning-rate", "1e-3", "--epochs", "1", "--batch-size", "8", "--local")
+
+
+def test_run_ends_with_the_evaluation_that_evaluate_makes(made, run, tmp_path, capsys):
+    command = ("compare", made / "data", *QUICK_RUN, "--out", tmp_path / "out")
+    external = ("--external", f"b={made / 'site'}")
+    assert run(*command, "--freeze", "features", *external) == 0
+    assert "On b, the recipe that validation chose" in " ".join(capsys.readouterr().out.split())
+    assert "On b, the recipe" in (tmp_path / "out" / "report" / "report.html").read_text()
+    first = external_rows(tmp_path / "out")
+    # the weights that were kept predict the same once more
+    assert run("evaluate", tmp_path / "out", made / "site", "--name", "c") == 0
+    again = external_rows(tmp_path / "out", "c").assign(subset="external:b")
+    pd.testing.assert_frame_equal(
+        again.reset_index(drop=True), first.reset_index(drop=True), check_exact=False
+    )
+    # another recipe: only that one is evaluated
+    assert run(*command, "--freeze", "features", "none", *external) == 0
+    assert "1 trials were evaluated on b." in capsys.readouterr().out
+    assert external_rows(tmp_path / "out")["key"].nunique() == 2
+
+
+def test_external_sets_from_python_are_a_dict(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("BIOIMG_CACHE", str(made / "cache"))
+    recipe = {"model": "resnext_tiny", "weights": "TEXTURES_V2", "freeze": "features", "tune": ()}
+    compared = bioimg.compare(
+        made / "data",
+        **recipe,
+        **{"learning_rate": 1e-3, "epochs": 1, "batch_size": 8, "image_size": 32, "local": True},
+        external={"b": made / "site"},
+        out=tmp_path / "out",
+        report=False,
+    )
+    assert len(external_rows(tmp_path / "out")) == 30
+    assert "b" in read_external_sets(read_results(compared.folder).manifest)
+
+
+@pytest.mark.parametrize(
+    ("external", "said"),
+    [
+        ("site", "the value of `external` is 'site', but must be a name of letters"),
+        ("a/b={site}", "but must be a name of letters, digits, - . and _, and where the images"),
+        ("b=", "the value of `external` is 'b=', but must be a name of letters"),
+        ("b={site} b={site}", "and each name once. Correct it."),
+        ("b={made}/nowhere", "external set 'b': the value of `data` is"),
+        ("b={other}", "external set 'b': the classes of 'other' must be those of the experiment"),
+        ("b={data}", "are copies of training or validation images, on which no score is fair"),
+        ("b={tiff}", "which holds uint16 images, but the model was trained on uint8"),
+        ("b={site} --keep none", "`keep` is 'none', but must be 'best' or 'all' with --external"),
+    ],
+)
+def test_unusable_external_set_stops_a_run_before_it_trains(
+    external, said, made, run, tmp_path, capsys
+):
+    tiff = write_tiff_folder(tmp_path / "tiff")
+    for old, new in (("a", "gland"), ("b", "stroma")):
+        (tiff / old).rename(tiff / new)
+    folders = {name: made / name for name in ("site", "data")}
+    other = draw(tmp_path / "other", 5, images=1, classes=("x", "y"))
+    words = external.format(**folders, made=made, other=other, tiff=tiff).split()
+    command = ("compare", made / "data", *QUICK_RUN, "--out", tmp_path / "out")
+    assert run(*command, "--external", *words) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error
+    assert error.count("\n") == 0
+    assert not (tmp_path / "out" / "experiment.json").exists()
+
+
+def test_name_of_other_images_stops_a_run_before_it_trains(made, results, run, tmp_path, capsys):
+    site = ("--external", f"b={made / 'site'}")
+    command = ("compare", made / "data", *QUICK_RUN, "--out", tmp_path / "out")
+    assert run(*command, "--freeze", "features", *site) == 0
+    before = read_results(tmp_path / "out").trials
+    other = draw(tmp_path / "other", seed=6)
+    assert run(*command, "--freeze", "none", "--external", f"b={other}") == 2
+    assert "differ from them in names, pixels, labels or groups" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(read_results(tmp_path / "out").trials, before)
+
+
+def test_set_that_is_gone_after_training_costs_no_report(made, run, tmp_path, monkeypatch, capsys):
+    site = Path(shutil.copytree(made / "site", tmp_path / "site"))
+    train_trials = runner.train_trials
+
+    def train_and_remove(*args):
+        ran = train_trials(*args)
+        shutil.rmtree(site)
+        return ran
+
+    monkeypatch.setattr(runner, "train_trials", train_and_remove)
+    command = ("compare", made / "data", *QUICK_RUN, "--freeze", "features")
+    external = ("--external", f"b={site}", f"c={made / 'site'}")
+    assert run(*command, "--out", tmp_path / "out", *external) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "not evaluated on b: the value of `data` is" in said
+    assert len(external_rows(tmp_path / "out", "c")) == 30
+    assert (tmp_path / "out" / "report" / "report.html").exists()
 
 
 def draw_other_stain(folder: Path) -> Path:
