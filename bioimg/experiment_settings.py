@@ -22,6 +22,8 @@ def apply_settings(experiment: Experiment, settings: Settings) -> tuple[Experime
     A setting of trials replaces the value of the base trial or the axis with its name. Several
     values make an axis; no value at all leaves the experiment as it is.
 
+    Models that the experiment doesn't have get their own `DEFAULT` weights, unless some are given.
+
     A field that the experiment tunes isn't tuned any more if it gets one value and `tune` isn't
     among the settings: what is given is used.
 
@@ -30,7 +32,7 @@ def apply_settings(experiment: Experiment, settings: Settings) -> tuple[Experime
     """
     _check_names(settings)
     settings = _expand_auto_epochs(settings)
-    trial_values = _trial_values(settings)
+    trial_values = _with_own_weights(experiment, _trial_values(settings))
     options = RunOptions(**_typed_settings(RunOptions, settings))
     rule = _change_early_stopping(experiment, _typed_settings(EarlyStopping, settings))
     if not options.early_stopping:
@@ -88,6 +90,17 @@ def _trial_values(settings: Settings) -> dict[str, tuple[Any, ...]]:
         if values:
             trial_values[field.name] = values
     return trial_values
+
+
+def _with_own_weights(
+    experiment: Experiment, trial_values: dict[str, tuple[Any, ...]]
+) -> dict[str, tuple[Any, ...]]:
+    """Return the values with weights that each model has, where the experiment's may not fit."""
+    own_models = experiment.axes.get("model", (experiment.base.model,))
+    others = set(trial_values.get("model", ())).difference(own_models)
+    if "weights" in trial_values or not others:
+        return trial_values
+    return {**trial_values, "weights": ("DEFAULT",)}
 
 
 def _typed_settings(config: type, settings: Settings) -> dict[str, Any]:

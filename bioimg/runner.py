@@ -25,6 +25,7 @@ from bioimg.external_evaluation import (
     evaluate_external_set,
     parse_external_sets,
 )
+from bioimg.models.quick_lookup import is_surely_available
 from bioimg.progress.console import ProgressTable, print_plain
 from bioimg.progress.listener import CombinedListener, ProgressListener
 from bioimg.progress.trackers import check_trackers_installed, open_trackers
@@ -65,6 +66,7 @@ def run_experiment(experiment: Experiment, options: RunOptions, console: Console
     check_listed_sets(external_sets, trials[0], listed[trials[0]].index.classes)
     print_listed_images(listed, console)
     check_batch_sizes({trial: dataset.train_count for trial, dataset in listed.items()})
+    check_names(trials)
     execute = choose_executor(trials, options)
 
     from bioimg import provenance
@@ -351,6 +353,34 @@ def choose_executor(trials: Sequence[TrialConfig], options: RunOptions) -> Execu
     from bioimg.diagnostics.run_checks import run_preflight_checks
 
     return open_lanes(trials, options, run_preflight_checks)
+
+
+def check_names(trials: Sequence[TrialConfig]) -> None:
+    """Check models and weights by their names, before Ray starts and images are decoded.
+
+    Weights of timm and of the Hugging Face hub are downloaded if they aren't on this machine.
+
+    Raises:
+        UserError: there is no such model, it has no such weights, or they can't be had.
+    """
+    names = dict.fromkeys((trial.model, trial.weights) for trial in trials)
+    doubtful = [pair for pair in names if not is_surely_available(*pair)]
+    if not doubtful:
+        return
+    from bioimg.models.model_source import find_model_source
+
+    for model, weights in doubtful:
+        source = find_model_source(model)
+        try:
+            source.check_weights(weights)
+        except UserError as error:
+            if len({model for model, _ in names}) == 1:
+                raise
+            raise UserError(
+                f"{error} Each model is combined with each of `weights`: leave them out, so that "
+                "each has its own, or run the command once for each model."
+            ) from error
+        source.fetch_weights(weights)
 
 
 def check_models(trials: Sequence[TrialConfig], earlier: Mapping[str, str]) -> dict[str, str]:

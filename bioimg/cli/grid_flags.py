@@ -106,6 +106,11 @@ def _trial_flag(field: dataclasses.Field[Any], experiment: Experiment) -> Flag:
     is_unset = value is None or (field.name == "fold" and value == 0)
     own_values = () if is_unset else (value,)
     default = tuple(experiment.axes.get(field.name, own_values))
+    shown_default = None
+    if field.name == "weights":
+        # left open, since those of the experiment fit its own models only
+        shown_default = f"{' '.join(default)}; of any other --model, DEFAULT"
+        default = ()
     kind = _type_without_none(field)
     metavar = _value_metavar(field)
     if keywords := field.metadata["keywords"]:
@@ -113,7 +118,8 @@ def _trial_flag(field: dataclasses.Field[Any], experiment: Experiment) -> Flag:
         metavar = "|".join((metavar, *keywords))
     if field.name not in EXPERIMENT_FIELDS:
         metavar += " [...]"
-    flag = Annotated[tuple[kind, ...], _flag_texts(field, metavar)]  # type: ignore[valid-type]
+    texts = _flag_texts(field, metavar, shown_default)
+    flag = Annotated[tuple[kind, ...], texts]  # type: ignore[valid-type]
     return field.name, flag, dataclasses.field(default=default)
 
 
@@ -132,8 +138,10 @@ def _single_flag(field: dataclasses.Field[Any], config: Any) -> Flag:
     return field.name, flag, dataclasses.field(default=getattr(config, field.name))
 
 
-def _flag_texts(field: dataclasses.Field[Any], metavar: str | None) -> Any:
-    hint = field.metadata["default_hint"]
+def _flag_texts(
+    field: dataclasses.Field[Any], metavar: str | None, default_hint: str | None = None
+) -> Any:
+    hint = default_hint or field.metadata["default_hint"]
     shown_default = f"(default: {hint})" if hint else format_default
     return tyro.conf.arg(
         help=field.metadata["help"], metavar=metavar, help_behavior_hint=shown_default

@@ -36,6 +36,12 @@ class Repository(NamedTuple):
         return cls(name, revision or None)
 
 
+def is_model_folder(folder: Path) -> bool:
+    """Return True if a folder holds what timm saves: a description of the model, and weights."""
+    has_weights = any((folder / name).is_file() for name in WEIGHTS_FILES)
+    return has_weights and (folder / "config.json").is_file()
+
+
 def find_weights_file(folder: Path, field_value: str) -> Path:
     """Return the path of the weights in a folder.
 
@@ -51,6 +57,32 @@ def find_weights_file(folder: Path, field_value: str) -> Path:
     )
 
 
+def find_cached_weights(repository: Repository) -> Path | None:
+    """Return the path of a repository's weights in the hub's cache; None if they aren't there."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    name, revision = repository
+    with contextlib.suppress(HFValidationError):
+        for filename in WEIGHTS_FILES:
+            path = try_to_load_from_cache(name, filename, revision=revision)
+            if isinstance(path, str):
+                return Path(path)
+    return None
+
+
+def is_any_cached(pattern: str) -> bool:
+    """Return True if the hub's cache holds weights of a repository whose name fits a pattern.
+
+    pattern: as for `glob`, such as `timm/resnet50.*`.
+    """
+    from huggingface_hub import constants
+
+    folders = f"models--{pattern.replace('/', '--')}/snapshots/*"
+    files = Path(constants.HF_HUB_CACHE).glob(f"{folders}/*")
+    return any(file.name in WEIGHTS_FILES for file in files)
+
+
 def fetch_weights_file(repository: Repository, field_value: str) -> Path:
     """Return the path of a repository's weights on this machine, downloaded if they aren't there.
 
@@ -59,7 +91,7 @@ def fetch_weights_file(repository: Repository, field_value: str) -> Path:
     Raises:
         UserError: they can't be had. It says what to do about it.
     """
-    if cached := _find_cached_weights(repository):
+    if cached := find_cached_weights(repository):
         return cached
     for name in WEIGHTS_FILES:
         with contextlib.suppress(FileNotFoundError):
@@ -122,7 +154,7 @@ def why_weights_missing(repository: Repository) -> str | None:
     """Return why a repository's weights can't be had here, or None if they are here or can be."""
     from huggingface_hub import file_exists
 
-    if _find_cached_weights(repository):
+    if find_cached_weights(repository):
         return None
     name, revision = repository
     try:
@@ -137,19 +169,6 @@ def commit_of(path: Path) -> str:
     """Return the commit that a file in the hub's cache belongs to (`snapshots/COMMIT/file`)."""
     parts = path.parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
-
-
-def _find_cached_weights(repository: Repository) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    name, revision = repository
-    with contextlib.suppress(HFValidationError):
-        for filename in WEIGHTS_FILES:
-            path = try_to_load_from_cache(name, filename, revision=revision)
-            if isinstance(path, str):
-                return Path(path)
-    return None
 
 
 def _repository_address(name: str) -> str:

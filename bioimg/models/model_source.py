@@ -56,6 +56,14 @@ class ModelSource(Protocol):
         """
         ...
 
+    def fetch_weights(self, weights: str) -> None:
+        """Download weights of a name unless they are on this machine. Others are left alone.
+
+        Raises:
+            UserError: they can't be had. It says what to do about it.
+        """
+        ...
+
     def normalisation(self, weights: str) -> Normalisation:
         """Return the normalisation of images that the weights were trained with."""
         ...

@@ -113,6 +113,10 @@ class TimmModel:
             hint = f"A file ends in {suffixes}. (`model` is {self.name!r}.)"
             raise unknown_value_error("weights", weights, [*self.weights, "none"], hint)
 
+    def fetch_weights(self, weights: str) -> None:
+        if weights in self.weights:
+            self._find_weights_file(weights)
+
     def normalisation(self, weights: str) -> Normalisation:
         config = self.weights[weights].config if weights in self.weights else self.config
         return Normalisation(tuple(config["mean"]), tuple(config["std"]))

@@ -37,6 +37,10 @@ class TorchvisionModel:
     def check_weights(self, weights: str) -> None:
         weights_entry(self.name, weights)
 
+    def fetch_weights(self, weights: str) -> None:
+        if weights_entry(self.name, weights):
+            load_weights(self.name, weights)
+
     def normalisation(self, weights: str) -> Normalisation:
         return weights_normalisation(self.name, weights)
 

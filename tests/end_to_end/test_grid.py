@@ -65,6 +65,12 @@ def test_flags_change_what_they_name_of_the_rule_of_early_stopping():
     assert changed == EarlyStopping(grace_period=3, compare_within=("weights", "freeze"))
 
 
+def test_flag_of_the_weights_is_open_until_it_is_given():
+    assert parse().base.weights == TrialConfig().weights
+    assert parse("--model", "resnet50").base.weights == "DEFAULT"
+    assert parse("--model", "resnet50", "--weights", "none").base.weights == "none"
+
+
 def test_yes_or_no_is_a_flag_without_a_value():
     assert not parse().base.skip_unreadable
     assert parse("--skip-unreadable").base.skip_unreadable
@@ -222,6 +228,30 @@ def test_a_bad_value_is_named_with_its_rule_and_the_way_out(
     assert text in error
     assert "Traceback" not in error
     assert not list(tmp_path.iterdir()), "nothing may be left behind"
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["--model", "resnet51"], "Did you mean 'resnet50'?"),
+        (["--model", "timm:resnet51"], "Did you mean 'timm:resnet51q'?"),
+        (["--weights", "TEXTURES_V3"], "Did you mean 'TEXTURES_V2'?"),
+        (["--model", "resnet18", "--weights", "IMAGENET1K_V2"], "Did you mean 'IMAGENET1K_V1'?"),
+        (
+            ["--model", "resnet18", "resnet50", "--weights", "IMAGENET1K_V2"],
+            "(`model` is 'resnet18'.) Each model is combined with each of `weights`",
+        ),
+        (["--model", "uni"], "hf download MahmoodLab/UNI"),
+    ],
+)
+def test_wrong_names_are_told_before_ray_starts(args, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "choose_executor", pytest.fail)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert run_grid_program(*args, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert text in error
+    assert error.strip().count("\n") == 0
 
 
 @pytest.mark.parametrize(
