@@ -54,7 +54,12 @@ def run_in_process(
     malloc_tuning.keep_freed_memory()
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    context = TrialContext(experiment_name=experiment.name, store=store, device=device)
+    context = TrialContext(
+        experiment_name=experiment.name,
+        store=store,
+        device=device,
+        on_message=listener.on_message,
+    )
     stopping_rule = None
     if rule := experiment.stopping_rule:
         earlier = past_trials(store, trials)

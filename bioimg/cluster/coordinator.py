@@ -80,6 +80,7 @@ class Coordinator:
         self._devices_by_lane: dict[int, object] = {}
         self._idle_losses = 0
         self._errors_by_lane: defaultdict[int, dict[int, str]] = defaultdict(dict)
+        self._messages: list[str] = []
         self._state_changed = asyncio.Condition()
 
     async def submit(self, key: str, trial: TrialConfig) -> None:
@@ -194,6 +195,15 @@ class Coordinator:
             mailbox.last_acknowledged = epoch
             mailbox.reports.popleft()
         await self._notify()
+
+    async def add_message(self, text: str) -> None:
+        """Keep a message of a lane for the user."""
+        self._messages.append(text)
+
+    async def take_messages(self) -> list[str]:
+        """Return the messages since the last call."""
+        messages, self._messages = self._messages, []
+        return messages
 
     async def state(self) -> CoordinatorState:
         """Return how many trials are left, and how many lanes in a row were lost while idle."""

@@ -82,6 +82,14 @@ class CoordinatorClient:
         """Record that Tune has received an epoch of a trial and lets the trial continue."""
         self._get(self._actor.acknowledge.remote(key, epoch))
 
+    def add_message(self, text: str) -> None:
+        """Keep a message of a lane for the user."""
+        self._get(self._actor.add_message.remote(text))
+
+    def take_messages(self) -> list[str]:
+        """Return the messages since the last call."""
+        return self._get(self._actor.take_messages.remote())
+
     def state(self, timeout: float) -> CoordinatorState:
         """Return how many trials are left, and how many lanes in a row were lost while idle.
 

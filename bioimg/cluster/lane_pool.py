@@ -42,7 +42,7 @@ class LanePool:
     ) -> None:
         """Prepare a pool of lanes like `lane_spec`, by default as many as there are devices for.
 
-        `on_message` is called with a text when trials wait because no lane can run.
+        `on_message` is called with what lanes have to say, and when no lane can run.
         """
         self._lane_spec = lane_spec
         self._max_lanes = max_lanes
@@ -91,6 +91,8 @@ class LanePool:
         self._next_check_at = time.monotonic() + POLL_INTERVAL_S
         ray_session.check_ray_alive()
         self._trials_left, idle_losses = self._lane_spec.coordinator.state(COORDINATOR_TIMEOUT_S)
+        for text in self._lane_spec.coordinator.take_messages():
+            self._on_message(text)
         self._drop_ended_lanes(idle_losses)
 
         wanted = min(self._trials_left, self._max_lanes or self._trials_left)

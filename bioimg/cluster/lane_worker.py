@@ -55,6 +55,7 @@ def train_trials(lane: LaneSpec) -> None:
         store=ResultStore(lane.results_folder, lane.session_id),
         device=get_device(),
         worker_group=workers,
+        on_message=lambda text: _send_message(text, lane),
     )
     if workers.rank == 0:
         with _disconnect_on_loss():
@@ -67,6 +68,11 @@ def train_trials(lane: LaneSpec) -> None:
         if status == "failed":
             # after running out of memory, fragments are useless to the next trial
             torch.cuda.empty_cache()
+
+
+def _send_message(text: str, lane: LaneSpec) -> None:
+    with _disconnect_on_loss():
+        lane.coordinator.add_message(text)
 
 
 def _next_job(lane: LaneSpec, workers: WorkerGroup) -> Job | None:

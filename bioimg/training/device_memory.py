@@ -55,14 +55,15 @@ def fits_on_device(size: int, device: torch.device) -> bool:
 def check_model_fits(config: ModelConfig, device: torch.device) -> None:
     """Check that a model can be trained in all the memory that a device has.
 
-    Its weights are counted and, for what is trained, gradients and AdamW's two moments. Activations
-    aren't, so that a model that passes may still be too large.
+    Its weights are counted and, for what is trained, gradients and AdamW's two moments; or the copy
+    that computes features. Activations aren't, so that a model that passes may still be too large.
 
     Raises:
         UserError: it needs more.
     """
     parameters, trained = count_backbone_parameters(config)
-    needed = FLOAT_BYTES * (parameters + 3 * trained)
+    copied = parameters if config.freeze in ("features", "head-first") else 0
+    needed = FLOAT_BYTES * (parameters + max(3 * trained, copied))
     total = total_memory(device)
     if needed > total:
         raise UserError(

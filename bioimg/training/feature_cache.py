@@ -28,9 +28,14 @@ from bioimg.training.batches import Batch
 from bioimg.training.device_memory import fits_on_device, to_device
 from bioimg.training.evaluation import BatchFunction, gather_outputs
 
+FIRST_REPORT_S = 10.0
+REPORT_INTERVAL_S = 300.0
+"""Seconds after which progress is reported for the first time, and again."""
 FEATURES_VERSION = 5
 """Version of the cache. Raise it when the values of features or the files change."""
 BLOCK_IMAGES = 128
+ReportProgress = Callable[[float, float], None]
+"""Take the share of features that there are, and the seconds that the others will take."""
 _SECONDS = struct.Struct("<d")
 """What the file of a block begins with: how long it took to compute."""
 
@@ -84,22 +89,31 @@ class FeatureCache:
         self,
         make_backbone: Callable[[], BatchFunction],
         indices_by_view: Mapping[int, np.ndarray],
+        report_progress: ReportProgress,
     ) -> None:
         """Load the features of these images in each view; compute those that aren't cached.
 
-        `make_backbone` is called if any must be computed.
+        Args:
+            make_backbone: called if any must be computed.
+            indices_by_view: int64 [n] for each view.
+            report_progress: called now and then, in one of the processes that share the work.
 
         Raises:
             UserError: the cache can't be written.
         """
-        missing = [block for block in _list_blocks(indices_by_view) if not self._load_block(block)]
+        blocks = _list_blocks(indices_by_view)
+        missing = [block for block in blocks if not self._load_block(block)]
         if not missing:
             return
         compute = make_backbone()
+        progress = _Progress(len(blocks), len(missing))
         locked_elsewhere = []
-        for block in missing:
-            if not self._try_fill_block(block, compute, wait=False):
-                locked_elsewhere.append(block)
+        with self._lock("reporter", 0, wait=False) as is_reporter:
+            for block in missing:
+                if not self._try_fill_block(block, compute, wait=False):
+                    locked_elsewhere.append(block)
+                if is_reporter and progress.is_due:
+                    progress.report(self._count_missing(missing), report_progress)
         # by now other processes have computed these blocks, or died over them
         for block in locked_elsewhere:
             self._try_fill_block(block, compute, wait=True)
@@ -121,7 +135,7 @@ class FeatureCache:
 
     def _try_fill_block(self, block: FeatureBlock, compute: BatchFunction, *, wait: bool) -> bool:
         """Load or compute a block. Return False if another process holds its lock."""
-        with self._block_lock(block, wait=wait) as locked:
+        with self._lock("lock", block.key, wait=wait) as locked:
             # another process may have written the block before this one had the lock
             if locked and not self._load_block(block):
                 started = time.perf_counter()
@@ -141,11 +155,11 @@ class FeatureCache:
         )
 
     @contextlib.contextmanager
-    def _block_lock(self, block: FeatureBlock, *, wait: bool) -> Iterator[bool]:
-        """Lock a block. Yield False if another process holds the lock."""
+    def _lock(self, name: str, slot: int, *, wait: bool) -> Iterator[bool]:
+        """Lock a slot of a file of the entry. Yield False if another process holds the lock."""
         with contextlib.ExitStack() as stack:
             with disk_cache.explain_write_errors():
-                lock = lock_slot(self._folder / "lock", block.key, wait=wait)
+                lock = lock_slot(self._folder / name, slot, wait=wait)
                 locked = stack.enter_context(lock)
             yield locked
 
@@ -172,8 +186,36 @@ class FeatureCache:
         self._block_seconds[block.key] = seconds
         return True
 
+    def _count_missing(self, blocks: list[FeatureBlock]) -> int:
+        """Return how many blocks no process has computed yet."""
+        computed = set(self._folder.iterdir())
+        return sum(self._block_file(block) not in computed for block in blocks)
+
     def _block_file(self, block: FeatureBlock) -> Path:
         return self._folder / f"{block.view}-{block.key:016x}"
+
+
+class _Progress:
+    """How fast missing blocks are computed, by all processes together."""
+
+    def __init__(self, blocks: int, missing: int) -> None:
+        self._blocks = blocks
+        self._missing_at_start = missing
+        self._started = time.monotonic()
+        self._next_report = self._started + FIRST_REPORT_S
+
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._next_report
+
+    def report(self, missing: int, report_progress: ReportProgress) -> None:
+        """Report the share that is there, and the time that the `missing` blocks will take."""
+        now = time.monotonic()
+        self._next_report = now + REPORT_INTERVAL_S
+        computed = self._missing_at_start - missing
+        if computed > 0:
+            seconds_left = missing * (now - self._started) / computed
+            report_progress(1 - missing / self._blocks, seconds_left)
 
 
 _feature_caches: dict[object, FeatureCache] = {}

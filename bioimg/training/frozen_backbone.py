@@ -1,5 +1,7 @@
 """The features that a trial with a frozen backbone trains its head on."""
 
+import datetime
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,9 @@ from bioimg.training.evaluation import BatchFunction
 from bioimg.training.feature_cache import FEATURES_VERSION, FeatureCache, get_feature_cache
 from bioimg.training.image_batches import ImageBatches, pixel_key
 
+SHORT_WAIT_S = 60.0
+"""Seconds of computing features that aren't worth a message."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenBackbone:
@@ -28,6 +33,8 @@ class FrozenBackbone:
     normalisation: Normalisation
     dtype: torch.dtype
     device: torch.device
+    on_message: Callable[[str], None] = lambda text: None
+    """Take what a user who waits for features should know."""
 
     def load_features(self, split: Split) -> tuple[FeatureCache, float]:
         """Load the features of all images that the trial uses, after computing missing ones.
@@ -40,7 +47,7 @@ class FrozenBackbone:
         key = self.feature_key()
         images_by_view = self.images_by_view(split)
         cache = get_feature_cache(key, self._views, lambda: self._open_cache(key))
-        cache.compute_missing(self.make_batch_function, images_by_view)
+        cache.compute_missing(self.make_batch_function, images_by_view, self._report_progress)
         return cache, cache.compute_seconds(images_by_view)
 
     def feature_key(self) -> str:
@@ -85,6 +92,15 @@ class FrozenBackbone:
     def make_image_batches(self) -> InputSource:
         """Return the source of the images that features are computed from."""
         return ImageBatches(self.images, self.trial.dataset_config, self.normalisation, self.device)
+
+    def _report_progress(self, share: float, seconds_left: float) -> None:
+        if seconds_left < SHORT_WAIT_S:
+            return
+        time_left = datetime.timedelta(seconds=round(seconds_left))
+        text = f"Features of {self.trial.model}: {100 * share:.0f} %, about {time_left} left."
+        if self._views > 1:
+            text += f" (With --augmentation none, 1 of {self._views} views would do.)"
+        self.on_message(text)
 
     @property
     def _views(self) -> int:

@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import time
 import traceback
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ class TrialContext:
     store: ResultStore
     device: torch.device
     worker_group: WorkerGroup = SINGLE_WORKER
+    on_message: Callable[[str], None] = lambda text: None
+    """Take what a user who waits should know."""
 
 
 class TrialRecorder:

@@ -50,6 +50,7 @@ def run_trial(
             dataset.split,
             device=context.device,
             worker_group=context.worker_group,
+            on_message=context.on_message,
         )
         for epoch in _iter_undecided_epochs(recorder, trainer):
             stop_reason = should_stop(epoch)

@@ -1,7 +1,7 @@
 """A trial in this process: its model, its data on the device, and its progress."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,12 +75,14 @@ class TrialTrainer:
         *,
         device: torch.device,
         worker_group: WorkerGroup = SINGLE_WORKER,
+        on_message: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.trial = trial
         self.images = images
         self.split = split
         self.device = device
         self.worker_group = worker_group
+        self._on_message = on_message
         self.dtype = precision.resolve_dtype(trial.precision, device)
         self.score_used: Score = resolve_score(trial.score, images.class_counts)
         precision.allow_tf32(trial.tf32)
@@ -288,6 +290,7 @@ class TrialTrainer:
             normalisation=self.normalisation,
             dtype=self.dtype,
             device=self.device,
+            on_message=self._on_message,
         )
         return backbone.load_features(self.split)
 

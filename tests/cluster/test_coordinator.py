@@ -123,6 +123,15 @@ def test_lane_lost_while_waiting_gets_no_trial():
     assert asyncio.run(scenario()) == (None, "a", (1, 0))
 
 
+def test_messages_of_lanes_are_taken_once():
+    async def scenario():
+        coordinator = Coordinator(1)
+        await coordinator.add_message("half done")
+        return await coordinator.take_messages(), await coordinator.take_messages()
+
+    assert asyncio.run(scenario()) == (["half done"], [])
+
+
 def test_lane_waits_for_the_decision_at_a_rung():
     async def scenario():
         coordinator = await _coordinator_with("a")

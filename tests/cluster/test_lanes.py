@@ -41,6 +41,12 @@ def test_two_lanes_give_the_rows_of_local(tmp_path):
     wait_until(lambda: not actor_processes(COORDINATOR), "the end of the coordinator")
 
 
+def test_lane_says_how_long_features_will_take(tmp_path):
+    console = io.StringIO()
+    run(tmp_path, console=console, model="slow", image_size=16, freeze="features", epochs=1)
+    assert console.getvalue().count("Features of slow: ") == 1
+
+
 @pytest.mark.nightly
 def test_longer_trials_on_lanes_continue_as_with_local(tmp_path):
     axes = {

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from bioimg.config import TrialConfig
 from bioimg.data.image_set import Dataset, ImageSet
 from bioimg.data.splitting import split_images
 from bioimg.errors import UserError
+from bioimg.training import feature_cache, frozen_backbone
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
 from bioimg.training.trial_trainer import TrialTrainer
 
@@ -85,11 +87,17 @@ def run(
     image_set: ImageSet | None = None,
     group: WorkerGroup = SINGLE_WORKER,
     device: str = "cpu",
+    on_message: Callable[[str], None] = print,
 ) -> TrialTrainer:
     """Return the trainer of a trial."""
     data = dataset(config, image_set)
     return TrialTrainer(
-        config, data.images, data.split, device=torch.device(device), worker_group=group
+        config,
+        data.images,
+        data.split,
+        device=torch.device(device),
+        worker_group=group,
+        on_message=on_message,
     )
 
 
@@ -148,6 +156,15 @@ class Lonely(Toy):
             raise UserError("the value of `weights` is 'w.pth', but must be an existing file.")
 
 
+class Slow(Toy):
+    """Take long to compute features, as far as messages go."""
+
+    def __init__(self, num_classes: int = 1000) -> None:
+        super().__init__(num_classes)
+        if dist.is_initialized():  # only in a lane
+            feature_cache.FIRST_REPORT_S = frozen_backbone.SHORT_WAIT_S = 0
+
+
 class Name(str):
     """Name an experiment; the name brings this module and its models into each process."""
 
@@ -170,3 +187,8 @@ def hungry(*, weights: ToyWeights | None = None, progress: bool = True, **kwargs
 @register_model()
 def lonely(*, weights: ToyWeights | None = None, progress: bool = True, **kwargs: int) -> Lonely:
     return Lonely(**kwargs)
+
+
+@register_model()
+def slow(*, weights: ToyWeights | None = None, progress: bool = True, **kwargs: int) -> Slow:
+    return Slow(**kwargs)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import re
 import signal
 import subprocess
 import sys
@@ -197,7 +198,7 @@ def test_large_features_stay_in_main_memory(monkeypatch):
         device=torch.device("cuda"),
         description="",
     )
-    large.compute_missing(pytest.fail, backbone.images_by_view(trainer.split))
+    large.compute_missing(pytest.fail, backbone.images_by_view(trainer.split), pytest.fail)
     assert torch.equal(large.load_batch(batch), expected)
     # the indices go where features are chosen, and the chosen features go to the GPU
     assert target_devices == ["cpu", "cuda"]
@@ -307,6 +308,93 @@ def test_block_of_killed_process_is_computed_by_another():
     output, _ = waiting.communicate(timeout=60)
     assert output.splitlines()[-1].startswith("sum")
     assert len(block_files()) == others + 1
+
+
+@pytest.mark.ray
+def test_killed_computation_goes_on_with_what_is_missing(monkeypatch, tmp_path, computed_blocks):
+    killed = start_lane()
+    let_continue(killed)
+    assert killed.stdout is not None
+    assert [killed.stdout.readline() for _ in range(10)] == ["computes\n"] * 10
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    saved = {path.name for path in block_files()}
+    assert 9 <= len(saved) < 50
+    continued = training_features(run_in_new_process(), view=6)
+    recomputed = {f"{block.view}-{block.key:016x}" for block in computed_blocks}
+    assert {path.name for path in block_files()} == saved | recomputed
+    assert not saved & recomputed
+    monkeypatch.setenv("BIOIMG_CACHE", str(tmp_path / "other"))
+    assert torch.equal(training_features(run_in_new_process(), view=6), continued)
+
+
+# progress
+
+
+@pytest.fixture
+def reported(monkeypatch) -> list[str]:
+    """Collect messages of a computation that counts as long after its first block."""
+    monkeypatch.setattr(feature_cache, "FIRST_REPORT_S", 0)
+    monkeypatch.setattr(frozen_backbone, "SHORT_WAIT_S", 0)
+    return []
+
+
+def run_with_messages(messages: list[str], **fields: object) -> None:
+    feature_cache._feature_caches.clear()
+    toys.run(dataclasses.replace(FROZEN, **fields), on_message=messages.append)
+
+
+def test_long_computation_says_how_long_it_will_take_and_why(reported):
+    run_with_messages(reported)
+    # 8 blocks of unchanged images, and 6 of training images in each other view
+    (text,) = reported
+    assert re.fullmatch(
+        r"Features of resnext_tiny: 2 %, about 0:\d\d:\d\d left\. "
+        r"\(With --augmentation none, 1 of 8 views would do\.\)",
+        text,
+    )
+    run_with_messages(reported)
+    assert len(reported) == 1, "cached features take no time"
+
+
+def test_single_view_has_nothing_to_leave_out(reported):
+    run_with_messages(reported, augmentation="none")
+    (text,) = reported
+    assert "augmentation" not in text
+
+
+REPORTER = """
+import sys
+from pathlib import Path
+from bioimg.storage.process_lock import lock_slot
+with lock_slot(Path(sys.argv[1]), 0, wait=False):
+    print("reports", flush=True)
+    input()
+"""
+
+
+@pytest.mark.ray
+def test_one_of_several_processes_reports_for_all(reported):
+    run_with_messages(reported)
+    folder = block_files()[0].parent
+    for file in block_files():
+        file.unlink()
+    command = [sys.executable, "-c", REPORTER, str(folder / "reporter")]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "reports\n"
+        run_with_messages(reported)
+        other.kill()
+    assert len(reported) == 1
+
+
+def test_short_computation_is_silent(monkeypatch):
+    monkeypatch.setattr(feature_cache, "FIRST_REPORT_S", 0)
+    messages = []
+    run_with_messages(messages)
+    assert messages == []
 
 
 # equal to training through the backbone
