@@ -314,9 +314,10 @@ class TrialConfig:
     )
     precision: str = config_field(
         "auto",
-        "Number format: auto (bfloat16 autocast on a GPU that supports it or a CPU with AMX, else "
-        "float32), or one of the two",
-        choices=("auto", "bfloat16", "float32"),
+        "Number format of autocast: auto (the fastest on all machines of the run: bfloat16 on GPUs "
+        "from compute capability 8.0 on and CPUs with AMX, float16 on GPUs of 7.x such as a T4, "
+        "else float32), or one of the three",
+        choices=("auto", "bfloat16", "float16", "float32"),
     )
     tf32: bool = config_field(
         False, "On CUDA, multiply float32 matrices in TF32 (10-bit mantissa): faster, less exact"

@@ -465,12 +465,12 @@ def _evaluate_trial(
     import torch
 
     from bioimg.results.schema import PREDICTIONS_SCHEMA
-    from bioimg.training import inference
+    from bioimg.training import inference, precision
 
     trial = TrialConfig.from_row(row)
     saved, images = _scale_images(store, row, reader)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = getattr(torch, row["precision_used"])
+    dtype = precision.prediction_dtype(row, device)
     probabilities = inference.predict_probabilities(saved, trial, images, dtype, device)
     count = len(images)
     columns = {

@@ -181,14 +181,15 @@ class _KeptTrial:
     def load(cls, store: "ResultStore", key: str) -> "_KeptTrial":
         import torch
 
-        from bioimg.training import checkpoints
+        from bioimg.training import checkpoints, precision
 
         row: Mapping[str, Any] = store.tables.trial_rows("trials", key)[0]
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(
             trial=TrialConfig.from_row(row),
             saved_model=checkpoints.load_best_model(store.storage, store.checkpoint_folder(key)),
-            dtype=getattr(torch, row["precision_used"]),
-            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            dtype=precision.prediction_dtype(row, device),
+            device=device,
         )
 
     @property

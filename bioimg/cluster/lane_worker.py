@@ -56,6 +56,7 @@ def train_trials(lane: LaneSpec) -> None:
         device=get_device(),
         worker_group=workers,
         on_message=lambda text: _send_message(text, lane),
+        auto_precision=lane.auto_precision,
     )
     if workers.rank == 0:
         with _disconnect_on_loss():

@@ -40,6 +40,8 @@ class LaneSpec:
     number: int
     workers: int
     gpu: bool
+    auto_precision: str
+    """What a `precision` of `auto` means; `auto` for what is fastest on the lane's device."""
     coordinator: CoordinatorClient
     dataset_refs: dict[str, DatasetRefs]
     """The images and the split of each trial, by its key."""

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from bioimg.cluster import devices, ray_session
+from bioimg.cluster import devices, number_format, ray_session
 from bioimg.config import TrialConfig
 from bioimg.run_options import RunOptions
 
@@ -42,7 +42,10 @@ def open_lanes(
     from bioimg.cluster.tune_runner import LaneExecutor
 
     device, _ = devices.count_devices() if is_cluster else devices.count_local_devices()
-    return LaneExecutor(options.lanes, device == "GPU", check_nodes)
+    gpu = device == "GPU"
+    is_auto = any(trial.precision == "auto" for trial in trials)
+    answers = number_format.ask_machines(gpu=gpu) if is_auto else []
+    return LaneExecutor(options.lanes, gpu, check_nodes, answers)
 
 
 def _import_modules() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import ray
 from ray import tune
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from bioimg.cluster import ray_session
+from bioimg.cluster import number_format, ray_session
 from bioimg.cluster.coordinator_client import CoordinatorClient, start_coordinator
 from bioimg.cluster.heartbeat import Heartbeat
 from bioimg.cluster.lane_pool import POLL_INTERVAL_S, LanePool
@@ -38,11 +39,13 @@ class LaneExecutor:
 
     check_nodes: checks that every node can use the results folder, which it gets before the first
         lane starts.
+    format_answers: of the machines that were asked for their number formats.
     """
 
     max_lanes: int | None
     gpu: bool
     check_nodes: Callable[[str], None]
+    format_answers: "Sequence[ray.ObjectRef[str]]"
 
     def __call__(
         self,
@@ -70,6 +73,11 @@ class LaneExecutor:
             with contextlib.closing(start_coordinator(len(trials))) as coordinator:
                 self._run_trials(experiment, trials, datasets, store, listener, coordinator)
 
+    @functools.cached_property
+    def _auto_precision(self) -> str:
+        """What a `precision` of `auto` means: the same for all trials, also on machines to come."""
+        return number_format.choose_format(self.format_answers)
+
     def _run_trials(
         self,
         experiment: Experiment,
@@ -85,7 +93,7 @@ class LaneExecutor:
             images = find_images(datasets)
             scheduler = CohortScheduler(rule, trials, earlier, images, coordinator)
         stopped_keys = scheduler.stopped_keys if scheduler else set()
-        lane_spec = _make_lane_spec(experiment, trials, datasets, store, coordinator, self.gpu)
+        lane_spec = self._make_lane_spec(experiment, trials, datasets, store, coordinator)
         with LanePool(
             lane_spec,
             trials=len(trials),
@@ -102,6 +110,31 @@ class LaneExecutor:
                 time.sleep(POLL_INTERVAL_S)
         _correct_stopped_statuses(store, listener, stopped_keys)
 
+    def _make_lane_spec(
+        self,
+        experiment: Experiment,
+        trials: Sequence[TrialConfig],
+        datasets: Mapping[TrialConfig, Dataset],
+        store: ResultStore,
+        coordinator: CoordinatorClient,
+    ) -> LaneSpec:
+        """Return what all lanes have in common."""
+        rule = experiment.stopping_rule
+        epoch_counts = {trial.epochs for trial in trials}
+        return LaneSpec(
+            number=0,
+            workers=trials[0].workers,
+            gpu=self.gpu,
+            auto_precision=self._auto_precision,
+            coordinator=coordinator,
+            dataset_refs=_put_datasets(trials, datasets),
+            experiment_name=experiment.name,
+            results_folder=store.location,
+            session_id=store.session_id,
+            working_dir=str(Path.cwd()),
+            rungs_by_epochs={epochs: rule.rungs(epochs) if rule else () for epochs in epoch_counts},
+        )
+
 
 def _correct_stopped_statuses(
     store: ResultStore, listener: ProgressListener, stopped_keys: Set[str]
@@ -113,31 +146,6 @@ def _correct_stopped_statuses(
     for key, status in store.tables.trial_statuses().items():
         if key in stopped_keys and status != "stopped":
             listener.on_trial_end(key, status)
-
-
-def _make_lane_spec(
-    experiment: Experiment,
-    trials: Sequence[TrialConfig],
-    datasets: Mapping[TrialConfig, Dataset],
-    store: ResultStore,
-    coordinator: CoordinatorClient,
-    gpu: bool,
-) -> LaneSpec:
-    """Return what all lanes have in common."""
-    rule = experiment.stopping_rule
-    epoch_counts = {trial.epochs for trial in trials}
-    return LaneSpec(
-        number=0,
-        workers=trials[0].workers,
-        gpu=gpu,
-        coordinator=coordinator,
-        dataset_refs=_put_datasets(trials, datasets),
-        experiment_name=experiment.name,
-        results_folder=store.location,
-        session_id=store.session_id,
-        working_dir=str(Path.cwd()),
-        rungs_by_epochs={epochs: rule.rungs(epochs) if rule else () for epochs in epoch_counts},
-    )
 
 
 def _put_datasets(

@@ -46,6 +46,7 @@ TRIALS_SCHEMA = pa.schema(
         pa.field("backbone_parameters", pa.int64()),
         pa.field("device", pa.string()),
         pa.field("precision_used", pa.string()),
+        pa.field("skipped_steps", pa.int64()),
         pa.field("batch_norm", pa.string()),
         pa.field("features", pa.string()),
         pa.field("head_epochs", pa.int64()),
@@ -127,6 +128,10 @@ their publisher says, if anything. `backbone_parameters` counts all of the model
 
 `features` says where the head got its inputs from. `head_epochs` counts the epochs in which the
 head was trained alone, on cached features; it is null in rows of earlier versions.
+
+`precision_used` is the number format of the model's products and convolutions. In float16,
+`skipped_steps` counts the training steps that changed no weights since a gradient overflowed; a few
+are usual at the start. It is null for other formats.
 
 `continued_from` is the key of a shorter but otherwise equal trial. Its epochs are the first ones of
 this trial. They weren't trained again, and count in all columns as if they had been.

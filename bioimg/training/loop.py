@@ -14,7 +14,7 @@ from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A loss that is infinite or not a number."""
+    """A loss, or gradients of it at any loss scale, that are infinite or not numbers."""
 
 
 def train(trainer: TrialTrainer) -> Iterator[EpochMetrics]:
@@ -24,7 +24,7 @@ def train(trainer: TrialTrainer) -> Iterator[EpochMetrics]:
     `trainer.state_dict()`, or stop iterating.
 
     Raises:
-        NonFiniteLossError: a loss isn't finite. It names the epoch and the step.
+        NonFiniteLossError: a loss isn't finite, or its gradients in float16. It names the epoch.
     """
     trial, split, group = trainer.trial, trainer.split, trainer.worker_group
     labels = trainer.images.labels
@@ -56,8 +56,9 @@ def train(trainer: TrialTrainer) -> Iterator[EpochMetrics]:
             logits = trainer.forward(batch)
             loss_sum = F.cross_entropy(logits, targets, trainer.class_weights, reduction="sum")
             loss = loss_sum * loss_factor
-            loss.backward()
-            trainer.optimizer.step()
+            trainer.loss_scaler.scale(loss).backward()
+            trainer.loss_scaler.step(trainer.optimizer)
+            trainer.loss_scaler.update()
             trainer.optimizer.zero_grad(set_to_none=True)
             # stays on the device, so that no step waits for the number
             losses.append(loss.detach())
@@ -66,6 +67,7 @@ def train(trainer: TrialTrainer) -> Iterator[EpochMetrics]:
 
         batch_losses = group.sum_in_place(torch.stack(losses).double()).cpu().numpy() / group.size
         _check_finite(batch_losses, epoch, trainer)
+        _check_loss_scale(epoch, trainer)
         validation = trainer.evaluate(split.val)
         _check_finite(np.array([validation.loss]), epoch, trainer)
         yield trainer.add_epoch(
@@ -93,3 +95,14 @@ def _check_finite(losses: np.ndarray, epoch: int, trainer: TrialTrainer) -> None
         f"({trainer.trial.learning_rate}), or set `precision` to float32 "
         f"({precision.dtype_name(trainer.dtype)} was used)."
     )
+
+
+def _check_loss_scale(epoch: int, trainer: TrialTrainer) -> None:
+    scale = trainer.loss_scaler.get_scale()
+    if scale < precision.MIN_LOSS_SCALE:
+        raise NonFiniteLossError(
+            f"the loss scale of float16 is {scale:g} at epoch {epoch}, but must be at least "
+            f"{precision.MIN_LOSS_SCALE:g}: gradients overflowed in "
+            f"{trainer.loss_scaler.skipped_steps} steps. Set `precision` to float32, or lower "
+            f"`learning_rate` ({trainer.trial.learning_rate})."
+        )

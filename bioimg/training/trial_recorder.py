@@ -39,6 +39,8 @@ class TrialContext:
     worker_group: WorkerGroup = SINGLE_WORKER
     on_message: Callable[[str], None] = lambda text: None
     """Take what a user who waits should know."""
+    auto_precision: str = "auto"
+    """What a `precision` of `auto` means in this run; `auto` for what is fastest here."""
 
 
 class TrialRecorder:
@@ -266,6 +268,7 @@ def _training_columns(trainer: TrialTrainer) -> Row:
         "weights_licence": origin.licence or None,
         "backbone_parameters": all_parameters - _count_parameters(classifier.head),
         "precision_used": precision.dtype_name(trainer.dtype),
+        "skipped_steps": trainer.loss_scaler.skipped_steps,
         "batch_norm": batch_norm_scope(trainer),
         "features": _features_origin(trainer),
         "head_epochs": _count_head_epochs(trainer),

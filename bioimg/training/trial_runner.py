@@ -51,6 +51,7 @@ def run_trial(
             device=context.device,
             worker_group=context.worker_group,
             on_message=context.on_message,
+            auto_precision=context.auto_precision,
         )
         for epoch in _iter_undecided_epochs(recorder, trainer):
             stop_reason = should_stop(epoch)
@@ -63,7 +64,7 @@ def run_trial(
         # a row `failed` couldn't be written either, or would blame the trial
         raise
     except Exception as error:
-        # the loss is the whole group's, anything else may be one worker's own error
+        # the loss and its scale are the whole group's, anything else may be one worker's own error
         if context.worker_group.size > 1 and not isinstance(error, NonFiniteLossError):
             raise
         recorder.record_failure(error)

@@ -65,6 +65,7 @@ class TrialTrainer:
             done it; None if the backbone is never frozen.
         best_weights: state of `trained_module` with the weights of the best epoch.
         continued_from: key of the shorter trial that trained the first epochs, if any.
+        dtype: the type of its autocast. A trial that continues on other hardware keeps it.
     """
 
     def __init__(
@@ -76,14 +77,18 @@ class TrialTrainer:
         device: torch.device,
         worker_group: WorkerGroup = SINGLE_WORKER,
         on_message: Callable[[str], None] = lambda text: None,
+        auto_precision: str = "auto",
     ) -> None:
+        """Prepare to train from the first epoch.
+
+        auto_precision: what a `precision` of `auto` means; `auto` for what is fastest here.
+        """
         self.trial = trial
         self.images = images
         self.split = split
         self.device = device
         self.worker_group = worker_group
         self._on_message = on_message
-        self.dtype = precision.resolve_dtype(trial.precision, device)
         self.score_used: Score = resolve_score(trial.score, images.class_counts)
         precision.allow_tf32(trial.tf32)
 
@@ -96,9 +101,8 @@ class TrialTrainer:
         self.features_seconds: float | None = None
         self.continued_from: str | None = None
 
-        self._build_model()
-        self._trains_head_alone: bool | None = None
-        self.start_phase(epoch=1)
+        chosen = auto_precision if trial.precision == "auto" else trial.precision
+        self._start_in(precision.resolve_dtype(chosen, device), epoch=1)
 
     @property
     def best_epoch(self) -> int:
@@ -198,6 +202,8 @@ class TrialTrainer:
         return {
             "learner": self.trained_module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "precision": precision.dtype_name(self.dtype),
+            "loss_scaler": self.loss_scaler.state_dict(),
             "best": self.best_weights,
             "history": [dataclasses.asdict(epoch) for epoch in self.history],
             "features_seconds": self.features_seconds,
@@ -213,9 +219,13 @@ class TrialTrainer:
         """
         if self.weights_digest:
             require_same_weights(self.trial.weights, self.weights_digest, state["weights_digest"])
-        self.start_phase(len(state["history"]))
+        epoch = len(state["history"])
+        if state.get("precision", own := precision.dtype_name(self.dtype)) != own:
+            self._start_in(getattr(torch, state["precision"]), epoch)
+        self.start_phase(epoch)
         load_own_state(self.trained_module, state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.loss_scaler.load_state_dict(state.get("loss_scaler", {}))
         self.best_weights = state["best"]
         self.history = []
         for epoch in state["history"]:
@@ -225,6 +235,14 @@ class TrialTrainer:
         # a model may have been trained on features that this process hasn't loaded
         self.features_seconds = self.features_seconds or state.get("features_seconds")
         self.continued_from = state["continued_from"]
+
+    def _start_in(self, dtype: torch.dtype, epoch: int) -> None:
+        """Prepare the model and what an epoch trains, for autocast to a type."""
+        self.dtype = dtype
+        self.loss_scaler = precision.LossScaler(self.device, dtype)
+        self._build_model()
+        self._trains_head_alone: bool | None = None
+        self.start_phase(epoch)
 
     def _build_model(self) -> None:
         trial = self.trial

@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -26,6 +25,8 @@ from bioimg.training.trial_trainer import TrialTrainer
 from support import toys
 
 CUDA = torch.device("cuda", 0)
+AMPERE, TURING = (8, 6), (7, 5)
+"""Compute capabilities of GPUs that are fast in bfloat16, and of some that are in float16 only."""
 LARGE_MEMORY, SMALL_MEMORY = 80 * 2**30, 4096
 """Bytes of a GPU on which all images stay, and of one on which they don't."""
 
@@ -75,9 +76,10 @@ def swap_tensors(first: torch.Tensor, second: torch.Tensor) -> None:
 
 
 @contextlib.contextmanager
-def fake_cuda(memory: int) -> Iterator[StepWatch]:
-    """Make this process seem to have a GPU with so many bytes."""
+def fake_cuda(memory: int, capability: tuple[int, int] = AMPERE) -> Iterator[StepWatch]:
+    """Make this process seem to have a GPU with so many bytes, of a compute capability."""
     watch = StepWatch()
+    step = torch.amp.GradScaler.step
 
     def item(tensor: torch.Tensor) -> float:
         watch.require_no_wait(False, "item")
@@ -91,15 +93,20 @@ def fake_cuda(memory: int) -> Iterator[StepWatch]:
         assert loss.requires_grad
         assert loss.device == CUDA
 
-    def make_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def step_with_gradients(
+        scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer
+    ) -> float | None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = torch.empty_like(parameter)
+        return step(scaler, optimizer)
 
     patches = [
         (torch.cuda, "mem_get_info", lambda device: (memory, memory)),
         (torch.cuda, "get_device_name", lambda device: "a fake"),
-        (torch.cuda, "is_bf16_supported", lambda **options: True),
+        (torch.cuda, "get_device_capability", lambda device: capability),
+        (torch.cuda, "is_bf16_supported", lambda: True),
+        (torch.amp.GradScaler, "step", step_with_gradients),
         (torch, "_fused_sgd_", lambda *args, **options: None),  # torch has no fake of it
         (torch.utils, "swap_tensors", swap_tensors),
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
@@ -111,7 +118,6 @@ def fake_cuda(memory: int) -> Iterator[StepWatch]:
         (loop, "iter_training_steps", watch.watch_steps),
         (image_batches, "_resident_by_key", {}),
     ]
-    hook = register_optimizer_step_pre_hook(make_gradients)
     image_batches.view_pixels.cache_clear()
     release_feature_caches()
     try:
@@ -121,7 +127,6 @@ def fake_cuda(memory: int) -> Iterator[StepWatch]:
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
             yield stack.enter_context(watch)
     finally:
-        hook.remove()
         image_batches.view_pixels.cache_clear()
         release_feature_caches()
 
@@ -137,10 +142,12 @@ def _working_fakes() -> None:
         pytest.skip(f"torch {torch.__version__} has other fake tensors: {error!r}")
 
 
-def train_fake(trial: TrialConfig, memory: int) -> tuple[TrialTrainer, int]:
+def train_fake(
+    trial: TrialConfig, memory: int, capability: tuple[int, int] = AMPERE
+) -> tuple[TrialTrainer, int]:
     """Train and test a trial on a fake GPU. Return its trainer, and how many steps were watched."""
     dataset = toys.dataset(trial, toys.images(size=32))
-    with fake_cuda(memory) as watch:
+    with fake_cuda(memory, capability) as watch:
         trainer = TrialTrainer(trial, dataset.images, dataset.split, device=CUDA)
         list(loop.train(trainer))
         trainer.restore_best()
@@ -172,6 +179,14 @@ def test_training_on_a_gpu_mixes_no_devices_and_no_step_waits(freeze, optimizer,
     assert {tensor.device for tensor in learner} == {CUDA}
     images = [tensor for tensor in learner if tensor.dim() == 4]
     assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in images)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_gpu_without_bfloat16_trains_in_float16_and_no_step_waits(optimizer):
+    trainer, steps = train_fake(fake_trial(optimizer=optimizer), LARGE_MEMORY, TURING)
+    assert steps
+    assert trainer.dtype == torch.float16
+    assert trainer.loss_scaler.is_enabled()
 
 
 def test_step_that_waits_for_the_gpu_is_noticed(monkeypatch):
