@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from bioimg.training.device_memory import to_device
 from bioimg.training.distributed import WorkerGroup
 
 VIEW_COUNTS = {"none": 1, "dihedral": 8}
@@ -19,10 +20,22 @@ MIN_BATCH_IMAGES = 2
 
 
 class Batch(NamedTuple):
-    """Images by their int64 [B] indices, and the int64 [B] view of each."""
+    """Images by their int64 [B] indices, and the int64 [B] view of each.
+
+    sent: both, int64 [2, B], where they have been sent to a device.
+    """
 
     indices: np.ndarray
     views: np.ndarray
+    sent: torch.Tensor | None = None
+
+    def on_device(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return indices and views on a device. They are only copied if they weren't sent there."""
+        sent = self.sent
+        if sent is None or sent.device.type != device.type:
+            sent = to_device(np.stack([self.indices, self.views]), device)
+        indices, views = sent
+        return indices, views
 
     def select(self, positions: np.ndarray) -> "Batch":
         """Return the images at these positions of the batch."""
@@ -81,22 +94,30 @@ def draw_epoch(
 
 
 def iter_training_steps(
-    epoch_images: Batch, batch_size: int, group: WorkerGroup
+    epoch_images: Batch, batch_size: int, group: WorkerGroup, device: torch.device
 ) -> Iterator[TrainingStep]:
-    """Yield the steps of an epoch as one worker sees them.
+    """Yield the steps of an epoch as one worker sees them, with their images sent to its device.
+
+    Those of the whole epoch are sent at once, so that no step copies anything.
 
     Over all workers, every image of the epoch is in one step. Batches are the same for any number
     of workers. A worker has two images of a batch or more, or takes no part in it: BatchNorm can't
     take one.
     """
+    steps = []
     for start, stop in batch_bounds(len(epoch_images.indices), batch_size):
         share = group.shard(np.arange(start, stop), min_share=MIN_BATCH_IMAGES)
         if len(share):
-            yield TrainingStep(epoch_images.select(share), group.size / (stop - start))
+            steps.append(TrainingStep(epoch_images.select(share), group.size / (stop - start)))
         else:
             # DDP needs a backward pass from every worker: this one doesn't count
             first = np.arange(start, min(start + MIN_BATCH_IMAGES, stop))
-            yield TrainingStep(epoch_images.select(first), 0.0)
+            steps.append(TrainingStep(epoch_images.select(first), 0.0))
+    order = np.concatenate([[batch.indices, batch.views] for batch, _ in steps], axis=1)
+    sizes = [len(batch.indices) for batch, _ in steps]
+    sent = to_device(order, device).split(sizes, dim=1)
+    for (batch, loss_factor), batch_sent in zip(steps, sent, strict=True):
+        yield TrainingStep(batch._replace(sent=batch_sent), loss_factor)
 
 
 def batch_bounds(images: int, batch_size: int) -> list[tuple[int, int]]:

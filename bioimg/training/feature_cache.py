@@ -80,9 +80,9 @@ class FeatureCache:
 
     def load_batch(self, batch: Batch) -> torch.Tensor:
         """Return [B, width] on the device."""
-        rows = batch.views * self._values.shape[1] + batch.indices
-        row_values = self._values.flatten(0, 1)
-        chosen = row_values.index_select(0, to_device(rows, self._values.device))
+        indices, views = batch.on_device(self._values.device)
+        rows = views * self._values.shape[1] + indices
+        chosen = self._values.flatten(0, 1).index_select(0, rows)
         return to_device(chosen, self._device)
 
     def compute_missing(

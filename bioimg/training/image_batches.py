@@ -69,7 +69,8 @@ def make_image_loader(
 
     def load(batch: Batch) -> torch.Tensor:
         images = to_device(pixels[batch.indices], device)
-        return select_views(images, Batch(np.arange(len(images)), batch.views))
+        rows = torch.arange(len(images), device=device)
+        return turn_images(images, rows, batch) if batch.views.any() else images
 
     return load
 
@@ -97,14 +98,22 @@ def copy_in_chunks(pixels: PixelArray, device: torch.device) -> torch.Tensor:
 def select_views(images: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Return some of the square images, uint8 [N, S, S, 3], each in its view: [B, S, S, 3].
 
-    Image b is rotated by `views[b] % 4` quarter turns, and mirrored if `views[b] >= 4`. Pixels are
-    only moved, so index and view are one gather, with equal bits.
+    Image b is rotated by `views[b] % 4` quarter turns, and mirrored if `views[b] >= 4`.
     """
-    rows = to_device(batch.indices, images.device)
+    rows, _ = batch.on_device(images.device)
     if not batch.views.any():
         return images.index_select(0, rows)
+    return turn_images(images, rows, batch)
+
+
+def turn_images(images: torch.Tensor, rows: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return rows of the images, int64 [B], each in its view of the batch.
+
+    Pixels are only moved, so row and view are one gather, with equal bits.
+    """
     side = images.shape[1]
-    pixels = view_pixels(side, images.device)[to_device(batch.views, images.device)]
+    _, views = batch.on_device(images.device)
+    pixels = view_pixels(side, images.device)[views]
     selected = images.flatten(1, 2)[rows.unsqueeze(1), pixels]
     return selected.unflatten(1, (side, side))
 

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from bioimg.training import precision
 from bioimg.training.batches import batch_bounds, draw_epoch, iter_training_steps
-from bioimg.training.device_memory import to_device
 from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
 
 
@@ -49,10 +48,10 @@ def train(trainer: TrialTrainer) -> Iterator[EpochMetrics]:
         correct = torch.zeros((), dtype=torch.int64, device=trainer.device)
 
         for step, (batch, loss_factor) in enumerate(
-            iter_training_steps(epoch_images, trial.batch_size, group), start=1
+            iter_training_steps(epoch_images, trial.batch_size, group, trainer.device), start=1
         ):
             trainer.set_learning_rate(epoch, step / len(batch_sizes))
-            targets = labels_on_device[to_device(batch.indices, trainer.device)]
+            targets = labels_on_device[batch.on_device(trainer.device)[0]]
             logits = trainer.forward(batch)
             loss_sum = F.cross_entropy(logits, targets, trainer.class_weights, reduction="sum")
             loss = loss_sum * loss_factor

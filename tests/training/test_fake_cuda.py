@@ -36,6 +36,8 @@ class StepWatch(TorchDispatchMode):
 
     in_step = False
     steps = 0
+    copies = 0
+    """Tensors that steps copied to the GPU."""
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -44,6 +46,8 @@ class StepWatch(TorchDispatchMode):
         if args and isinstance(args[0], FakeTensor) and args[0].device.type == "cuda":
             devices = {leaf.device.type for leaf in tree_leaves(result) if torch.is_tensor(leaf)}
             self.require_no_wait("cpu" not in devices, function)
+        if function == torch.ops.aten._to_copy.default and result.device.type == "cuda":
+            self.copies += self.in_step and args[0].device.type == "cpu"
         return result
 
     def require_no_wait(self, holds: bool, what: object) -> None:
@@ -144,15 +148,15 @@ def _working_fakes() -> None:
 
 def train_fake(
     trial: TrialConfig, memory: int, capability: tuple[int, int] = AMPERE
-) -> tuple[TrialTrainer, int]:
-    """Train and test a trial on a fake GPU. Return its trainer, and how many steps were watched."""
+) -> tuple[TrialTrainer, StepWatch]:
+    """Train and test a trial on a fake GPU. Return its trainer and what watched its steps."""
     dataset = toys.dataset(trial, toys.images(size=32))
     with fake_cuda(memory, capability) as watch:
         trainer = TrialTrainer(trial, dataset.images, dataset.split, device=CUDA)
         list(loop.train(trainer))
         trainer.restore_best()
         trainer.evaluate(dataset.split.test)
-    return trainer, watch.steps
+    return trainer, watch
 
 
 def fake_trial(**fields: object) -> TrialConfig:
@@ -173,8 +177,10 @@ def fake_trial(**fields: object) -> TrialConfig:
 @pytest.mark.parametrize("freeze", ["none", "layer2", "features"])
 def test_training_on_a_gpu_mixes_no_devices_and_no_step_waits(freeze, optimizer, memory):
     trial = fake_trial(freeze=freeze, optimizer=optimizer)
-    trainer, steps = train_fake(trial, memory)
-    assert steps == 2 * -(-len(trainer.split.train) // 16)
+    trainer, watch = train_fake(trial, memory)
+    assert watch.steps == 2 * -(-len(trainer.split.train) // 16)
+    copied = {LARGE_MEMORY: 0, SMALL_MEMORY: watch.steps}
+    assert watch.copies == copied[memory], "images or features only, and only if they must be"
     learner = tree_leaves(trainer.trained_module.state_dict())
     assert {tensor.device for tensor in learner} == {CUDA}
     images = [tensor for tensor in learner if tensor.dim() == 4]
@@ -183,8 +189,9 @@ def test_training_on_a_gpu_mixes_no_devices_and_no_step_waits(freeze, optimizer,
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_gpu_without_bfloat16_trains_in_float16_and_no_step_waits(optimizer):
-    trainer, steps = train_fake(fake_trial(optimizer=optimizer), LARGE_MEMORY, TURING)
-    assert steps
+    trainer, watch = train_fake(fake_trial(optimizer=optimizer), LARGE_MEMORY, TURING)
+    assert watch.steps
+    assert watch.copies == 0
     assert trainer.dtype == torch.float16
     assert trainer.loss_scaler.is_enabled()
 
