@@ -22,10 +22,12 @@ TIMM_PREFIXES = ("timm:", "hub:", "folder:")
 
 
 class WeightsOrigin(NamedTuple):
-    """Where weights come from, and under which licence; empty where nothing says so."""
+    """Where weights come from, and what their publisher says; empty where nothing says so."""
 
     source: str
-    licence: str
+    licence: str = ""
+    interpolation: str = ""
+    """How images were resized for them, such as bicubic."""
 
 
 class ModelSource(Protocol):

@@ -128,13 +128,14 @@ class TimmModel:
 
     def weights_origin(self, weights: str) -> WeightsOrigin:
         if weights not in self.weights:
-            return WeightsOrigin(self.weights_location(weights), "")
+            return WeightsOrigin(self.weights_location(weights))
         location, config = self.weights[weights]
-        licence = config.get("license") or ""
-        if isinstance(location, Path):
-            return WeightsOrigin(str(location), licence)
-        commit = hub_files.commit_of(self._find_weights_file(weights))
-        return WeightsOrigin(str(Repository(location.name, commit)), licence)
+        if isinstance(location, Repository):
+            commit = hub_files.commit_of(self._find_weights_file(weights))
+            location = Repository(location.name, commit)
+        return WeightsOrigin(
+            str(location), config.get("license") or "", config.get("interpolation") or ""
+        )
 
     def pool_blank_images(self, image_size: int) -> torch.Tensor:
         """Return the features of two blank images, on the current default device.

@@ -52,11 +52,13 @@ class TorchvisionModel:
 
     def weights_origin(self, weights: str) -> WeightsOrigin:
         entry = weights_entry(self.name, weights)
-        licence = entry.meta.get("license", "") if entry else ""
         location = self.weights_location(weights)
+        if entry is None:
+            return WeightsOrigin(location)
         # a file of this package has another path on each machine
         source = Path(location).name if location.startswith("file:") else location
-        return WeightsOrigin(source, licence)
+        interpolation = entry.transforms().interpolation.value
+        return WeightsOrigin(source, entry.meta.get("license", ""), interpolation)
 
 
 @functools.cache

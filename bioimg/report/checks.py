@@ -34,6 +34,7 @@ COUNT_BY_CHECK = {
     "unreadable": "unreadable_skipped",
 }
 """The column whose number, if it isn't zero, makes each of these warnings."""
+USED_INTERPOLATION = "bilinear"
 MAX_COUNTED_CLASSES = 20
 """The most classes whose images a note counts; the methods section counts all."""
 
@@ -298,14 +299,21 @@ def external_checks(name: str, record: ExternalSet) -> Iterator[Check]:
 
 
 def weights_notes(shown: pd.DataFrame) -> Iterator[Check]:
-    """Yield which weights must not be used for everything, by the terms of their licence."""
-    licences = shown["weights_licence"].dropna()
-    for licence in sorted(set(licences)):
-        models = list(shown.loc[licences.index, "model"][licences.eq(licence)].unique())
+    """Yield how weights are used otherwise than their publishers did, or may not be used."""
+    for interpolation, models in _models_by_value(shown, "weights_interpolation"):
+        if interpolation != USED_INTERPOLATION:
+            yield note("interpolation", models=models, interpolation=interpolation)
+    for licence, models in _models_by_value(shown, "weights_licence"):
         if forbids_commerce(licence):
             yield note("non_commercial", models=models, licence=licence)
         if forbids_sharing(licence):
             yield note("no_derivatives", models=models, licence=licence)
+
+
+def _models_by_value(shown: pd.DataFrame, column: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each value of a column, in order, with the models that have it."""
+    for value, rows in shown.groupby(column):
+        yield str(value), list(rows["model"].unique())
 
 
 def stopping_notes(results: Results, shown: pd.DataFrame) -> Iterator[Check]:

@@ -43,6 +43,7 @@ TRIALS_SCHEMA = pa.schema(
         pa.field("weights_digest", pa.string()),
         pa.field("weights_source", pa.string()),
         pa.field("weights_licence", pa.string()),
+        pa.field("weights_interpolation", pa.string()),
         pa.field("backbone_parameters", pa.int64()),
         pa.field("device", pa.string()),
         pa.field("precision_used", pa.string()),
@@ -124,7 +125,8 @@ several subsets. `ignored_files` are those that may be images but have no known 
 `weights_digest` covers everything that `weights` names except the head, before any training. It is
 null for random weights, which the seed determines. `weights_source` is where they came from: an
 address, a repository of the Hugging Face hub with its commit, or a file. `weights_licence` is what
-their publisher says, if anything. `backbone_parameters` counts all of the model without the head.
+their publisher says, if anything, and so is `weights_interpolation`: how images were resized for
+them. `backbone_parameters` counts all of the model without the head.
 
 `features` says where the head got its inputs from. `head_epochs` counts the epochs in which the
 head was trained alone, on cached features; it is null in rows of earlier versions.

@@ -266,6 +266,7 @@ def _training_columns(trainer: TrialTrainer) -> Row:
         "weights_digest": trainer.weights_digest,
         "weights_source": origin.source or None,
         "weights_licence": origin.licence or None,
+        "weights_interpolation": origin.interpolation or None,
         "backbone_parameters": all_parameters - _count_parameters(classifier.head),
         "precision_used": precision.dtype_name(trainer.dtype),
         "skipped_steps": trainer.loss_scaler.skipped_steps,

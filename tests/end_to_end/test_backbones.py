@@ -69,8 +69,9 @@ def test_rows_say_where_weights_came_from(results, folders):
     assert rows.loc["resnext_tiny", "weights_source"] == "resnext_tiny-TEXTURES_V2.safetensors"
 
 
-def test_page_names_what_the_licence_forbids(folder):
+def test_page_names_what_the_licence_forbids_and_another_interpolation(folder):
     page = (folder / "report" / "report.html").read_text()
+    assert "resized by bicubic interpolation. Here it is bilinear" in page
     assert "must not be used commercially" in page
     assert "must not be passed on (licence cc-by-nc-nd-4.0)" in page
 

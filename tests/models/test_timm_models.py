@@ -233,6 +233,20 @@ def test_origin_names_the_folder_and_its_licence(tmp_path):
     assert origin.licence == "apache-2.0"
 
 
+@pytest.mark.parametrize(
+    ("model", "weights", "interpolation"),
+    [("resnet18", "IMAGENET1K_V1", "bilinear"), ("swin_t", "IMAGENET1K_V1", "bicubic")],
+)
+def test_origin_says_how_images_were_resized_for_the_weights(model, weights, interpolation):
+    assert find_model_source(model).weights_origin(weights).interpolation == interpolation
+
+
+def test_origin_of_a_folder_says_how_images_were_resized(tmp_path):
+    save_timm_folder(tmp_path, VIT, 32)
+    origin = find_model_source(f"folder:{tmp_path}").weights_origin("DEFAULT")
+    assert origin.interpolation == "bicubic"
+
+
 def test_origin_of_torchvision_is_an_address():
     origin = find_model_source("resnet18").weights_origin("IMAGENET1K_V1")
     assert origin.source.startswith("https://download.pytorch.org/")

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from bioimg.cli.report import ReportCommand
 from bioimg.cli.verify import VerifyCommand
 from bioimg.config import TrialConfig
+from bioimg.report.checks import weights_notes
 from support.example_results import V2, epoch_rows, prediction_rows, trial_row, write_results
 
 WEIGHTS_FILE = "/home/me/mine.pth"
@@ -65,3 +67,22 @@ def test_weights_files_of_one_name_keep_their_folders(tmp_path: Path) -> None:
     for name in (WEIGHTS_FILE, "/home/you/mine.pth", "theirs.pth"):
         assert f"| {name}" in text
     assert VerifyCommand(file=table).run() == 0
+
+
+def weights_notes_of(**columns: str) -> list[str]:
+    row = {"model": "vit", "weights_licence": None, "weights_interpolation": None, **columns}
+    return [note.code for note in weights_notes(pd.DataFrame([row, {**row, "model": "other"}]))]
+
+
+@pytest.mark.parametrize(
+    ("columns", "codes"),
+    [
+        ({}, []),
+        ({"weights_interpolation": "bilinear", "weights_licence": "mit"}, []),
+        ({"weights_interpolation": "bicubic"}, ["interpolation"]),
+        ({"weights_licence": "cc-by-nc-nd-4.0"}, ["non_commercial", "no_derivatives"]),
+        ({"weights_licence": "lunit-non-commercial"}, ["non_commercial"]),
+    ],
+)
+def test_caption_says_what_publishers_of_weights_meant_otherwise(columns, codes):
+    assert weights_notes_of(**columns) == codes
