@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bioimg.config import DatasetConfig
+from bioimg.config import DatasetConfig, TrialConfig
 from bioimg.progress.console import print_plain
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ class Doctor:
     or, if they are too large for that, must see the folder of decoded images"""
     image_size: int = 150
     """Side length of images after resizing, in pixels"""
-    model: tuple[str, ...] = ("resnext50_32x4d",)
-    """Models of the trials"""
+    model: tuple[str, ...] = ()
+    """Models of the trials, whose weights each node must have or be able to download"""
     weights: tuple[str, ...] = ()
-    """Weights of the trials: names as in grid.py, or files. Each node must have them or be able to
-    download them"""
+    """Weights of the trials: names as in grid.py, or files; by default those that each MODEL has as
+    DEFAULT"""
     workers: int = 1
     """Workers per trial: with more than one, an all-reduce across nodes is tested, as in DDP"""
     gpu: bool = False
@@ -77,11 +77,13 @@ class Doctor:
         from bioimg.models.model_source import find_model_source
         from bioimg.models.pretrained_weights import WEIGHTS_FILE_SUFFIXES
 
-        files = [name for name in self.weights if name.endswith(WEIGHTS_FILE_SUFFIXES)]
+        models = self.model or (TrialConfig().model,)
+        weights = self.weights or ("DEFAULT",) * bool(self.model)
+        files = [name for name in weights if name.endswith(WEIGHTS_FILE_SUFFIXES)]
         addresses = []
-        for model in self.model:
+        for model in models:
             source = find_model_source(model)
-            for name in self.weights:
+            for name in weights:
                 if name not in (*files, "none"):
                     source.check_weights(name)
                     addresses.append(source.weights_location(name))
@@ -109,7 +111,7 @@ def print_check_results(results: "list[CheckResult]", console: Console) -> int:
     """Print a line for each result. Return 0, or 1 if anything is wrong."""
     for result in results:
         line = f"{'wrong' if result.problem else 'ok':6}{result.check:17}{result.node}"
-        if result.problem:
-            line += f": {result.problem}"
+        if text := result.problem or result.remark:
+            line += f": {text}"
         print_plain(console, line, style="red" if result.problem else None)
     return int(any(result.problem for result in results))

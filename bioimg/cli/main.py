@@ -18,6 +18,7 @@ from bioimg.cli.data import DataCommand
 from bioimg.cli.doctor import Doctor
 from bioimg.cli.evaluate import EvaluateCommand
 from bioimg.cli.export import ExportCommand
+from bioimg.cli.fetch import FetchCommand
 from bioimg.cli.help_hints import with_plain_help
 from bioimg.cli.predict import PredictCommand
 from bioimg.cli.report import ReportCommand
@@ -38,6 +39,7 @@ COMMANDS = {
     "predict": PredictCommand,
     "export": ExportCommand,
     "doctor": Doctor,
+    "fetch": FetchCommand,
     "cache": CacheCommand,
 }
 EXIT_ABORTED = 2

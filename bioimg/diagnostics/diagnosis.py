@@ -16,11 +16,16 @@ MIN_SHM_BYTES = 1 * GIB
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result of one check on one node. `problem` is None, or what is wrong and what to do."""
+    """The result of one check on one node.
+
+    problem: what is wrong and what to do; None if nothing is.
+    remark: what else is worth knowing.
+    """
 
     check: str
     node: str
     problem: str | None = None
+    remark: str = ""
 
 
 class BasicReport(TypedDict):
@@ -37,7 +42,11 @@ class NodeReport(BasicReport):
     device_error: str | None
     gpus: float
     gpus_wanted: bool
+    weights_here: list[str]
+    weights_to_fetch: list[str]
+    """Those that a run would download."""
     missing_weights: list[str]
+    """Why others can't be downloaded."""
     images_error: str | None
     free_disk: int
     free_shm: int | None
@@ -86,7 +95,6 @@ def _node_results(
     yield from _basic_results(node, report, versions)
     problems = {
         "devices": _device_problem(report),
-        "weights": _weights_problem(report["missing_weights"]),
         "images": _problem_text(
             report["images_error"],
             "Decoded, they are too large to send to the nodes: set BIOIMG_CACHE to a folder that "
@@ -115,6 +123,9 @@ def _node_results(
     }
     for check, problem in problems.items():
         yield CheckResult(check, node, problem)
+    yield CheckResult(
+        "weights", node, _weights_problem(report["missing_weights"]), _weights_remark(report)
+    )
 
 
 def _basic_results(
@@ -176,6 +187,16 @@ def _device_problem(report: NodeReport) -> str | None:
 
 def _weights_problem(reasons: list[str]) -> str | None:
     return _problem_text("; ".join(reasons), "Copy it there, or put it where all nodes see it.")
+
+
+def _weights_remark(report: NodeReport) -> str:
+    remarks = []
+    if report["weights_here"]:
+        remarks.append(f"here: {', '.join(report['weights_here'])}")
+    if report["weights_to_fetch"]:
+        to_fetch = ", ".join(report["weights_to_fetch"])
+        remarks.append(f"to be downloaded by a run, or now by `bioimg fetch MODEL`: {to_fetch}")
+    return "; ".join(remarks)
 
 
 def _space_problem(name: str, free: float | None, needed: int, way_out: str) -> str | None:

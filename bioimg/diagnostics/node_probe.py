@@ -39,9 +39,7 @@ def probe_node(
     return {
         **probe_basics(out, marker),
         "import_error": _error_text(lambda: importlib.import_module("bioimg.cluster.lanes")),
-        "missing_weights": [
-            reason for location in weights if (reason := _why_weights_missing(location))
-        ],
+        **_probe_weights(weights),
         "images_error": images_error,
         "token_mode": token_path.stat().st_mode & 0o777 if token_path.exists() else None,
         # the mode in which Ray was started on this node
@@ -134,26 +132,48 @@ def _error_text(action: Callable[[], object]) -> str | None:
     return None
 
 
-def _why_weights_missing(location: str) -> str | None:
-    """Return why a file or URL of weights isn't available on this node, or None if it is.
+def _probe_weights(locations: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return which weights are on this node, which would be downloaded, and why others can't be."""
+    here = [location for location in locations if _is_here(location)]
+    reasons = {
+        location: _why_unreachable(location) for location in locations if location not in here
+    }
+    return {
+        "weights_here": here,
+        "weights_to_fetch": [location for location, reason in reasons.items() if not reason],
+        "missing_weights": [
+            f"{location}: {reason}" for location, reason in reasons.items() if reason
+        ],
+    }
 
-    A URL is if torch's cache holds its file, or if it can be reached. A repository of the Hugging
-    Face hub is if the hub's cache holds its weights, or if they can be reached.
-    """
+
+def _is_here(location: str) -> bool:
+    """Return True if a file, or what a cache holds of a URL or repository, is on this node."""
     if location.startswith("hub:"):
         from bioimg.models import hub_files
 
-        reason = hub_files.why_weights_missing(hub_files.Repository.parse(location))
-        return f"{location}: {reason}" if reason else None
+        return hub_files.find_cached_weights(hub_files.Repository.parse(location)) is not None
+    if location.startswith("http"):
+        return _cached_file(location).exists()
+    return Path(location.removeprefix("file://")).expanduser().exists()
+
+
+def _why_unreachable(location: str) -> str | None:
+    """Return why weights can't be downloaded, or None if they can."""
+    if location.startswith("hub:"):
+        from bioimg.models import hub_files
+
+        return hub_files.why_unreachable(hub_files.Repository.parse(location))
     if not location.startswith("http"):
-        return None if Path(location).expanduser().exists() else f"{location}: no such file"
+        return "no such file"
+    reason = _error_text(lambda: _check_url(location))
+    return f"{reason}, and there is no {_cached_file(location)}" if reason else None
+
+
+def _cached_file(url: str) -> Path:
     import torch
 
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / location.rsplit("/", 1)[-1]
-    if cached.exists():
-        return None
-    reason = _error_text(lambda: _check_url(location))
-    return f"{location}: {reason}, and there is no {cached}" if reason else None
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
 
 
 def _check_url(url: str) -> None:

@@ -150,12 +150,10 @@ def fetch_file(repository: Repository, filename: str, field_value: str) -> Path:
         raise _unreachable_error(repository, filename, field_value, error) from error
 
 
-def why_weights_missing(repository: Repository) -> str | None:
-    """Return why a repository's weights can't be had here, or None if they are here or can be."""
+def why_unreachable(repository: Repository) -> str | None:
+    """Return why a repository's weights can't be downloaded, or None if they can."""
     from huggingface_hub import file_exists
 
-    if find_cached_weights(repository):
-        return None
     name, revision = repository
     try:
         if any(file_exists(name, filename, revision=revision) for filename in WEIGHTS_FILES):

@@ -39,6 +39,8 @@ WELL = {
     "import_error": None,
     "device_error": None,
     "storage_error": None,
+    "weights_here": [],
+    "weights_to_fetch": [],
     "missing_weights": [],
     "images_error": None,
     "token_mode": 0o600,
@@ -149,16 +151,34 @@ def test_named_weights_are_found_for_every_model():
         Doctor(weights=("IMAGENET",))._weights_locations()
 
 
+def test_model_alone_means_its_own_weights():
+    (location,) = Doctor(model=("kaiko",))._weights_locations()
+    assert location.startswith("hub:1aurent/vit_small_patch16_224.kaiko")
+    assert Doctor()._weights_locations() == ()
+
+
+def test_node_says_which_weights_it_has_and_which_it_would_download():
+    report = {**WELL, "weights_here": ["w.pth"], "weights_to_fetch": ["hub:lab/model"]}
+    results = diagnose_nodes({"a": report}, 0)
+    (result,) = (result for result in results if result.check == "weights")
+    assert result.problem is None
+    assert re.fullmatch("here: w.pth; .* `bioimg fetch MODEL`: hub:lab/model", result.remark)
+    console = Console(file=io.StringIO())
+    print_check_results([result], console)
+    assert "here: w.pth" in console.file.getvalue()
+
+
 def test_unreachable_weights_url_fails_unless_its_file_is_cached(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     url = f"http://127.0.0.1:{free_port()}/w.pth"
+    (reason,) = node_probe._probe_weights((url,))["missing_weights"]
     assert re.search(
-        rf"{url}: .*refused.*, and there is no {tmp_path}/hub/checkpoints/w.pth",
-        node_probe._why_weights_missing(url) or "",
+        rf"{url}: .*refused.*, and there is no {tmp_path}/hub/checkpoints/w.pth", reason
     )
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints" / "w.pth").touch()
-    assert node_probe._why_weights_missing(url) is None
+    expected = {"weights_here": [url], "weights_to_fetch": [], "missing_weights": []}
+    assert node_probe._probe_weights((url,)) == expected
 
 
 def test_exit_code_is_one_if_any_check_fails():
