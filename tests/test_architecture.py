@@ -176,7 +176,7 @@ ALLOWED_HEAVY = {
     # Ray starts before a run imports torch
     "bioimg.runner": {"pandas"},
     "bioimg.cluster.open_lanes": {"ray"},
-    # Ray Tune and Ray Train import pandas, and its controllers torch, to read their own settings
+    # Ray Tune and Ray Train import pandas
     "bioimg.cluster.tune_trial": {"ray", "pandas"},
     "bioimg.cluster.lanes": {"ray", "pandas"},
     "bioimg.cluster.lane_worker": {"ray", "pandas", "torch", "torchvision"},

@@ -210,6 +210,17 @@ def test_no_file_holds_a_secret(path):
     )
 
 
+@pytest.mark.parametrize("path", [*FILES, KUBERAY, SBATCH], ids=lambda path: path.name)
+def test_ray_sends_no_usage_statistics(path):
+    """By default, a cluster's head sends them to Ray's makers."""
+    setting = r"RAY_USAGE_STATS_ENABLED(=0|, value: \"0\")"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    settings = [line for line in lines if re.search(setting, line)]
+    assert len(settings) == 1
+    if path in FILES:
+        assert "ray start --head" in settings[0]
+
+
 JOB = load(KUBERAY)["spec"]
 GROUPS = [JOB["rayClusterSpec"]["headGroupSpec"], *JOB["rayClusterSpec"]["workerGroupSpecs"]]
 
