@@ -94,7 +94,7 @@ def test_help_explains_every_field_with_its_default(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     for flag in PINNED:
         assert f"--{flag} " in shown
-    assert "(default: 16 32 64)" in shown
+    assert "(default: 32 64)" in shown
 
 
 @pytest.mark.parametrize(
