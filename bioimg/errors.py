@@ -1,7 +1,7 @@
 """Errors that are shown to users as one line, and the words that they share."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from bioimg.text import join_first
 
@@ -19,6 +19,15 @@ class StorageError(UserError):
 
     Nothing can be recorded then, so this ends the experiment.
     """
+
+
+class UnreadableImagesError(UserError):
+    """No image of a set can be read."""
+
+    def __init__(self, text: str, reasons: Mapping[str, str]) -> None:
+        super().__init__(text)
+        self.reasons = dict(reasons)
+        """Why each can't be read, by its path."""
 
 
 class CorruptFileError(ValueError):

@@ -471,7 +471,7 @@ def _evaluate_trial(
     saved, images = _scale_images(store, row, reader)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = precision.prediction_dtype(row, device)
-    probabilities = inference.predict_probabilities(saved, trial, images, dtype, device)
+    probabilities = inference.TrialPredictor(saved, trial, dtype, device).predict(images)
     count = len(images)
     columns = {
         "key": [trial.key] * count,

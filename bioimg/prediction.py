@@ -3,6 +3,7 @@
 Most imports happen when a function runs, so that the help of `bioimg predict` is instant.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +13,27 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from bioimg.config import TrialConfig
-from bioimg.errors import UserError, unknown_value_error
+from bioimg.errors import UnreadableImagesError, UserError, unknown_value_error
+from bioimg.progress.console import print_plain
+from bioimg.text import join_first
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
+    import pyarrow as pa
     import torch
+    from rich.progress import TaskID
 
-    from bioimg.data.image_set import ImageSet
+    from bioimg.data.image_index import ImageIndex
+    from bioimg.data.pixel_cache import ProgressCallback
     from bioimg.models.checked_safetensors import SavedModel
     from bioimg.results.result_store import Results, ResultStore
     from bioimg.results.statistics import Calibration
+    from bioimg.storage.partial_table import PartialTable
+    from bioimg.training.inference import TrialPredictor, TypicalityRater
     from bioimg.training.typicality import TypicalityScale
+
+BLOCK_IMAGES = 2000
+"""Images that are predicted together: what is in memory at once, and lost by an interruption."""
 
 
 def select_trial_key(results: "Results", key: str | None) -> str:
@@ -106,6 +116,7 @@ def predict_images(
     images: Path,
     *,
     typicality: bool = False,
+    out: Path | None = None,
 ) -> Predictions:
     """Predict the classes of an image, or of all images in a folder.
 
@@ -117,60 +128,223 @@ def predict_images(
         typicality: add a column that says how typical each image is of the training images (see
             `bioimg.training.typicality`), for the first trial. The images of the experiment are
             read for it.
+        out: the CSV or .parquet file to write. Until then, what was predicted is kept beside it. So
+            the same call goes on after an interruption, unless images, trials or options have
+            changed.
 
     Raises:
-        UserError: the weights of a trial weren't kept, there are no images that it can use, or
-            those of the experiment are needed and aren't where they were.
+        UserError: the weights of a trial weren't kept, there are no images that it can use, those
+            of the experiment are needed and aren't where they were, or `out` can't be written.
     """
-    import numpy as np
-    import pandas as pd
+    from bioimg.data.image_folder import list_unlabelled_images
+    from bioimg.storage.partial_table import open_partial_table
 
-    from bioimg.data.inference_images import load_experiment_images
-    from bioimg.results import statistics
-    from bioimg.results.result_store import ResultStore
-    from bioimg.training import inference
+    index = list_unlabelled_images(images)
+    predictor = _Predictor(results, folder, keys, typicality=typicality)
+    if out is None:
+        return _collect_predictions(predictor, index, _predict_blocks(predictor, index, None))
+    with open_partial_table(out, predictor.describe_task(index), predictor.schema) as partial:
+        _print_resumption(partial)
+        blocks = _predict_blocks(predictor, index, partial)
+        predictions = _collect_predictions(predictor, index, blocks)
+        partial.publish(lambda file: _write_table(predictions.table, file))
+    return predictions
 
-    store = ResultStore(folder)
-    calibration = statistics.calibrate_trials(results, keys)
-    trials = [_KeptTrial.load(store, key) for key in keys]
-    first = trials[0]
-    image_set, unreadable = _load_images(images, first)
-    probabilities_by_trial = [first.predict(image_set)]
-    for kept in trials[1:]:
-        # of other training images, as those of another fold, the scaling can be another one
-        own_images = image_set if kept.limits == first.limits else _load_images(images, kept)[0]
-        probabilities_by_trial.append(kept.predict(own_images))
-    probabilities = np.mean(probabilities_by_trial, axis=0)
-    classes = first.saved_model.metadata["classes"]
-    subsets = subset_by_digest(store, [kept.trial for kept in trials])
-    table = pd.DataFrame(probabilities, columns=[f"probability of {name}" for name in classes])
-    table.insert(0, "path", image_set.paths)
-    table.insert(1, "prediction", [classes[index] for index in probabilities.argmax(1)])
-    scaled = statistics.scale_probabilities(probabilities, calibration.temperature)
-    table.insert(2, "confidence", scaled.max(axis=1))
-    table.insert(3, "part", [subsets.get(digest) for digest in image_set.digests])
-    scale = None
-    if typicality:
-        known, _ = load_experiment_images(first.trial.dataset_config, image_set.scaling_limits)
-        known_subsets = [subsets.get(digest) for digest in known.digests]
-        values, scale = inference.rate_typicality(
-            first.saved_model,
-            first.trial,
-            known,
-            known_subsets,
-            image_set,
-            first.dtype,
-            first.device,
+
+class _Predictor:
+    """The trials that predict, and what else is said of an image."""
+
+    def __init__(
+        self, results: "Results", folder: str, keys: Sequence[str], *, typicality: bool
+    ) -> None:
+        from bioimg.results import statistics
+        from bioimg.results.result_store import ResultStore
+
+        store = ResultStore(folder)
+        self.calibration = statistics.calibrate_trials(results, keys)
+        self._trials = [_KeptTrial.load(store, key) for key in keys]
+        self._classes = self._trials[0].saved_model.metadata["classes"]
+        self._subsets = subset_by_digest(store, [kept.trial for kept in self._trials])
+        self._rater = self._trials[0].make_rater(self._subsets) if typicality else None
+
+    @property
+    def typicality_scale(self) -> "TypicalityScale | None":
+        return self._rater.scale if self._rater else None
+
+    @property
+    def schema(self) -> "pa.Schema":
+        """The columns of a block: those of the table, and two that concern all blocks."""
+        import pyarrow as pa
+
+        typicality = [("typicality", pa.float64())] if self._rater else []
+        return pa.schema(
+            [
+                ("path", pa.string()),
+                ("prediction", pa.string()),
+                ("confidence", pa.float64()),
+                *typicality,
+                ("part", pa.string()),
+                *((f"probability of {name}", pa.float32()) for name in self._classes),
+                ("depth", pa.string()),
+                ("error", pa.string()),
+            ]
         )
-        table.insert(3, "typicality", values)
+
+    def describe_task(self, index: "ImageIndex") -> str:
+        """Return all that the predictions depend on, as a text."""
+        from bioimg.data.pixel_cache import file_signature
+        from bioimg.models.checked_safetensors import content_digest
+
+        models = [content_digest(*kept.saved_model) for kept in self._trials]
+        configs = [kept.trial for kept in self._trials]
+        files = [(file.absolute(), file_signature(file)) for file in index.files]
+        subsets = sorted(self._subsets.items())
+        temperature = self.calibration.temperature
+        return repr((self.schema, models, configs, temperature, subsets, files, BLOCK_IMAGES))
+
+    def predict(self, index: "ImageIndex", progress: "ProgressCallback") -> "pa.Table":
+        """Return one row per image, with `error` in place of a prediction if it can't be read."""
+        import pyarrow as pa
+
+        try:
+            readable, unreadable = self._predict_readable(index, progress)
+        except UnreadableImagesError as error:
+            readable, unreadable = {}, error.reasons
+        errors = {"path": list(unreadable), "error": list(unreadable.values())}
+        tables = []
+        for columns in (readable, errors):
+            count = len(columns.get("path", ()))
+            full = {name: columns.get(name, [None] * count) for name in self.schema.names}
+            tables.append(pa.Table.from_pydict(full, schema=self.schema))
+        return pa.concat_tables(tables)
+
+    def _predict_readable(
+        self, index: "ImageIndex", progress: "ProgressCallback"
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return the columns of the images that can be read, and why others can't be."""
+        import numpy as np
+
+        from bioimg.data.inference_images import load_unlabelled_images
+        from bioimg.results import statistics
+
+        first = self._trials[0]
+        config = first.trial.dataset_config
+        images, decoded = load_unlabelled_images(index, config, first.limits, progress)
+        probabilities_by_trial = [first.predictor.predict(images)]
+        for kept in self._trials[1:]:
+            own_images = images
+            if kept.limits != first.limits:
+                # of other training images, as those of another fold, the scaling is another one
+                own_images, _ = load_unlabelled_images(index, config, kept.limits)
+            probabilities_by_trial.append(kept.predictor.predict(own_images))
+        probabilities = np.mean(probabilities_by_trial, axis=0)
+        scaled = statistics.scale_probabilities(probabilities, self.calibration.temperature)
+        columns = {
+            "path": list(images.paths),
+            "prediction": [self._classes[label] for label in probabilities.argmax(1)],
+            "confidence": scaled.max(axis=1),
+            "part": [self._subsets.get(digest) for digest in images.digests],
+            "depth": [str(decoded.pixels.dtype)] * len(images),
+        }
+        for name, column in zip(self._classes, probabilities.T, strict=True):
+            columns[f"probability of {name}"] = column
+        if self._rater:
+            columns["typicality"] = self._rater.rate(images)
+        return columns, decoded.errors_by_path(index.paths)
+
+
+def _predict_blocks(
+    predictor: _Predictor, index: "ImageIndex", partial: "PartialTable | None"
+) -> "list[pa.Table]":
+    """Return the predictions of all images, block by block, so that few are in memory at once."""
+    import numpy as np
+
+    blocks = []
+    console = Console(stderr=True)
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        # an image counts once when it is read, and once when it is predicted
+        task = bar.add_task("predicting", total=2 * len(index))
+        for number, start in enumerate(range(0, len(index), BLOCK_IMAGES)):
+            rows = np.arange(start, min(start + BLOCK_IMAGES, len(index)))
+            block = partial.read_block(number) if partial else None
+            if block is None:
+                show_read = functools.partial(_show_read_images, bar, task, start)
+                block = predictor.predict(index.select(rows), show_read)
+                if partial:
+                    partial.write_block(number, block)
+            blocks.append(block)
+            _require_one_depth(index, blocks)
+            bar.update(task, completed=2 * (start + len(rows)))
+    return blocks
+
+
+def _show_read_images(bar: Bar, task: "TaskID", start: int, done: int, total: int) -> None:
+    bar.update(task, completed=2 * start + done)
+
+
+def _require_one_depth(index: "ImageIndex", blocks: "Sequence[pa.Table]") -> None:
+    """Refuse images of several depths in several blocks; in one block, reading them does.
+
+    Raises:
+        UserError: there are some.
+    """
+    paths = {}
+    for block in blocks:
+        paths |= dict(zip(block["depth"].to_pylist(), block["path"].to_pylist(), strict=True))
+    paths.pop(None, None)
+    if len(paths) > 1:
+        examples = [f"{path} ({depth})" for depth, path in paths.items()]
+        raise UserError(
+            f"the images in {index.name!r} have different depths, so that their brightness can't "
+            f"be compared: {join_first(examples)}. Predict those of one depth at a time."
+        )
+
+
+def _collect_predictions(
+    predictor: _Predictor, index: "ImageIndex", blocks: "Sequence[pa.Table]"
+) -> Predictions:
+    """Put blocks together.
+
+    Raises:
+        UserError: no image could be read.
+    """
+    import pyarrow as pa
+
+    rows = pa.concat_tables(blocks).to_pandas()
+    is_readable = rows["error"].isna()
+    broken = rows[~is_readable]
+    unreadable = dict(zip(broken["path"], broken["error"], strict=True))
+    if not is_readable.any():
+        reasons = join_first(f"{path} ({reason})" for path, reason in unreadable.items())
+        raise UserError(
+            f"none of the {len(rows)} images in {index.name!r} can be read: {reasons}. Fix them, "
+            "or use other images."
+        )
+    table = rows[is_readable].drop(columns=["depth", "error"]).reset_index(drop=True)
     return Predictions(
-        table=table, calibration=calibration, unreadable=unreadable, typicality_scale=scale
+        table=table,
+        calibration=predictor.calibration,
+        unreadable=unreadable,
+        typicality_scale=predictor.typicality_scale,
     )
+
+
+def _print_resumption(partial: "PartialTable") -> None:
+    """Report what an interrupted call has left."""
+    console = Console(stderr=True)
+    if partial.delete_other_blocks():
+        print_plain(
+            console,
+            "Starting anew: images, trials or options aren't those of the interrupted command.",
+        )
+    elif partial.block_count:
+        predicted = partial.block_count * BLOCK_IMAGES
+        print_plain(console, f"Going on: up to {predicted} images were predicted before.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _KeptTrial:
-    """A trial whose weights were kept, ready to predict."""
+    """A completed trial with the model that it kept, and how and where that computes."""
 
     trial: TrialConfig
     saved_model: "SavedModel"
@@ -198,26 +372,26 @@ class _KeptTrial:
         scaling = self.saved_model.metadata.get("scaling")
         return tuple((low, high) for low, high in scaling) if scaling else None
 
-    def predict(self, images: "ImageSet") -> "np.ndarray":
-        """Return class probabilities, float32 [N, C]."""
-        from bioimg.training import inference
+    @functools.cached_property
+    def predictor(self) -> "TrialPredictor":
+        from bioimg.training.inference import TrialPredictor
 
-        return inference.predict_probabilities(
-            self.saved_model, self.trial, images, self.dtype, self.device
+        return TrialPredictor(self.saved_model, self.trial, self.dtype, self.device)
+
+    def make_rater(self, subsets: Mapping[str, str]) -> "TypicalityRater":
+        """Return what compares images with those of the experiment, whose subsets are given.
+
+        Raises:
+            UserError: these aren't where they were.
+        """
+        from bioimg.data.inference_images import load_experiment_images
+        from bioimg.training.inference import TypicalityRater
+
+        known, _ = load_experiment_images(self.trial.dataset_config, self.limits)
+        known_subsets = [subsets.get(digest) for digest in known.digests]
+        return TypicalityRater(
+            self.saved_model, self.trial, known, known_subsets, self.dtype, self.device
         )
-
-
-def _load_images(path: Path, kept: _KeptTrial) -> "tuple[ImageSet, dict[str, str]]":
-    """Read images as those of a trial are read, with the scaling of its training set."""
-    from bioimg.data.inference_images import load_unlabelled_images
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading images", total=None)
-
-        def show_progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        return load_unlabelled_images(path, kept.trial.dataset_config, kept.limits, show_progress)
 
 
 def subset_by_digest(store: "ResultStore", trials: Sequence[TrialConfig]) -> dict[str, str]:
@@ -240,19 +414,8 @@ def subset_by_digest(store: "ResultStore", trials: Sequence[TrialConfig]) -> dic
     return subsets
 
 
-def write_predictions(table: "pd.DataFrame", out: Path) -> None:
-    """Write a CSV file, or a Parquet file if its name ends in .parquet.
-
-    Raises:
-        UserError: it can't be written.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".parquet":
-            table.to_parquet(out, index=False)
-        else:
-            table.to_csv(out, index=False)
-    except OSError as error:
-        raise UserError(
-            f"the value of `out` is {str(out)!r}, which can't be written: {error}."
-        ) from error
+def _write_table(table: "pd.DataFrame", file: Path) -> None:
+    if file.suffix == ".parquet":
+        table.to_parquet(file, index=False)
+    else:
+        table.to_csv(file, index=False)

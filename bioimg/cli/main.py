@@ -45,6 +45,10 @@ COMMANDS = {
 EXIT_ABORTED = 2
 EXIT_INTERRUPTED = 130
 RESUME_HINT = "Interrupted. Finished trials are saved; run the same command again to resume."
+RESUMPTION_HINTS = {
+    "evaluate": RESUME_HINT,
+    "predict": "Interrupted. Predictions are saved; run the same command again to go on.",
+}
 RESTART_HINT = "Interrupted. Run the same command again to start over."
 
 
@@ -64,7 +68,8 @@ def main() -> int:
         return _run_reporting_errors(
             lambda: compare_recipes("bioimg compare", folder, args[1:]), RESUME_HINT
         )
-    return _run_reporting_errors(lambda: _run_subcommand(args), RESTART_HINT)
+    hint = RESUMPTION_HINTS.get(args[0] if args else "", RESTART_HINT)
+    return _run_reporting_errors(lambda: _run_subcommand(args), hint)
 
 
 def run_grid(program: Path, args: Sequence[str]) -> int:

@@ -14,7 +14,6 @@ from bioimg.prediction import (
     predict_images,
     select_run_keys,
     select_trial_key,
-    write_predictions,
 )
 from bioimg.progress.console import print_plain
 from bioimg.report.open_results import open_results
@@ -29,7 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictCommand:
-    """Predict the classes of new images, with probabilities, by the best trial of an experiment."""
+    """Predict the classes of new images, with probabilities, by the best trial of an experiment.
+
+    An interrupted command goes on when it is repeated.
+    """
 
     folder: Annotated[str, Positional, arg(metavar="RESULTS")]
     """Results folder, such as results/grid or s3://bucket/grid"""
@@ -65,10 +67,9 @@ class PredictCommand:
         key = select_trial_key(results, self.key)
         keys = select_run_keys(results, key) if self.all_runs else [key]
         predictions = predict_images(
-            results, self.folder, keys, self.images, typicality=self.typicality
+            results, self.folder, keys, self.images, typicality=self.typicality, out=self.out
         )
         table = predictions.table
-        write_predictions(table, self.out)
         console = Console()
         counts = _format_counts(table)
         model = f"trial {key}" if len(keys) == 1 else f"the mean of {len(keys)} trials"

@@ -1,12 +1,11 @@
 """Read new images without labels, in the same way as the images of a trial."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 
 from bioimg.config import DatasetConfig
-from bioimg.data.image_folder import list_unlabelled_images
+from bioimg.data.image_index import ImageIndex
 from bioimg.data.image_set import ImageSet, ScalingLimits
 from bioimg.data.intensity_scaling import apply_limits
 from bioimg.data.load import make_image_set
@@ -16,27 +15,26 @@ from bioimg.errors import UserError
 
 
 def load_unlabelled_images(
-    path: Path,
+    index: ImageIndex,
     config: DatasetConfig,
     limits: ScalingLimits | None,
     progress: ProgressCallback | None = None,
-) -> tuple[ImageSet, dict[str, str]]:
+) -> tuple[ImageSet, DecodedSet]:
     """Load the images that can be read, without labels and classes.
 
-    `limits` are `ImageSet.scaling_limits` of the images that the model was trained on. Also return
-    why other images can't be read, by path.
+    `limits` are `ImageSet.scaling_limits` of the images that the model was trained on.
 
     Raises:
-        UserError: there are no images, none can be read, or they differ in depth from each other or
-            from those that the model was trained on.
+        UserError: the images differ in depth from each other or from those that the model was
+            trained on.
+        UnreadableImagesError: none can be read.
     """
-    index = list_unlabelled_images(path)
     options = DecodeOptions.from_config(config)
     decoded = read_images(index, options, skip_unreadable=True, progress=progress)
-    require_same_depth(str(path), decoded, limits, field="images")
+    require_same_depth(index.name, decoded, limits, field="images")
     pixels = decoded.pixels if limits is None else apply_limits(decoded, limits)
     readable = index.select(decoded.readable_indices)
-    return make_image_set(readable, decoded, pixels, limits), decoded.errors_by_path(index.paths)
+    return make_image_set(readable, decoded, pixels, limits), decoded
 
 
 def load_experiment_images(

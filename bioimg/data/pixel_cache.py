@@ -19,7 +19,7 @@ from bioimg.data.decoding.channels import resize_square
 from bioimg.data.decoding.decode import DecodedImage, decode_image, silence_decoders
 from bioimg.data.file_array import FileArray, PixelArray, open_array
 from bioimg.data.image_index import ImageIndex
-from bioimg.errors import UserError
+from bioimg.errors import UnreadableImagesError, UserError
 from bioimg.malloc_tuning import keep_freed_memory
 from bioimg.storage import disk_cache
 from bioimg.text import join_first
@@ -109,11 +109,11 @@ def read_images(
     """Decode the images of an index, or take them from the cache if no file has changed since.
 
     Raises:
-        UserError: images can't be read (with `skip_unreadable`: none can), or they differ in depth;
-            lists them.
+        UserError: images can't be read, or they differ in depth; lists them.
+        UnreadableImagesError: none can be read.
     """
     files = [index.npz_file] if index.npz_file else index.files
-    signatures = [(file.absolute(), *_file_signature(file)) for file in files]
+    signatures = [(file.absolute(), *file_signature(file)) for file in files]
     key = disk_cache.cache_key(CACHE_VERSION, options, skip_unreadable, signatures)
 
     def write(folder: Path) -> None:
@@ -166,7 +166,7 @@ def _parse_max_pixels() -> int:
     return int(value)
 
 
-def _file_signature(file: Path) -> tuple[int, ...]:
+def file_signature(file: Path) -> tuple[int, ...]:
     """Return size and times of a file, which reveal a change; () if they aren't available."""
     try:
         status = file.stat()
@@ -177,7 +177,7 @@ def _file_signature(file: Path) -> tuple[int, ...]:
 
 def _file_size(file: Path) -> int:
     """Return the bytes of a file; 0 if they aren't known."""
-    signature = _file_signature(file)
+    signature = file_signature(file)
     return signature[0] if signature else 0
 
 
@@ -291,15 +291,16 @@ def _error_reason(error: Exception) -> str:
 
 def _require_readable(index: ImageIndex, infos: list[ImageInfo], skip_unreadable: bool) -> None:
     pairs = zip(index.paths, infos, strict=True)
-    broken = [f"{path} ({info.error})" for path, info in pairs if info.error]
-    if not broken:
+    reasons = {path: info.error for path, info in pairs if info.error}
+    if not reasons:
         return
+    broken = [f"{path} ({reason})" for path, reason in reasons.items()]
     problem = (
         f"{len(broken)} of {len(index)} images in {index.name!r} can't be read: "
         f"{join_first(broken)}."
     )
     if len(broken) == len(index):
-        raise UserError(f"{problem} Fix them, or use other images.")
+        raise UnreadableImagesError(f"{problem} Fix them, or use other images.", reasons)
     if not skip_unreadable:
         them = "it" if len(broken) == 1 else "them"
         full_list = " `bioimg data --json` lists them all." if len(broken) > 10 else ""

@@ -24,7 +24,7 @@ from bioimg.export.trained_model import (
 from bioimg.models.licences import NO_DERIVATIVES_CLAUSE, forbids_sharing
 from bioimg.models.pathology import PATHOLOGY_MODELS
 from bioimg.results.result_store import Results, ResultStore
-from bioimg.training.inference import predict_probabilities
+from bioimg.training.inference import TrialPredictor
 
 ExportFormat = Literal["qupath", "onnx", "folder"]
 TOLERANCE = 1e-4
@@ -174,7 +174,7 @@ def _compare_probabilities(
 
 def _predict(model: TrainedModel, images: CheckImages, dtype: torch.dtype) -> np.ndarray:
     cpu = torch.device("cpu")
-    return predict_probabilities(model.saved, model.trial, images.images, dtype, cpu)
+    return TrialPredictor(model.saved, model.trial, dtype, cpu).predict(images.images)
 
 
 def _write_json(file: Path, content: object) -> None:

@@ -30,7 +30,7 @@ class SavedModel(NamedTuple):
 def encode_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> bytes:
     """Return the bytes of a file that any reader of safetensors can open."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    signed = {**metadata, "sha256": _content_digest(on_cpu, metadata)}
+    signed = {**metadata, "sha256": content_digest(on_cpu, metadata)}
     return safetensors.torch.save(on_cpu, metadata={METADATA_KEY: json.dumps(signed)})
 
 
@@ -46,7 +46,7 @@ def decode_tensors(content: bytes) -> SavedModel:
         expected_digest = metadata.pop("sha256")
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptFileError(f"it can't be read: {error}") from error
-    if expected_digest != _content_digest(tensors, metadata):
+    if expected_digest != content_digest(tensors, metadata):
         raise CorruptFileError("its checksum doesn't match its content")
     return SavedModel(tensors, metadata)
 
@@ -57,7 +57,7 @@ def _read_header_metadata(content: bytes) -> dict[str, str]:
     return json.loads(content[LENGTH_BYTES : LENGTH_BYTES + length])["__metadata__"]
 
 
-def _content_digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> str:
+def content_digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the metadata and of each tensor's name, type, shape and bytes."""
     digest = hashlib.sha256(json.dumps(metadata).encode())
     for name, tensor in sorted(tensors.items()):

@@ -1,6 +1,7 @@
 """Apply a trained model to other images."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -36,60 +37,75 @@ def load_classifier(saved: SavedModel, trial: TrialConfig) -> Classifier:
     return classifier
 
 
-def predict_probabilities(
-    saved: SavedModel,
-    trial: TrialConfig,
-    images: ImageSet,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> np.ndarray:
-    """Return class probabilities, float32 [N, C], of images without augmentation.
+class TrialPredictor:
+    """A trained model that predicts images as it did for the results of its trial.
 
-    They are computed as for the results of `trial`, which trained the saved model: in `dtype`, with
-    a frozen backbone folded.
+    It computes in `dtype`, with a frozen backbone folded.
     """
-    classifier = _move_classifier(saved, trial, device)
-    forward = _make_forward(classifier, dtype, frozen=trial.freeze == "features")
-    classes = len(saved.metadata["classes"])
-    logits = _run_over_images(forward, classes, saved, trial, images, dtype, device)
-    return logits.double().softmax(1).float().cpu().numpy()
+
+    def __init__(
+        self, saved: SavedModel, trial: TrialConfig, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        classifier = _move_classifier(saved, trial, device)
+        forward = _make_forward(classifier, dtype, frozen=trial.freeze == "features")
+        classes = len(saved.metadata["classes"])
+        self._compute = functools.partial(
+            _run_over_images, forward, classes, saved, trial, dtype, device
+        )
+
+    def predict(self, images: ImageSet) -> np.ndarray:
+        """Return class probabilities, float32 [N, C], of images without augmentation."""
+        return self._compute(images).double().softmax(1).float().cpu().numpy()
 
 
-def rate_typicality(
-    saved: SavedModel,
-    trial: TrialConfig,
-    known: ImageSet,
-    subsets: Sequence[str | None],
-    images: ImageSet,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> tuple[np.ndarray, TypicalityScale]:
-    """Return how typical images are of those that a trial was trained on, [N], and the scale.
+class TypicalityRater:
+    """A trained model that says how typical images are of those that it was trained on."""
 
-    known: the images of the experiment.
-    subsets: the subset that each of these was in.
-    """
-    classifier = _move_classifier(saved, trial, device)
-    use_cpu_kernels(classifier.model, dtype)
+    def __init__(
+        self,
+        saved: SavedModel,
+        trial: TrialConfig,
+        known: ImageSet,
+        subsets: Sequence[str | None],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """Compute the features of training images, and the distances of validation images.
 
-    def run(measure: BatchMeasure, width: int, over: ImageSet) -> torch.Tensor:
-        def forward(batch: torch.Tensor) -> torch.Tensor:
-            return measure(classifier.compute_features(batch))
+        known: the images of the experiment.
+        subsets: the subset that each of these was in.
+        """
+        classifier = _move_classifier(saved, trial, device)
+        use_cpu_kernels(classifier.model, dtype)
 
-        return _run_over_images(forward, width, saved, trial, over, dtype, device)
+        def run(measure: BatchMeasure, width: int, images: ImageSet) -> torch.Tensor:
+            def forward(batch: torch.Tensor) -> torch.Tensor:
+                return measure(classifier.compute_features(batch))
 
-    names = np.array([name or "" for name in subsets])
-    training, val = (
-        select_images(known, choose_reference_rows(names == name)) for name in ("train", "val")
-    )
-    width = classifier.head.in_features
-    training_features = run(lambda features: F.normalize(features.float()), width, training)
+            return _run_over_images(forward, width, saved, trial, dtype, device, images)
 
-    def measure(features: torch.Tensor) -> torch.Tensor:
-        return measure_distances(features, training_features)
+        self._run = run
+        names = np.array([name or "" for name in subsets])
+        training, val = (
+            select_images(known, choose_reference_rows(names == name)) for name in ("train", "val")
+        )
+        width = classifier.head.in_features
+        self._training_features = run(
+            lambda features: F.normalize(features.float()), width, training
+        )
+        self.scale = TypicalityScale(self._training_features, self._measure(val))
 
-    scale = TypicalityScale(training_features, run(measure, 1, val).cpu().numpy()[:, 0])
-    return scale.rate(run(measure, 1, images).cpu().numpy()[:, 0]), scale
+    def rate(self, images: ImageSet) -> np.ndarray:
+        """Return the typicality of images, [N]."""
+        return self.scale.rate(self._measure(images))
+
+    def _measure(self, images: ImageSet) -> np.ndarray:
+        """Return the distances of images from training images, [N]."""
+
+        def measure(features: torch.Tensor) -> torch.Tensor:
+            return measure_distances(features, self._training_features)
+
+        return self._run(measure, 1, images).cpu().numpy()[:, 0]
 
 
 def _move_classifier(saved: SavedModel, trial: TrialConfig, device: torch.device) -> Classifier:
@@ -104,9 +120,9 @@ def _run_over_images(
     width: int,
     saved: SavedModel,
     trial: TrialConfig,
-    images: ImageSet,
     dtype: torch.dtype,
     device: torch.device,
+    images: ImageSet,
 ) -> torch.Tensor:
     """Return float32 [N, width], what `forward` gives for normalised images [B, 3, S, S]."""
     normalisation = Normalisation(*saved.metadata["normalisation"])

@@ -3,17 +3,19 @@
 import dataclasses
 import io
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import tifffile
 from PIL import Image
 from rich.console import Console
 
-from bioimg import runner
+from bioimg import prediction, runner
 from bioimg.cli import main
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
@@ -22,6 +24,7 @@ from bioimg.prediction import select_run_keys, select_trial_key, subset_by_diges
 from bioimg.results import statistics
 from bioimg.results.result_store import Results, ResultStore, read_results
 from bioimg.run_options import RunOptions
+from bioimg.storage.partial_table import PartialTable, open_partial_table
 from support import example_results
 
 CLASSES = ("gland", "stroma", "tumour")
@@ -287,7 +290,9 @@ def test_an_image_that_can_not_be_read_is_named_and_the_others_are_predicted(
 
 def test_images_of_another_depth_are_refused(results, tmp_path, monkeypatch, capsys):
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
     assert predict(monkeypatch, results, tmp_path / "a.png") == 2
+    assert not (tmp_path / "predictions.csv.partial").exists()
     assert (
         "holds uint8 images, but the model was trained on uint16 or float32"
         in capsys.readouterr().err
@@ -329,3 +334,168 @@ def test_what_is_no_image_and_what_is_no_trial_are_refused_with_the_way_out(
     assert "but must be an image or a folder of images (.png" in capsys.readouterr().err
     assert predict(monkeypatch, results, tmp_path, "--key", "abc") == 2
     assert "the value of `key` is 'abc', but must be one of:" in capsys.readouterr().err
+
+
+KILLED = """
+import os, signal, sys
+from bioimg import prediction
+from bioimg.cli import main
+from bioimg.storage.partial_table import PartialTable
+
+prediction.BLOCK_IMAGES = 8
+write_block = PartialTable.write_block
+
+def write_and_die(self, number, block):
+    write_block(self, number, block)
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+PartialTable.write_block = write_and_die
+sys.exit(main.main())
+"""
+
+
+def predict_until_killed(*args: object) -> int:
+    """Run `bioimg predict` in a process that is killed once it has kept the second block."""
+    words = [sys.executable, "-c", KILLED, "predict", *map(str, args)]
+    return subprocess.run(words, check=False).returncode
+
+
+def predict_until_interrupted(monkeypatch, *args: object) -> int:
+    """Run `bioimg predict` until the user interrupts it, once it has kept the second block."""
+    write_block = PartialTable.write_block
+
+    def write_and_interrupt(self, number, block):
+        write_block(self, number, block)
+        if number == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialTable, "write_block", write_and_interrupt)
+        return predict(patch, *args)
+
+
+@pytest.fixture
+def predicted_counts(monkeypatch) -> list[int]:
+    """Blocks have eight images. Collect how many images each block has that is predicted."""
+    counts = []
+    predict = prediction._Predictor.predict
+
+    def count(self, index, progress):
+        counts.append(len(index))
+        return predict(self, index, progress)
+
+    monkeypatch.setattr(prediction, "BLOCK_IMAGES", 8)
+    monkeypatch.setattr(prediction._Predictor, "predict", count)
+    return counts
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_interrupted_command_predicts_only_what_is_missing(
+    is_killed, results, tmp_path, monkeypatch, capsys, predicted_counts
+):
+    folder = Path(shutil.copytree(results.parent / "data", tmp_path / "data"))
+    (folder / "broken.tif").write_bytes(b"II*")
+    whole, resumed = tmp_path / "whole.parquet", tmp_path / "resumed.parquet"
+    assert predict(monkeypatch, results, folder, "--out", whole) == 1
+    assert predicted_counts == [8, 8, 8, 8, 5]
+    args = (results, folder, "--out", resumed)
+    if is_killed:
+        assert predict_until_killed(*args) == -9
+    else:
+        assert predict_until_interrupted(monkeypatch, *args) == 130
+        assert "run the same command again to go on" in capsys.readouterr().err
+    assert not resumed.exists()
+    predicted_counts.clear()
+    capsys.readouterr()
+    assert predict(monkeypatch, *args) == 1
+    assert predicted_counts == [8, 8, 5]
+    said = capsys.readouterr().err
+    assert "Going on: up to 16 images were predicted before." in said
+    assert "can't be read: broken.tif" in said
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(resumed), pd.read_parquet(whole), check_exact=True
+    )
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("change", ["image", "trial", "option"])
+def test_command_on_other_images_trials_or_options_starts_anew(
+    change, results, tmp_path, monkeypatch, capsys, predicted_counts
+):
+    folder = Path(shutil.copytree(results.parent / "data", tmp_path / "data"))
+    args = [results, folder, "--out", tmp_path / "p.csv"]
+    assert predict_until_interrupted(monkeypatch, *args) == 130
+    predicted_counts.clear()
+    if change == "image":
+        image = tifffile.imread(folder / "gland" / "05.tif")
+        tifffile.imwrite(folder / "gland" / "05.tif", image + np.uint16(1), photometric="rgb")
+    elif change == "trial":
+        seen = read_results(results)
+        args += ["--key", next(key for key in seen.trials["key"] if key != best(seen))]
+    else:
+        args.append("--all-runs")
+    assert predict(monkeypatch, *args) == 0
+    assert sum(predicted_counts) == 36
+    assert "Starting anew: images, trials or options aren't those" in capsys.readouterr().err
+    assert len(pd.read_csv(tmp_path / "p.csv")) == 36
+
+
+def test_damaged_block_is_predicted_again(results, tmp_path, monkeypatch, predicted_counts):
+    args = (results, results.parent / "data", "--out", tmp_path / "p.csv")
+    assert predict_until_interrupted(monkeypatch, *args) == 130
+    predicted_counts.clear()
+    block = sorted((tmp_path / "p.csv.partial").glob("block-*"))[0]
+    content = bytearray(block.read_bytes())
+    content[100] ^= 1
+    block.write_bytes(content)
+    assert predict(monkeypatch, *args) == 0
+    assert predicted_counts == [8, 8, 8, 4]
+
+
+def test_table_that_another_process_makes_is_refused(results, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "p.csv"
+    with open_partial_table(out, "other", pa.schema([])):
+        assert predict(monkeypatch, results, results.parent / "data", "--out", out) == 2
+    assert "which another process is making. Wait for it" in capsys.readouterr().err
+
+
+def test_table_that_cannot_be_written_is_refused_before_images_are_predicted(
+    results, tmp_path, monkeypatch, capsys, predicted_counts
+):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "p.csv"
+    assert predict(monkeypatch, results, results.parent / "data", "--out", out) == 2
+    assert "p.csv', which can't be written" in capsys.readouterr().err
+    assert predicted_counts == []
+
+
+def test_block_of_unreadable_images_costs_no_other_block(
+    results, tmp_path, monkeypatch, capsys, predicted_counts
+):
+    folder = Path(shutil.copytree(results.parent / "data", tmp_path / "data"))
+    for number in range(9):
+        (folder / f"broken{number}.tif").write_bytes(b"II*")
+    out = tmp_path / "p.csv"
+    assert predict(monkeypatch, results, folder, "--out", out) == 1
+    assert capsys.readouterr().err.count("can't be read: broken") == 9
+    assert len(pd.read_csv(out)) == 36
+    assert predict(monkeypatch, results, folder / "broken1.tif", "--out", tmp_path / "b.csv") == 2
+    assert "none of the 1 images in 'broken1.tif' can be read" in capsys.readouterr().err
+
+
+def test_blocks_of_several_depths_are_refused(
+    results, tmp_path, monkeypatch, capsys, predicted_counts
+):
+    folder = Path(shutil.copytree(results.parent / "data", tmp_path / "data"))
+    for image in (folder / "tumour").iterdir():
+        pixels = tifffile.imread(image).astype(np.float32)
+        tifffile.imwrite(image, pixels, photometric="rgb")
+    for number in range(4):
+        (folder / "gland" / f"0{number}.tif").unlink()
+        (folder / "stroma" / f"0{number}.tif").unlink()
+    assert predict(monkeypatch, results, folder, "--out", tmp_path / "p.csv") == 2
+    error = capsys.readouterr().err.strip()
+    assert "the images in 'data' have different depths" in error
+    assert "(float32)" in error
+    assert error.count("\n") == 0

@@ -18,7 +18,7 @@ from bioimg.models.classifier import build_classifier, check_model, find_head_na
 from bioimg.models.pretrained_weights import _fetch_weights
 from bioimg.storage.filesystem import LocalStorage
 from bioimg.training import checkpoints
-from bioimg.training.inference import predict_probabilities
+from bioimg.training.inference import TrialPredictor
 from bioimg.training.loop import train
 from support import toys
 
@@ -93,9 +93,8 @@ def test_published_file_is_loaded_trained_kept_and_used(name, tmp_path):
     state = checkpoints.next_state_file("trial", None)
     checkpoints.save_completed(trainer, LocalStorage(tmp_path), "trial", "best", state)
     saved = decode_tensors((tmp_path / "trial" / checkpoints.BEST_MODEL_FILE).read_bytes())
-    predicted = predict_probabilities(
-        saved, trial, trainer.images, torch.float32, torch.device("cpu")
-    )
+    predictor = TrialPredictor(saved, trial, torch.float32, torch.device("cpu"))
+    predicted = predictor.predict(trainer.images)
     np.testing.assert_allclose(predicted, expected, atol=1e-5)
 
 

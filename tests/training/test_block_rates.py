@@ -68,9 +68,8 @@ def test_kept_model_of_a_lora_trial_is_plain_and_predicts_the_same(tmp_path: Pat
     assert not any("parametrizations" in name for name in saved.tensors)
 
     images = toys.images()
-    probabilities = inference.predict_probabilities(
-        saved, trial, images, torch.float32, torch.device("cpu")
-    )
+    predictor = inference.TrialPredictor(saved, trial, torch.float32, torch.device("cpu"))
+    probabilities = predictor.predict(images)
     rows = store.tables.trial_rows("predictions", trial.key)
     positions = {path: position for position, path in enumerate(images.paths)}
     own = np.array([row["probabilities"] for row in rows])

@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 from bioimg.data.external_images import select_images
 from bioimg.data.image_set import ImageSet
 from bioimg.models.checked_safetensors import SavedModel
-from bioimg.training.inference import rate_typicality
+from bioimg.training.inference import TypicalityRater
 from bioimg.training.typicality import (
     NEIGHBOURS,
     REFERENCE_IMAGES,
@@ -75,10 +75,7 @@ def test_images_of_another_kind_are_less_typical_than_test_images(freeze):
         test_images,
         pixels=np.repeat(checks, 3, 2)[None].astype(np.uint8).repeat(len(test_images), 0),
     )
-    typicality = []
-    for images in (test_images, strange):
-        rated, _ = rate_typicality(
-            saved, trial, dataset.images, list(subsets), images, torch.float32, torch.device("cpu")
-        )
-        typicality.append(rated.mean())
-    assert typicality[1] < 0.5 * typicality[0]
+    rater = TypicalityRater(
+        saved, trial, dataset.images, list(subsets), torch.float32, torch.device("cpu")
+    )
+    assert rater.rate(strange).mean() < 0.5 * rater.rate(test_images).mean()
