@@ -50,6 +50,7 @@ def make_pool(coordinator, monkeypatch):
             session_id=None,
             working_dir="",
             rungs_by_epochs={},
+            auto_precision="float32",
         )
         return LanePool(spec, trials=9, max_lanes=device_count, on_message=pytest.fail)
 
