@@ -19,7 +19,9 @@ class RunOptions:
     )
     lanes: int | None = config_field(
         None,
-        "Number of trials that run at the same time, each on `workers` devices",
+        "Number of trials that run at the same time, each on `workers` devices; more of them than "
+        "this machine has GPUs share these and their memory (workers=1), which can be faster for "
+        "small images but counts waiting for each other as training time",
         at_least=1,
         metavar="N",
         default_hint="one for each device",

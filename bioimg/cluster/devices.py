@@ -10,6 +10,9 @@ from bioimg.cluster import ray_private
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 
+RESOURCE_UNITS = 10_000
+"""Units of one device in which Ray counts."""
+
 
 def check_workers(
     trials: Iterable[TrialConfig], lane_count: int | None, *, is_cluster: bool
@@ -31,6 +34,9 @@ def check_workers(
     if needed == 1 and not is_cluster:
         return  # every machine has a device, and to count them takes torch
     device, device_count = count_devices() if is_cluster else count_local_devices()
+    if device == "GPU" and needed > device_count and not is_cluster:
+        _check_lanes_that_share(workers, lane_count or 1, device_count)
+        return
     # machines that will join a cluster can't be counted, so there the user's number of lanes holds
     if needed <= device_count or (is_cluster and lane_count):
         return
@@ -46,6 +52,34 @@ def check_workers(
         f"the value of {field} is {needed}, but must be at most the number of devices, which "
         f"is {device_count} ({device}). {way_out}"
     )
+
+
+def _check_lanes_that_share(workers: int, lane_count: int, gpus: int) -> None:
+    """Check lanes that share this machine's GPUs since they are more.
+
+    Raises:
+        UserError: they have several workers, or are more than the machine has cores.
+    """
+    if workers > 1:
+        raise UserError(
+            f"the value of `workers` ({workers}) times `lanes` ({lane_count}) is "
+            f"{workers * lane_count}, but must be at most the number of GPUs, which is {gpus}: "
+            "only lanes of one worker can share a GPU, since NCCL needs one for each worker. "
+            "Lower one of the two."
+        )
+    cores = os.cpu_count() or 1
+    if lane_count > cores:
+        raise UserError(
+            f"the value of `lanes` is {lane_count}, but must be at most the number of CPU cores, "
+            f"which is {cores}: each lane needs one, also if it shares a GPU. Lower it."
+        )
+
+
+def share_of_gpu(lane_count: int, gpus: int) -> float:
+    """Return how much of a GPU each of several lanes gets: less than 1 if they are more."""
+    lanes_per_gpu = max(1, -(-lane_count // gpus))
+    # rounded down, so that all lanes find room
+    return RESOURCE_UNITS // lanes_per_gpu / RESOURCE_UNITS
 
 
 def count_devices() -> tuple[str, int]:
@@ -101,5 +135,13 @@ def count_worker_slots(resources: Mapping[str, float]) -> int:
     for node in ray.nodes():
         if node["Alive"]:
             available = node["Resources"]
-            slots += int(min(available.get(name, 0) // need for name, need in resources.items()))
+            slots += min(
+                _resource_units(available.get(name, 0)) // _resource_units(need)
+                for name, need in resources.items()
+            )
     return slots
+
+
+def _resource_units(amount: float) -> int:
+    """Return an amount of a resource as Ray counts it: as a float, 1 // 0.1 is 9."""
+    return round(amount * RESOURCE_UNITS)

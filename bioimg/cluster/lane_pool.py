@@ -130,7 +130,7 @@ class LanePool:
 
     def _lanes_possible_now(self) -> int:
         """Return how many lanes the cluster has devices for at the moment."""
-        resources = lanes.worker_resources(self._lane_spec.gpu)
+        resources = lanes.worker_resources(self._lane_spec.gpus_per_worker)
         return devices.count_worker_slots(resources) // self._lane_spec.workers
 
     def _first_lane_leads(self, lane_count: int, ready_lanes: int) -> bool:
@@ -167,14 +167,14 @@ class LanePool:
         self._capacity_requests = []
         # the devices of a met request are for a lane, which must not lose them to another request
         if not is_met and time.monotonic() >= self._grace_ends_at:
-            worker = lanes.worker_resources(self._lane_spec.gpu)
+            worker = lanes.worker_resources(self._lane_spec.gpus_per_worker)
             bundles = [worker] * self._lane_spec.workers
             self._capacity_requests = [placement_group(bundles) for _ in range(count)]
 
     def _announce_waiting(self) -> None:
         is_waiting = self._trials_left > 0 and not self._lane_futures
         if is_waiting and not self._is_waiting:
-            device = "GPU" if self._lane_spec.gpu else "CPU"
+            device = "GPU" if self._lane_spec.gpus_per_worker else "CPU"
             plural = "s" if self._lane_spec.workers > 1 else ""
             self._on_message(
                 f"{self._trials_left} trials are waiting: no lane can run until the cluster has "

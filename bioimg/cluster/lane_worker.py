@@ -23,7 +23,7 @@ from bioimg.errors import StorageError
 from bioimg.experiment import StopReason
 from bioimg.results.result_store import ResultStore
 from bioimg.results.schema import TrialStatus
-from bioimg.training.device_memory import ran_out_of_memory
+from bioimg.training.device_memory import limit_memory, ran_out_of_memory
 from bioimg.training.distributed import WorkerGroup
 from bioimg.training.trial_runner import TrialContext, is_trial_completed, record_failure, run_trial
 from bioimg.training.trial_trainer import EpochMetrics
@@ -50,10 +50,13 @@ def train_trials(lane: LaneSpec) -> None:
         os.chdir(lane.working_dir)
     context = get_context()
     workers = WorkerGroup(context.get_world_rank(), context.get_world_size())
+    device = get_device()
+    if 0 < lane.gpus_per_worker < 1:
+        limit_memory(lane.gpus_per_worker, device)
     trial_context = TrialContext(
         experiment_name=lane.experiment_name,
         store=ResultStore(lane.results_folder, lane.session_id),
-        device=get_device(),
+        device=device,
         worker_group=workers,
         on_message=lambda text: _send_message(text, lane),
         auto_precision=lane.auto_precision,

@@ -40,7 +40,8 @@ class LaneSpec:
 
     number: int
     workers: int
-    gpu: bool
+    gpus_per_worker: float
+    """0 on CPUs; less than 1 where lanes share a GPU."""
     auto_precision: str
     """What a `precision` of `auto` means; `auto` for what is fastest on the lane's device."""
     coordinator: CoordinatorClient
@@ -67,8 +68,8 @@ def start_lane(lane: LaneSpec) -> Future[None]:
         train_loop_config={"lane": lane},
         scaling_config=ScalingConfig(
             num_workers=lane.workers,
-            use_gpu=lane.gpu,
-            resources_per_worker=worker_resources(lane.gpu),
+            use_gpu=lane.gpus_per_worker > 0,
+            resources_per_worker=worker_resources(lane.gpus_per_worker),
         ),
         run_config=RunConfig(
             name=f"lane-{lane.number}",
@@ -104,7 +105,7 @@ def _make_trainer(lane: LaneSpec, **settings: Any) -> DataParallelTrainer:
 
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    torch_config = TorchConfig(backend="nccl" if lane.gpu else "gloo")
+    torch_config = TorchConfig(backend="nccl" if lane.gpus_per_worker else "gloo")
     return TorchTrainer(_run_worker, torch_config=torch_config, **settings)
 
 
@@ -140,9 +141,9 @@ def _worker_failures(error: BaseException) -> list[Exception]:
     return list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
 
 
-def worker_resources(gpu: bool) -> dict[str, float]:
+def worker_resources(gpus: float) -> dict[str, float]:
     """Return what Ray reserves for one worker."""
-    return {"CPU": 1, "GPU": 1} if gpu else {"CPU": 1}
+    return {"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1}
 
 
 def _run_worker(config: dict[str, LaneSpec]) -> None:

@@ -41,11 +41,15 @@ def open_lanes(
 
     from bioimg.cluster.tune_runner import LaneExecutor
 
-    device, _ = devices.count_devices() if is_cluster else devices.count_local_devices()
-    gpu = device == "GPU"
+    device, count = devices.count_devices() if is_cluster else devices.count_local_devices()
+    gpus_per_worker = 0.0
+    if device == "GPU":
+        # lanes that a cluster has no GPU for wait for machines that will join it
+        lane_count = 1 if is_cluster else options.lanes or 1
+        gpus_per_worker = devices.share_of_gpu(lane_count, count)
     is_auto = any(trial.precision == "auto" for trial in trials)
-    answers = number_format.ask_machines(gpu=gpu) if is_auto else []
-    return LaneExecutor(options.lanes, gpu, check_nodes, answers)
+    answers = number_format.ask_machines(gpu=device == "GPU") if is_auto else []
+    return LaneExecutor(options.lanes, gpus_per_worker, check_nodes, answers)
 
 
 def _import_modules() -> None:

@@ -43,7 +43,7 @@ class LaneExecutor:
     """
 
     max_lanes: int | None
-    gpu: bool
+    gpus_per_worker: float
     check_nodes: Callable[[str], None]
     format_answers: "Sequence[ray.ObjectRef[str]]"
 
@@ -124,7 +124,7 @@ class LaneExecutor:
         return LaneSpec(
             number=0,
             workers=trials[0].workers,
-            gpu=self.gpu,
+            gpus_per_worker=self.gpus_per_worker,
             auto_precision=self._auto_precision,
             coordinator=coordinator,
             dataset_refs=_put_datasets(trials, datasets),

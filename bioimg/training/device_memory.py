@@ -22,6 +22,11 @@ GPU_BYTES_PER_PIXEL = 1024
 Those are the first layers of VGG, which need the most.
 """
 FLOAT_BYTES = 4
+SHARED_GPU_MEMORY = 0.95
+"""What processes that share a GPU may take together, without the context that CUDA makes for each.
+
+A context takes a few hundred MiB.
+"""
 OUT_OF_MEMORY_TEXTS = (
     "can't allocate memory",  # torch, on a CPU
     "out of memory",  # the driver, also in errors of NCCL
@@ -40,6 +45,12 @@ def to_device(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.
     if tensor.device.type == device.type:
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def limit_memory(share: float, device: torch.device) -> None:
+    """Have this process use no more than a share of a GPU's memory, as others use the rest."""
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(SHARED_GPU_MEMORY * share, device)
 
 
 def fits_on_device(size: int, device: torch.device) -> bool:
@@ -75,10 +86,11 @@ def check_model_fits(config: ModelConfig, device: torch.device) -> None:
 
 
 def total_memory(device: torch.device) -> int:
-    """Return the bytes of memory that a device has, used or free."""
+    """Return the bytes of memory that this process may use of a device, used or free."""
     if device.type == "cpu":
         return psutil.virtual_memory().total
-    return torch.cuda.mem_get_info(device)[1]
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return int(share * torch.cuda.mem_get_info(device)[1])
 
 
 def inference_batch_size(image_size: int, device: torch.device) -> int:

@@ -8,6 +8,7 @@ from bioimg.config import ModelConfig
 from bioimg.errors import UserError
 from bioimg.models.classifier import count_backbone_parameters
 from bioimg.results.result_store import ResultStore
+from bioimg.training import device_memory
 from bioimg.training.device_memory import (
     check_model_fits,
     inference_batch_size,
@@ -16,6 +17,7 @@ from bioimg.training.device_memory import (
 from bioimg.training.trial_recorder import TrialContext
 from bioimg.training.trial_runner import run_trial
 from support import toys
+from support.gpus import set_gpu_memory
 
 GIB = 2**30
 
@@ -63,10 +65,33 @@ def test_batch_outside_of_training_takes_a_quarter_of_a_gpu(
     monkeypatch, gibibytes, image_size, images
 ):
     total = gibibytes * GIB
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (total, total))
+    set_gpu_memory(monkeypatch, total)
     assert inference_batch_size(image_size, torch.device("cuda")) == images
     bytes_taken = images * 1024 * image_size**2
     assert images == 1 or bytes_taken <= total / 4
+
+
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_lanes_that_share_a_gpu_share_its_memory(monkeypatch, lanes):
+    device, limits = torch.device("cuda", 0), {}
+    monkeypatch.setattr(
+        torch.cuda,
+        "set_per_process_memory_fraction",
+        lambda share, device: limits.update({device: share}),
+    )
+    device_memory.limit_memory(1 / lanes, device)
+    assert limits[device] * lanes == pytest.approx(0.95), "the rest is for CUDA's contexts"
+    set_gpu_memory(monkeypatch, 80 * GIB)
+    alone = inference_batch_size(150, device)
+    set_gpu_memory(monkeypatch, 80 * GIB, limits[device])
+    assert inference_batch_size(150, device) == int(alone * limits[device])
+    fitting = int(80 * GIB * limits[device] / 4)
+    assert device_memory.fits_on_device(fitting, device)
+    assert not device_memory.fits_on_device(fitting + 1, device)
+
+
+def test_lane_on_a_cpu_has_no_limit():
+    device_memory.limit_memory(0.0, torch.device("cpu"))
 
 
 # models that can't fit
@@ -86,9 +111,9 @@ def test_batch_outside_of_training_takes_a_quarter_of_a_gpu(
 )
 def test_model_must_fit_with_gradients_and_moments_of_what_is_trained(monkeypatch, freeze, needed):
     config = ModelConfig(model="resnet18", weights="none", freeze=freeze, image_size=32)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, int(needed * 1.05)))
+    set_gpu_memory(monkeypatch, int(needed * 1.05))
     check_model_fits(config, torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, int(needed * 0.95)))
+    set_gpu_memory(monkeypatch, int(needed * 0.95))
     with pytest.raises(UserError, match=r"`model` is 'resnet18'.*memory.*Freeze more"):
         check_model_fits(config, torch.device("cuda"))
 

@@ -107,6 +107,7 @@ def fake_cuda(memory: int, capability: tuple[int, int] = AMPERE) -> Iterator[Ste
 
     patches = [
         (torch.cuda, "mem_get_info", lambda device: (memory, memory)),
+        (torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0),
         (torch.cuda, "get_device_name", lambda device: "a fake"),
         (torch.cuda, "get_device_capability", lambda device: capability),
         (torch.cuda, "is_bf16_supported", lambda: True),

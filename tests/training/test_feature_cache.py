@@ -26,6 +26,7 @@ from bioimg.training.frozen_backbone import FrozenBackbone
 from bioimg.training.loop import train
 from bioimg.training.trial_trainer import TrialTrainer
 from support import toys
+from support.gpus import set_gpu_memory
 
 FROZEN = toys.trial(model="resnext_tiny", freeze="features", weights="TEXTURES_V1", epochs=3)
 
@@ -181,7 +182,7 @@ def test_large_features_stay_in_main_memory(monkeypatch):
 
     monkeypatch.setattr(feature_cache, "to_device", record_device)
     # a GPU of which they would take just more than a quarter
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 4 * values.nbytes - 4))
+    set_gpu_memory(monkeypatch, 4 * values.nbytes - 4)
     backbone = FrozenBackbone(
         trial=trainer.trial,
         images=trainer.images,

@@ -14,6 +14,7 @@ from bioimg.training import device_memory, image_batches, precision
 from bioimg.training.batches import Batch
 from bioimg.training.loop import train
 from support import toys
+from support.gpus import set_gpu_memory
 
 
 def losses(**fields: object) -> list[tuple[float, float]]:
@@ -134,7 +135,7 @@ def test_resident_images_depend_on_preprocessing(tmp_path, monkeypatch, field):
 def test_images_stay_on_gpu_up_to_a_quarter(monkeypatch):
     pixels = toys.images().pixels
     for memory, resident in ((4 * pixels.nbytes, True), (4 * pixels.nbytes - 4, False)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, memory=memory: (0, memory))
+        set_gpu_memory(monkeypatch, memory)
         assert device_memory.fits_on_device(pixels.nbytes, torch.device("cuda")) == resident
 
 
