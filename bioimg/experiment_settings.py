@@ -12,6 +12,17 @@ from bioimg.errors import UserError, suggest_closest
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.run_options import RunOptions
 
+OTHER_MODELS_WEIGHTS = ("DEFAULT",)
+OTHER_MODELS_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+"""Weights, and learning rates that are tried, of models that an experiment wasn't written for.
+
+The low rates are those with which transformers and modern CNNs are fine-tuned by AdamW: 1e-5 in
+DeiT III (Touvron et al. 2022, arXiv:2204.07118), 5e-5 in ConvNeXt (Liu et al. 2022,
+arXiv:2201.03545), both with batches of 512. MobileNetV2 and EfficientNet-Lite0 had their lowest
+validation loss at 3e-4 or 1e-3 of three rates from 1e-4 on, on real tiles in batches of 32, and so
+had heads at ten times these.
+"""
+
 Settings = Mapping[str, Any]
 """Values by the names of fields of `TrialConfig`, `EarlyStopping`, `Experiment`, `RunOptions`."""
 
@@ -22,7 +33,8 @@ def apply_settings(experiment: Experiment, settings: Settings) -> tuple[Experime
     A setting of trials replaces the value of the base trial or the axis with its name. Several
     values make an axis; no value at all leaves the experiment as it is.
 
-    Models that the experiment doesn't have get their own `DEFAULT` weights, unless some are given.
+    Models that the experiment doesn't have get their own `DEFAULT` weights and, where rates are
+    tuned, other rates, unless some are given.
 
     A field that the experiment tunes isn't tuned any more if it gets one value and `tune` isn't
     among the settings: what is given is used.
@@ -32,7 +44,7 @@ def apply_settings(experiment: Experiment, settings: Settings) -> tuple[Experime
     """
     _check_names(settings)
     settings = _expand_auto_epochs(settings)
-    trial_values = _with_own_weights(experiment, _trial_values(settings))
+    trial_values = _with_model_defaults(experiment, _trial_values(settings))
     options = RunOptions(**_typed_settings(RunOptions, settings))
     rule = _change_early_stopping(experiment, _typed_settings(EarlyStopping, settings))
     if not options.early_stopping:
@@ -92,15 +104,22 @@ def _trial_values(settings: Settings) -> dict[str, tuple[Any, ...]]:
     return trial_values
 
 
-def _with_own_weights(
+def _with_model_defaults(
     experiment: Experiment, trial_values: dict[str, tuple[Any, ...]]
 ) -> dict[str, tuple[Any, ...]]:
-    """Return the values with weights that each model has, where the experiment's may not fit."""
+    """Return the values with weights and rates for models that the experiment's don't fit."""
     own_models = experiment.axes.get("model", (experiment.base.model,))
-    others = set(trial_values.get("model", ())).difference(own_models)
-    if "weights" in trial_values or not others:
+    if not set(trial_values.get("model", ())).difference(own_models):
         return trial_values
-    return {**trial_values, "weights": ("DEFAULT",)}
+    return {**other_models_defaults(experiment), **trial_values}
+
+
+def other_models_defaults(experiment: Experiment) -> dict[str, tuple[Any, ...]]:
+    """Return the values, by field, that models have which the experiment doesn't have."""
+    defaults: dict[str, tuple[Any, ...]] = {"weights": OTHER_MODELS_WEIGHTS}
+    if "learning_rate" in experiment.tune:
+        defaults["learning_rate"] = OTHER_MODELS_RATES
+    return defaults
 
 
 def _typed_settings(config: type, settings: Settings) -> dict[str, Any]:

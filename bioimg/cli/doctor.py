@@ -111,7 +111,8 @@ def print_check_results(results: "list[CheckResult]", console: Console) -> int:
     """Print a line for each result. Return 0, or 1 if anything is wrong."""
     for result in results:
         line = f"{'wrong' if result.problem else 'ok':6}{result.check:17}{result.node}"
-        if text := result.problem or result.remark:
-            line += f": {text}"
+        texts = [text for text in (result.problem, result.remark) if text]
+        if texts:
+            line += f": {' '.join(texts)}"
         print_plain(console, line, style="red" if result.problem else None)
     return int(any(result.problem for result in results))

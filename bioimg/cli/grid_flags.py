@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -10,7 +10,7 @@ import tyro
 from bioimg.cli.help_hints import format_default
 from bioimg.config import EXPERIMENT_FIELDS, TrialConfig
 from bioimg.experiment import EarlyStopping, Experiment
-from bioimg.experiment_settings import apply_settings, setting_fields
+from bioimg.experiment_settings import apply_settings, other_models_defaults, setting_fields
 from bioimg.run_options import RunOptions
 
 Flag = tuple[str, Any, Any]
@@ -107,9 +107,9 @@ def _trial_flag(field: dataclasses.Field[Any], experiment: Experiment) -> Flag:
     own_values = () if is_unset else (value,)
     default = tuple(experiment.axes.get(field.name, own_values))
     shown_default = None
-    if field.name == "weights":
-        # left open, since those of the experiment fit its own models only
-        shown_default = f"{' '.join(default)}; of any other --model, DEFAULT"
+    if others := other_models_defaults(experiment).get(field.name):
+        # left open, since values of the experiment fit its own models only
+        shown_default = f"{_join(default)}; of any other --model: {_join(others)}"
         default = ()
     kind = _type_without_none(field)
     metavar = _value_metavar(field)
@@ -146,6 +146,10 @@ def _flag_texts(
     return tyro.conf.arg(
         help=field.metadata["help"], metavar=metavar, help_behavior_hint=shown_default
     )
+
+
+def _join(values: Iterable[object]) -> str:
+    return " ".join(map(str, values))
 
 
 def _type_without_none(field: dataclasses.Field[Any]) -> Any:

@@ -28,7 +28,10 @@ def make_feature_extractor(
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.to(dtype)
     use_cpu_kernels(model, dtype)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for module in model.modules():
+        # only these, since torch refuses the five dimensions of constants in a traced Swin
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Classifier(model, classifier.head_name, ()).compute_features
 
 

@@ -15,35 +15,9 @@ from bioimg.models.classifier import build_classifier, check_model
 from bioimg.models.model_source import find_model_source
 from bioimg.models.pathology import PATHOLOGY_MODELS
 from bioimg.models.timm_models import count_features
-from support.timm_folders import save_timm_folder
+from support.timm_folders import FAMILY_SIZES, save_timm_folder
 
 VIT = "vit_tiny_patch16_224"
-SMALL_FAMILIES = [
-    VIT,
-    "resnet18",
-    "convnext_atto",
-    "tf_efficientnet_lite0",
-    "mobilenetv3_small_050",
-]
-PATCH_14_FAMILIES = [
-    "vit_small_patch14_dinov2",
-    "vit_small_patch14_reg4_dinov2",
-    "eva02_tiny_patch14_224",
-]
-FAMILIES = [
-    "vit_small_patch16_dinov3",
-    "deit_tiny_patch16_224",
-    "swin_tiny_patch4_window7_224",
-    "regnety_002",
-    "densenet121",
-    "inception_v3",
-    "mixer_s32_224",
-    "coatnet_pico_rw_224",
-    "poolformer_s12",
-    "hiera_tiny_224",
-    "efficientformerv2_s0",
-    "vgg11",
-]
 
 
 def config_of(folder: Path, size: int = 32, **fields: str) -> ModelConfig:
@@ -55,9 +29,8 @@ def config_of(folder: Path, size: int = 32, **fields: str) -> ModelConfig:
 @pytest.mark.parametrize(
     ("architecture", "size"),
     [
-        *((name, 64) for name in SMALL_FAMILIES),
-        *(pytest.param(name, 56, marks=pytest.mark.nightly) for name in PATCH_14_FAMILIES),
-        *(pytest.param(name, 224, marks=pytest.mark.nightly) for name in FAMILIES),
+        pytest.param(name, size, marks=[pytest.mark.nightly] if size != 64 else [])
+        for name, size in FAMILY_SIZES.items()
     ],
 )
 def test_features_of_a_folder_are_those_of_timm(architecture, size, tmp_path):

@@ -478,6 +478,29 @@ def test_only_batch_norm_after_convolution_is_folded(name, left):
     assert backbone_digest(classifier) == before, "the classifier itself isn't changed"
 
 
+class ConstantModel(nn.Module):
+    """A model with a constant of five dimensions, as tracing leaves in a Swin transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        self.register_buffer("constant", torch.rand(1, 1, 1, 4, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(images).mean((2, 3)) * self.constant.flatten())
+
+
+def test_constant_of_five_dimensions_stays():
+    classifier = Classifier(ConstantModel().eval(), "fc", ())
+    images = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(
+            make_feature_extractor(classifier, torch.float32)(images),
+            classifier.compute_features(images),
+            atol=1e-6,
+        )
+
+
 class UntraceableModel(nn.Module):
     """A model whose forward pass depends on values, which can't be traced."""
 

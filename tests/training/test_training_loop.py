@@ -428,9 +428,14 @@ def _train_with_workers(
         {"freeze": "head-first"},
         {"freeze": "last2", "model": "timm:vit_tiny_patch16_224"},
         {"freeze": "lora4", "model": "timm:vit_tiny_patch16_224"},
+        {"freeze": "features", "model": "timm:resnet18"},
+        {"freeze": "features", "model": "timm:tf_efficientnet_lite0"},
         {"freeze": "none", "layer_decay": 0.5},
     ],
-    ids=["trained", "frozen", "head first", "transformer", "low rank", "layer decay"],
+    ids=[
+        *("trained", "frozen", "head first", "transformer", "low rank"),
+        *("frozen CNN", "frozen EfficientNet", "layer decay"),
+    ],
 )
 def test_several_workers_train_and_evaluate_as_one(settings, tmp_path):
     trial = toys.trial(score="balanced_accuracy", **settings)
