@@ -42,7 +42,7 @@ def make_pool(coordinator, monkeypatch):
         spec = LaneSpec(
             number=0,
             workers=1,
-            gpu=False,
+            gpus_per_worker=0.0,
             coordinator=coordinator,  # type: ignore[arg-type]
             dataset_refs={},
             experiment_name="pool",
