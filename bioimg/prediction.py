@@ -3,6 +3,7 @@
 Most imports happen when a function runs, so that the help of `bioimg predict` is instant.
 """
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,22 +19,38 @@ from bioimg.progress.console import print_plain
 from bioimg.text import join_first
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
     import torch
     from rich.progress import TaskID
 
     from bioimg.data.image_index import ImageIndex
+    from bioimg.data.image_set import ImageSet
     from bioimg.data.pixel_cache import ProgressCallback
     from bioimg.models.checked_safetensors import SavedModel
     from bioimg.results.result_store import Results, ResultStore
     from bioimg.results.statistics import Calibration
     from bioimg.storage.partial_table import PartialTable
+    from bioimg.training.class_maps import ClassMapper
     from bioimg.training.inference import TrialPredictor, TypicalityRater
     from bioimg.training.typicality import TypicalityScale
 
 BLOCK_IMAGES = 2000
 """Images that are predicted together: what is in memory at once, and lost by an interruption."""
+MAX_EXPLAINED_IMAGES = 500
+EXPLANATION = """\
+Each picture shows an image as the model sees it and, beside it, where the last layer with maps
+finds what raises the score of the predicted class: the brighter, the more (Grad-CAM, Selvaraju et
+al. 2017).
+
+What these pictures are not: evidence that the model looks at the right tissue, or the reason for a
+prediction. They are coarse, each is scaled by its own highest value, and models without any
+training can give pictures that look as convincing (Adebayo et al. 2018, Sanity checks for saliency
+maps).
+"""
 
 
 def select_trial_key(results: "Results", key: str | None) -> str:
@@ -116,6 +133,7 @@ def predict_images(
     images: Path,
     *,
     typicality: bool = False,
+    explain: Path | None = None,
     out: Path | None = None,
 ) -> Predictions:
     """Predict the classes of an image, or of all images in a folder.
@@ -128,19 +146,24 @@ def predict_images(
         typicality: add a column that says how typical each image is of the training images (see
             `bioimg.training.typicality`), for the first trial. The images of the experiment are
             read for it.
+        explain: a folder for pictures of where the first trial finds what raises the score of the
+            predicted class (see `bioimg.training.class_maps`).
         out: the CSV or .parquet file to write. Until then, what was predicted is kept beside it. So
             the same call goes on after an interruption, unless images, trials or options have
             changed.
 
     Raises:
         UserError: the weights of a trial weren't kept, there are no images that it can use, those
-            of the experiment are needed and aren't where they were, or `out` can't be written.
+            of the experiment are needed and aren't where they were, `out` can't be written, or
+            there are too many images to explain or the model has no maps.
     """
     from bioimg.data.image_folder import list_unlabelled_images
     from bioimg.storage.partial_table import open_partial_table
 
     index = list_unlabelled_images(images)
-    predictor = _Predictor(results, folder, keys, typicality=typicality)
+    if explain:
+        _check_explained_images(explain, images, len(index))
+    predictor = _Predictor(results, folder, keys, typicality=typicality, explain=explain)
     if out is None:
         return _collect_predictions(predictor, index, _predict_blocks(predictor, index, None))
     with open_partial_table(out, predictor.describe_task(index), predictor.schema) as partial:
@@ -155,7 +178,13 @@ class _Predictor:
     """The trials that predict, and what else is said of an image."""
 
     def __init__(
-        self, results: "Results", folder: str, keys: Sequence[str], *, typicality: bool
+        self,
+        results: "Results",
+        folder: str,
+        keys: Sequence[str],
+        *,
+        typicality: bool,
+        explain: Path | None,
     ) -> None:
         from bioimg.results import statistics
         from bioimg.results.result_store import ResultStore
@@ -166,6 +195,8 @@ class _Predictor:
         self._classes = self._trials[0].saved_model.metadata["classes"]
         self._subsets = subset_by_digest(store, [kept.trial for kept in self._trials])
         self._rater = self._trials[0].make_rater(self._subsets) if typicality else None
+        self._explain = explain
+        self._mapper = self._trials[0].make_mapper() if explain else None
 
     @property
     def typicality_scale(self) -> "TypicalityScale | None":
@@ -200,7 +231,9 @@ class _Predictor:
         files = [(file.absolute(), file_signature(file)) for file in index.files]
         subsets = sorted(self._subsets.items())
         temperature = self.calibration.temperature
-        return repr((self.schema, models, configs, temperature, subsets, files, BLOCK_IMAGES))
+        explain = self._explain and self._explain.absolute()
+        options = (self.schema, explain, BLOCK_IMAGES)
+        return repr((options, models, configs, temperature, subsets, files))
 
     def predict(self, index: "ImageIndex", progress: "ProgressCallback") -> "pa.Table":
         """Return one row per image, with `error` in place of a prediction if it can't be read."""
@@ -250,7 +283,60 @@ class _Predictor:
             columns[f"probability of {name}"] = column
         if self._rater:
             columns["typicality"] = self._rater.rate(images)
+        if self._mapper:
+            self._write_overlays(self._mapper, images, probabilities.argmax(1))
         return columns, decoded.errors_by_path(index.paths)
+
+    def _write_overlays(
+        self, mapper: "ClassMapper", images: "ImageSet", labels: "np.ndarray"
+    ) -> None:
+        """Write a picture of each image beside itself with its map."""
+        import numpy as np
+        from PIL import Image
+
+        from bioimg.training.class_maps import draw_overlay
+
+        assert self._explain
+        maps = mapper.iter_maps(images, labels)
+        for row, (path, class_map) in enumerate(zip(images.paths, maps, strict=True)):
+            pixels = images.pixels[np.array([row])][0]
+            pair = np.concatenate([pixels, draw_overlay(pixels, class_map)], axis=1)
+            file = self._explain / f"{path}.png"
+            with _explain_write_errors("explain", file):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pair).save(file)
+
+
+def _check_explained_images(explain: Path, images: Path, count: int) -> None:
+    """Check the folder of pictures and their number, and write down what they aren't.
+
+    Raises:
+        UserError: there are too many, or the folder lies among the images.
+    """
+    if count > MAX_EXPLAINED_IMAGES:
+        raise UserError(
+            f"the value of `explain` is {str(explain)!r}, which takes a picture of each image, but "
+            f"{str(images)!r} holds {count}, and at most {MAX_EXPLAINED_IMAGES} are explained. Put "
+            "those of interest into a folder of their own."
+        )
+    if explain.resolve().is_relative_to(images.resolve()):
+        raise UserError(
+            f"the value of `explain` is {str(explain)!r}, but must not lie in the folder of the "
+            "images, where the pictures would be taken for images. Name another folder."
+        )
+    with _explain_write_errors("explain", explain):
+        explain.mkdir(parents=True, exist_ok=True)
+        (explain / "README.txt").write_text(EXPLANATION)
+
+
+@contextlib.contextmanager
+def _explain_write_errors(field: str, path: Path) -> "Iterator[None]":
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the value of `{field}` is {str(path)!r}, which can't be written: {error}."
+        ) from error
 
 
 def _predict_blocks(
@@ -377,6 +463,16 @@ class _KeptTrial:
         from bioimg.training.inference import TrialPredictor
 
         return TrialPredictor(self.saved_model, self.trial, self.dtype, self.device)
+
+    def make_mapper(self) -> "ClassMapper":
+        """Return what says where the model finds what raises the score of a class.
+
+        Raises:
+            UserError: it has no maps.
+        """
+        from bioimg.training.class_maps import ClassMapper
+
+        return ClassMapper(self.saved_model, self.trial, self.device)
 
     def make_rater(self, subsets: Mapping[str, str]) -> "TypicalityRater":
         """Return what compares images with those of the experiment, whose subsets are given.

@@ -45,6 +45,10 @@ class PredictCommand:
     """Add a column that says how typical each image is of the training images: the share of
     validation images that are at least as far from these, in the model's features. The images of
     the experiment are read for it"""
+    explain: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder for a picture of each image (at most 500) with what raises the score of the predicted
+    class in colour: Grad-CAM of the trial, with --all-runs of the first. No evidence that a model
+    looks at the right tissue"""
     out: Path = Path("predictions.csv")
     """Table to write, as CSV or .parquet; an existing file isn't overwritten.
     Columns: path, prediction, confidence (its probability, with the temperature that validation
@@ -67,7 +71,13 @@ class PredictCommand:
         key = select_trial_key(results, self.key)
         keys = select_run_keys(results, key) if self.all_runs else [key]
         predictions = predict_images(
-            results, self.folder, keys, self.images, typicality=self.typicality, out=self.out
+            results,
+            self.folder,
+            keys,
+            self.images,
+            typicality=self.typicality,
+            explain=self.explain,
+            out=self.out,
         )
         table = predictions.table
         console = Console()
@@ -80,6 +90,9 @@ class PredictCommand:
         print_plain(console, _format_calibration(predictions.calibration))
         if predictions.typicality_scale:
             print_plain(console, _format_unlike(table, predictions.typicality_scale))
+        if self.explain:
+            text = f"Pictures, and what they are not (README.txt): {self.explain}."
+            print_plain(console, text)
         _warn_of_known_images(table, console)
         for path, reason in predictions.unreadable.items():
             print_plain(Console(stderr=True), f"can't be read: {path} ({reason})", style="bold red")

@@ -499,3 +499,36 @@ def test_blocks_of_several_depths_are_refused(
     assert "the images in 'data' have different depths" in error
     assert "(float32)" in error
     assert error.count("\n") == 0
+
+
+@pytest.mark.parametrize("freeze", ["none", "features"])
+def test_explained_images_are_shown_beside_their_maps(
+    freeze, results, tmp_path, monkeypatch, capsys
+):
+    trials = read_results(results).trials
+    key = trials[trials["freeze"].eq(freeze)]["key"].iloc[0]
+    args = (results, results.parent / "data", "--key", key, "--out", tmp_path / "p.csv")
+    assert predict(monkeypatch, *args, "--explain", tmp_path / "maps") == 0
+    pictures = sorted((tmp_path / "maps").rglob("*.png"))
+    assert len(pictures) == 36
+    assert pictures[0].relative_to(tmp_path / "maps").as_posix() == "gland/00.tif.png"
+    pixels = np.asarray(Image.open(pictures[0]))
+    assert pixels.shape == (32, 64, 3)
+    assert not np.array_equal(pixels[:, :32], pixels[:, 32:])
+    said = (tmp_path / "maps" / "README.txt").read_text()
+    assert "evidence that the model looks at the right tissue" in " ".join(said.split())
+    assert "what they are not (README.txt)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_images_that_can_not_be_explained_are_refused(results, tmp_path, monkeypatch, capsys):
+    data = results.parent / "data"
+    args = (results, data, "--out", tmp_path / "p.csv", "--explain")
+    with monkeypatch.context() as patch:
+        patch.setattr("bioimg.training.class_maps.MIN_GRID", 33)
+        assert predict(monkeypatch, *args, tmp_path / "maps") == 2
+    assert "none of its layers has maps of at least 33 x 33" in capsys.readouterr().err
+    assert predict(monkeypatch, *args, data / "maps") == 2
+    assert "but must not lie in the folder of the images" in capsys.readouterr().err
+    monkeypatch.setattr(prediction, "MAX_EXPLAINED_IMAGES", 35)
+    assert predict(monkeypatch, *args, tmp_path / "maps") == 2
+    assert "holds 36, and at most 35 are explained" in capsys.readouterr().err
