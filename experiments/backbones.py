@@ -6,9 +6,9 @@ Asks: ResNet-50 (ImageNet), DINOv2-S (general images) or kaiko's ViT-S (patholog
 head alone trained, or the last two blocks with it? Each of these recipes has its own best of three
 learning rates, since transformers and CNNs, heads and blocks need different ones.
 
-The weights of the two transformers come from the Hugging Face hub (90 MB each). Those of kaiko must
-not be used commercially. Larger ones are named in the same way once you have accepted their
-conditions: `--model uni2-h virchow2 h-optimus-0`.
+The weights of the two transformers come from the Hugging Face hub (90 MB each; `bioimg fetch` gets
+them beforehand). Those of kaiko must not be used commercially. Larger ones are named in the same
+way once you have accepted their conditions: `--model uni2-h virchow2 h-optimus-0`.
 
 Cost: not measured, since it needs downloads and a GPU. The head alone costs one pass of each image
 through each backbone. Expect, on stained tissue, the pathology model ahead with the head alone, and
