@@ -324,8 +324,8 @@ class TrialConfig:
     )
     compile: bool = config_field(
         False,
-        "Compile the model (torch.compile), which takes a minute or more at the start of each "
-        "trial",
+        "Compile the model (torch.compile), which takes a minute or more in each lane for the "
+        "first trial of a model and freezing; later trials there use the same graphs",
     )
 
     def __post_init__(self) -> None:

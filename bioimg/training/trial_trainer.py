@@ -34,6 +34,9 @@ from bioimg.training.optimisation import (
     scheduled_learning_rate,
 )
 
+MAX_GRAPHS = 256
+"""Graphs of one function that a process compiles. A trial that would need more fails."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpochMetrics:
@@ -315,11 +318,24 @@ class TrialTrainer:
     def _wrap_for_training(self) -> None:
         # before compiling, so that the graph breaks at DDP's buckets
         wrapped = self.worker_group.wrap_module(self.trained_module, self.device)
-        self._training_module = torch.compile(wrapped) if self.trial.compile else wrapped
+        self._training_module = compile_module(wrapped) if self.trial.compile else wrapped
 
     def _compute_logits(self, batch: Batch) -> torch.Tensor:
         with precision.autocast(self.device, self.dtype):
             return self.trained_module(self.input_source.load_batch(batch))
+
+
+def compile_module(module: nn.Module) -> nn.Module:
+    """Return the module compiled, also after many others in this process.
+
+    By default, torch runs what would be the ninth graph of one function uncompiled, with a warning.
+    """
+    # imported late: it takes seconds, and most trials aren't compiled
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = MAX_GRAPHS
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(module)  # type: ignore[return-value]
 
 
 def _copy_tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

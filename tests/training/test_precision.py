@@ -10,7 +10,7 @@ import torch
 
 from bioimg import data
 from bioimg.data.file_array import FileArray
-from bioimg.training import device_memory, image_batches, precision
+from bioimg.training import device_memory, image_batches, precision, trial_trainer
 from bioimg.training.batches import Batch
 from bioimg.training.loop import train
 from support import toys
@@ -79,6 +79,20 @@ def test_tf32_is_off_by_default():
 def test_compiled_model_trains_as_uncompiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     assert np.allclose(losses(compile=True), losses(), rtol=1e-5)
+
+
+def test_process_compiles_more_models_than_torch_does_by_default(monkeypatch):
+    compiled = []
+
+    def count(graph: torch.fx.GraphModule, inputs: object) -> object:
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=count))
+    for layers in range(1, 13):
+        module = torch.nn.Sequential(*(torch.nn.ReLU() for _ in range(layers)))
+        trial_trainer.compile_module(module)(torch.ones(2))
+    assert len(compiled) == 12
 
 
 @pytest.mark.nightly
