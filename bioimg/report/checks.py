@@ -271,14 +271,19 @@ def _class_notes(results: Results, shown: pd.DataFrame) -> Iterator[Check]:
     yield note("class_images" if known.subsets else "class_images_folds", counts=counts)
 
 
-def external_checks(name: str, record: ExternalSet) -> Iterator[Check]:
-    """Yield what readers must know about an external set: doubts first, then its images."""
+def external_checks(name: str, record: ExternalSet, *, has_folds: bool) -> Iterator[Check]:
+    """Yield what readers must know about an external set: doubts first, then its images.
+
+    has_folds: whether models of several folds were tested on it.
+    """
     if record.synthetic:
         yield warning("external_synthetic", set=name)
     if record.look_alikes:
         yield warning("external_look_alikes", set=name, n=record.look_alikes)
     if record.known_groups:
         yield warning("external_known_groups", set=name, n=record.known_groups)
+    if has_folds:
+        yield warning("external_folds", set=name)
     counts = [f"{shorten_name(label)} {count}" for label, count in record.classes.items()]
     yield note(
         "external_images",

@@ -166,7 +166,7 @@ def external_table(analysis: Analysis, lang: str = "en", only: str | None = None
         pairs = tested.best_pairs.set_index("a")["p_holm"]
         rows = rows.assign(p_holm=rows["key"].map(pairs))
         tables.append(rows.sort_values("score_away", ascending=False, kind="stable"))
-        checks += external_checks(tested.name, tested.record)
+        checks += external_checks(tested.name, tested.record, has_folds=tested.has_folds)
     values = _with_settings(analysis, pd.concat(tables, ignore_index=True))
     settings = [Column(name="external_set", identity=True)]
     for field in analysis.varying_fields or DEFAULT_SETTINGS:

@@ -155,7 +155,7 @@ def external_sections(report: ReportContext) -> list[dict[str, Any]]:
     """Return what recipes reached on each external set, the highest score first."""
     sections = []
     for tested in report.analysis.external_sets:
-        checks = list(external_checks(tested.name, tested.record))
+        checks = list(external_checks(tested.name, tested.record, has_folds=tested.has_folds))
         sections.append(
             {
                 "name": tested.name,

@@ -75,6 +75,12 @@ class TestedSet:
         """Whether the configuration that validation chose was evaluated."""
         return self.best_key in self.scores.index
 
+    @property
+    def has_folds(self) -> bool:
+        """Whether models of several folds were tested on it, whose training images overlap."""
+        is_evaluated = self.home.trials["key"].isin(self.results.predictions["key"])
+        return self.home.trials.loc[is_evaluated, "fold"].nunique() > 1
+
     @cached_property
     def highest_key(self) -> str:
         """The configuration with the highest score here; of equal ones the best."""

@@ -125,6 +125,17 @@ def test_external_predictions_leave_all_other_tables_as_they_are(tmp_path: Path)
         pd.testing.assert_frame_equal(getattr(with_set, name), getattr(without, name))
 
 
+@pytest.mark.parametrize("folds", [1, 3])
+def test_folds_that_count_as_runs_are_a_doubt(tmp_path: Path, folds: int):
+    analysis = read_analysis(write_example(tmp_path, {"none": (30, 90), "features": (45, 45)}))
+    trials = analysis.results.trials
+    trials["fold"] = range(len(trials)) if folds > 1 else 0
+    (tested,) = analysis.external_sets
+    page = render_page(ReportContext(analysis))
+    assert tested.has_folds == (folds > 1)
+    assert ("but they share most training images" in page) == (folds > 1)
+
+
 def test_page_and_methods_show_the_set_in_each_language(tmp_path: Path):
     folder = write_example(
         tmp_path,
