@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import ray
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -161,7 +162,8 @@ class Slow(Toy):
 
     def __init__(self, num_classes: int = 1000) -> None:
         super().__init__(num_classes)
-        if dist.is_initialized():  # only in a lane
+        # only in a lane, whose workers are actors
+        if ray.is_initialized() and ray.get_runtime_context().get_actor_id():
             feature_cache.FIRST_REPORT_S = frozen_backbone.SHORT_WAIT_S = 0
 
 
