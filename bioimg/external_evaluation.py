@@ -257,10 +257,12 @@ def _evaluate(
     external = dataclasses.replace(external, evaluations=evaluations)
     sets = {**manifest.get("external", {}), name: dataclasses.asdict(external)}
     store.write_manifest({**manifest, "external": sets})
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        for row in bar.track(missing, description=f"evaluating on {name}"):
-            _evaluate_trial(store, row, subset, reader)
-    store.tables.merge_and_delete_parts(results.trials["key"])
+    try:
+        with Bar(console=Console(stderr=True), transient=True) as bar:
+            for row in bar.track(missing, description=f"evaluating on {name}"):
+                _evaluate_trial(store, row, subset, reader)
+    finally:
+        store.tables.merge_and_delete_parts(results.trials["key"])
     print_plain(console, f"{len(missing)} trials were evaluated on {name}.")
 
 

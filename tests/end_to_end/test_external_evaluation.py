@@ -15,7 +15,7 @@ from rich.console import Console
 from sklearn.metrics import accuracy_score
 
 import bioimg
-from bioimg import runner
+from bioimg import external_evaluation, runner
 from bioimg.cli import main
 from bioimg.config import TrialConfig
 from bioimg.experiment import Experiment
@@ -152,6 +152,24 @@ def test_second_evaluation_runs_only_what_is_missing_and_is_counted(made, result
     said = capsys.readouterr().out
     assert "All 4 trials were evaluated on b before." in said
     assert "evaluated on b 2 times" in " ".join(said.split())
+
+
+def test_interrupted_evaluation_goes_on_with_what_is_missing(
+    made, results, run, monkeypatch, capsys
+):
+    evaluate_trial = external_evaluation._evaluate_trial
+
+    def evaluate_once(*args):
+        evaluate_trial(*args)
+        raise KeyboardInterrupt
+
+    command = ("evaluate", results, made / "site", "--name", "b")
+    with monkeypatch.context() as patch:
+        patch.setattr(external_evaluation, "_evaluate_trial", evaluate_once)
+        assert run(*command) == 130
+    assert external_rows(results)["key"].nunique() == 1
+    assert run(*command) == 0
+    assert "3 trials were evaluated on b." in capsys.readouterr().out
 
 
 def test_tables_keep_their_order_and_no_part_is_left(made, results, run):
