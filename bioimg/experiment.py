@@ -158,6 +158,15 @@ class Experiment:
         "Number of seeds on which tuned values are tried; with the others only the chosen one runs",
         at_least=1,
     )
+    aggregate: str = config_field(
+        "mean",
+        "How the images of a group, such as a patient, become one prediction, in the numbers over "
+        "groups\n"
+        "mean: the mean of their probabilities\n"
+        "vote: the share of images that are predicted as a class\n"
+        "max: the highest probability of each class, scaled to a sum of 1",
+        choices=("mean", "vote", "max"),
+    )
 
     def __post_init__(self) -> None:
         validate_fields(self)

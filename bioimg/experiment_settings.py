@@ -49,10 +49,10 @@ def apply_settings(experiment: Experiment, settings: Settings) -> tuple[Experime
     rule = _change_early_stopping(experiment, _typed_settings(EarlyStopping, settings))
     if not options.early_stopping:
         rule = None
-    tuning = _change_tuning(experiment, settings, trial_values)
+    comparison = _change_comparison(experiment, settings, trial_values)
     untuned = dataclasses.replace(experiment, tune=(), tune_seeds=1)
     changed = _change_trials(untuned, trial_values)
-    return dataclasses.replace(changed, early_stopping=rule, **tuning), options
+    return dataclasses.replace(changed, early_stopping=rule, **comparison), options
 
 
 def _check_names(settings: Settings) -> None:
@@ -201,14 +201,14 @@ def _change_early_stopping(experiment: Experiment, given: Settings) -> EarlyStop
     return experiment.early_stopping if rule == own_rule else rule
 
 
-def _change_tuning(
+def _change_comparison(
     experiment: Experiment, settings: Settings, trial_values: Mapping[str, tuple[Any, ...]]
 ) -> dict[str, Any]:
-    """Return the fields of an experiment about tuning; a `tune` of None is the experiment's own."""
-    own = {"tune": experiment.tune, "tune_seeds": experiment.tune_seeds}
+    """Return an experiment's own settings; a `tune` of None is the one that it has."""
+    own = {field.name: getattr(experiment, field.name) for field in setting_fields(Experiment)}
     given = {name: settings[name] for name in own if settings.get(name) is not None}
-    tuning = {**own, **_typed_settings(Experiment, given)}
+    comparison = {**own, **_typed_settings(Experiment, given)}
     if "tune" not in given:
         fixed = [name for name in experiment.tune if len(trial_values.get(name, ())) == 1]
-        tuning["tune"] = tuple(name for name in experiment.tune if name not in fixed)
-    return tuning
+        comparison["tune"] = tuple(name for name in experiment.tune if name not in fixed)
+    return comparison

@@ -83,6 +83,7 @@ def _experiment_record(experiment: Experiment, images: ImageSet) -> dict[str, An
         "axes": {name: list(values) for name, values in experiment.axes.items()},
         "tune": list(experiment.tune),
         "tune_seeds": experiment.tune_seeds,
+        "aggregate": experiment.aggregate,
         "early_stopping": dataclasses.asdict(rule) if rule else None,
         "score": resolve_score(experiment.base.score, images.class_counts),
         "data": _data_record(images),

@@ -167,6 +167,7 @@ def test_folder_without_results_is_refused(tmp_path):
         ({"grace_period": 2, "metric": "val_loss"}, "--grace-period 2 --metric val_loss"),
         ({"tune": [], "compare_within": "seed"}, "--tune --compare-within seed"),
         ({"tune": "weight_decay", "tune_seeds": 1}, "--tune weight_decay --tune-seeds 1"),
+        ({"aggregate": "vote"}, "--aggregate vote"),
         ({"finish": []}, "--finish"),
         ({"epochs": "auto", "patience": 5}, "--epochs auto --patience 5"),
         (

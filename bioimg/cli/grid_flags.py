@@ -53,10 +53,10 @@ def _flags_dataclass(experiment: Experiment) -> type:
             trial_flags,
         ),
         _flag_group(
-            "Tuning",
+            "Comparison",
             "Settings that each recipe may have at its own best value, so that none is compared "
-            "at a value that suits another.",
-            _tuning_flags(experiment),
+            "at a value that suits another; and how the images of a patient or slide count.",
+            _comparison_flags(experiment),
         ),
         _flag_group(
             "Early stopping",
@@ -72,8 +72,8 @@ def _flags_dataclass(experiment: Experiment) -> type:
     return dataclasses.make_dataclass("Flags", groups, frozen=True)
 
 
-def _tuning_flags(experiment: Experiment) -> list[Flag]:
-    """Return the flags of tuning. Without `tune`, the experiment's own fields are tuned."""
+def _comparison_flags(experiment: Experiment) -> list[Flag]:
+    """Return the flags of an experiment. Without `tune`, its own fields are tuned."""
     flags = []
     for field in setting_fields(Experiment):
         name, flag, default = _single_flag(field, experiment)

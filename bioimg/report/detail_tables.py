@@ -213,7 +213,8 @@ def groups_table(analysis: Analysis, lang: str = "en") -> Table:
         decimals = column_decimals(values, name)
         shown.append(Column(name=name, kind="share", decimals=decimals, interval=True))
     shown += [Column(name="p_holm", kind="p"), Column(name="claim")]
-    return _make_table("groups", analysis, values, [*settings, *shown], lang, note("groups"))
+    columns = [*settings, *shown]
+    return _make_table("groups", analysis, values, columns, lang, *_group_notes(analysis))
 
 
 def group_classes_table(analysis: Analysis, lang: str = "en") -> Table:
@@ -228,7 +229,12 @@ def group_classes_table(analysis: Analysis, lang: str = "en") -> Table:
         decimals = column_decimals(values, name)
         shown.append(Column(name=name, kind="share", decimals=decimals, interval=True))
     shown.append(Column(name="groups", kind="count"))
-    return _trial_table("groups-per-class", analysis, values, shown, lang, note("groups"))
+    notes = _group_notes(analysis)
+    return _trial_table("groups-per-class", analysis, values, shown, lang, *notes)
+
+
+def _group_notes(analysis: Analysis) -> list[Check]:
+    return [note(f"group_{analysis.results.aggregate}"), note("groups")]
 
 
 def curve_diagnosis_table(analysis: Analysis, lang: str = "en") -> Table:

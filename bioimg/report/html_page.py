@@ -122,6 +122,7 @@ def template_values(report: ReportContext) -> dict[str, Any]:
         "compared_pairs": int(analysis.best_pairs["p"].notna().sum()),
         "external": html_sections.external_sections(report),
         "groups": html_sections.group_sections(report),
+        "aggregate": report.analysis.results.aggregate,
         "frame": svg_charts.CHART_FRAME,
         "panels": panels,
         "legend": legend,

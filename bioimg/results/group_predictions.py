@@ -1,4 +1,4 @@
-"""Predictions for groups, such as patients: the mean of the probabilities of their images."""
+"""Predictions for groups, such as patients, from those of their images."""
 
 import dataclasses
 from typing import Literal
@@ -40,25 +40,53 @@ def find_group_problem(results: Results) -> GroupProblem:
 def group_results(results: Results) -> Results:
     """Return results in which groups stand in place of the test images.
 
-    The probabilities of a group are the means of those of its images, and its prediction is the
-    most probable class. `find_group_problem` must find none.
+    The probabilities of a group are those that `results.aggregate` makes of its images, and its
+    prediction is the most probable class. `find_group_problem` must find none.
     """
     rows = results.predictions
     rows = rows[rows["subset"].eq("test")]
     matrix = np.stack(rows["probabilities"].tolist())
     grouped = rows.groupby(["key", "group"], sort=False)
-    numbers = grouped.ngroup().to_numpy()
-    sums = np.zeros((grouped.ngroups, matrix.shape[1]))
-    np.add.at(sums, numbers, matrix)
-    means = sums / np.bincount(numbers)[:, None]
+    probabilities, predictions = aggregate_images(
+        matrix, grouped.ngroup().to_numpy(), rows["prediction"].to_numpy(), results.aggregate
+    )
     first = grouped.first().reset_index()
     rows_of_groups = first.assign(
         image=first["group"],
         group=None,
-        prediction=means.argmax(1),
-        probabilities=list(means.astype(np.float32)),
+        prediction=predictions,
+        probabilities=list(probabilities.astype(np.float32)),
     )
     by_group = replace_test_rows(results, rows_of_groups)
     # images stay the unit of sizes, since the test over folds compares these with training images
     trials = by_group.trials.assign(test_images=results.trials["test_images"])
     return dataclasses.replace(by_group, trials=trials)
+
+
+def aggregate_images(
+    probabilities: np.ndarray, groups: np.ndarray, predictions: np.ndarray, how: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probabilities [G, K] of groups and their predicted classes [G].
+
+    Args:
+        probabilities: [N, K], of images.
+        groups: int [N], the group of each image, from 0 to G - 1.
+        predictions: int [N], the predicted class of each image.
+        how: `mean`; `vote`, the share of images with that prediction, where of equal ones the
+            class with the higher mean probability counts; or `max`, the highest probability of each
+            class, scaled to a sum of 1.
+    """
+    sizes = np.bincount(groups)[:, None]
+    means = np.zeros((len(sizes), probabilities.shape[1]))
+    np.add.at(means, groups, probabilities)
+    means /= sizes
+    if how == "mean":
+        return means, means.argmax(1)
+    if how == "max":
+        highest = np.zeros_like(means)
+        np.maximum.at(highest, groups, probabilities)
+        return highest / highest.sum(1, keepdims=True), highest.argmax(1)
+    votes = np.zeros_like(means)
+    np.add.at(votes, (groups, predictions), 1)
+    # less than half a vote, so that it decides between equal numbers only
+    return votes / sizes, (votes + 0.49 * means).argmax(1)

@@ -70,6 +70,11 @@ class Results:
         """The fields whose values are chosen within each recipe; none in earlier versions."""
         return tuple(self.manifest.get("tune", ()))
 
+    @property
+    def aggregate(self) -> str:
+        """How the images of a group become one prediction; the mean in earlier versions."""
+        return self.manifest.get("aggregate", "mean")
+
 
 class ResultStore:
     """A results folder that is being written: a path, or an address such as s3://bucket/path.

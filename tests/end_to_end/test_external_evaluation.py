@@ -312,11 +312,14 @@ def test_external_sets_from_python_are_a_dict(made, tmp_path, monkeypatch):
         **recipe,
         **{"learning_rate": 1e-3, "epochs": 1, "batch_size": 8, "image_size": 32, "local": True},
         external={"b": made / "site"},
+        aggregate="max",
         out=tmp_path / "out",
         report=False,
     )
     assert len(external_rows(tmp_path / "out")) == 30
-    assert "b" in read_external_sets(read_results(compared.folder).manifest)
+    results = read_results(compared.folder)
+    assert "b" in read_external_sets(results.manifest)
+    assert results.aggregate == "max"
 
 
 @pytest.mark.parametrize(

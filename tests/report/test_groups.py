@@ -9,12 +9,13 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score, roc_auc_score
 
 from bioimg.config import TrialConfig
-from bioimg.report import sentences
+from bioimg.report import detail_tables, sentences
 from bioimg.report.analysis import Analysis
 from bioimg.report.html_page import render_page
 from bioimg.report.methods.describe_methods import describe_methods
 from bioimg.report.report_context import ReportContext
 from bioimg.report.write import ReportOptions, write_report
+from bioimg.results.group_predictions import aggregate_images
 from bioimg.results.statistics import wilson_interval
 from bioimg.verify.verify import verify_file
 from support.example_results import read_analysis, trial_row, write_results
@@ -57,7 +58,7 @@ def patient_rows(key: str, seed: int, subset: str, patients: range) -> list[dict
     return rows
 
 
-def write_patients(folder: Path, folds: int = 0, **changed: Any) -> Path:
+def write_patients(folder: Path, folds: int = 0, aggregate: str = "mean", **changed: Any) -> Path:
     """Write two recipes that test sixty patients, in one test set or in folds, and on a set `b`.
 
     changed: other values of all predictions.
@@ -90,6 +91,7 @@ def write_patients(folder: Path, folds: int = 0, **changed: Any) -> Path:
         predictions=predictions,
         classes=("benign", "malignant"),
         external={"b": EXTERNAL},
+        aggregate=aggregate,
     )
 
 
@@ -125,6 +127,46 @@ def test_numbers_of_patients_are_those_of_scikit_learn(tmp_path: Path, position:
     assert malignant["recall"] == pytest.approx(recall_score(expected["label"], predicted))
     specificity = recall_score(expected["label"], predicted, pos_label=0)
     assert malignant["specificity"] == pytest.approx(specificity)
+
+
+@pytest.mark.parametrize("aggregate", ["vote", "max"])
+def test_patients_by_vote_or_highest_probability_are_those_of_scikit_learn(tmp_path, aggregate):
+    analysis = read_analysis(write_patients(tmp_path, aggregate=aggregate))
+    rows = analysis.results.predictions
+    rows = rows[rows["subset"].eq("test") & rows["key"].eq(analysis.grouped_sets[0].best_key)]
+    malignant = rows["probabilities"].str[1].astype(float)
+    by_patient = rows.assign(malignant=malignant).groupby("group")
+    labels = by_patient["label"].first()
+    if aggregate == "vote":
+        scores = by_patient["prediction"].mean()
+    else:
+        highest = by_patient["malignant"].max()
+        scores = highest / (highest + 1 - by_patient["malignant"].min())
+    best = analysis.grouped_sets[0].scores.loc[analysis.grouped_sets[0].best_key]
+    assert best["accuracy"] == pytest.approx(accuracy_score(labels, scores > 0.5))
+    assert best["auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
+
+
+def test_equal_votes_are_decided_by_the_mean_probability():
+    probabilities = np.array([[0.6, 0.4, 0], [0.1, 0.9, 0], [0, 0.45, 0.55], [0, 0.1, 0.9]])
+    shares, predictions = aggregate_images(
+        probabilities, np.array([0, 0, 1, 1]), probabilities.argmax(1), "vote"
+    )
+    assert shares.tolist() == [[0.5, 0.5, 0], [0, 0, 1]]
+    assert predictions.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "text"), [("mean", "are the means of"), ("vote", "share"), ("max", "highest")]
+)
+def test_table_page_and_methods_say_how_images_of_a_patient_count(tmp_path, aggregate, text):
+    analysis = read_analysis(write_patients(tmp_path, aggregate=aggregate))
+    tables = (detail_tables.groups_table(analysis), detail_tables.group_classes_table(analysis))
+    for table in tables:
+        assert text in " ".join(table.notes)
+    assert text in render_page(ReportContext(analysis))
+    codes = [sentence.code for sentence in describe_methods(analysis, []).sentences()]
+    assert f"group_{aggregate}" in codes
 
 
 def test_patients_of_all_folds_count_once(tmp_path: Path):

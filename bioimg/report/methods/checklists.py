@@ -79,7 +79,7 @@ EXTERNAL = (
     "external_interval",
     "external_outcome",
 )
-GROUPS = ("group_mean", "group_result")
+GROUPS = ("group_mean", "group_vote", "group_max", "group_result")
 
 TRIPOD: Answers = {
     "5a": ("images", "synthetic", "fingerprint"),

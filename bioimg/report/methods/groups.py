@@ -16,7 +16,7 @@ class GroupsParagraph(Paragraph):
     def sentences(self) -> Iterator[Sentence]:
         known = [grouped for grouped in self.analysis.grouped_sets if grouped.has_best]
         if known:
-            yield self._say("group_mean")
+            yield self._say(f"group_{self.analysis.results.aggregate}")
         for grouped in known:
             yield self._describe_result(grouped)
 
