@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from bioimg.data.image_index import ImageIndex
-    from bioimg.data.image_set import ImageSet
+    from bioimg.data.image_set import ImageSet, PixelsByPath
     from bioimg.data.pixel_cache import ProgressCallback
     from bioimg.models.checked_safetensors import SavedModel
     from bioimg.results.result_store import Results, ResultStore
@@ -305,6 +305,48 @@ class _Predictor:
             with _explain_write_errors("explain", file):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pair).save(file)
+
+
+def explain_mistakes(folder: str) -> "tuple[PixelsByPath | None, dict[str, np.ndarray]]":
+    """Return an experiment's images, and some of them with a map in colour, by their paths.
+
+    These are the worst mistakes on test images, as on the report's page, with where the trial that
+    made them finds what raises the score of its wrong answer. None and {} if there are none.
+
+    Raises:
+        UserError: the weights weren't kept, the model has no maps, or an image isn't where it was.
+    """
+    import numpy as np
+
+    from bioimg.data.external_images import select_images
+    from bioimg.data.image_set import PixelsByPath
+    from bioimg.data.inference_images import load_experiment_images
+    from bioimg.report.analysis import Analysis
+    from bioimg.report.open_results import open_results
+    from bioimg.results.result_store import ResultStore
+    from bioimg.training.class_maps import draw_overlay
+
+    mistakes = Analysis(open_results(folder)).worst_mistakes
+    if mistakes.empty:
+        return None, {}
+    store = ResultStore(folder)
+    best = _KeptTrial.load(store, mistakes["key"].iloc[0])
+    known, _ = load_experiment_images(best.trial.dataset_config, best.limits)
+    digests = store.image_digests()
+    row_by_digest = {digest: row for row, digest in enumerate(known.digests)}
+    for path in mistakes["image"]:
+        if digests[path] not in row_by_digest:
+            raise UserError(
+                f"the value of `explain` is True, but {path} isn't where it was, or has changed. "
+                "Put it back, or leave out --explain."
+            )
+    rows = np.array([row_by_digest[digests[path]] for path in mistakes["image"]], np.int64)
+    images = select_images(known, rows)
+    maps = best.make_mapper().iter_maps(images, mistakes["prediction"].to_numpy())
+    overlays = {}
+    for row, (path, class_map) in enumerate(zip(mistakes["image"], maps, strict=True)):
+        overlays[path] = draw_overlay(images.pixels[np.array([row])][0], class_map)
+    return PixelsByPath(known), overlays
 
 
 def _check_explained_images(explain: Path, images: Path, count: int) -> None:

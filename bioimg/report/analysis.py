@@ -46,6 +46,8 @@ TEST_COLUMNS: dict[Score, str] = {
     "balanced_accuracy": "balanced_accuracy",
 }
 CLASS_COLUMNS = ("key", "class", "recall", "specificity", "precision", "f1", "support")
+MAX_MISTAKES = 12
+"""The most wrongly predicted images in a figure or on the page: the most confident ones."""
 MAX_VALIDATION_MARGIN = 0.01
 """How much lower the validation score of a recipe may be that is suggested for its speed."""
 NOTABLE_TIME_SHARE = 0.9
@@ -467,6 +469,16 @@ class Analysis:
         # the predicted class is the most probable one
         highest = [float(max(row)) for row in rows["probabilities"]]
         return rows.assign(probability=highest)
+
+    @cached_property
+    def worst_mistakes(self) -> pd.DataFrame:
+        """The most confident mistakes of the best configuration's first run.
+
+        The columns are those of `wrong_predictions`. It has no rows if nothing was tested.
+        """
+        if self.tested_trials.empty:
+            return self._test_rows.head(0)
+        return self.wrong_predictions(self.tested_trials["key"].iloc[0]).head(MAX_MISTAKES)
 
     def wrong_predictions(self, key: str) -> pd.DataFrame:
         """Return the test images that a trial got wrong, the most confident mistakes first.

@@ -31,14 +31,18 @@ MAX_MATRICES = 12
 
 
 def write_page(
-    analysis: Analysis, file: Path, lang: str = "en", images: ImagesByPath | None = None
+    analysis: Analysis,
+    file: Path,
+    lang: str = "en",
+    images: ImagesByPath | None = None,
+    overlays: ImagesByPath | None = None,
 ) -> Path:
     """Write the page of these results and return its file.
 
     Raises:
         UserError: there is no such language.
     """
-    report = ReportContext(analysis, lang, images)
+    report = ReportContext(analysis, lang, images, overlays)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(render_page(report), encoding="utf-8")
     return file

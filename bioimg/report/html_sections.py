@@ -19,7 +19,7 @@ from bioimg.report.report_context import ReportContext
 from bioimg.report.table_model import Column
 from bioimg.report.tested_set import GroupedSet, TestedSet
 from bioimg.report.translation import column_header, setting_name, setting_value
-from bioimg.report.visual_encoding import MAX_LINES, MAX_MISTAKES
+from bioimg.report.visual_encoding import MAX_LINES
 from bioimg.results import statistics
 
 RowMapping = Mapping[Any, Any]
@@ -399,11 +399,9 @@ def _share_with_interval(values: pd.Series, name: str) -> str:
 
 def mistake_items(report: ReportContext) -> Iterator[dict[str, Any]]:
     """Yield the most confident mistakes of the best recipe's first run."""
-    if report.analysis.tested_trials.empty:
-        return
-    mistakes = report.analysis.wrong_predictions(report.analysis.tested_trials["key"].iloc[0])
-    for _, mistake in mistakes.head(MAX_MISTAKES).iterrows():
+    for _, mistake in report.analysis.worst_mistakes.iterrows():
         pixels = (report.images or {}).get(mistake["image"])
+        overlay = (report.overlays or {}).get(mistake["image"])
         yield {
             "image": mistake["image"],
             "label": report.classes[mistake["label"]],
@@ -412,6 +410,7 @@ def mistake_items(report: ReportContext) -> Iterator[dict[str, Any]]:
             "others": mistake["others"],
             "trials": mistake["trials"],
             "url": None if pixels is None else to_data_url(pixels),
+            "overlay_url": None if overlay is None else to_data_url(overlay),
         }
 
 

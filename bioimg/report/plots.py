@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter, StrMethodFormatter
 
+from bioimg.report.analysis import MAX_MISTAKES
 from bioimg.report.formatting import format_list, shorten_name
 from bioimg.report.plot_style import (
     GREY,
@@ -21,7 +22,7 @@ from bioimg.report.plot_style import (
     wrap_text,
 )
 from bioimg.report.report_context import ReportContext
-from bioimg.report.visual_encoding import MAX_MISTAKES, MAX_PANELS, PALETTE
+from bioimg.report.visual_encoding import MAX_PANELS, PALETTE
 from bioimg.results import statistics
 
 MAX_EFFECTS = 24

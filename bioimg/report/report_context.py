@@ -29,6 +29,8 @@ class ReportContext:
     analysis: Analysis
     lang: str = "en"
     images: ImagesByPath | None = None
+    overlays: ImagesByPath | None = None
+    """The worst mistakes with a map of where the model finds its wrong answer, if asked for."""
 
     def text(self, key: str, /, **values: object) -> str:
         """Return a text of the catalogue in the language of the report."""

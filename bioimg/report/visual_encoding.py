@@ -21,8 +21,6 @@ MAX_LINES = 48
 MAX_LINE_STYLES = 4
 MAX_PANELS = 6
 """The most panels in a figure or on the page. Those with the best trials are shown."""
-MAX_MISTAKES = 12
-"""The most wrongly predicted images in a figure or on the page: the most confident ones."""
 
 
 @dataclass(frozen=True)

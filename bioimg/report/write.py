@@ -119,7 +119,10 @@ DEFAULT_OPTIONS = ReportOptions()
 
 
 def write_report(
-    folder: str, options: ReportOptions = DEFAULT_OPTIONS, images: "ImagesByPath | None" = None
+    folder: str,
+    options: ReportOptions = DEFAULT_OPTIONS,
+    images: "ImagesByPath | None" = None,
+    overlays: "ImagesByPath | None" = None,
 ) -> str:
     """Write a report and print its first table.
 
@@ -128,6 +131,7 @@ def write_report(
         options: what the report contains.
         images: the images of the experiment by their paths, of which the page shows the worst
             mistakes. By default they are read from their files where these haven't changed.
+        overlays: the worst mistakes with a map of where the model finds its wrong answer.
 
     Returns:
         The folder or address of the report.
@@ -161,7 +165,7 @@ def write_report(
         if not options.has_own_tables:
             if images is None:
                 images = open_unchanged_images(folder, analysis.results)
-            _write_page_and_figures(options, analysis, out, location, images)
+            _write_page_and_figures(options, analysis, out, location, images, overlays)
     return location
 
 
@@ -239,12 +243,13 @@ def _write_page_and_figures(
     out: Path,
     location: str,
     images: "ImagesByPath",
+    overlays: "ImagesByPath | None",
 ) -> None:
     from bioimg.report import html_page
     from bioimg.storage.filesystem import join_path
 
     page = out / "report.html"
-    html_page.write_page(analysis, page, options.lang, images)
+    html_page.write_page(analysis, page, options.lang, images, overlays)
     if options.figures:
         from bioimg.report import figures
 

@@ -144,7 +144,7 @@ def _find_map_layer(classifier: Classifier, trial: TrialConfig) -> str:
         raise UserError(
             f"the value of `explain` can't be used with `model` {trial.model!r} at `image_size` "
             f"{trial.image_size}: none of its layers has maps of at least {MIN_GRID} x {MIN_GRID}. "
-            "Leave it out, or name a trial of another model with --key."
+            "Leave it out, or explain a trial of another model."
         )
     return found[-1]
 

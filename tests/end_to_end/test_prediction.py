@@ -1,7 +1,10 @@
 """The command `bioimg predict`: the winner predicts new images as it predicted the test images."""
 
+import base64
 import dataclasses
 import io
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,18 +15,24 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import tifffile
+import torch
 from PIL import Image
 from rich.console import Console
 
 from bioimg import prediction, runner
 from bioimg.cli import main
+from bioimg.cli.report import ReportCommand
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.experiment import SPLIT_FIELDS, Experiment
 from bioimg.prediction import select_run_keys, select_trial_key, subset_by_digest
+from bioimg.report.analysis import Analysis
+from bioimg.report.open_results import open_results
 from bioimg.results import statistics
 from bioimg.results.result_store import Results, ResultStore, read_results
+from bioimg.results.table_store import TABLE_SCHEMAS
 from bioimg.run_options import RunOptions
+from bioimg.storage.checked_parquet import encode_table
 from bioimg.storage.partial_table import PartialTable, open_partial_table
 from support import example_results
 
@@ -358,7 +367,9 @@ sys.exit(main.main())
 def predict_until_killed(*args: object) -> int:
     """Run `bioimg predict` in a process that is killed once it has kept the second block."""
     words = [sys.executable, "-c", KILLED, "predict", *map(str, args)]
-    return subprocess.run(words, check=False).returncode
+    # as many threads as here, so that sums have equal bits
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.run(words, check=False, env=environment).returncode
 
 
 def predict_until_interrupted(monkeypatch, *args: object) -> int:
@@ -532,3 +543,60 @@ def test_images_that_can_not_be_explained_are_refused(results, tmp_path, monkeyp
     monkeypatch.setattr(prediction, "MAX_EXPLAINED_IMAGES", 35)
     assert predict(monkeypatch, *args, tmp_path / "maps") == 2
     assert "holds 36, and at most 35 are explained" in capsys.readouterr().err
+
+
+def copy_with_mistakes(results: Path, folder: Path, count: int) -> Path:
+    """Copy results, with this many wrong predictions of the best recipe's first run."""
+    shutil.copytree(results, folder)
+    file = folder / "predictions.parquet"
+    rows = pd.read_parquet(file)
+    best = Analysis(open_results(folder)).tested_trials["key"].iloc[0]
+    tested = rows.index[rows["key"].eq(best) & rows["subset"].eq("test")]
+    for position, row in enumerate(tested):
+        right = rows.at[row, "label"]
+        chosen = (right + (position < count)) % len(CLASSES)
+        rows.at[row, "prediction"] = chosen
+        rows.at[row, "probabilities"] = np.eye(len(CLASSES), dtype=np.float32)[chosen]
+    store = ResultStore(folder)
+    table = pa.Table.from_pandas(rows, schema=TABLE_SCHEMAS["predictions"], preserve_index=False)
+    store.storage.write("predictions.parquet", encode_table(table))
+    return folder
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_page_shows_where_the_model_finds_its_worst_mistakes(results, tmp_path, count):
+    folder = copy_with_mistakes(results, tmp_path / "results", count)
+    out = tmp_path / "report"
+    assert ReportCommand(folder=str(folder), explain=True, out=out, format=()).run() == 0
+    page = (out / "report.html").read_text()
+    assert ("no evidence that the model looks" in " ".join(page.split())) == (count > 0)
+    gallery = page.split('<section id="mistakes"')[1].split("</section>")[0]
+    pictures = []
+    for data in re.findall(r'<img src="data:image/png;base64,([^"]+)"', gallery):
+        pictures.append(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))))
+    assert len(pictures) == 2 * count
+    coloured = []
+    for image, overlay in zip(pictures[::2], pictures[1::2], strict=True):
+        assert image.shape == overlay.shape == (32, 32, 3)
+        coloured.append(not np.array_equal(image, overlay))
+    # where nothing raises the score of a class, its map has no colour
+    assert any(coloured) == (count > 0)
+
+
+def test_mistakes_that_can_not_be_explained_are_refused(results, tmp_path):
+    folder = copy_with_mistakes(results, tmp_path / "results", 1)
+    command = ReportCommand(folder=str(folder), explain=True, rows="seed == 0")
+    with pytest.raises(UserError, match="`explain` is True, but must be False where rows"):
+        command.run()
+    (mistake,) = Analysis(open_results(folder)).worst_mistakes["image"]
+    file = results.parent / "data" / mistake
+    content = file.read_bytes()
+    file.write_bytes((results.parent / "data" / "gland" / "01.tif").read_bytes())
+    try:
+        with pytest.raises(UserError, match=f"{mistake} isn't where it was, or has changed"):
+            prediction.explain_mistakes(str(folder))
+    finally:
+        file.write_bytes(content)
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(UserError, match="Weights are kept with --keep best"):
+        prediction.explain_mistakes(str(folder))
