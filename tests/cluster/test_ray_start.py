@@ -16,6 +16,7 @@ from support import PROJECT
 LONG_NAME = "slurm-job-of-a-user-with-a-long-name-" * 3
 
 
+@pytest.mark.usefixtures("no_ray")
 @pytest.mark.parametrize(
     "error",
     [
