@@ -49,8 +49,6 @@ class CoordinatorState(NamedTuple):
     """Trials that haven't ended."""
     idle_losses: int
     """Lanes in a row that were lost before they took a trial."""
-    ready_lanes: int
-    """Lanes that have ever been ready for a trial."""
 
 
 @dataclass
@@ -80,7 +78,6 @@ class Coordinator:
         self._stop_reasons: dict[str, StopReason] = {}
         self._lost_lanes: set[int] = set()
         self._devices_by_lane: dict[int, object] = {}
-        self._ready_lanes = 0
         self._idle_losses = 0
         self._errors_by_lane: defaultdict[int, dict[int, str]] = defaultdict(dict)
         self._messages: list[str] = []
@@ -94,9 +91,8 @@ class Coordinator:
             await self._notify()
 
     async def register_lane(self, lane: int, devices: object) -> None:
-        """Record that a lane is ready for trials, and what holds its devices."""
+        """Record what holds the devices of a lane."""
         self._devices_by_lane[lane] = devices
-        self._ready_lanes += 1
 
     async def next_trial(self, lane: int) -> Job | None:
         """Assign the next trial to a lane and return it.
@@ -210,8 +206,8 @@ class Coordinator:
         return messages
 
     async def state(self) -> CoordinatorState:
-        """Return the numbers that the lane pool needs."""
-        return CoordinatorState(self._trials_left, self._idle_losses, self._ready_lanes)
+        """Return how many trials are left, and how many lanes in a row were lost while idle."""
+        return CoordinatorState(self._trials_left, self._idle_losses)
 
     def _every_trial_has_a_lane(self) -> bool:
         return self._trials_left == len(self._job_by_lane)

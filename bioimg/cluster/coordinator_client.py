@@ -40,7 +40,7 @@ class CoordinatorClient:
         self._get(self._actor.submit.remote(key, trial))
 
     def register_lane(self, lane: int, devices: PlacementGroup | None) -> None:
-        """Record that a lane is ready for trials, and what holds its devices."""
+        """Record what holds the devices of a lane."""
         self._get(self._actor.register_lane.remote(lane, devices))
 
     def next_trial(self, lane: int) -> Job | None:
@@ -91,7 +91,7 @@ class CoordinatorClient:
         return self._get(self._actor.take_messages.remote())
 
     def state(self, timeout: float) -> CoordinatorState:
-        """Return the numbers that the lane pool needs.
+        """Return how many trials are left, and how many lanes in a row were lost while idle.
 
         A coordinator that doesn't answer within `timeout` seconds is killed, so that all calls
         that wait for it fail.

@@ -1,7 +1,6 @@
 """The lane pool: as many lanes as trials need and devices allow, while both change."""
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
@@ -20,10 +19,6 @@ POLL_INTERVAL_S = 0.5
 """Seconds between two checks of the cluster."""
 COORDINATOR_TIMEOUT_S = 60
 """Seconds after which a coordinator that doesn't answer is taken to hang."""
-CORES_PER_START = 2
-"""Cores that the processes of a lane keep busy while it starts."""
-FIRST_LANE_LEAD_S = 20.0
-"""Seconds that other lanes wait, at most, until the first one is ready."""
 START_GRACE_S = 10.0
 """Seconds in which a new lane takes its devices. A request for capacity could take them from it."""
 EXIT_GRACE_S = 5
@@ -58,7 +53,6 @@ class LanePool:
         self._trials_left = trials
         self._started_count = 0
         self._next_check_at = 0.0
-        self._lead_ends_at = time.monotonic() + FIRST_LANE_LEAD_S
         self._grace_ends_at = 0.0
         self._is_waiting = False
 
@@ -96,16 +90,14 @@ class LanePool:
             return
         self._next_check_at = time.monotonic() + POLL_INTERVAL_S
         ray_session.check_ray_alive()
-        state = self._lane_spec.coordinator.state(COORDINATOR_TIMEOUT_S)
-        self._trials_left = state.trials_left
+        self._trials_left, idle_losses = self._lane_spec.coordinator.state(COORDINATOR_TIMEOUT_S)
         for text in self._lane_spec.coordinator.take_messages():
             self._on_message(text)
-        self._drop_ended_lanes(state.idle_losses)
+        self._drop_ended_lanes(idle_losses)
 
         wanted = min(self._trials_left, self._max_lanes or self._trials_left)
         possible = self._lanes_possible_now()
-        lead = self._first_lane_leads(min(wanted, possible), state.ready_lanes)
-        self._start_lanes((1 if lead else min(wanted, possible)) - self.size)
+        self._start_lanes(min(wanted, possible) - self.size)
         reachable = min(wanted, self._max_reachable_lanes)
         self._request_capacity(max(0, reachable - max(possible, self.size)))
         self._announce_waiting()
@@ -132,15 +124,6 @@ class LanePool:
         """Return how many lanes the cluster has devices for at the moment."""
         resources = lanes.worker_resources(self._lane_spec.gpus_per_worker)
         return devices.count_worker_slots(resources) // self._lane_spec.workers
-
-    def _first_lane_leads(self, lane_count: int, ready_lanes: int) -> bool:
-        """Return True while the first lane starts alone, on a machine of few cores.
-
-        Lanes that start together share the cores, so all of them would be ready late.
-        """
-        if ready_lanes or CORES_PER_START * lane_count <= (os.cpu_count() or 1):
-            return False
-        return time.monotonic() < self._lead_ends_at
 
     def _start_lanes(self, count: int) -> None:
         for _ in range(count):

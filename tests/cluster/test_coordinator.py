@@ -120,7 +120,7 @@ def test_lane_lost_while_waiting_gets_no_trial():
         await coordinator.submit("a", TrialConfig())
         return await call, (await coordinator.next_trial(1)).key, await coordinator.state()
 
-    assert asyncio.run(scenario()) == (None, "a", (1, 0, 0))
+    assert asyncio.run(scenario()) == (None, "a", (1, 0))
 
 
 def test_messages_of_lanes_are_taken_once():
@@ -211,7 +211,7 @@ def test_lane_ends_when_no_trial_is_left():
         assert await coordinator.next_report("a") == TrialEnded("completed")
         return job, await coordinator.state()
 
-    assert asyncio.run(scenario()) == (None, (1, 0, 0))
+    assert asyncio.run(scenario()) == (None, (1, 0))
 
 
 def test_idle_losses_are_counted_until_a_trial_is_assigned():
@@ -223,7 +223,7 @@ def test_idle_losses_are_counted_until_a_trial_is_assigned():
         await coordinator.next_trial(2)
         return before, await coordinator.state()
 
-    assert asyncio.run(scenario()) == ((1, 2, 0), (1, 0, 0))
+    assert asyncio.run(scenario()) == ((1, 2), (1, 0))
 
 
 @pytest.mark.parametrize(
@@ -240,13 +240,3 @@ def test_same_error_must_be_raised_by_all_workers(errors, is_same):
         )
 
     assert asyncio.run(scenario()) == [is_same] * len(errors)
-
-
-def test_lanes_are_counted_once_they_are_ready():
-    async def scenario():
-        coordinator = await _coordinator_with("a")
-        await coordinator.mark_lane_lost(0, "")
-        await coordinator.register_lane(1, None)
-        return (await coordinator.state()).ready_lanes
-
-    assert asyncio.run(scenario()) == 1
