@@ -119,6 +119,7 @@ def measurement_context() -> dict[str, Any]:
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "gpus": torch.cuda.device_count(),
+        "gpu": gpu_name(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
     }
@@ -134,8 +135,26 @@ def processor_name() -> str:
     return platform.processor()
 
 
+def local_device() -> torch.device:
+    """Return what trials run on in this process: the GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def gpu_name() -> str | None:
+    """Return the name of the GPU that trials run on, if there is one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
 def elapsed_seconds(work: Callable[[], object]) -> float:
-    """Return how long some work takes."""
+    """Return how long some work takes; on a GPU, until it has computed all of it."""
+    wait_for_gpu()
     started = time.perf_counter()
     work()
+    wait_for_gpu()
     return time.perf_counter() - started
+
+
+def wait_for_gpu() -> None:
+    """Wait until the GPU has done all that this process gave it."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

@@ -1,10 +1,11 @@
-"""How much of the machine's peak training steps and feature extraction reach."""
+"""How much of the machine's peak training steps and feature extraction reach, on its device."""
 
 import functools
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,14 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.harness import Benchmark, Outcome, Target, elapsed_seconds
+from benchmarks.harness import (
+    Benchmark,
+    Outcome,
+    Target,
+    elapsed_seconds,
+    gpu_name,
+    local_device,
+)
 from bioimg import malloc_tuning
 from bioimg.config import TrialConfig
 from bioimg.data.image_set import Dataset, ImageSet, Split
@@ -29,7 +37,6 @@ from bioimg.training.trial_recorder import TrialContext
 from bioimg.training.trial_runner import run_trial
 from bioimg.training.trial_trainer import TrialTrainer
 
-DEVICE = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LAYOUTS = ("channels_last", "contiguous")
 """Memory formats of images and weights: that of trials, and torch's default."""
@@ -66,7 +73,7 @@ class RandomBackbone(FrozenBackbone):
 
     def make_batch_function(self) -> BatchFunction:
         width = self.classifier.head.in_features
-        return lambda batch: torch.randn(len(batch.indices), width)
+        return lambda batch: torch.randn(len(batch.indices), width, device=self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +115,10 @@ class StepBenchmark(Benchmark):
         ]
         notes.append(f"that trial with all that it leaves on disk: {trial_seconds:.1f} s")
         title = f"{self.model}, {self.image_size} px, batches of {self.batch_size}"
-        return Outcome(title, rows, self._targets(rows, head_seconds), notes)
+        if name := gpu_name():
+            title += f", on {name}"
+        targets = [*share_targets(rows, local_device()), self._head_target(head_seconds)]
+        return Outcome(title, rows, targets, notes)
 
     def _measure_rows(self, peaks: dict[str, float]) -> list[dict[str, Any]]:
         images = noise_images(self._train_images + 2, self.image_size)
@@ -124,27 +134,18 @@ class StepBenchmark(Benchmark):
                 rows.append(_row("extraction", dtype_name, layout, rate, flops, peaks))
         return rows
 
-    def _targets(self, rows: list[dict[str, Any]], head_seconds: float) -> list[Target]:
-        targets = []
-        for work, limit in (("training", 0.55), ("extraction", 0.7)):
-            (row,) = (
-                row
-                for row in rows
-                if (row["work"], row["precision"], row["layout"])
-                == (work, "bfloat16", "channels_last")
-            )
-            name = f"{work} in bfloat16"
-            unit = "of the matrix product's peak"
-            targets.append(Target(name, row["share of peak"], limit, unit))
+    def _head_target(self, seconds: float) -> Target:
         head = (
             f"{HEAD_EPOCHS} epochs of a head, {HEAD_TRAIN:,} images in 8 views, "
             f"batches of {self.batch_size}"
         )
-        return [*targets, Target(head, head_seconds, 5.0, "s", at_most=True)]
+        return Target(head, seconds, 5.0, "s", at_most=True)
 
     def measure_training(self, images: ImageSet, dtype_name: str, layout: str) -> float:
         """Return the images per second of an epoch."""
-        trainer = TrialTrainer(self._make_trial(dtype_name), images, self._split, device=DEVICE)
+        trainer = TrialTrainer(
+            self._make_trial(dtype_name), images, self._split, device=local_device()
+        )
         if layout == "contiguous":
             trainer.input_source = ContiguousImages(trainer.input_source)
             trainer.classifier.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -184,7 +185,7 @@ class StepBenchmark(Benchmark):
         epoch_seconds, trial_seconds = [], []
         for number in range(self.repeats):
             store = ResultStore(f"{folder}/head-{number}")
-            context = TrialContext(experiment_name="head", store=store, device=DEVICE)
+            context = TrialContext(experiment_name="head", store=store, device=local_device())
             started = time.perf_counter()
             run_trial(trial, dataset, context, lambda _: None)
             trial_seconds.append(time.perf_counter() - started)
@@ -197,7 +198,9 @@ class StepBenchmark(Benchmark):
 
         A multiplication and an addition count as two.
         """
-        trainer = TrialTrainer(self._make_trial("float32"), images, self._split, device=DEVICE)
+        trainer = TrialTrainer(
+            self._make_trial("float32"), images, self._split, device=local_device()
+        )
         two_images = Batch(np.arange(2), np.zeros(2, dtype=np.int64))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             trainer.forward(two_images)
@@ -235,6 +238,22 @@ class StepBenchmark(Benchmark):
         )
 
 
+def share_targets(rows: Sequence[Mapping[str, Any]], device: torch.device) -> list[Target]:
+    """Return the targets for shares of the peak. A GPU has none: there, memory limits a step."""
+    if device.type == "cuda":
+        return []
+    targets = []
+    for work, limit in (("training", 0.55), ("extraction", 0.7)):
+        (row,) = (
+            row
+            for row in rows
+            if (row["work"], row["precision"], row["layout"]) == (work, "bfloat16", "channels_last")
+        )
+        unit = "of the matrix product's peak"
+        targets.append(Target(f"{work} in bfloat16", row["share of peak"], limit, unit))
+    return targets
+
+
 def noise_images(count: int, size: int) -> ImageSet:
     """Draw images of noise, which take as long as any others."""
     generator = np.random.default_rng(0)
@@ -253,14 +272,14 @@ def make_backbone(
 ) -> FrozenBackbone:
     """Build a trial's backbone as `TrialTrainer` does."""
     classifier = build_classifier(trial.model_config, len(images.classes), seed=trial.seed)
-    classifier.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classifier.model.to(local_device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
     return kind(
         trial=trial,
         images=images,
         classifier=classifier,
         normalisation=find_model_source(trial.model).normalisation(trial.weights),
-        dtype=precision.resolve_dtype(trial.precision, DEVICE),
-        device=DEVICE,
+        dtype=precision.resolve_dtype(trial.precision, local_device()),
+        device=local_device(),
     )
 
 
@@ -270,7 +289,7 @@ def peak_flops(dtype: torch.dtype) -> float:
 
 
 def _time_product(side: int, dtype: torch.dtype) -> float:
-    left, right = (torch.randn(side, side).to(dtype) for _ in range(2))
+    left, right = (torch.randn(side, side, device=local_device()).to(dtype) for _ in range(2))
     multiply = functools.partial(torch.mm, left, right)
     return min(elapsed_seconds(multiply) for _ in range(PRODUCT_REPEATS))
 

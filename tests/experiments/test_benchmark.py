@@ -6,6 +6,7 @@ All baselines do the same work, and a target's verdict is the exit status.
 import dataclasses
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from benchmarks.early_stopping import (
     score_replay,
     summarise_replays,
 )
-from benchmarks.harness import Outcome, Target, publish_outcome
+from benchmarks.harness import Outcome, Target, elapsed_seconds, publish_outcome
 from bioimg.config import TrialConfig
 from bioimg.data import load_dataset
 from bioimg.early_stopping import StoppingRule, ValidationImages
@@ -210,7 +211,7 @@ def test_outcome_is_printed_and_written_as_parquet(tmp_path, capsys):
     ]
     written = pd.read_parquet(tmp_path / "part.parquet")
     assert written["seconds"].isna().tolist() == [False, True]
-    assert {"measured_at", "processor", "cores", "torch", "bioimg"} <= set(written)
+    assert {"measured_at", "processor", "cores", "gpu", "torch", "bioimg"} <= set(written)
     assert pd.read_parquet(tmp_path / "part-targets.parquet")["holds"].tolist() == [False, True]
 
 
@@ -466,6 +467,20 @@ def test_step_measures_every_precision_and_layout(monkeypatch):
     assert head.what == "2 epochs of a head, 41 images in 8 views, batches of 4"
     assert head.figure is not None
     assert head.figure > 0
+
+
+@pytest.mark.parametrize(("device", "limits"), [("cpu", [0.55, 0.7]), ("cuda", [])])
+def test_only_a_cpu_is_held_against_its_matrix_peak(device, limits):
+    row = {"precision": "bfloat16", "layout": "channels_last", "share of peak": 0.6}
+    rows = [{**row, "work": work} for work in ("training", "extraction")]
+    targets = step.share_targets(rows, torch.device(device))
+    assert [target.limit for target in targets] == limits
+
+
+def test_elapsed_time_includes_what_the_gpu_still_computes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: time.sleep(0.05))
+    assert elapsed_seconds(lambda: None) >= 0.05
 
 
 # the start
