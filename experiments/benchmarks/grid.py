@@ -14,7 +14,7 @@ import torchvision
 import bioimg.models.resnext_tiny  # noqa: F401  (registers resnext_tiny, for trials of this program)
 from benchmarks import images, process_tree
 from benchmarks.baselines.task import ConfigurationResult, Task, read_rows
-from benchmarks.harness import Benchmark, Outcome, Target, write_rows
+from benchmarks.harness import Benchmark, Outcome, Target, device_name, write_rows
 
 
 class Baseline(NamedTuple):
@@ -27,24 +27,25 @@ class Baseline(NamedTuple):
 BASELINES = {
     "ours": Baseline(
         "bioimg_grid",
-        "this project, early stopping within cohorts; a lane with one thread for each core",
+        "this project, early stopping within cohorts; a lane for each GPU, else for each core",
     ),
     "ours-full": Baseline("bioimg_grid", "this project, every trial at full length"),
     "sequential": Baseline(
         "pytorch_loop",
-        "ImageFolder, DataLoader (1 process), float32, one trial after another on all cores",
+        "ImageFolder and DataLoader, one trial after another: float32 on all cores (1 loading "
+        "process), or autocast on a GPU (channels last, pinned memory, several processes)",
     ),
     "torchvision": Baseline(
         "pytorch_loop",
-        "torchvision's reference recipe: its transforms, bfloat16; otherwise as sequential",
+        "torchvision's reference recipe: its transforms, autocast; otherwise as sequential",
     ),
     "ray-asha": Baseline(
         "ray_documented",
-        "a TorchTrainer for each trial, ASHA, sequential's training; a trial for each core",
+        "a TorchTrainer for each trial, ASHA, sequential's training; a trial for each GPU or core",
     ),
     "ray": Baseline(
         "ray_documented",
-        "a TorchTrainer for each trial, no ASHA, sequential's training; a trial for each core",
+        "as ray-asha, but every trial at full length",
     ),
 }
 BaselineName = Literal["ours", "ours-full", "sequential", "torchvision", "ray-asha", "ray"]
@@ -86,8 +87,8 @@ class GridBenchmark(Benchmark):
     """12 configurations of ResNeXt-50: this project, a loop, torchvision's recipe, Ray's pattern.
 
     All of them train the same model on the same images for as many epochs, with the same batch
-    sizes and seeds, and test the epoch with the lowest validation loss. Times are of whole
-    programs, from their start to their end.
+    sizes and seeds, and test the epoch with the lowest validation loss. They use a GPU if there is
+    one. Times are of whole programs, from their start to their end.
     """
 
     folder: Path | None = None
@@ -122,7 +123,7 @@ class GridBenchmark(Benchmark):
                 rows += [_configuration_row(who, run.cost.seconds, row) for row in run.rows]
         write_rows(rows, self.out / "grid-cells.parquet")
         return Outcome(
-            f"{len(task.configurations())} configurations",
+            f"{len(task.configurations())} configurations on {device_name()}",
             [summarise_runs(who, baseline_runs) for who, baseline_runs in runs.items()],
             grid_targets(runs),
             [*self._notes(source), *failures],

@@ -125,6 +125,11 @@ def measurement_context() -> dict[str, Any]:
     }
 
 
+def device_name() -> str:
+    """Return the name of the GPU, or of the processor where there is none."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
+
+
 def processor_name() -> str:
     """Return the processor's name, as the system reports it."""
     file = Path("/proc/cpuinfo")

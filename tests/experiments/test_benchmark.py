@@ -44,6 +44,9 @@ from bioimg.training.batches import Batch
 from bioimg.training.trial_trainer import TrialTrainer
 from support.experiments import grid_experiment, run_experiment
 
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+
 
 @pytest.fixture
 def task(tmp_path) -> Task:
@@ -76,6 +79,16 @@ def without_scores(rows: Iterable[ConfigurationResult]) -> list[ConfigurationRes
     return work
 
 
+def sequential_setup(size: int, device: torch.device = CPU) -> pytorch_loop.TrainingSetup:
+    """Return the loop's setup, which loads images in this process."""
+    return pytorch_loop.sequential_setup(size, device)._replace(loader_processes=0)
+
+
+def torchvision_setup(size: int, device: torch.device = CPU) -> pytorch_loop.TrainingSetup:
+    """Return torchvision's setup, which loads images in this process."""
+    return pytorch_loop.torchvision_setup(size, device)._replace(loader_processes=0)
+
+
 # all baselines do the same work
 
 
@@ -92,21 +105,17 @@ def test_subsets_are_disjoint_and_of_fixed_shares(task):
 
 
 @pytest.mark.nightly
-def test_baselines_train_the_same_configurations_and_epochs(task, tmp_path, monkeypatch):
-    monkeypatch.setattr(pytorch_loop, "LOADER_PROCESSES", 0)
+def test_baselines_train_the_same_configurations_and_epochs(task, tmp_path):
     ours = list(bioimg_grid.run_task(task, tmp_path, early_stopping=False, local=True))
-    sequential = pytorch_loop.run_task(task, pytorch_loop.sequential_setup(32))
-    reference = pytorch_loop.run_task(task, pytorch_loop.torchvision_setup(32))
+    sequential = pytorch_loop.run_task(sequential_setup, task, tmp_path)
+    reference = pytorch_loop.run_task(torchvision_setup, task, tmp_path)
     assert [row.configuration for row in ours] == task.configurations()
     assert without_scores(ours) == without_scores(sequential) == without_scores(reference)
     assert {row.epochs for row in ours} == {2}
 
 
-def test_loop_sees_images_as_this_project_does(task, monkeypatch):
-    monkeypatch.setattr(pytorch_loop, "LOADER_PROCESSES", 0)
-    loader = pytorch_loop.make_loader(
-        task, task.configurations()[0], pytorch_loop.sequential_setup(32), "val"
-    )
+def test_loop_sees_images_as_this_project_does(task):
+    loader = pytorch_loop.make_loader(task, task.configurations()[0], sequential_setup(32), "val")
     expected = torch.cat([batch for batch, _ in loader])
     trial = bioimg_grid.build_experiment(task, early_stopping=False).trials()[0]
     dataset = load_dataset(trial.dataset_config, trial.split_config)
@@ -117,8 +126,42 @@ def test_loop_sees_images_as_this_project_does(task, monkeypatch):
     torch.testing.assert_close(expected, ours.contiguous(), atol=1e-5, rtol=0)
 
 
+def test_loop_on_a_cpu_is_plain_float32():
+    setup = pytorch_loop.sequential_setup(32, CPU)
+    images = torch.zeros(1, 3, 32, 32)
+    ((batch, _),) = setup.iter_batches([(images, torch.zeros(1))])  # type: ignore[arg-type]
+    assert batch is images
+    assert not setup.autocast()._enabled
+    assert not setup.loss_scaler().is_enabled()
+    assert setup.loader_processes == 1
+
+
+@pytest.mark.parametrize(
+    ("has_bfloat16", "dtype", "scales_loss"),
+    [(True, torch.bfloat16, False), (False, torch.float16, True)],
+)
+def test_loop_on_a_gpu_uses_its_fast_format(monkeypatch, has_bfloat16, dtype, scales_loss):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **options: has_bfloat16)
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    setup = pytorch_loop.sequential_setup(32, CUDA)
+    assert setup.autocast_dtype == dtype
+    assert setup.loss_scaler().is_enabled() == scales_loss
+    assert setup.memory_format == torch.channels_last
+    assert pytorch_loop.torchvision_setup(32, CUDA).autocast_dtype == torch.float16
+
+
+def test_loop_trains_the_same_way_with_scaled_losses(task, monkeypatch):
+    setup = sequential_setup(32)._replace(memory_format=torch.channels_last)
+    configuration = task.configurations()[0]
+    *_, plain = pytorch_loop.train_configuration(task, configuration, setup)
+    scaler = torch.amp.GradScaler("cpu")
+    monkeypatch.setattr(pytorch_loop.TrainingSetup, "loss_scaler", lambda setup: scaler)
+    *_, scaled = pytorch_loop.train_configuration(task, configuration, setup)
+    assert scaled == plain
+    assert scaler.get_scale() > 1
+
+
 def test_frozen_loop_changes_only_the_head(task, monkeypatch):
-    monkeypatch.setattr(pytorch_loop, "LOADER_PROCESSES", 0)
     models = []
     build_model = pytorch_loop.build_model
 
@@ -128,8 +171,7 @@ def test_frozen_loop_changes_only_the_head(task, monkeypatch):
 
     monkeypatch.setattr(pytorch_loop, "build_model", keep_model)
     configuration = Configuration(task.weights[0], 4, "features")
-    setup = pytorch_loop.sequential_setup(32)
-    list(pytorch_loop.train_configuration(task, configuration, setup))
+    list(pytorch_loop.train_configuration(task, configuration, sequential_setup(32)))
     before = torch.load(task.weights[0], weights_only=True)
     after = models[0].state_dict()
     backbone = [name for name in before if not name.startswith("fc.")]

@@ -1,8 +1,8 @@
 """Ray Train and Ray Tune as Ray's documentation combines them: each trial starts a TorchTrainer.
 
 See docs.ray.io, "Hyperparameter Tuning with Ray Tune" in the user guides of Ray Train. The worker's
-loop is that of `pytorch_loop`. As many trials run side by side as there are cores, with one thread
-each. No checkpoints are kept, which is in its favour.
+loop is that of `pytorch_loop`. As many trials run side by side as there are GPUs, without any as
+many as there are cores, with one thread each. No checkpoints are kept, which is in its favour.
 """
 
 import functools
@@ -17,6 +17,7 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
 import ray
 import ray.train
+import ray.train.torch
 from ray import tune
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -34,7 +35,7 @@ from benchmarks.baselines.task import (
 def train_worker(config: dict[str, Any]) -> None:
     """Train one configuration, as a worker of Ray Train."""
     task = config["task"]
-    setup = pytorch_loop.sequential_setup(task.image_size)
+    setup = pytorch_loop.sequential_setup(task.image_size, ray.train.torch.get_device())
     configuration = Configuration(*config["configuration"])
     for row in pytorch_loop.train_configuration(task, configuration, setup):
         ray.train.report(row)
@@ -50,8 +51,8 @@ def run_trial(config: dict[str, Any]) -> None:
     TorchTrainer(
         train_worker,
         train_loop_config=config,
-        torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ray.train.ScalingConfig(num_workers=1),
+        torch_config=TorchConfig(backend="nccl" if config["use_gpu"] else "gloo"),
+        scaling_config=ray.train.ScalingConfig(num_workers=1, use_gpu=config["use_gpu"]),
         run_config=run_config,
     ).fit()
 
@@ -63,6 +64,8 @@ def run_task(task: Task, folder: Path, *, early_stopping: bool) -> Iterator[Conf
         RuntimeError: a trial failed.
     """
     ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
+    resources = ray.cluster_resources()
+    use_gpu = resources.get("GPU", 0) >= 1
     storage = str((folder / "ray").absolute())
     asha = ASHAScheduler(
         "epochs",
@@ -75,13 +78,14 @@ def run_task(task: Task, folder: Path, *, early_stopping: bool) -> Iterator[Conf
         param_space={
             "task": task,
             "storage": storage,
+            "use_gpu": use_gpu,
             "configuration": tune.grid_search(task.configurations()),
         },
         tune_config=tune.TuneConfig(
             metric="epoch_val_accuracy",
             mode="max",
             scheduler=asha if early_stopping else None,
-            max_concurrent_trials=int(ray.cluster_resources()["CPU"]),
+            max_concurrent_trials=int(resources["GPU" if use_gpu else "CPU"]),
         ),
         run_config=tune.RunConfig(name="tune", storage_path=storage, verbose=0),
     ).fit()
