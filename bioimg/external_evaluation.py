@@ -196,7 +196,7 @@ def _select_trials(
 ) -> list[dict[str, Any]]:
     """Return the rows of completed trials whose weights were kept, and print which weren't."""
     from bioimg.results.chosen_values import chosen_results
-    from bioimg.training.checkpoints import has_best_model
+    from bioimg.training.checkpoint_files import has_best_model
 
     all_trials = results.trials if keys else chosen_results(results).trials
     completed = all_trials[all_trials["status"].eq("completed")]

@@ -15,10 +15,10 @@ from bioimg.early_stopping import StoppingRule, find_images, past_trials
 from bioimg.errors import UserError
 from bioimg.experiment import Experiment, StopReason
 from bioimg.progress.listener import ProgressListener
+from bioimg.results.epoch_summary import EpochMetrics
 from bioimg.results.result_store import ResultStore
 from bioimg.training.trial_recorder import TrialContext
 from bioimg.training.trial_runner import StopCheck, run_trial
-from bioimg.training.trial_trainer import EpochMetrics
 
 
 def make_executor(trials: Iterable[TrialConfig]) -> Callable[..., None]:

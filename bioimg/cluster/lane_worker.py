@@ -21,12 +21,12 @@ from bioimg.config import TrialConfig
 from bioimg.data.image_set import Dataset, ImageSet
 from bioimg.errors import StorageError
 from bioimg.experiment import StopReason
+from bioimg.results.epoch_summary import EpochMetrics
 from bioimg.results.result_store import ResultStore
 from bioimg.results.schema import TrialStatus
 from bioimg.training.device_memory import limit_memory, ran_out_of_memory
 from bioimg.training.distributed import WorkerGroup
 from bioimg.training.trial_runner import TrialContext, is_trial_completed, record_failure, run_trial
-from bioimg.training.trial_trainer import EpochMetrics
 
 MAX_ATTEMPTS = 3
 """Lanes that may take a trial at the same epoch before it is recorded as failed.

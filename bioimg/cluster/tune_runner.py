@@ -25,8 +25,8 @@ from bioimg.data.image_set import Dataset
 from bioimg.early_stopping import find_images, past_trials
 from bioimg.experiment import Experiment
 from bioimg.progress.listener import ProgressListener
+from bioimg.results.epoch_summary import EpochMetrics
 from bioimg.results.result_store import ResultStore
-from bioimg.training.trial_trainer import EpochMetrics
 
 RELAY_MEMORY_BYTES = 1e8
 """What Ray reserves for the process of a Tune trial, which only relays."""

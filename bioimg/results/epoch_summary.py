@@ -1,7 +1,28 @@
-"""The columns of a trial's row that come from its epochs. Only here is the best epoch chosen."""
+"""The results of an epoch, and the columns of a trial's row that come from its epochs.
+
+Only here is the best epoch chosen.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochMetrics:
+    """The results of one epoch, as in the epochs table.
+
+    Training figures are measured while the weights change.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    val_score: float
+    val_correct: bytes | None
+    seconds: float
 
 
 def best_epoch(val_losses: Sequence[float]) -> int:

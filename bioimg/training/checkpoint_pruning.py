@@ -10,8 +10,8 @@ from typing import Any
 
 from bioimg.experiment import metric_sign
 from bioimg.results.result_store import CHECKPOINTS_FOLDER, ResultStore
-from bioimg.training import checkpoints
-from bioimg.training.checkpoints import STATE_FILES
+from bioimg.training import checkpoint_files
+from bioimg.training.checkpoint_files import STATE_FILES
 
 MAX_KEPT_STATES = 2
 """States that may stay, for any number of lanes.
@@ -44,12 +44,12 @@ def limit_checkpoint_size(store: ResultStore) -> int:
     dropped = 0
     for row in unfinished:
         trial_folder = store.checkpoint_folder(row["key"])
-        own_states = [name for name in checkpoints.state_files(trial_folder) if name in sizes]
+        own_states = [name for name in checkpoint_files.state_files(trial_folder) if name in sizes]
         if not own_states:
             continue
         limit = model_bytes + MAX_KEPT_STATES * _largest_state(sizes)
         if sum(sizes.values()) > limit:
-            checkpoints.delete_states(store.storage, trial_folder)
+            checkpoint_files.delete_states(store.storage, trial_folder)
             dropped += 1
             for name in own_states:
                 del sizes[name]

@@ -1,18 +1,11 @@
 """A trial's tensors on disk: its state, and the weights of its best epoch.
 
-Reading them runs no code.
-
-resume.pt            everything needed to resume after an epoch
-resume.alternate.pt  the same, after another epoch: the two are written in turn
-best.safetensors     the model at its best epoch; if its backbone was frozen, only the head, which
-                     names the backbone
-backbones/           these frozen backbones, next to the folders of the trials, each stored once
+Reading them runs no code. `checkpoint_files` names the files.
 """
 
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,10 +20,14 @@ from bioimg.results.result_store import CHECKPOINTS_FOLDER, ResultStore
 from bioimg.storage import checksums
 from bioimg.storage.filesystem import Storage, join_path
 from bioimg.training import precision
+from bioimg.training.checkpoint_files import (
+    BEST_MODEL_FILE,
+    has_state,
+    next_state_file,
+    shorter_trial_keys,
+    state_files,
+)
 from bioimg.training.trial_trainer import TrialTrainer
-
-STATE_FILES = ("resume.pt", "resume.alternate.pt")
-BEST_MODEL_FILE = "best.safetensors"
 
 log = logging.getLogger("bioimg")
 
@@ -47,18 +44,12 @@ def save_state(trainer: TrialTrainer, storage: Storage, name: str) -> None:
     storage.write(name, _encode_state(state), flush=False)
 
 
-def next_state_file(trial_folder: str, latest: str | None) -> str:
-    """Return the name of the file to save a state in, given the one with the latest state."""
-    first, second = state_files(trial_folder)
-    return second if latest == first else first
-
-
 def load_state(trainer: TrialTrainer, storage: Storage, trial_folder: str) -> str | None:
     """Resume from the latest state. Return the name of its file; None if there is no state.
 
     If the latest state is damaged, the other one is used.
     """
-    for name, state in _read_states(storage, trial_folder):
+    for name, state in read_states(storage, trial_folder):
         trainer.load_state_dict(state)
         return name
     return None
@@ -69,7 +60,7 @@ def load_history(storage: Storage, trial_folder: str) -> tuple[list[dict[str, An
 
     The latter is the key of the shorter trial that trained the first of them, if any.
     """
-    for _, state in _read_states(storage, trial_folder):
+    for _, state in read_states(storage, trial_folder):
         return state["history"], state["continued_from"]
     return [], None
 
@@ -86,32 +77,11 @@ def find_or_inherit_state(trial: TrialConfig, store: ResultStore) -> bool:
     for key in shorter_trial_keys(trial):
         if not has_state(store, key):
             continue
-        for _, state in _read_states(storage, store.checkpoint_folder(key)):
+        for _, state in read_states(storage, store.checkpoint_folder(key)):
             inherited = _encode_state({**state, "continued_from": key})
             storage.write(next_state_file(trial_folder, None), inherited, flush=False)
             return True
     return False
-
-
-def has_state(store: ResultStore, key: str) -> bool:
-    """Return True if an earlier session left the state of a trial."""
-    names = state_files(store.checkpoint_folder(key))
-    return not store.earlier_checkpoints.isdisjoint(names)
-
-
-def shorter_trial_keys(trial: TrialConfig) -> Iterator[str]:
-    """Yield the keys of trials that differ in having fewer epochs, the longest first.
-
-    While the learning rate is constant after its warm-up, their epochs are the first ones of this
-    trial to the last bit. Otherwise there are none. A head that is trained first must have been
-    trained as long.
-    """
-    if trial.schedule != "constant":
-        return
-    for epochs in range(trial.epochs - 1, trial.head_epochs + trial.warmup, -1):
-        shorter = replace(trial, epochs=epochs)
-        if shorter.head_epochs == trial.head_epochs:
-            yield shorter.key
 
 
 def save_completed(
@@ -155,35 +125,6 @@ def save_stopped(
     return _flush_state(storage, trial_folder, latest)
 
 
-def state_files(trial_folder: str) -> list[str]:
-    """List the two files that hold the states of a trial in turn."""
-    return [f"{trial_folder}/{name}" for name in STATE_FILES]
-
-
-def delete_states(storage: Storage, trial_folder: str) -> None:
-    """Delete the states of a trial."""
-    for name in state_files(trial_folder):
-        storage.delete(name)
-
-
-def delete_leftover_states(store: ResultStore, trials: Iterable[TrialConfig]) -> None:
-    """Delete states of trials that were killed between writing their row and deleting them.
-
-    Such states aren't included in the row's `bytes`.
-    """
-    sizes = store.storage.sizes(CHECKPOINTS_FOLDER)
-    keys = {trial.key for trial in trials}
-    for row in store.tables.all_rows("trials"):
-        if row["key"] in keys and row["status"] != "failed" and row["bytes"] is not None:
-            trial_folder = store.checkpoint_folder(row["key"])
-            _delete_states_beyond(row["bytes"], trial_folder, sizes, store.storage)
-
-
-def has_best_model(store: ResultStore, key: str) -> bool:
-    """Return True if the weights of a trial's best epoch were kept."""
-    return store.storage.size(f"{store.checkpoint_folder(key)}/{BEST_MODEL_FILE}") is not None
-
-
 def load_best_model(storage: Storage, trial_folder: str) -> SavedModel:
     """Return the complete model of a trial's best epoch, even if the trial stored only its head.
 
@@ -195,19 +136,6 @@ def load_best_model(storage: Storage, trial_folder: str) -> SavedModel:
         return saved
     backbone = _read_model(storage, _backbone_file(saved.metadata["backbone"]))
     return SavedModel({**backbone.tensors, **saved.tensors}, saved.metadata)
-
-
-def _delete_states_beyond(
-    limit: int, trial_folder: str, sizes: Mapping[str, int], storage: Storage
-) -> None:
-    """Delete states, the earlier one first, until the trial's files take at most `limit` bytes."""
-    used = sum(size for name, size in sizes.items() if name.startswith(f"{trial_folder}/"))
-    if used <= limit:
-        return
-    for name, _ in reversed(_read_states(storage, trial_folder)):
-        if used > limit:
-            storage.delete(name)
-            used -= sizes[name]
 
 
 def _write_best_model(trainer: TrialTrainer, storage: Storage, trial_folder: str) -> None:
@@ -268,7 +196,7 @@ def _read_model(storage: Storage, name: str) -> SavedModel:
         ) from error
 
 
-def _read_states(storage: Storage, trial_folder: str) -> list[tuple[str, dict[str, Any]]]:
+def read_states(storage: Storage, trial_folder: str) -> list[tuple[str, dict[str, Any]]]:
     """Read the states of a trial and the names of their files, the latest first.
 
     Damaged ones are deleted.

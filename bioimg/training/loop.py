@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from bioimg.results.epoch_summary import EpochMetrics
 from bioimg.training import precision
 from bioimg.training.batches import batch_bounds, draw_epoch, iter_training_steps
-from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
+from bioimg.training.trial_trainer import TrialTrainer
 
 
 class NonFiniteLossError(ArithmeticError):

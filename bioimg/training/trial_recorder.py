@@ -16,15 +16,15 @@ from bioimg.config import TrialConfig
 from bioimg.data.image_set import ImageSet
 from bioimg.experiment import StopReason
 from bioimg.models.model_source import find_model_source
-from bioimg.results.epoch_summary import summarise_epochs
+from bioimg.results.epoch_summary import EpochMetrics, summarise_epochs
 from bioimg.results.result_store import ResultStore
 from bioimg.results.schema import TrialStatus
 from bioimg.results.score import measure_macro_f1, measure_score, resolve_score
-from bioimg.training import checkpoints, precision
+from bioimg.training import checkpoint_files, checkpoints, precision
 from bioimg.training.device_memory import ran_out_of_memory
 from bioimg.training.distributed import SINGLE_WORKER, WorkerGroup
 from bioimg.training.save_schedule import SaveSchedule
-from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
+from bioimg.training.trial_trainer import TrialTrainer
 
 Row = dict[str, Any]
 
@@ -141,7 +141,7 @@ class TrialRecorder:
     def _save_state(self, trainer: TrialTrainer) -> None:
         """Save the state, beside the one that was saved before."""
         started = time.monotonic()
-        name = checkpoints.next_state_file(self._folder, self._latest_state)
+        name = checkpoint_files.next_state_file(self._folder, self._latest_state)
         checkpoints.save_state(trainer, self._storage, name)
         self._latest_state, self._saved_epochs = name, len(trainer.history)
         self._save_schedule.record_save(started, time.monotonic())
@@ -170,7 +170,7 @@ class TrialRecorder:
         trained = len(trainer.history)
         trainer.history = trainer.history[: stop_reason.stopped_at_rung]
         if len(trainer.history) < trained:
-            return checkpoints.state_files(self._folder)
+            return checkpoint_files.state_files(self._folder)
         if self._saved_epochs < trained:
             self._save_state(trainer)
         assert self._latest_state

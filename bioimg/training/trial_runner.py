@@ -11,11 +11,12 @@ from bioimg.config import TrialConfig
 from bioimg.data.image_set import Dataset, ImageSet
 from bioimg.errors import StorageError
 from bioimg.experiment import StopReason
+from bioimg.results.epoch_summary import EpochMetrics
 from bioimg.results.schema import TrialStatus
 from bioimg.training.device_memory import check_model_fits
 from bioimg.training.loop import NonFiniteLossError, train
 from bioimg.training.trial_recorder import TrialContext, TrialRecorder
-from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
+from bioimg.training.trial_trainer import TrialTrainer
 
 StopCheck = Callable[[EpochMetrics], StopReason | None]
 """Return why to stop the trial after this epoch, or None.

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from bioimg.models.low_rank import add_low_rank_updates
 from bioimg.models.model_source import find_model_source
 from bioimg.models.pretrained_weights import require_same_weights
 from bioimg.models.state_dicts import load_own_state
-from bioimg.results.epoch_summary import best_epoch
+from bioimg.results.epoch_summary import EpochMetrics, best_epoch
 from bioimg.results.score import Score, resolve_score
 from bioimg.training import precision
 from bioimg.training.batches import Batch, InputSource
@@ -36,23 +35,6 @@ from bioimg.training.optimisation import (
 
 MAX_GRAPHS = 256
 """Graphs of one function that a process compiles. A trial that would need more fails."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EpochMetrics:
-    """The results of one epoch, as in the epochs table.
-
-    Training figures are measured while the weights change.
-    """
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    val_score: float
-    val_correct: bytes | None
-    seconds: float
 
 
 class TrialTrainer:

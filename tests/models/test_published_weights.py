@@ -17,7 +17,7 @@ from bioimg.models.checked_safetensors import decode_tensors
 from bioimg.models.classifier import build_classifier, check_model, find_head_name
 from bioimg.models.pretrained_weights import _fetch_weights
 from bioimg.storage.filesystem import LocalStorage
-from bioimg.training import checkpoints
+from bioimg.training import checkpoint_files, checkpoints
 from bioimg.training.inference import TrialPredictor
 from bioimg.training.loop import train
 from support import toys
@@ -90,9 +90,9 @@ def test_published_file_is_loaded_trained_kept_and_used(name, tmp_path):
     assert np.isfinite(epoch.train_loss)
     trainer.restore_best()
     expected = trainer.predict_logits(np.arange(24)).softmax(1)
-    state = checkpoints.next_state_file("trial", None)
+    state = checkpoint_files.next_state_file("trial", None)
     checkpoints.save_completed(trainer, LocalStorage(tmp_path), "trial", "best", state)
-    saved = decode_tensors((tmp_path / "trial" / checkpoints.BEST_MODEL_FILE).read_bytes())
+    saved = decode_tensors((tmp_path / "trial" / checkpoint_files.BEST_MODEL_FILE).read_bytes())
     predictor = TrialPredictor(saved, trial, torch.float32, torch.device("cpu"))
     predicted = predictor.predict(trainer.images)
     np.testing.assert_allclose(predicted, expected, atol=1e-5)

@@ -29,7 +29,7 @@ from bioimg.results import schema
 from bioimg.results.result_store import ResultStore, read_results
 from bioimg.storage import checked_parquet
 from bioimg.storage.filesystem import LocalStorage, ObjectStorage, join_path
-from bioimg.training import checkpoint_pruning, checkpoints
+from bioimg.training import checkpoint_files, checkpoint_pruning, checkpoints
 from bioimg.training.loop import train
 from bioimg.training.trial_runner import TrialContext, run_trial
 from support import example_results, toys
@@ -285,7 +285,7 @@ def interrupted(folder: Path, after: int) -> ResultStore:
 
     latest = None
     for epoch in train(run):
-        latest = checkpoints.next_state_file(store.checkpoint_folder(run.trial.key), latest)
+        latest = checkpoint_files.next_state_file(store.checkpoint_folder(run.trial.key), latest)
         checkpoints.save_state(run, store.storage, latest)
         if epoch.epoch == after:
             return store
@@ -309,7 +309,7 @@ def test_damaged_checkpoint_falls_back_to_previous(damage, both, tmp_path, caplo
     whole = ResultStore(tmp_path / "whole")
     run_trial(trial, toys.dataset(trial, images), place(whole), lambda epoch: None)
     store = interrupted(tmp_path / "cut", after=3)
-    for name in checkpoints.STATE_FILES[: 1 + both]:
+    for name in checkpoint_files.STATE_FILES[: 1 + both]:
         path = tmp_path / "cut" / store.checkpoint_folder(trial.key) / name
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1

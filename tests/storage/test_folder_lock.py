@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from bioimg.errors import StorageError, UserError
+from bioimg.results.epoch_summary import EpochMetrics
 from bioimg.results.result_store import ResultStore
 from bioimg.storage import folder_lock
 from bioimg.storage.filesystem import Content, LocalStorage
 from bioimg.storage.folder_lock import FolderLock
 from bioimg.training.trial_runner import TrialContext, run_trial
-from bioimg.training.trial_trainer import EpochMetrics
 from support import example_results, toys
 from support.experiments import GRID_PROGRAM, QUICK_FLAGS
 

@@ -21,13 +21,14 @@ from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.models.classifier import build_classifier
+from bioimg.results.epoch_summary import EpochMetrics
 from bioimg.results.result_store import Results, ResultStore, read_results
 from bioimg.results.table_store import TableStore
 from bioimg.storage.filesystem import LocalStorage
 from bioimg.training import checkpoint_pruning, checkpoints
 from bioimg.training.save_schedule import SaveSchedule
 from bioimg.training.trial_runner import TrialContext, run_trial
-from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
+from bioimg.training.trial_trainer import TrialTrainer
 from support import example_results, toys
 from support.consoles import Interrupted, InterruptingConsole
 from support.experiments import LENIENT_ALPHA, run_experiment

@@ -13,13 +13,14 @@ import torch
 from bioimg.cluster import lane_worker
 from bioimg.cluster.coordinator import Job
 from bioimg.experiment import StopReason
+from bioimg.results.epoch_summary import EpochMetrics
 from bioimg.results.result_store import ResultStore
 from bioimg.storage.filesystem import LocalStorage
-from bioimg.training import checkpoints
+from bioimg.training import checkpoint_files, checkpoints
 from bioimg.training.loop import train
 from bioimg.training.save_schedule import SaveSchedule
 from bioimg.training.trial_runner import TrialContext, record_failure, run_trial
-from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
+from bioimg.training.trial_trainer import TrialTrainer
 from support import example_results, toys
 from support.experiments import stop_reason
 
@@ -260,7 +261,7 @@ def test_leftover_states_of_killed_trial_are_deleted(keep, stop, tmp_path, monke
         run_trial(TRIAL, dataset, context, lambda epoch: stop if epoch.epoch == 3 else None)
     row = store.tables.trial_rows("trials", TRIAL.key)[0]
     assert (used_bytes(store) > row["bytes"]) == (keep != "all")
-    checkpoints.delete_leftover_states(store, [TRIAL])
+    checkpoint_files.delete_leftover_states(store, [TRIAL])
     assert used_bytes(store) == row["bytes"]
 
 

@@ -16,7 +16,7 @@ from bioimg.config import TrialConfig
 from bioimg.experiment import EarlyStopping, Experiment
 from bioimg.progress.console import ProgressTable
 from bioimg.results.result_store import Results, ResultStore, read_results
-from bioimg.training import checkpoints
+from bioimg.training import checkpoint_files, checkpoints
 from bioimg.training.save_schedule import SaveSchedule
 from bioimg.training.trial_trainer import TrialTrainer
 from support import example_results, toys
@@ -214,10 +214,10 @@ def test_damaged_inherited_state_falls_back_with_warning(
 
 def test_longest_shorter_trial_is_inherited():
     trial = toys.trial(epochs=4)
-    assert list(checkpoints.shorter_trial_keys(trial)) == [
+    assert list(checkpoint_files.shorter_trial_keys(trial)) == [
         toys.trial(epochs=epochs).key for epochs in (3, 2, 1)
     ]
-    assert not list(checkpoints.shorter_trial_keys(toys.trial(epochs=4, schedule="cosine")))
+    assert not list(checkpoint_files.shorter_trial_keys(toys.trial(epochs=4, schedule="cosine")))
 
 
 def test_trials_without_inherited_state_are_counted(tmp_path):

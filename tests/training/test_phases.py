@@ -11,13 +11,14 @@ import torch
 
 from bioimg.config import TrialConfig
 from bioimg.experiment import StopReason
+from bioimg.results.epoch_summary import EpochMetrics
 from bioimg.results.result_store import ResultStore
-from bioimg.training import checkpoints
+from bioimg.training import checkpoint_files, checkpoints
 from bioimg.training.loop import train
 from bioimg.training.optimisation import scheduled_learning_rate
 from bioimg.training.trial_recorder import TrialContext
 from bioimg.training.trial_runner import run_trial
-from bioimg.training.trial_trainer import EpochMetrics, TrialTrainer
+from bioimg.training.trial_trainer import TrialTrainer
 from support import toys
 from support.experiments import stop_reason
 
@@ -109,7 +110,7 @@ def test_optimizer_makes_each_step_at_the_scheduled_rate():
 def test_longer_trial_continues_a_warmup_of_the_same_length():
     trial = toys.trial(epochs=6, warmup=3)
     keys = [toys.trial(epochs=epochs, warmup=3).key for epochs in (5, 4)]
-    assert list(checkpoints.shorter_trial_keys(trial)) == keys
+    assert list(checkpoint_files.shorter_trial_keys(trial)) == keys
 
 
 # the head first
@@ -185,7 +186,7 @@ def test_patience_is_on_the_loss_or_on_the_score(metric, last, monkeypatch):
 
 def test_only_trials_that_train_the_head_as_long_are_continued():
     trial = toys.trial(freeze="head-first", epochs=16)
-    assert list(checkpoints.shorter_trial_keys(trial)) == [
+    assert list(checkpoint_files.shorter_trial_keys(trial)) == [
         toys.trial(freeze="head-first", epochs=15).key
     ]
 
