@@ -114,7 +114,7 @@ def train_trials(
     they are known only once the others have ended. However it ends, the tables hold all rows that
     exist by then. Return the trials that ran.
     """
-    from bioimg.training import checkpoint_files
+    from bioimg.training.checkpoint_files import delete_leftover_states
 
     ran: list[TrialConfig] = []
     known = dict(datasets)
@@ -135,7 +135,7 @@ def train_trials(
             if not batch:
                 break
             ran += batch
-        checkpoint_files.delete_leftover_states(store, known)
+        delete_leftover_states(store, known)
         if options.keep == "best":
             prune_checkpoints(store, console)
     finally:
@@ -328,15 +328,13 @@ def count_restarted_trials(
     trials: Sequence[TrialConfig], store: ResultStore, statuses: Mapping[str, str]
 ) -> int:
     """Return how many trials repeat the epochs of a shorter one, because its state wasn't kept."""
-    from bioimg.training import checkpoint_files
+    from bioimg.training.checkpoint_files import has_state, shorter_trial_keys
 
     count = 0
     for trial in trials:
-        shorter_keys = [
-            key for key in checkpoint_files.shorter_trial_keys(trial) if key in statuses
-        ]
+        shorter_keys = [key for key in shorter_trial_keys(trial) if key in statuses]
         candidates = (trial.key, *shorter_keys)
-        if shorter_keys and not any(checkpoint_files.has_state(store, key) for key in candidates):
+        if shorter_keys and not any(has_state(store, key) for key in candidates):
             count += 1
     return count
 

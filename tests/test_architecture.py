@@ -176,6 +176,8 @@ ALLOWED_HEAVY = {
     # Ray starts before a run imports torch
     "bioimg.runner": {"pandas"},
     "bioimg.cluster.open_lanes": {"ray"},
+    "bioimg.training.checkpoint_pruning": {"pandas"},
+    "bioimg.cluster.tune_runner": {"ray", "pandas"},
     # Ray Tune and Ray Train import pandas
     "bioimg.cluster.tune_trial": {"ray", "pandas"},
     "bioimg.cluster.lanes": {"ray", "pandas"},

@@ -12,7 +12,7 @@ from bioimg.run_options import RunOptions
 if TYPE_CHECKING:
     from bioimg.cluster.tune_runner import LaneExecutor
 
-IMPORTED_MEANWHILE = ("bioimg.training.checkpoint_pruning", "bioimg.models.feature_extractor")
+IMPORTED_MEANWHILE = ("bioimg.provenance", "bioimg.models.feature_extractor")
 """What a run needs anyway, with torch and torchvision: seconds in which Ray starts.
 
 None of it imports Ray: two threads that import from one package can get in each other's way.

@@ -1,30 +1,23 @@
 """Write tables to files with their captions and notes. Each format has a module."""
 
-from collections.abc import Callable, Iterable, Sequence
+import importlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bioimg.config import unknown_value_error
-from bioimg.report.documents import (
-    csv_file,
-    docx_file,
-    html_file,
-    latex,
-    markdown,
-    parquet,
-    xlsx_file,
-)
 from bioimg.report.table_model import Table
 
-WRITERS: dict[str, Callable[[Table, Path], None]] = {
-    "md": markdown.write_table,
-    "csv": csv_file.write_table,
-    "tex": latex.write_table,
-    "html": html_file.write_table,
-    "xlsx": xlsx_file.write_table,
-    "docx": docx_file.write_table,
-    "parquet": parquet.write_table,
+MODULES = {
+    "md": "markdown",
+    "csv": "csv_file",
+    "tex": "latex",
+    "html": "html_file",
+    "xlsx": "xlsx_file",
+    "docx": "docx_file",
+    "parquet": "parquet",
 }
-TABLE_FORMATS = tuple(WRITERS)
+"""The module of each format. It is imported when it writes, since some import large libraries."""
+TABLE_FORMATS = tuple(MODULES)
 
 
 def check_formats(formats: Iterable[str]) -> None:
@@ -34,8 +27,8 @@ def check_formats(formats: Iterable[str]) -> None:
         UserError: one of them is unknown.
     """
     for name in formats:
-        if name not in WRITERS:
-            raise unknown_value_error("format", name, WRITERS)
+        if name not in MODULES:
+            raise unknown_value_error("format", name, MODULES)
 
 
 def write_table(table: Table, folder: Path, formats: Sequence[str]) -> list[Path]:
@@ -49,6 +42,6 @@ def write_table(table: Table, folder: Path, formats: Sequence[str]) -> list[Path
     paths = []
     for name in formats:
         path = folder / f"{table.name}.{name}"
-        WRITERS[name](table, path)
+        importlib.import_module(f"{__name__}.{MODULES[name]}").write_table(table, path)
         paths.append(path)
     return paths
