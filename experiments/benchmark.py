@@ -24,11 +24,13 @@ from benchmarks.process_tree import ProgramError
 from benchmarks.scale import ScaleBenchmark
 from benchmarks.start import StartBenchmark
 from benchmarks.step import StepBenchmark
+from benchmarks.tuned_grid import TunedGridBenchmark
 from bioimg.errors import UserError
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
     "start": StartBenchmark,
     "grid": GridBenchmark,
+    "tuned-grid": TunedGridBenchmark,
     "step": StepBenchmark,
     "overhead": OverheadBenchmark,
     "scale": ScaleBenchmark,
@@ -43,7 +45,7 @@ def main() -> int:
     if not sys.argv[1:]:
         return run_all_parts()
     part: Benchmark = tyro.extras.subcommand_cli_from_dict(BENCHMARKS, description=__doc__)
-    name = next(name for name, kind in BENCHMARKS.items() if isinstance(part, kind))
+    name = next(name for name, kind in BENCHMARKS.items() if type(part) is kind)
     try:
         all_hold = publish_outcome(name, part.run(), part.out, Console(file=sys.stdout))
     except (UserError, ProgramError) as error:

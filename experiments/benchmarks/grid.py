@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torchvision
@@ -15,6 +15,7 @@ import bioimg.models.resnext_tiny  # noqa: F401  (registers resnext_tiny, for tr
 from benchmarks import images, process_tree
 from benchmarks.baselines.task import ConfigurationResult, Task, read_rows
 from benchmarks.harness import Benchmark, Outcome, Target, device_name, write_rows
+from bioimg.errors import unknown_value_error
 
 
 class Baseline(NamedTuple):
@@ -66,8 +67,9 @@ SPEED_TARGETS = (
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineRun:
-    """One run of a baseline."""
+    """One run of a baseline, and the folder in which it worked."""
 
+    folder: Path
     cost: process_tree.ProcessCost
     rows: list[ConfigurationResult]
 
@@ -99,8 +101,9 @@ class GridBenchmark(Benchmark):
     """epochs of each configuration"""
     batch_sizes: tuple[int, ...] = (8, 16, 32)
     """batch sizes, none larger than the training set"""
-    weights: tuple[Path, ...] = ()
-    """files of weights that fit the model; by default two are drawn at random: times are equal"""
+    weights: tuple[str, ...] = ()
+    """files, or torchvision's names, of weights; by default two are drawn at random: times are
+    equal"""
     model: str = "resnext50_32x4d"
     """name of a torchvision ResNet"""
     image_size: int = 150
@@ -109,6 +112,7 @@ class GridBenchmark(Benchmark):
     """which contenders run"""
     repeats: int = 1
     """runs of each; medians are shown"""
+    name: ClassVar[str] = "grid"
 
     def run(self) -> Outcome:
         failures: list[str] = []
@@ -117,21 +121,28 @@ class GridBenchmark(Benchmark):
             source = images.given_or_synthetic(self.folder, scratch / "synthetic", self.image_size)
             task = self.make_task(source, scratch)
             runs = {who: self._run_repeats(who, task, scratch, failures) for who in self.only}
+            targets, findings = self.judge_runs(task, runs)
         rows = []
         for who, baseline_runs in runs.items():
             for run in baseline_runs:
                 rows += [_configuration_row(who, run.cost.seconds, row) for row in run.rows]
-        write_rows(rows, self.out / "grid-cells.parquet")
+        write_rows(rows, self.out / f"{self.name}-cells.parquet")
         return Outcome(
             f"{len(task.configurations())} configurations on {device_name()}",
             [summarise_runs(who, baseline_runs) for who, baseline_runs in runs.items()],
-            grid_targets(runs),
-            [*self._notes(source), *failures],
+            targets,
+            [*self._notes(source), *findings, *failures],
         )
+
+    def judge_runs(
+        self, task: Task, runs: Mapping[str, Sequence[BaselineRun]]
+    ) -> tuple[list[Target], list[str]]:
+        """Return the targets among the contenders that ran, and what else there is to say."""
+        return grid_targets(runs), []
 
     def make_task(self, source: Path, scratch: Path) -> Task:
         """Return the task of all contenders, with its images and weights in `scratch`."""
-        weights = [str(path.absolute()) for path in self.weights]
+        weights = [self._find_weights(name, scratch) for name in self.weights]
         if not weights:
             weights = [self._write_random_weights(scratch, seed) for seed in (0, 1)]
         folder = images.copy_subsets(source, scratch / "images", self.images_per_class)
@@ -147,7 +158,7 @@ class GridBenchmark(Benchmark):
     def _notes(self, source: Path) -> list[str]:
         weights = "random, of two seeds: accuracies say little, times are the same"
         if self.weights:
-            weights = "files"
+            weights = ", ".join(self.weights)
         notes = [
             f"{self.images_per_class} images of each class from {source.name}, "
             f"{self.epochs} epochs; weights: {weights}"
@@ -156,6 +167,17 @@ class GridBenchmark(Benchmark):
         if left_out := [who for who in BASELINES if who not in self.only]:
             notes.append(f"not run: {', '.join(left_out)} (see --only)")
         return notes
+
+    def _find_weights(self, name: str, scratch: Path) -> str:
+        """Return the file of weights, which is written if they have a name."""
+        if Path(name).is_file():
+            return str(Path(name).absolute())
+        known = torchvision.models.get_model_weights(self.model).__members__
+        if name not in known:
+            raise unknown_value_error("weights", name, known, "It may also be a file.")
+        file = scratch / f"{name}.pth"
+        torch.save(known[name].get_state_dict(), file)
+        return str(file)
 
     def _write_random_weights(self, scratch: Path, seed: int) -> str:
         torch.manual_seed(seed)
@@ -187,7 +209,7 @@ def _run_baseline(who: str, task: Task, folder: Path) -> BaselineRun:
     cost = process_tree.measure_python(
         ["-m", module, who, str(folder)], BIOIMG_CACHE=str(folder / "cache")
     )
-    return BaselineRun(cost=cost, rows=read_rows(folder))
+    return BaselineRun(folder=folder, cost=cost, rows=read_rows(folder))
 
 
 def summarise_runs(who: str, runs: Sequence[BaselineRun]) -> dict[str, Any]:
@@ -211,13 +233,20 @@ def grid_targets(runs: Mapping[str, Sequence[BaselineRun]]) -> list[Target]:
     targets = []
     for faster, slower, times in SPEED_TARGETS:
         if faster in runs and slower in runs:
-            ratio = None
-            if runs[faster] and runs[slower]:
-                ratio = _median_seconds(runs[slower]) / _median_seconds(runs[faster])
-            targets.append(Target(f"{faster} as fast as {slower}", ratio, times, "times"))
+            targets.append(speed_target(runs, faster, slower, times))
     if runs.get("ours") and runs.get("sequential"):
         targets.append(_accuracy_target(runs["ours"], runs["sequential"]))
     return targets
+
+
+def speed_target(
+    runs: Mapping[str, Sequence[BaselineRun]], faster: str, slower: str, times: float
+) -> Target:
+    """Require that one contender is so many times as fast as another one."""
+    ratio = None
+    if runs[faster] and runs[slower]:
+        ratio = _median_seconds(runs[slower]) / _median_seconds(runs[faster])
+    return Target(f"{faster} as fast as {slower}", ratio, times, "times")
 
 
 def _median_seconds(runs: Sequence[BaselineRun]) -> float:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import benchmark
 import numpy as np
@@ -19,7 +20,18 @@ import torchvision
 from PIL import Image
 from rich.console import Console
 
-from benchmarks import grid, images, lanes, overhead, process_tree, scale, start, step
+from benchmarks import (
+    grid,
+    images,
+    lanes,
+    overhead,
+    process_tree,
+    recipe_agreement,
+    scale,
+    start,
+    step,
+    tuned_grid,
+)
 from benchmarks.baselines import bioimg_grid, pytorch_loop
 from benchmarks.baselines.task import Configuration, ConfigurationResult, Task, read_rows
 from benchmarks.early_stopping import (
@@ -75,6 +87,7 @@ def without_scores(rows: Iterable[ConfigurationResult]) -> list[ConfigurationRes
     work = []
     for row in rows:
         is_tested = row.test_accuracy is not None
+        row = row._replace(val_losses=None, test_correct=None)
         work.append(row._replace(val_accuracy=0.0, test_accuracy=0.0 if is_tested else None))
     return work
 
@@ -170,7 +183,7 @@ def test_frozen_loop_changes_only_the_head(task, monkeypatch):
         return models[-1]
 
     monkeypatch.setattr(pytorch_loop, "build_model", keep_model)
-    configuration = Configuration(task.weights[0], 4, "features")
+    configuration = Configuration(task.weights[0], 4, "features", 1e-4)
     list(pytorch_loop.train_configuration(task, configuration, sequential_setup(32)))
     before = torch.load(task.weights[0], weights_only=True)
     after = models[0].state_dict()
@@ -267,7 +280,7 @@ def test_exit_status_is_whether_targets_hold(tmp_path, monkeypatch, figure, code
 
 @pytest.mark.parametrize(
     ("codes", "code"),
-    [((0,) * 8, 0), ((0, 1, *(0,) * 6), 1), ((0, -9, *(0,) * 6), 9)],
+    [((0,) * 9, 0), ((0, 1, *(0,) * 7), 1), ((0, -9, *(0,) * 7), 9)],
 )
 def test_all_parts_run_in_processes_of_their_own(monkeypatch, codes, code):
     names = []
@@ -281,7 +294,8 @@ def test_all_parts_run_in_processes_of_their_own(monkeypatch, codes, code):
     monkeypatch.setattr(sys, "argv", ["benchmark.py"])
     assert benchmark.main() == code
     assert names == [
-        *("start", "grid", "step", "overhead", "scale", "data", "large-set", "early-stopping")
+        *("start", "grid", "tuned-grid", "step", "overhead"),
+        *("scale", "data", "large-set", "early-stopping"),
     ]
 
 
@@ -306,12 +320,23 @@ def test_wrong_flag_is_reported_without_traceback(tmp_path, monkeypatch, capsys)
 
 def baseline_run(seconds: float, test_accuracy: float) -> grid.BaselineRun:
     """Return a run with one configuration trained in full and one stopped early."""
-    completed = ConfigurationResult(
-        Configuration("w", 8, "none"), 6, 36, 18, 36, 0.8, test_accuracy
-    )
+    completed = result(Configuration("w", 8, "none", 1e-4), test_accuracy=test_accuracy)
     stopped = completed._replace(epochs=1, val_accuracy=0.7, test_accuracy=None)
     cost = process_tree.ProcessCost(0.0, seconds=seconds)
-    return grid.BaselineRun(cost=cost, rows=[completed, stopped])
+    return grid.BaselineRun(folder=Path(), cost=cost, rows=[completed, stopped])
+
+
+def result(configuration: Configuration, **values: Any) -> ConfigurationResult:
+    """Return the result of 6 epochs on 36 training, 18 validation and 36 test images."""
+    return ConfigurationResult(
+        configuration,
+        epochs=6,
+        train_images=36,
+        val_images=18,
+        test_images=36,
+        val_accuracy=0.8,
+        **{"test_accuracy": 0.8, "val_losses": None, "test_correct": None, **values},
+    )
 
 
 def test_grid_targets_use_medians_and_one_standard_error():
@@ -334,6 +359,165 @@ def test_failed_baseline_leaves_the_others_results():
     targets = grid.grid_targets(runs)
     assert [(target.figure, target.is_met) for target in targets] == [(None, False), (4.0, True)]
     assert grid.summarise_runs("sequential", []) == {"contender": "sequential"}
+
+
+def test_named_weights_become_a_file(tmp_path):
+    part = grid.GridBenchmark(model="resnext_tiny", weights=("TEXTURES_V1",), images_per_class=5)
+    (tmp_path / "source").mkdir()
+    (file,) = part.make_task(tmp_path / "source", tmp_path).weights
+    assert "layer1.0.conv1.weight" in torch.load(file, weights_only=True)
+    part = dataclasses.replace(part, weights=("TEXTURES_V3",))
+    with pytest.raises(UserError, match=r"`weights` is 'TEXTURES_V3'.*It may also be a file"):
+        part.make_task(tmp_path / "source", tmp_path)
+
+
+# the tuned grid
+
+
+def test_every_recipe_is_tuned_by_all_contenders(task):
+    task = dataclasses.replace(task, learning_rates=(1e-4, 3e-4), head_rate_factor=10.0)
+    experiment = bioimg_grid.build_experiment(task, early_stopping=True)
+    assert experiment.tune == ("learning_rate",)
+    rates = {(trial.freeze, trial.learning_rate) for trial in experiment.trials()}
+    assert rates == {(c.freeze, c.learning_rate) for c in task.configurations()}
+    assert len(rates) == 4
+
+
+def test_head_of_the_loop_learns_at_a_multiple_of_the_rate(task):
+    def train_head(factor: float, learning_rate: float) -> dict[str, Any]:
+        configuration = Configuration(task.weights[0], 4, "features", learning_rate)
+        setup = sequential_setup(32)
+        of_factor = dataclasses.replace(task, head_rate_factor=factor)
+        *_, last_row = pytorch_loop.train_configuration(of_factor, configuration, setup)
+        return last_row
+
+    assert train_head(8.0, 0.001) == train_head(1.0, 0.008)
+    assert train_head(8.0, 0.001) != train_head(1.0, 0.001)
+
+
+def test_results_of_images_are_in_the_order_of_image_folder():
+    rows = [
+        ("test", "A-b/1", 1, 1, [0.0, 1.0]),
+        ("test", "A/1", 0, 1, [0.0, 1.0]),
+        ("val", "A-b/2", 1, 1, [0.5, 0.5]),
+        ("val", "A/2", 0, 0, [1.0, 0.0]),
+        ("val", "A/1", 0, 1, [0.0, 1.0]),
+    ]
+    names = ["subset", "image", "label", "prediction", "probabilities"]
+    results = bioimg_grid.image_results(pd.DataFrame(rows, columns=names))
+    assert results["test_accuracy"] == 0.5
+    assert results["test_correct"] == [False, True]
+    assert results["val_losses"] == pytest.approx([-np.log(1e-30), 0, np.log(2)])
+
+
+def tuned_result(
+    freeze: str, rate: float, val_loss: float, right: int, epochs: int = 6
+) -> ConfigurationResult:
+    """Return the result of a rate, with 18 validation losses around their mean.
+
+    right: how many of 36 test images are recognised.
+    """
+    losses = val_loss + np.linspace(-0.1, 0.1, 18) * rate
+    return result(
+        Configuration("w", 8, freeze, rate),
+        val_losses=losses.tolist(),
+        test_correct=[number < right for number in range(36)],
+    )._replace(epochs=epochs)
+
+
+FULL_RUN = [
+    tuned_result("none", 1, 0.5, right=30),
+    tuned_result("none", 2, 0.3, right=32),
+    tuned_result("features", 1, 0.7, right=20),
+    tuned_result("features", 2, 0.9, right=18),
+]
+
+
+def met_targets(ours: list[ConfigurationResult]) -> list[bool]:
+    return [target.is_met for target in recipe_agreement.recipe_targets(ours, FULL_RUN)]
+
+
+def test_stopped_rates_that_lose_change_no_conclusion():
+    stopped = FULL_RUN[0]._replace(epochs=2, test_correct=None, val_losses=None)
+    assert met_targets([stopped, *FULL_RUN[1:]]) == [True, True, True]
+
+
+def test_wrong_rate_is_noticed_by_its_loss_in_the_full_run():
+    stopped = FULL_RUN[1]._replace(test_correct=None)
+    assert met_targets([FULL_RUN[0], stopped, *FULL_RUN[2:]]) == [True, False, True]
+
+
+def test_recipes_in_the_opposite_order_are_noticed():
+    frozen_wins = tuned_result("features", 1, 0.1, right=31)
+    trained_loses = tuned_result("none", 2, 0.3, right=20)
+    assert met_targets([frozen_wins, trained_loses]) == [True, True, False]
+    assert met_targets([frozen_wins._replace(test_correct=[False] * 36), trained_loses]) == [
+        *(False, True, True)
+    ]
+
+
+def test_time_of_lanes_is_divided_without_a_rest():
+    cost = process_tree.ProcessCost(started_at=1000.0, seconds=50.0)
+    trials = pd.DataFrame(
+        {
+            "weights": ["w", "w", "w"],
+            "freeze": ["features", "features", "none"],
+            "features_seconds": [6.0, 6.0, None],
+            "train_seconds": [1.0, 2.0, 20.0],
+            # a lane takes the first trial after 10 s, another one the second after 12 s
+            "wait_seconds": [4.0, 4.0, 2.0],
+            "ended_at": pd.to_datetime([1015, 1018, 1040], unit="s", utc=True),
+        }
+    )
+    shares = tuned_grid.divide_time(cost, trials)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert {name: 100 * share for name, share in shares.items()} == pytest.approx(
+        {
+            "start": 20,
+            "features": 6,
+            "training heads": 3,
+            "training models": 20,
+            "models, states and tests": 4,
+            "idle lanes": 60 - 33,
+            "report": 20,
+        }
+    )
+
+
+def test_limit_counts_trained_models_only():
+    trained = tuned_result("none", 1, 0.5, right=30, epochs=2)
+    stopped = trained._replace(epochs=1, test_correct=None)
+    frozen = tuned_result("features", 1, 0.5, right=30)
+    images = 2 * (3 * 36 + 18) + 36 + 3 * 36 + 18
+    assert tuned_grid.least_flops([trained, stopped, frozen], 10.0) == 10 * images
+
+
+def test_operations_of_a_forward_pass_grow_with_the_images():
+    # ResNeXt-50's paper counts 4.2e9 multiplications and additions at 224 px (arXiv:1611.05431)
+    assert tuned_grid.forward_flops("resnext50_32x4d", 224) == pytest.approx(2 * 4.2e9, rel=0.02)
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore")
+def test_tuned_grid_compares_this_project_with_the_loop(tmp_path):
+    part = tuned_grid.TunedGridBenchmark(
+        model="resnext_tiny",
+        weights=("TEXTURES_V2",),
+        batch_sizes=(8,),
+        images_per_class=10,
+        image_size=32,
+        epochs=2,
+        out=tmp_path,
+    )
+    outcome = part.run()
+    assert [row["contender"] for row in outcome.rows] == ["ours", "sequential"]
+    assert [row["epochs trained"] for row in outcome.rows] == [12, 12]
+    speed, *recipes = outcome.targets
+    assert speed.figure is not None
+    assert len(recipes) == 3
+    assert len(pd.read_parquet(tmp_path / "tuned-grid-recipes.parquet")) == 2
+    shares = pd.read_parquet(tmp_path / "tuned-grid-time.parquet").filter(like=" ")
+    assert (shares >= 0).all(axis=None)
 
 
 # early stopping

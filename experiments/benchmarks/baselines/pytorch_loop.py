@@ -10,6 +10,7 @@ frozen backbone is run again in each epoch.
 import copy
 import functools
 import os
+import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,11 +71,21 @@ class TrainingSetup(NamedTuple):
             )
 
 
-class Score(NamedTuple):
-    """Mean cross-entropy per image, and the fraction of images classified correctly."""
+class Evaluation(NamedTuple):
+    """The cross-entropy of each image, and whether it was classified correctly."""
 
-    loss: float
-    accuracy: float
+    losses: list[float]
+    correct: list[bool]
+
+    @property
+    def loss(self) -> float:
+        """The mean of all images."""
+        return statistics.mean(self.losses)
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction of images that were classified correctly."""
+        return sum(self.correct) / len(self.correct)
 
 
 def available_device() -> torch.device:
@@ -146,7 +157,7 @@ def train_configuration(
 ) -> Iterator[dict[str, Any]]:
     """Train a configuration. Yield the fields of `ConfigurationResult` as of each epoch.
 
-    Only the last epoch has a test accuracy.
+    Only the last epoch is tested.
     """
     torch.manual_seed(task.seed)
     loaders = {subset: make_loader(task, configuration, setup, subset) for subset in SUBSETS}
@@ -155,9 +166,12 @@ def train_configuration(
     model = build_model(task, configuration, len(images["train"].classes))
     model.to(setup.device, memory_format=setup.memory_format)  # type: ignore[call-overload]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, task.learning_rate, weight_decay=task.weight_decay)
+    learning_rate = configuration.learning_rate
+    if configuration.freeze == "features":
+        learning_rate *= task.head_rate_factor
+    optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=task.weight_decay)
     scaler = setup.loss_scaler()
-    best = Score(float("inf"), 0.0)
+    best: Evaluation | None = None
     best_state: dict[str, Any] = {}
     for epoch in range(1, task.epochs + 1):
         model.train(configuration.freeze == "none")
@@ -168,19 +182,24 @@ def train_configuration(
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
-        score = evaluate_model(model, loaders["val"], setup)
-        if score.loss < best.loss:
-            best = score
+        validation = evaluate_model(model, loaders["val"], setup)
+        if best is None or validation.loss < best.loss:
+            best = validation
             best_state = copy.deepcopy(model.state_dict())
         row = {
             "epochs": epoch,
             **counts,
             "val_accuracy": best.accuracy,
-            "epoch_val_accuracy": score.accuracy,
+            "epoch_val_accuracy": validation.accuracy,
         }
         if epoch == task.epochs:
             model.load_state_dict(best_state)
-            row["test_accuracy"] = evaluate_model(model, loaders["test"], setup).accuracy
+            test = evaluate_model(model, loaders["test"], setup)
+            row |= {
+                "test_accuracy": test.accuracy,
+                "val_losses": best.losses,
+                "test_correct": test.correct,
+            }
         yield row
 
 
@@ -196,18 +215,16 @@ def build_model(task: Task, configuration: Configuration, classes: int) -> nn.Mo
 
 
 @torch.inference_mode()
-def evaluate_model(model: nn.Module, loader: DataLoader, setup: TrainingSetup) -> Score:
-    """Score the model on all images of a loader."""
+def evaluate_model(model: nn.Module, loader: DataLoader, setup: TrainingSetup) -> Evaluation:
+    """Evaluate the model on all images of a loader, in their order."""
     model.eval()
-    loss = 0.0
-    correct = count = 0
+    evaluation = Evaluation([], [])
     for images, labels in setup.iter_batches(loader):
         with setup.autocast():
             logits = model(images).float()
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        correct += int((logits.argmax(1) == labels).sum())
-        count += len(labels)
-    return Score(loss / count, correct / count)
+        evaluation.losses.extend(F.cross_entropy(logits, labels, reduction="none").tolist())
+        evaluation.correct.extend((logits.argmax(1) == labels).tolist())
+    return evaluation
 
 
 def configuration_result(

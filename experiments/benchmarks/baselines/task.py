@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import statistics
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,13 +20,20 @@ class Configuration(NamedTuple):
     weights: str
     batch_size: int
     freeze: str
+    learning_rate: float
+
+    @property
+    def recipe(self) -> tuple[str, int, str]:
+        """What is compared where each recipe has its own best learning rate."""
+        return self.weights, self.batch_size, self.freeze
 
 
 class ConfigurationResult(NamedTuple):
     """The outcome of one configuration.
 
     `train_images` is how many an epoch trains on. `val_accuracy` is that of the epoch with the
-    lowest validation loss. `test_accuracy` is None if training was stopped early.
+    lowest validation loss, which is tested: `val_losses` and `test_correct` have a value for each
+    image, by class and name. What is tested is None if training was stopped early.
     """
 
     configuration: Configuration
@@ -35,13 +43,28 @@ class ConfigurationResult(NamedTuple):
     test_images: int
     val_accuracy: float
     test_accuracy: float | None
+    val_losses: list[float] | None
+    test_correct: list[bool] | None
+
+    @property
+    def is_tested(self) -> bool:
+        """True if it was trained in full."""
+        return self.test_correct is not None
+
+    @property
+    def val_loss(self) -> float:
+        """The lowest validation loss of what was trained in full."""
+        assert self.val_losses
+        return statistics.mean(self.val_losses)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A grid on images in FOLDER/{train,val,test}/CLASS.
 
-    The optimizer is AdamW. The epoch with the lowest validation loss is tested.
+    The optimizer is AdamW, at constant rates: a head on a frozen backbone learns at
+    `head_rate_factor` times the learning rate. The epoch with the lowest validation loss is tested.
+    If there are several learning rates, each recipe has the one with the lowest validation loss.
     """
 
     folder: str
@@ -51,7 +74,8 @@ class Task:
     epochs: int = 6
     model: str = "resnext50_32x4d"
     image_size: int = 150
-    learning_rate: float = 1e-4
+    learning_rates: tuple[float, ...] = (1e-4,)
+    head_rate_factor: float = 1.0
     weight_decay: float = 0.01
     seed: int = 0
     grace_period: int = 1
@@ -59,7 +83,9 @@ class Task:
 
     def configurations(self) -> list[Configuration]:
         """List every configuration, in the order in which it is submitted."""
-        combinations = itertools.product(self.weights, self.batch_sizes, self.freezes)
+        combinations = itertools.product(
+            self.weights, self.batch_sizes, self.freezes, self.learning_rates
+        )
         return [Configuration(*values) for values in combinations]
 
     @staticmethod
