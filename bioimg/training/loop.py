@@ -67,7 +67,7 @@ def train(trainer: TrialTrainer) -> Iterator[EpochMetrics]:
 
         batch_losses = group.sum_in_place(torch.stack(losses).double()).cpu().numpy() / group.size
         _check_finite(batch_losses, epoch, trainer)
-        _check_loss_scale(epoch, trainer)
+        _check_loss_scale(epoch, epoch * len(batch_sizes), trainer)
         validation = trainer.evaluate(split.val)
         _check_finite(np.array([validation.loss]), epoch, trainer)
         yield trainer.add_epoch(
@@ -97,12 +97,22 @@ def _check_finite(losses: np.ndarray, epoch: int, trainer: TrialTrainer) -> None
     )
 
 
-def _check_loss_scale(epoch: int, trainer: TrialTrainer) -> None:
+def _check_loss_scale(epoch: int, steps: int, trainer: TrialTrainer) -> None:
+    """Check that float16 holds gradients, and that some of the steps so far changed the weights.
+
+    A short trial may end, with every step skipped, before its loss scale is too small.
+    """
     scale = trainer.loss_scaler.get_scale()
+    skipped = trainer.loss_scaler.skipped_steps
+    way_out = (
+        f"Set `precision` to float32, or lower `learning_rate` ({trainer.trial.learning_rate})."
+    )
     if scale < precision.MIN_LOSS_SCALE:
         raise NonFiniteLossError(
             f"the loss scale of float16 is {scale:g} at epoch {epoch}, but must be at least "
-            f"{precision.MIN_LOSS_SCALE:g}: gradients overflowed in "
-            f"{trainer.loss_scaler.skipped_steps} steps. Set `precision` to float32, or lower "
-            f"`learning_rate` ({trainer.trial.learning_rate})."
+            f"{precision.MIN_LOSS_SCALE:g}: gradients overflowed in {skipped} steps. {way_out}"
+        )
+    if epoch == trainer.trial.epochs and skipped == steps:
+        raise NonFiniteLossError(
+            f"nothing was trained: gradients overflowed in float16 in all {steps} steps. {way_out}"
         )

@@ -28,7 +28,7 @@ class LossScaler(torch.amp.GradScaler):
     @property
     def skipped_steps(self) -> int | None:
         """The steps that were skipped; None if no loss is scaled."""
-        return int(self._skipped_steps) if self.is_enabled() else None
+        return int(self._skipped_steps.item()) if self.is_enabled() else None
 
     def update(self, new_scale: float | torch.Tensor | None = None) -> None:
         """Update the scale after a step, without waiting for the device."""

@@ -45,15 +45,24 @@ def test_float16_trains_close_to_float32(freeze, optimizer):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_step_whose_gradients_overflow_changes_no_weights_and_is_counted(optimizer):
-    trainer = toys.run(toys.trial(precision="float16", optimizer=optimizer, epochs=1))
+    trainer = toys.run(toys.trial(precision="float16", optimizer=optimizer, epochs=2))
     set_loss_scale(trainer, TOO_LARGE)
     before = copy_weights(trainer)
-    list(train(trainer))
+    next(train(trainer))
     steps = math.ceil(len(trainer.split.train) / trainer.trial.batch_size)
     assert trainer.loss_scaler.skipped_steps == steps
     assert trainer.loss_scaler.get_scale() == TOO_LARGE / 2**steps
     after = trainer.trained_module.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_trial_whose_every_step_overflows_is_an_error(epochs):
+    trainer = toys.run(toys.trial(precision="float16", epochs=epochs))
+    set_loss_scale(trainer, TOO_LARGE)
+    steps = epochs * math.ceil(len(trainer.split.train) / trainer.trial.batch_size)
+    with pytest.raises(NonFiniteLossError, match=f"nothing was trained.* in all {steps} steps"):
+        list(train(trainer))
 
 
 def test_row_counts_skipped_steps_in_float16_only(tmp_path):
