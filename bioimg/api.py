@@ -118,7 +118,8 @@ class ComparisonResults:
         Raises:
             UserError: there are no images, no such trial, or its weights weren't kept.
         """
-        from bioimg.prediction import predict_images, select_run_keys, select_trial_key
+        from bioimg.prediction.kept_trial import select_run_keys, select_trial_key
+        from bioimg.prediction.predict_images import predict_images
 
         trial_key = select_trial_key(self._results, key)
         keys = select_run_keys(self._results, trial_key) if all_runs else [trial_key]

@@ -12,7 +12,7 @@ import bioimg
 from bioimg.cli import grid_flags
 from bioimg.experiment_files import load_experiment_file
 from bioimg.experiment_settings import apply_settings
-from bioimg.prediction import select_run_keys
+from bioimg.prediction.kept_trial import select_run_keys
 from bioimg.results import result_store
 from support import PROJECT
 from support.image_folders import write_image_folder

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from tyro.conf import Positional, arg
 
-from bioimg.prediction import format_trial, select_trial_key
+from bioimg.prediction.kept_trial import format_trial, select_trial_key
 from bioimg.progress.console import print_plain
 from bioimg.report.open_results import open_results
 

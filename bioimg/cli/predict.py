@@ -9,12 +9,8 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from bioimg.errors import UserError
-from bioimg.prediction import (
-    format_trial,
-    predict_images,
-    select_run_keys,
-    select_trial_key,
-)
+from bioimg.prediction.kept_trial import format_trial, select_run_keys, select_trial_key
+from bioimg.prediction.predict_images import predict_images
 from bioimg.progress.console import print_plain
 from bioimg.report.open_results import open_results
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from bioimg.errors import UserError
-from bioimg.prediction import explain_mistakes
+from bioimg.prediction.explanations import explain_mistakes
 from bioimg.report.write import ReportOptions, write_report
 
 

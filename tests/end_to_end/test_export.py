@@ -14,7 +14,7 @@ from PIL import Image
 import bioimg
 from bioimg.cli import main
 from bioimg.export import export_trial, qupath
-from bioimg.prediction import predict_images
+from bioimg.prediction.predict_images import predict_images
 from bioimg.results.result_store import read_results
 from support.timm_folders import save_timm_folder
 

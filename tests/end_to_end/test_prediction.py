@@ -19,13 +19,14 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from bioimg import prediction, runner
+from bioimg import runner
 from bioimg.cli import main
 from bioimg.cli.report import ReportCommand
 from bioimg.config import TrialConfig
 from bioimg.errors import UserError
 from bioimg.experiment import SPLIT_FIELDS, Experiment
-from bioimg.prediction import select_run_keys, select_trial_key, subset_by_digest
+from bioimg.prediction import explanations, predict_images
+from bioimg.prediction.kept_trial import select_run_keys, select_trial_key, subset_by_digest
 from bioimg.report.analysis import Analysis
 from bioimg.report.open_results import open_results
 from bioimg.results import statistics
@@ -347,11 +348,11 @@ def test_what_is_no_image_and_what_is_no_trial_are_refused_with_the_way_out(
 
 KILLED = """
 import os, signal, sys
-from bioimg import prediction
+from bioimg.prediction import predict_images
 from bioimg.cli import main
 from bioimg.storage.partial_table import PartialTable
 
-prediction.BLOCK_IMAGES = 8
+predict_images.BLOCK_IMAGES = 8
 write_block = PartialTable.write_block
 
 def write_and_die(self, number, block):
@@ -390,14 +391,14 @@ def predict_until_interrupted(monkeypatch, *args: object) -> int:
 def predicted_counts(monkeypatch) -> list[int]:
     """Blocks have eight images. Collect how many images each block has that is predicted."""
     counts = []
-    predict = prediction._Predictor.predict
+    predict_block = predict_images._Predictor.predict
 
     def count(self, index, progress):
         counts.append(len(index))
-        return predict(self, index, progress)
+        return predict_block(self, index, progress)
 
-    monkeypatch.setattr(prediction, "BLOCK_IMAGES", 8)
-    monkeypatch.setattr(prediction._Predictor, "predict", count)
+    monkeypatch.setattr(predict_images, "BLOCK_IMAGES", 8)
+    monkeypatch.setattr(predict_images._Predictor, "predict", count)
     return counts
 
 
@@ -540,7 +541,7 @@ def test_images_that_can_not_be_explained_are_refused(results, tmp_path, monkeyp
     assert "none of its layers has maps of at least 33 x 33" in capsys.readouterr().err
     assert predict(monkeypatch, *args, data / "maps") == 2
     assert "but must not lie in the folder of the images" in capsys.readouterr().err
-    monkeypatch.setattr(prediction, "MAX_EXPLAINED_IMAGES", 35)
+    monkeypatch.setattr(explanations, "MAX_EXPLAINED_IMAGES", 35)
     assert predict(monkeypatch, *args, tmp_path / "maps") == 2
     assert "holds 36, and at most 35 are explained" in capsys.readouterr().err
 
@@ -594,9 +595,9 @@ def test_mistakes_that_can_not_be_explained_are_refused(results, tmp_path):
     file.write_bytes((results.parent / "data" / "gland" / "01.tif").read_bytes())
     try:
         with pytest.raises(UserError, match=f"{mistake} isn't where it was, or has changed"):
-            prediction.explain_mistakes(str(folder))
+            explanations.explain_mistakes(str(folder))
     finally:
         file.write_bytes(content)
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(UserError, match="Weights are kept with --keep best"):
-        prediction.explain_mistakes(str(folder))
+        explanations.explain_mistakes(str(folder))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bioimg.experiment import EarlyStopping, Experiment
-from bioimg.prediction import select_trial_key
+from bioimg.prediction.kept_trial import select_trial_key
 from bioimg.report.analysis import Analysis
 from bioimg.results.chosen_values import chosen_results
 from bioimg.results.result_store import Results, read_results

@@ -1,11 +1,7 @@
-"""Apply the best trial of an experiment, or another one, to new images.
+"""Predict the classes of new images, by one trial or by all runs of a recipe."""
 
-Most imports happen when a function runs, so that the help of `bioimg predict` is instant.
-"""
-
-import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,103 +9,26 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from bioimg.config import TrialConfig
-from bioimg.errors import UnreadableImagesError, UserError, unknown_value_error
+from bioimg.errors import UnreadableImagesError, UserError
+from bioimg.prediction.explanations import prepare_overlay_folder, write_overlays
+from bioimg.prediction.kept_trial import KeptTrial, subset_by_digest
 from bioimg.progress.console import print_plain
 from bioimg.text import join_first
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy as np
     import pandas as pd
     import pyarrow as pa
-    import torch
     from rich.progress import TaskID
 
     from bioimg.data.image_index import ImageIndex
-    from bioimg.data.image_set import ImageSet, PixelsByPath
     from bioimg.data.pixel_cache import ProgressCallback
-    from bioimg.models.checked_safetensors import SavedModel
-    from bioimg.results.result_store import Results, ResultStore
+    from bioimg.results.result_store import Results
     from bioimg.results.statistics import Calibration
     from bioimg.storage.partial_table import PartialTable
-    from bioimg.training.class_maps import ClassMapper
-    from bioimg.training.inference import TrialPredictor, TypicalityRater
     from bioimg.training.typicality import TypicalityScale
 
 BLOCK_IMAGES = 2000
 """Images that are predicted together: what is in memory at once, and lost by an interruption."""
-MAX_EXPLAINED_IMAGES = 500
-EXPLANATION = """\
-Each picture shows an image as the model sees it and, beside it, where the last layer with maps
-finds what raises the score of the predicted class: the brighter, the more (Grad-CAM, Selvaraju et
-al. 2017).
-
-What these pictures are not: evidence that the model looks at the right tissue, or the reason for a
-prediction. They are coarse, each is scaled by its own highest value, and models without any
-training can give pictures that look as convincing (Adebayo et al. 2018, Sanity checks for saliency
-maps).
-"""
-
-
-def select_trial_key(results: "Results", key: str | None) -> str:
-    """Return the key of the completed trial to use.
-
-    By default it is a trial of the best configuration, with the chosen values of tuned fields: of
-    its repeats the one with the lowest validation loss.
-
-    Raises:
-        UserError: that trial isn't completed, or none is.
-    """
-    from bioimg.results import statistics
-    from bioimg.results.chosen_values import chosen_results
-
-    best = statistics.best_configuration(chosen_results(results))
-    if best is None:
-        raise UserError(
-            "the value of `folder` must be results with a completed trial, but there is none. Run "
-            "the experiment."
-        )
-    if key is None:
-        return select_run_keys(results, best)[0]
-    completed = results.trials[results.trials["status"].eq("completed")]
-    if key not in set(completed["key"]):
-        raise unknown_value_error("key", key, completed["key"], "These trials are completed.")
-    return key
-
-
-def select_run_keys(results: "Results", key: str) -> list[str]:
-    """Return the keys of all completed runs of a trial's recipe, the lowest validation loss first.
-
-    They differ in seed and fold and, with tuned fields, in the values that folds chose.
-    """
-    from bioimg.results.chosen_values import chosen_results
-    from bioimg.results.configurations import configuration_keys
-
-    chosen = chosen_results(results).trials
-    if key not in set(chosen["key"]):
-        # of a value that wasn't chosen
-        return [key]
-    configurations = configuration_keys(chosen, results.tuned_fields)
-    is_run = configurations.eq(configurations[chosen["key"].eq(key)].iloc[0])
-    runs = chosen[is_run & chosen["status"].eq("completed")]
-    return runs.sort_values("best_val_loss", kind="stable")["key"].tolist()
-
-
-def format_trial(results: "Results", key: str) -> str:
-    """Return the model of a trial and the settings in which it differs from others."""
-    from bioimg.results.configurations import REPEAT_FIELDS, varying_fields
-
-    row = results.trials.set_index("key").loc[key]
-    names = (
-        "model",
-        "weights",
-        "freeze",
-        *varying_fields(results.trials, tuned=()),
-        *REPEAT_FIELDS,
-    )
-    return " ".join(f"{name}={row[name]}" for name in dict.fromkeys(names))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -162,7 +81,7 @@ def predict_images(
 
     index = list_unlabelled_images(images)
     if explain:
-        _check_explained_images(explain, images, len(index))
+        prepare_overlay_folder(explain, images, len(index))
     predictor = _Predictor(results, folder, keys, typicality=typicality, explain=explain)
     if out is None:
         return _collect_predictions(predictor, index, _predict_blocks(predictor, index, None))
@@ -191,7 +110,7 @@ class _Predictor:
 
         store = ResultStore(folder)
         self.calibration = statistics.calibrate_trials(results, keys)
-        self._trials = [_KeptTrial.load(store, key) for key in keys]
+        self._trials = [KeptTrial.load(store, key) for key in keys]
         self._classes = self._trials[0].saved_model.metadata["classes"]
         self._subsets = subset_by_digest(store, [kept.trial for kept in self._trials])
         self._rater = self._trials[0].make_rater(self._subsets) if typicality else None
@@ -284,101 +203,9 @@ class _Predictor:
         if self._rater:
             columns["typicality"] = self._rater.rate(images)
         if self._mapper:
-            self._write_overlays(self._mapper, images, probabilities.argmax(1))
+            assert self._explain
+            write_overlays(self._mapper, images, probabilities.argmax(1), self._explain)
         return columns, decoded.errors_by_path(index.paths)
-
-    def _write_overlays(
-        self, mapper: "ClassMapper", images: "ImageSet", labels: "np.ndarray"
-    ) -> None:
-        """Write a picture of each image beside itself with its map."""
-        import numpy as np
-        from PIL import Image
-
-        from bioimg.training.class_maps import draw_overlay
-
-        assert self._explain
-        maps = mapper.iter_maps(images, labels)
-        for row, (path, class_map) in enumerate(zip(images.paths, maps, strict=True)):
-            pixels = images.pixels[np.array([row])][0]
-            pair = np.concatenate([pixels, draw_overlay(pixels, class_map)], axis=1)
-            file = self._explain / f"{path}.png"
-            with _explain_write_errors("explain", file):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pair).save(file)
-
-
-def explain_mistakes(folder: str) -> "tuple[PixelsByPath | None, dict[str, np.ndarray]]":
-    """Return an experiment's images, and some of them with a map in colour, by their paths.
-
-    These are the worst mistakes on test images, as on the report's page, with where the trial that
-    made them finds what raises the score of its wrong answer. None and {} if there are none.
-
-    Raises:
-        UserError: the weights weren't kept, the model has no maps, or an image isn't where it was.
-    """
-    import numpy as np
-
-    from bioimg.data.external_images import select_images
-    from bioimg.data.image_set import PixelsByPath
-    from bioimg.data.inference_images import load_experiment_images
-    from bioimg.report.analysis import Analysis
-    from bioimg.report.open_results import open_results
-    from bioimg.results.result_store import ResultStore
-    from bioimg.training.class_maps import draw_overlay
-
-    mistakes = Analysis(open_results(folder)).worst_mistakes
-    if mistakes.empty:
-        return None, {}
-    store = ResultStore(folder)
-    best = _KeptTrial.load(store, mistakes["key"].iloc[0])
-    known, _ = load_experiment_images(best.trial.dataset_config, best.limits)
-    digests = store.image_digests()
-    row_by_digest = {digest: row for row, digest in enumerate(known.digests)}
-    for path in mistakes["image"]:
-        if digests[path] not in row_by_digest:
-            raise UserError(
-                f"the value of `explain` is True, but {path} isn't where it was, or has changed. "
-                "Put it back, or leave out --explain."
-            )
-    rows = np.array([row_by_digest[digests[path]] for path in mistakes["image"]], np.int64)
-    images = select_images(known, rows)
-    maps = best.make_mapper().iter_maps(images, mistakes["prediction"].to_numpy())
-    overlays = {}
-    for row, (path, class_map) in enumerate(zip(mistakes["image"], maps, strict=True)):
-        overlays[path] = draw_overlay(images.pixels[np.array([row])][0], class_map)
-    return PixelsByPath(known), overlays
-
-
-def _check_explained_images(explain: Path, images: Path, count: int) -> None:
-    """Check the folder of pictures and their number, and write down what they aren't.
-
-    Raises:
-        UserError: there are too many, or the folder lies among the images.
-    """
-    if count > MAX_EXPLAINED_IMAGES:
-        raise UserError(
-            f"the value of `explain` is {str(explain)!r}, which takes a picture of each image, but "
-            f"{str(images)!r} holds {count}, and at most {MAX_EXPLAINED_IMAGES} are explained. Put "
-            "those of interest into a folder of their own."
-        )
-    if explain.resolve().is_relative_to(images.resolve()):
-        raise UserError(
-            f"the value of `explain` is {str(explain)!r}, but must not lie in the folder of the "
-            "images, where the pictures would be taken for images. Name another folder."
-        )
-    with _explain_write_errors("explain", explain):
-        explain.mkdir(parents=True, exist_ok=True)
-        (explain / "README.txt").write_text(EXPLANATION)
-
-
-@contextlib.contextmanager
-def _explain_write_errors(field: str, path: Path) -> "Iterator[None]":
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"the value of `{field}` is {str(path)!r}, which can't be written: {error}."
-        ) from error
 
 
 def _predict_blocks(
@@ -468,88 +295,6 @@ def _print_resumption(partial: "PartialTable") -> None:
     elif partial.block_count:
         predicted = partial.block_count * BLOCK_IMAGES
         print_plain(console, f"Going on: up to {predicted} images were predicted before.")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _KeptTrial:
-    """A completed trial with the model that it kept, and how and where that computes."""
-
-    trial: TrialConfig
-    saved_model: "SavedModel"
-    dtype: "torch.dtype"
-    device: "torch.device"
-
-    @classmethod
-    def load(cls, store: "ResultStore", key: str) -> "_KeptTrial":
-        import torch
-
-        from bioimg.training import checkpoints, precision
-
-        row: Mapping[str, Any] = store.tables.trial_rows("trials", key)[0]
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(
-            trial=TrialConfig.from_row(row),
-            saved_model=checkpoints.load_best_model(store.storage, store.checkpoint_folder(key)),
-            dtype=precision.prediction_dtype(row, device),
-            device=device,
-        )
-
-    @property
-    def limits(self) -> tuple[tuple[float, float], ...] | None:
-        """The intensities that training mapped to 0 and 255, per channel; None if it didn't."""
-        scaling = self.saved_model.metadata.get("scaling")
-        return tuple((low, high) for low, high in scaling) if scaling else None
-
-    @functools.cached_property
-    def predictor(self) -> "TrialPredictor":
-        from bioimg.training.inference import TrialPredictor
-
-        return TrialPredictor(self.saved_model, self.trial, self.dtype, self.device)
-
-    def make_mapper(self) -> "ClassMapper":
-        """Return what says where the model finds what raises the score of a class.
-
-        Raises:
-            UserError: it has no maps.
-        """
-        from bioimg.training.class_maps import ClassMapper
-
-        return ClassMapper(self.saved_model, self.trial, self.device)
-
-    def make_rater(self, subsets: Mapping[str, str]) -> "TypicalityRater":
-        """Return what compares images with those of the experiment, whose subsets are given.
-
-        Raises:
-            UserError: these aren't where they were.
-        """
-        from bioimg.data.inference_images import load_experiment_images
-        from bioimg.training.inference import TypicalityRater
-
-        known, _ = load_experiment_images(self.trial.dataset_config, self.limits)
-        known_subsets = [subsets.get(digest) for digest in known.digests]
-        return TypicalityRater(
-            self.saved_model, self.trial, known, known_subsets, self.dtype, self.device
-        )
-
-
-def subset_by_digest(store: "ResultStore", trials: Sequence[TrialConfig]) -> dict[str, str]:
-    """Return the subset that each image of some trials was in, by the digest of its pixels.
-
-    Of exact copies in several subsets, and of one image in several folds, training comes before
-    validation, and that before the test.
-    """
-    from bioimg.experiment import SPLIT_FIELDS
-
-    splits = {tuple(getattr(trial, name) for name in SPLIT_FIELDS) for trial in trials}
-    rows = [
-        row
-        for row in store.read_assignments().to_pylist()
-        if tuple(row[name] for name in SPLIT_FIELDS) in splits
-    ]
-    subsets: dict[str, str] = {}
-    for subset in ("test", "val", "train"):
-        subsets |= {row["digest"]: subset for row in rows if row["subset"] == subset}
-    return subsets
 
 
 def _write_table(table: "pd.DataFrame", file: Path) -> None:
