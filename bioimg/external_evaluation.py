@@ -227,6 +227,7 @@ def _evaluate(
     trials: Sequence[Mapping[str, Any]],
     console: Console,
 ) -> None:
+    from bioimg.data.intensity_scaling import describe_clipping
     from bioimg.results.external_sets import external_subset, read_external_sets
 
     first_trial = TrialConfig.from_row(trials[0])
@@ -251,10 +252,13 @@ def _evaluate(
         print_plain(console, f"All {len(trials)} trials were evaluated on {name} before.")
         return
     # before anything is recorded, since images of another depth are refused here
-    _scale_images(store, missing[0], reader)
+    saved, _ = _scale_images(store, missing[0], reader)
+    share = images.clipped_share(saved.scaling_limits)
+    if text := describe_clipping(share or 0):
+        print_plain(console, f"warning: {text}", style="bold yellow")
     past = recorded.evaluations if recorded else []
     evaluations = [*past, _evaluation_record(len(evaluated) + len(missing))]
-    external = dataclasses.replace(external, evaluations=evaluations)
+    external = dataclasses.replace(external, evaluations=evaluations, clipped_share=share)
     sets = {**manifest.get("external", {}), name: dataclasses.asdict(external)}
     store.write_manifest({**manifest, "external": sets})
     try:
@@ -496,6 +500,4 @@ def _scale_images(
 
     trial = TrialConfig.from_row(row)
     saved = checkpoints.load_best_model(store.storage, store.checkpoint_folder(trial.key))
-    scaling = saved.metadata.get("scaling")
-    limits = tuple((low, high) for low, high in scaling) if scaling else None
-    return saved, reader.read(trial).scale(limits)
+    return saved, reader.read(trial).scale(saved.scaling_limits)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from rich.console import Console
 from tyro.conf import Positional, arg
 
+from bioimg.data.intensity_scaling import describe_clipping
 from bioimg.errors import UserError
 from bioimg.prediction.kept_trial import format_trial, select_run_keys, select_trial_key
 from bioimg.prediction.predict_images import predict_images
@@ -90,6 +91,8 @@ class PredictCommand:
             text = f"Pictures, and what they are not (README.txt): {self.explain}."
             print_plain(console, text)
         _warn_of_known_images(table, console)
+        if text := describe_clipping(predictions.clipped_share):
+            print_plain(console, f"warning: {text}", style="yellow")
         for path, reason in predictions.unreadable.items():
             print_plain(Console(stderr=True), f"can't be read: {path} ({reason})", style="bold red")
         return int(bool(predictions.unreadable))

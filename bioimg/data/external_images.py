@@ -14,7 +14,7 @@ from bioimg.data.image_groups import COPIES
 from bioimg.data.image_index import ImageIndex
 from bioimg.data.image_set import ImageSet, ScalingLimits
 from bioimg.data.inference_images import require_same_depth
-from bioimg.data.intensity_scaling import apply_limits
+from bioimg.data.intensity_scaling import apply_limits, clipped_shares
 from bioimg.data.load import make_image_set
 from bioimg.data.look_alikes import number_look_alikes
 from bioimg.data.pixel_cache import DecodedSet, DecodeOptions, ProgressCallback, read_images
@@ -80,6 +80,12 @@ class ExternalImages:
         pixels = self.decoded.pixels if limits is None else apply_limits(self.decoded, limits)
         images = make_image_set(self.index, self.decoded, pixels, limits)
         return select_images(images, self.rows)
+
+    def clipped_share(self, limits: ScalingLimits | None) -> float | None:
+        """Return the share of all values that `scale` clips; None of images of 8 bits."""
+        if limits is None:
+            return None
+        return float(clipped_shares(self.decoded.pixels, limits)[self.rows].mean())
 
 
 def list_external_images(

@@ -17,6 +17,8 @@ from bioimg.storage import disk_cache
 LIMIT_PERCENTILES = (0.1, 99.9)
 MAX_SAMPLE_PIXELS = 10_000_000
 """Pixels per channel from which percentiles are computed. Of more pixels, every k-th is used."""
+MAX_CLIPPED_SHARE = 0.02
+"""The share of values that other images may lose by clipping: of training images, 0.002 are."""
 CHUNK_IMAGES = 64
 CACHE_DESCRIPTION = "images of more than 8 bits, scaled to 8"
 UINT16_RANGE = (0.0, 65535.0)
@@ -56,6 +58,27 @@ def apply_limits(decoded: DecodedSet, limits: ScalingLimits) -> PixelArray:
 
     folder = disk_cache.get_or_create(f"scaled/{key}", write, CACHE_DESCRIPTION)
     return open_array(folder / "pixels", decoded.pixels.shape, "uint8")
+
+
+def clipped_shares(pixels: PixelArray, limits: ScalingLimits) -> np.ndarray:
+    """Return float64 [N], the share of the values of each image that `apply_limits` clips."""
+    low, high = np.array(limits, np.float32).T
+    shares = []
+    for rows in _iter_chunks(np.arange(len(pixels))):
+        values = pixels[rows]
+        shares.append(((values < low) | (values > high)).mean(axis=(1, 2, 3)))
+    return np.concatenate(shares)
+
+
+def describe_clipping(share: float) -> str | None:
+    """Return what too large a share of clipped values means; None if it isn't too large."""
+    if share <= MAX_CLIPPED_SHARE:
+        return None
+    return (
+        f"{100 * share:.0f} % of the intensities of these images lie beyond those of the training "
+        "images and are clipped, so that models may fail on them. Images of another scanner or "
+        "exposure may need to be brought to the same range before."
+    )
 
 
 def _compute_limits(pixels: PixelArray, rule: str, training_rows: np.ndarray) -> ScalingLimits:

@@ -52,8 +52,7 @@ class TrainedModel:
     @property
     def scaling_limits(self) -> ScalingLimits | None:
         """The intensities that became 0 and 255, per channel; None for 8-bit images."""
-        limits = self.saved.metadata.get("scaling")
-        return tuple((low, high) for low, high in limits) if limits else None
+        return self.saved.scaling_limits
 
     def blank_images(self) -> torch.Tensor:
         """Return two blank images, float32 [2, 3, S, S], to trace the model with."""

@@ -26,6 +26,12 @@ class SavedModel(NamedTuple):
     tensors: dict[str, torch.Tensor]
     metadata: dict[str, Any]
 
+    @property
+    def scaling_limits(self) -> tuple[tuple[float, float], ...] | None:
+        """The intensities that training mapped to 0 and 255, per channel; None if it didn't."""
+        scaling = self.metadata.get("scaling")
+        return tuple((low, high) for low, high in scaling) if scaling else None
+
 
 def encode_tensors(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> bytes:
     """Return the bytes of a file that any reader of safetensors can open."""

@@ -97,7 +97,7 @@ def explain_mistakes(folder: str) -> "tuple[PixelsByPath | None, dict[str, np.nd
         return None, {}
     store = ResultStore(folder)
     best = KeptTrial.load(store, mistakes["key"].iloc[0])
-    known, _ = load_experiment_images(best.trial.dataset_config, best.limits)
+    known, _ = load_experiment_images(best.trial.dataset_config, best.scaling_limits)
     digests = store.image_digests()
     row_by_digest = {digest: row for row, digest in enumerate(known.digests)}
     for path in mistakes["image"]:

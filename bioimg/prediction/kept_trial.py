@@ -11,6 +11,7 @@ from bioimg.errors import UserError, unknown_value_error
 if TYPE_CHECKING:
     import torch
 
+    from bioimg.data.image_set import ScalingLimits
     from bioimg.models.checked_safetensors import SavedModel
     from bioimg.results.result_store import Results, ResultStore
     from bioimg.training.class_maps import ClassMapper
@@ -101,10 +102,9 @@ class KeptTrial:
         )
 
     @property
-    def limits(self) -> tuple[tuple[float, float], ...] | None:
+    def scaling_limits(self) -> "ScalingLimits | None":
         """The intensities that training mapped to 0 and 255, per channel; None if it didn't."""
-        scaling = self.saved_model.metadata.get("scaling")
-        return tuple((low, high) for low, high in scaling) if scaling else None
+        return self.saved_model.scaling_limits
 
     @functools.cached_property
     def predictor(self) -> "TrialPredictor":
@@ -131,7 +131,7 @@ class KeptTrial:
         from bioimg.data.inference_images import load_experiment_images
         from bioimg.training.inference import TypicalityRater
 
-        known, _ = load_experiment_images(self.trial.dataset_config, self.limits)
+        known, _ = load_experiment_images(self.trial.dataset_config, self.scaling_limits)
         known_subsets = [subsets.get(digest) for digest in known.digests]
         return TypicalityRater(
             self.saved_model, self.trial, known, known_subsets, self.dtype, self.device

@@ -43,6 +43,8 @@ class Predictions:
     """Why other images can't be read, by path."""
     typicality_scale: "TypicalityScale | None"
     """What the column `typicality` was measured by; None without it."""
+    clipped_share: float
+    """The share of intensities that lie beyond those of the training images."""
 
 
 def predict_images(
@@ -123,7 +125,7 @@ class _Predictor:
 
     @property
     def schema(self) -> "pa.Schema":
-        """The columns of a block: those of the table, and two that concern all blocks."""
+        """The columns of a block: those of the table, and three that concern all blocks."""
         import pyarrow as pa
 
         typicality = [("typicality", pa.float64())] if self._rater else []
@@ -136,6 +138,7 @@ class _Predictor:
                 ("part", pa.string()),
                 *((f"probability of {name}", pa.float32()) for name in self._classes),
                 ("depth", pa.string()),
+                ("clipped", pa.float64()),
                 ("error", pa.string()),
             ]
         )
@@ -177,17 +180,18 @@ class _Predictor:
         import numpy as np
 
         from bioimg.data.inference_images import load_unlabelled_images
+        from bioimg.data.intensity_scaling import clipped_shares
         from bioimg.results import statistics
 
         first = self._trials[0]
         config = first.trial.dataset_config
-        images, decoded = load_unlabelled_images(index, config, first.limits, progress)
+        images, decoded = load_unlabelled_images(index, config, first.scaling_limits, progress)
         probabilities_by_trial = [first.predictor.predict(images)]
         for kept in self._trials[1:]:
             own_images = images
-            if kept.limits != first.limits:
+            if kept.scaling_limits != first.scaling_limits:
                 # of other training images, as those of another fold, the scaling is another one
-                own_images, _ = load_unlabelled_images(index, config, kept.limits)
+                own_images, _ = load_unlabelled_images(index, config, kept.scaling_limits)
             probabilities_by_trial.append(kept.predictor.predict(own_images))
         probabilities = np.mean(probabilities_by_trial, axis=0)
         scaled = statistics.scale_probabilities(probabilities, self.calibration.temperature)
@@ -198,6 +202,8 @@ class _Predictor:
             "part": [self._subsets.get(digest) for digest in images.digests],
             "depth": [str(decoded.pixels.dtype)] * len(images),
         }
+        if limits := first.scaling_limits:
+            columns["clipped"] = clipped_shares(decoded.pixels, limits)
         for name, column in zip(self._classes, probabilities.T, strict=True):
             columns[f"probability of {name}"] = column
         if self._rater:
@@ -275,12 +281,13 @@ def _collect_predictions(
             f"none of the {len(rows)} images in {index.name!r} can be read: {reasons}. Fix them, "
             "or use other images."
         )
-    table = rows[is_readable].drop(columns=["depth", "error"]).reset_index(drop=True)
+    table = rows[is_readable].drop(columns=["depth", "clipped", "error"]).reset_index(drop=True)
     return Predictions(
         table=table,
         calibration=predictor.calibration,
         unreadable=unreadable,
         typicality_scale=predictor.typicality_scale,
+        clipped_share=float(rows["clipped"].fillna(0)[is_readable].mean()),
     )
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from bioimg.config import MIN_TEST_GROUPS
 from bioimg.data.image_groups import count_effective_groups
+from bioimg.data.intensity_scaling import MAX_CLIPPED_SHARE
 from bioimg.experiment import TUNED_STEP, EarlyStopping
 from bioimg.models.licences import forbids_commerce, forbids_sharing
 from bioimg.report.class_images import SUBSETS, find_class_images
@@ -284,6 +285,9 @@ def external_checks(name: str, record: ExternalSet, *, has_folds: bool) -> Itera
         yield warning("external_known_groups", set=name, n=record.known_groups)
     if has_folds:
         yield warning("external_folds", set=name)
+    share = record.clipped_share
+    if share is not None and share > MAX_CLIPPED_SHARE:
+        yield warning("external_clipped", set=name, percent=f"{100 * share:.0f}")
     counts = [f"{shorten_name(label)} {count}" for label, count in record.classes.items()]
     yield note(
         "external_images",

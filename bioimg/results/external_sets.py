@@ -40,6 +40,8 @@ class ExternalSet:
     """Images that look like one of those; null if it couldn't be found out."""
     known_groups: int
     """Groups with the name of a group of training or validation images."""
+    clipped_share: float | None = None
+    """The share of values beyond what training images span; null if they aren't scaled."""
     synthetic: bool
     """Whether a program drew the images."""
     evaluations: list[dict[str, Any]]

@@ -20,6 +20,7 @@ from bioimg.cli import main
 from bioimg.config import TrialConfig
 from bioimg.experiment import Experiment
 from bioimg.report.analysis import Analysis
+from bioimg.report.checks import external_checks
 from bioimg.results.external_sets import read_external_sets
 from bioimg.results.looks import read_looks
 from bioimg.results.result_store import read_results
@@ -239,6 +240,24 @@ def test_images_of_another_depth_leave_no_trace(made, results, run, tmp_path, ca
     assert run(*command) == 2
     assert "holds uint16 images, but the model was trained on uint8" in capsys.readouterr().err
     assert not json.loads((results / "experiment.json").read_text())["external"]
+
+
+@pytest.mark.parametrize(("scale", "is_warned"), [(1, False), (1.5, True)])
+def test_brighter_images_of_another_scanner_are_warned_of(run, tmp_path, capsys, scale, is_warned):
+    data = write_tiff_folder(tmp_path / "data")
+    site = write_tiff_folder(tmp_path / "site", scale=scale * 0.9)
+    recipe = ("--model", "resnext_tiny", "--weights", "none", "--image-size", "16", "--local")
+    command = ("compare", data, *recipe, "--epochs", "1", "--batch-size", "4", "--precision")
+    assert run(*command, "float32", "--learning-rate", "1e-3", "--out", tmp_path / "out") == 0
+    capsys.readouterr()
+    assert run("evaluate", tmp_path / "out", site, "--name", "b") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("lie beyond those of the training images and are clipped" in said) is is_warned
+    record = read_external_sets(read_results(tmp_path / "out").manifest)["b"]
+    assert record.clipped_share is not None
+    assert (record.clipped_share > 0.02) is is_warned
+    codes = [check.code for check in external_checks("b", record, has_folds=False)]
+    assert ("external_clipped" in codes) is is_warned
 
 
 def test_name_stands_for_one_set_of_images(made, results, run, tmp_path, capsys):

@@ -337,6 +337,23 @@ def test_where_no_trial_is_completed_that_is_said_whether_a_key_is_given_or_not(
             select_trial_key(none, key)
 
 
+@pytest.mark.parametrize(("factor", "is_warned"), [(1, False), (2, True)])
+def test_images_beyond_the_intensities_of_training_images_are_warned_of(
+    results, tmp_path, monkeypatch, capsys, factor, is_warned
+):
+    for number in range(3):
+        image = tifffile.imread(results.parent / "data" / "gland" / f"0{number}.tif")
+        (tmp_path / "new").mkdir(exist_ok=True)
+        file = tmp_path / "new" / f"{number}.tif"
+        tifffile.imwrite(file, (factor * image).astype(np.uint16), photometric="rgb")
+    assert predict(monkeypatch, results, tmp_path / "new", "--out", tmp_path / "p.csv") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("intensities of these images lie beyond those of the training images" in said) is (
+        is_warned
+    )
+    assert "clipped" not in pd.read_csv(tmp_path / "p.csv")
+
+
 def test_what_is_no_image_and_what_is_no_trial_are_refused_with_the_way_out(
     results, tmp_path, monkeypatch, capsys
 ):
