@@ -1,4 +1,4 @@
-"""Convolutions in the form that is fastest on a CPU in bfloat16.
+"""Convolutions in the form that is fastest on a CPU.
 
 Their results and their state dicts stay the same.
 """
@@ -11,6 +11,12 @@ AMX_CHANNELS = 32
 """Channels that one AMX instruction multiplies and accumulates in bfloat16."""
 NARROW_GROUP_CHANNELS = (2, 4, 8)
 """Channels per group that leave most of such an instruction unused."""
+ONEDNN_DILATION = (2, 2)
+"""Changes nothing of a kernel of one pixel, but lets torch choose oneDNN for few images, too.
+
+With one thread and less than 16 images, torch 2.14 otherwise computes 1x1 convolutions in float32
+in a form that takes up to twice the time (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp).
+"""
 CONVOLUTION_ARGUMENTS = (
     "in_channels",
     "out_channels",
@@ -23,13 +29,18 @@ CONVOLUTION_ARGUMENTS = (
 
 
 def use_cpu_kernels(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replace convolutions that have a faster form under autocast to `dtype`. Parameters stay."""
-    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
-    if dtype != torch.bfloat16 or not on_cpu:
+    """Give convolutions their fastest form under autocast to `dtype`. Parameters stay."""
+    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         return
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Conv2d) and (faster := _faster_convolution(module)):
-            model.set_submodule(name, faster)
+        # classes derived from it may compute something else
+        if type(module) is not nn.Conv2d:
+            continue
+        if dtype == torch.bfloat16:
+            if faster := _faster_convolution(module):
+                model.set_submodule(name, faster)
+        elif _is_pointwise(module) and torch.backends.mkldnn.is_available():
+            module.dilation = ONEDNN_DILATION
 
 
 class PointwiseConv2d(nn.Conv2d):

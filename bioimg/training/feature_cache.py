@@ -31,7 +31,7 @@ from bioimg.training.evaluation import BatchFunction, gather_outputs
 FIRST_REPORT_S = 10.0
 REPORT_INTERVAL_S = 300.0
 """Seconds after which progress is reported for the first time, and again."""
-FEATURES_VERSION = 5
+FEATURES_VERSION = 6
 """Version of the cache. Raise it when the values of features or the files change."""
 BLOCK_IMAGES = 128
 ReportProgress = Callable[[float, float], None]

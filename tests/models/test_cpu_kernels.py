@@ -1,6 +1,7 @@
 """Faster convolutions compute the same as the originals, forwards and backwards."""
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,6 +10,14 @@ from torch import nn
 from bioimg.config import ModelConfig
 from bioimg.models.classifier import build_classifier
 from bioimg.models.cpu_kernels import PointwiseConv2d, WideGroupConv2d, use_cpu_kernels
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def faster_form(convolution: nn.Conv2d) -> nn.Module:
@@ -78,9 +87,51 @@ def test_state_dict_and_parameters_stay():
     assert list(map(id, model.parameters())) == parameters
 
 
-def test_float32_model_stays():
+class ScaledConv2d(nn.Conv2d):
+    """A convolution with weights of its own making, as some of timm's have."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(input, self.weight / self.weight.norm(), self.bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_convolution_of_another_class_stays(dtype, kernel):
+    model = nn.Sequential(ScaledConv2d(32, 32, kernel, groups=1 if kernel == 1 else 8))
+    use_cpu_kernels(model, dtype)
+    assert type(model[0]) is ScaledConv2d
+    assert model[0].dilation == (1, 1)
+
+
+def test_float32_model_keeps_its_classes():
     model = build_classifier(ModelConfig(model="resnext50_32x4d", weights="none"), classes=3).model
+    before = list(map(type, model.modules()))
     use_cpu_kernels(model, torch.float32)
-    assert not any(
-        isinstance(module, PointwiseConv2d | WideGroupConv2d) for module in model.modules()
-    )
+    assert list(map(type, model.modules())) == before
+
+
+@pytest.mark.parametrize("image_count", [2, 16])
+def test_float32_convolution_of_one_pixel_has_same_values_and_gradients(image_count):
+    convolution = nn.Conv2d(6, 5, 1)
+    model = nn.Sequential(copy.deepcopy(convolution))
+    use_cpu_kernels(model, torch.float32)
+    images = torch.rand(image_count, 6, 9, 9).to(memory_format=torch.channels_last)
+    values = zip(gradients(model, images), gradients(convolution, images), strict=True)
+    for value, expected in values:
+        torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch lacks oneDNN")
+def test_few_images_are_convolved_by_onednn_in_one_thread(one_thread):
+    model = nn.Sequential(nn.Conv2d(6, 5, 1))
+    images = torch.rand(2, 6, 9, 9)
+
+    def backend() -> str:
+        convolution = model[0]
+        arguments = (convolution.stride, convolution.padding, convolution.dilation)
+        parameters = (convolution.weight, convolution.bias)
+        return torch._C._select_conv_backend(images, *parameters, *arguments, False, (0, 0), 1).name
+
+    assert backend() != "Mkldnn", "torch chooses oneDNN itself: remove ONEDNN_DILATION"
+    use_cpu_kernels(model, torch.float32)
+    assert backend() == "Mkldnn"
