@@ -16,6 +16,7 @@ from rich.console import Console
 
 from benchmarks.data import DecodingBenchmark
 from benchmarks.early_stopping import EarlyStoppingBenchmark
+from benchmarks.gpu.benchmark import GpuBenchmark
 from benchmarks.grid import GridBenchmark
 from benchmarks.harness import Benchmark, publish_outcome
 from benchmarks.large_set import LargeSetBenchmark
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "grid": GridBenchmark,
     "tuned-grid": TunedGridBenchmark,
     "step": StepBenchmark,
+    "gpu": GpuBenchmark,
     "overhead": OverheadBenchmark,
     "scale": ScaleBenchmark,
     "data": DecodingBenchmark,
@@ -47,6 +49,8 @@ def main() -> int:
     part: Benchmark = tyro.extras.subcommand_cli_from_dict(BENCHMARKS, description=__doc__)
     name = next(name for name, kind in BENCHMARKS.items() if type(part) is kind)
     try:
+        if missing := part.missing_hardware():
+            raise UserError(missing)
         all_hold = publish_outcome(name, part.run(), part.out, Console(file=sys.stdout))
     except (UserError, ProgramError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -55,9 +59,14 @@ def main() -> int:
 
 
 def run_all_parts() -> int:
-    """Run each part in its own process, so that no part finds anything warm."""
+    """Run each part that this machine can, in its own process, so that none finds anything warm."""
     program = str(Path(__file__))
-    exit_codes = [subprocess.call([sys.executable, program, name]) for name in BENCHMARKS]
+    exit_codes = []
+    for name, kind in BENCHMARKS.items():
+        if missing := kind().missing_hardware():
+            print(f"{name} is left out: {missing}")
+        else:
+            exit_codes.append(subprocess.call([sys.executable, program, name]))
     # a process that was killed has a negative one
     return max(abs(code) for code in exit_codes)
 

@@ -64,6 +64,10 @@ class Benchmark:
     out: Path = Path("results/benchmark")
     """folder for PART.parquet"""
 
+    def missing_hardware(self) -> str | None:
+        """Return what this machine lacks, with the way out; None if nothing."""
+        return None
+
     def run(self) -> Outcome:
         """Measure."""
         raise NotImplementedError

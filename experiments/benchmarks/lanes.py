@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -23,13 +23,14 @@ TINY_TRIAL_FLAGS = (
 
 @dataclass(frozen=True)
 class GridRun:
-    """What a run cost, and its trials in the order of their start.
+    """What a run cost, its trials in the order of their start, and their epochs.
 
-    Their columns `started` and `ended` are in seconds since the epoch.
+    The trials' columns `started` and `ended` are in seconds since the epoch.
     """
 
     cost: process_tree.ProcessCost
     trials: pd.DataFrame
+    epochs: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def idle_seconds(self) -> list[float]:
@@ -62,7 +63,8 @@ def _run_grid(flags: Sequence[str]) -> GridRun:
         cost = process_tree.measure_python(
             [program, *flags, "--out", str(out)], BIOIMG_CACHE=f"{folder}/cache"
         )
-        rows = read_results(out).trials
+        results = read_results(out)
+    rows = results.trials
     for column in ("started", "ended"):
         rows[column] = rows[f"{column}_at"].astype("int64") / 1e6
-    return GridRun(cost, rows.sort_values("started"))
+    return GridRun(cost, rows.sort_values("started"), results.epochs)

@@ -3,12 +3,13 @@
 This needs Linux's /proc.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,11 +75,16 @@ class ProcessCost:
         self.cpu_so_far.append(self.cpu_seconds)
 
 
-def measure_python(arguments: Sequence[str], **environment: str) -> ProcessCost:
+def measure_python(
+    arguments: Sequence[str],
+    on_line: Callable[[str], None] = lambda line: None,
+    **environment: str,
+) -> ProcessCost:
     """Run a Python program to its end, in this folder, and measure it.
 
     Args:
         arguments: those of Python, as in `["-m", MODULE, ...]` or `[FILE, ...]`.
+        on_line: called with each line that it prints.
         environment: further environment variables.
 
     Raises:
@@ -87,7 +93,7 @@ def measure_python(arguments: Sequence[str], **environment: str) -> ProcessCost:
     cost = ProcessCost(started_at=time.time())
     program = subprocess.Popen(
         [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": _python_path(), **environment},
+        env={**os.environ, "PYTHONPATH": python_path(), **environment},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -96,13 +102,19 @@ def measure_python(arguments: Sequence[str], **environment: str) -> ProcessCost:
     sampler = threading.Thread(target=_sample_until_end, args=(program.pid, cost, ended))
     sampler.start()
     assert program.stdout
-    with program.stdout:
-        for line in program.stdout:
-            cost.output.append((time.time(), line))
-    program.wait()
+    try:
+        with program.stdout:
+            for line in program.stdout:
+                cost.output.append((time.time(), line))
+                on_line(line)
+        program.wait()
+    finally:
+        ended.set()
+        sampler.join()
+        if program.poll() is None:
+            kill_tree(program.pid)
+            program.wait()
     cost.seconds = time.time() - cost.started_at
-    ended.set()
-    sampler.join()
     if program.returncode:
         command = " ".join(arguments)
         output = "".join(line for _, line in cost.output)
@@ -110,11 +122,22 @@ def measure_python(arguments: Sequence[str], **environment: str) -> ProcessCost:
     return cost
 
 
-def _python_path() -> str:
+def python_path() -> str:
+    """Return the value of PYTHONPATH with which programs import the benchmarks and the project."""
     folders = [str(EXPERIMENTS_FOLDER), str(EXPERIMENTS_FOLDER.parent)]
     if inherited := os.environ.get("PYTHONPATH"):
         folders.append(inherited)
     return os.pathsep.join(folders)
+
+
+def kill_tree(pid: int) -> None:
+    """End a process that this one has started, with all processes that it has started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        root.suspend()  # so that it starts no more
+        for process in [*root.children(recursive=True), root]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _sample_until_end(pid: int, cost: ProcessCost, ended: threading.Event) -> None:

@@ -103,7 +103,7 @@ class StepBenchmark(Benchmark):
     def run(self) -> Outcome:
         malloc_tuning.keep_freed_memory()  # as a lane does
         torch.set_num_threads(self.threads)
-        peaks = {name: peak_flops(dtype) for name, dtype in DTYPES.items()}
+        peaks = {name: peak_flops(dtype, MATRIX_SIDES) for name, dtype in DTYPES.items()}
         with tempfile.TemporaryDirectory() as folder:
             # features of an earlier run must not be found
             os.environ["BIOIMG_CACHE"] = folder
@@ -224,18 +224,7 @@ class StepBenchmark(Benchmark):
 
     @property
     def _split(self) -> Split:
-        """The training images, one image to validate on and one to test on."""
-        indices = np.arange(self._train_images + 2)
-        return Split(
-            train=indices[:-2],
-            val=indices[-2:-1],
-            test=indices[-1:],
-            leaks_groups=None,
-            duplicate_count=0,
-            look_alike_count=0,
-            leaked_pattern=None,
-            fingerprint="",
-        )
+        return split_in_order(self._train_images)
 
 
 def share_targets(rows: Sequence[Mapping[str, Any]], device: torch.device) -> list[Target]:
@@ -267,6 +256,21 @@ def noise_images(count: int, size: int) -> ImageSet:
     )
 
 
+def split_in_order(train: int, val: int = 1, test: int = 1) -> Split:
+    """Divide images by their order: so many to train, to validate and to test."""
+    indices = np.arange(train + val + test)
+    return Split(
+        train=indices[:train],
+        val=indices[train : train + val],
+        test=indices[train + val :],
+        leaks_groups=None,
+        duplicate_count=0,
+        look_alike_count=0,
+        leaked_pattern=None,
+        fingerprint="",
+    )
+
+
 def make_backbone(
     kind: type[FrozenBackbone], trial: TrialConfig, images: ImageSet
 ) -> FrozenBackbone:
@@ -283,9 +287,9 @@ def make_backbone(
     )
 
 
-def peak_flops(dtype: torch.dtype) -> float:
+def peak_flops(dtype: torch.dtype, sides: Sequence[int]) -> float:
     """Return the most floating-point operations per second of a product of square matrices."""
-    return max(2 * side**3 / _time_product(side, dtype) for side in MATRIX_SIDES)
+    return max(2 * side**3 / _time_product(side, dtype) for side in sides)
 
 
 def _time_product(side: int, dtype: torch.dtype) -> float:

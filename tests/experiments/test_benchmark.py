@@ -282,7 +282,7 @@ def test_exit_status_is_whether_targets_hold(tmp_path, monkeypatch, figure, code
     ("codes", "code"),
     [((0,) * 9, 0), ((0, 1, *(0,) * 7), 1), ((0, -9, *(0,) * 7), 9)],
 )
-def test_all_parts_run_in_processes_of_their_own(monkeypatch, codes, code):
+def test_all_parts_run_in_processes_of_their_own(monkeypatch, codes, code, capsys):
     names = []
     remaining = iter(codes)
 
@@ -297,6 +297,7 @@ def test_all_parts_run_in_processes_of_their_own(monkeypatch, codes, code):
         *("start", "grid", "tuned-grid", "step", "overhead"),
         *("scale", "data", "large-set", "early-stopping"),
     ]
+    assert capsys.readouterr().out.startswith("gpu is left out: no GPU was found.")
 
 
 @pytest.mark.parametrize("name", benchmark.BENCHMARKS)
