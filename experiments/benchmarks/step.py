@@ -103,7 +103,7 @@ class StepBenchmark(Benchmark):
     def run(self) -> Outcome:
         malloc_tuning.keep_freed_memory()  # as a lane does
         torch.set_num_threads(self.threads)
-        peaks = {name: peak_flops(dtype, MATRIX_SIDES) for name, dtype in DTYPES.items()}
+        peaks = {name: peak_flops(dtype) for name, dtype in DTYPES.items()}
         with tempfile.TemporaryDirectory() as folder:
             # features of an earlier run must not be found
             os.environ["BIOIMG_CACHE"] = folder
@@ -287,15 +287,17 @@ def make_backbone(
     )
 
 
-def peak_flops(dtype: torch.dtype, sides: Sequence[int]) -> float:
+def peak_flops(dtype: torch.dtype) -> float:
     """Return the most floating-point operations per second of a product of square matrices."""
-    return max(2 * side**3 / _time_product(side, dtype) for side in sides)
+    return max(product_flops(side, dtype) for side in MATRIX_SIDES)
 
 
-def _time_product(side: int, dtype: torch.dtype) -> float:
-    left, right = (torch.randn(side, side, device=local_device()).to(dtype) for _ in range(2))
+def product_flops(side: int, dtype: torch.dtype) -> float:
+    """Return the floating-point operations per second of a product of matrices of this side."""
+    shape, device = (side, side), local_device()
+    left, right = (torch.randn(shape, device=device).to(dtype) for _ in range(2))
     multiply = functools.partial(torch.mm, left, right)
-    return min(elapsed_seconds(multiply) for _ in range(PRODUCT_REPEATS))
+    return 2 * side**3 / min(elapsed_seconds(multiply) for _ in range(PRODUCT_REPEATS))
 
 
 def _row(

@@ -6,18 +6,18 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.harness import Outcome, elapsed_seconds, gpu_name, local_device
-from benchmarks.step import MATRIX_SIDES, peak_flops
+from benchmarks.step import product_flops
 from bioimg.training import precision
 
 COPIED_BYTES = 2**30
-LARGEST_SIDE = 8192
-"""Side of matrices whose product reaches the peak of a large GPU."""
+MATRIX_SIDE, SMALL_MATRIX_SIDE = 8192, 256
+"""Sides of matrices; the product of the former reaches the peak of a large GPU."""
 REPEATS = 10
 
 
 def measure(small: bool) -> Outcome:
     """Measure the rates at which the device copies and multiplies."""
-    sides = (256,) if small else (*MATRIX_SIDES, LARGEST_SIDE)
+    side = SMALL_MATRIX_SIDE if small else MATRIX_SIDE
     rows = [{"work": "copy on the device", "GB/s": copy_bandwidth(small) / 1e9}]
     on_device = torch.empty(_copied_bytes(small), dtype=torch.uint8, device=local_device())
     to_memory = on_device.nbytes / _fastest_seconds(lambda: on_device.to("cpu", copy=True))
@@ -25,7 +25,7 @@ def measure(small: bool) -> Outcome:
     for name in ("float32", "TF32", "bfloat16", "float16"):
         precision.allow_tf32(name == "TF32")
         dtype = torch.float32 if name == "TF32" else getattr(torch, name)
-        flops = peak_flops(dtype, sides)
+        flops = product_flops(side, dtype)
         rows.append({"work": f"matrix product, {name}", "TFLOP/s": flops / 1e12})
     notes = [f"{os.cpu_count()} CPU cores, CUDA {torch.version.cuda}"]
     if torch.cuda.is_available():
