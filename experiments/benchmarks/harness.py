@@ -131,7 +131,7 @@ def measurement_context() -> dict[str, Any]:
 
 def device_name() -> str:
     """Return the name of the GPU, or of the processor where there is none."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
+    return gpu_name() or processor_name()
 
 
 def processor_name() -> str:

@@ -13,10 +13,9 @@ import torch
 import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.baselines.pytorch_loop import available_device
 from benchmarks.baselines.task import ConfigurationResult, Task
 from benchmarks.grid import BaselineName, BaselineRun, GridBenchmark, speed_target
-from benchmarks.harness import Target, write_rows
+from benchmarks.harness import Target, local_device, write_rows
 from benchmarks.process_tree import ProcessCost
 from benchmarks.recipe_agreement import compare_recipes, describe_recipe, recipe_targets
 from benchmarks.step import peak_flops
@@ -67,7 +66,7 @@ class TunedGridBenchmark(GridBenchmark):
         if not (runs.get("ours") and runs.get("sequential")):
             return [], []
         ours, loop = runs["ours"][-1], runs["sequential"][-1]
-        device = available_device()
+        device = local_device()
         limit = SPEED_LIMITS[precision.fastest_format(device)]
         targets = [
             speed_target(runs, "ours", "sequential", limit),

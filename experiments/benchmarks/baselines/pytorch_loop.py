@@ -30,6 +30,7 @@ from benchmarks.baselines.task import (
     Task,
     run_baseline_program,
 )
+from benchmarks.harness import local_device
 
 GPU_LOADER_PROCESSES = 8
 """A GPU trains as fast as several processes decode and rotate tiles. Beside training on a CPU, that
@@ -86,11 +87,6 @@ class Evaluation(NamedTuple):
     def accuracy(self) -> float:
         """The fraction of images that were classified correctly."""
         return sum(self.correct) / len(self.correct)
-
-
-def available_device() -> torch.device:
-    """Return the GPU that this process may use, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def loader_processes(device: torch.device) -> int:
@@ -240,7 +236,7 @@ def run_task(
     make_setup: Callable[[int, torch.device], TrainingSetup], task: Task, folder: Path
 ) -> Iterator[ConfigurationResult]:
     """Train one configuration after another, on a GPU or on all cores. It needs no `folder`."""
-    setup = make_setup(task.image_size, available_device())
+    setup = make_setup(task.image_size, local_device())
     for configuration in task.configurations():
         *_, last_row = train_configuration(task, configuration, setup)
         yield configuration_result(configuration, last_row)
