@@ -18,6 +18,12 @@ import psutil
 EXPERIMENTS_FOLDER = Path(__file__).parents[1]
 SAMPLE_INTERVAL_S = 0.5
 """Seconds between samples. What a process uses after its last sample isn't counted."""
+MEMORY_INTERVAL_FACTOR = 20
+"""How many times the duration of a sample of memory passes until the next one.
+
+Linux goes through all pages of all processes for it. With the many processes of Ray that takes 0.1
+s, and every half second it took a tenth of the CPU time of what was measured.
+"""
 SHOWN_OUTPUT = 3000
 """Characters of a failed program's output that its error shows, from the end."""
 
@@ -31,8 +37,9 @@ class ProcessCost:
     """What a program used, over all its processes.
 
     `memory` and `own_memory` (of its first process) are bytes at `sample_times`, which are seconds
-    since the epoch. They are PSS: what processes share is counted once. `cpu_so_far` are the CPU
-    seconds of all processes until then. `output` holds the lines that it printed, and when.
+    since the epoch. They are PSS: what processes share is counted once. Between two samples of
+    memory the last one is repeated. `cpu_so_far` are the CPU seconds of all processes until then.
+    `output` holds the lines that it printed, and when.
     """
 
     started_at: float
@@ -42,6 +49,7 @@ class ProcessCost:
     own_memory: list[int] = field(default_factory=list)
     cpu_so_far: list[float] = field(default_factory=list)
     output: list[tuple[float, str]] = field(default_factory=list)
+    next_memory_at: float = 0.0
     cpu_seconds_by_process: dict[tuple[int, float], float] = field(default_factory=dict)
 
     @property
@@ -55,24 +63,34 @@ class ProcessCost:
         return max(self.memory, default=0)
 
     def sample(self, root: psutil.Process) -> None:
-        """Sample every process of the tree."""
-        total = own = 0
-        for process in [root, *root.children(recursive=True)]:
-            try:
+        """Sample every process of the tree: its CPU time and, less often, its memory."""
+        processes = [root, *root.children(recursive=True)]
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 times = process.cpu_times()
-                memory = process.memory_full_info().pss
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-            # a process id may be used again, but not at the same time of creation
-            identity = process.pid, process.create_time()
-            self.cpu_seconds_by_process[identity] = times.user + times.system
-            total += memory
-            if process == root:
-                own = memory
-        self.sample_times.append(time.time())
-        self.memory.append(total)
-        self.own_memory.append(own)
+                # a process id may be used again, but not at the same time of creation
+                identity = process.pid, process.create_time()
+                self.cpu_seconds_by_process[identity] = times.user + times.system
+        now = time.time()
+        if now >= self.next_memory_at:
+            own, *others = map(proportional_memory, processes)
+            self.memory.append(own + sum(others))
+            self.own_memory.append(own)
+            ended = time.time()
+            self.next_memory_at = ended + MEMORY_INTERVAL_FACTOR * (ended - now)
+        else:
+            self.memory.append(self.memory[-1])
+            self.own_memory.append(self.own_memory[-1])
+        self.sample_times.append(now)
         self.cpu_so_far.append(self.cpu_seconds)
+
+
+def proportional_memory(process: psutil.Process) -> int:
+    """Return the PSS of a process in bytes; 0 if it has ended."""
+    try:
+        return process.memory_full_info().pss
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
 
 
 def measure_python(

@@ -1,7 +1,6 @@
 """Training against a DataLoader loop as a user would write it, on the same images and model."""
 
 import dataclasses
-import os
 import tempfile
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torchvision.transforms import v2
 
 import bioimg.models.resnext_tiny  # noqa: F401  (registers resnext_tiny with torchvision)
 from benchmarks import images
+from benchmarks.baselines.pytorch_loop import loader_processes
 from benchmarks.gpu.machine import copy_bandwidth
 from benchmarks.gpu.profile import count_step_bytes
 from benchmarks.gpu.workload import make_trainer, make_trial, training_rate
@@ -25,7 +25,6 @@ from bioimg.data import load_dataset
 
 REPEATED_IMAGES = 4
 """How often an epoch has each of the synthetic images, so that it isn't too short to measure."""
-LOADER_PROCESSES = 8
 
 
 def measure(small: bool) -> Outcome:
@@ -48,7 +47,8 @@ def measure(small: bool) -> Outcome:
     ]
     target = Target("training against a DataLoader loop", ours / theirs, 1.0, "times")
     title = f"{trial.model}, {trial.image_size} px, batches of {trial.batch_size}, bfloat16"
-    notes = [f"DataLoader: {loader_processes()} processes, ImageFolder, autocast, channels last"]
+    processes = loader_processes(local_device())
+    notes = [f"DataLoader: {processes} processes, ImageFolder, autocast, channels last"]
     return Outcome(title, rows, [target], notes)
 
 
@@ -67,7 +67,7 @@ def loop_rate(trial: TrialConfig, folder: Path, repeats: int) -> float:
         ConcatDataset([dataset] * repeats),
         trial.batch_size,
         shuffle=True,
-        num_workers=loader_processes(),
+        num_workers=loader_processes(device),
         persistent_workers=True,
         pin_memory=device.type == "cuda",
     )
@@ -87,8 +87,3 @@ def loop_rate(trial: TrialConfig, folder: Path, repeats: int) -> float:
 
     _, *seconds = [elapsed_seconds(train_epoch) for _ in range(trial.epochs)]
     return repeats * len(dataset) / min(seconds)
-
-
-def loader_processes() -> int:
-    """Return how many processes decode images: one core is left for the loop."""
-    return min(LOADER_PROCESSES, max(1, (os.cpu_count() or 1) - 1))
