@@ -17,7 +17,7 @@ from bioimg.config import DatasetConfig, SplitConfig, TrialConfig
 from bioimg.data import load_dataset
 from bioimg.data.image_set import Dataset
 from bioimg.storage.filesystem import open_storage
-from bioimg.training import checkpoints
+from bioimg.training import checkpoint_files, checkpoints
 from bioimg.training.loop import train
 from bioimg.training.trial_trainer import TrialTrainer
 
@@ -115,7 +115,7 @@ def resumed_losses(interrupted: TrialTrainer, resumed: TrialTrainer) -> np.ndarr
         storage = open_storage(folder)
         for epoch in train(interrupted):
             if epoch.epoch == SAVED_EPOCH:
-                name = checkpoints.next_state_file("trial", None)
+                name = checkpoint_files.next_state_file("trial", None)
                 checkpoints.save_state(interrupted, storage, name)
                 break
         checkpoints.load_state(resumed, storage, "trial")
